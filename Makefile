@@ -1,0 +1,65 @@
+# `make book` and `make test` are all a newcomer needs; both set up their own environment.
+PYTHON ?= python3
+VENV ?= .venv
+MODEL ?= qwen2.5-coder-0.5b-instruct
+# The version is locked, the build is not: an index or wheel folder that offers a CPU build of it is
+# taken, and no CUDA package is named in the lock.
+TORCH := 2.13.0
+BIN := $(VENV)/bin
+CU := $(BIN)/python -m calib_utils
+# A kernel beside a test process shares the cores with it; fixed threads keep results comparable.
+export TOKENIZERS_PARALLELISM = false
+
+.DEFAULT_GOAL := help
+.PHONY: help env fetch run book pages test check reproduce sync lock bench clean
+
+help:  ## This list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+env: $(VENV)/.complete  ## An environment of its own in .venv
+
+$(VENV)/.complete: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[book,test]'
+	touch $@
+
+fetch: env  ## The embedded default model into the cache
+	$(CU) fetch $(MODEL)
+
+run: env  ## Every notebook for MODEL=name, stored and added to the book
+	$(CU) run --model $(MODEL)
+
+book: run pages  ## Set up, fetch the model, run the notebooks, build the book
+
+pages: env  ## Build the book from executed notebooks, nothing run
+	$(CU) book
+
+test: env  ## Everything CI runs
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(CU) fetch --all
+	$(BIN)/python -m pytest tests calib_utils --ignore=tests/browser
+	$(CU) book
+	$(BIN)/python -m pytest tests/browser --browser-required
+
+check: env  ## The quick tests: no model weights, no notebooks
+	$(BIN)/python -m pytest -m "not models and not notebooks"
+
+reproduce: env  ## Recompute every stored row from the weights and print the differences
+	$(CU) reproduce
+
+sync: env  ## Regenerate notebooks/*.ipynb from the edited notebooks/*.py
+	$(BIN)/jupytext --quiet --to ipynb notebooks/*.py
+
+lock: env  ## Rewrite constraints.txt from pyproject.toml (needs uv)
+	echo "torch==$(TORCH)" | uv pip compile --universal --no-header --no-annotate --no-emit-index-url \
+	  --extra book --extra test --constraint - pyproject.toml | \
+	  grep -vE '^(nvidia|cuda)-|^triton==' > constraints.txt
+
+bench: env  ## The benchmarks of the appendix (tens of minutes)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
+	$(BIN)/python benchmarks/scoring.py
+
+clean:  ## Remove what was built; the model cache stays
+	rm -rf _build $(VENV)

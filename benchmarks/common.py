@@ -1,0 +1,150 @@
+"""What the benchmarks share: timing, a description of the machine, the machine's GEMM limit."""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TQDM_DISABLE", "1")  # before anything imports tqdm
+
+import torch
+
+_PACKAGES = ("calib-utils", "torch", "transformers", "numpy", "lm-eval", "minicons")
+_QUIET = 0.1  # cores that others may keep busy
+_GEMM_SIZES = (1024, 2048, 3072)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Medians over the repeats, and what the last call returned.
+
+    `others_cores` is how many cores other processes (or the hypervisor) kept busy meanwhile, the
+    most over the repeats; None where the system does not say.
+    """
+
+    wall_s: float
+    cpu_s: float
+    repeats: int
+    others_cores: float | None
+    value: Any
+
+    def columns(self, prefix: str) -> dict:
+        return {
+            f"{prefix}_wall_s": self.wall_s,
+            f"{prefix}_cpu_s": self.cpu_s,
+            f"{prefix}_repeats": self.repeats,
+            f"{prefix}_others_cores": self.others_cores,
+        }
+
+
+def timed(function: Callable[[], Any], repeats: int = 3, patience_s: float = 60.0) -> Timing:
+    """Time of `function`; one repeat only where a single one outlasts `patience_s`.
+
+    CPU seconds are those of all threads of this process.
+    """
+    walls, cpus, others = [], [], []
+    while len(walls) < repeats and (not walls or walls[0] <= patience_s):
+        value = None  # so that two results are never held at once
+        wall, cpu, machine = time.perf_counter(), time.process_time(), _machine_cpu_s()
+        value = function()
+        walls.append(time.perf_counter() - wall)
+        cpus.append(time.process_time() - cpu)
+        if machine is not None:
+            others.append(max(0.0, _machine_cpu_s() - machine - cpus[-1]) / walls[-1])
+    busiest = max(others, default=None)
+    return Timing(statistics.median(walls), statistics.median(cpus), len(walls), busiest, value)
+
+
+def _machine_cpu_s() -> float | None:
+    """CPU seconds that all processes have used since boot, stolen time included."""
+    try:
+        fields = Path("/proc/stat").read_text(encoding="ascii").splitlines()[0].split()[1:9]
+    except OSError:
+        return None
+    user, nice, system, _idle, _waiting, *rest = map(int, fields)
+    return (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK")
+
+
+def gemm_peak_flops() -> float:
+    """float32 multiply-adds per second, times two: the best of several square products."""
+    best = 0.0
+    for size in _GEMM_SIZES:
+        a, b = torch.randn(size, size), torch.randn(size, size)
+        out = torch.empty(size, size)
+        torch.mm(a, b, out=out)
+        for _ in range(max(5, int(4e11 / (2 * size**3)))):
+            began = time.perf_counter()
+            torch.mm(a, b, out=out)
+            best = max(best, 2 * size**3 / (time.perf_counter() - began))
+    return best
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What every benchmark takes."""
+    parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, help="torch threads (default: one per core)")
+    parser.add_argument("--out", type=Path, help="where to write the record as JSON")
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    return options
+
+
+def describe() -> dict:
+    """Machine, versions and date, under flat keys."""
+    record = {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "machine_cpu": _cpu_name(),
+        "machine_cores": os.cpu_count(),
+        "machine_system": f"{platform.system()} {platform.machine()}",
+        "torch_threads": torch.get_num_threads(),
+        "version_python": platform.python_version(),
+    }
+    for package in _PACKAGES:
+        try:
+            record[f"version_{package.replace('-', '_')}"] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return record
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown"
+
+
+def save(record: dict, path: Path | None) -> None:
+    """Prints the record, and writes it to `path` when there is one; six significant digits.
+
+    Adds `quiet`: whether the machine had nothing else to do during every timing.
+    """
+    busy = {k: v for k, v in record.items() if k.endswith("_others_cores") and v is not None}
+    record = {**record, "quiet": max(busy.values()) <= _QUIET if busy else None}
+    if record["quiet"] is False:
+        print(f"not quiet, do not publish: cores used by others {busy}", file=sys.stderr)
+    rounded = {
+        key: float(f"{value:.6g}") if isinstance(value, float) else value
+        for key, value in record.items()
+    }
+    text = json.dumps(rounded, indent=2)
+    print(text)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,144 @@
+"""What the whole Table 3 grid costs beside the forward pass, and beside transformers' processors.
+
+The grid alone is timed on stored logits: the same code, the forward pass replaced by its result.
+The processors run on a sample of those logits, one setting after another, and are extrapolated.
+"""
+
+import argparse
+from functools import partial
+from unittest import mock
+
+import common
+import numpy as np
+import torch
+from transformers import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+import calib_utils as cu
+from calib_utils import scoring
+from calib_utils.measure import measure
+from calib_utils.rules import TABLE3_TEMPERATURES, OracleSize, table3_rules
+
+BATCHES = (1, 8, 32)
+TOLERANCE = 1e-6  # nats, with both sides in float64
+_WARPER = {"top_k": TopKLogitsWarper, "top_p": TopPLogitsWarper, "min_p": MinPLogitsWarper}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--task", default="rng-3")
+    parser.add_argument("--sample", type=int, default=32, help="nodes for the processors")
+    common.add_options(parser)
+    options = common.parse(parser)
+
+    model, task = cu.load_model(options.model, device="cpu"), cu.get_task(options.task)
+    prompt = cu.render_prompt(model, task)
+    trie = prompt.trie
+    settings = [(rule, t) for t in TABLE3_TEMPERATURES for rule in table3_rules()]
+    cu.evaluate(model, cu.get_task("rng-1"), table3_rules(), TABLE3_TEMPERATURES)
+
+    forward = common.timed(
+        lambda: sum(len(nodes) for nodes, _ in scoring.score(model, prompt)), options.repeats
+    )
+    whole = common.timed(lambda: measure(model, prompt, settings), options.repeats)
+    stored = list(scoring.score(model, prompt))
+    with mock.patch.object(scoring, "score", lambda *_: iter(stored)):
+        grid = common.timed(lambda: measure(model, prompt, settings), options.repeats)
+
+    sample = np.unique(np.linspace(0, trie.n_nodes - 1, options.sample).astype(int))
+    logits = _rows(stored, sample)
+    edges = [np.flatnonzero(trie.edge_node == node) for node in sample]
+    tokens = [
+        np.where(trie.edge_symbol[e] < 0, trie.end_symbols[0], trie.edge_symbol[e]) for e in edges
+    ]
+    branching = trie.node_branching[sample]
+    tried = {
+        size: common.timed(partial(apply, logits, tokens, branching, settings, size), 1)
+        for size in BATCHES
+        if size <= len(sample)
+    }
+    size = min(tried, key=lambda size: tried[size].wall_s)
+    share = trie.n_nodes / len(sample)
+    processors_wall, processors_cpu = tried[size].wall_s * share, tried[size].cpu_s * share
+
+    few = slice(0, None, 4)
+    theirs = np.concatenate(
+        apply(logits[few].double(), tokens[few], branching[few], settings, 1), axis=0
+    )
+    ours = grid.value.edge_log_p[np.concatenate(edges[few])]
+    both = np.isfinite(theirs) & np.isfinite(ours)
+    difference = float(np.abs(theirs[both] - ours[both]).max())
+    disagreements = int((np.isfinite(theirs) != np.isfinite(ours)).sum())
+    record = {
+        "benchmark": "sweep",
+        "model": model.name,
+        "task": task.name,
+        **common.describe(),
+        "n_nodes": trie.n_nodes,
+        "n_settings": len(settings),
+        **forward.columns("forward"),
+        **whole.columns("whole"),
+        **grid.columns("grid"),
+        "grid_ratio_to_forward_wall": grid.wall_s / forward.wall_s,
+        "grid_ratio_to_forward_cpu": grid.cpu_s / forward.cpu_s,
+        "grid_wall_us_per_node_and_setting": 1e6 * grid.wall_s / trie.n_nodes / len(settings),
+        "processors_wall_s": processors_wall,
+        "processors_cpu_s": processors_cpu,
+        "processors_others_cores": tried[size].others_cores,
+        "processors_extrapolated": True,
+        "processors_nodes_timed": len(sample),
+        "processors_batch_size": size,
+        "processors_batch_sizes_tried": " ".join(map(str, tried)),
+        "processors_ratio_wall": processors_wall / grid.wall_s,
+        "processors_ratio_cpu": processors_cpu / grid.cpu_s,
+        "agreement_values": int(theirs.size),
+        "agreement_kept_by_one_only": disagreements,
+        "agreement_max_abs_difference_nats": difference,
+    }
+    common.save(record, options.out)
+    assert difference <= TOLERANCE, f"the processors differ from ours by {difference} nat"
+
+
+@torch.inference_mode()
+def apply(logits, tokens, branching, settings, batch_size: int) -> list[np.ndarray]:
+    """ln p of every valid token under every setting: a list over nodes of [token, setting].
+
+    Only this; the size of the kept set, which our sweep finds as well, is not even counted.
+    """
+    found = [np.empty((len(row), len(settings))) for row in tokens]
+    for column, (rule, temperature) in enumerate(settings):
+        # |G| differs from node to node, and a processor takes one number.
+        size = 1 if isinstance(rule, OracleSize) else batch_size
+        for start in range(0, len(logits), size):
+            chain = LogitsProcessorList([TemperatureLogitsWarper(temperature)])
+            if isinstance(rule, OracleSize):
+                chain.append(TopKLogitsWarper(int(branching[start])))
+            elif rule.name in _WARPER:
+                number = int(rule.parameter) if rule.name == "top_k" else rule.parameter
+                chain.append(_WARPER[rule.name](number))
+            log_p = chain(None, logits[start : start + size]).log_softmax(-1)
+            for row, values in enumerate(log_p, start=start):
+                found[row][:, column] = values[torch.as_tensor(tokens[row])]
+    return found
+
+
+def _rows(stored, nodes: np.ndarray) -> torch.Tensor:
+    """The stored logits of some nodes. [node, vocab]"""
+    held = np.concatenate([batch for batch, _ in stored])
+    where = {int(node): at for at, node in enumerate(held)}
+    starts = np.cumsum([0] + [len(batch) for batch, _ in stored])
+    rows = []
+    for node in nodes:
+        at = where[int(node)]
+        batch = int(np.searchsorted(starts, at, side="right")) - 1
+        rows.append(stored[batch][1][at - starts[batch]])
+    return torch.stack(rows)
+
+
+if __name__ == "__main__":
+    main()

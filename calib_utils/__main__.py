@@ -1,0 +1,190 @@
+"""`python -m calib_utils`: the same chain from a shell. Tables on stdout, progress on stderr."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from calib_utils import paths
+from calib_utils.errors import CalibUtilsError
+from calib_utils.registry import DEFAULT_MODEL, EMBEDDED
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; a user's mistake prints one line and gives exit status 2."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options) or 0
+    except CalibUtilsError as error:
+        print(f"calib_utils: {type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+
+
+def _evaluate(options) -> None:
+    from calib_utils.evaluation import evaluate
+
+    table = evaluate(
+        _load(options),
+        options.task,
+        rules=options.rule or ["none"],
+        temperatures=options.temperature or [1.0],
+        end=options.end,
+        tokenizations=options.tokenizations,
+        surface=options.surface,
+        batch_size=options.batch_size,
+        results_dir=options.results_dir,
+    )
+    if options.format == "json":
+        print(table.to_json(orient="records", indent=1))
+    else:
+        table.to_csv(sys.stdout, index=False, lineterminator="\n")
+
+
+def _prompt(options) -> None:
+    from calib_utils.evaluation import show_prompt
+
+    show_prompt(_load(options), options.task, end=options.end)
+
+
+def _models(options) -> None:
+    for model in EMBEDDED.values():
+        mark = " (default)" if model.name == DEFAULT_MODEL else ""
+        print(
+            f"{model.name}{mark}: {model.family}, {model.parameters}, {model.stage}, "
+            f"{model.quantisation}, {model.size / 1e6:.0f} MB, {model.licence}"
+        )
+
+
+def _fetch(options) -> None:
+    from calib_utils.models import load_model
+
+    for name in list(EMBEDDED) if options.all else [options.model]:
+        print(f"{name}: {load_model(name).folder}")
+
+
+def _run(options) -> None:
+    from calib_utils import runner
+
+    model = _load(options)
+    names = options.notebook or runner.notebook_names()
+    # All parameters are checked before the first notebook takes its minutes.
+    jobs = {name: _notebook_parameters(options, name) for name in names}
+    for name, parameters in jobs.items():
+        print(f"{name} on {model.name} ...", file=sys.stderr, flush=True)
+        print(runner.run(name, parameters, paths.executed_dir(model.key) / f"{name}.ipynb"))
+    from calib_utils.book import write_readme_figure, write_table_of_contents
+
+    write_table_of_contents()
+    if model.name == DEFAULT_MODEL:
+        write_readme_figure()
+
+
+def _notebook_parameters(options, name: str) -> dict:
+    from calib_utils import runner
+
+    given = runner.parse_parameters(name, options.parameter)
+    named = {"model": options.model, "revision": options.revision or "", "dtype": options.dtype}
+    defaults = runner.parameters_of(name)
+    # Only what differs is injected, so that the default model's pages show no parameters.
+    changed = {key: value for key, value in named.items() if value != defaults.get(key)}
+    return runner.check_parameters(name, {**changed, **given})
+
+
+def _book(options) -> None:
+    from calib_utils import book
+
+    book.write_table_of_contents()
+    first = book.build(options.output)
+    print(f"The book is built. Open it in a browser:\n  {first.resolve().as_uri()}")
+
+
+def _toc(options) -> None:
+    from calib_utils.book import write_table_of_contents
+
+    print(write_table_of_contents())
+
+
+def _reproduce(options) -> int:
+    import pandas as pd
+
+    from calib_utils import reproduce
+
+    folders = reproduce.stored_folders(options.results_dir, options.model)
+    if not folders:
+        print(f"nothing is stored in {options.results_dir}", file=sys.stderr)
+        return 1
+    rows = []
+    for folder in folders:
+        row = reproduce.recompute(folder, update=options.update)
+        row.to_csv(sys.stdout, index=False, header=not rows, float_format="%.3g")
+        sys.stdout.flush()
+        rows.append(row)
+    same = pd.concat(rows).same
+    print(f"{same.sum()} of {len(same)} stored tables agree to {reproduce.TOLERANCE:g}")
+    return 0 if same.all() else 1
+
+
+def _load(options):
+    from calib_utils.models import load_model
+
+    return load_model(
+        options.model, revision=options.revision, dtype=options.dtype, device=options.device
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m calib_utils", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    model = argparse.ArgumentParser(add_help=False)
+    model.add_argument("--model", default=DEFAULT_MODEL, help="embedded name, hub id, path")
+    model.add_argument("--revision", help="hub commit, branch or tag")
+    model.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
+    model.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
+
+    task = argparse.ArgumentParser(add_help=False)
+    task.add_argument("--task", required=True, help="rng-3, us-states, ... or a .json file")
+    task.add_argument("--end", default="eos", help="eos, line or none")
+
+    add = commands.add_parser("evaluate", parents=[model, task], help="exact validity, diversity")
+    add.add_argument("--rule", action="append", help="none, top_k=50, top_p=0.9, min_p=0.1, ...")
+    add.add_argument("--temperature", action="append", type=float)
+    add.add_argument("--tokenizations", default="canonical", help="canonical or all")
+    add.add_argument("--surface", default="exact", help="exact, any_space or any_case")
+    add.add_argument("--batch-size", type=int)
+    add.add_argument("--results-dir", type=Path, help="reuse and store rows here")
+    add.add_argument("--format", choices=["csv", "json"], default="csv")
+    add.set_defaults(command=_evaluate)
+
+    add = commands.add_parser("prompt", parents=[model, task], help="what the model sees")
+    add.set_defaults(command=_prompt)
+
+    add = commands.add_parser("models", help="the embedded models")
+    add.set_defaults(command=_models)
+
+    add = commands.add_parser("fetch", help="embedded model files into the cache")
+    add.add_argument("model", nargs="?", default=DEFAULT_MODEL)
+    add.add_argument("--all", action="store_true")
+    add.set_defaults(command=_fetch)
+
+    add = commands.add_parser("run", parents=[model], help="execute the notebooks for a model")
+    add.add_argument("--notebook", action="append", help="only this one, as NN_topic")
+    add.add_argument("-p", "--parameter", action="append", default=[], metavar="KEY=VALUE")
+    add.set_defaults(command=_run)
+
+    add = commands.add_parser("book", help="build the pages from executed notebooks")
+    add.add_argument("--output", type=Path)
+    add.set_defaults(command=_book)
+
+    add = commands.add_parser("toc", help="rewrite the book's table of contents")
+    add.set_defaults(command=_toc)
+
+    add = commands.add_parser("reproduce", help="recompute stored rows, print the differences")
+    add.add_argument("--model", help="only this model's rows")
+    add.add_argument("--results-dir", type=Path, default=paths.default_results_dir())
+    add.add_argument("--update", action="store_true", help="replace the stored rows")
+    add.set_defaults(command=_reproduce)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""Every error a user can meet, under one base. Knows nothing else of the project.
+
+Each message names the offending value and what to do about it.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class CalibUtilsError(Exception):
+    """Base of all errors raised on purpose by `calib_utils`."""
+
+
+class UnknownNameError(CalibUtilsError, LookupError):
+    """A model, task or rule name that does not exist; the message lists near matches."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = ""):
+        known = list(known)
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        text = f"unknown {kind} {name!r}."
+        text += f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+        text += f" Known: {', '.join(known)}." + (f" {hint}" if hint else "")
+        super().__init__(text)
+
+
+class InvalidTaskError(CalibUtilsError, ValueError):
+    """A task with no answers, empty or duplicate answers, or an unreadable task file."""
+
+
+class InvalidRuleError(CalibUtilsError, ValueError):
+    """A cutoff parameter out of range, or rules that contradict or repeat each other."""
+
+
+class InvalidTemperatureError(CalibUtilsError, ValueError):
+    """A temperature that is not a finite number above zero, or that is given twice."""
+
+
+class InvalidRequestError(CalibUtilsError, ValueError):
+    """An argument of a computation out of range, such as a batch size below 1."""
+
+
+class TokenizationError(CalibUtilsError, ValueError):
+    """An answer whose tokens in context cannot be told apart from the prompt's or another's."""
+
+
+class HubUnreachableError(CalibUtilsError, ConnectionError):
+    """Model files could not be fetched; the message names what works without the hub."""
+
+
+class HashMismatchError(CalibUtilsError, ValueError):
+    """Bytes that are not the bytes they claim to be (weights or stored results)."""
+
+
+class ModelFormatError(CalibUtilsError, ValueError):
+    """A model folder or file that cannot be loaded safely (only safetensors and GGUF are)."""
+
+
+class DeviceError(CalibUtilsError, ValueError):
+    """A device or dtype this machine or torch build does not offer."""
+
+
+class OutOfMemoryError(CalibUtilsError, MemoryError):
+    """The forward pass does not fit; the message names the batch size that was tried."""
+
+
+class ResultsError(CalibUtilsError, ValueError):
+    """A stored table that is foreign, stale, corrupt or breaks an invariant."""
+
+
+class NotebookParameterError(CalibUtilsError, ValueError):
+    """A notebook parameter that does not exist or does not parse."""

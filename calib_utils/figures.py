@@ -1,0 +1,137 @@
+"""Figures: a table and an axes in, the axes out. Names, units and colours live here, once.
+
+Knows matplotlib and seaborn; computes nothing that a table should hold.
+"""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from calib_utils.controlled import profile_temperatures
+
+# Okabe and Ito's colours, told apart by most colour-blind readers.
+ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = (
+    "#e69f00",
+    "#56b4e9",
+    "#009e73",
+    "#0072b2",
+    "#d55e00",
+    "#cc79a7",
+)
+LENGTH_COLOURS = {0: PURPLE, 2: GREEN, 3: BLUE, 4: VERMILION}
+FAMILY_LINES = {"unconstrained": "-", "sum at most 10": "--", "sum equals 10": ":", "states": "-"}
+RULE_COLOURS = {
+    "none": "#555555",
+    "top_k": ORANGE,
+    "top_p": BLUE,
+    "min_p": GREEN,
+    "oracle_size": VERMILION,
+}
+_MARKED_TEMPERATURES = (0.5, 1.0, 1.6)
+_TICKS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+
+
+def use_style() -> None:
+    """The book's look: sized for a phone's width, type large enough after scaling down."""
+    sns.set_theme(
+        context="notebook",
+        style="whitegrid",
+        rc={
+            "figure.figsize": (6.4, 4.4),
+            "figure.dpi": 110,
+            "savefig.bbox": "tight",
+            "axes.titlesize": 12,
+            "axes.labelsize": 12,
+            "legend.fontsize": 10,
+            "lines.linewidth": 2,
+            "figure.facecolor": "white",
+        },
+    )
+
+
+def validity_diversity(curves: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Val against Div as temperature rises, a line per task (Fig. 5 left).
+
+    Args:
+        curves: rows of `evaluate` without cutoff, through `controlled.label_tasks`.
+    """
+    ax = ax or plt.gca()
+    for (family, length), curve in curves.groupby(["family", "length"], sort=False):
+        curve = curve.sort_values("temperature").dropna(subset="diversity")
+        label = f"{family}, n = {length}" if length else family
+        colour, line = LENGTH_COLOURS.get(length, "#555555"), FAMILY_LINES.get(family, "-.")
+        ax.plot(curve.validity, curve.diversity, line, color=colour, label=label)
+        marked = curve[curve.temperature.isin(_MARKED_TEMPERATURES)]
+        sizes = 22 * marked.temperature
+        ax.scatter(marked.validity, marked.diversity, s=sizes, color=colour, zorder=3)
+    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xticks=_TICKS, yticks=_TICKS)
+    ax.set(xlabel="validity", ylabel="diversity")
+    ax.scatter([1], [1], marker="*", s=160, color="black", zorder=4, clip_on=False)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncol=2, frameon=False)
+    return ax
+
+
+def temperature_response(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Validity and diversity of one task against temperature, no cutoff."""
+    ax = ax or plt.gca()
+    table = table.sort_values("temperature")
+    ax.plot(table.temperature, table.validity, "o-", color=BLUE, label="validity")
+    ax.plot(table.temperature, table.diversity, "s--", color=VERMILION, label="diversity")
+    ax.set(xlabel="temperature", ylim=(-0.03, 1.03), yticks=_TICKS)
+    ax.legend(frameon=False)
+    return ax
+
+
+def answer_profile(answers: pd.DataFrame, temperature: float, ax: Axes | None = None) -> Axes:
+    """Sorted probabilities of the valid answers at one temperature, with the uniform level and
+    the invalid mass (Fig. 5 right, Fig. 10).
+
+    Args:
+        answers: rows of `answer_probabilities` of one task.
+    """
+    ax = ax or plt.gca()
+    log_p = answers.loc[answers.temperature == temperature, "log_p"].to_numpy()
+    p = np.sort(np.exp(log_p))[::-1]
+    rank = np.arange(1, len(p) + 1)
+    ax.fill_between(rank, p, step="mid", color=SKY, alpha=0.6, linewidth=0)
+    ax.step(rank, p, where="mid", color=BLUE, linewidth=1.4)
+    ax.axhline(1 / len(p), color="black", linestyle="--", linewidth=1.2)
+    ax.set_yscale("log")
+    ax.set_ylim(max(p[0] * 1e-6, 1e-12), 2)
+    ax.set_xlim(0.5, len(p) + 0.5)
+    tail = 1 - p.sum()
+    ax.set_title(f"T = {temperature:g}   invalid tail {tail:.1%}")
+    return ax
+
+
+def answer_profiles(answers: pd.DataFrame, task: str) -> Figure:
+    """`answer_profile` at the paper's four temperatures, a panel each."""
+    figure, axes = plt.subplots(2, 2, figsize=(6.4, 5.6), sharex=True, sharey=True)
+    rows = answers[answers.task == task]
+    for ax, temperature in zip(axes.flat, profile_temperatures(task), strict=True):
+        answer_profile(rows, temperature, ax)
+    level = 1 / rows.answer.nunique()
+    axes[0, 0].text(0.98, level * 1.3, "uniform", ha="right", **_across(axes[0, 0]))
+    for ax in axes[1]:
+        ax.set_xlabel("valid answers by rank")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("probability")
+    figure.tight_layout()
+    return figure
+
+
+def _across(ax: Axes) -> dict:
+    """Text placed by the share of the axes' width and the value on its y axis."""
+    return {"transform": ax.get_yaxis_transform(), "fontsize": 10}
+
+
+def source_line(ax: Axes, text: str) -> Axes:
+    """Which model file the figure's numbers come from, in small print above it."""
+    panels = ax.figure.axes
+    top = max(panel.get_position().y1 for panel in panels)
+    top += 0.07 if any(panel.get_title() for panel in panels) else 0.02
+    ax.figure.text(0.5, top, text, ha="center", va="bottom", fontsize=8, color="#555555")
+    return ax

@@ -1,0 +1,58 @@
+"""Where things are. The only module that knows the folder layout or an environment variable."""
+
+import os
+from functools import cache
+from pathlib import Path
+
+_MARKER = "_config.yml"
+
+
+@cache
+def project_root() -> Path:
+    """The checkout this package belongs to: the first parent folder that holds `_config.yml`.
+
+    nbval runs a notebook in the notebook's folder and papermill in the caller's, so the root is
+    found from this file first (editable install), then from the working directory.
+
+    Raises:
+        FileNotFoundError: outside a checkout, where notebooks and results have no home.
+    """
+    for start in (Path(__file__).resolve().parent, Path.cwd().resolve()):
+        for folder in (start, *start.parents):
+            if (folder / _MARKER).is_file() and (folder / "calib_utils").is_dir():
+                return folder
+    raise FileNotFoundError(
+        f"no folder with {_MARKER} above {Path.cwd()}: run inside a clone of the project, "
+        "or pass results_dir explicitly"
+    )
+
+
+def cache_dir() -> Path:
+    """Model files live here; `CALIB_UTILS_CACHE` moves it (default `~/.cache/calib-utils`)."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "calib-utils"
+    return Path(os.environ.get("CALIB_UTILS_CACHE") or default)
+
+
+def package_data(*parts: str) -> Path:
+    """A file under the checkout's `data/` folder."""
+    return project_root().joinpath("data", *parts)
+
+
+def default_results_dir() -> Path:
+    """The committed result tables."""
+    return package_data("results")
+
+
+def notebooks_dir() -> Path:
+    """The notebooks that people edit (percent scripts and their unexecuted pairs)."""
+    return project_root() / "notebooks"
+
+
+def book_dir() -> Path:
+    """The book's sources."""
+    return project_root() / "book"
+
+
+def executed_dir(model_key: str) -> Path:
+    """The executed notebooks of one model, rendered by the book."""
+    return book_dir() / "results" / model_key

@@ -1,0 +1,43 @@
+"""What a notebook prints: numbers glued into the book's prose, tables rounded to what holds.
+
+Knows the book's tools (myst-nb's glue, pandas' display). Computes nothing.
+"""
+
+import re
+
+import pandas as pd
+from IPython.display import HTML
+
+from calib_utils.models import Model
+
+
+def glue_number(key: str, value: float | int | str, form: str = "{:.2f}") -> None:
+    """Stores a number for the book's prose, as text in the form it is shown.
+
+    The text is rounded here, so that a rerun on another machine, whose float32 arithmetic
+    differs in the sixth digit, gives the same record.
+    """
+    from myst_nb import glue
+
+    glue(key, value if isinstance(value, str) else form.format(value), display=False)
+
+
+def show(table: pd.DataFrame, digits: int = 2) -> HTML:
+    """The table for the page: numbers to `digits` significant digits, wide ones scroll."""
+
+    def text(value) -> str:
+        if isinstance(value, float):
+            return "–" if pd.isna(value) else f"{value:.{digits}g}"
+        return str(value)
+
+    with pd.option_context("display.max_colwidth", None):
+        body = table.map(text).to_html(index=False, border=0, classes="numbers")
+    # Sentences wrap in a column of their own width; names and numbers stay on one line.
+    body = re.sub(r"<td>(?=[^<]{29})", '<td class="long">', body)
+    body = body.replace("<td>", '<td class="short">')
+    return HTML(f'<div class="table-scroll" tabindex="0">{body}</div>')
+
+
+def source_of(model: Model) -> str:
+    """The weights a number comes from, in one line."""
+    return f"{model.weights_file} (SHA-256 {model.weights_sha256[:12]}…, {model.dtype})"

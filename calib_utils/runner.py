@@ -1,0 +1,184 @@
+"""Notebooks as programs: parameters checked, executed by papermill, outputs made reproducible.
+
+Knows notebooks and papermill. Knows nothing of what a notebook computes.
+"""
+
+import ast
+import hashlib
+import os
+import re
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+import nbformat
+
+from calib_utils import paths
+from calib_utils.errors import NotebookParameterError, UnknownNameError
+
+COMMON_PARAMETERS = ("model", "revision", "dtype", "device", "seed", "results_dir", "quick")
+# What kernels need for outputs without noise: no progress bars, no widget warnings, fixed hashes.
+KERNEL_ENVIRONMENT = {
+    "TQDM_DISABLE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "PYTHONWARNINGS": "ignore:IProgress not found",
+    "PYTHONHASHSEED": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+}
+
+
+def notebook_names() -> list[str]:
+    """The notebooks, in order, as `NN_topic`."""
+    return sorted(path.stem for path in paths.notebooks_dir().glob("[0-9][0-9]_*.ipynb"))
+
+
+def parameters_of(name: str) -> dict:
+    """A notebook's parameters and their defaults.
+
+    Raises:
+        UnknownNameError: no such notebook.
+    """
+    cells = _read(name).cells
+    source = next(c.source for c in cells if "parameters" in c.metadata.get("tags", ()))
+    found = {}
+    for statement in ast.parse(source).body:
+        if isinstance(statement, ast.Assign):
+            found[statement.targets[0].id] = ast.literal_eval(statement.value)
+    return found
+
+
+def check_parameters(name: str, parameters: Mapping) -> dict:
+    """The parameters as they are given, if the notebook has them all with these types.
+
+    papermill itself only logs a warning for an unknown one.
+
+    Raises:
+        NotebookParameterError: an unknown parameter, or a value of another type.
+    """
+    known = parameters_of(name)
+    for key, value in parameters.items():
+        if key not in known:
+            near = UnknownNameError("parameter", key, known)
+            raise NotebookParameterError(f"notebook {name}: {near}")
+        if not isinstance(value, type(known[key])) or (
+            isinstance(value, bool) != isinstance(known[key], bool)
+        ):
+            raise NotebookParameterError(
+                f"notebook {name}: {key}={value!r} must be a {type(known[key]).__name__}, like the "
+                f"default {known[key]!r}"
+            )
+    return dict(parameters)
+
+
+def parse_parameters(name: str, pairs: list[str]) -> dict:
+    """Parameters from `key=value` texts, each read as the type of its default.
+
+    Raises:
+        NotebookParameterError: not of that form, unknown, or unreadable.
+    """
+    known, found = parameters_of(name), {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals:
+            raise NotebookParameterError(f"parameter {pair!r}: write key=value")
+        if isinstance(known.get(key), str) or key not in known:
+            found[key] = text
+            continue
+        try:
+            found[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            raise NotebookParameterError(
+                f"notebook {name}: {key}={text!r} does not read as a {type(known[key]).__name__}"
+            ) from None
+    return check_parameters(name, found)
+
+
+def run(name: str, parameters: Mapping, output: Path) -> Path:
+    """Executes a notebook and writes the executed copy to `output`, as a whole or not at all.
+
+    Two runs with equal results on one machine give equal bytes.
+
+    Raises:
+        NotebookParameterError, UnknownNameError: before anything runs.
+        papermill.PapermillExecutionError: a cell failed; nothing is written to `output`, the
+            failed copy stays beside it as `.failed-NN_topic.ipynb`.
+    """
+    import papermill
+
+    parameters = check_parameters(name, parameters)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    draft = output.with_name(f".{uuid.uuid4().hex}.ipynb")
+    before = {key: os.environ.get(key) for key in KERNEL_ENVIRONMENT}
+    os.environ.update(KERNEL_ENVIRONMENT)
+    try:
+        papermill.execute_notebook(
+            str(paths.notebooks_dir() / f"{name}.ipynb"),
+            str(draft),
+            parameters=parameters,
+            kernel_name="python3",
+            progress_bar=False,
+            log_output=False,
+            cwd=str(paths.project_root()),
+            extra_arguments=["--IPKernelApp.log_level=40"],
+        )
+        notebook = nbformat.read(draft, as_version=4)
+        clean(notebook, name, parameters.get("model") or parameters_of(name)["model"])
+        nbformat.write(notebook, draft)
+        os.replace(draft, output)
+    except papermill.PapermillExecutionError:
+        os.replace(draft, output.with_name(f".failed-{output.name}"))
+        raise
+    finally:
+        draft.unlink(missing_ok=True)
+        for key, value in before.items():
+            os.environ.pop(key) if value is None else os.environ.update({key: value})
+    output.with_name(f".failed-{output.name}").unlink(missing_ok=True)
+    return output
+
+
+def clean(notebook, name: str, model: str) -> None:
+    """Drops what differs between equal runs, and marks the copy with the source it came from."""
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number:02d}"
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+        if not cell.metadata.get("tags", True):
+            del cell.metadata["tags"]
+        if "injected-parameters" in cell.metadata.get("tags", ()):
+            cell.metadata["tags"] = ["injected-parameters", "hide-input"]
+        for output in cell.get("outputs", ()):
+            output.get("metadata", {}).pop("papermill", None)
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+        "calib_utils": {"source": name, "source_sha256": source_sha256(name)},
+    }
+    _own_labels(notebook, re.sub(r"[^\w-]+", "-", model))
+
+
+def source_sha256(name: str) -> str:
+    """SHA-256 over the cells of a notebook, so that a stale executed copy is found unrun."""
+    cells = [(cell.cell_type, cell.source, cell.metadata) for cell in _read(name).cells]
+    return hashlib.sha256(repr(cells).encode()).hexdigest()
+
+
+def _own_labels(notebook, model: str) -> None:
+    """Figure labels that carry the model: one book holds a copy of the notebook per model."""
+    figures = [c.metadata.get("mystnb", {}).get("figure", {}) for c in notebook.cells]
+    labels = [figure["name"] for figure in figures if "name" in figure]
+    for figure in figures:
+        if "name" in figure:
+            figure["name"] += f"-{model}"
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            for label in labels:
+                cell.source = cell.source.replace(f"`{label}`", f"`{label}-{model}`")
+
+
+def _read(name: str):
+    path = paths.notebooks_dir() / f"{name}.ipynb"
+    if not path.is_file():
+        raise UnknownNameError("notebook", name, notebook_names())
+    return nbformat.read(path, as_version=4)

@@ -1,0 +1,146 @@
+"""Tasks: a prompt and the complete set of its valid answers, as strings.
+
+Knows the paper's prompts (App. C.1) and how to read a user's own list. Knows nothing of tokens.
+"""
+
+import itertools
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from calib_utils import paths
+from calib_utils.errors import InvalidTaskError, UnknownNameError
+
+MAX_ANSWERS = 200_000
+_DIGITS = (0, 9)
+_STATES_PROMPT = "Randomly name a US state with no additional explanation. Answer:"
+_SUM_WORDS = {"at-most": "sum to at most", "equals": "sum to exactly"}
+_RNG_NAME = re.compile(r"rng-(\d+)(?:-sum-(at-most|equals)-(\d+))?")
+NAME_FORMS = ("rng-{n}", "rng-{n}-sum-at-most-{s}", "rng-{n}-sum-equals-{s}", "us-states")
+_HINT = "Or pass the path of a .json task file, or build cu.Task(name=, prompt=, answers=)."
+
+
+@dataclass(frozen=True)
+class Task:
+    """A prompt x and its finite set V of valid responses (Def. 3.1), all equally preferred.
+
+    Args:
+        name: short identifier, used in tables and file names (letters, digits, `.`, `_`, `-`).
+        prompt: the user's message, exactly as the model is to see it.
+        answers: every valid answer, without surrounding white space.
+
+    Raises:
+        InvalidTaskError: no answers, an empty or duplicate one, or a name unfit for a file.
+    """
+
+    name: str
+    prompt: str
+    answers: tuple[str, ...]
+
+    def __post_init__(self):
+        if isinstance(self.answers, str) or not hasattr(self.answers, "__iter__"):
+            raise InvalidTaskError(
+                f"task {self.name!r}: answers must be a list of strings, not {self.answers!r}"
+            )
+        object.__setattr__(self, "answers", tuple(self.answers))
+        if not isinstance(self.name, str) or not re.fullmatch(r"[\w][\w.-]*", self.name):
+            raise InvalidTaskError(
+                f"task name {self.name!r}: use letters, digits, '.', '_' and '-' "
+                "(it becomes part of a file name)"
+            )
+        if not isinstance(self.prompt, str) or not self.prompt.strip():
+            raise InvalidTaskError(f"task {self.name!r}: the prompt is empty")
+        _check_answers(self.name, self.answers)
+
+
+def _check_answers(name: str, answers: tuple) -> None:
+    if not answers:
+        raise InvalidTaskError(f"task {name!r} has no answers: give at least one")
+    if len(answers) > MAX_ANSWERS:
+        raise InvalidTaskError(
+            f"task {name!r} has {len(answers):,} answers, more than the {MAX_ANSWERS:,} that "
+            "exact evaluation is meant for: use a smaller task"
+        )
+    seen = set()
+    for position, answer in enumerate(answers):
+        where = f"task {name!r}, answer {position + 1} of {len(answers)} ({answer!r})"
+        if not isinstance(answer, str):
+            raise InvalidTaskError(f"{where}: must be a string")
+        if not answer or answer != answer.strip():
+            raise InvalidTaskError(
+                f"{where}: is empty or has surrounding white space; strip it (the leading space "
+                "of base models is added for you)"
+            )
+        if answer in seen:
+            raise InvalidTaskError(f"{where}: is a duplicate; every answer must occur once")
+        seen.add(answer)
+
+
+def get_task(name: Task | str | Path) -> Task:
+    """A task as it is, by name (see `NAME_FORMS`), or from a `.json` file with name, prompt and answers.
+
+    >>> len(get_task("rng-3-sum-equals-10").answers)
+    63
+
+    Raises:
+        UnknownNameError: no such task; the message lists near matches.
+        InvalidTaskError: the parameters admit no answer, or the file is unreadable.
+    """
+    if isinstance(name, Task):
+        return name
+    text = str(name)
+    if text.endswith(".json"):
+        return _read_task_file(Path(text))
+    if text == "us-states":
+        states = paths.package_data("tasks", "us-states.txt").read_text(encoding="utf-8")
+        return Task(text, _STATES_PROMPT, tuple(states.splitlines()))
+    if match := _RNG_NAME.fullmatch(text):
+        length, relation, total = match.groups()
+        return _random_digits(text, int(length), relation, None if total is None else int(total))
+    near = list_tasks()
+    raise UnknownNameError("task", text, near, f"Forms: {', '.join(NAME_FORMS)}. {_HINT}")
+
+
+def list_tasks() -> list[str]:
+    """The names of the book's tasks."""
+    sums = [f"rng-{n}-sum-{kind}-10" for kind in _SUM_WORDS for n in (2, 3, 4)]
+    return ["rng-2", "rng-3", "rng-4", *sums, "us-states"]
+
+
+def _random_digits(name: str, length: int, relation: str | None, total: int | None) -> Task:
+    start, end = _DIGITS
+    if length < 1 or (end - start + 1) ** length > MAX_ANSWERS:
+        raise InvalidTaskError(f"task {name!r}: the number of integers must be from 1 to 5")
+    digits = itertools.product(range(start, end + 1), repeat=length)
+    accept = {
+        None: lambda d: True,
+        "at-most": lambda d: sum(d) <= total,
+        "equals": lambda d: sum(d) == total,
+    }[relation]
+    answers = tuple(",".join(map(str, d)) for d in digits if accept(d))
+    if not answers:
+        raise InvalidTaskError(
+            f"task {name!r}: no {length} integers from {start} to {end} sum to {total}; "
+            f"choose a sum from {length * start} to {length * end}"
+        )
+    clause = f" that {_SUM_WORDS[relation]} {total}" if relation else ""
+    prompt = (
+        f"Generate {length} random integers between {start} and {end} (inclusive){clause}. "
+        f"Your response should be {length} integers separated by commas and no white spaces. "
+        "Answer:"
+    )
+    return Task(name, prompt, answers)
+
+
+def _read_task_file(path: Path) -> Task:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return Task(record["name"], record["prompt"], record["answers"])
+    except InvalidTaskError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidTaskError(
+            f"task file {str(path)!r} is unreadable ({type(error).__name__}: {error}); it must be "
+            'JSON like {"name": "...", "prompt": "...", "answers": ["...", "..."]}'
+        ) from error

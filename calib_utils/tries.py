@@ -1,0 +1,194 @@
+"""The prefix tree of a finite answer set, with N(prefix) and G(prefix) at every node (Def. 3.2).
+
+Symbol sequences in, integer arrays out. Symbols may be token ids, words or letters; knows nothing
+of models, prompts or probabilities.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from calib_utils.errors import TokenizationError
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """All symbol sequences that mean a valid answer.
+
+    `answer[i]` is the answer that `symbols[i]` spells; several sequences may spell one answer.
+    `end_symbols` are the symbols that close a sequence: after each one, any of them is valid.
+    Empty means that a sequence counts as soon as its last symbol is there.
+    """
+
+    symbols: tuple[tuple[int, ...], ...]
+    answer: tuple[int, ...]
+    end_symbols: tuple[int, ...]
+    n_answers: int
+
+    def fingerprint(self) -> str:
+        """SHA-256 over every sequence, its answer and the end symbols."""
+        content = repr((self.symbols, self.answer, self.end_symbols, self.n_answers))
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Trie:
+    """A prefix tree as flat arrays. Node 0 is the empty prefix; a parent precedes its children.
+
+    A *node* is a prefix after which some symbol is valid, so a model has to be asked there. An
+    *edge* leaves a node by one valid symbol, or by the end of the answer; it leads to a node, or
+    to nowhere (-1) where the answer is complete. Shapes: [node], [edge], [sequence].
+    """
+
+    node_parent: np.ndarray  # -1 at the root
+    node_symbol: np.ndarray  # the symbol that leads here; -1 at the root
+    node_depth: np.ndarray
+    node_count: np.ndarray  # N: answers that begin with this prefix
+    node_branching: np.ndarray  # |G|: valid next symbols, each end symbol counted
+    edge_node: np.ndarray
+    edge_symbol: np.ndarray  # -1 on an end edge
+    edge_child: np.ndarray  # -1 where the answer is complete
+    edge_count: np.ndarray  # N(prefix + symbol)
+    sequence_edge: np.ndarray  # the last edge of each sequence
+    sequence_answer: np.ndarray
+    n_answers: int
+    end_symbols: tuple[int, ...]
+
+    @property
+    def n_nodes(self) -> int:
+        return len(self.node_parent)
+
+    @property
+    def n_edges(self) -> int:
+        return len(self.edge_node)
+
+    def children(self) -> list[np.ndarray]:
+        """For each node the nodes right below it, in order."""
+        inner = self.edge_child >= 0
+        order = np.argsort(self.edge_node[inner], kind="stable")
+        child = self.edge_child[inner][order]
+        bounds = np.searchsorted(self.edge_node[inner][order], np.arange(1, self.n_nodes))
+        return np.split(child, bounds)
+
+    def valid_symbols(self, node: int) -> list[int]:
+        """G(prefix): every valid next symbol of a node, ascending."""
+        symbols = self.edge_symbol[self.edge_node == node]
+        ends = list(self.end_symbols) if (symbols < 0).any() else []
+        return sorted([int(s) for s in symbols if s >= 0] + ends)
+
+
+def build_trie(sequences: Sequences) -> Trie:
+    """The prefix tree of `sequences`.
+
+    Raises:
+        TokenizationError: one sequence stands for two answers, holds an end symbol, or (when
+            there is no end symbol) begins another, so that one output would count twice.
+    """
+    _check_unambiguous(sequences)
+    # One pass in lexical order creates every parent before its children and siblings together.
+    order = sorted(range(len(sequences.symbols)), key=lambda i: sequences.symbols[i])
+    nodes: list[tuple[int, int, int]] = [(-1, -1, 0)]
+    edges: list[tuple[int, int, int]] = []
+    inner: dict[tuple[int, int], int] = {}
+    node_answers: list[set[int]] = [set()]
+    edge_answers: list[set[int]] = []
+    sequence_edge = np.empty(len(order), dtype=np.int64)
+    closes = bool(sequences.end_symbols)
+    for index in order:
+        symbols, answer = sequences.symbols[index], sequences.answer[index]
+        node = 0
+        node_answers[0].add(answer)
+        for position, symbol in enumerate(symbols):
+            if not closes and position == len(symbols) - 1:
+                break
+            edge = inner.get((node, symbol))
+            if edge is None:
+                nodes.append((node, symbol, position + 1))
+                node_answers.append(set())
+                edge = inner[node, symbol] = len(edges)
+                edges.append((node, symbol, len(nodes) - 1))
+                edge_answers.append(set())
+            edge_answers[edge].add(answer)
+            node = edges[edge][2]
+            node_answers[node].add(answer)
+        sequence_edge[index] = len(edges)
+        edges.append((node, -1 if closes else symbols[-1], -1))
+        edge_answers.append({answer})
+    node_array, edge_array = np.array(nodes), np.array(edges)
+    width = np.where(edge_array[:, 1] < 0, len(sequences.end_symbols), 1)
+    return Trie(
+        node_parent=node_array[:, 0],
+        node_symbol=node_array[:, 1],
+        node_depth=node_array[:, 2],
+        node_count=np.array([len(a) for a in node_answers]),
+        node_branching=np.bincount(edge_array[:, 0], weights=width).astype(np.int64),
+        edge_node=edge_array[:, 0],
+        edge_symbol=edge_array[:, 1],
+        edge_child=edge_array[:, 2],
+        edge_count=np.array([len(a) for a in edge_answers]),
+        sequence_edge=sequence_edge,
+        sequence_answer=np.array(sequences.answer),
+        n_answers=sequences.n_answers,
+        end_symbols=sequences.end_symbols,
+    )
+
+
+def trie_of_strings(answers: Sequence[Sequence]) -> Trie:
+    """A trie over the symbols of plain sequences (letters of strings, or lists of words).
+
+    For structure without a tokenizer; answers that begin one another are kept apart by an end.
+
+    >>> trie_of_strings(["New York".split(), "New Mexico".split(), "Ohio".split()]).n_nodes
+    5
+    """
+    symbol = {s: i + 1 for i, s in enumerate(sorted({s for a in answers for s in a}))}
+    coded = tuple(tuple(symbol[s] for s in a) for a in answers)
+    return build_trie(Sequences(coded, tuple(range(len(coded))), (0,), len(coded)))
+
+
+def _check_unambiguous(sequences: Sequences) -> None:
+    owner: dict[tuple[int, ...], int] = {}
+    for symbols, answer in zip(sequences.symbols, sequences.answer, strict=True):
+        if not symbols:
+            raise TokenizationError(f"answer {answer} has no tokens: remove it from the task")
+        if owner.setdefault(symbols, answer) != answer:
+            raise TokenizationError(
+                f"answers {owner[symbols]} and {answer} have the same tokens {symbols}: the model "
+                "cannot tell them apart; keep one of them"
+            )
+        if clash := set(symbols) & set(sequences.end_symbols):
+            raise TokenizationError(
+                f"answer {answer} contains the end token(s) {sorted(clash)}: remove it from the "
+                "task, or choose another end policy"
+            )
+    if len(owner) < len(sequences.symbols):
+        raise TokenizationError("the same token sequence is listed twice for one answer")
+    if not sequences.end_symbols:
+        for symbols, answer in owner.items():
+            for stop in range(1, len(symbols)):
+                if symbols[:stop] in owner:
+                    raise TokenizationError(
+                        f"answer {owner[symbols[:stop]]} begins answer {answer}; without an end "
+                        "token an output would count for both: use end='eos' or end='line'"
+                    )
+
+
+def uniform_over_valid(trie: Trie) -> np.ndarray:
+    """Log-probability of every edge for a model that is uniform over G at each prefix. [edge]
+
+    Perfectly ordered, all mass valid, but blind to N: the structural ceiling of a rank cutoff
+    that knows |G|.
+    """
+    width = np.where(trie.edge_symbol < 0, max(len(trie.end_symbols), 1), 1)
+    return np.log(width / trie.node_branching[trie.edge_node])
+
+
+def weighted_by_count(trie: Trie) -> np.ndarray:
+    """Log-probability of every edge for a shape-calibrated model: p proportional to N. [edge]
+
+    Def. D.1; where one answer has several segmentations its mass is shared among them.
+    """
+    total = np.bincount(trie.edge_node, weights=trie.edge_count)
+    return np.log(trie.edge_count / total[trie.edge_node])

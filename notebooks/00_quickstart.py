@@ -1,0 +1,98 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Quickstart: one prompt, two numbers
+#
+# Ask a language model for two random digits. There are exactly 100 right answers, so two questions
+# have exact answers too: how much of its probability goes to right answers (**validity**), and how
+# evenly it spreads that part over the 100 (**diversity**). No sampling, no judge: every valid
+# answer's probability is read off the model.
+
+# %% tags=["parameters"]
+model = "qwen2.5-coder-0.5b-instruct"  # embedded name, hub id, local folder or .gguf file
+revision = ""  # hub commit or tag; empty: the default branch
+dtype = "float32"  # of the forward pass
+device = "auto"  # cuda, mps or cpu
+seed = 0  # of the draws in the cross-check
+results_dir = ""  # not used here: this page always computes live
+quick = False  # fewer draws
+
+# %%
+import calib_utils as cu
+from calib_utils import figures, reporting
+from calib_utils.sampling import share_interval
+
+figures.use_style()
+language_model = cu.load_model(model, revision=revision or None, dtype=dtype, device=device)
+task = cu.get_task("rng-2")
+
+# %% [markdown]
+# ## What the model sees
+#
+# One user message in the model's own chat template (a base model gets the bare prompt). An answer
+# is its tokens plus the token that ends the turn.
+
+# %%
+cu.show_prompt(language_model, task)
+
+# %% [markdown]
+# ## Validity and diversity, exactly
+#
+# Raising the temperature flattens the distribution. Watch what it costs.
+
+# %%
+table = cu.evaluate(language_model, task, temperatures=[0.3, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 2.0])
+reporting.show(table[["temperature", "validity", "diversity"]])
+
+# %% mystnb={"figure": {"caption": "Validity and diversity of two random digits against temperature.", "name": "fig-quickstart"}}
+ax = figures.temperature_response(table)
+_ = figures.source_line(ax, reporting.source_of(language_model))
+
+# %% [markdown]
+# A cutoff throws low-ranked tokens away before sampling. Each rule keeps other tokens, so each has
+# another price.
+
+# %%
+rules = [cu.NoCutoff(), cu.TopK(10), cu.TopP(0.9), cu.MinP(0.1), cu.OracleSize()]
+cutoffs = cu.evaluate(language_model, task, rules=rules, temperatures=[1.0])
+reporting.show(cutoffs[["rule", "parameter", "validity", "diversity", "sequence_recall"]])
+
+# %% [markdown]
+# ## Does it agree with what the model writes?
+#
+# Draw answers at temperature 1 and count. The exact validity should lie in the 95 % interval of the
+# observed share (for one draw in twenty it does not).
+
+# %%
+draws = cu.sample_answers(language_model, task, n=100 if quick else 400, seed=seed)
+valid = int(draws.answer.notna().sum())
+low, high = share_interval(valid, len(draws))
+exact = table.loc[table.temperature == 1.0].iloc[0]
+print(f"drawn: {valid} of {len(draws)} valid, 95 % interval {low:.2f} to {high:.2f}")
+print(f"exact: validity {exact.validity:.2g}, diversity {exact.diversity:.2g}")
+print("first draws:", list(draws.text[:6]))
+
+# %% tags=["remove-cell"]
+reporting.glue_number("validity", exact.validity, "{:.2g}")
+reporting.glue_number("diversity", exact.diversity, "{:.2g}")
+reporting.glue_number("drawn_low", low)
+reporting.glue_number("drawn_high", high)
+reporting.glue_number("draws", len(draws), "{}")
+
+# %% [markdown]
+# ## Next
+#
+# - The whole comparison over lengths and constraints: *Controlled tasks*.
+# - Your own model: `python -m calib_utils run --model owner/name`. Your own answers:
+#   `cu.Task(name="...", prompt="...", answers=["...", "..."])`.
+
+# %%
+print("numbers from", reporting.source_of(language_model))

@@ -1,0 +1,239 @@
+"""Tiny random models of every architecture of the panel, with a byte-level tokenizer built here.
+
+Fixtures hand out functions, since test modules cannot import from one another.
+"""
+
+import os
+
+# Before transformers is imported: no network, no bars.
+os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_PROGRESS_BARS="1", TQDM_DISABLE="1")
+
+import json
+
+import pytest
+from hypothesis import settings
+
+import calib_utils as cu
+from calib_utils import vocabulary
+
+settings.register_profile("calib", deadline=None, derandomize=True, max_examples=60, database=None)
+settings.load_profile("calib")
+
+WINDOW = 8
+REAL_CACHE_MARKERS = ("models", "notebooks")
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|start|>{{ m['role'] }}\n{{ m['content'] }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
+)
+MERGES = (("a", "b"), ("Ġ", "a"), ("1", ","), ("Ġa", "b"))
+
+_SMALL = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": False,
+}
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+_LINEAR = {
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "num_hidden_layers": 3,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
+_SLIDING = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": WINDOW}
+# model type, and what differs from _SMALL. Windows are shorter than any prompt.
+ARCHITECTURES = {
+    "llama": ("llama", {}),
+    "qwen2": ("qwen2", {}),
+    "qwen3": ("qwen3", {}),
+    "qwen3-sliding": ("qwen3", {**_SLIDING, "use_sliding_window": True, "max_window_layers": 1}),
+    "qwen3-moe": ("qwen3_moe", _EXPERTS),
+    "qwen3-moe-sliding": (
+        "qwen3_moe",
+        {**_EXPERTS, "use_sliding_window": True, "sliding_window": WINDOW},
+    ),
+    "qwen3.5": ("qwen3_5_text", _LINEAR),
+    "qwen3.5-moe": (
+        "qwen3_5_moe_text",
+        {**_LINEAR, **_EXPERTS, "shared_expert_intermediate_size": 32},
+    ),
+    "olmo3": ("olmo3", _SLIDING),
+    "gemma3": ("gemma3_text", {**_SLIDING, "query_pre_attn_scalar": 8}),
+    # What the larger Gemma3 checkpoints are: the text model inside one that also sees.
+    "gemma3-multimodal": ("gemma3", {**_SLIDING, "query_pre_attn_scalar": 8}),
+}
+_VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def architecture(request):
+    """Every architecture in turn, unless a test names its own."""
+    return request.param
+
+
+def build_tokenizer(template=None, bos=False, eos="<|end|>", specials=()):
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocab = {piece: byte for piece, byte in vocabulary._byte_alphabet().items()}
+    for left, right in MERGES:
+        vocab[left + right] = len(vocab)
+    backend = Tokenizer(models.BPE(vocab=vocab, merges=list(MERGES)))
+    # No word splitting, so that a merge can reach across any two bytes.
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(["<|end|>", "<|start|>", *specials])
+    if bos:
+        start = backend.token_to_id("<|start|>")
+        backend.post_processor = processors.TemplateProcessing(
+            single="<|start|> $A", special_tokens=[("<|start|>", start)]
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        eos_token=eos,
+        bos_token="<|start|>",
+        chat_template=template,
+        additional_special_tokens=["<|end|>", *specials],
+    )
+
+
+def save_tiny(folder, architecture, template=None, bos=False):
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    tokenizer = build_tokenizer(template, bos)
+    model_type, own = ARCHITECTURES[architecture]
+    options = {**_SMALL, **own, "vocab_size": len(tokenizer), "dtype": "float32"}
+    if model_type == "gemma3":
+        text = {**options, "model_type": "gemma3_text"}
+        options = {"text_config": text, "vision_config": _VISION, "tie_word_embeddings": False}
+    network = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **options))
+    generator = torch.Generator().manual_seed(20)
+    for parameter in network.parameters():
+        if parameter.ndim > 1:
+            # Wide enough that logits depend on the whole context and are far from flat.
+            torch.nn.init.normal_(parameter, std=0.3, generator=generator)
+    network.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer_of():
+    """Builds the tiny tokenizer: `tokenizer_of(template=None, bos=False, eos="<|end|>")`."""
+    return build_tokenizer
+
+
+@pytest.fixture(scope="session")
+def chat_template():
+    return CHAT_TEMPLATE
+
+
+@pytest.fixture(autouse=True)
+def isolated_cache(request, tmp_path_factory, monkeypatch):
+    """No test writes to the user's cache, but for those marked to need real models.
+
+    For the test only: kernels that other plugins start must find the real one.
+    """
+    if not any(map(request.node.get_closest_marker, REAL_CACHE_MARKERS)):
+        folder = tmp_path_factory.getbasetemp() / "cache"
+        monkeypatch.setenv("CALIB_UTILS_CACHE", str(folder))
+
+
+@pytest.fixture
+def own_cache(tmp_path, isolated_cache, monkeypatch):
+    """An empty cache of the test's own."""
+    monkeypatch.setenv("CALIB_UTILS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    """Folder of a saved tiny model: `tiny_folder("llama", chat=False, bos=False)`."""
+    made = {}
+
+    def get(architecture="llama", chat=False, bos=False):
+        key = f"{architecture}{'-chat' if chat else ''}{'-bos' if bos else ''}"
+        if key not in made:
+            folder = tmp_path_factory.mktemp("models") / f"tiny-{key}"
+            made[key] = save_tiny(folder, architecture, CHAT_TEMPLATE if chat else None, bos)
+        return made[key]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_folder):
+    """A loaded tiny model, shared by the session: `tiny("llama", chat=False, bos=False)`."""
+    loaded = {}
+
+    def get(architecture="llama", chat=False, bos=False):
+        folder = tiny_folder(architecture, chat, bos)
+        if folder not in loaded:
+            loaded[folder] = cu.load_model(folder, device="cpu")
+        return loaded[folder]
+
+    return get
+
+
+@pytest.fixture
+def fresh_tiny(tiny_folder):
+    """A tiny model that a test may spoil."""
+    return lambda *args, **kwargs: cu.load_model(tiny_folder(*args, **kwargs), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def small_task():
+    """Answers that share prefixes, differ in depth and use the tokenizer's merges."""
+    answers = ["1,2,3", "1,2,4", "1,3", "1", "ab", "abab", "a b ab", "cab", "x", "zebra"]
+    return cu.Task("small", "Pick one of the ten words on the list at random. Answer:", answers)
+
+
+@pytest.fixture
+def write_task(tmp_path):
+    def write(content):
+        path = tmp_path / "task.json"
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return str(path)
+
+    return write
+
+
+# Faults these tests found in modules that numbers pass through. Mending one makes every stored row
+# stale, so they are mended together with the next full measurement; strict, so that a mended one
+# fails here until its line is taken out.
+KNOWN_FAULTS = {
+    "remedy[revision of a folder]": "a relative folder named like a hub id drops revision",
+    "remedy[k = nan]": "TopK(nan) raises a bare ValueError",
+    "remedy[k = inf]": "TopK(inf) raises a bare OverflowError",
+    "remedy[k = text]": "TopK('x') raises a bare ValueError",
+    "remedy[device index]": "device='cpu:x' fails in torch, unnamed",
+    "test_a_prompt_that_does_not_fit_is_a_named_error": "out of memory on the prompt is unnamed",
+    "test_default_scoring_is_a_forward_pass_per_prefix[qwen3-moe-sliding": (
+        "packed scoring fails in transformers, unnamed, for Qwen3-MoE with a sliding window"
+    ),
+    "test_a_rules_key_parses_back_to_the_rule": "Rule.key keeps six digits",
+    "test_two_rules_that_differ_in_the_seventh_digit_are_two_rules": "Rule.key keeps six digits",
+    "test_numbers_from_numpy_are_numbers": "NumPy integers are refused as temperatures",
+    "test_a_trie_of_no_answers_is_refused_by_name": "an empty trie raises a bare IndexError",
+}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        for part, reason in KNOWN_FAULTS.items():
+            if part in item.nodeid:
+                item.add_marker(pytest.mark.xfail(reason=reason, strict=True))

@@ -1,0 +1,143 @@
+"""Notebooks: pairs in step, parameters checked, committed outputs current and reproduced."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jupytext
+import nbformat
+import pytest
+
+from calib_utils import paths, runner
+from calib_utils.book import models_with_pages, table_of_contents
+from calib_utils.errors import NotebookParameterError, UnknownNameError
+from calib_utils.registry import EMBEDDED
+
+ROOT = paths.project_root()
+NOTEBOOKS = runner.notebook_names()
+EXECUTED = sorted((ROOT / "book" / "results").glob("*/[0-9][0-9]_*.ipynb"))
+
+
+def _ids(path):
+    return f"{path.parent.name}/{path.stem}"
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_script_and_notebook_are_in_step(name):
+    script = jupytext.read(ROOT / "notebooks" / f"{name}.py")
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+
+    def cells(book):
+        return [(c.cell_type, c.source, c.metadata) for c in book.cells]
+
+    assert cells(script) == cells(notebook), "run make sync"
+    assert all(not c.get("outputs") and not c.get("execution_count") for c in notebook.cells)
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_every_notebook_has_the_common_parameters_and_no_logic(name):
+    assert set(runner.COMMON_PARAMETERS) <= set(runner.parameters_of(name))
+    source = (ROOT / "notebooks" / f"{name}.py").read_text()
+    assert "\ndef " not in source and "\nclass " not in source
+
+
+def test_every_script_has_its_notebook():
+    scripts = {p.stem for p in (ROOT / "notebooks").glob("*.py")}
+    assert scripts == set(NOTEBOOKS)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({"modle": "x"}, "Did you mean 'model'"),
+        ({"temprature": 1.0}, "unknown parameter 'temprature'"),
+        ({"quick": "yes"}, "quick='yes' must be a bool"),
+        ({"seed": True}, "seed=True must be a int"),
+        ({"seed": 1.5}, "seed=1.5 must be a int"),
+    ],
+)
+def test_wrong_parameters_are_refused_before_anything_runs(parameters, said, tmp_path):
+    output = tmp_path / "out.ipynb"
+    with pytest.raises(NotebookParameterError, match=said):
+        runner.run("00_quickstart", parameters, output)
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("pair", ["seed", "seed=many", "colour=red", "quick=1"])
+def test_wrong_parameter_texts_are_refused(pair):
+    with pytest.raises(NotebookParameterError):
+        runner.parse_parameters("00_quickstart", [pair])
+
+
+def test_parameter_texts_are_read_as_their_defaults_type():
+    parsed = runner.parse_parameters("00_quickstart", ["seed=3", "quick=True", "model=a=b"])
+    assert parsed == {"seed": 3, "quick": True, "model": "a=b"}
+
+
+def test_an_unknown_notebook_lists_the_known():
+    with pytest.raises(UnknownNameError, match="00_quickstart"):
+        runner.parameters_of("00_quick")
+
+
+def test_every_embedded_model_has_every_notebook_executed():
+    have = {_ids(path) for path in EXECUTED}
+    assert have >= {f"{model}/{name}" for model in EMBEDDED for name in NOTEBOOKS}
+
+
+@pytest.mark.parametrize("path", EXECUTED, ids=_ids)
+def test_executed_copies_are_current_and_whole(path):
+    notebook = nbformat.read(path, as_version=4)
+    made_from = notebook.metadata["calib_utils"]
+    assert made_from["source_sha256"] == runner.source_sha256(path.stem), "make run MODEL=..."
+    code = [c for c in notebook.cells if c.cell_type == "code"]
+    # nbval never compares a cell without a count.
+    assert [c.execution_count for c in code] == list(range(1, len(code) + 1))
+    outputs = [o for c in code for o in c.outputs]
+    assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
+    assert "widgets" not in notebook.metadata
+    assert str(ROOT) not in json.dumps(notebook), "a path of this machine in an output"
+
+
+def test_the_table_of_contents_is_the_one_for_these_notebooks():
+    assert (ROOT / "book" / "_toc.yml").read_text() == table_of_contents()
+    assert models_with_pages()[0] == next(iter(EMBEDDED))
+
+
+@pytest.mark.models
+@pytest.mark.notebooks
+def test_rerunning_gives_the_committed_outputs(tmp_path):
+    """nbval in strict mode over every executed copy; a planted change must be caught."""
+    planted = tmp_path / "planted.ipynb"
+    small = ROOT / "book" / "results" / "smollm2-135m-instruct" / "00_quickstart.ipynb"
+    notebook = nbformat.read(small, as_version=4)
+    shown = next(o for c in notebook.cells for o in c.get("outputs", ()) if o.get("name"))
+    shown.text = shown.text.replace("100 token sequences", "101 token sequences")
+    nbformat.write(notebook, planted)
+    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2))}
+    environment = {**os.environ, **runner.KERNEL_ENVIRONMENT, **threads, "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header"]
+    command += ["--nbval", "--nbval-current-env", "--nbval-cell-timeout=900", "-o", "addopts="]
+    command += ["--nbval-sanitize-with", str(ROOT / "tests" / "nbval_sanitize.cfg")]
+    command += ["-n", "2", "--dist", "loadfile", *map(str, EXECUTED), str(planted)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+    # Outside the root pytest names no file in its summary, so the planted text has to show.
+    failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    assert "(101 token se" in done.stdout, "the planted change went unnoticed:\n" + done.stdout
+    assert len(failed) == 1, done.stdout[-6000:]
+
+
+@pytest.mark.models
+@pytest.mark.notebooks
+def test_a_quick_run_with_parameters_stores_its_rows(tmp_path):
+    parameters = {
+        "model": "smollm2-135m-instruct",
+        "quick": True,
+        "results_dir": str(tmp_path / "rows"),
+    }
+    output = runner.run("02_controlled_tasks", parameters, tmp_path / "out" / "02.ipynb")
+    stored = sorted(p.name for p in (tmp_path / "rows").glob("*/*"))
+    assert {"rng-2", "rng-2-sum-at-most-10", "us-states"} <= set(stored)
+    first = output.read_bytes()
+    # A second run reuses the rows and gives the same bytes.
+    assert runner.run("02_controlled_tasks", parameters, output).read_bytes() == first

@@ -1,0 +1,113 @@
+"""The paper's tasks and a user's own, counted by hand."""
+
+import itertools
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import calib_utils as cu
+from calib_utils.errors import InvalidTaskError, UnknownNameError
+
+
+@pytest.mark.parametrize(
+    ("name", "n_answers"),
+    [
+        ("rng-1", 10),
+        ("rng-2", 100),
+        ("rng-3", 1000),
+        ("rng-4", 10_000),
+        ("rng-2-sum-equals-10", 9),  # 1,9 ... 9,1
+        ("rng-3-sum-equals-10", 63),  # C(12, 2) - 3
+        ("rng-2-sum-at-most-10", 64),  # 100 - 36 pairs above 10
+        ("rng-3-sum-at-most-10", math.comb(13, 3) - 3),
+        ("rng-4-sum-at-most-0", 1),
+        ("us-states", 50),
+    ],
+)
+def test_number_of_answers(name, n_answers):
+    assert len(cu.get_task(name).answers) == n_answers
+
+
+@given(st.integers(1, 3), st.sampled_from(["equals", "at-most"]), st.integers(0, 27))
+def test_sum_tasks_are_the_digit_tuples_with_that_sum(length, relation, total):
+    holds = (lambda s: s == total) if relation == "equals" else (lambda s: s <= total)
+    expected = {
+        ",".join(map(str, digits))
+        for digits in itertools.product(range(10), repeat=length)
+        if holds(sum(digits))
+    }
+    name = f"rng-{length}-sum-{relation}-{total}"
+    if expected:
+        assert set(cu.get_task(name).answers) == expected
+    else:
+        with pytest.raises(InvalidTaskError, match=f"sum from 0 to {9 * length}"):
+            cu.get_task(name)
+
+
+def test_prompts_are_the_papers_words():
+    assert cu.get_task("rng-3").prompt == (
+        "Generate 3 random integers between 0 and 9 (inclusive). Your response should be 3 "
+        "integers separated by commas and no white spaces. Answer:"
+    )
+    assert "(inclusive) that sum to at most 10." in cu.get_task("rng-3-sum-at-most-10").prompt
+    assert "(inclusive) that sum to exactly 10." in cu.get_task("rng-3-sum-equals-10").prompt
+    assert cu.get_task("us-states").prompt.startswith("Randomly name a US state")
+
+
+def test_the_states_are_the_fifty_states():
+    states = cu.get_task("us-states").answers
+    assert list(states) == sorted(states)
+    assert {"Alabama", "New York", "West Virginia", "Wyoming"} <= set(states)
+    firsts = [state.split()[0] for state in states if " " in state]
+    assert {word: firsts.count(word) for word in firsts} == {
+        "New": 4, "North": 2, "South": 2, "Rhode": 1, "West": 1
+    }  # fmt: skip
+
+
+def test_every_listed_task_exists_and_bears_its_name():
+    for name in cu.list_tasks():
+        assert cu.get_task(name).name == name
+
+
+def test_a_task_file_is_read_as_written(write_task):
+    record = {"name": "été", "prompt": "Say é:", "answers": ["é", "ü x"]}
+    assert cu.get_task(write_task(record)) == cu.Task("été", "Say é:", ["é", "ü x"])
+
+
+def test_a_task_file_with_one_string_of_answers_is_not_split_into_letters(write_task):
+    with pytest.raises(InvalidTaskError, match="Ohio"):
+        cu.get_task(write_task({"name": "one", "prompt": "p", "answers": "Ohio"}))
+
+
+def test_answers_given_by_an_iterator_are_kept():
+    assert cu.Task("t", "p", (str(i) for i in range(3))).answers == ("0", "1", "2")
+
+
+def test_a_misspelt_task_is_answered_with_near_names():
+    with pytest.raises(UnknownNameError, match="Did you mean 'us-states'"):
+        cu.get_task("us-sates")
+
+
+@given(st.lists(st.text(min_size=1, max_size=4), min_size=1, max_size=6))
+def test_a_list_is_a_task_exactly_when_answers_are_distinct_and_stripped(answers):
+    good = len(set(answers)) == len(answers) and all(a == a.strip() for a in answers)
+    if good:
+        assert cu.Task("t", "p", answers).answers == tuple(answers)
+    else:
+        with pytest.raises(InvalidTaskError):
+            cu.Task("t", "p", answers)
+
+
+@pytest.mark.parametrize("name", ["a/b", "../x", ".hidden", "-x", "", "a b", "a\nb", "a\n"])
+def test_names_that_would_leave_the_results_folder_are_refused(name):
+    with pytest.raises(InvalidTaskError, match="task name"):
+        cu.Task(name, "p", ["x"])
+
+
+def test_a_task_file_survives_a_round_trip(write_task):
+    task = cu.get_task("rng-2-sum-equals-3")
+    record = {"name": task.name, "prompt": task.prompt, "answers": list(task.answers)}
+    assert cu.get_task(write_task(json.dumps(record))) == task
