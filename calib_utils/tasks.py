@@ -78,7 +78,9 @@ def _check_answers(name: str, answers: tuple) -> None:
 
 
 def get_task(name: Task | str | Path) -> Task:
-    """A task as it is, by name (see `NAME_FORMS`), or from a `.json` file with name, prompt and answers.
+    """A task as it is, by name (see `NAME_FORMS`), or from a `.json` file.
+
+    The file holds name, prompt and answers.
 
     >>> len(get_task("rng-3-sum-equals-10").answers)
     63
