@@ -103,7 +103,8 @@ def load_model(
     device = _resolve_device(device)
     text = str(name)
     settings = {"dtype": dtype, "device": device, "device_map": device_map}
-    if revision is not None and not _is_hub_id(text):
+    path = Path(text).expanduser()
+    if revision is not None and (path.is_dir() or not _is_hub_id(text)):
         raise UnknownNameError(
             "hub model", f"{text}@{revision}", (), "revision= is for hub ids; drop it here."
         )
@@ -111,7 +112,6 @@ def load_model(
         spec = EMBEDDED[text]
         folder = weights.converted_folder(weights.embedded_file(spec), spec.sha256)
         return Model(text, text, folder, spec.sha256, spec.filename, None, **settings)
-    path = Path(text).expanduser()
     if path.suffix == ".gguf" and path.is_file():
         digest = weights.sha256_of_file(path)
         folder = weights.converted_folder(path, digest)
@@ -146,8 +146,18 @@ def _resolve_device(device: str) -> str:
         available.insert(0, "cuda")
     if device == "auto":
         return available[0]
-    if device.split(":")[0] not in available:
-        raise DeviceError(
-            f"device={device!r} is not available here: choose 'auto' or {', '.join(available)}"
-        )
-    return device
+    try:
+        known = torch.device(device)
+        if known.type in available and (known.index or 0) < _count(known.type):
+            return device
+    except RuntimeError:  # not the form of a device
+        pass
+    raise DeviceError(
+        f"device={device!r} is not available here: choose 'auto' or {', '.join(available)}"
+    )
+
+
+def _count(device_type: str) -> int:
+    import torch
+
+    return torch.cuda.device_count() if device_type == "cuda" else 1

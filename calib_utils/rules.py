@@ -8,6 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import ClassVar
 
 from calib_utils.errors import InvalidRuleError, InvalidTemperatureError, UnknownNameError
@@ -47,7 +48,10 @@ class Rule(ABC):
     @property
     def key(self) -> str:
         """`name` or `name=parameter`, as `parse_rule` reads it."""
-        return self.name if math.isnan(self.parameter) else f"{self.name}={self.parameter:g}"
+        if math.isnan(self.parameter):
+            return self.name
+        number = int(self.parameter) if self.parameter.is_integer() else self.parameter
+        return f"{self.name}={number!r}"
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class TopK(Rule):
     name: ClassVar[str] = "top_k"
 
     def __post_init__(self):
-        if isinstance(self.k, bool) or self.k != int(self.k) or self.k < 1:
+        if not _is_number(self.k) or self.k < 1 or not float(self.k).is_integer():
             raise InvalidRuleError(f"top_k={self.k!r}: k must be a whole number, at least 1")
         object.__setattr__(self, "k", int(self.k))
 
@@ -89,7 +93,7 @@ class TopP(Rule):
     name: ClassVar[str] = "top_p"
 
     def __post_init__(self):
-        _check_share("top_p", self.p)
+        object.__setattr__(self, "p", _share("top_p", self.p))
 
     @property
     def parameter(self) -> float:
@@ -107,7 +111,7 @@ class MinP(Rule):
     name: ClassVar[str] = "min_p"
 
     def __post_init__(self):
-        _check_share("min_p", self.min_p)
+        object.__setattr__(self, "min_p", _share("min_p", self.min_p))
 
     @property
     def parameter(self) -> float:
@@ -198,11 +202,11 @@ def check_temperatures(temperatures: Sequence[float] | float) -> list[float]:
     Raises:
         InvalidTemperatureError: none given, one not finite, not above zero, or given twice.
     """
-    values = [temperatures] if isinstance(temperatures, int | float) else list(temperatures)
+    values = [temperatures] if isinstance(temperatures, Real) else list(temperatures)
     if not values:
         raise InvalidTemperatureError("no temperatures given: pass at least 1.0")
     for value in values:
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if not _is_number(value):
             raise InvalidTemperatureError(f"temperature {value!r} is not a number")
         if not (math.isfinite(value) and value > 0):
             raise InvalidTemperatureError(
@@ -215,6 +219,11 @@ def check_temperatures(temperatures: Sequence[float] | float) -> list[float]:
     return values
 
 
-def _check_share(name: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+def _is_number(value) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _share(name: str, value: float) -> float:
+    if not _is_number(value) or not 0 < value <= 1:
         raise InvalidRuleError(f"{name}={value!r}: must be above 0 and at most 1")
+    return float(value)

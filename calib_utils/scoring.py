@@ -21,11 +21,14 @@ from calib_utils.prompts import Prompt
 from calib_utils.tries import Trie
 
 # Proven equal to a plain forward pass per sequence in tests/test_parity.py.
-PACKABLE = frozenset({"gemma3_text", "llama", "olmo3", "qwen2", "qwen3", "qwen3_moe"})
+PACKABLE = frozenset({"gemma3_text", "llama", "olmo3", "qwen2", "qwen3"})
 # Nodes per forward pass: enough for matrix products to run near the machine's limit, few enough
 # that the logits of a batch (float32) stay below the second number, in bytes.
 _BATCH = {"cpu": (512, 160e6), "mps": (512, 160e6), "cuda": (1024, 2e9)}
 _BRANCHED_SHARE = 8
+_MEMORY_REMEDY = (
+    "use dtype='bfloat16', a smaller model, or device_map='auto' to spread it over devices"
+)
 
 
 def score(
@@ -59,7 +62,14 @@ def score(
         from transformers import DynamicCache
 
         cache = DynamicCache()
-    logits, cache = forward(network, ids, cache, keep=1)
+    try:
+        logits, cache = forward(network, ids, cache, keep=1)
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        _raise_unless_memory(error)
+        raise OutOfMemoryError(
+            f"the prompt of {len(prompt.ids)} tokens does not fit into memory (batch size tried: "
+            f"1): {_MEMORY_REMEDY}"
+        ) from error
     yield np.zeros(1, dtype=np.int64), logits[:, -1]
     if packed:
         yield from _packed(network, prompt.trie, cache, len(prompt.ids), batch)
@@ -80,17 +90,20 @@ class _Batch:
         self.size, self.device = size, device
 
     def shrink(self, error: Exception, tried: int) -> None:
-        text = str(error).lower()
-        if "out of memory" not in text and "can't allocate memory" not in text:
-            raise error
+        _raise_unless_memory(error)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         if tried <= 1:
             raise OutOfMemoryError(
-                "one node does not fit into memory (batch size tried: 1): use dtype='bfloat16', a "
-                "smaller model, or device_map='auto' to spread it over devices"
+                f"one node does not fit into memory (batch size tried: 1): {_MEMORY_REMEDY}"
             ) from error
         self.size = tried // 2
+
+
+def _raise_unless_memory(error: Exception) -> None:
+    text = str(error).lower()
+    if "out of memory" not in text and "can't allocate memory" not in text:
+        raise error
 
 
 @torch.inference_mode()

@@ -149,6 +149,8 @@ def trie_of_strings(answers: Sequence[Sequence]) -> Trie:
 
 
 def _check_unambiguous(sequences: Sequences) -> None:
+    if not sequences.symbols:
+        raise TokenizationError("there are no answers to build a trie of: give at least one")
     owner: dict[tuple[int, ...], int] = {}
     for symbols, answer in zip(sequences.symbols, sequences.answer, strict=True):
         if not symbols:

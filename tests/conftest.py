@@ -210,30 +210,3 @@ def write_task(tmp_path):
         return str(path)
 
     return write
-
-
-# Faults these tests found in modules that numbers pass through. Mending one makes every stored row
-# stale, so they are mended together with the next full measurement; strict, so that a mended one
-# fails here until its line is taken out.
-KNOWN_FAULTS = {
-    "remedy[revision of a folder]": "a relative folder named like a hub id drops revision",
-    "remedy[k = nan]": "TopK(nan) raises a bare ValueError",
-    "remedy[k = inf]": "TopK(inf) raises a bare OverflowError",
-    "remedy[k = text]": "TopK('x') raises a bare ValueError",
-    "remedy[device index]": "device='cpu:x' fails in torch, unnamed",
-    "test_a_prompt_that_does_not_fit_is_a_named_error": "out of memory on the prompt is unnamed",
-    "test_default_scoring_is_a_forward_pass_per_prefix[qwen3-moe-sliding": (
-        "packed scoring fails in transformers, unnamed, for Qwen3-MoE with a sliding window"
-    ),
-    "test_a_rules_key_parses_back_to_the_rule": "Rule.key keeps six digits",
-    "test_two_rules_that_differ_in_the_seventh_digit_are_two_rules": "Rule.key keeps six digits",
-    "test_numbers_from_numpy_are_numbers": "NumPy integers are refused as temperatures",
-    "test_a_trie_of_no_answers_is_refused_by_name": "an empty trie raises a bare IndexError",
-}
-
-
-def pytest_collection_modifyitems(items):
-    for item in items:
-        for part, reason in KNOWN_FAULTS.items():
-            if part in item.nodeid:
-                item.add_marker(pytest.mark.xfail(reason=reason, strict=True))

@@ -79,7 +79,7 @@ def test_default_scoring_is_a_forward_pass_per_prefix(tiny, reference, architect
 
 def test_every_packable_type_is_proven_here_and_runs_packed(tiny, reference, monkeypatch):
     proven = set()
-    for architecture in ("llama", "qwen2", "qwen3", "qwen3-moe", "olmo3", "gemma3"):
+    for architecture in ("llama", "qwen2", "qwen3", "olmo3", "gemma3"):
         model = tiny(architecture, chat=True)
         proven.add(model.network.config.model_type)
         for batch_size in BATCHES:
