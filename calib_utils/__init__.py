@@ -5,31 +5,42 @@
     table = cu.evaluate(model, cu.get_task("rng-2"), rules=[cu.NoCutoff(), cu.TopP(0.9)])
 
 The flow, each module importing only from those before it: tasks, tries, prompts, models, scoring,
-rules, metrics, measure, results, evaluation, figures. Importing the package loads neither torch nor
-transformers: names are looked up on first use.
+ranking, rules, steps, metrics, measure, results, evaluation, figures. Importing the package loads
+neither torch nor transformers: names are looked up on first use.
 """
 
 from importlib import import_module
 
 _PUBLIC = {
     "CalibUtilsError": "errors",
+    "Chain": "samplers",
+    "Epsilon": "samplers",
+    "Eta": "samplers",
     "MinP": "rules",
     "NoCutoff": "rules",
     "OracleSize": "rules",
     "Policies": "prompts",
+    "Processors": "processors",
     "Rule": "rules",
+    "Sampler": "rules",
     "Task": "tasks",
+    "TopH": "samplers",
     "TopK": "rules",
+    "TopNSigma": "samplers",
     "TopP": "rules",
+    "Typical": "samplers",
+    "adaptive_frontier": "evaluation",
     "answer_probabilities": "evaluation",
+    "best_by_budget": "budgets",
     "evaluate": "evaluation",
     "get_task": "tasks",
     "list_tasks": "tasks",
     "load_model": "models",
-    "parse_rule": "rules",
+    "parse_rule": "parsing",
     "render_prompt": "evaluation",
     "sample_answers": "sampling",
     "show_prompt": "evaluation",
+    "step_losses": "evaluation",
     "stored_measurement": "evaluation",
     "structural_facts": "structure",
     "table3_rules": "rules",

@@ -1,33 +1,33 @@
-"""The public way to a number: validate the request, reuse stored rows that match, else measure.
+"""The public way to a number: check what is asked, then have `store` reuse it or measure it.
 
-Knows the whole chain; the arithmetic is in `measure`, the files in `results`.
+Knows the whole chain by name; computes nothing itself.
 """
 
-import hashlib
-import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from calib_utils import prompts, provenance, results
-from calib_utils.errors import InvalidRequestError, ResultsError
-from calib_utils.measure import measure, untouched
+from calib_utils import prompts, results
+from calib_utils.errors import InvalidRequestError, InvalidRuleError, ResultsError
+from calib_utils.measure import Settings
 from calib_utils.models import Model, load_model
+from calib_utils.parsing import check_rules, check_temperatures
+from calib_utils.processors import Processors
 from calib_utils.prompts import Policies, Prompt
-from calib_utils.rules import Rule, check_rules, check_temperatures
+from calib_utils.rules import Rule, Sampler
+from calib_utils.store import Request
 from calib_utils.tasks import Task, get_task
 
 
 def evaluate(
     model: Model | str,
     task: Task | str,
-    rules: Iterable[Rule | str] = ("none",),
+    rules: Iterable[Sampler | str] = ("none",),
     temperatures: Sequence[float] = (1.0,),
     *,
     answer_temperatures: Sequence[float] = (),
+    details: bool = False,
     end: str = "eos",
     tokenizations: str = "canonical",
     surface: str = "exact",
@@ -39,10 +39,12 @@ def evaluate(
     Args:
         model: a loaded model, or a name for `load_model`.
         task: a task, or a name for `get_task`.
-        rules: cutoffs, as objects or as strings such as `"top_k=50"`.
+        rules: cutoffs, as objects or as strings such as `"top_k=50"`; or `Processors` around
+            logits processors of transformers, whose rows are computed now and never stored.
         temperatures: each above 0; applied before the cutoff.
         answer_temperatures: where to store ln p of every answer as well, in the same pass, for
             `answer_probabilities` to find in `results_dir`.
+        details: in the same pass, store also what `step_losses` and `adaptive_frontier` return.
         end, tokenizations, surface: what counts as an answer, see `prompts.Policies`.
         batch_size: nodes per forward pass; chosen for the device by default.
         results_dir: where to look for rows of the same weights, task, conventions and code, and
@@ -55,11 +57,10 @@ def evaluate(
     Raises:
         CalibUtilsError: a named subclass, before the model runs wherever possible.
     """
-    rules, temperatures = check_rules(rules), check_temperatures(temperatures)
+    settings = _settings(rules, temperatures)
     request = _request(model, task, Policies(end, tokenizations, surface), batch_size, results_dir)
-    settings = [(rule, t) for rule in rules for t in temperatures]
     also = check_temperatures(answer_temperatures) if len(answer_temperatures) else []
-    return request.tables(settings, also)[0]
+    return request.tables(settings, also, losses=details, frontier=details).settings
 
 
 def answer_probabilities(
@@ -79,7 +80,55 @@ def answer_probabilities(
     """
     temperatures = check_temperatures(temperatures)
     request = _request(model, task, Policies(end, tokenizations, surface), batch_size, results_dir)
-    return request.tables([], temperatures)[1]
+    return request.tables([], temperatures).answers
+
+
+def step_losses(
+    model: Model | str,
+    task: Task | str,
+    rules: Iterable[Rule | str] = ("none",),
+    temperatures: Sequence[float] = (1.0,),
+    *,
+    batch_size: int | None = None,
+    results_dir: str | Path | None = None,
+) -> pd.DataFrame:
+    """What each step of an answer loses of validity and of diversity, as measured and repaired.
+
+    The arguments are those of `evaluate`; rules that keep no top prefix of the ranking are refused.
+
+    Returns:
+        One row per setting, repair and step, in nats. Over steps `validity_loss` sums to -ln Val
+        and `diversity_loss` to -ln Div of the repaired decoder (`split`, `steps.Steps`).
+
+    Raises:
+        InvalidRuleError: a sampler whose order cannot be repaired.
+    """
+    settings = _settings(rules, temperatures)
+    for sampler, _ in settings:
+        if not getattr(sampler, "is_rank_cutoff", False):
+            raise InvalidRuleError(
+                f"{sampler.key!r} keeps no top prefix of the ranking, so order and shape are not "
+                "told apart for it: leave it out"
+            )
+    request = _request(model, task, Policies(), batch_size, results_dir)
+    return request.tables(settings, losses=True).losses
+
+
+def adaptive_frontier(
+    model: Model | str,
+    task: Task | str,
+    *,
+    batch_size: int | None = None,
+    results_dir: str | Path | None = None,
+) -> pd.DataFrame:
+    """The best sequence precision and recall that any adaptive rank cutoff reaches (Def. 4.1).
+
+    Returns:
+        The supported points, columns sequence_precision and sequence_recall: corners of the convex
+        hull, each attained; no temperature changes them.
+    """
+    request = _request(model, task, Policies(), batch_size, results_dir)
+    return request.tables([], frontier=True).frontier
 
 
 def render_prompt(model: Model | str, task: Task | str, **policies: str) -> Prompt:
@@ -110,7 +159,19 @@ def stored_measurement(
     return stored
 
 
-def _request(model, task, policies, batch_size, results_dir) -> "_Request":
+def _settings(rules, temperatures) -> Settings:
+    """Every rule at every temperature."""
+    rules, temperatures = check_rules(rules), check_temperatures(temperatures)
+    for rule in rules:
+        if isinstance(rule, Processors) and rule.temperature_at is None and temperatures != [1.0]:
+            raise InvalidRuleError(
+                f"sampler {rule.name!r} leaves temperature to its processors: evaluate it at "
+                f"temperature 1.0, not {temperatures}, or set temperature_at"
+            )
+    return [(rule, temperature) for rule in rules for temperature in temperatures]
+
+
+def _request(model, task, policies, batch_size, results_dir) -> Request:
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
         raise InvalidRequestError(f"batch_size={batch_size!r}: must be a whole number, at least 1")
     task, model = get_task(task), load_model(model)
@@ -119,114 +180,4 @@ def _request(model, task, policies, batch_size, results_dir) -> "_Request":
         suffix = policies.suffix + (f"@dtype={model.dtype}" if model.dtype != "float32" else "")
         folder = results.folder_of(Path(results_dir), model.key, task.name, suffix)
     prompt = prompts.render(model.tokenizer, task, policies)
-    return _Request(model, task, policies, prompt, batch_size, folder)
-
-
-@dataclass(frozen=True)
-class _Request:
-    model: Model
-    task: Task
-    policies: Policies
-    prompt: Prompt
-    batch_size: int | None
-    folder: Path | None
-
-    def tables(self, settings: list[tuple[Rule, float]], answer_temperatures: list[float]):
-        """(settings table, answers table), in the order asked for; measures what is missing."""
-        wanted = [(rule.name, rule.parameter, t) for rule, t in settings]
-        wanted = pd.DataFrame(wanted, columns=results.KEY).astype(
-            {"parameter": float, "temperature": float}
-        )
-        stored = self._stored()
-        have, have_answers = (None, None) if stored is None else (stored.settings, stored.answers)
-        todo, todo_answers = settings, answer_temperatures
-        if stored is not None:
-            absent = wanted.merge(have, how="left", on=results.KEY).validity.isna()
-            todo = [pair for pair, is_absent in zip(settings, absent, strict=True) if is_absent]
-            present = set(have_answers.temperature)
-            todo_answers = [t for t in answer_temperatures if t not in present]
-        if todo or todo_answers:
-            if self.folder is not None:
-                results.require_writable(self.folder)
-            new, new_answers, record = self._measure(todo, todo_answers)
-            have = pd.concat([have, new], ignore_index=True).drop_duplicates(results.KEY)
-            have_answers = pd.concat([have_answers, new_answers], ignore_index=True)
-            if self.folder is not None:
-                results.write(self.folder, have, have_answers, record)
-        rows = wanted.merge(have, how="left", on=results.KEY)[results.COLUMNS]
-        parts = [have_answers[have_answers.temperature == t] for t in answer_temperatures]
-        return rows, pd.concat(parts, ignore_index=True) if parts else have_answers.iloc[:0]
-
-    def _identity(self) -> dict:
-        prompt_ids = repr(self.prompt.ids).encode()
-        return {
-            "weights_sha256": self.model.weights_sha256,
-            "prompt_sha256": hashlib.sha256(prompt_ids).hexdigest(),
-            "sequences_sha256": self.prompt.sequences.fingerprint(),
-            "dtype": self.model.dtype,
-            "code_version": provenance.code_version(),
-        }
-
-    def _stored(self) -> results.Stored | None:
-        """Stored rows that stand for a computation now; older code's rows do not.
-
-        Raises:
-            ResultsError: rows of another model or task hold the place; they are not overwritten.
-        """
-        stored = results.read(self.folder) if self.folder is not None else None
-        if stored is None:
-            return None
-        stale = stored.stale(self._identity())
-        if foreign := [name for name in stale if name != "code_version"]:
-            raise ResultsError(
-                f"{self.folder} holds rows of another measurement (differs in "
-                f"{', '.join(foreign)}): use another results_dir, rename the task, or delete it"
-            )
-        return None if stale else stored
-
-    def _measure(self, settings: list[tuple[Rule, float]], answer_temperatures: list[float]):
-        plain = untouched(answer_temperatures)
-        settings = list(dict.fromkeys([*settings, *plain]))
-        began = time.perf_counter()
-        found = measure(
-            self.model,
-            self.prompt,
-            settings,
-            batch_size=self.batch_size,
-            description=f"{self.model.name} on {self.task.name}",
-        )
-        table = pd.DataFrame(
-            {
-                "model": self.model.name,
-                "task": self.task.name,
-                "rule": [rule.name for rule, _ in settings],
-                "parameter": [rule.parameter for rule, _ in settings],
-                "temperature": [temperature for _, temperature in settings],
-                "validity": found.validity,
-                "diversity": found.diversity,
-                "sequence_precision": found.sequence_precision,
-                "sequence_recall": found.sequence_recall,
-                "n_answers": len(self.task.answers),
-                "n_nodes": self.prompt.trie.n_nodes,
-            }
-        )
-        columns = [settings.index(pair) for pair in plain]
-        answers = pd.DataFrame(
-            {
-                "answer": np.tile(np.array(self.task.answers, dtype=object), len(plain)),
-                "temperature": np.repeat(answer_temperatures, len(self.task.answers)),
-                "log_p": found.answer_log_p[:, columns].T.ravel(),
-            }
-        ).astype({"temperature": float, "log_p": float})
-        record = {
-            **self._identity(),
-            "model": self.model.name,
-            "weights_file": self.model.weights_file,
-            "revision": self.model.revision,
-            "task": self.task.name,
-            "prompt": self.task.prompt,
-            "policies": vars(self.policies),
-            "seconds": round(time.perf_counter() - began, 2),
-            "environment": provenance.environment(self.model.device),
-        }
-        return table, answers, record
+    return Request(model, task, policies, prompt, batch_size, folder)

@@ -12,13 +12,18 @@ from pathlib import Path
 
 # The modules a measured number passes through. A change in any of them makes stored rows stale.
 NUMERIC_MODULES = (
+    "adaptive",
     "measure",
     "metrics",
     "models",
+    "processors",
     "prompts",
     "ranking",
     "rules",
+    "samplers",
     "scoring",
+    "split",
+    "steps",
     "tries",
     "vocabulary",
 )

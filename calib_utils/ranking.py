@@ -1,15 +1,20 @@
-"""Next-token logits by rank: one sort a node, then masses of top sets at any temperature.
+"""Next-token logits by rank: one sort a node, then masses of rank windows at any temperature.
 
 Float32 logits in, float64 log-masses and counts out. Knows nothing of models, tasks or answers.
-Ranks are by descending logit, ties by ascending token id.
+Ranks are from 0 by descending logit, ties by ascending token id.
 """
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 
 import numpy as np
 import torch
 
 from calib_utils.errors import ModelFormatError
 
-_BLOCK = 512
+_BLOCK = 128
+_UNDERFLOW = -740.0  # exp of less is 0, or not above the smallest double
 
 
 class Ranking:
@@ -38,7 +43,7 @@ class Ranking:
         self.negated = _sort_ascending(-self.logits) if ordered else None
         # From the sorted values where there are any, so that masses can be cut by rank.
         values = -self.negated if ordered else self.logits
-        self._gap = values.double() - self.top
+        self.sorted_gap = values.double() - self.top
         width = -(-self.logits.shape[1] // _BLOCK) * _BLOCK
         self._mass = torch.zeros(len(self.top), width, dtype=torch.float64, device=self.top.device)
 
@@ -47,7 +52,7 @@ class Ranking:
         return self.logits.gather(1, tokens).double() - self.top
 
     def rank(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Rank of each token at its node, from 0: int64 [node, token]."""
+        """Rank of each token at its node: int64 [node, token]."""
         values = -self.logits.gather(1, tokens)
         ranks = torch.searchsorted(self.negated, values)
         tied = torch.searchsorted(self.negated, values, right=True) - ranks > 1
@@ -59,60 +64,214 @@ class Ranking:
 
     def at(self, temperature: float) -> "Step":
         """The step at one temperature. It lives in a buffer that the next call overwrites."""
-        mass = self._mass[:, : self._gap.shape[1]]
-        torch.div(self._gap, temperature, out=mass)
-        mass.exp_()
-        return Step(self, temperature)
+        mass = self._mass[:, : self.logits.shape[1]]
+        if mass.device.type == "cpu":
+            # NumPy's exp is the faster one, and a row at a time stays in the cache. What underflows
+            # is left out where it comes last, since it is the slowest to compute.
+            nonzero = [mass.shape[1]] * len(mass)
+            if self.negated is not None:
+                limit = self.negated[:, :1] - _UNDERFLOW * temperature
+                nonzero = torch.searchsorted(self.negated, limit)[:, 0].tolist()
+            for row, gap, n in zip(mass.numpy(), self.sorted_gap.numpy(), nonzero, strict=True):
+                np.divide(gap[:n], temperature, out=row[:n])
+                np.exp(row[:n], out=row[:n])
+                row[n:] = 0.0
+        else:
+            torch.div(self.sorted_gap, temperature, out=mass)
+            mass.exp_()
+        return Step(self, temperature, _Sums(self._mass))
+
+    @cached_property
+    def deviation(self) -> torch.Tensor:
+        """Standard deviation of each node's finite logits, with n - 1. [node]"""
+        finite = torch.isfinite(self.logits)
+        count = finite.sum(1)
+        values = torch.where(finite, self.logits.double(), 0.0)
+        mean = values.sum(1) / count
+        square = torch.where(finite, (values - mean[:, None]) ** 2, 0.0).sum(1)
+        return torch.where(count > 1, square / (count - 1).clamp(min=1), 0.0).sqrt()
+
+
+class _Sums:
+    """Running sums along the ranks, kept by block.
+
+    "Sum over the top n" and "smallest n with sum s" look into one block only, where a running sum
+    over the vocabulary would cost ten times the exponentials.
+    """
+
+    def __init__(self, values: torch.Tensor):
+        self._blocks = values.view(len(values), -1, _BLOCK)
+        self._upto = self._blocks.sum(-1).cumsum(-1)
+        self._rows = torch.arange(len(values), device=values.device)[:, None]
+        self._places = torch.arange(_BLOCK, device=values.device)
+
+    def upto(self, count: torch.Tensor) -> torch.Tensor:
+        """Sum over the top `count` ranks, for one or several counts a node. [node] or [node, n]"""
+        if count.ndim == 1:
+            return self.upto(count[:, None])[:, 0]
+        block, inside = count // _BLOCK, count % _BLOCK
+        part = self._blocks[self._rows, block.clamp(max=self._blocks.shape[1] - 1)]
+        part = torch.where(self._places < inside[..., None], part, 0.0).sum(-1)
+        return self._before(block) + part
+
+    def count_reaching(self, target: torch.Tensor) -> torch.Tensor:
+        """Smallest count whose sum is at least `target`; for nonnegative values. [node]"""
+        block = torch.searchsorted(self._upto, target[:, None])
+        block = block.clamp(max=self._blocks.shape[1] - 1)
+        running = self._before(block) + self._blocks[self._rows, block][:, 0].cumsum(-1)
+        return block[:, 0] * _BLOCK + (running < target[:, None]).sum(-1) + 1
+
+    def _before(self, block: torch.Tensor) -> torch.Tensor:
+        return torch.where(block > 0, self._upto[self._rows, (block - 1).clamp(min=0)], 0.0)
 
 
 class Step:
-    """One decoding step for a batch of nodes: the tempered distribution, by rank.
+    """A decoding step for a batch of nodes: the tempered distribution over a window of ranks.
 
-    `branching` is |G| [node]; `n_vocab` the vocabulary size.
+    The window is the ranks from `start` to before `stop` [node], at first the whole vocabulary;
+    what a cutoff keeps is a smaller one. Probabilities are those within the window. `branching` is
+    |G| [node], `n_vocab` the vocabulary size.
     """
 
-    def __init__(self, ranking: Ranking, temperature: float):
+    def __init__(self, ranking: Ranking, temperature: float, mass: _Sums, start=None, stop=None):
         self.temperature = temperature
         self.branching = ranking.branching
-        self._negated = ranking.negated
         self.n_nodes, self.n_vocab = ranking.logits.shape
-        # Sums of blocks answer "mass of the top n" and "smallest n with mass p" by looking into
-        # one block only, where a running sum over the vocabulary would cost ten times the exp.
-        self._blocks = ranking._mass.view(self.n_nodes, -1, _BLOCK)
-        self._upto_block = self._blocks.sum(-1).cumsum(-1)
+        self._ranking, self._mass = ranking, mass
+        self.start = self.constant(0) if start is None else start
+        self.stop = self.constant(self.n_vocab) if stop is None else stop
+
+    def within(self, start: torch.Tensor, stop: torch.Tensor) -> "Step":
+        """The same step with only the ranks from `start` to before `stop` left. [node]"""
+        return Step(self._ranking, self.temperature, self._mass, start, stop)
 
     def constant(self, count: int) -> torch.Tensor:
         """`count` for every node, int64 [node]."""
-        return torch.full((self.n_nodes,), count, dtype=torch.int64, device=self._blocks.device)
+        return torch.full((self.n_nodes,), count, device=self.branching.device)
 
-    def log_mass(self, count: torch.Tensor) -> torch.Tensor:
-        """ln of the mass of the top `count` tokens, relative to the top token. [node]"""
-        block, inside = count // _BLOCK, count % _BLOCK
-        rows = torch.arange(self.n_nodes, device=count.device)
-        before = torch.where(block > 0, self._upto_block[rows, (block - 1).clamp(min=0)], 0.0)
-        part = self._blocks[rows, block.clamp(max=self._blocks.shape[1] - 1)]
-        positions = torch.arange(_BLOCK, device=count.device)
-        return (before + torch.where(positions < inside[:, None], part, 0.0).sum(-1)).log()
+    @cached_property
+    def size(self) -> torch.Tensor:
+        """Number of tokens in the window. [node]"""
+        return self.stop - self.start
+
+    def log_mass_of(self, start: torch.Tensor, stop: torch.Tensor) -> torch.Tensor:
+        """`log_mass` of several windows of the vocabulary at once. [node, window]"""
+        below = self._mass.upto(start) if start.any() else 0.0
+        return (self._mass.upto(stop) - below).log()
+
+    @cached_property
+    def _below(self) -> torch.Tensor:
+        return self._mass.upto(self.start)
+
+    @cached_property
+    def _total(self) -> torch.Tensor:
+        return self._mass.upto(self.stop) - self._below
+
+    @cached_property
+    def log_mass(self) -> torch.Tensor:
+        """ln of the window's mass, relative to the node's most probable token. [node]"""
+        return self._total.log()
+
+    @cached_property
+    def top_gap(self) -> torch.Tensor:
+        """How far the window's first logit lies below the node's highest. [node] <= 0"""
+        return self._ranking.sorted_gap.gather(1, self.start[:, None])[:, 0]
+
+    @cached_property
+    def entropy(self) -> torch.Tensor:
+        """Of the distribution over the window, in nats. [node]"""
+        mass = self._ranking._mass
+        gap = self._ranking.sorted_gap / self.temperature
+        weighted = torch.zeros_like(mass)
+        weighted[:, : self.n_vocab] = (mass[:, : self.n_vocab] * gap).nan_to_num_(0.0)
+        sums = _Sums(weighted)
+        return self.log_mass - (sums.upto(self.stop) - sums.upto(self.start)) / self._total
+
+    @property
+    def deviation(self) -> torch.Tensor:
+        """Standard deviation of the node's logits, temperature and window aside. [node]"""
+        return self._ranking.deviation
+
+    def first_log_p(self, count: int) -> torch.Tensor:
+        """ln p of the window's first `count` ranks, -inf past its end. [node, rank]"""
+        places = torch.arange(min(count, self.n_vocab), device=self.start.device)
+        ranks = self.start[:, None] + places
+        gaps = self._ranking.sorted_gap.gather(1, ranks.clamp(max=self.n_vocab - 1))
+        log_p = gaps / self.temperature - self.log_mass[:, None]
+        return torch.where(ranks < self.stop[:, None], log_p, -math.inf)
 
     def count_reaching(self, share: float) -> torch.Tensor:
-        """Size of the smallest top set that holds at least `share` of the mass. [node]"""
-        target = share * self._upto_block[:, -1:]
-        block = torch.searchsorted(self._upto_block, target)[:, 0]
-        block = block.clamp(max=self._blocks.shape[1] - 1)
-        rows = torch.arange(self.n_nodes, device=block.device)
-        before = torch.where(block > 0, self._upto_block[rows, (block - 1).clamp(min=0)], 0.0)
-        running = before[:, None] + self._blocks[rows, block].cumsum(-1)
-        inside = (running < target).sum(-1) + 1
-        return (block * _BLOCK + inside).clamp(max=self.n_vocab)
+        """Size of the smallest top set of the window that holds `share` of its mass. [node]"""
+        reached = self._mass.count_reaching(self._below + share * self._total) - self.start
+        return torch.minimum(reached.clamp(min=1), self.size)
 
-    def count_within(self, nats: float) -> torch.Tensor:
-        """How many tokens have ln p within `nats` of the most probable one. [node]"""
-        limit = self._negated[:, :1].double() + nats * self.temperature
-        return torch.searchsorted(self._negated, limit.float(), right=True)[:, 0]
+    def count_within(self, nats) -> torch.Tensor:
+        """How many tokens have ln p within `nats` of the window's most probable one. [node]"""
+        return self._clip(self._count(self.top_gap - nats * self.temperature))
+
+    def count_above(self, log_p) -> torch.Tensor:
+        """How many of the window's tokens have ln p of at least `log_p`. [node]"""
+        return self._clip(self._count((log_p + self.log_mass) * self.temperature))
+
+    def nearest(self, log_p: torch.Tensor, share: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """The tokens whose ln p is nearest to `log_p`, just enough to hold `share` of the mass.
+
+        Tokens equally near stay or go together, so what is kept is a window of ranks.
+
+        Returns:
+            start and stop of that window, int64 [node].
+        """
+        centre = (log_p + self.log_mass) * self.temperature
+
+        def window(distance):
+            start = self._count(centre + distance, strict=True).clamp(min=self.start)
+            return start, self._count(centre - distance).clamp(max=self.stop)
+
+        everywhere = torch.full_like(self._ranking.top, math.inf)
+        finite = torch.searchsorted(self._ranking.negated, everywhere)[:, 0]
+        last = torch.minimum(self.stop, finite).clamp(min=1) - 1
+        lowest = self._ranking.sorted_gap.gather(1, last[:, None])[:, 0]
+        # A little more than the farthest token's, so that rounding does not lose it.
+        enough = torch.maximum(self.top_gap - centre, centre - lowest).clamp(min=0) + 1e-9
+        too_little = torch.zeros_like(enough) - 1
+        for _ in range(_BISECTIONS):
+            middle = (enough + too_little) / 2
+            start, stop = window(middle)
+            held = self._mass.upto(stop) - self._mass.upto(start)
+            reached = (held >= share * self._total) & (middle >= 0)
+            enough = torch.where(reached, middle, enough)
+            too_little = torch.where(reached, too_little, middle)
+        return window(enough)
+
+    def _clip(self, rank: torch.Tensor) -> torch.Tensor:
+        return torch.minimum((rank - self.start).clamp(min=0), self.size)
+
+    def _count(self, gap: torch.Tensor, strict: bool = False) -> torch.Tensor:
+        """How many tokens lie at most `gap` below their node's top; `strict`: nearer. [node]"""
+        limit = -self._ranking.top[:, 0].double() - gap
+        single = limit.float()
+        # The largest float32 not above the limit (strict: the smallest not below), so that the
+        # comparison is the one in float64.
+        if strict:
+            single = torch.where(single.double() < limit, _next(single, math.inf), single)
+        else:
+            single = torch.where(single.double() > limit, _next(single, -math.inf), single)
+        return torch.searchsorted(self._ranking.negated, single[:, None], right=not strict)[:, 0]
+
+
+# Halvings of a distance in nats, until it is below the spacing of logits in float32.
+_BISECTIONS = 48
+
+
+def _next(value: torch.Tensor, towards: float) -> torch.Tensor:
+    return torch.nextafter(value, torch.full_like(value, towards))
 
 
 def _sort_ascending(values: torch.Tensor) -> torch.Tensor:
-    """Each row from low to high. On a CPU NumPy sorts floats several times faster than torch."""
+    """Each row from low to high, in place on a CPU, where NumPy sorts faster than torch."""
     if values.device.type != "cpu":
         return values.sort(dim=-1).values
-    return torch.from_numpy(np.sort(values.numpy(), axis=-1))
+    rows = values.numpy()  # the caller's own copy
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # NumPy's sort lets others run
+        list(pool.map(np.ndarray.sort, np.array_split(rows, min(len(rows), pool._max_workers))))
+    return values

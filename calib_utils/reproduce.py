@@ -12,7 +12,7 @@ import pandas as pd
 from calib_utils import results
 from calib_utils.evaluation import evaluate
 from calib_utils.models import load_model
-from calib_utils.rules import parse_rule
+from calib_utils.parsing import parse_rule
 from calib_utils.tasks import get_task
 
 # Float32 forward passes differ in the fifth digit between machines and batch sizes.

@@ -24,7 +24,7 @@ from calib_utils.tries import Trie
 PACKABLE = frozenset({"gemma3_text", "llama", "olmo3", "qwen2", "qwen3"})
 # Nodes per forward pass: enough for matrix products to run near the machine's limit, few enough
 # that the logits of a batch (float32) stay below the second number, in bytes.
-_BATCH = {"cpu": (512, 160e6), "mps": (512, 160e6), "cuda": (1024, 2e9)}
+_BATCH = {"cpu": (256, 160e6), "mps": (512, 160e6), "cuda": (1024, 2e9)}
 _BRANCHED_SHARE = 8
 _MEMORY_REMEDY = (
     "use dtype='bfloat16', a smaller model, or device_map='auto' to spread it over devices"
@@ -40,7 +40,7 @@ def score(
     the current batch is kept, so memory does not grow with the number of answers.
 
     Args:
-        batch_size: nodes per forward pass (by default up to 512 on a CPU, 1024 on CUDA); halved
+        batch_size: nodes per forward pass (by default up to 256 on a CPU, 1024 on CUDA); halved
             on its own when memory runs out.
         packed: force one of the two ways; by default packed where it is proven.
 

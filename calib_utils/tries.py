@@ -72,6 +72,14 @@ class Trie:
         bounds = np.searchsorted(self.edge_node[inner][order], np.arange(1, self.n_nodes))
         return np.split(child, bounds)
 
+    def prefix(self, node: int) -> list[int]:
+        """The symbols that lead from the root to a node."""
+        symbols = []
+        while node > 0:
+            symbols.append(int(self.node_symbol[node]))
+            node = int(self.node_parent[node])
+        return symbols[::-1]
+
     def valid_symbols(self, node: int) -> list[int]:
         """G(prefix): every valid next symbol of a node, ascending."""
         symbols = self.edge_symbol[self.edge_node == node]

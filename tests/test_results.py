@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 
 import calib_utils as cu
-from calib_utils import evaluation, provenance, results, scoring
+from calib_utils import provenance, results, scoring, store
 from calib_utils.errors import ResultsError
+from calib_utils.schema import Tables
 
 TASK = cu.Task("few", "Name one. Answer:", ["ab", "1,2", "zoo", "zo"])
 RULES = ["none", "top_k=150", "top_p=0.99", "min_p=0.001", "oracle_size"]
@@ -74,9 +75,9 @@ def test_answer_probabilities_are_reused_and_add_up_to_the_validity(
 
 def test_only_missing_settings_are_measured(model, stored, tmp_path, monkeypatch):
     asked = []
-    real = evaluation.measure
+    real = store.measure
     monkeypatch.setattr(
-        evaluation, "measure", lambda m, p, s, **kw: asked.append(s) or real(m, p, s, **kw)
+        store, "measure", lambda m, p, s, **kw: asked.append(s) or real(m, p, s, **kw)
     )
     cu.evaluate(model, TASK, ["none", "top_k=7"], [0.5, 2.0], results_dir=tmp_path)
     assert asked == [[(cu.TopK(7), 0.5), (cu.TopK(7), 2.0)]]
@@ -238,11 +239,11 @@ def test_a_broken_invariant_is_refused_on_write_and_on_read(stored, invariant, m
     settings, answers = BREAKS[invariant](whole.settings.copy(), whole.answers.copy())
     target = stored.with_name("broken")
     with pytest.raises(ResultsError):
-        results.write(target, settings, answers, whole.record)
+        results.write(target, Tables(settings, answers), whole.record)
     assert not target.exists()
     with monkeypatch.context() as patch:
-        patch.setattr(results, "check", lambda *args: None)
-        results.write(target, settings, answers, whole.record)
+        patch.setattr(Tables, "check", lambda *args: None)
+        results.write(target, Tables(settings, answers), whole.record)
     with pytest.raises(ResultsError):
         results.read(target)
 
@@ -263,7 +264,7 @@ def test_a_full_disk_leaves_the_old_rows(stored, monkeypatch):
 
     monkeypatch.setattr(pd.DataFrame, "to_parquet", full)
     with pytest.raises(ResultsError, match="No space left"):
-        results.write(stored, whole.settings, whole.answers, whole.record)
+        results.write(stored, whole, whole.record)
     monkeypatch.undo()
     pd.testing.assert_frame_equal(results.read(stored).settings, whole.settings)
     assert [path.name for path in stored.parent.iterdir()] == [stored.name]
@@ -277,7 +278,7 @@ source, target = map(Path, sys.argv[1:])
 whole = results.read(source)
 print("ready", flush=True)
 while True:
-    results.write(target, whole.settings, whole.answers, whole.record)
+    results.write(target, whole, whole.record)
 """
 
 
@@ -296,7 +297,7 @@ def test_a_killed_writer_leaves_a_whole_folder_or_none(stored, delay):
         pd.testing.assert_frame_equal(found.answers, whole.answers)
     else:
         assert found is None
-    results.write(target, whole.settings, whole.answers, whole.record)
+    results.write(target, whole, whole.record)
     pd.testing.assert_frame_equal(results.read(target).settings, whole.settings)
 
 
@@ -308,7 +309,7 @@ def test_a_folder_replaced_while_it_is_read_is_read_whole(stored, monkeypatch):
     def replace_first(path):
         if not swapped:
             swapped.append(path)
-            results.write(stored, fewer, whole.answers, whole.record)
+            results.write(stored, Tables(fewer, whole.answers), whole.record)
         return digest(path)
 
     monkeypatch.setattr(results, "sha256_of_file", replace_first)

@@ -21,10 +21,11 @@ from transformers.generation.logits_process import (
 
 import calib_utils as cu
 from calib_utils.errors import ModelFormatError
+from calib_utils.parsing import check_rules, check_temperatures
 from calib_utils.ranking import Ranking
-from calib_utils.rules import TABLE3_TEMPERATURES, check_rules, check_temperatures
+from calib_utils.rules import TABLE3_TEMPERATURES
 
-SIZES = (1, 2, 7, 511, 512, 513, 1024, 1500)  # sums are kept in blocks of 512
+SIZES = (1, 2, 7, 127, 128, 129, 512, 1500)  # sums are kept in blocks of 128
 TEMPERATURES = (0.01, 0.3, 1.0, 2.5)
 
 
@@ -64,10 +65,10 @@ def by_project(logits, rule, temperature, branching=2):
     ranking = Ranking(torch.from_numpy(logits), branching)
     tokens = all_tokens(logits)
     rank = ranking.rank(tokens).numpy()
-    step = ranking.at(temperature)
-    count = rule.n_kept(step)
-    kept = rank < count.numpy()[:, None]
-    log_p = ranking.gap(tokens).numpy() / temperature - step.log_mass(count).numpy()[:, None]
+    step = rule.keep(ranking.at(temperature))
+    start, stop = step.start.numpy()[:, None], step.stop.numpy()[:, None]
+    kept = (start <= rank) & (rank < stop)
+    log_p = ranking.gap(tokens).numpy() / temperature - step.log_mass.numpy()[:, None]
     return rank, kept, np.where(kept, log_p, -np.inf)
 
 
@@ -189,7 +190,7 @@ def test_leaving_out_the_sort_changes_nothing_without_a_cutoff(logits, temperatu
     for ordered in (True, False):
         ranking = Ranking(torch.from_numpy(logits), np.ones(len(logits)), ordered)
         step = ranking.at(temperature)
-        mass = step.log_mass(cu.NoCutoff().n_kept(step))
+        mass = step.log_mass
         found.append(ranking.gap(all_tokens(logits)).numpy() / temperature - mass.numpy()[:, None])
     np.testing.assert_allclose(*found, rtol=1e-12, atol=1e-14)
 
@@ -224,7 +225,7 @@ def test_the_step_buffer_is_right_at_each_of_many_temperatures():
     ranking = Ranking(torch.from_numpy(logits), np.full(3, 2))
     for temperature in (*TABLE3_TEMPERATURES, *reversed(TABLE3_TEMPERATURES)):
         step = ranking.at(temperature)
-        mass = step.log_mass(step.constant(40)).exp()
+        mass = step.within(step.start, step.constant(40)).log_mass.exp()
         ranked = np.sort(tempered(logits, temperature), axis=1)[:, ::-1]
         expected = ranked[:, :40].sum(1) / ranked[:, 0]
         assert mass.tolist() == pytest.approx(expected.tolist(), rel=1e-12)

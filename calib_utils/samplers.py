@@ -1,0 +1,210 @@
+"""More cutoff rules: those that transformers ships beside Table 3, top-nσ, and chains of rules.
+
+As in `calib_utils.rules`: a step in, a smaller one out. A chain applies rules one after another,
+each on what the last one left, in an order of its own or in that of an inference engine.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from calib_utils.errors import InvalidRuleError, UnknownNameError
+from calib_utils.rules import MinP, NoCutoff, OracleSize, Rule, TopK, TopP, is_number, share
+
+TOP_H_CANDIDATES = 100  # transformers looks no further; so do we, to be equal
+# Which families an engine has, in its order, and whether temperature comes before them.
+# transformers 5 `GenerationMixin._get_logits_processor`; vLLM `v1/sample/sampler.py`;
+# llama.cpp `common_params_sampling.samplers`.
+ORDERS: dict[str, tuple[tuple[str, ...], bool]] = {
+    "transformers": (("top_h", "top_k", "top_p", "min_p", "typical", "epsilon", "eta"), True),
+    "vllm": (("min_p", "top_k", "top_p"), True),
+    "llama.cpp": (("top_nsigma", "top_k", "typical", "top_p", "min_p"), False),
+}
+
+
+@dataclass(frozen=True)
+class Typical(Rule):
+    """Keeps the tokens whose surprisal is nearest to the entropy, with mass of at least `mass`.
+
+    Locally typical sampling (Meister et al. 2023). What it keeps is a window of the ranking that
+    need not begin at the top, so the paper's hardness result does not cover it (ERRATA 17).
+    """
+
+    mass: float
+    name: ClassVar[str] = "typical"
+    is_rank_cutoff: ClassVar[bool] = False
+
+    def __post_init__(self):
+        object.__setattr__(self, "mass", share("typical", self.mass, below=1))
+
+    @property
+    def parameter(self) -> float:
+        return self.mass
+
+    def n_kept(self, step):
+        return self.keep(step).size
+
+    def keep(self, step):
+        return step.within(*step.nearest(-step.entropy, self.mass))
+
+
+@dataclass(frozen=True)
+class Epsilon(Rule):
+    """Keeps every token with p(v) >= epsilon, at least the most probable (Hewitt et al. 2022)."""
+
+    epsilon: float
+    name: ClassVar[str] = "epsilon"
+
+    def __post_init__(self):
+        object.__setattr__(self, "epsilon", share("epsilon", self.epsilon, below=1))
+
+    @property
+    def parameter(self) -> float:
+        return self.epsilon
+
+    def n_kept(self, step):
+        return step.count_above(math.log(self.epsilon)).maximum(step.count_within(0.0))
+
+
+@dataclass(frozen=True)
+class Eta(Rule):
+    """Keeps p(v) >= min(epsilon, sqrt(epsilon) e^-H), H the entropy (Hewitt et al. 2022)."""
+
+    epsilon: float
+    name: ClassVar[str] = "eta"
+
+    def __post_init__(self):
+        object.__setattr__(self, "epsilon", share("eta", self.epsilon, below=1))
+
+    @property
+    def parameter(self) -> float:
+        return self.epsilon
+
+    def n_kept(self, step):
+        log_epsilon = math.log(self.epsilon)
+        threshold = (log_epsilon / 2 - step.entropy).clamp(max=log_epsilon)
+        return step.count_above(threshold).maximum(step.count_within(0.0))
+
+
+@dataclass(frozen=True)
+class TopH(Rule):
+    """Keeps top tokens that hold at most `top_h` of the entropy (Potraghloo et al. 2025).
+
+    As transformers computes it: among the 100 most probable tokens, renormalised.
+    """
+
+    top_h: float
+    name: ClassVar[str] = "top_h"
+
+    def __post_init__(self):
+        object.__setattr__(self, "top_h", share("top_h", self.top_h))
+
+    @property
+    def parameter(self) -> float:
+        return self.top_h
+
+    def n_kept(self, step):
+        log_p = step.first_log_p(TOP_H_CANDIDATES).log_softmax(-1)
+        terms = -torch.where(log_p > -math.inf, log_p * log_p.exp(), 0.0)
+        running = terms.cumsum(-1)
+        kept = (running <= self.top_h * running[:, -1:]) & (log_p > -math.inf)
+        return kept.sum(-1).clamp(min=1)
+
+
+@dataclass(frozen=True)
+class TopNSigma(Rule):
+    """Keeps logits within n standard deviations of the highest (Tang et al. 2024).
+
+    The deviation is that of all of the model's logits, so temperature does not change what is kept.
+    """
+
+    n: float
+    name: ClassVar[str] = "top_nsigma"
+
+    def __post_init__(self):
+        if not is_number(self.n) or not 0 < self.n < math.inf:
+            raise InvalidRuleError(f"top_nsigma={self.n!r}: must be a finite number above 0")
+        object.__setattr__(self, "n", float(self.n))
+
+    @property
+    def parameter(self) -> float:
+        return self.n
+
+    def n_kept(self, step):
+        return step.count_within(self.n * step.deviation / step.temperature)
+
+
+@dataclass(frozen=True)
+class Chain(Rule):
+    """Several rules, each on what the one before left, as one rule.
+
+    Args:
+        rules: at least one.
+        order: an engine in `ORDERS`, whose order then replaces that of `rules`; empty keeps the
+            order given, with temperature first.
+
+    Raises:
+        InvalidRuleError: no rules, a family twice, or one the engine does not have.
+        UnknownNameError: no such engine.
+    """
+
+    rules: tuple[Rule, ...]
+    order: str = ""
+
+    def __post_init__(self):
+        rules = tuple(self.rules)
+        families = [rule.name for rule in rules if isinstance(rule, Rule)]
+        if not rules or len(families) < len(rules) or any(isinstance(r, Chain) for r in rules):
+            raise InvalidRuleError(f"a chain needs plain rules, at least one, not {self.rules!r}")
+        if len(set(families)) < len(families):
+            raise InvalidRuleError(f"chain {families}: a family occurs twice; keep one of each")
+        if self.order:
+            if self.order not in ORDERS:
+                raise UnknownNameError("order", self.order, ORDERS)
+            known = ORDERS[self.order][0]
+            if missing := [name for name in families if name not in known]:
+                raise InvalidRuleError(
+                    f"{self.order} has no {', '.join(missing)}: leave it out, or choose another "
+                    f"order (it has {', '.join(known)})"
+                )
+            rules = tuple(sorted(rules, key=lambda rule: known.index(rule.name)))
+        object.__setattr__(self, "rules", rules)
+
+    @property
+    def name(self) -> str:
+        return "+".join(rule.key for rule in self.rules) + (f"@{self.order}" if self.order else "")
+
+    @property
+    def is_rank_cutoff(self) -> bool:
+        return all(rule.is_rank_cutoff for rule in self.rules)
+
+    @property
+    def temperature_first(self) -> bool:
+        return ORDERS[self.order][1] if self.order else True
+
+    def n_kept(self, step):
+        return self.keep(step).size
+
+    def keep(self, step):
+        for rule in self.rules:
+            step = rule.keep(step)
+        return step
+
+
+FAMILIES: dict[str, type[Rule]] = {
+    rule.name: rule
+    for rule in (
+        *(NoCutoff, TopK, TopP, MinP, OracleSize),
+        *(Typical, Epsilon, Eta, TopH, TopNSigma),
+    )
+}
+# Sweeps beside Table 3, from values that the rules' authors or engines suggest.
+MORE_GRIDS: dict[str, tuple[Rule, ...]] = {
+    "typical": tuple(map(Typical, (0.2, 0.5, 0.9, 0.95))),
+    "epsilon": tuple(map(Epsilon, (0.0003, 0.001, 0.01, 0.05))),
+    "eta": tuple(map(Eta, (0.0003, 0.001, 0.01, 0.05))),
+    "top_h": tuple(map(TopH, (0.2, 0.4, 0.6, 0.8))),
+    "top_nsigma": tuple(map(TopNSigma, (0.5, 1.0, 1.5, 2.0))),
+}

@@ -1,0 +1,226 @@
+"""One request for numbers: stored rows where they stand for a computation, else a measurement.
+
+Knows the arithmetic in `measure` and the files in `results`, and puts the two together.
+"""
+
+import hashlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from calib_utils import provenance, results
+from calib_utils.adaptive import adaptive_frontier
+from calib_utils.errors import ResultsError
+from calib_utils.measure import Measurement, Settings, measure, untouched
+from calib_utils.models import Model
+from calib_utils.processors import Processors
+from calib_utils.prompts import Policies, Prompt
+from calib_utils.schema import COLUMNS, FRONTIER_COLUMNS, KEY, LOSS_COLUMNS, Tables
+from calib_utils.split import step_losses
+from calib_utils.steps import REPAIRS
+from calib_utils.tasks import Task
+
+
+@dataclass(frozen=True)
+class Request:
+    """A model, a task, the conventions, and where rows are kept (None: nowhere)."""
+
+    model: Model
+    task: Task
+    policies: Policies
+    prompt: Prompt
+    batch_size: int | None
+    folder: Path | None
+
+    def tables(
+        self,
+        settings: Settings,
+        answer_temperatures: list[float] | None = None,
+        losses: bool = False,
+        frontier: bool = False,
+    ) -> Tables:
+        """What is asked for, in that order; measures in one pass whatever is missing.
+
+        Args:
+            losses: the step losses of every setting as well.
+            frontier: the frontier over adaptive cutoffs as well.
+        """
+        answer_temperatures = answer_temperatures or []
+        kept = [(s, t) for s, t in settings if not isinstance(s, Processors)]
+        passing = [(s, t) for s, t in settings if isinstance(s, Processors)]
+        stored = self._stored()
+        todo, todo_answers, todo_frontier = kept, answer_temperatures, frontier
+        if stored is not None:
+            absent = _absent(kept, stored.settings)
+            if losses:
+                absent |= _absent(kept, stored.losses.drop_duplicates(KEY))
+            todo = [setting for setting, missing in zip(kept, absent, strict=True) if missing]
+            present = set(stored.answers.temperature)
+            todo_answers = [t for t in answer_temperatures if t not in present]
+            todo_frontier = frontier and stored.frontier.empty
+        have = stored
+        if todo or todo_answers or todo_frontier or passing:
+            if self.folder is not None:
+                results.require_writable(self.folder)
+            todo = list(dict.fromkeys([*todo, *untouched(todo_answers)]))
+            new, record = self._measure([*todo, *passing], todo_answers, losses, todo_frontier)
+            have = new if stored is None else _joined(stored, new)
+            if self.folder is not None and (todo or todo_frontier):
+                names = {sampler.name for sampler, _ in passing}
+                results.write(self.folder, _without(have, names), record)
+        wanted = _keys(settings)
+        parts = [have.answers[have.answers.temperature == t] for t in answer_temperatures]
+        return Tables(
+            wanted.merge(have.settings, how="left", on=KEY)[COLUMNS],
+            pd.concat(parts, ignore_index=True) if parts else have.answers.iloc[:0],
+            wanted.merge(have.losses, on=KEY)[LOSS_COLUMNS] if losses else have.losses.iloc[:0],
+            have.frontier if frontier else have.frontier.iloc[:0],
+        )
+
+    def _identity(self) -> dict:
+        prompt_ids = repr(self.prompt.ids).encode()
+        return {
+            "weights_sha256": self.model.weights_sha256,
+            "prompt_sha256": hashlib.sha256(prompt_ids).hexdigest(),
+            "sequences_sha256": self.prompt.sequences.fingerprint(),
+            "dtype": self.model.dtype,
+            "code_version": provenance.code_version(),
+        }
+
+    def _stored(self) -> results.Stored | None:
+        """Stored rows that stand for a computation now; older code's rows do not.
+
+        Raises:
+            ResultsError: rows of another model or task hold the place; they are not overwritten.
+        """
+        stored = results.read(self.folder) if self.folder is not None else None
+        if stored is None:
+            return None
+        stale = stored.stale(self._identity())
+        if foreign := [name for name in stale if name != "code_version"]:
+            raise ResultsError(
+                f"{self.folder} holds rows of another measurement (differs in "
+                f"{', '.join(foreign)}): use another results_dir, rename the task, or delete it"
+            )
+        return None if stale else stored
+
+    def _measure(
+        self,
+        settings: Settings,
+        answer_temperatures: list[float],
+        losses: bool,
+        frontier: bool,
+    ) -> tuple[Tables, dict]:
+        began = time.perf_counter()
+        found = measure(
+            self.model,
+            self.prompt,
+            settings,
+            batch_size=self.batch_size,
+            ranks=frontier,
+            description=f"{self.model.name} on {self.task.name}",
+        )
+        keys = _keys(settings)
+        table = pd.DataFrame(
+            {
+                "model": self.model.name,
+                "task": self.task.name,
+                **keys,
+                "validity": found.validity,
+                "diversity": found.diversity,
+                "sequence_precision": found.sequence_precision,
+                "sequence_recall": found.sequence_recall,
+                "n_answers": len(self.task.answers),
+                "n_nodes": self.prompt.trie.n_nodes,
+            }
+        )
+        plain = untouched(answer_temperatures)
+        columns = [settings.index(pair) for pair in plain]
+        answers = pd.DataFrame(
+            {
+                "answer": np.tile(np.array(self.task.answers, dtype=object), len(plain)),
+                "temperature": np.repeat(answer_temperatures, len(self.task.answers)),
+                "log_p": found.answer_log_p[:, columns].T.ravel(),
+            }
+        ).astype({"temperature": float, "log_p": float})
+        points = np.empty((0, 2))
+        if frontier:
+            points = adaptive_frontier(found.steps.tokens, found.steps.rank)
+        tables = Tables(
+            table,
+            answers,
+            loss_table(found, settings) if losses else Tables(table).losses,
+            pd.DataFrame(points, columns=FRONTIER_COLUMNS),
+        )
+        record = {
+            **self._identity(),
+            "model": self.model.name,
+            "weights_file": self.model.weights_file,
+            "revision": self.model.revision,
+            "task": self.task.name,
+            "prompt": self.task.prompt,
+            "policies": vars(self.policies),
+            "seconds": round(time.perf_counter() - began, 2),
+            "environment": provenance.environment(self.model.device),
+        }
+        return tables, record
+
+
+def loss_table(found: Measurement, settings: Settings) -> pd.DataFrame:
+    """Step losses of every rank cutoff among the settings, as measured and repaired.
+
+    Returns:
+        One row per setting, repair and step: `schema.LOSS_COLUMNS`.
+    """
+    trie, steps = found.steps.tokens.trie, found.steps
+    rules = [pair for pair in settings if not isinstance(pair[0], Processors)]
+    columns = np.flatnonzero(steps.is_rank_cutoff)
+    keys, parts = _keys([rules[column] for column in columns]), []
+    for repair in REPAIRS:
+        lost = step_losses(trie, steps.edge_log_p(columns, repair))
+        n_steps, n_settings = lost.validity.shape
+        part = keys.loc[np.repeat(np.arange(n_settings), n_steps)].reset_index(drop=True)
+        part["repair"] = repair
+        part["step"] = np.tile(np.arange(1, n_steps + 1), n_settings)
+        part["validity_loss"] = lost.validity.T.ravel()
+        part["diversity_loss"] = lost.diversity.T.ravel()
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True)
+
+
+def _keys(settings: Settings) -> pd.DataFrame:
+    rows = [(sampler.name, sampler.parameter, temperature) for sampler, temperature in settings]
+    return pd.DataFrame(rows, columns=KEY).astype({"parameter": float, "temperature": float})
+
+
+def _absent(settings: Settings, table: pd.DataFrame) -> np.ndarray:
+    """Which settings have no row in a table. [setting]"""
+    here = table[KEY].astype({"parameter": float, "temperature": float})
+    found = _keys(settings).merge(here, how="left", on=KEY, indicator=True)
+    return (found["_merge"] == "left_only").to_numpy()
+
+
+def _joined(old: Tables, new: Tables) -> Tables:
+    """Both measurements' rows; where they have the same ones, the old."""
+
+    def joined(name: str, key: list[str]) -> pd.DataFrame:
+        parts = [t for t in (getattr(old, name), getattr(new, name)) if not t.empty]
+        if not parts:
+            return getattr(new, name)
+        return pd.concat(parts, ignore_index=True).drop_duplicates(key, ignore_index=True)
+
+    return Tables(
+        joined("settings", KEY),
+        joined("answers", ["answer", "temperature"]),
+        joined("losses", [*KEY, "repair", "step"]),
+        new.frontier if old.frontier.empty else old.frontier,
+    )
+
+
+def _without(tables: Tables, samplers: set[str]) -> Tables:
+    """The tables without rows of some samplers."""
+    settings = tables.settings[~tables.settings.rule.isin(samplers)].reset_index(drop=True)
+    return Tables(settings, tables.answers, tables.losses, tables.frontier)
