@@ -108,7 +108,7 @@ def _longer_is_worse(summary: pd.DataFrame, family: str) -> Finding:
         f"Longer answers have a worse validity–diversity curve ({family})",
         "Fig. 5 left",
         found,
-        _verdict(testable, bool((np.diff(areas) < 0).all())),
+        verdict(testable, bool((np.diff(areas) < 0).all())),
     )
 
 
@@ -120,7 +120,7 @@ def _constrained_is_worse(summary: pd.DataFrame) -> Finding:
         "A sum constraint makes the curve worse at the same length",
         "Fig. 5 left",
         "area lost to the constraint " + _listed(gap.index, gap, "n = {}: {:+.3f}"),
-        _verdict(free["best validity"].max() >= TESTABLE, bool((gap > 0).all())),
+        verdict(free["best validity"].max() >= TESTABLE, bool((gap > 0).all())),
     )
 
 
@@ -136,8 +136,8 @@ def _temperature_trades(curves: pd.DataFrame, usable: set) -> Finding:
     return Finding(
         "Raising the temperature lowers validity and raises diversity throughout",
         "Sec. 5, Fig. 5",
-        "validity: " + "; ".join(peaks) if peaks else _too_low(),
-        _verdict(bool(usable), holds),
+        "validity: " + "; ".join(peaks) if peaks else too_low(),
+        verdict(bool(usable), holds),
     )
 
 
@@ -148,10 +148,8 @@ def _no_temperature_has_both(curves: pd.DataFrame, usable: set) -> Finding:
     return Finding(
         "No temperature reaches validity and diversity near 1 together",
         "Fig. 5 left",
-        "best of min(Val, Div) " + _listed(best.index, best, "{}: {:.2f}")
-        if usable
-        else _too_low(),
-        _verdict(bool(usable), bool((best < 0.9).all())),
+        "best of min(Val, Div) " + _listed(best.index, best, "{}: {:.2f}") if usable else too_low(),
+        verdict(bool(usable), bool((best < 0.9).all())),
     )
 
 
@@ -170,8 +168,8 @@ def _few_answers_hold_the_mass(answers: pd.DataFrame, usable: set) -> Finding:
         "share of V that holds 90 % of the valid mass (uniform: 90 %; decided at half of that) "
         + found
         if usable
-        else _too_low(),
-        _verdict(bool(usable), all(share < 0.45 for share in shares.values())),
+        else too_low(),
+        verdict(bool(usable), all(share < 0.45 for share in shares.values())),
     )
 
 
@@ -184,18 +182,20 @@ def _tail_takes_over(curves: pd.DataFrame, usable: set) -> Finding:
     return Finding(
         "At high temperature the invalid tail holds nearly all mass",
         "Fig. 5 right, Fig. 10",
-        found if usable else _too_low(),
-        _verdict(bool(usable), bool((tail > 0.9).all())),
+        found if usable else too_low(),
+        verdict(bool(usable), bool((tail > 0.9).all())),
     )
 
 
-def _verdict(testable: bool, holds: bool) -> str:
+def verdict(testable: bool, holds: bool) -> str:
+    """One of the three words for a claim."""
     if not testable:
         return NOT_TESTABLE
     return REPRODUCED if holds else NOT_REPRODUCED
 
 
-def _too_low() -> str:
+def too_low() -> str:
+    """What is found where a model hardly does a task."""
     return f"validity stays below {TESTABLE:g} at every temperature"
 
 

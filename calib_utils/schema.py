@@ -118,7 +118,8 @@ class Tables:
         total = own[["validity_loss", "diversity_loss"]].sum(min_count=1)
         both = total.merge(self.settings, on=KEY)
         for loss, column in (("validity_loss", "validity"), ("diversity_loss", "diversity")):
-            defined = both[loss].notna()
+            # A validity that underflows is 0 with no diversity, where its logarithm still has one.
+            defined = both[loss].notna() & both[column].notna()
             found = np.exp(-both[loss][defined])
             if not np.allclose(found, both[column][defined], atol=1e-6):
                 raise ResultsError(f"{where}: the steps' losses do not add up to -ln {column}")
