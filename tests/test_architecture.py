@@ -36,6 +36,7 @@ ORDER = (
     "controlled",
     "figures",
     "reporting",
+    "explorer",
     "reproduce",
     "runner",
     "book",
