@@ -233,7 +233,7 @@
       const all = n === step.n_vocab;
       warm.shown.textContent = T;
       set(warmSlider, { "aria-valuetext": `temperature ${T}` });
-      set(cutSlider, { "aria-valuetext": `${RULES[rule].name} ${value}` });
+      set(cutSlider, { "aria-valuetext": cutSlider.disabled ? "" : `${RULES[rule].name} ${value}` });
       cut.shown.textContent = { none: "", oracle_size: `${n}, as many as are valid` }[rule] ?? value;
       for (const name of ["validity", "diversity", "local precision", "local recall"]) {
         shown[name].textContent = three(m[name.replace("local ", "")]);
