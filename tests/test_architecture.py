@@ -45,6 +45,7 @@ ORDER = (
     "controlled",
     "figures",
     "reporting",
+    "explorer",
     "reproduce",
     "runner",
     "book",

@@ -1,0 +1,199 @@
+"""One real decoding step, small enough for a page: what the interactive figure needs.
+
+A model, a task and the beginning of an answer in; tokens, gaps and a binned tail out, as data and
+as HTML that `book/assets/explorer.js` brings to life. Knows nothing of rules: the page does.
+"""
+
+import html
+import json
+import math
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+from IPython.display import HTML
+
+from calib_utils import scoring
+from calib_utils.errors import InvalidRequestError, ModelFormatError
+from calib_utils.evaluation import render_prompt
+from calib_utils.models import Model, load_model
+from calib_utils.prompts import Prompt
+from calib_utils.tasks import Task, get_task
+from calib_utils.tries import Sequences, build_trie
+
+N_TOP, MIN_TEMPERATURE = 150, 0.1
+MAX_ERROR = 1e-4  # relative, of Z, at any temperature from MIN_TEMPERATURE on
+# A bin's width over the temperature, where its mass can matter. Taking the mean of its gaps costs
+# at most width^2/8 e^width of that mass (a variance is at most range^2/4), here 8e-5.
+_RELATIVE_WIDTH = 0.025
+_INFINITE_GAP = 1e5  # JSON has no infinity; the mass is 0 all the same
+_EXACTLY = {"clean_up_tokenization_spaces": False}
+_VISIBLE = str.maketrans({" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"})
+
+
+@dataclass(frozen=True)
+class Token:
+    """A next token: `rank` from 0, `gap` in nats below the top logit, N(prefix + token) answers
+    that begin with it; valid where that is above 0 (Def. 3.2)."""
+
+    text: str
+    rank: int
+    gap: float
+    n_answers: int
+
+
+@dataclass(frozen=True)
+class Bin:
+    """`count` tokens of consecutive ranks: the gap of the first one, and the mean of all."""
+
+    count: int
+    first: float
+    mean: float
+
+
+@dataclass(frozen=True)
+class StepData:
+    """One step: its top tokens and every valid one by name, the rest in bins; no temperature yet.
+
+    `tail` covers all ranks from `n_listed` on, valid ones included; each of these starts a bin, so
+    that whether a cutoff keeps it never rests on interpolation.
+    """
+
+    task: str
+    model: str
+    prompt: str
+    prefix: str
+    n_vocab: int
+    n_listed: int
+    tokens: tuple[Token, ...]
+    tail: tuple[Bin, ...]
+
+    def log_partition(self, temperature: float) -> float:
+        """ln Z in nats, relative to the top token; Z is right to `MAX_ERROR` for T >= 0.1."""
+        gaps = [token.gap for token in self.tokens if token.rank < self.n_listed]
+        weights = [1] * len(gaps) + [part.count for part in self.tail]
+        gaps += [part.mean for part in self.tail]
+        return math.log(np.dot(weights, np.exp(-np.array(gaps) / temperature)))
+
+    def validity(self, temperature: float) -> float:
+        """Probability of the valid next tokens without any cutoff, in [0, 1]."""
+        gaps = [token.gap for token in self.tokens if token.n_answers]
+        return float(np.exp(-np.array(gaps) / temperature - self.log_partition(temperature)).sum())
+
+
+def step_data(model: Model | str, task: Task | str, prefix: str = "") -> StepData:
+    """Reads the logits after `prefix` and keeps what the figure needs.
+
+    Args:
+        prefix: the beginning of an answer, at a boundary of its tokens; empty for the first step.
+
+    Raises:
+        InvalidRequestError: no valid answer continues `prefix`, or it ends inside a token.
+        ModelFormatError: NaN or infinite logits.
+    """
+    model, task = load_model(model), get_task(task)
+    prompt = render_prompt(model, task)
+    node, path = _find(model.tokenizer, prompt, task, prefix)
+    logits = _logits(model, prompt, path)
+    order = np.argsort(-logits, kind="stable")  # stable: ties by ascending token id
+    gaps = np.minimum(logits[order[0]] - logits[order], _INFINITE_GAP)
+    answers = _answers_below(prompt, node)
+    n_listed = min(N_TOP, len(order))
+    deep = n_listed + np.flatnonzero(np.isin(order[n_listed:], list(answers)))
+    tokens = []
+    for rank in [*range(n_listed), *deep.tolist()]:
+        token = int(order[rank])
+        text, gap = _visible(model.tokenizer, token), round(float(gaps[rank]), 6)
+        tokens.append(Token(text, rank, gap, answers.get(token, 0)))
+    tail = tail_bins(gaps[n_listed:], deep - n_listed, len(order))
+    known = (task.name, model.key, task.prompt, prefix, len(order), n_listed)
+    return StepData(*known, tuple(tokens), tail)
+
+
+def tail_bins(gaps: np.ndarray, starts: np.ndarray, n_vocab: int) -> tuple[Bin, ...]:
+    """Bins whose means give the partition function to `MAX_ERROR` for every T >= 0.1.
+
+    Tokens at gap g matter only where T > g / ln(n_vocab): below, the top token outweighs all of
+    them. So bins may widen with the gap.
+
+    Args:
+        gaps: [token], ascending, in nats below the top logit.
+        starts: positions in `gaps` at which a bin has to begin.
+        n_vocab: tokens of the whole vocabulary.
+    """
+    knee = MIN_TEMPERATURE * (log_vocab := math.log(n_vocab))
+    level = np.minimum(gaps, knee) / (_RELATIVE_WIDTH * MIN_TEMPERATURE)
+    level += np.log(np.maximum(gaps / knee, 1)) / math.log1p(_RELATIVE_WIDTH / log_vocab)
+    new = np.diff(np.floor(level), prepend=-1) != 0
+    new[starts] = True
+    parts = np.split(gaps, np.flatnonzero(new)[1:]) if len(gaps) else []
+    return tuple(Bin(len(p), round(float(p[0]), 6), round(float(p.mean()), 6)) for p in parts)
+
+
+def explorer(step: StepData, source: str) -> HTML:
+    """The interactive figure, self-contained but for the book's `explorer.js` and `explorer.css`.
+
+    Args:
+        source: where the numbers come from, in one line, as `reporting.source_of` writes it.
+    """
+    # Token texts may hold anything, "</script" included.
+    data = json.dumps(asdict(step), separators=(",", ":")).replace("<", "\\u003c")
+    n_valid = sum(token.n_answers > 0 for token in step.tokens)
+    place = f"after “{step.prefix}”" if step.prefix else "first token"
+    title = html.escape(f"Explorer of one step: {step.task}, {place}, {step.model}")
+    return HTML(
+        f'<div class="cu-explorer" role="group" aria-label="{title}">'
+        f'<script type="application/json">{data}</script>'
+        f'<p class="cu-fallback">{title}. {n_valid} of {step.n_vocab:,} next tokens are valid; at '
+        f"temperature 1 they hold {step.validity(1.0):.2g} of the probability. "
+        "The sliders work in the built book.</p>"
+        "<noscript><p>Temperature and cutoff can be moved once JavaScript is on.</p></noscript>"
+        f'<p class="cu-source">numbers from {html.escape(source)}</p></div>'
+    )
+
+
+def _find(tokenizer, prompt: Prompt, task: Task, prefix: str) -> tuple[int, list[int]]:
+    """The node that `prefix` leads to, and the token ids on the way."""
+    start = len(tokenizer.decode(prompt.ids, **_EXACTLY)) + len(prompt.lead)
+    children, seen, open_nodes = prompt.trie.children(), [], [(0, [])]
+    for node, path in open_nodes:  # grows while it is read
+        text = tokenizer.decode([*prompt.ids, *path], **_EXACTLY)[start:]
+        if text == prefix:
+            return node, path
+        seen.append(text)
+        if prefix.startswith(text):
+            open_nodes += [(c, [*path, int(prompt.trie.node_symbol[c])]) for c in children[node]]
+    raise InvalidRequestError(
+        f"prefix {prefix!r} is not the beginning of an answer of task {task.name!r}, cut between "
+        f"two tokens: take '' for the first step, or one like {', '.join(map(repr, seen[-5:]))}"
+    )
+
+
+def _logits(model: Model, prompt: Prompt, path: list[int]) -> np.ndarray:
+    """Logits [vocab] after the prompt and `path`, float64."""
+    if path:  # a trie of this one path: nothing else has to be forwarded
+        trie = build_trie(Sequences((tuple(path),), (0,), prompt.end_ids, 1))
+        prompt = replace(prompt, trie=trie)
+    scored = scoring.score(model, prompt)
+    logits = next(batch for nodes, batch in scored if nodes[-1] == len(path))
+    row = logits[-1].float().cpu().double().numpy()
+    if not np.isfinite(row.max()):
+        remedy = "try dtype='float32', or check that the weight files are intact"
+        raise ModelFormatError(f"{model.name} returned NaN or infinite logits: {remedy}")
+    return row
+
+
+def _answers_below(prompt: Prompt, node: int) -> dict[int, int]:
+    """N(prefix + token) of every valid next token."""
+    trie, found = prompt.trie, {}
+    for edge in np.flatnonzero(trie.edge_node == node):
+        symbol = int(trie.edge_symbol[edge])
+        tokens = (symbol,) if symbol >= 0 else prompt.end_ids
+        found |= dict.fromkeys(tokens, int(trie.edge_count[edge]))
+    return found
+
+
+def _visible(tokenizer, token: int) -> str:
+    """A token's text with white space and control characters made visible."""
+    text = tokenizer.decode([token], **_EXACTLY).translate(_VISIBLE)
+    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(shown) or f"#{token}"
