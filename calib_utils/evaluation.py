@@ -89,6 +89,7 @@ def step_losses(
     rules: Iterable[Rule | str] = ("none",),
     temperatures: Sequence[float] = (1.0,),
     *,
+    end: str = "eos",
     batch_size: int | None = None,
     results_dir: str | Path | None = None,
 ) -> pd.DataFrame:
@@ -110,7 +111,7 @@ def step_losses(
                 f"{sampler.key!r} keeps no top prefix of the ranking, so order and shape are not "
                 "told apart for it: leave it out"
             )
-    request = _request(model, task, Policies(), batch_size, results_dir)
+    request = _request(model, task, Policies(end), batch_size, results_dir)
     return request.tables(settings, losses=True).losses
 
 
@@ -118,6 +119,7 @@ def adaptive_frontier(
     model: Model | str,
     task: Task | str,
     *,
+    end: str = "eos",
     batch_size: int | None = None,
     results_dir: str | Path | None = None,
 ) -> pd.DataFrame:
@@ -127,7 +129,7 @@ def adaptive_frontier(
         The supported points, columns sequence_precision and sequence_recall: corners of the convex
         hull, each attained; no temperature changes them.
     """
-    request = _request(model, task, Policies(), batch_size, results_dir)
+    request = _request(model, task, Policies(end), batch_size, results_dir)
     return request.tables([], frontier=True).frontier
 
 

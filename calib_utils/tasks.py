@@ -17,7 +17,12 @@ _DIGITS = (0, 9)
 _STATES_PROMPT = "Randomly name a US state with no additional explanation. Answer:"
 _SUM_WORDS = {"at-most": "sum to at most", "equals": "sum to exactly"}
 _RNG_NAME = re.compile(r"rng-(\d+)(?:-sum-(at-most|equals)-(\d+))?")
-NAME_FORMS = ("rng-{n}", "rng-{n}-sum-at-most-{s}", "rng-{n}-sum-equals-{s}", "us-states")
+_PARAPHRASE = re.compile(r"(.+)-paraphrase-(\d+)")
+_SHORTEST = re.compile(r"(.+)-shortest-(\d+)")
+NAME_FORMS = (
+    *("rng-{n}", "rng-{n}-sum-at-most-{s}", "rng-{n}-sum-equals-{s}", "us-states"),
+    *("{task}-paraphrase-{i}", "{task}-shortest-{k}"),
+)
 _HINT = "Or pass the path of a .json task file, or build cu.Task(name=, prompt=, answers=)."
 
 
@@ -94,6 +99,11 @@ def get_task(name: Task | str | Path) -> Task:
     text = str(name)
     if text.endswith(".json"):
         return _read_task_file(Path(text))
+    if match := _PARAPHRASE.fullmatch(text):
+        return _paraphrase(get_task(match[1]), text, int(match[2]))
+    if match := _SHORTEST.fullmatch(text):
+        whole = get_task(match[1])
+        return Task(text, whole.prompt, sorted(whole.answers, key=len)[: int(match[2])])
     if text == "us-states":
         states = paths.package_data("tasks", "us-states.txt").read_text(encoding="utf-8")
         return Task(text, _STATES_PROMPT, tuple(states.splitlines()))
@@ -126,13 +136,46 @@ def _random_digits(name: str, length: int, relation: str | None, total: int | No
             f"task {name!r}: no {length} integers from {start} to {end} sum to {total}; "
             f"choose a sum from {length * start} to {length * end}"
         )
-    clause = f" that {_SUM_WORDS[relation]} {total}" if relation else ""
+    clause = _sum_clause(relation, total)
     prompt = (
         f"Generate {length} random integers between {start} and {end} (inclusive){clause}. "
         f"Your response should be {length} integers separated by commas and no white spaces. "
         "Answer:"
     )
     return Task(name, prompt, answers)
+
+
+def _sum_clause(relation: str | None, total: int | str) -> str:
+    return f" that {_SUM_WORDS[relation]} {total}" if relation else ""
+
+
+def paraphrases(task: Task | str) -> list[Task]:
+    """The same task in other words of ours: `{name}-paraphrase-1`, ...; none for other tasks."""
+    task = get_task(task)
+    known = _paraphrase_templates().get(_paraphrase_family(task.name), [])
+    return [_paraphrase(task, f"{task.name}-paraphrase-{i + 1}", i + 1) for i in range(len(known))]
+
+
+def _paraphrase(task: Task, name: str, number: int) -> Task:
+    templates = _paraphrase_templates().get(_paraphrase_family(task.name), [])
+    if not 1 <= number <= len(templates):
+        known = [f"{task.name}-paraphrase-{i + 1}" for i in range(len(templates))]
+        raise UnknownNameError("paraphrase", name, known)
+    values = {}
+    if match := _RNG_NAME.fullmatch(task.name):
+        length, relation, total = match.groups()
+        start, end = _DIGITS
+        values = {"n": length, "start": start, "end": end, "clause": _sum_clause(relation, total)}
+    return Task(name, templates[number - 1].format(**values), task.answers)
+
+
+def _paraphrase_family(name: str) -> str:
+    return "rng" if _RNG_NAME.fullmatch(name) else name
+
+
+def _paraphrase_templates() -> dict[str, list[str]]:
+    path = paths.package_data("tasks", "paraphrases.json")
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _read_task_file(path: Path) -> Task:
