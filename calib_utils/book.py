@@ -41,6 +41,7 @@ def table_of_contents() -> str:
         "- caption: Start",
         "  chapters:",
         "  - file: how_to_read",
+        "  - file: bring_a_sampler",
         "  - file: status",
     ]
     for key in models_with_pages():

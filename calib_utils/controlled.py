@@ -27,7 +27,8 @@ FAMILIES = {
 }
 # Below this validity a model hardly does the task, and its curve says nothing about the claim.
 TESTABLE = 0.05
-REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE = "reproduced", "not reproduced", "not testable here"
+VERDICTS = ("reproduced", "not reproduced", "not testable here")
+REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE = VERDICTS
 
 
 def task_names(lengths: tuple[int, ...]) -> list[str]:

@@ -65,6 +65,8 @@ def check_rules(rules: Iterable[Sampler | str]) -> list[Sampler]:
                 f"{rule!r} is not a rule: use cu.TopK(50), 'top_k=50', or cu.Processors([...]) "
                 "around logits processors of transformers"
             )
+        if rule.name in FAMILIES and type(rule) is not FAMILIES[rule.name]:
+            raise InvalidRuleError(f"{rule!r} takes the name of the rule {rule.name!r}: rename it")
         if rule.key in seen:
             raise InvalidRuleError(f"rule {rule.key!r} is given twice: remove one")
         seen.add(rule.key)

@@ -8,6 +8,7 @@ import re
 import pandas as pd
 from IPython.display import HTML
 
+from calib_utils.controlled import VERDICTS
 from calib_utils.models import Model
 
 
@@ -20,6 +21,13 @@ def glue_number(key: str, value: float | int | str, form: str = "{:.2f}") -> Non
     from myst_nb import glue
 
     glue(key, value if isinstance(value, str) else form.format(value), display=False)
+
+
+def glue_verdicts(found: pd.DataFrame) -> None:
+    """Stores how many of a chapter's claims have each verdict, and how many claims there are."""
+    for verdict in VERDICTS:
+        glue_number(verdict.replace(" ", "_"), int((found.verdict == verdict).sum()), "{}")
+    glue_number("claims", len(found), "{}")
 
 
 def show(table: pd.DataFrame, digits: int = 2) -> HTML:

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from calib_utils.cutoffs import split_table
 from calib_utils.evaluation import evaluate, step_losses
 from calib_utils.models import Model, load_model
+from calib_utils.operating import split_table
 from calib_utils.prompts import ENDS
 from calib_utils.tasks import Task, get_task, paraphrases
 

@@ -18,6 +18,8 @@ from calib_utils.measure import Measurement, Settings, measure, untouched
 from calib_utils.models import Model
 from calib_utils.processors import Processors
 from calib_utils.prompts import Policies, Prompt
+from calib_utils.rules import Sampler
+from calib_utils.samplers import FAMILIES, Chain
 from calib_utils.schema import COLUMNS, FRONTIER_COLUMNS, KEY, LOSS_COLUMNS, Tables
 from calib_utils.split import step_losses
 from calib_utils.steps import REPAIRS
@@ -49,8 +51,8 @@ class Request:
             frontier: the frontier over adaptive cutoffs as well.
         """
         answer_temperatures = answer_temperatures or []
-        kept = [(s, t) for s, t in settings if not isinstance(s, Processors)]
-        passing = [(s, t) for s, t in settings if isinstance(s, Processors)]
+        kept = [(s, t) for s, t in settings if _is_known(s)]
+        passing = [(s, t) for s, t in settings if not _is_known(s)]
         stored = self._stored()
         todo, todo_answers, todo_frontier = kept, answer_temperatures, frontier
         if stored is not None:
@@ -191,6 +193,11 @@ def loss_table(found: Measurement, settings: Settings) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+def _is_known(sampler: Sampler) -> bool:
+    """Whether a name says what the sampler does, so that its rows may be stored."""
+    return isinstance(sampler, Chain) or type(sampler) in FAMILIES.values()
+
+
 def _keys(settings: Settings) -> pd.DataFrame:
     rows = [(sampler.name, sampler.parameter, temperature) for sampler, temperature in settings]
     return pd.DataFrame(rows, columns=KEY).astype({"parameter": float, "temperature": float})
@@ -222,5 +229,8 @@ def _joined(old: Tables, new: Tables) -> Tables:
 
 def _without(tables: Tables, samplers: set[str]) -> Tables:
     """The tables without rows of some samplers."""
-    settings = tables.settings[~tables.settings.rule.isin(samplers)].reset_index(drop=True)
-    return Tables(settings, tables.answers, tables.losses, tables.frontier)
+    settings, losses = (
+        table[~table.rule.isin(samplers)].reset_index(drop=True)
+        for table in (tables.settings, tables.losses)
+    )
+    return Tables(settings, tables.answers, losses, tables.frontier)

@@ -15,7 +15,9 @@ from calib_utils.tasks import Task, get_task
 from calib_utils.tries import Trie, uniform_over_valid, weighted_by_count
 
 
-def structural_facts(model: Model | str, tasks: Iterable[Task | str]) -> pd.DataFrame:
+def structural_facts(
+    model: Model | str, tasks: Iterable[Task | str], *, end: str = "eos"
+) -> pd.DataFrame:
     """One row per task: what is fixed by the answers and the tokenizer alone.
 
     Columns: task; answers |V|; nodes (prefixes where the model is asked); tokens per answer;
@@ -26,7 +28,7 @@ def structural_facts(model: Model | str, tasks: Iterable[Task | str]) -> pd.Data
     rows = []
     for task in tasks:
         task = get_task(task)
-        trie = render_prompt(model, task).trie
+        trie = render_prompt(model, task, end=end).trie
         rows.append(
             {
                 "task": task.name,

@@ -150,9 +150,7 @@ for task in tasks:
     reporting.glue_number(f"validity_{task}", at_one.validity[task], "{:.2g}")
     reporting.glue_number(f"diversity_{task}", at_one.diversity[task], "{:.2g}")
     reporting.glue_number(f"area_{task}", areas[task], "{:.2g}")
-for verdict in (controlled.REPRODUCED, controlled.NOT_REPRODUCED, controlled.NOT_TESTABLE):
-    reporting.glue_number(verdict.replace(" ", "_"), (found.verdict == verdict).sum(), "{}")
-reporting.glue_number("claims", len(found), "{}")
+reporting.glue_verdicts(found)
 
 # %% [markdown]
 # ## Provenance

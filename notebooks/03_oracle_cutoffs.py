@@ -1,0 +1,257 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Oracle cutoffs: is it the order or the shape?
+#
+# **What the paper claims** (Sec. 5, Fig. 6 and 9). A cutoff that knows *how many* tokens are valid,
+# but not which, shows what is wrong with a ranking. On US states it reaches validity and diversity 1,
+# so there only the shape was wrong. On digits with a sum it does not, so there the order is wrong too.
+#
+# **What we find** for the model of this page is in the table of claims near the end. All numbers are
+# exact for the weights named under each figure: nothing is drawn, and there is no interval.
+
+# %% tags=["parameters"]
+model = "qwen2.5-coder-0.5b-instruct"  # embedded name, hub id, local folder or .gguf file
+revision = ""  # hub commit or tag; empty: the default branch
+dtype = "float32"  # of the forward pass
+device = "auto"  # cuda, mps or cpu
+seed = 0  # not used here: nothing is drawn
+results_dir = ""  # where rows are stored and reused; empty: data/results of this checkout
+quick = False  # three small tasks only
+end = ""  # what closes an answer: eos, line or none; empty: line for a base model, else eos
+level = 0.8  # the validity asked for, in (0, 1]
+
+# %%
+import pandas as pd
+
+import calib_utils as cu
+from calib_utils import cutoffs, figures, operating, paths, reporting
+from calib_utils.explorer import explorer, step_data
+from calib_utils.rules import TABLE3_TEMPERATURES
+from calib_utils.sensitivity import largest_moves, sensitivity
+
+figures.use_style()
+language_model = cu.load_model(model, revision=revision or None, dtype=dtype, device=device)
+store = results_dir or paths.default_results_dir()
+tasks = list(cutoffs.QUICK_TASKS if quick else cutoffs.TASKS)
+small = list(cutoffs.SMALL_TASKS)
+policy = cutoffs.end_policy(language_model, end)
+asked = {"end": policy, "results_dir": store}
+source = f"{reporting.source_of(language_model)}, end = {policy}"
+
+# %% [markdown]
+# ## One step, to play with
+#
+# The first token of a state's name. Blue tokens begin a state, orange ones do not. Raise the
+# temperature, cut the ranking, and watch validity and diversity of this one step move against each
+# other. Both numbers are factors: the whole answer multiplies them over its steps.
+
+# %% tags=["nbval-ignore-output"]
+explorer(step_data(language_model, "us-states"), reporting.source_of(language_model))
+
+# %% [markdown]
+# ## The paper's comparison
+#
+# Every setting of Table 3 (temperature first, then the cutoff) and the oracle size, all points kept,
+# each rule's Pareto frontier drawn. The dotted line and star are the *structural ceiling*: what a
+# perfectly ordered model, uniform over the valid tokens of each step, would reach with an oracle. It
+# lies below 1 where some tokens lead to more answers than others, so an oracle below (1, 1) is not
+# by itself a failure of order. A model that weighs tokens by their answers has ceiling 1 everywhere.
+
+# %%
+facts = cu.structural_facts(language_model, tasks, end=policy)
+table = pd.concat(
+    [
+        cu.evaluate(
+            *(language_model, task, cu.table3_rules(), TABLE3_TEMPERATURES), details=True, **asked
+        )
+        for task in tasks
+    ],
+    ignore_index=True,
+)
+reporting.show(cutoffs.areas(table), digits=3)
+
+# %% [markdown]
+# Numbers above: area under each frontier. For a validity v it takes the best diversity of any setting
+# with at least that validity, and 0 beyond the most valid one; no interpolation.
+
+# %% mystnb={"figure": {"caption": "Validity and diversity of every setting, by rule, with Pareto frontiers (compare Fig. 6 and 9 of the paper). Dotted line and star: the structural ceiling of a perfectly ordered model that is uniform over the valid tokens.", "name": "fig-frontiers"}}
+figure = figures.frontier_grid(table, facts, tasks)
+_ = figures.source_line(figure.axes[0], source)
+
+# %% [markdown]
+# ## How good is the oracle, and how good could any cutoff be?
+#
+# Beside the best oracle point stand its ceiling and the best that *any* adaptive rank cutoff could
+# do, found by dynamic programming over the prefix tree: sequence precision and recall (Def. 4.1)
+# depend on ranks alone. Knowing the number of valid tokens is not the best one can know: keeping one
+# more token can raise precision and recall at once.
+
+# %%
+hulls = {task: cu.adaptive_frontier(language_model, task, **asked) for task in tasks}
+points = cutoffs.oracle_table(table, facts, hulls)
+reporting.show(points, digits=3)
+
+# %% mystnb={"figure": {"caption": "Two random digits: sequence precision and recall of every setting, under the frontier over all adaptive rank cutoffs.", "name": "fig-adaptive"}}
+ax = figures.adaptive(table[table.task == "rng-2"], hulls["rng-2"])
+_ = figures.source_line(ax, source)
+
+# %% [markdown]
+# ## Where the diversity went
+#
+# Two identities hold for every model: −ln Val and −ln Div are sums over the steps of an answer, each
+# term a divergence between next-token distributions (ERRATA of this book's brief, item 3; the
+# functions' documentation states them). So the lost diversity can be laid out over positions, with
+# nothing left over.
+
+# %%
+losses = pd.concat(
+    [
+        cu.step_losses(
+            language_model, task, cu.table3_rules(), TABLE3_TEMPERATURES, **asked
+        ).assign(task=task)
+        for task in tasks
+    ],
+    ignore_index=True,
+)
+plain = losses[(losses.rule == "none") & (losses.temperature == 1) & (losses.repair == "none")]
+
+# %% mystnb={"figure": {"caption": "Diversity lost at each step of an answer at temperature 1 without cutoff. The bars add up to −ln diversity exactly.", "name": "fig-steps"}}
+ax = figures.step_losses(plain)
+_ = figures.source_line(ax, source)
+
+# %% [markdown]
+# **Order, shape and size.** Take a decoder: a rule at a temperature. Its loss is −ln(Val × Div), in
+# nats. Two repairs ask what the loss would have been.
+#
+# - *Order repaired*: at every prefix the same sorted probabilities and the same cutoff, but valid
+#   tokens, in their own order, come first.
+# - *Shape repaired*: what the valid tokens among the kept ones hold together is shared among them in
+#   proportion to the number N of answers behind each.
+#
+# Each cause gets what its repair saves, averaged over whether it comes first or second (Shapley's
+# value), so that the parts add up. What remains with both repaired is the *size* part: the rule
+# keeps more tokens than are valid, or fewer. With the oracle size it is 0. Assumptions: one token
+# sequence an answer; repairs at each prefix separately; N counts answers of the task. A model whose
+# valid tokens rank first has order part 0 under every rank cutoff; a shape-calibrated one (at
+# temperature 1) has both parts 0. Tests hold all of this.
+
+# %%
+decoders = operating.operating_points(table, losses, level)
+shown = decoders.assign(setting=operating.setting_text(decoders))
+columns = ["task", "decoder", "setting", "validity", "diversity"]
+reporting.show(shown[[*columns, "total", "order", "shape", "size", "carried by"]], digits=2)
+
+# %% mystnb={"figure": {"caption": "The loss −ln(Val × Div) of decoders, split between order, shape and size of the cutoff. A decoder that no setting brings to the validity asked for has no bar.", "name": "fig-split"}}
+ax = figures.split_bars(decoders)
+_ = figures.source_line(ax, source)
+
+# %% [markdown]
+# ## Every other sampler
+#
+# The rules that transformers ships beside Table 3, and top-nσ, on the three small tasks. Any logits
+# processor can be evaluated as well, even one that looks at the prefix; below, a penalty on tokens
+# that occurred before. *Bring a sampler* has the ten lines.
+
+# %%
+others = pd.concat(
+    [
+        cu.evaluate(language_model, task, cutoffs.other_rules(), TABLE3_TEMPERATURES, **asked)
+        for task in small
+    ],
+    ignore_index=True,
+)
+every = pd.concat([table[table.task.isin(small)], others], ignore_index=True)
+reporting.show(cutoffs.areas(every), digits=3)
+
+# %%
+from transformers import NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsProcessor
+
+processors = [
+    cu.Processors(RepetitionPenaltyLogitsProcessor(1.2), "repetition_penalty", 1.2, 1),
+    cu.Processors(NoRepeatNGramLogitsProcessor(2), "no_repeat_ngram", 2, 1),
+]
+penalised = cu.evaluate(language_model, "rng-2", ["none", *processors], [1.0], end=policy)
+reporting.show(penalised[["rule", "parameter", "validity", "diversity"]], digits=3)
+
+# %% [markdown]
+# **The order of operations.** transformers and vLLM temper first and then cut; llama.cpp cuts first
+# and tempers what is left. vLLM takes min-p before top-k and top-p. The same three numbers in the
+# three orders:
+
+# %%
+recipe = cu.evaluate(
+    *(language_model, cutoffs.ORDER_TASK, cutoffs.engine_orders(), TABLE3_TEMPERATURES), **asked
+)
+recipe["engine"] = recipe.rule.str.partition("@")[2]
+
+# %% mystnb={"figure": {"caption": "Two random digits with top-k 50, top-p 0.95 and min-p 0.02, in the order of three engines; a dot per temperature of Table 3.", "name": "fig-orders"}}
+ax = figures.sampler_curves(recipe, "engine")
+_ = figures.source_line(ax, source)
+
+# %% [markdown]
+# ## Equal budgets
+#
+# A bigger grid finds a better best. So the samplers are compared by how many settings one tries: mean
+# and 5–95 % band of the best diversity at the validity asked for, exact over all ways to draw that
+# many settings without replacement; 0 where none is valid enough.
+
+# %%
+budget_task = cutoffs.task_for_budgets(every, level)
+budgets = cu.best_by_budget(every[every.task == budget_task], level)
+print(f"{budget_task}, validity at least {level:g}")
+reporting.show(cutoffs.full_budgets(every, level), digits=3)
+
+# %% mystnb={"figure": {"caption": "Best diversity at the validity asked for against the number of settings tried: mean, and band from 5 % to 95 %.", "name": "fig-budgets"}}
+ax = figures.budgets(budgets)
+_ = figures.source_line(ax, source)
+
+# %% [markdown]
+# ## What the choices left open do
+#
+# Temperature 1 without cutoff, under other conventions: numerical precision, batch size, what ends an
+# answer, which segmentations count, the wording of the prompt. The first table has the numbers, the
+# second how far each choice moves them at most.
+
+# %%
+sensitive = pd.concat(
+    [sensitivity(language_model, task, **asked) for task in ("us-states", "rng-2")],
+    ignore_index=True,
+)
+reporting.show(sensitive.drop(columns="against"), digits=2)
+
+# %%
+moves = largest_moves(sensitive)
+reporting.show(moves, digits=1)
+
+# %% [markdown]
+# ## Claims and findings
+
+# %%
+found = cutoffs.findings(table, facts, points)
+reporting.show(found)
+
+# %% tags=["remove-cell"]
+reporting.glue_verdicts(found)
+best = points.set_index("task")
+reporting.glue_number("oracle_validity_us-states", best.validity["us-states"], "{:.2g}")
+reporting.glue_number("oracle_diversity_us-states", best.diversity["us-states"], "{:.2g}")
+reporting.glue_number("ceiling_us-states", best.ceiling["us-states"], "{:.3g}")
+
+# %% [markdown]
+# ## Summary and provenance
+#
+# Rows are stored with the hash of the weights, of the prompt and answer tokens, and of the code that
+# the numbers pass through; they are reused only when all of them match. Rows of logits processors
+# are computed each time.
+
+# %%
+print("numbers from", source)
