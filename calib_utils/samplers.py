@@ -29,7 +29,7 @@ class Typical(Rule):
     """Keeps the tokens whose surprisal is nearest to the entropy, with mass of at least `mass`.
 
     Locally typical sampling (Meister et al. 2023). What it keeps is a window of the ranking that
-    need not begin at the top, so the paper's hardness result does not cover it (ERRATA 17).
+    need not begin at the top, so the paper's result on rank cutoffs does not cover it.
     """
 
     mass: float

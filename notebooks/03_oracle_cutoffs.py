@@ -108,9 +108,8 @@ _ = figures.source_line(ax, source)
 # ## Where the diversity went
 #
 # Two identities hold for every model: −ln Val and −ln Div are sums over the steps of an answer, each
-# term a divergence between next-token distributions (ERRATA of this book's brief, item 3; the
-# functions' documentation states them). So the lost diversity can be laid out over positions, with
-# nothing left over.
+# term the divergence of a next-token distribution from what it should be (`calib_utils.split` states
+# them, tests hold them). So the lost diversity can be laid out over positions, with nothing left over.
 
 # %%
 losses = pd.concat(
