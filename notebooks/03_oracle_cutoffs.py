@@ -45,6 +45,7 @@ tasks = list(cutoffs.QUICK_TASKS if quick else cutoffs.TASKS)
 small = list(cutoffs.SMALL_TASKS)
 policy = cutoffs.end_policy(language_model, end)
 asked = {"end": policy, "results_dir": store}
+grid = {"rules": cu.table3_rules(), "temperatures": TABLE3_TEMPERATURES}
 source = f"{reporting.source_of(language_model)}, end = {policy}"
 
 # %% [markdown]
@@ -69,12 +70,7 @@ explorer(step_data(language_model, "us-states"), reporting.source_of(language_mo
 # %%
 facts = cu.structural_facts(language_model, tasks, end=policy)
 table = pd.concat(
-    [
-        cu.evaluate(
-            *(language_model, task, cu.table3_rules(), TABLE3_TEMPERATURES), details=True, **asked
-        )
-        for task in tasks
-    ],
+    [cu.evaluate(language_model, task, **grid, details=True, **asked) for task in tasks],
     ignore_index=True,
 )
 reporting.show(cutoffs.areas(table), digits=3)
@@ -113,12 +109,7 @@ _ = figures.source_line(ax, source)
 
 # %%
 losses = pd.concat(
-    [
-        cu.step_losses(
-            language_model, task, cu.table3_rules(), TABLE3_TEMPERATURES, **asked
-        ).assign(task=task)
-        for task in tasks
-    ],
+    [cu.step_losses(language_model, task, **grid, **asked).assign(task=task) for task in tasks],
     ignore_index=True,
 )
 plain = losses[(losses.rule == "none") & (losses.temperature == 1) & (losses.repair == "none")]
@@ -161,12 +152,9 @@ _ = figures.source_line(ax, source)
 # that occurred before. *Bring a sampler* has the ten lines.
 
 # %%
+more = {"rules": cutoffs.other_rules(), "temperatures": TABLE3_TEMPERATURES}
 others = pd.concat(
-    [
-        cu.evaluate(language_model, task, cutoffs.other_rules(), TABLE3_TEMPERATURES, **asked)
-        for task in small
-    ],
-    ignore_index=True,
+    [cu.evaluate(language_model, task, **more, **asked) for task in small], ignore_index=True
 )
 every = pd.concat([table[table.task.isin(small)], others], ignore_index=True)
 reporting.show(cutoffs.areas(every), digits=3)
@@ -187,9 +175,8 @@ reporting.show(penalised[["rule", "parameter", "validity", "diversity"]], digits
 # three orders:
 
 # %%
-recipe = cu.evaluate(
-    *(language_model, cutoffs.ORDER_TASK, cutoffs.engine_orders(), TABLE3_TEMPERATURES), **asked
-)
+orders = {"rules": cutoffs.engine_orders(), "temperatures": TABLE3_TEMPERATURES}
+recipe = cu.evaluate(language_model, cutoffs.ORDER_TASK, **orders, **asked)
 recipe["engine"] = recipe.rule.str.partition("@")[2]
 
 # %% mystnb={"figure": {"caption": "Two random digits with top-k 50, top-p 0.95 and min-p 0.02, in the order of three engines; a dot per temperature of Table 3.", "name": "fig-orders"}}
