@@ -128,7 +128,8 @@ class _Windows:
             self._columns.setdefault(temperature, []).append(column)
         n_tokens, n_nodes = len(tokens.edge), tokens.trie.n_nodes
         self._rank = np.zeros(n_tokens, dtype=np.int64)
-        self._gap, self._sorted_gap = np.empty((2, n_tokens))
+        # NaN where nothing is ranked, so that a repair of the order cannot pass for a number.
+        self._gap, self._sorted_gap = np.full((2, n_tokens), np.nan)
         self._start, self._stop = np.zeros((2, n_nodes, len(settings)), dtype=np.int32)
         self._log_mass = np.empty((n_nodes, len(settings)))
 

@@ -122,7 +122,7 @@ class Request:
             self.prompt,
             settings,
             batch_size=self.batch_size,
-            ranks=frontier,
+            ranks=frontier or losses,
             description=f"{self.model.name} on {self.task.name}",
         )
         keys = _keys(settings)
