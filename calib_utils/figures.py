@@ -227,7 +227,8 @@ def split_bars(points: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set_yticks(place, points.task + "\n" + points.decoder, fontsize=8)
     ax.invert_yaxis()
     ax.set_xlabel("−ln(validity × diversity), nats")
-    ax.legend(loc="upper center", bbox_to_anchor=(0.4, -0.1), ncol=3, frameon=False)
+    below_label = -0.6 / (ax.figure.get_figheight() * ax.get_position().height)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.4, below_label), ncol=3, frameon=False)
     return ax
 
 

@@ -30,11 +30,16 @@ def glue_verdicts(found: pd.DataFrame) -> None:
     glue_number("claims", len(found), "{}")
 
 
-def show(table: pd.DataFrame, digits: int = 2) -> HTML:
-    """The table for the page: numbers to `digits` significant digits, wide ones scroll."""
+def show(table: pd.DataFrame, digits: int = 2, floor: float = 0.0) -> HTML:
+    """The table for the page: numbers to `digits` significant digits, wide ones scroll.
+
+    What lies nearer to 0 than `floor` is only said to, where it is rounding and differs by machine.
+    """
 
     def text(value) -> str:
         if isinstance(value, float):
+            if abs(value) < floor:
+                return f"< {floor:g}"
             return "–" if pd.isna(value) else f"{value:.{digits}g}"
         return str(value)
 

@@ -167,7 +167,7 @@ processors = [
     cu.Processors(NoRepeatNGramLogitsProcessor(2), "no_repeat_ngram", 2, 1),
 ]
 penalised = cu.evaluate(language_model, "rng-2", ["none", *processors], [1.0], end=policy)
-reporting.show(penalised[["rule", "parameter", "validity", "diversity"]], digits=3)
+reporting.show(penalised[["rule", "parameter", "validity", "diversity"]])
 
 # %% [markdown]
 # **The order of operations.** transformers and vLLM temper first and then cut; llama.cpp cuts first
@@ -179,7 +179,7 @@ orders = {"rules": cutoffs.engine_orders(), "temperatures": TABLE3_TEMPERATURES}
 recipe = cu.evaluate(language_model, cutoffs.ORDER_TASK, **orders, **asked)
 recipe["engine"] = recipe.rule.str.partition("@")[2]
 
-# %% mystnb={"figure": {"caption": "Two random digits with top-k 50, top-p 0.95 and min-p 0.02, in the order of three engines; a dot per temperature of Table 3.", "name": "fig-orders"}}
+# %% mystnb={"figure": {"caption": "US states with top-k 50, top-p 0.95 and min-p 0.02, in the order of three engines; a dot per temperature of Table 3.", "name": "fig-orders"}}
 ax = figures.sampler_curves(recipe, "engine")
 _ = figures.source_line(ax, source)
 
@@ -216,7 +216,7 @@ reporting.show(sensitive.drop(columns="against"), digits=2)
 
 # %%
 moves = largest_moves(sensitive)
-reporting.show(moves, digits=1)
+reporting.show(moves, digits=1, floor=1e-4)
 
 # %% [markdown]
 # ## Claims and findings
