@@ -57,9 +57,12 @@ lock: env  ## Rewrite constraints.txt from pyproject.toml (needs uv)
 	  --extra book --extra test --constraint - pyproject.toml | \
 	  grep -vE '^(nvidia|cuda)-|^triton==' > constraints.txt
 
-bench: env  ## The benchmarks of the appendix (tens of minutes)
+bench: env  ## The benchmarks of the appendix on a quiet machine (a quarter of an hour)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
-	$(BIN)/python benchmarks/scoring.py
+	$(BIN)/python benchmarks/sweep.py --out benchmarks/results/sweep.json
+	$(BIN)/python benchmarks/scoring.py --peers --out benchmarks/results/scoring.json
+	$(BIN)/python benchmarks/scaling.py --out benchmarks/results/scaling.json
+	$(BIN)/python benchmarks/page.py
 
 clean:  ## Remove what was built; the model cache stays
 	rm -rf _build $(VENV)
