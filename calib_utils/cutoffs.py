@@ -176,7 +176,7 @@ def findings(table: pd.DataFrame, facts: pd.DataFrame, points: pd.DataFrame) -> 
             False,
         ),
         _oracle_above(table, usable),
-        _not_sampled_diversity(table, usable),
+        _no_setting_has_both(table, usable),
     ]
     return pd.DataFrame([vars(row) for row in rows])
 
@@ -205,7 +205,7 @@ def _oracle_above(table: pd.DataFrame, usable: set) -> Finding:
     return Finding(_ABOVE, "Fig. 6, 9", "area " + found, verdict(True, bool(above.all())))
 
 
-def _not_sampled_diversity(table: pd.DataFrame, usable: set) -> Finding:
+def _no_setting_has_both(table: pd.DataFrame, usable: set) -> Finding:
     own = table[table.task.isin(usable) & table.rule.isin(PRACTICAL)]
     best = np.minimum(own.validity, own.diversity).groupby(own.task, sort=False).max()
     found = ", ".join(f"{task}: {value:.2f}" for task, value in best.items())

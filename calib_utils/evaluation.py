@@ -58,7 +58,9 @@ def evaluate(
         CalibUtilsError: a named subclass, before the model runs wherever possible.
     """
     settings = _settings(rules, temperatures)
-    request = _request(model, task, Policies(end, tokenizations, surface), batch_size, results_dir)
+    request = request_for(
+        model, task, Policies(end, tokenizations, surface), batch_size, results_dir
+    )
     also = check_temperatures(answer_temperatures) if len(answer_temperatures) else []
     return request.tables(settings, also, losses=details, frontier=details).settings
 
@@ -79,7 +81,9 @@ def answer_probabilities(
     The arguments are those of `evaluate`. Answers come in the task's order (Fig. 5 right, 10).
     """
     temperatures = check_temperatures(temperatures)
-    request = _request(model, task, Policies(end, tokenizations, surface), batch_size, results_dir)
+    request = request_for(
+        model, task, Policies(end, tokenizations, surface), batch_size, results_dir
+    )
     return request.tables([], temperatures).answers
 
 
@@ -111,7 +115,7 @@ def step_losses(
                 f"{sampler.key!r} keeps no top prefix of the ranking, so order and shape are not "
                 "told apart for it: leave it out"
             )
-    request = _request(model, task, Policies(end), batch_size, results_dir)
+    request = request_for(model, task, Policies(end), batch_size, results_dir)
     return request.tables(settings, losses=True).losses
 
 
@@ -129,7 +133,7 @@ def adaptive_frontier(
         The supported points, columns sequence_precision and sequence_recall: corners of the convex
         hull, each attained; no temperature changes them.
     """
-    request = _request(model, task, Policies(end), batch_size, results_dir)
+    request = request_for(model, task, Policies(end), batch_size, results_dir)
     return request.tables([], frontier=True).frontier
 
 
@@ -173,7 +177,18 @@ def _settings(rules, temperatures) -> Settings:
     return [(rule, temperature) for rule in rules for temperature in temperatures]
 
 
-def _request(model, task, policies, batch_size, results_dir) -> Request:
+def request_for(
+    model: Model | str,
+    task: Task | str,
+    policies: Policies,
+    batch_size: int | None = None,
+    results_dir: str | Path | None = None,
+) -> Request:
+    """What the functions of this module ask `store` with, checked.
+
+    Raises:
+        InvalidRequestError: a batch size that is none.
+    """
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
         raise InvalidRequestError(f"batch_size={batch_size!r}: must be a whole number, at least 1")
     task, model = get_task(task), load_model(model)

@@ -10,9 +10,11 @@ import numpy as np
 import pandas as pd
 
 from calib_utils import results
-from calib_utils.evaluation import evaluate
+from calib_utils.evaluation import request_for
 from calib_utils.models import load_model
 from calib_utils.parsing import parse_rule
+from calib_utils.prompts import Policies
+from calib_utils.schema import KEY
 from calib_utils.tasks import get_task
 
 # Float32 forward passes differ in the fifth digit between machines and batch sizes.
@@ -39,26 +41,29 @@ def recompute(folder: Path, update: bool = False) -> pd.DataFrame:
     stored = results.read(folder)
     record = stored.record
     model = load_model(record["model"], revision=record["revision"], dtype=record["dtype"])
-    pairs = stored.settings[["rule", "parameter"]].drop_duplicates().itertuples(index=False)
-    rules = [parse_rule(name if np.isnan(p) else f"{name}={p!r}") for name, p in pairs]
-    temperatures = list(dict.fromkeys(stored.answers.temperature))
+    keys = stored.settings[KEY].itertuples(index=False)
+    settings = [
+        (parse_rule(name if np.isnan(number) else f"{name}={number!r}"), temperature)
+        for name, number, temperature in keys
+    ]
     with tempfile.TemporaryDirectory(dir=folder.parent if update else None) as scratch:
-        fresh = evaluate(
-            model,
-            get_task(record["task"]),
-            rules=rules,
-            temperatures=list(stored.settings.temperature.unique()),
-            answer_temperatures=temperatures,
-            results_dir=scratch,
-            **record["policies"],
+        request = request_for(
+            model, get_task(record["task"]), Policies(**record["policies"]), results_dir=scratch
         )
-        made = next(Path(scratch).glob("*/*"))
-        again = results.read(made)
-        both = stored.settings.merge(fresh, how="left", on=results.KEY, suffixes=("", "_new"))
+        request.tables(
+            settings,
+            list(dict.fromkeys(stored.answers.temperature)),
+            losses=not stored.losses.empty,
+            frontier=not stored.frontier.empty,
+        )
+        again = results.read(request.folder)
+        both = stored.settings.merge(again.settings, how="left", on=KEY, suffixes=("", "_new"))
         gap = {name: _largest_gap(both[name], both[f"{name}_new"]) for name in _NUMBERS}
+        key = [*KEY, "repair", "step"]
+        lost = stored.losses.merge(again.losses, how="left", on=key, suffixes=("", "_new"))
+        gap["diversity_loss"] = _largest_gap(lost.diversity_loss, lost.diversity_loss_new)
         if update:
-            rows = again.settings.merge(stored.settings[results.KEY], on=results.KEY)
-            results.write(folder, rows, again.answers, again.record)
+            results.write(folder, again, again.record)
     row = {
         "model": record["model"],
         "task": folder.name,
@@ -72,5 +77,5 @@ def recompute(folder: Path, update: bool = False) -> pd.DataFrame:
 
 def _largest_gap(old: pd.Series, new: pd.Series) -> float:
     """Largest absolute difference; infinite where only one of the two is undefined."""
-    gap = (old - new).abs().fillna(np.inf)
-    return float(gap.where(~(old.isna() & new.isna()), 0.0).max())
+    gap = (old - new).astype(float).abs().fillna(np.inf)
+    return float(gap.where(~(old.isna() & new.isna()), 0.0).max()) if len(gap) else 0.0

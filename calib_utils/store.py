@@ -58,7 +58,8 @@ class Request:
         if stored is not None:
             absent = _absent(kept, stored.settings)
             if losses:
-                absent = absent | _absent(kept, stored.losses.drop_duplicates(KEY))
+                cuts = np.array([rule.is_rank_cutoff for rule, _ in kept], dtype=bool)
+                absent = absent | (cuts & _absent(kept, stored.losses.drop_duplicates(KEY)))
             todo = [setting for setting, missing in zip(kept, absent, strict=True) if missing]
             present = set(stored.answers.temperature)
             todo_answers = [t for t in answer_temperatures if t not in present]

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 import calib_utils as cu
-from calib_utils import provenance, results, scoring, store
+from calib_utils import provenance, reproduce, results, scoring, store
 from calib_utils.errors import ResultsError
 from calib_utils.schema import Tables
 
@@ -315,3 +315,23 @@ def test_a_folder_replaced_while_it_is_read_is_read_whole(stored, monkeypatch):
     monkeypatch.setattr(results, "sha256_of_file", replace_first)
     found = results.read(stored)
     assert len(found.settings) in (len(fewer), len(whole.settings))
+
+
+def test_recomputing_a_folder_gives_its_rows_and_says_so(model, tmp_path):
+    rules = ["none", "top_k=150", "typical=0.9", "top_k=150+top_p=0.9@llama.cpp", "oracle_size"]
+    cu.evaluate(model, "rng-1", rules, [0.5, 2.0], details=True, results_dir=tmp_path)
+    cu.evaluate(model, "rng-1", ["none"], [0.01], answer_temperatures=[0.7], results_dir=tmp_path)
+    (folder,) = reproduce.stored_folders(tmp_path)
+    before = results.read(folder)
+    row = reproduce.recompute(folder, update=True).iloc[0]
+    after = results.read(folder)
+    assert row.same and row["code is current"]
+    assert row.settings == len(before.settings) == len(after.settings) == 12
+    assert len(after.losses) >= len(before.losses) > 0
+    assert after.frontier.equals(before.frontier)
+    assert set(after.answers.temperature) == {0.7}
+    moved = before.settings.copy()
+    moved.loc[moved.rule != "none", "diversity"] = (1 + moved.diversity) / 2
+    tables = Tables(moved, before.answers)
+    results.write(folder, tables, before.record)
+    assert not reproduce.recompute(folder).iloc[0].same
