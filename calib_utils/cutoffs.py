@@ -127,16 +127,19 @@ def full_budgets(table: pd.DataFrame, level: float = LEVEL) -> pd.DataFrame:
 
     Returns:
         A row per task and sampler: settings, share of them valid enough, best, and the mean best of
-        the smallest grid's number of settings.
+        the smallest grid's number of settings. Samplers of which no setting is valid enough have none.
     """
     rows = []
     for task, own in table.groupby("task", sort=False):
         equal = own.groupby("rule").size().min()
         for rule, group in own.groupby("rule", sort=False):
+            if (group.validity < level).all():
+                continue
             curve = best_by_budget(group, level).set_index("budget")["mean"]
             rows.append(
                 {
                     "task": task,
+                    "Val at least": level,
                     "rule": rule,
                     "settings": len(group),
                     "valid enough": (group.validity >= level).mean(),
@@ -144,7 +147,8 @@ def full_budgets(table: pd.DataFrame, level: float = LEVEL) -> pd.DataFrame:
                     f"best of {equal}": curve[equal],
                 }
             )
-    return pd.DataFrame(rows)
+    kept = ["task", "Val at least", "rule", "settings", "valid enough", "best"]
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=kept)
 
 
 def findings(table: pd.DataFrame, facts: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
