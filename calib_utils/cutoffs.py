@@ -127,7 +127,8 @@ def full_budgets(table: pd.DataFrame, level: float = LEVEL) -> pd.DataFrame:
 
     Returns:
         A row per task and sampler: settings, share of them valid enough, best, and the mean best of
-        the smallest grid's number of settings. Samplers of which no setting is valid enough have none.
+        the smallest grid's number of settings. A sampler without a setting that is valid enough has
+        no row.
     """
     rows = []
     for task, own in table.groupby("task", sort=False):

@@ -1,0 +1,47 @@
+"""Numbers of the chapters: glued text is that of stored rows, and those are what the weights give."""
+
+import nbformat
+import pytest
+
+from calib_utils import paths, reproduce, results
+from calib_utils.registry import EMBEDDED
+
+pytestmark = pytest.mark.models
+
+
+def glued(model, notebook):
+    """Every number a chapter glues into the book, as text."""
+    path = paths.executed_dir(model) / f"{notebook}.ipynb"
+    outputs = (o for c in nbformat.read(path, 4).cells for o in c.get("outputs", ()))
+    found = {}
+    for output in outputs:
+        for name in [output.get("metadata", {}).get("scrapbook", {}).get("name")]:
+            if name:
+                found[name] = output.data["application/papermill.record/text/plain"].strip("'")
+    return found
+
+
+@pytest.mark.parametrize("model", EMBEDDED)
+def test_the_states_rows_are_what_the_weights_give(model):
+    """Every setting, loss and frontier stored for the states, measured again."""
+    found = reproduce.recompute(results.folder_of(paths.default_results_dir(), model, "us-states"))
+    row = found.iloc[0]
+    assert row.same, row.to_dict()
+    assert row["code is current"]
+    assert row.settings > 20
+
+
+@pytest.mark.parametrize("model", EMBEDDED)
+def test_glued_numbers_are_those_of_the_rows(model):
+    numbers, claims = glued(model, "02_controlled_tasks"), glued(model, "03_oracle_cutoffs")
+    stored = results.read(paths.default_results_dir() / model / "us-states").settings
+    plain = stored[(stored.rule == "none") & (stored.temperature == 1)].iloc[0]
+    assert float(numbers["validity_us-states"]) == pytest.approx(plain.validity, rel=0.05)
+    assert float(numbers["diversity_us-states"]) == pytest.approx(plain.diversity, rel=0.05)
+    suffix = "@end=line" if EMBEDDED[model].stage == "base" else ""
+    swept = results.read(paths.default_results_dir() / model / f"us-states{suffix}").settings
+    oracle = swept[swept.rule == "oracle_size"]
+    best = oracle.loc[(oracle.validity * oracle.diversity).fillna(0.0).idxmax()]
+    assert float(claims["oracle_validity_us-states"]) == pytest.approx(best.validity, rel=0.05)
+    verdicts = [int(claims[v]) for v in ("reproduced", "not_reproduced", "not_testable_here")]
+    assert sum(verdicts) == int(claims["claims"]) == 5
