@@ -1,4 +1,4 @@
-"""Numbers of the chapters: glued text is that of stored rows, and those are what the weights give."""
+"""Numbers of the chapters: glued text against stored rows, stored rows against the weights."""
 
 import nbformat
 import pytest
