@@ -138,7 +138,8 @@ _ = figures.source_line(ax, source)
 decoders = operating.operating_points(table, losses, level)
 shown = decoders.assign(setting=operating.setting_text(decoders))
 columns = ["task", "decoder", "setting", "validity", "diversity"]
-reporting.show(shown[[*columns, "total", "order", "shape", "size", "carried by"]], digits=2)
+parts = ["total", "order", "shape", "size", "carried by"]
+reporting.show(shown[[*columns, *parts]], floor=1e-6)  # below that is rounding
 
 # %% mystnb={"figure": {"caption": "The loss −ln(Val × Div) of decoders, split between order, shape and size of the cutoff. A decoder that no setting brings to the validity asked for has no bar.", "name": "fig-split"}}
 ax = figures.split_bars(decoders)
