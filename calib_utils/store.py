@@ -5,7 +5,7 @@ Knows the arithmetic in `measure` and the files in `results`, and puts the two t
 
 import hashlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from calib_utils.schema import COLUMNS, FRONTIER_COLUMNS, KEY, LOSS_COLUMNS, Tab
 from calib_utils.split import step_losses
 from calib_utils.steps import REPAIRS
 from calib_utils.tasks import Task
+from calib_utils.tries import Sequences
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Request:
         return {
             "weights_sha256": self.model.weights_sha256,
             "prompt_sha256": hashlib.sha256(prompt_ids).hexdigest(),
-            "sequences_sha256": self.prompt.sequences.fingerprint(),
+            "sequences_sha256": _in_fixed_order(self.prompt.sequences).fingerprint(),
             "dtype": self.model.dtype,
             "code_version": provenance.code_version(),
         }
@@ -192,6 +193,15 @@ def loss_table(found: Measurement, settings: Settings) -> pd.DataFrame:
         part["diversity_loss"] = lost.diversity.T.ravel()
         parts.append(part)
     return pd.concat(parts, ignore_index=True)
+
+
+def _in_fixed_order(sequences: Sequences) -> Sequences:
+    """Several sequences an answer come in no fixed order: a vocabulary is a hash table."""
+    if len(sequences.symbols) == sequences.n_answers:
+        return sequences
+    pairs = sorted(zip(sequences.symbols, sequences.answer, strict=True))
+    symbols, answer = zip(*pairs, strict=True)
+    return replace(sequences, symbols=symbols, answer=answer)
 
 
 def _is_known(sampler: Sampler) -> bool:

@@ -53,7 +53,7 @@ source = f"{reporting.source_of(language_model)}, end = {policy}"
 #
 # The first token of a state's name. Blue tokens begin a state, orange ones do not. Raise the
 # temperature, cut the ranking, and watch validity and diversity of this one step move against each
-# other. Both numbers are factors: the whole answer multiplies them over its steps.
+# other. Every step of an answer loses some of both, and over an answer the losses multiply.
 
 # %% tags=["nbval-ignore-output"]
 explorer(step_data(language_model, "us-states"), reporting.source_of(language_model))

@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 import calib_utils as cu
-from calib_utils import provenance, reproduce, results, scoring, store
+from calib_utils import prompts, provenance, reproduce, results, scoring, store
 from calib_utils.errors import ResultsError
 from calib_utils.schema import Tables
 
@@ -335,3 +336,22 @@ def test_recomputing_a_folder_gives_its_rows_and_says_so(model, tmp_path):
     tables = Tables(moved, before.answers)
     results.write(folder, tables, before.record)
     assert not reproduce.recompute(folder).iloc[0].same
+
+
+def test_the_order_of_segmentations_does_not_make_rows_foreign(model, tmp_path, monkeypatch):
+    """Tokens of equal text come out of a vocabulary in another order in another process."""
+    asked = {"tokenizations": "all", "results_dir": tmp_path}
+    first = cu.evaluate(model, TASK, ["none"], **asked)
+    assert len(cu.render_prompt(model, TASK, tokenizations="all").sequences.symbols) > 4
+    real = prompts.render
+
+    def turned(*args):
+        prompt = real(*args)
+        own = prompt.sequences
+        return replace(
+            prompt, sequences=replace(own, symbols=own.symbols[::-1], answer=own.answer[::-1])
+        )
+
+    monkeypatch.setattr(prompts, "render", turned)
+    monkeypatch.setattr(scoring, "score", lambda *a, **k: pytest.fail("the model ran"))
+    assert cu.evaluate(model, TASK, ["none"], **asked).equals(first)
