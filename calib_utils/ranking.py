@@ -15,6 +15,7 @@ from calib_utils.errors import ModelFormatError
 
 _BLOCK = 128
 _UNDERFLOW = -740.0  # exp of less is 0, or not above the smallest double
+_FAINT = 1e-3  # a window's share of the mass above it, below which it is added up by itself
 
 
 class Ranking:
@@ -156,8 +157,17 @@ class Step:
 
     def log_mass_of(self, start: torch.Tensor, stop: torch.Tensor) -> torch.Tensor:
         """`log_mass` of several windows of the vocabulary at once. [node, window]"""
-        below = self._mass.upto(start) if start.any() else 0.0
-        return (self._mass.upto(stop) - below).log()
+        if not start.any():
+            return self._mass.upto(stop).log()
+        below = self._mass.upto(start)
+        held = self._mass.upto(stop) - below
+        log_mass = held.log()
+        # Far below the top a difference of running sums has few digits left, or none.
+        for node, window in torch.nonzero(held < _FAINT * below).tolist():
+            inside = slice(start[node, window], stop[node, window])
+            gap = self._ranking.sorted_gap[node, inside]
+            log_mass[node, window] = (gap / self.temperature).logsumexp(0)
+        return log_mass
 
     @cached_property
     def _below(self) -> torch.Tensor:

@@ -9,12 +9,16 @@ import os
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_PROGRESS_BARS="1", TQDM_DISABLE="1")
 
 import json
+from types import SimpleNamespace
+from unittest.mock import patch
 
+import numpy as np
 import pytest
 from hypothesis import settings
 
 import calib_utils as cu
-from calib_utils import vocabulary
+from calib_utils import scoring, vocabulary
+from calib_utils.measure import measure
 
 settings.register_profile("calib", deadline=None, derandomize=True, max_examples=60, database=None)
 settings.load_profile("calib")
@@ -200,6 +204,22 @@ def small_task():
     """Answers that share prefixes, differ in depth and use the tokenizer's merges."""
     answers = ["1,2,3", "1,2,4", "1,3", "1", "ab", "abab", "a b ab", "cab", "x", "zebra"]
     return cu.Task("small", "Pick one of the ten words on the list at random. Answer:", answers)
+
+
+@pytest.fixture(scope="session")
+def measure_logits():
+    """`measure` with logits given instead of a model: `(trie, logits [node, vocab], settings)`."""
+    import torch
+
+    def get(trie, logits, settings, *, batch=3, prompt_ids=(), **options):
+        def score(*args):
+            for nodes in np.array_split(np.arange(trie.n_nodes), -(-trie.n_nodes // batch)):
+                yield nodes, torch.from_numpy(np.asarray(logits, dtype=np.float32)[nodes])
+
+        with patch.object(scoring, "score", score):
+            return measure(None, SimpleNamespace(trie=trie, ids=prompt_ids), settings, **options)
+
+    return get
 
 
 @pytest.fixture
