@@ -107,9 +107,10 @@ class TopH(Rule):
 
     def n_kept(self, step):
         log_p = step.first_log_p(TOP_H_CANDIDATES).log_softmax(-1)
-        terms = -torch.where(log_p > -math.inf, log_p * log_p.exp(), 0.0)
-        running = terms.cumsum(-1)
-        kept = (running <= self.top_h * running[:, -1:]) & (log_p > -math.inf)
+        p = log_p.exp()
+        running = -torch.where(p > 0, log_p * p, 0.0).cumsum(-1)
+        # Where all but the top underflow the entropy is 0, and no sum is above a share of it.
+        kept = (running <= self.top_h * running[:, -1:]) & (p > 0)
         return kept.sum(-1).clamp(min=1)
 
 
