@@ -9,7 +9,7 @@ from numbers import Real
 
 from calib_utils.errors import InvalidRuleError, InvalidTemperatureError, UnknownNameError
 from calib_utils.rules import NoCutoff, OracleSize, Rule, Sampler, is_number
-from calib_utils.samplers import FAMILIES, Chain
+from calib_utils.samplers import FAMILIES, ORDERS, Chain
 
 _WITHOUT_NUMBER = (NoCutoff, OracleSize)
 _EXAMPLES = {"top_k": "50", "top_nsigma": "1.0", "epsilon": "0.001", "eta": "0.001"}
@@ -29,6 +29,8 @@ def parse_rule(text: str) -> Rule:
     """
     joined, at, order = text.partition("@")
     parts = joined.split("+")
+    if at and not order:
+        raise UnknownNameError("order", order, ORDERS)
     if len(parts) > 1 or at:
         return Chain(tuple(map(parse_rule, parts)), order)
     name, equals, number = text.partition("=")
