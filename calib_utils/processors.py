@@ -79,11 +79,12 @@ class Processors(Sampler):
                 scores = scores / temperature
             if processor is not None:
                 scores = processor(ids, scores)
-        if not isinstance(scores, torch.Tensor) or scores.shape != logits.shape:
-            raise InvalidRuleError(
-                f"sampler {self.name!r} returned {type(scores).__name__} instead of scores of the "
-                f"shape {tuple(logits.shape)} that it got"
-            )
+                if not isinstance(scores, torch.Tensor) or scores.shape != logits.shape:
+                    raise InvalidRuleError(
+                        f"sampler {self.name!r}, processor {position + 1}, returned "
+                        f"{type(scores).__name__} instead of scores of the shape "
+                        f"{tuple(logits.shape)} that it got"
+                    )
         top = scores.max(dim=-1).values
         if not torch.isfinite(top).all():
             raise InvalidRuleError(
