@@ -70,6 +70,8 @@ class Request:
             if self.folder is not None:
                 results.require_writable(self.folder)
             todo = list(dict.fromkeys([*todo, *untouched(todo_answers)]))
+            if todo_frontier and not todo and stored is None:
+                todo = untouched([1.0])  # what is stored has settings
             new, record = self._measure([*todo, *passing], todo_answers, losses, todo_frontier)
             have = new if stored is None else _joined(stored, new)
             if self.folder is not None and (todo or todo_frontier):
