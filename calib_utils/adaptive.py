@@ -8,7 +8,7 @@ Knows tries; nothing of models or probabilities, since both measures depend on r
 
 import numpy as np
 
-from calib_utils.steps import TokenTable
+from calib_utils.steps import TokenTable, require_one_sequence
 
 
 def adaptive_frontier(tokens: TokenTable, rank: np.ndarray) -> np.ndarray:
@@ -22,8 +22,12 @@ def adaptive_frontier(tokens: TokenTable, rank: np.ndarray) -> np.ndarray:
 
     Returns:
         [point, 2], precision falling and recall rising.
+
+    Raises:
+        InvalidRequestError: an answer has several token sequences.
     """
     trie = tokens.trie
+    require_one_sequence(trie)
     hulls: list[np.ndarray | None] = [None] * trie.n_nodes
     for node in range(trie.n_nodes - 1, -1, -1):  # children come after their parent
         own = slice(tokens.first[node], tokens.first[node + 1])

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calib_utils.errors import InvalidRequestError
-from calib_utils.steps import REPAIRS
+from calib_utils.steps import REPAIRS, require_one_sequence
 from calib_utils.tries import Trie
 
 
@@ -37,14 +36,9 @@ def step_losses(trie: Trie, edge_log_p: np.ndarray) -> StepLosses:
         edge_log_p: [edge, setting], ln p(symbol | prefix), -inf where cut off.
 
     Raises:
-        InvalidRequestError: an answer has several token sequences, so that N counts answers while
-            the steps part sequences.
+        InvalidRequestError: an answer has several token sequences.
     """
-    if len(trie.sequence_answer) != trie.n_answers:
-        raise InvalidRequestError(
-            "the split over steps needs one token sequence an answer: use "
-            "tokenizations='canonical' and surface='exact'"
-        )
+    require_one_sequence(trie)
     n_settings = edge_log_p.shape[1]
     levels = _edges_by_depth(trie)
     below = np.zeros((trie.n_nodes, n_settings))  # ln of the valid mass below each node

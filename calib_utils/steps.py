@@ -18,6 +18,19 @@ from calib_utils.tries import Trie
 REPAIRS = ("none", "order", "shape", "both")
 
 
+def require_one_sequence(trie: Trie) -> None:
+    """Refuses tries in which N counts answers where steps part sequences.
+
+    Raises:
+        InvalidRequestError: an answer has several token sequences.
+    """
+    if len(trie.sequence_answer) != trie.n_answers:
+        raise InvalidRequestError(
+            "step losses and the adaptive frontier need one token sequence an answer: use "
+            "tokenizations='canonical' and surface='exact'"
+        )
+
+
 @dataclass(frozen=True)
 class TokenTable:
     """The valid tokens of every node. An end edge stands for several where several tokens end.

@@ -22,7 +22,7 @@ from calib_utils.rules import Sampler
 from calib_utils.samplers import FAMILIES, Chain
 from calib_utils.schema import COLUMNS, FRONTIER_COLUMNS, KEY, LOSS_COLUMNS, Tables
 from calib_utils.split import step_losses
-from calib_utils.steps import REPAIRS
+from calib_utils.steps import REPAIRS, require_one_sequence
 from calib_utils.tasks import Task
 from calib_utils.tries import Sequences
 
@@ -50,7 +50,12 @@ class Request:
         Args:
             losses: the step losses of every setting as well.
             frontier: the frontier over adaptive cutoffs as well.
+
+        Raises:
+            InvalidRequestError: one of these, where an answer has several token sequences.
         """
+        if losses or frontier:
+            require_one_sequence(self.prompt.trie)
         answer_temperatures = answer_temperatures or []
         kept = [(s, t) for s, t in settings if _is_known(s)]
         passing = [(s, t) for s, t in settings if not _is_known(s)]
