@@ -93,7 +93,8 @@ class Steps:
     """Where the valid tokens rank, and what each setting keeps. Logarithms in nats.
 
     `rank`, `gap` [token]: rank from 0 and logit less the node's highest. `sorted_gap` [token]:
-    that difference for the ranks 0 .. |G|-1 of the node. `start`, `stop`, `log_mass`
+    that difference for the ranks 0 .. |G|-1 of the node; NaN where the pass ranked nothing,
+    `rank` then holds zeros. `start`, `stop`, `log_mass`
     [node, setting]: the window of ranks kept, and ln of its mass relative to the top token.
     `temperature` and `is_rank_cutoff` [setting].
     """
@@ -121,7 +122,8 @@ class Steps:
             [edge, setting]
 
         Raises:
-            InvalidRequestError: an order repair of a rule that is no rank cutoff.
+            InvalidRequestError: an order repair of a rule that is no rank cutoff, or after a pass
+                that ranked nothing.
         """
         if repair not in REPAIRS:
             raise InvalidRequestError(f"repair={repair!r} does not exist: choose from {REPAIRS}")
@@ -131,6 +133,11 @@ class Steps:
             raise InvalidRequestError(
                 "order is repaired for rules that keep a top prefix of the ranking; leave typical "
                 "sampling out"
+            )
+        if ordered and np.isnan(self.sorted_gap).any():
+            raise InvalidRequestError(
+                "no rule of this pass needed ranks, so there is no order to repair: measure with "
+                "ranks=True"
             )
         rank, gap = (self._valid_rank, self._ranked_gap) if ordered else (self.rank, self.gap)
         node = self.tokens.node
