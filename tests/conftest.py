@@ -211,7 +211,7 @@ def measure_logits():
     """`measure` with logits given instead of a model: `(trie, logits [node, vocab], settings)`."""
     import torch
 
-    def get(trie, logits, settings, *, batch=3, prompt_ids=(), **options):
+    def get(trie, logits, settings, *, batch=16, prompt_ids=(), **options):
         def score(*args):
             for nodes in np.array_split(np.arange(trie.n_nodes), -(-trie.n_nodes // batch)):
                 yield nodes, torch.from_numpy(np.asarray(logits, dtype=np.float32)[nodes])
