@@ -1,5 +1,6 @@
 """Stored tables: reuse, refusal of what does not belong, and no half-written folder, ever."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -249,6 +250,146 @@ def test_a_broken_invariant_is_refused_on_write_and_on_read(stored, invariant, m
         results.read(target)
 
 
+DETAILED = ["none", "top_k=150", "typical=0.9", "top_p=0.99+top_k=200@llama.cpp"]
+TABLES = ("settings", "answers", "losses", "frontier")
+
+
+@pytest.fixture
+def detailed(model, tmp_path):
+    """The folder of a measurement with all four tables."""
+    cu.evaluate(
+        model, TASK, DETAILED, [0.5, 2.0], answer_temperatures=[1.0], details=True,
+        results_dir=tmp_path,
+    )  # fmt: skip
+    return results.folder_of(tmp_path, model.key, TASK.name)
+
+
+def losses(**changes):
+    """Changes the losses of the rows that a setting has without repair."""
+
+    def change(table):
+        own = (table.rule == "none") & (table.temperature == 2.0) & (table.repair == "none")
+        table = table.copy()
+        for column, new in changes.items():
+            table.loc[own, column] = new(table.loc[own, column])
+        return {"losses": table}
+
+    return lambda whole: change(whole.losses)
+
+
+def frontier(**columns):
+    return lambda whole: {"frontier": pd.DataFrame(columns)}
+
+
+DETAIL_BREAKS = {
+    "a negative loss": (losses(diversity_loss=lambda x: -x), "negative"),
+    "a negative step": (losses(validity_loss=lambda x: x + np.array([-9, 9, 0, 0])), "negative"),
+    "validity losses that do not add up": (losses(validity_loss=lambda x: x * 2), "-ln validity"),
+    "diversity losses that do not add up": (
+        losses(diversity_loss=lambda x: x + 0.01), "-ln diversity"
+    ),
+    "an unknown repair": (losses(repair=lambda x: "luck"), "unknown repairs .'luck'"),
+    "a missing repair": (losses(repair=lambda x: np.nan), "unknown repairs"),
+    "a column of losses missing": (
+        lambda whole: {"losses": whole.losses.drop(columns="step")}, "columns of losses"
+    ),
+    "precision above 1": (
+        frontier(sequence_precision=[1.1, 0.5], sequence_recall=[0.2, 1.0]), "outside"
+    ),
+    "recall below 0": (
+        frontier(sequence_precision=[1.0, 0.5], sequence_recall=[-0.1, 1.0]), "outside"
+    ),
+    "a point missing": (
+        frontier(sequence_precision=[1.0, np.nan], sequence_recall=[0.2, 1.0]), "outside"
+    ),
+    "precision rises": (
+        frontier(sequence_precision=[0.5, 1.0], sequence_recall=[0.2, 0.4]), "not ordered"
+    ),
+    "recall falls": (
+        frontier(sequence_precision=[1.0, 0.5], sequence_recall=[0.4, 0.2]), "not ordered"
+    ),
+    "columns swapped": (
+        frontier(sequence_recall=[0.2], sequence_precision=[1.0]), "columns of frontier"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("invariant", DETAIL_BREAKS)
+def test_losses_and_frontiers_that_cannot_be_are_refused_on_write_and_on_read(
+    detailed, invariant, monkeypatch
+):
+    change, message = DETAIL_BREAKS[invariant]
+    whole = results.read(detailed)
+    broken, target = dataclasses.replace(whole, **change(whole)), detailed.with_name("broken")
+    with pytest.raises(ResultsError, match=message):
+        results.write(target, broken, whole.record)
+    assert not target.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(Tables, "check", lambda *args: None)
+        results.write(target, broken, whole.record)
+    with pytest.raises(ResultsError, match=message):
+        results.read(target)
+
+
+def assert_same_tables(one, other):
+    for name in TABLES:
+        pd.testing.assert_frame_equal(getattr(one, name), getattr(other, name))
+
+
+def test_details_store_all_tables_in_one_pass(model, tmp_path, monkeypatch):
+    passes, real = [], scoring.score
+    monkeypatch.setattr(scoring, "score", lambda *a, **k: passes.append(1) or real(*a, **k))
+    options = {"answer_temperatures": [1.0], "details": True, "results_dir": tmp_path}
+    first = cu.evaluate(model, TASK, DETAILED, [0.5, 2.0], **options)
+    assert passes == [1]
+    stored = cu.stored_measurement(model, TASK, tmp_path)
+    assert not any(getattr(stored, name).empty for name in TABLES)
+    assert set(stored.record["files"]) == {
+        *("settings.csv", "answers.parquet", "losses.parquet", "frontier.parquet")
+    }
+    rank_cutoffs = {"none", "top_k", "top_k=200+top_p=0.99@llama.cpp"}
+    assert set(stored.losses.rule) == rank_cutoffs
+    second = cu.evaluate(model, TASK, DETAILED, [0.5, 2.0], **options)
+    pd.testing.assert_frame_equal(first, second)
+    rules = [rule for rule in DETAILED if "typical" not in rule]
+    lost = cu.step_losses(model, TASK, rules, [0.5, 2.0], results_dir=tmp_path)
+    assert len(lost) == 3 * 2 * 4 * 4, "rules, temperatures, repairs, steps"
+    points = cu.adaptive_frontier(model, TASK, results_dir=tmp_path)
+    pd.testing.assert_frame_equal(points, stored.frontier)
+    cu.answer_probabilities(model, TASK, [1.0], results_dir=tmp_path)
+    assert passes == [1], "everything else was there"
+
+
+def test_details_stored_are_those_computed(model, tmp_path, detailed):
+    stored = results.read(detailed)
+    assert_same_tables(results.read(detailed), stored)
+    rules = [rule for rule in DETAILED if "typical" not in rule]
+    lost = cu.step_losses(model, TASK, rules, [0.5, 2.0])
+    again = cu.step_losses(model, TASK, rules, [0.5, 2.0], results_dir=tmp_path)
+    pd.testing.assert_frame_equal(lost, again, check_dtype=False)
+    pd.testing.assert_frame_equal(cu.adaptive_frontier(model, TASK), stored.frontier)
+
+
+def test_new_settings_join_the_details_that_are_there(model, tmp_path, detailed):
+    before = results.read(detailed)
+    cu.evaluate(model, TASK, ["top_k=7"], [2.0], results_dir=tmp_path, details=True)
+    after = results.read(detailed)
+    assert after.settings.rule.tolist() == [*before.settings.rule, "top_k"]
+    n = len(before.losses)
+    pd.testing.assert_frame_equal(after.losses.iloc[:n], before.losses, check_dtype=False)
+    assert set(after.losses.iloc[n:].parameter) == {7.0}
+    pd.testing.assert_frame_equal(after.frontier, before.frontier)
+
+
+def test_details_of_a_validity_that_underflows_are_stored(model, tmp_path):
+    options = {"details": True, "results_dir": tmp_path}
+    found = cu.evaluate(model, TASK, ["none", "top_k=1"], [0.001], **options)
+    assert found.validity.tolist() == [0, 0]
+    assert found.diversity.isna().all()
+    again = cu.evaluate(model, TASK, ["none", "top_k=1"], [0.001], **options)
+    pd.testing.assert_frame_equal(found, again)
+
+
 def test_a_place_that_cannot_be_written_is_named_before_the_model_runs(
     model, tmp_path, monkeypatch, no_model
 ):
@@ -284,22 +425,21 @@ while True:
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.013, 0.029, 0.051, 0.083, 0.12])
-def test_a_killed_writer_leaves_a_whole_folder_or_none(stored, delay):
-    target = stored.with_name("killed")
-    command = [sys.executable, "-c", WRITER, str(stored), str(target)]
+def test_a_killed_writer_leaves_a_whole_folder_or_none(detailed, delay):
+    target = detailed.with_name("killed")
+    command = [sys.executable, "-c", WRITER, str(detailed), str(target)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
         assert writer.stdout.readline() == "ready\n"
         time.sleep(delay)
         os.kill(writer.pid, signal.SIGKILL)
         assert writer.wait() == -signal.SIGKILL
-    whole, found = results.read(stored), results.read(target)
+    whole, found = results.read(detailed), results.read(target)
     if target.exists():
-        pd.testing.assert_frame_equal(found.settings, whole.settings)
-        pd.testing.assert_frame_equal(found.answers, whole.answers)
+        assert_same_tables(found, whole)
     else:
         assert found is None
     results.write(target, whole, whole.record)
-    pd.testing.assert_frame_equal(results.read(target).settings, whole.settings)
+    assert_same_tables(results.read(target), whole)
 
 
 def test_a_folder_replaced_while_it_is_read_is_read_whole(stored, monkeypatch):
