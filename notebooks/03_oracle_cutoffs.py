@@ -132,7 +132,9 @@ _ = figures.source_line(ax, source)
 # keeps more tokens than are valid, or fewer. With the oracle size it is 0. Assumptions: one token
 # sequence an answer; repairs at each prefix separately; N counts answers of the task. A model whose
 # valid tokens rank first has order part 0 under every rank cutoff; a shape-calibrated one (at
-# temperature 1) has both parts 0. Tests hold all of this.
+# temperature 1) has both parts 0. Tests hold all of this. Two cares in reading: where either repair
+# alone would save a loss, the two causes share it; and a part can be negative, since mass moved in
+# proportion to N can land where later steps are mostly invalid.
 
 # %%
 decoders = operating.operating_points(table, losses, level)
