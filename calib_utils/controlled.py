@@ -103,7 +103,7 @@ def findings(curves: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
 def _longer_is_worse(summary: pd.DataFrame, family: str) -> Finding:
     rows = summary[summary.family == family].sort_values("length")
     areas = rows.area.to_numpy()
-    found = "area under the Val–Div curve " + _listed(rows.length, areas, "n = {}: {:.3f}")
+    found = "area under the Val–Div curve " + listed(rows.length, areas, "n = {}: {:.3f}")
     testable = len(rows) > 1 and rows["best validity"].max() >= TESTABLE
     return Finding(
         f"Longer answers have a worse validity–diversity curve ({family})",
@@ -120,7 +120,7 @@ def _constrained_is_worse(summary: pd.DataFrame) -> Finding:
     return Finding(
         "A sum constraint makes the curve worse at the same length",
         "Fig. 5 left",
-        "area lost to the constraint " + _listed(gap.index, gap, "n = {}: {:+.3f}"),
+        "area lost to the constraint " + listed(gap.index, gap, "n = {}: {:+.3f}"),
         verdict(free["best validity"].max() >= TESTABLE, bool((gap > 0).all())),
     )
 
@@ -149,7 +149,7 @@ def _no_temperature_has_both(curves: pd.DataFrame, usable: set) -> Finding:
     return Finding(
         "No temperature reaches validity and diversity near 1 together",
         "Fig. 5 left",
-        "best of min(Val, Div) " + _listed(best.index, best, "{}: {:.2f}") if usable else too_low(),
+        "best of min(Val, Div) " + listed(best.index, best, "{}: {:.2f}") if usable else too_low(),
         verdict(bool(usable), bool((best < 0.9).all())),
     )
 
@@ -162,7 +162,7 @@ def _few_answers_hold_the_mass(answers: pd.DataFrame, usable: set) -> Finding:
         p = np.sort(np.exp(rows.log_p.to_numpy()))[::-1]
         reaching = int((p.cumsum() < 0.9 * p.sum()).sum()) + 1
         shares[task] = reaching / len(p)
-    found = _listed(shares, shares.values(), "{}: {:.0%}")
+    found = listed(shares, shares.values(), "{}: {:.0%}")
     return Finding(
         "At T = 1 a few valid answers hold most of the valid mass",
         "Fig. 5 right, Fig. 10",
@@ -177,7 +177,7 @@ def _few_answers_hold_the_mass(answers: pd.DataFrame, usable: set) -> Finding:
 def _tail_takes_over(curves: pd.DataFrame, usable: set) -> Finding:
     hot = curves[curves.task.isin(usable) & (curves.temperature == curves.temperature.max())]
     tail = 1 - hot.validity
-    found = f"invalid mass at T = {curves.temperature.max():g} " + _listed(
+    found = f"invalid mass at T = {curves.temperature.max():g} " + listed(
         hot.task, tail, "{}: {:.4f}"
     )
     return Finding(
@@ -200,5 +200,6 @@ def too_low() -> str:
     return f"validity stays below {TESTABLE:g} at every temperature"
 
 
-def _listed(names, values, form: str) -> str:
+def listed(names, values, form: str) -> str:
+    """Names and values in one line, each pair in `form`."""
     return ", ".join(form.format(name, value) for name, value in zip(names, values, strict=True))

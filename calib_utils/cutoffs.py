@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from calib_utils.budgets import best_by_budget
-from calib_utils.controlled import TESTABLE, Finding, too_low, verdict
+from calib_utils.controlled import TESTABLE, Finding, listed, too_low, verdict
 from calib_utils.metrics import frontier_area, pareto_frontier
 from calib_utils.models import Model
 from calib_utils.operating import LEVEL, PRACTICAL
@@ -27,6 +27,7 @@ SMALL_TASKS = QUICK_TASKS  # where every other sampler is swept as well
 # One recipe in the order of each engine.
 RECIPE = "top_k=50+top_p=0.95+min_p=0.02"
 ORDER_TASK = "us-states"
+_ABOVE = "The oracle-size frontier lies above those of all practical rules (by area)"
 # Close to (1, 1): within a twentieth of it in validity, and of the structural ceiling in diversity.
 _CLOSE = 0.95
 
@@ -46,24 +47,24 @@ def engine_orders() -> list[str]:
     return [f"{RECIPE}@{order}" for order in ORDERS]
 
 
-def frontier_points(table: pd.DataFrame, by: str = "rule") -> pd.DataFrame:
-    """The settings that no other of their task and sampler beats in validity and diversity."""
+def frontier_points(table: pd.DataFrame) -> pd.DataFrame:
+    """The settings that no other of their task and rule beats in validity and diversity."""
     parts = [
         group.iloc[pareto_frontier(group.validity.to_numpy(), group.diversity.to_numpy())]
-        for _, group in table.groupby(["task", by], sort=False)
+        for _, group in table.groupby(["task", "rule"], sort=False)
     ]
     return pd.concat(parts, ignore_index=True)
 
 
-def areas(table: pd.DataFrame, by: str = "rule") -> pd.DataFrame:
-    """Area under the Pareto frontier of each sampler: a row per task, a column per sampler.
+def areas(table: pd.DataFrame) -> pd.DataFrame:
+    """Area under the Pareto frontier of each rule: a row per task, a column per rule.
 
     The staircase of `metrics.frontier_area`: from Val = 0, where the best diversity found counts,
     to Val = 1, and nothing beyond the most valid setting.
     """
     rows = {
-        (task, name): frontier_area(group.validity.to_numpy(), group.diversity.to_numpy())
-        for (task, name), group in table.groupby(["task", by], sort=False)
+        (task, rule): frontier_area(group.validity.to_numpy(), group.diversity.to_numpy())
+        for (task, rule), group in table.groupby(["task", "rule"], sort=False)
     }
     wide = pd.Series(rows).unstack(sort=False)
     return wide.rename_axis("task").reset_index()
@@ -198,9 +199,9 @@ def _oracle_near(points: pd.DataFrame, tasks: Iterable[str], claim: str, near: b
 
 
 def _oracle_above(table: pd.DataFrame, usable: set) -> Finding:
-    wide = areas(table[table.task.isin(usable)]) if usable else pd.DataFrame()
-    if wide.empty:
+    if not usable:
         return Finding(_ABOVE, "Fig. 6, 9", too_low(), verdict(False, False))
+    wide = areas(table[table.task.isin(usable)])
     best = wide[list(PRACTICAL)].max(axis=1)
     above = wide.oracle_size > best
     found = ", ".join(
@@ -213,13 +214,9 @@ def _oracle_above(table: pd.DataFrame, usable: set) -> Finding:
 def _no_setting_has_both(table: pd.DataFrame, usable: set) -> Finding:
     own = table[table.task.isin(usable) & table.rule.isin(PRACTICAL)]
     best = np.minimum(own.validity, own.diversity).groupby(own.task, sort=False).max()
-    found = ", ".join(f"{task}: {value:.2f}" for task, value in best.items())
     return Finding(
         "No setting of temperature, top-k, top-p or min-p is both valid and diverse",
         "Fig. 6, 9",
-        f"best of min(Val, Div) {found}" if usable else too_low(),
+        "best of min(Val, Div) " + listed(best.index, best, "{}: {:.2f}") if usable else too_low(),
         verdict(bool(usable), bool((best < 0.9).all())),
     )
-
-
-_ABOVE = "The oracle-size frontier lies above those of all practical rules (by area)"

@@ -17,6 +17,7 @@ from calib_utils.errors import InvalidRequestError, ModelFormatError
 from calib_utils.evaluation import render_prompt
 from calib_utils.models import Model, load_model
 from calib_utils.prompts import Prompt
+from calib_utils.steps import TokenTable
 from calib_utils.tasks import Task, get_task
 from calib_utils.tries import Sequences, build_trie
 
@@ -184,12 +185,10 @@ def _logits(model: Model, prompt: Prompt, path: list[int]) -> np.ndarray:
 
 def _answers_below(prompt: Prompt, node: int) -> dict[int, int]:
     """N(prefix + token) of every valid next token."""
-    trie, found = prompt.trie, {}
-    for edge in np.flatnonzero(trie.edge_node == node):
-        symbol = int(trie.edge_symbol[edge])
-        tokens = (symbol,) if symbol >= 0 else prompt.end_ids
-        found |= dict.fromkeys(tokens, int(trie.edge_count[edge]))
-    return found
+    tokens = TokenTable(prompt.trie)
+    own, _ = tokens.of(np.array([node]))
+    counts = prompt.trie.edge_count[tokens.edge[own]]
+    return dict(zip(tokens.symbol[own].tolist(), counts.tolist(), strict=True))
 
 
 def _visible(tokenizer, token: int) -> str:

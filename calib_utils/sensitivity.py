@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from calib_utils.evaluation import evaluate, step_losses
+from calib_utils.evaluation import evaluate, request_for
+from calib_utils.measure import untouched
 from calib_utils.models import Model, load_model
 from calib_utils.operating import split_table
-from calib_utils.prompts import ENDS
+from calib_utils.prompts import ENDS, Policies
 from calib_utils.tasks import Task, get_task, paraphrases
 
 # Longer answers have thousands of segmentations; these few show what they hold.
@@ -79,13 +80,12 @@ def sensitivity(
 
 
 def _numbers(model: Model, task: Task, end: str, results_dir, batch_size=None) -> dict:
-    options = {"end": end, "results_dir": results_dir, "batch_size": batch_size}
-    losses = step_losses(model, task, **options)
-    split = split_table(losses.assign(task=task.name)).iloc[0]
-    table = evaluate(model, task, **options)
+    request = request_for(model, task, Policies(end), batch_size, results_dir)
+    found = request.tables(untouched([1.0]), losses=True)
+    split = split_table(found.losses.assign(task=task.name)).iloc[0]
     return {
-        "validity": table.validity[0],
-        "diversity": table.diversity[0],
+        "validity": found.settings.validity[0],
+        "diversity": found.settings.diversity[0],
         **split[["order", "shape", "size"]],
     }
 

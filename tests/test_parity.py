@@ -21,14 +21,6 @@ TOLERANCE = 5e-5  # of the logits' standard deviation over the vocabulary
 BATCHES = (1, 3, 1000)
 
 
-def prefix_of(trie, node):
-    symbols = []
-    while node > 0:
-        symbols.append(int(trie.node_symbol[node]))
-        node = int(trie.node_parent[node])
-    return symbols[::-1]
-
-
 @torch.no_grad()
 def plain_logits(network, ids):
     return network(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1]
@@ -44,7 +36,7 @@ def reference(tiny, small_task):
             model = tiny(architecture, chat=True)
             prompt = cu.render_prompt(model, small_task)
             rows = [
-                plain_logits(model.network, [*prompt.ids, *prefix_of(prompt.trie, node)])
+                plain_logits(model.network, [*prompt.ids, *prompt.trie.prefix(node)])
                 for node in range(prompt.trie.n_nodes)
             ]
             found[architecture] = prompt, torch.stack(rows)
@@ -91,7 +83,7 @@ def test_the_base_prompt_with_bos_scores_like_plain_passes(tiny, small_task):
     model = tiny("llama", bos=True)
     prompt = cu.render_prompt(model, small_task)
     rows = [
-        plain_logits(model.network, [*prompt.ids, *prefix_of(prompt.trie, node)])
+        plain_logits(model.network, [*prompt.ids, *prompt.trie.prefix(node)])
         for node in range(prompt.trie.n_nodes)
     ]
     assert_equal_to_plain(model, prompt, torch.stack(rows), 5, packed=True)
