@@ -9,13 +9,14 @@ the edge's tokens make up, 0 where the edge is cut off. For a cutoff that keeps 
 or 2/s where two end tokens of one edge are kept.
 """
 
+import itertools
 from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 
 from calib_utils.errors import InvalidRequestError
-from calib_utils.steps import TokenTable, require_one_sequence
+from calib_utils.steps import Steps, TokenTable, require_one_sequence
 from calib_utils.tries import Trie
 
 
@@ -234,3 +235,31 @@ def step_frontier(tokens: TokenTable, rank: np.ndarray, depth: int, weights=None
         options = np.stack([precision / len(nodes), reached.cumsum() / trie.n_answers], 1)
         total += options[(options[:, 0] + weights[:, None] * options[:, 1]).argmax(1)]
     return total
+
+
+def order_calibrated(steps: Steps) -> np.ndarray:
+    """Whether every valid token is at least as probable as every invalid one (Def. D.1). [node]
+
+    Temperature does not change it.
+    """
+    tokens = steps.tokens
+    found = []
+    for first, last in itertools.pairwise(tokens.first):
+        valid = np.sort(steps.gap[first:last])[::-1]
+        found.append(bool((valid == steps.sorted_gap[first:last]).all()))
+    return np.array(found)
+
+
+def shape_error(trie: Trie, edge_log_p: np.ndarray) -> np.ndarray:
+    """Total variation between the next token's law and its N-weighted target (Def. D.1). [node]
+
+    0 exactly where the prefix is shape calibrated; mass on invalid tokens counts, so it lies in
+    [0, 1].
+
+    Args:
+        edge_log_p: ln p(symbol | prefix). [edge]
+    """
+    p = np.exp(edge_log_p)
+    above = np.maximum(trie.edge_count / trie.node_count[trie.edge_node] - p, 0.0)
+    # The target has no mass on invalid tokens, so what it has too much is all of the difference.
+    return np.bincount(trie.edge_node, weights=above)
