@@ -12,7 +12,8 @@ from matplotlib.patches import Patch
 from calib_utils.figures import BLUE, VERMILION, temperature_response
 
 _RANKS = 20  # shown of a step
-_VALID, _INVALID = {"color": BLUE}, {"color": VERMILION, "hatch": "////", "edgecolor": "white"}
+_VALID = {"facecolor": BLUE, "edgecolor": BLUE}
+_INVALID = {"facecolor": VERMILION, "hatch": "////", "edgecolor": "white"}
 
 
 def laws_under_temperature(steps: pd.DataFrame, curves: pd.DataFrame) -> Figure:
