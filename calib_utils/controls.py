@@ -42,7 +42,8 @@ class Expected:
 
     `oracle_precision` and `oracle_recall` are Prec_seq and Rec_seq (Def. 4.1) of the oracle size.
     `order_calibrated` as in Def. D.1; `proportional` where the *valid* tokens have p proportional
-    to N at T = 1, which is all that the shape part of a loss looks at.
+    to N at T = 1 (Def. D.1 asks for no invalid mass as well). With both, the order and the shape
+    part of a loss are 0.
     """
 
     validity: float
