@@ -7,6 +7,8 @@ import pytest
 from calib_utils import controls, controls_figures, metrics
 from calib_utils.laws import UniformOverG, UniformOverV
 from calib_utils.ranked import Geometric
+from calib_utils.ranking import Ranking
+from calib_utils.rules import OracleSize
 
 SMALL = ("rng-2", "rng-2-sum-at-most-10")
 
@@ -39,24 +41,32 @@ def test_laws_of_ones_own():
     assert found.law.tolist() == ["mine"] and found.deviation.max() < 1e-12
 
 
-def test_a_wrong_number_in_the_chain_shows_as_a_deviation(monkeypatch):
-    diversity = metrics.diversity
-    monkeypatch.setattr("calib_utils.measure.metrics.diversity", lambda p: diversity(p) ** 1.01)
-    with monkeypatch.context() as known:
-        known.setattr(controls, "expected", with_true_diversity(diversity))
-        found = controls.controls_table(["rng-1"], {"mine": Geometric(0.5)})
-    assert found.deviation.max() > 1e-3
+def warmer(ranking, temperature, at=Ranking.at):
+    return at(ranking, temperature * 1.01)
 
 
-def with_true_diversity(diversity):
-    original = controls.expected
+def one_too_many(rule, step):
+    return step.size.minimum(step.branching + 1)
 
-    def expected(*args):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("calib_utils.controls.metrics.diversity", diversity)
-            return original(*args)
 
-    return expected
+def steeper(trie, edge_log_p, whole=metrics.sequence_log_probability):
+    return whole(trie, edge_log_p) * 1.001
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "wrong"),
+    [
+        (Ranking, "at", warmer),
+        (OracleSize, "n_kept", one_too_many),
+        (metrics, "sequence_log_probability", steeper),
+        (metrics, "diversity", lambda p, right=metrics.diversity: right(p) ** 1.001),
+        (metrics, "validity", lambda p, right=metrics.validity: right(p) ** 1.001),
+    ],
+)
+def test_an_error_anywhere_in_the_chain_shows_as_a_deviation(monkeypatch, where, name, wrong):
+    monkeypatch.setattr(where, name, wrong)
+    found = controls.controls_table(["rng-1"], {"mine": Geometric(0.5)})
+    assert found.deviation.max() > 1e-4
 
 
 def test_the_figures_data_and_the_figure():
