@@ -231,7 +231,7 @@ def _diversity_bound_holds(studies: list[Study]) -> Finding:
     for one in studies:
         table = validity_price(one).dropna()
         if len(table):
-            slack[one.task.name] = float((table.bound - table.diversity).min())
+            slack[one.task.name] = round(float((table.bound - table.diversity).min()), 6) + 0.0
     return Finding(
         "Diversity under temperature stays below the bound at its validity",
         "Thm. F.4 (5.2)",

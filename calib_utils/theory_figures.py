@@ -19,6 +19,7 @@ from calib_utils.framework import Study
 from calib_utils.rules import TopK
 from calib_utils.tries import Trie
 
+_NEVER = 100.0  # nats below the top: no bar can be seen there
 _BELOW = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17), "frameon": False}
 GROUPS = {
     "valid and frequent": BLUE,
@@ -161,7 +162,8 @@ def head_and_tail(step: StepData, published: pd.DataFrame, shown: int = 60) -> F
     figure, (left, right) = plt.subplots(2, 1, figsize=(6.4, 7.0))
     groups = group_of(step)
     log_z = step.log_partition(1.0)
-    tokens = [(t, g) for t, g in zip(step.tokens, groups, strict=True) if t.rank < shown]
+    pairs = zip(step.tokens, groups, strict=True)
+    tokens = [(t, g) for t, g in pairs if t.rank < shown and t.gap < _NEVER]
     for group, colour in GROUPS.items():
         own = [t for t, g in tokens if g == group]
         p = np.exp([-t.gap - log_z for t in own])

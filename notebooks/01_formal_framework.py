@@ -46,7 +46,7 @@ from calib_utils import (
     controls_figures,
     cutoffs,
     errata,
-    errata_mathematics,
+    errata_theory,
     errata_readings,
     examples,
     figures,
@@ -265,7 +265,7 @@ reporting.show(found)
 reporting.glue_verdicts(found)
 reporting.glue_number("theorems_hold", int((theorems.verdict == "holds").sum()), "{}")
 reporting.glue_number("theorems", len(theorems), "{}")
-for item in errata.items_of(errata_mathematics, errata_readings):
+for item in errata.items_of(errata_theory, errata_readings):
     reporting.glue_number(f"errata_{item.number}", item.found)
 
 # %%

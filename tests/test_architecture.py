@@ -48,7 +48,7 @@ ORDER = (
     "budgets",
     "structure",
     "errata",
-    "errata_mathematics",
+    "errata_theory",
     "errata_readings",
     "examples",
     "sampling",

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import calib_utils as cu
-from calib_utils import errata, errata_mathematics, errata_readings, theory
+from calib_utils import errata, errata_theory, errata_readings, theory
 from calib_utils.ranking import Ranking
 
-MODULES = (errata_mathematics, errata_readings)
+MODULES = (errata_theory, errata_readings)
 
 
 def items():
