@@ -47,14 +47,6 @@ class Completion:
     ended: bool
 
 
-@dataclass(frozen=True)
-class Candidates:
-    """The tokens at some ranks after some prefixes: ids and log-probabilities [prefix, rank]."""
-
-    token_ids: np.ndarray
-    log_p: np.ndarray
-
-
 def complete(
     model: Model,
     prompt_ids: Sequence[int],
@@ -74,9 +66,29 @@ def complete(
 
 
 def end_tokens(model: Model) -> Tokens:
-    """The tokens at which the model's own generation settings stop, ascending."""
-    found = model.network.generation_config.eos_token_id
+    """The tokens at which the model's own generation settings stop, ascending.
+
+    From its folder: stored completions are recognised without loading the weights.
+    """
+    from transformers import GenerationConfig
+
+    try:
+        settings = GenerationConfig.from_pretrained(model.folder)
+    except OSError:  # the file is optional
+        settings = GenerationConfig.from_model_config(_config(model))
+    found = settings.eos_token_id
     return () if found is None else tuple(sorted({found} if isinstance(found, int) else {*found}))
+
+
+def vocabulary_size(model: Model) -> int:
+    """Logits per position, from the model's folder."""
+    return _config(model).get_text_config().vocab_size
+
+
+def _config(model: Model):
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(model.folder, trust_remote_code=False)
 
 
 class Continuations:
@@ -114,8 +126,8 @@ class Continuations:
         return self._batch.size
 
     @torch.inference_mode()
-    def candidates(self, prefixes: Sequence[Tokens], ranks: Sequence[int]) -> Candidates:
-        """The tokens at `ranks` (from 0, ties by ascending token id) after each prefix.
+    def candidates(self, prefixes: Sequence[Tokens], ranks: Sequence[int]) -> np.ndarray:
+        """The tokens at `ranks` (from 0, ties by ascending id) after each prefix: [prefix, rank].
 
         Raises:
             InvalidRequestError: a rank that the vocabulary does not have.
@@ -125,21 +137,15 @@ class Continuations:
                 f"ranks {list(ranks)[:3]}... up to {max(ranks, default=None)}: must be from 0 to "
                 f"{self.vocab_size - 1}, the last of this vocabulary"
             )
-        shape = len(prefixes), len(ranks)
-        found = Candidates(np.empty(shape, dtype=np.int64), np.empty(shape))
-        columns = torch.tensor(list(ranks), device=self._logits.device)
+        found = np.empty((len(prefixes), len(ranks)), dtype=np.int64)
+        columns = torch.tensor(list(ranks), device=self._device)
 
         def rank(places: list[int]):
             _, logits, _ = self._force([prefixes[i] for i in places])
-            for start in range(0, len(places), _BLOCK):
-                block = logits[start : start + _BLOCK]
-                order = torch.sort(block, dim=-1, descending=True, stable=True).indices
-                ids = order.index_select(1, columns)
-                here = places[start : start + _BLOCK]
-                found.token_ids[here] = ids.cpu().numpy()
-                found.log_p[here] = _log_p(block, ids).cpu().numpy()
+            order = torch.sort(logits, dim=-1, descending=True, stable=True).indices
+            found[places] = order.index_select(1, columns).cpu().numpy()
 
-        self._in_batches(list(map(tuple, prefixes)), rank)
+        self._in_batches(prefixes, rank)
         return found
 
     @torch.inference_mode()

@@ -8,8 +8,8 @@ import pandas as pd
 from calib_utils.errors import InvalidRequestError, ResultsError
 
 _TREE = ["prompt_id", "category", "seed"]
-_CANDIDATE = [*_TREE, "depth", "node", "rank", "token_id", "log_p"]
-COLUMNS = [*_CANDIDATE, "valid", "weight", "n_leaves", "n_unlabelled"]
+_CANDIDATE = [*_TREE, "depth", "node", "rank"]
+COLUMNS = [*_CANDIDATE, "token_id", "log_p", "valid", "weight", "n_leaves", "n_unlabelled"]
 
 
 def unique_texts(completions: pd.DataFrame) -> pd.DataFrame:
@@ -69,7 +69,12 @@ def node_table(
         return table
     groups = pd.concat(levels).groupby(_CANDIDATE, sort=True)
     table = groups.agg(
-        weight=("is_valid", "sum"), n_leaves=("is_valid", "size"), n_unlabelled=("unknown", "sum")
+        token_id=("token_id", "first"),
+        # Not a key: leaves of one candidate may differ in the last bit, from batch to batch.
+        log_p=("log_p", "first"),
+        weight=("is_valid", "sum"),
+        n_leaves=("is_valid", "size"),
+        n_unlabelled=("unknown", "sum"),
     ).reset_index()
     known = (table.weight > 0) | (table.n_unlabelled == 0)
     kept = table[known].assign(valid=table.weight > 0).reset_index(drop=True)[COLUMNS]

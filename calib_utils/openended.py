@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from calib_utils import completions, provenance
 from calib_utils.errors import InvalidRequestError
-from calib_utils.generation import Continuations
+from calib_utils.generation import Continuations, vocabulary_size
 from calib_utils.models import Model, load_model
 from calib_utils.sweeps import Sweep, grow, start_of
 
@@ -102,7 +102,7 @@ def sweep(
 
 
 def _check_ranks(model: Model, sweep: Sweep) -> None:
-    size = model.network.get_output_embeddings().weight.shape[0]
+    size = vocabulary_size(model)
     if sweep.candidates[-1] >= size:
         raise InvalidRequestError(
             f"the sweep forces rank {sweep.candidates[-1]}, but {model.name} has {size} tokens: "
@@ -131,7 +131,7 @@ def _rate(model: Model, sweep: Sweep, batch_size: int | None) -> float:
     start = start_of(model, sweep.prompts[0], sweep.end)
     tree = Continuations(model, start.ids, batch_size)
     n = min(tree.batch_size, sweep.n_completions)
-    forced = tree.candidates([()], range(min(n, tree.vocab_size))).token_ids[0]
+    forced = tree.candidates([()], range(min(n, tree.vocab_size)))[0]
     prefixes = [(int(token),) for token in forced]
     tree.complete(prefixes[:1], 1)  # the first pass also pays for what is set up once
     began = time.perf_counter()

@@ -266,7 +266,7 @@ def _leaves(tree: Continuations, sweep: Sweep, end_ids) -> dict[tuple[int, ...],
     for _ in range(sweep.depth):
         open_paths = [path for path in level if not path or path[-1] not in end_ids]
         found = tree.candidates(open_paths, sweep.candidates)
-        below = dict(zip(open_paths, found.token_ids.tolist(), strict=True))
+        below = dict(zip(open_paths, found.tolist(), strict=True))
         deeper = {}
         for path, ranks in level.items():
             if path not in below:
