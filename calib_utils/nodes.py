@@ -76,8 +76,9 @@ def node_table(
         n_leaves=("is_valid", "size"),
         n_unlabelled=("unknown", "sum"),
     ).reset_index()
-    known = (table.weight > 0) | (table.n_unlabelled == 0)
-    kept = table[known].assign(valid=table.weight > 0).reset_index(drop=True)[COLUMNS]
+    table["valid"] = table.weight > 0
+    known = table.valid | (table.n_unlabelled == 0)
+    kept = table.loc[known, COLUMNS].reset_index(drop=True)
     kept.attrs["dropped"] = int((~known).sum())
     return kept
 
