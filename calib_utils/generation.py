@@ -18,10 +18,9 @@ from calib_utils.errors import InvalidRequestError, InvalidTemperatureError, Mod
 from calib_utils.models import Model
 from calib_utils.scoring import continue_rows, forward
 
-# Rows per forward pass: matrix products gain little beyond this on a CPU (DECISIONS), and every
-# row holds a copy of the prompt's keys.
-_ROWS = {"cpu": 64, "mps": 64, "cuda": 512}
-_LOGITS_BYTES = {"cpu": 160e6, "mps": 160e6, "cuda": 2e9}
+# Rows per forward pass: doubling them beyond this gains little on a CPU, and every row holds a
+# copy of the prompt's keys. And bytes of their logits.
+_LIMITS = {"cpu": (128, 160e6), "mps": (128, 160e6), "cuda": (512, 2e9)}
 # Rows reduced in float64 at a time: larger temporaries cost page faults.
 _BLOCK = 16
 
@@ -52,43 +51,17 @@ def complete(
     prompt_ids: Sequence[int],
     prefixes: Iterable[Tokens],
     max_tokens: int,
-    end_ids: Iterable[int] | None = None,
+    end_ids: Iterable[int] = (),
+    batch_size: int | None = None,
     **options,
 ) -> list[Completion]:
     """Completions of a prompt after forced prefixes; see `Continuations.complete`.
 
     Args:
-        end_ids: tokens that close a completion; by default those of the model's own settings.
+        end_ids: tokens that close a completion; `starts.start_of` has those of a model.
     """
-    end_ids = end_tokens(model) if end_ids is None else end_ids
-    size = options.pop("batch_size", None)
-    return Continuations(model, prompt_ids, size).complete(prefixes, max_tokens, end_ids, **options)
-
-
-def end_tokens(model: Model) -> Tokens:
-    """The tokens at which the model's own generation settings stop, ascending.
-
-    From its folder: stored completions are recognised without loading the weights.
-    """
-    from transformers import GenerationConfig
-
-    try:
-        settings = GenerationConfig.from_pretrained(model.folder)
-    except OSError:  # the file is optional
-        settings = GenerationConfig.from_model_config(_config(model))
-    found = settings.eos_token_id
-    return () if found is None else tuple(sorted({found} if isinstance(found, int) else {*found}))
-
-
-def vocabulary_size(model: Model) -> int:
-    """Logits per position, from the model's folder."""
-    return _config(model).get_text_config().vocab_size
-
-
-def _config(model: Model):
-    from transformers import AutoConfig
-
-    return AutoConfig.from_pretrained(model.folder, trust_remote_code=False)
+    tree = Continuations(model, prompt_ids, batch_size)
+    return tree.complete(prefixes, max_tokens, end_ids, **options)
 
 
 class Continuations:
@@ -100,7 +73,7 @@ class Continuations:
             when memory runs out.
 
     Raises:
-        OutOfMemoryError: later, where not even one row fits.
+        OutOfMemoryError: the prompt, or later not even one row, fits.
     """
 
     def __init__(self, model: Model, prompt_ids: Sequence[int], batch_size: int | None = None):
@@ -112,13 +85,16 @@ class Continuations:
             )
         self._network = model.network
         self._device = self._network.get_input_embeddings().weight.device
+        self.vocab_size = self._network.get_output_embeddings().weight.shape[0]
+        rows, logits_bytes = _LIMITS.get(self._device.type, _LIMITS["cpu"])
+        rows = max(1, min(rows, int(logits_bytes / (4 * self.vocab_size))))
+        self._batch = scoring._Batch(batch_size or rows, self._device)
         ids = torch.tensor([list(prompt_ids)], device=self._device)
-        logits, self._cache = forward(self._network, ids, None, keep=1)
+        try:
+            logits, self._cache = forward(self._network, ids, None, keep=1)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            self._batch.shrink(error, 1)
         self._logits = logits[:, -1]
-        self.vocab_size = self._logits.shape[-1]
-        kind = self._device.type if self._device.type in _ROWS else "cpu"
-        fitting = int(_LOGITS_BYTES[kind] / (4 * self.vocab_size))
-        self._batch = scoring._Batch(batch_size or max(1, min(_ROWS[kind], fitting)), self._device)
 
     @property
     def batch_size(self) -> int:
@@ -177,7 +153,7 @@ class Continuations:
         """
         _check(max_tokens, n_samples, temperature)
         rows = [(tuple(p), sample) for p in prefixes for sample in range(max(1, n_samples))]
-        ends = torch.tensor(sorted(set(end_ids)), dtype=torch.int64, device=self._device)
+        ends = np.array(sorted(set(end_ids)), dtype=np.int64)
         done: list[Completion | None] = [None] * len(rows)
 
         def finish(places: list[int]):
@@ -185,10 +161,9 @@ class Continuations:
             uniforms = None
             if n_samples:
                 uniforms = np.stack([_uniforms(seed, *row, max_tokens) for row in batch])
-            for i, completion in zip(
-                places, self._finish(batch, max_tokens, ends, uniforms, temperature), strict=True
-            ):
-                done[i] = completion
+            found = self._finish(batch, max_tokens, ends, uniforms, temperature)
+            for place, completion in zip(places, found, strict=True):
+                done[place] = completion
             if advance is not None:
                 advance(len(places))
 
@@ -213,8 +188,7 @@ class Continuations:
 
     def _force(self, prefixes: list[Tokens]):
         """Forwards prefixes of one length: log-probabilities [row, forced], logits, cache."""
-        rows = torch.zeros(len(prefixes), dtype=torch.int64, device=self._device)
-        cache = continue_rows(self._cache, rows)
+        cache = continue_rows(self._cache, self._index(np.zeros(len(prefixes), dtype=np.int64)))
         if not prefixes[0]:
             return np.empty((len(prefixes), 0)), self._logits.expand(len(prefixes), -1), cache
         ids = torch.tensor(prefixes, device=self._device)
@@ -228,38 +202,36 @@ class Continuations:
         prefixes = [prefix for prefix, _ in rows]
         forced_log_p, logits, cache = self._force(prefixes)
         tokens, log_p = [[] for _ in rows], [[] for _ in rows]
-        ended = np.zeros(len(rows), dtype=bool)
-        if prefixes[0]:
-            ended = np.isin([prefix[-1] for prefix in prefixes], ends.cpu().numpy())
+        ended = np.isin([prefix[-1] if prefix else -1 for prefix in prefixes], ends)
         live = np.flatnonzero(~ended)
         if ended.any():
-            kept = torch.as_tensor(live, device=self._device)
-            logits, cache = logits[kept], continue_rows(cache, kept)
-        for step in range(max_tokens):
-            if not len(live):
-                break
+            logits, cache = logits[self._index(live)], continue_rows(cache, self._index(live))
+        for step in range(max_tokens if len(live) else 0):
             if uniforms is None:
                 chosen = logits.argmax(dim=-1)
             else:
                 chosen = _draw(logits, uniforms[live, step], temperature)
             values = _log_p(logits, chosen[:, None])[:, 0].tolist()
+            chosen = chosen.cpu().numpy()
             for row, token, value in zip(live, chosen.tolist(), values, strict=True):
                 tokens[row].append(token)
                 log_p[row].append(value)
-            stopped = torch.isin(chosen, ends)
-            if stopped.any():
-                kept = torch.nonzero(~stopped)[:, 0]
-                ended[live[stopped.cpu().numpy()]] = True
-                live, chosen = live[kept.cpu().numpy()], chosen[kept]
-                if step + 1 < max_tokens and len(live):
-                    cache = continue_rows(cache, kept)
-            if step + 1 < max_tokens and len(live):
-                logits, cache = forward(self._network, chosen[:, None], cache, keep=1)
-                logits = logits[:, -1]
+            on = ~np.isin(chosen, ends)
+            ended[live[~on]] = True
+            live = live[on]
+            if step + 1 == max_tokens or not len(live):
+                break
+            if not on.all():
+                cache = continue_rows(cache, self._index(np.flatnonzero(on)))
+            logits, cache = forward(self._network, self._index(chosen[on, None]), cache, keep=1)
+            logits = logits[:, -1]
         for row, (prefix, sample) in enumerate(rows):
             forced = tuple(forced_log_p[row].tolist())
             done = tuple(tokens[row]), tuple(log_p[row])
             yield Completion(prefix, forced, sample, *done, bool(ended[row]))
+
+    def _index(self, numbers: np.ndarray) -> torch.Tensor:
+        return torch.as_tensor(numbers, device=self._device)
 
 
 def _check(max_tokens: int, n_samples: int, temperature: float) -> None:

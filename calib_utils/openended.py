@@ -14,12 +14,13 @@ from tqdm.auto import tqdm
 
 from calib_utils import completions, provenance
 from calib_utils.errors import InvalidRequestError
-from calib_utils.generation import Continuations, vocabulary_size
+from calib_utils.generation import Continuations
 from calib_utils.models import Model, load_model
-from calib_utils.sweeps import Sweep, grow, start_of
+from calib_utils.starts import start_of, vocabulary_size
+from calib_utils.sweeps import Sweep, grow
 
 # What a completion passes through: a change in any of them makes stored sweeps foreign.
-CODE = ("generation", "models", "prompts", "scoring", "sweeps", "vocabulary")
+CODE = ("generation", "models", "prompts", "scoring", "starts", "sweeps", "vocabulary")
 _RATE_TOKENS = 4
 
 

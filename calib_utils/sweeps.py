@@ -11,13 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calib_utils import prompts
 from calib_utils.errors import InvalidRequestError
-from calib_utils.generation import Continuations, end_tokens
+from calib_utils.generation import Continuations
 from calib_utils.models import Model
 from calib_utils.openset import OpenPrompt, get_prompt
-from calib_utils.prompts import Policies
-from calib_utils.tasks import Task
+from calib_utils.starts import start_of
 
 MAX_DEPTH = 3
 _ENDS = ("eos", "line")
@@ -172,25 +170,6 @@ def _check(sweep: Sweep) -> None:
     require(t is None or sweep.n_samples > 0, "temperature", "leave it out, or set n_samples")
     require(t is None or (math.isfinite(t) and t > 0), "temperature", "must be finite and above 0")
     require(sweep.end in _ENDS, "end", f"choose from {_ENDS}")
-
-
-@dataclass(frozen=True)
-class Start:
-    """A prompt as one model sees it: its tokens, and those that close a text."""
-
-    ids: tuple[int, ...]
-    end_ids: tuple[int, ...]
-
-
-def start_of(model: Model, prompt: OpenPrompt, end: str = "eos") -> Start:
-    """The prompt's tokens under the project's conventions, and every token that ends a text.
-
-    The end of turn or of text, with `line` also line breaks, and where the model's own settings
-    stop generation.
-    """
-    # The conventions of `prompts` want a task with an answer; what it is makes no difference here.
-    rendered = prompts.render(model.tokenizer, Task(prompt.id, prompt.prompt, ["x"]), Policies(end))
-    return Start(rendered.ids, tuple(sorted({*rendered.end_ids, *end_tokens(model)})))
 
 
 def grow(

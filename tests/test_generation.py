@@ -1,14 +1,11 @@
 """Batched completion is what a plain forward pass, and `generate`, give row by row."""
 
-import shutil
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import calib_utils as cu
 from calib_utils import generation
 from calib_utils.errors import (
     InvalidRequestError,
@@ -128,30 +125,9 @@ def test_a_prefix_that_ends_is_complete(tiny):
     assert found[1].token_ids
 
 
-def test_the_folder_says_what_the_loaded_model_would(tiny, architecture):
-    model = tiny(architecture)
-    own = model.network.generation_config.eos_token_id
-    assert list(generation.end_tokens(model)) == ([] if own is None else [own])
-    assert generation.vocabulary_size(model) == Continuations(model, PROMPT).vocab_size
-
-
-@pytest.mark.parametrize("settings", ['{"eos_token_id": [9, 4]}', '{"eos_token_id": 9}'])
-def test_end_tokens_are_those_of_the_generation_settings(tiny_folder, tmp_path, settings):
-    folder = shutil.copytree(tiny_folder(), tmp_path / "model")
-    (folder / "generation_config.json").write_text(settings)
-    model = cu.load_model(folder, device="cpu")
-    own = np.atleast_1d(model.network.generation_config.eos_token_id)
-    assert generation.end_tokens(model) == tuple(sorted(own.tolist()))
-    assert 9 in own
-    # And they are what completion stops at unless told.
-    end = complete(model, PROMPT, [()], 1)[0].token_ids[0]
-    (folder / "generation_config.json").write_text(f'{{"eos_token_id": {end}}}')
-    assert complete(model, PROMPT, [()], 3)[0].ended
-
-
 def test_candidates_are_a_plain_sort(tiny, architecture):
     model = tiny(architecture)
-    ranks = (0, 1, 5, 200, generation.vocabulary_size(model) - 1)
+    ranks = (0, 1, 5, 200, model.network.get_output_embeddings().weight.shape[0] - 1)
     found = Continuations(model, PROMPT, 3).candidates(PREFIXES, ranks)
     for prefix, tokens in zip(PREFIXES, found, strict=True):
         log_p = plain_log_p(model.network, [*PROMPT, *prefix])[-1]

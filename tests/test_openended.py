@@ -4,6 +4,7 @@ import ast
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import calib_utils as cu
-from calib_utils import completions, nodes, openended, sweeps
+from calib_utils import completions, nodes, openended, starts, sweeps
 from calib_utils.errors import InvalidRequestError, ResultsError, UnknownNameError
 from calib_utils.openended import Sweep, forecast, sweep
 from calib_utils.openset import OpenPrompt
@@ -62,7 +63,7 @@ def assert_is_brute_force(model, plan, table):
     trees = table.groupby(["prompt_id", "seed"], sort=False)
     assert list(trees.groups) == [(prompt.id, seed) for prompt, seed in plan.trees]
     for (prompt, seed), (_, tree) in zip(plan.trees, trees, strict=True):
-        start = sweeps.start_of(model, prompt)
+        start = starts.start_of(model, prompt)
         assert (tree.position.nunique(), tree.prefix.nunique()) == (1, 1)
         prefix = tree.prefix.iloc[0]
         written = openings(model, plan, prompt, seed, start)
@@ -120,7 +121,7 @@ def test_another_sweep_fails_the_comparison(tiny, other):
 
 def test_a_candidate_that_ends_the_text_is_a_leaf(tiny):
     model = tiny(chat=True)
-    start = sweeps.start_of(model, PROMPTS[0])
+    start = starts.start_of(model, PROMPTS[0])
     order = np.argsort(-plain_logits(model.network, start.ids).numpy(), kind="stable")
     end = int(np.flatnonzero(np.isin(order, start.end_ids))[0])
     ranks = sorted({0, 1, end})
@@ -135,18 +136,18 @@ def test_a_candidate_that_ends_the_text_is_a_leaf(tiny):
 
 def test_the_opening_stops_before_the_end(tiny):
     model = tiny(chat=True)
-    start = sweeps.start_of(model, PROMPTS[0])
+    start = starts.start_of(model, PROMPTS[0])
     plan = Sweep(PROMPTS[:1], position=8, ranks=(0,), max_tokens=2)
-    free = openings(model, plan, PROMPTS[0], 0, sweeps.Start(start.ids, ()))
+    free = openings(model, plan, PROMPTS[0], 0, starts.Start(start.ids, ()))
     assert len(free) == 8
-    early = sweeps.Start(start.ids, (free[5],))
+    early = starts.Start(start.ids, (free[5],))
     assert openings(model, plan, PROMPTS[0], 0, early) == free[: free.index(free[5])]
 
 
 def test_special_tokens_are_shown_to_the_judge(tiny):
     model = tiny(chat=True)
     marker = model.tokenizer.convert_tokens_to_ids("<|start|>")
-    start = sweeps.start_of(model, PROMPTS[0])
+    start = starts.start_of(model, PROMPTS[0])
     order = np.argsort(-plain_logits(model.network, start.ids).numpy(), kind="stable")
     rank = int(np.flatnonzero(order == marker)[0])
     table = sweep(model, Sweep(PROMPTS[:1], ranks=(rank,), max_tokens=2))
@@ -177,6 +178,27 @@ def test_same_seed_same_table_whatever_else_is_swept(tiny):
     assert part.log_p.to_numpy() == pytest.approx(one.log_p.to_numpy(), abs=1e-4)
     # One seed is not one number everywhere.
     assert both[both.seed == 1].groupby("prompt_id").prefix.first().nunique() == 2
+
+
+# What the model's folder says
+
+
+def test_the_folder_says_what_the_loaded_model_would(tiny, architecture):
+    model = tiny(architecture)
+    own = model.network.generation_config.eos_token_id
+    assert list(starts.own_end_ids(model)) == ([] if own is None else [own])
+    assert starts.vocabulary_size(model) == model.network.get_output_embeddings().weight.shape[0]
+
+
+@pytest.mark.parametrize("content", ['{"eos_token_id": [9, 4]}', '{"eos_token_id": 9}'])
+def test_end_tokens_are_those_of_the_generation_settings(tiny_folder, tmp_path, content):
+    folder = shutil.copytree(tiny_folder(), tmp_path / "model")
+    (folder / "generation_config.json").write_text(content)
+    model = cu.load_model(folder, device="cpu")
+    own = np.atleast_1d(model.network.generation_config.eos_token_id)
+    assert starts.own_end_ids(model) == tuple(sorted(own.tolist()))
+    assert 9 in own
+    assert set(own) <= set(starts.start_of(model, PROMPTS[0]).end_ids)
 
 
 # Storage
