@@ -26,9 +26,10 @@ _RATE_TOKENS = 4
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a sweep costs at most: texts that end early are cheaper.
+    """What a sweep costs before it runs: completions and tokens at most, seconds by estimate.
 
-    `tokens` counts forced and completed ones; `seconds` is at `rate` tokens per second.
+    `tokens` counts forced and completed ones, as if no text ended early; `rate` is in tokens per
+    second of full batches. Batches that are not full and longer contexts are slower than that.
     """
 
     completions: int

@@ -108,7 +108,7 @@ def log_ranks(n: int, max_rank: int) -> tuple[int, ...]:
     """`n` different ranks from 0 to max_rank - 1, dense at the top, evenly spaced in log(rank + 1).
 
     >>> log_ranks(8, 1000)
-    (0, 1, 6, 18, 51, 138, 372, 999)
+    (0, 2, 6, 18, 51, 138, 372, 999)
 
     Raises:
         InvalidRequestError: fewer than 1, or more than there are ranks.
