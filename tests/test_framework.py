@@ -1,6 +1,7 @@
 """The chapter on models that meet, or break, each hypothesis; the worked example by hand."""
 
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -122,16 +123,20 @@ def test_groups_of_a_step_and_their_masses():
 
 def test_every_figure_is_drawn_from_what_it_is_given(studies):
     example, study = examples.worked_example(), studies["displaced", "rng-2"]
+    plt.close("all")
     ax = theory_figures.tree(example.trie, example.letters, example.edge_p)
     assert {"at\nN = 1", "t\nN = 2", "(start)\nN = 3"} <= {t.get_text() for t in ax.texts}
-    ax = theory_figures.compounding(study)
+    ax = theory_figures.compounding(study, ax=plt.subplots()[1])
     drawn = [line.get_ydata()[-1] for line in ax.lines if len(line.get_ydata()) > 1]
     column = study.settings.index((cu.TopK(20), 1.0))
     assert float(study.factors.recall[column]) in drawn
-    ax = theory_figures.recall_bound(framework.recall_bounds(study))
+    ax = theory_figures.recall_bound(framework.recall_bounds(study), plt.subplots()[1])
     assert ax.get_xlabel() == "sequence precision"
-    theory_figures.price_of_validity({"rng-2": framework.validity_price(study)})
+    theory_figures.price_of_validity(
+        {"rng-2": framework.validity_price(study)}, ax=plt.subplots()[1]
+    )
     published = pd.read_csv(paths.package_data("published", "temperature_rates.csv"))
     step = step_data(reference_model(SHARP, "us-states"), "us-states")
     figure = theory_figures.head_and_tail(step, published)
     assert figure.axes[1].get_xlim()[1] > 7.9
+    plt.close("all")
