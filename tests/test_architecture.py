@@ -21,6 +21,7 @@ ORDER = (
     "tries",
     "vocabulary",
     "prompts",
+    "hashes",
     "weights",
     "openset",
     "models",
@@ -89,7 +90,7 @@ TORCH = {
     *("reference", "starts", "generation", "embedders"),
 }
 # What a number passes through before it is a number of this code: inputs, identity, messages.
-NOT_NUMERIC = {"errors", "paths", "registry", "weights", "tasks"}
+NOT_NUMERIC = {"errors", "paths", "registry", "hashes", "weights", "tasks"}
 MAX_LINES = 300
 
 
