@@ -3,7 +3,7 @@
 import nbformat
 import pytest
 
-from calib_utils import paths, reproduce, results
+from calib_utils import errata, errata_readings, errata_theory, paths, reproduce, results
 from calib_utils.registry import EMBEDDED
 
 pytestmark = pytest.mark.models
@@ -45,3 +45,13 @@ def test_glued_numbers_are_those_of_the_rows(model):
     assert float(claims["oracle_validity_us-states"]) == pytest.approx(best.validity, rel=0.05)
     verdicts = [int(claims[v]) for v in ("reproduced", "not_reproduced", "not_testable_here")]
     assert sum(verdicts) == int(claims["claims"]) == 5
+
+
+@pytest.mark.parametrize("model", EMBEDDED)
+def test_the_framework_chapter_tells_what_its_functions_find(model):
+    numbers = glued(model, "01_formal_framework")
+    verdicts = [int(numbers[v]) for v in ("reproduced", "not_reproduced", "not_testable_here")]
+    assert sum(verdicts) == int(numbers["claims"]) == 7
+    assert numbers["theorems_hold"] == numbers["theorems"] == "6"
+    for item in errata.items_of(errata_theory, errata_readings):
+        assert numbers[f"errata_{item.number}"] == item.found

@@ -1,6 +1,7 @@
 """Every item of the errata derived again here, another way; each would fail if it were wrong."""
 
 import itertools
+import re
 
 import numpy as np
 import pandas as pd
@@ -27,6 +28,18 @@ def test_every_item_has_its_test_and_numbers_once():
     assert all(item.test in globals() for item in found)
     assert len({item.number for item in found}) == len(found)
     assert {item.verdict for item in found} <= {errata.HOLDS, errata.CARE, errata.FAILS}
+
+
+def test_the_page_has_every_item_with_its_verdict_number_and_test():
+    page = (paths.book_dir() / "errata.md").read_text(encoding="utf-8")
+    sections = re.split(r"^### ", page, flags=re.M)[1:]
+    by_number = {int(section.split(".")[0]): section for section in sections}
+    assert list(by_number) == [item.number for item in items()]
+    for item in items():
+        section = by_number[item.number]
+        assert f"::errata_{item.number}:s`" in section and f"`{item.test}`" in section
+        told = re.search(r"\*\*(.+?)\.\*\*", section).group(1).lower()
+        assert told.split()[0] == item.verdict.split()[0]
 
 
 def entropy(p):
