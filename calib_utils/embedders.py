@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from calib_utils import weights
 from calib_utils.errors import DeviceError, InvalidRequestError, ModelFormatError, UnknownNameError
+from calib_utils.hashes import sha256_of_folder
 from calib_utils.registry import DEFAULT_ENCODER, ENCODERS
 
 # The names that a pooling config gives its switches; the files of others are refused.
@@ -153,7 +154,7 @@ def load_embedder(
     elif not folder.is_dir():
         hint = "Or give a hub id (owner/name) or a local folder."
         raise UnknownNameError("sentence embedder", text, ENCODERS, hint)
-    digest = weights.sha256_of_folder(folder)
+    digest = sha256_of_folder(folder)
     return Embedder(text, folder, digest, _pooling(folder), device, dtype)
 
 

@@ -39,6 +39,10 @@ class InvalidRequestError(CalibUtilsError, ValueError):
     """An argument of a computation out of range, such as a batch size below 1."""
 
 
+class InvalidLawError(CalibUtilsError, ValueError):
+    """A reference distribution with a parameter out of range, or that a task has no room for."""
+
+
 class TokenizationError(CalibUtilsError, ValueError):
     """An answer whose tokens in context cannot be told apart from the prompt's or another's."""
 

@@ -83,7 +83,7 @@ def validity_diversity(curves: pd.DataFrame, ax: Axes | None = None) -> Axes:
         marked = curve[curve.temperature.isin(_MARKED_TEMPERATURES)]
         sizes = 22 * marked.temperature
         ax.scatter(marked.validity, marked.diversity, s=sizes, color=colour, zorder=3)
-    _unit_square(ax, "validity", "diversity")
+    unit_square(ax, "validity", "diversity")
     ax.scatter([1], [1], marker="*", s=160, color="black", zorder=4, clip_on=False)
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncol=2, frameon=False)
     return ax
@@ -147,14 +147,14 @@ def frontiers(table: pd.DataFrame, ceiling: float, ax: Axes | None = None) -> Ax
     """
     ax = ax or plt.gca()
     for rule, own in table.groupby("rule", sort=False):
-        style = _rule_style(rule)
+        style = rule_style(rule)
         ax.scatter(own.validity, own.diversity, s=9, color=style["color"], alpha=0.3, linewidth=0)
         best = frontier_points(own)
         width = 2.6 if rule == "oracle_size" else 1.5
         ax.plot(best.validity, best.diversity, ".-", linewidth=width, **style)
     ax.axhline(ceiling, color="black", linestyle=":", linewidth=1.2)
     ax.scatter([1], [ceiling], marker="*", s=130, color="black", zorder=4, clip_on=False)
-    _unit_square(ax, "validity", "diversity")
+    unit_square(ax, "validity", "diversity")
     ax.set_ylim(-0.03, 1.05)
     return ax
 
@@ -180,11 +180,11 @@ def adaptive(table: pd.DataFrame, hull: pd.DataFrame, ax: Axes | None = None) ->
     """Sequence precision against recall of one task's settings under the best of all cutoffs."""
     ax = ax or plt.gca()
     for rule, own in table[table.rule != "none"].groupby("rule", sort=False):
-        ax.scatter(own.sequence_recall, own.sequence_precision, s=18, **_rule_style(rule))
+        ax.scatter(own.sequence_recall, own.sequence_precision, s=18, **rule_style(rule))
     recall = [0.0, *hull.sequence_recall]
     precision = [hull.sequence_precision.iloc[0], *hull.sequence_precision]
     ax.plot(recall, precision, "-", color="black", linewidth=1.4, label="best adaptive cutoff")
-    _unit_square(ax, "sequence recall", "sequence precision")
+    unit_square(ax, "sequence recall", "sequence precision")
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncol=3, frameon=False)
     return ax
 
@@ -235,7 +235,7 @@ def sampler_curves(table: pd.DataFrame, by: str, ax: Axes | None = None) -> Axes
     for number, (name, curve) in enumerate(table.groupby(by, sort=False)):
         curve = curve.sort_values("temperature").dropna(subset="diversity")
         ax.plot(curve.validity, curve.diversity, lines[number % 4], marker=".", label=name)
-    _unit_square(ax, "validity", "diversity")
+    unit_square(ax, "validity", "diversity")
     ax.legend(frameon=False)
     return ax
 
@@ -244,7 +244,7 @@ def budgets(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Mean and band of `budgets.best_by_budget`, a line per sampler."""
     ax = ax or plt.gca()
     for rule, own in table.groupby("rule", sort=False):
-        style = _rule_style(rule)
+        style = rule_style(rule)
         ax.plot(own.budget, own["mean"], **style)
         band = {"color": style["color"], "alpha": 0.12, "linewidth": 0}
         ax.fill_between(own.budget, own.low, own.high, **band)
@@ -259,13 +259,13 @@ def budgets(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def _unit_square(ax: Axes, x: str, y: str) -> None:
+def unit_square(ax: Axes, x: str, y: str) -> None:
     """Both axes from 0 to 1 with a margin, and their names."""
     ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xticks=_TICKS, yticks=_TICKS)
     ax.set(xlabel=x, ylabel=y)
 
 
-def _rule_style(rule: str) -> dict:
+def rule_style(rule: str) -> dict:
     """The colour and display name of a rule's family, the same through the book."""
     return {"color": RULE_COLOURS.get(rule, "#555555"), "label": RULE_NAMES.get(rule, rule)}
 

@@ -1,0 +1,186 @@
+"""Figures of the formal framework: small trees, compounding, bounds against what was measured.
+
+Knows matplotlib, and the tables and studies it draws; style and colours come from `figures`.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from calib_utils import geometric
+from calib_utils.explorer import StepData
+from calib_utils.figures import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, rule_style, unit_square
+from calib_utils.framework import Study
+from calib_utils.rules import TopK
+from calib_utils.tries import Trie
+
+_NEVER = 100.0  # nats below the top: no bar can be seen there
+_BELOW = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17), "frameon": False}
+GROUPS = {
+    "valid and frequent": BLUE,
+    "valid and rare": SKY,
+    "invalid": VERMILION,
+}
+
+
+def tree(trie: Trie, letters: str, p: np.ndarray, ax: Axes | None = None) -> Axes:
+    """A small prefix tree: every valid prefix with N, every valid token with its probability.
+
+    Args:
+        letters: what the symbols stand for.
+        p: probability of every edge. [edge]
+    """
+    ax = ax or plt.subplots(figsize=(6.0, 3.2))[1]
+    # Leaves get a row each, a node the middle of what lies below it.
+    row: dict[tuple[int, int], float] = {}
+    above = {int(child): edge for edge, child in enumerate(trie.edge_child) if child >= 0}
+
+    def place(node: int) -> float:
+        rows = []
+        for edge in np.flatnonzero(trie.edge_node == node):
+            child = int(trie.edge_child[edge])
+            height = place(child) if child >= 0 else float(sum(k[0] < 0 for k in row))
+            row[(child, edge) if child >= 0 else (-1, edge)] = height
+            rows.append(height)
+        return float(np.mean(rows))
+
+    root = place(0)
+    box = {"boxstyle": "round", "facecolor": "white", "edgecolor": BLUE}
+    for (_, edge), height in row.items():
+        node = int(trie.edge_node[edge])
+        depth = int(trie.node_depth[node])
+        start = root if node == 0 else row[(node, above[node])]
+        ax.plot([depth, depth + 1], [start, height], color="#888888", linewidth=1.2, zorder=1)
+        middle = (start + height) / 2
+        ax.text(depth + 0.5, middle + 0.1, f"p = {p[edge]:.2g}", ha="center", fontsize=9)
+        word = "".join(letters[s] for s in [*trie.prefix(node), int(trie.edge_symbol[edge])])
+        text = f"{word}\nN = {trie.edge_count[edge]}"
+        ax.text(depth + 1, height, text, ha="center", va="center", bbox=box, zorder=2)
+    text = f"(start)\nN = {trie.n_answers}"
+    ax.text(0, root, text, ha="center", va="center", bbox=box, zorder=2)
+    ax.set_xlim(-0.35, trie.node_depth.max() + 1.35)
+    ax.set_ylim(-0.6, max(row.values()) + 0.6)
+    ax.axis("off")
+    return ax
+
+
+def compounding(study: Study, sizes=(5, 10, 20, 100), ax: Axes | None = None) -> Axes:
+    """Sequence precision and recall as steps go by, for fixed numbers of kept tokens (Thm. E.1)."""
+    ax = ax or plt.gca()
+    step = np.arange(study.n_steps + 1)
+    for k, colour in zip(sizes, (ORANGE, GREEN, BLUE, VERMILION), strict=True):
+        column = study.settings.index((TopK(k), 1.0))
+        for values, line in ((study.factors.alpha, "o-"), (study.factors.beta, "s:")):
+            product = np.concatenate([[1.0], values[:, column].cumprod()])
+            ax.plot(step, np.maximum(product, 1e-4), line, color=colour, markersize=5)
+        ax.plot([], [], "-", color=colour, label=f"{k} kept")
+    ax.plot([], [], "ko-", markersize=5, label="precision, ∏ α")
+    ax.plot([], [], "ks:", markersize=5, label="recall, ∏ β")
+    ax.set_yscale("log")
+    ax.set(xlabel="steps taken", ylabel="of the answer so far", ylim=(0.8e-4, 1.4), xticks=step)
+    ax.legend(ncol=3, **_BELOW)
+    return ax
+
+
+def recall_bound(bounds: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Sequence recall against precision of every setting, under the bound of Thm. E.3."""
+    ax = ax or plt.gca()
+    table = bounds.sort_values("precision")
+    ax.step(table.precision, table.bound, where="post", color="black", linewidth=1.4)
+    ax.text(0.98, 0.97, "bound of Thm. E.3", ha="right", va="top", transform=ax.transAxes)
+    for rule, own in table.groupby("rule", sort=False):
+        ax.scatter(own.precision, own.recall, s=20, **rule_style(rule))
+    unit_square(ax, "sequence precision", "sequence recall")
+    ax.legend(ncol=3, **_BELOW)
+    return ax
+
+
+def price_of_validity(
+    prices: Mapping[str, pd.DataFrame] = MappingProxyType({}), v: int = 10, ax: Axes | None = None
+) -> Axes:
+    """The most diversity at a validity, for 1 to 8 steps with v valid tokens, and tasks measured.
+
+    Lines: the bound of Thm. F.4, and dashed the model of Def. F.1 itself, equally sharp.
+    """
+    ax = ax or plt.gca()
+    val = np.linspace(0.001, 0.9999, 400)
+    for m, colour in zip((1, 2, 4, 8), (GREEN, BLUE, PURPLE, VERMILION), strict=True):
+        ax.plot(
+            val,
+            geometric.diversity_bound(val, [v] * m),
+            color=colour,
+            label=f"{m} step" + "s" * (m > 1),
+        )
+        truth = [geometric.at_validity(x, [v] * m) for x in val]
+        ax.plot(val, truth, "--", color=colour, linewidth=1.2)
+    for (task, table), mark in zip(prices.items(), "o^sD", strict=False):
+        ax.plot(table.validity, table.diversity, mark, color="black", markersize=4, label=task)
+    ax.plot([], [], "k--", linewidth=1.2, label="model itself")
+    unit_square(ax, "validity", "diversity")
+    ax.legend(ncol=3, **_BELOW)
+    return ax
+
+
+def group_of(step: StepData) -> list[str]:
+    """The group of every listed token of a step, as in Fig. 1.
+
+    A valid token is frequent if it holds at least its fair share N/|V| of the valid mass at T = 1.
+    """
+    total = sum(token.n_answers for token in step.tokens)
+    valid = np.exp([-token.gap for token in step.tokens if token.n_answers]).sum()
+    found = []
+    for token in step.tokens:
+        fair = token.n_answers / total
+        frequent = np.exp(-token.gap) / valid >= fair
+        kind = "valid and frequent" if frequent else "valid and rare"
+        found.append(kind if token.n_answers else "invalid")
+    return found
+
+
+def group_masses(step: StepData, temperatures: np.ndarray) -> pd.DataFrame:
+    """Probability of each group at each temperature: a row per temperature, summing to 1."""
+    groups, gaps = np.array(group_of(step)), np.array([token.gap for token in step.tokens])  # >= 0
+    rows = []
+    for temperature in temperatures:
+        p = np.exp(-gaps / temperature - step.log_partition(temperature))
+        row = {group: float(p[groups == group].sum()) for group in list(GROUPS)[:2]}
+        rows.append({"temperature": temperature, **row, "invalid": 1 - sum(row.values())})
+    return pd.DataFrame(rows)
+
+
+def head_and_tail(step: StepData, published: pd.DataFrame, shown: int = 60) -> Figure:
+    """One step's ranked tokens by group, and each group's mass as temperature rises (Fig. 1).
+
+    Args:
+        published: the authors' masses by temperature, drawn as dots.
+    """
+    figure, (left, right) = plt.subplots(2, 1, figsize=(6.4, 7.0))
+    groups = group_of(step)
+    log_z = step.log_partition(1.0)
+    pairs = zip(step.tokens, groups, strict=True)
+    tokens = [(t, g) for t, g in pairs if t.rank < shown and t.gap < _NEVER]
+    for group, colour in GROUPS.items():
+        own = [t for t, g in tokens if g == group]
+        p = np.exp([-t.gap - log_z for t in own])
+        left.vlines([t.rank + 1 for t in own], 1e-9, p, color=colour, linewidth=4, label=group)
+    left.set_yscale("log")
+    lowest = np.exp(-max(t.gap for t, _ in tokens) - log_z)
+    left.set(xlabel="rank", ylabel="probability at T = 1", ylim=(lowest / 2, 1.5))
+    left.legend(ncol=3, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    masses = group_masses(step, np.linspace(0.1, 8.0, 159))
+    marks = {"valid and frequent": "o", "valid and rare": "^", "invalid": "s"}
+    for group, colour in GROUPS.items():
+        right.plot(masses.temperature, masses[group], color=colour)
+        dots = published[group.replace(" ", "_")]
+        right.plot(published.temperature, dots, marks[group], color=colour, markersize=4)
+    right.plot([], [], "ko", markersize=4, label="published, Llama-3.1-8B-Instruct")
+    right.plot([], [], "k-", label="this model")
+    right.set(xlabel="temperature", ylabel="probability of the group", ylim=(-0.03, 1.03))
+    right.legend(ncol=2, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    figure.tight_layout()
+    return figure
