@@ -32,10 +32,9 @@ class Embedder:
     """A sentence embedder that is identified, with its weights loaded on first use.
 
     Args:
+        name: as the user gave it.
         weights_sha256: of the folder's config and safetensors.
         pooling: mean over the tokens, first or last token.
-        max_tokens: longer texts are cut to this many tokens, as the embedder's own files say;
-            `n_cut` counts them.
     """
 
     name: str
@@ -54,7 +53,7 @@ class Embedder:
 
     @cached_property
     def max_tokens(self) -> int:
-        """The most tokens of a text that are read."""
+        """Texts are cut to this many tokens, as the embedder's own files say; see `n_cut`."""
         named = _json(self.folder / "sentence_bert_config.json").get("max_seq_length")
         return int(named or min(self.tokenizer.model_max_length, _LONGEST))
 

@@ -132,17 +132,18 @@ def frontiers_on_grid(
         NaN where nothing is valid.
     """
     column = _recall_column(recall)
-    parts = []
+    keys, best = [], []
     for key, own in curves.groupby(NODE, sort=False, dropna=False):
-        best = np.full(len(levels), np.nan)
+        row = np.full(len(levels), np.nan)
         if own.n_valid.iloc[-1]:
             ahead = np.maximum.accumulate(own.precision.to_numpy()[::-1])[::-1]
-            best = ahead[np.searchsorted(own[column].to_numpy(), levels, side="left")]
-        rows = pd.DataFrame({"recall": recall, "recall_level": levels, "precision": best})
-        for position, name in enumerate(NODE):
-            rows.insert(position, name, [key[position]] * len(rows))  # a node may be a tuple
-        parts.append(rows)
-    return pd.concat(parts, ignore_index=True)
+            row = ahead[np.searchsorted(own[column].to_numpy(), levels, side="left")]
+        keys.append(key)
+        best.append(row)
+    nodes = pd.DataFrame(keys, columns=NODE)
+    grid = nodes.loc[nodes.index.repeat(len(levels))].reset_index(drop=True)
+    levels = np.tile(levels, len(nodes))
+    return grid.assign(recall=recall, recall_level=levels, precision=np.concatenate(best))
 
 
 def published_points() -> pd.DataFrame:
