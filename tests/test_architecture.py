@@ -75,6 +75,7 @@ ORDER = (
     "cutoffs",
     "sensitivity",
     "figures",
+    "pr_figures",
     "controls_figures",
     "reporting",
     "explorer",
