@@ -83,8 +83,8 @@ def _random_law(trie: Trie, rng, n: int) -> np.ndarray:
     "Thm. E.1",
     "Sequence precision and recall are products of the steps' factors.",
     HOLDS,
-    "exactly, in fractions, for {looked_at}; where a step has nothing to condition on the product "
-    "is taken as 0, {empty:g}",
+    "exactly, for {looked_at}; where a step has nothing to condition on, the product is taken as "
+    "{empty:g}",
 )
 def factorisation() -> dict[str, float]:
     """Exact check, and the empty condition: a cutoff that keeps only an invalid token."""

@@ -171,7 +171,7 @@ def head_and_tail(step: StepData, published: pd.DataFrame, shown: int = 60) -> F
     left.set_yscale("log")
     lowest = np.exp(-max(t.gap for t, _ in tokens) - log_z)
     left.set(xlabel="rank", ylabel="probability at T = 1", ylim=(lowest / 2, 1.5))
-    left.legend(ncol=3, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    left.legend(loc="upper right")
     masses = group_masses(step, np.linspace(0.1, 8.0, 159))
     marks = {"valid and frequent": "o", "valid and rare": "^", "invalid": "s"}
     for group, colour in GROUPS.items():
