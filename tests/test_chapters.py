@@ -1,5 +1,7 @@
 """Numbers of the chapters: glued text against stored rows, stored rows against the weights."""
 
+import ast
+
 import nbformat
 import pytest
 
@@ -17,7 +19,8 @@ def glued(model, notebook):
     for output in outputs:
         for name in [output.get("metadata", {}).get("scrapbook", {}).get("name")]:
             if name:
-                found[name] = output.data["application/papermill.record/text/plain"].strip("'")
+                text = output.data["application/papermill.record/text/plain"]
+                found[name] = ast.literal_eval(text)
     return found
 
 

@@ -386,7 +386,7 @@ def test_the_code_version_covers_what_a_completion_passes_through():
         return found.union(*map(reachable, found))
 
     # Inputs, identity and messages; and the tries, in which a sweep has one answer that is unused.
-    inputs = {"errors", "openset", "paths", "registry", "tasks", "tries", "weights"}
+    inputs = {"errors", "hashes", "openset", "paths", "registry", "tasks", "tries", "weights"}
     assert set(openended.CODE) == {"sweeps", *reachable("sweeps")} - inputs
 
 
