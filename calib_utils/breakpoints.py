@@ -17,7 +17,7 @@ MIN_RANKS = 6
 MIN_HEAD, MIN_TAIL = 2, 4  # ranks with weight
 EXACT = 1e-12  # of the total sum of squares: as good as 0
 _LOWEST_U, _HIGHEST_U = 1e-9, 1e4  # the second in units of n
-_STEP = 0.25  # of log u on the grid
+_STEP = 0.35  # of log u on the grid
 _CHUNK = 4_000_000  # numbers in memory at once
 
 

@@ -15,7 +15,7 @@ from calib_utils.controlled import Finding, listed, verdict
 from calib_utils.curve_selection import FAMILIES, REFERENCE
 from calib_utils.evaluation import render_prompt
 from calib_utils.models import Model, load_model
-from calib_utils.piecewise import two_part
+from calib_utils.piecewise import Fit, two_part
 from calib_utils.tasks import Task
 
 N_RANKS = 2000  # as far as the paper shows
@@ -76,8 +76,13 @@ def logit_curves(model: Model | str, queries: tuple[Query, ...] = QUERIES) -> pd
     return table.set_index(pd.RangeIndex(1, len(table) + 1, name="rank"))
 
 
+def fits_of(curves: pd.DataFrame) -> dict[str, Fit]:
+    """The paper's form fitted to every query."""
+    return {query: two_part(y.to_numpy()) for query, y in curves.items()}
+
+
 def fit_table(curves: pd.DataFrame) -> pd.DataFrame:
-    """The paper's form fitted to every query.
+    """The fits as a table.
 
     Returns:
         A row per query: c, mse, r2, m, b, A, B, C, jump (head less tail at the tail's first rank)
@@ -85,9 +90,8 @@ def fit_table(curves: pd.DataFrame) -> pd.DataFrame:
         likelihood, n taken as `curve_selection.effective_size` of the residuals.
     """
     rows = []
-    for query, y in curves.items():
-        fit = two_part(y.to_numpy())
-        n_effective = curve_selection.effective_size(y - fit.predict(y.index))
+    for query, fit in fits_of(curves).items():
+        n_effective = curve_selection.effective_size(curves[query] - fit.predict(curves.index))
         near = np.flatnonzero(fit.profile <= fit.sse * math.exp(_SUPPORT / n_effective))
         rows.append(
             {
@@ -166,6 +170,30 @@ def pooled_ratios(held_out: pd.DataFrame) -> pd.DataFrame:
     for family in FAMILIES:
         ratio, low, high = np.exp(curve_selection.mean_interval(means[family]))
         rows.append({"family": family, "ratio": ratio, "low": low, "high": high})
+    return pd.DataFrame(rows)
+
+
+def ratio_table(compared: pd.DataFrame, pooled: pd.DataFrame) -> pd.DataFrame:
+    """Held-out ratios as text: a row per query, a column per rival, last the queries pooled."""
+    wide = compared.pivot(index="query", columns="family", values="ratio")
+    rows = pooled.set_index("family")[["ratio", "low", "high"]].T
+    rows.index = ["all queries", "interval from", "to"]
+    rivals = [family for family in FAMILIES if family != REFERENCE]
+    table = pd.concat([wide.loc[compared["query"].unique()], rows])[rivals].map(_two_digits)
+    table = table.rename(columns=NAMES).rename_axis(index="query", columns=None)
+    return table.reset_index()
+
+
+def bic_table(compared: pd.DataFrame) -> pd.DataFrame:
+    """Per query the family that either BIC puts first, by how much, and the effective n."""
+    rows = []
+    for query, own in compared.groupby("query", sort=False):
+        row = {"query": query}
+        for column, name in (("bic_naive", "all ranks"), ("bic_effective", "effective n")):
+            order = own.sort_values(column)
+            row[f"BIC, {name}"] = NAMES[order.family.iloc[0]]
+            row[f"lead, {name}"] = _two_digits(order[column].iloc[1])
+        rows.append({**row, "effective n": _two_digits(own.effective_n.iloc[0])})
     return pd.DataFrame(rows)
 
 
