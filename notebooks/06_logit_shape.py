@@ -1,0 +1,167 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Logit shape: a line, then a logarithm?
+#
+# **What the paper claims** (App. I, Fig. 13 to 15). Sort the logits of a next token: a few top ones
+# fall along a line, the long rest along a logarithm. With k the rank from 1,
+#
+# $$f(k) = m k + b \;\;(k \le c), \qquad f(k) = A + B \log(k + C) \;\;(k > c),$$
+#
+# and c found by trying every rank. It matters because temperature divides all logits by one number: a
+# steep head costs diversity, a slow tail costs validity, and no temperature treats them apart.
+#
+# **What we find** for the model of this page is in the table of claims near the end. The fits are
+# exact for the weights named under each figure; comparisons on held-out ranks carry an interval.
+
+# %% tags=["parameters"]
+model = "qwen2.5-coder-0.5b-instruct"  # embedded name, hub id, local folder or .gguf file
+revision = ""  # hub commit or tag; empty: the default branch
+dtype = "float32"  # of the forward pass
+device = "auto"  # cuda, mps or cpu
+seed = 0  # not used here: nothing is drawn
+results_dir = ""  # not used here: this page always computes live
+quick = False  # two queries only
+
+# %%
+import calib_utils as cu
+from calib_utils import figures, logit_shape, reporting, shape_figures
+
+figures.use_style()
+language_model = cu.load_model(model, revision=revision or None, dtype=dtype, device=device)
+queries = logit_shape.QUICK_QUERIES if quick else logit_shape.QUERIES
+source = reporting.source_of(language_model)
+
+# %% [markdown]
+# ## Six queries
+#
+# The paper's, each with the beginning of a reply after which the next token is read: nothing, or
+# *In a world where* for the story and *1,* for three integers. They reach the model as every prompt
+# of this book does: a chat model's own template, the bare text for a base model, whose reply then
+# starts with a space. Whether the paper used a template is not said.
+
+# %%
+curves = logit_shape.logit_curves(language_model, queries)
+reporting.show(curves.loc[[1, 2, 3, 10, 100, 1000, len(curves)]].reset_index(), digits=3)
+
+# %% [markdown]
+# ## The fit
+#
+# Least squares, every breakpoint from 2 to n − 4 tried, C any number that keeps k + C above 0 in the
+# tail (`calib_utils.piecewise`; a test holds it against a separate search at each breakpoint). The
+# interval beside c holds the breakpoints that fit about as well, and *jump* is how far the line,
+# carried on by one rank, lies above the tail's first value. Two ranks always lie on a line, so a
+# head of c = 2 is no evidence of one; 4 of the 18 published fits have it.
+
+# %%
+table = logit_shape.fit_table(curves)
+reporting.show(table, digits=3)
+
+# %% mystnb={"figure": {"caption": "Sorted logits of the next token with the fitted head and tail, ranks on a logarithmic axis (compare Fig. 13 to 15 of the paper).", "name": "fig-shape"}}
+fits = logit_shape.fits_of(curves)
+figure = shape_figures.fit_grid(curves, fits)
+_ = figures.source_line(figure.axes[0], source)
+
+# %% mystnb={"figure": {"caption": "The same on a linear axis, as in the paper, where the head is a sliver and any curve that bends soon enough looks right.", "name": "fig-shape-linear"}}
+figure = shape_figures.fit_grid(curves, fits, log_rank=False)
+_ = figures.source_line(figure.axes[0], source)
+
+# %% [markdown]
+# ## Beside the published fits
+#
+# The paper's 18 fits are of other models, so only the ranges compare. Above the line: ours.
+
+# %% mystnb={"figure": {"caption": "R², mean squared error and breakpoint: a dot per query; filled, above the line: this model; open: as published for three larger models.", "name": "fig-shape-published"}}
+both = logit_shape.beside_published(table, language_model.key)
+figure = shape_figures.published_dots(both)
+_ = figures.source_line(figure.axes[0], f"filled: {source}; open: arXiv:2605.11128v1")
+
+# %% [markdown]
+# **bfloat16.** Between 16 and 32 its numbers are 1/8 apart. Rounding the logits, and nothing before
+# them, leaves few different values among 2,000 ranks, the tail becomes a staircase, and the error
+# cannot fall below that of the steps. Logits on the paper's demo page lie on that grid.
+
+# %%
+reporting.show(logit_shape.bfloat16_table(curves), digits=3)
+
+# %% [markdown]
+# ## Is it the right form?
+#
+# A high R² is easy here: any falling curve with a bend and six numbers gets one. Two cares.
+#
+# *What is left is not noise.* The residuals below go up and down over long stretches of ranks. So
+# 2,000 ranks are far fewer independent numbers, and a criterion that counts every rank, like the
+# usual BIC, rewards whatever bends most.
+#
+# *The breakpoint may be loose.* The second figure shows how much worse the other breakpoints are.
+
+# %% mystnb={"figure": {"caption": "Logits less the fit: neighbouring ranks miss together.", "name": "fig-shape-residuals"}}
+ax = shape_figures.residuals(curves, fits)
+_ = figures.source_line(ax, source)
+
+# %% mystnb={"figure": {"caption": "The least squared error with the breakpoint at each rank, over that of the best breakpoint (marked).", "name": "fig-shape-profiles"}}
+ax = shape_figures.breakpoint_profiles(fits)
+_ = figures.source_line(ax, source)
+
+# %% [markdown]
+# **Rivals**: an exponential (logits linear in the rank, the model of Def. F.1), a power law, a power
+# law with shifted ranks (Zipf and Mandelbrot), the published form without its jump (one number fewer),
+# and the published form with a logarithm for a head (as many numbers).
+#
+# **The test.** Ranks are cut into 12 blocks, equal in log-rank as far as whole ranks allow. Each is
+# held out in turn and predicted from all others: inner blocks by interpolation, the first and the last
+# by extrapolation. Each block has one vote, the logarithm of a rival's squared error over the
+# published form's; the interval is over blocks, of which neighbours share most of their data, so it is
+# a guide and not exact. `calib_utils.curve_selection` says why, and its tests show that data made by
+# each family are traced back to it, and that the usual BIC sees a breakpoint where there is none.
+
+# %%
+held_out = logit_shape.held_out_table(curves)
+compared = logit_shape.comparison(curves, held_out)
+pooled = logit_shape.pooled_ratios(held_out)
+reporting.show(logit_shape.ratio_table(compared, pooled), digits=2)
+
+# %% [markdown]
+# Above: held-out error over that of the published form, a geometric mean over blocks; the last row
+# pools the queries, with its interval. Above 1 the published form predicts better.
+
+# %% mystnb={"figure": {"caption": "Held-out squared error of each rival over that of the published form: a dot per query; black: all queries, with the interval over blocks.", "name": "fig-shape-held-out"}}
+ax = shape_figures.held_out_ratios(compared, pooled)
+_ = figures.source_line(ax, source)
+
+# %% [markdown]
+# For comparison what the BIC puts first and by how much (10 counts as strong): with all ranks counted,
+# and with an effective number of them from the residuals' correlation at lag 1.
+
+# %%
+reporting.show(logit_shape.bic_table(compared), digits=2)
+
+# %% [markdown]
+# ## Claims and findings
+
+# %%
+found = logit_shape.findings(table, held_out)
+reporting.show(found)
+
+# %% tags=["remove-cell"]
+reporting.glue_verdicts(found)
+reporting.glue_number("lowest_r2", table.r2.min(), "{:.3f}")
+reporting.glue_number("lowest_c", int(table.c.min()), "{}")
+reporting.glue_number("highest_c", int(table.c.max()), "{}")
+
+# %% [markdown]
+# ## Summary and provenance
+#
+# Everything on this page is computed when it runs: a few forward passes, and fits that take a
+# fraction of a second each. `quick=True` keeps two queries.
+
+# %%
+print("numbers from", source)
