@@ -28,7 +28,7 @@ NAMES = {
     "two_part": "two parts, as published",
 }
 _ANY_ANSWER = "1"  # where the model is asked before any answer, which one does not matter
-_SUPPORT = 3.84  # 95 % point of chi-squared with one degree of freedom
+_NEAR = 1.1  # squared error over the least: fits about as well
 
 
 @dataclass(frozen=True)
@@ -86,19 +86,18 @@ def fit_table(curves: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         A row per query: c, mse, r2, m, b, A, B, C, jump (head less tail at the tail's first rank)
-        and c_low, c_high: the breakpoints whose best fit is within the 95 % bound of the profile
-        likelihood, n taken as `curve_selection.effective_size` of the residuals.
+        and c_low, c_high: the lowest and highest breakpoint whose best fit has at most `_NEAR`
+        times the least squared error. No confidence set: errors differ too much along the curve.
     """
     rows = []
     for query, fit in fits_of(curves).items():
-        n_effective = curve_selection.effective_size(curves[query] - fit.predict(curves.index))
-        near = np.flatnonzero(fit.profile <= fit.sse * math.exp(_SUPPORT / n_effective))
+        near = np.flatnonzero(fit.profile <= fit.profile.min() * _NEAR)
         rows.append(
             {
                 "query": query,
                 "c": fit.c,
-                "c_low": min(near, default=fit.c),
-                "c_high": max(near, default=fit.c),
+                "c_low": near.min(),
+                "c_high": near.max(),
                 "mse": fit.mse,
                 "r2": fit.r2,
                 **{name: getattr(fit, name) for name in ("m", "b", "A", "B", "C")},

@@ -56,9 +56,9 @@ reporting.show(curves.loc[[1, 2, 3, 10, 100, 1000, len(curves)]].reset_index(), 
 # ## The fit
 #
 # Least squares, every breakpoint from 2 to n − 4 tried, C any number that keeps k + C above 0 in the
-# tail (`calib_utils.piecewise`; a test holds it against a separate search at each breakpoint). The
-# interval beside c holds the breakpoints that fit about as well, and *jump* is how far the line,
-# carried on by one rank, lies above the tail's first value. Two ranks always lie on a line, so a
+# tail (`calib_utils.piecewise`; tests hold it against a separate search at each breakpoint). From
+# c_low to c_high lie the breakpoints that come within 10 % of the least squared error, and *jump* is
+# how far the line, carried on by one rank, lies above the tail's first value. Two ranks always lie on a line, so a
 # head of c = 2 is no evidence of one; 4 of the 18 published fits have it.
 
 # %%

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize
 
-from calib_utils import curve_selection, piecewise
+from calib_utils import breakpoints, curve_selection, piecewise
 from calib_utils.errors import InvalidRequestError
 from calib_utils.piecewise import two_part, two_part_continuous
 
@@ -85,6 +85,25 @@ def test_a_long_curve_agrees_with_a_search_at_every_breakpoint(family):
     assert fit.sse == pytest.approx(min(found.values()), rel=1e-6)
     assert all(fit.profile[c] <= 1.03 * error for c, error in found.items())
     assert np.flatnonzero(fit.profile == fit.profile.min())[0] == fit.c
+
+
+def test_the_search_does_not_trust_its_parabola():
+    """Breakpoint 1 is the better one, though on the grid it looks worse and flat at its least."""
+    step, off = 0.35, 0.04
+    grid = np.linspace(-2 * step, 2 * step, 5)
+    # Equal at both neighbours of the least, so that the parabola sees no fall at all.
+    up, down = step - off, -step - off
+    cubic = 10 * (down**2 - up**2) / (up**3 - down**3)
+
+    def exact(c, v):
+        x = v - off
+        return 1 + v * v if c == 0 else 0.999 + 10 * x * x + cubic * x**3
+
+    errors = np.array([[exact(c, v) for c in (0, 1)] for v in grid])
+    assert errors[1, 1] == pytest.approx(errors[3, 1]) and errors[2, 1] > errors[2, 0]
+    best = breakpoints.search(grid, errors, exact, 1e-12)
+    assert (best.c, best.v) == (1, pytest.approx(off, abs=1e-5))
+    assert best.sse == pytest.approx(0.999) == errors[2, 1]
 
 
 @pytest.mark.parametrize("c", [2, 12, 300])
