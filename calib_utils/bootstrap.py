@@ -67,8 +67,7 @@ def cluster_interval(
             f"bootstrap with {n_resamples} resamples and coverage {coverage!r}: needs at least 1 "
             "resample and a coverage between 0 and 1"
         )
-    keys = [outer] if inner is None else [outer, inner]
-    pairs = table.dropna(subset=value).groupby(keys, sort=True, observed=True)[value].mean()
+    pairs = _pair_means(table, value, outer, inner)
     means = pairs.groupby(level=0, sort=True).mean()
     if not len(means):
         return Interval(np.nan, np.nan, np.nan, 0, 0)
@@ -80,6 +79,18 @@ def cluster_interval(
     tail = (1 - coverage) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail])
     return Interval(centre, float(low), float(high), len(means), len(pairs))
+
+
+def cluster_mean(
+    table: pd.DataFrame, value: str, outer: str = "prompt_id", inner: str | None = "seed"
+) -> float:
+    """The mean of `cluster_interval` alone; NaN where no row has a value."""
+    return float(_pair_means(table, value, outer, inner).groupby(level=0).mean().mean())
+
+
+def _pair_means(table: pd.DataFrame, value: str, outer: str, inner: str | None) -> pd.Series:
+    keys = [outer] if inner is None else [outer, inner]
+    return table.dropna(subset=value).groupby(keys, sort=True, observed=True)[value].mean()
 
 
 def _resampled_means(groups: list[np.ndarray], n: int, rng: np.random.Generator) -> np.ndarray:

@@ -10,10 +10,9 @@ import numpy as np
 import pandas as pd
 
 from calib_utils import theory
-from calib_utils.evaluation import evaluate, render_prompt
+from calib_utils.evaluation import render_prompt
 from calib_utils.laws import Law, Node
 from calib_utils.measure import Measurement, measure
-from calib_utils.models import Model
 from calib_utils.reference import character_tokenizer, reference_model
 from calib_utils.rules import NoCutoff, TopK
 from calib_utils.tasks import Task
@@ -46,14 +45,19 @@ class Written(Law):
 
 @dataclass(frozen=True)
 class Example:
-    """The words' model and task, its trie, and a pass with and without a cutoff that keeps 2."""
+    """A pass over the words, without a cutoff and with one that keeps 2, and what symbols mean."""
 
-    model: Model
-    task: Task
-    trie: Trie
     found: Measurement
-    edge_p: np.ndarray
     letters: dict[int, str]
+
+    @property
+    def trie(self) -> Trie:
+        return self.found.steps.tokens.trie
+
+    @property
+    def edge_p(self) -> np.ndarray:
+        """Probability of every edge without a cutoff. [edge]"""
+        return np.exp(self.found.edge_log_p[:, 0])
 
 
 def worked_example() -> Example:
@@ -70,32 +74,29 @@ def worked_example() -> Example:
     model = reference_model(Written(tuple(rows)), task, tokenizer, end="none")
     prompt = render_prompt(model, task, end="none")
     found = measure(model, prompt, [(NoCutoff(), 1.0), (TopK(2), 1.0)], ranks=True)
-    letters = {i: letter for letter, i in ids.items()}
-    return Example(model, task, prompt.trie, found, np.exp(found.edge_log_p[:, 0]), letters)
+    return Example(found, {i: letter for letter, i in ids.items()})
 
 
 def definitions(example: Example) -> pd.DataFrame:
     """Each quantity, the sum by hand, and the number of the functions the book uses."""
-    rows = evaluate(example.model, example.task, ["none", "top_k=2"], end="none")
-    plain, cut = rows.iloc[0], rows.iloc[1]
-    steps, trie = example.found.steps, example.trie
+    found, steps, trie = example.found, example.found.steps, example.trie
     share = np.exp(steps.edge_uniform_log_p([1]))[:, 0]
     precision, recall = theory.local_precision(trie, share), theory.local_recall(trie, share)
     factors = theory.factorise(trie, share)
     node = {"".join(example.letters[s] for s in trie.prefix(n)): n for n in range(trie.n_nodes)}
     ordered = theory.order_calibrated(steps)
-    error = theory.shape_error(trie, np.log(example.edge_p))
+    error = theory.shape_error(trie, found.edge_log_p[:, 0])
     count, branching = trie.node_count, trie.node_branching
     entries = [
-        ("3.1", "Val", ".2·.5 + .5·.4 + .5·.4", plain.validity),
-        ("3.1", "Div", "exp(H(.2, .4, .4)) / 3", plain.diversity),
+        ("3.1", "Val", ".2·.5 + .5·.4 + .5·.4", found.validity[0]),
+        ("3.1", "Div", "exp(H(.2, .4, .4)) / 3", found.diversity[0]),
         ("3.2", "N(t), words that begin with t", "2", count[node["t"]]),
         ("3.2", "|G(start)|, first letters that can be right", "2", branching[0]),
         ("4.1", "local precision at the start, 2 kept (t, o)", "1/2", precision[0]),
         ("4.1", "local recall there", "N(t)/3 = 2/3", recall[0]),
         ("4.1", "local precision after t, 2 kept (a, o)", "2/2", precision[node["t"]]),
-        ("4.1", "sequence precision", "1/2 · 1", cut.sequence_precision),
-        ("4.1", "sequence recall (ta, to)", "2/3", cut.sequence_recall),
+        ("4.1", "sequence precision", "1/2 · 1", found.sequence_precision[1]),
+        ("4.1", "sequence recall (ta, to)", "2/3", found.sequence_recall[1]),
         ("E.1", "α₁ · α₂", "1/2 · 1", factors.precision),
         ("E.1", "β₁ · β₂", "2/3 · 1", factors.recall),
         ("D.1", "order calibrated at the start (a .2 < o .3)", "no", _yes(ordered[0])),

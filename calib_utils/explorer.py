@@ -10,6 +10,7 @@ import math
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
+import pandas as pd
 from IPython.display import HTML
 
 from calib_utils import scoring
@@ -28,6 +29,8 @@ MAX_ERROR = 1e-4  # relative, of Z, at any temperature from MIN_TEMPERATURE on
 _RELATIVE_WIDTH = 0.025
 _INFINITE_GAP = 1e5  # JSON has no infinity; the mass is 0 all the same
 _EXACTLY = {"clean_up_tokenization_spaces": False}
+# Of tokens, as in Fig. 1.
+GROUPS = ("valid and frequent", "valid and rare", "invalid")
 _VISIBLE = str.maketrans({" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"})
 
 
@@ -94,7 +97,7 @@ def step_data(model: Model | str, task: Task | str, prefix: str = "") -> StepDat
     model, task = load_model(model), get_task(task)
     prompt = render_prompt(model, task)
     node, path = _find(model.tokenizer, prompt, task, prefix)
-    logits = _logits(model, prompt, path)
+    logits = logits_after(model, prompt, path)
     order = np.argsort(-logits, kind="stable")  # stable: ties by ascending token id
     gaps = np.minimum(logits[order[0]] - logits[order], _INFINITE_GAP)
     answers = _answers_below(prompt, node)
@@ -108,6 +111,34 @@ def step_data(model: Model | str, task: Task | str, prefix: str = "") -> StepDat
     tail = tail_bins(gaps[n_listed:], deep - n_listed, len(order))
     known = (task.name, model.key, task.prompt, prefix, len(order), n_listed)
     return StepData(*known, tuple(tokens), tail)
+
+
+def groups_of(step: StepData) -> list[str]:
+    """Which of `GROUPS` every listed token of a step belongs to.
+
+    A valid token is frequent if it holds at least its fair share N/|V| of the valid mass at T = 1.
+    """
+    total = sum(token.n_answers for token in step.tokens)
+    valid = np.exp([-token.gap for token in step.tokens if token.n_answers]).sum()
+    found = []
+    for token in step.tokens:
+        fair = token.n_answers / total
+        frequent = np.exp(-token.gap) / valid >= fair
+        kind = GROUPS[0] if frequent else GROUPS[1]
+        found.append(kind if token.n_answers else GROUPS[2])
+    return found
+
+
+def group_masses(step: StepData, temperatures: np.ndarray) -> pd.DataFrame:
+    """Probability of each group at each temperature: a row per temperature, summing to 1."""
+    groups, gaps = np.array(groups_of(step)), np.array([token.gap for token in step.tokens])
+    rows = []
+    for temperature in temperatures:
+        p = np.exp(-gaps / temperature - step.log_partition(temperature))
+        # Valid tokens are all listed, invalid ones are not.
+        row = {group: float(p[groups == group].sum()) for group in GROUPS[:2]}
+        rows.append({"temperature": temperature, **row, GROUPS[2]: 1 - sum(row.values())})
+    return pd.DataFrame(rows)
 
 
 def tail_bins(gaps: np.ndarray, starts: np.ndarray, n_vocab: int) -> tuple[Bin, ...]:
@@ -169,8 +200,12 @@ def _find(tokenizer, prompt: Prompt, task: Task, prefix: str) -> tuple[int, list
     )
 
 
-def _logits(model: Model, prompt: Prompt, path: list[int]) -> np.ndarray:
-    """Logits [vocab] after the prompt and `path`, float64."""
+def logits_after(model: Model, prompt: Prompt, path: list[int]) -> np.ndarray:
+    """Logits [vocab] after the prompt and `path`, float64.
+
+    Raises:
+        ModelFormatError: NaN or infinite logits.
+    """
     if path:  # a trie of this one path: nothing else has to be forwarded
         trie = build_trie(Sequences((tuple(path),), (0,), prompt.end_ids, 1))
         prompt = replace(prompt, trie=trie)

@@ -47,7 +47,7 @@ RULE_NAMES = {
 }
 CAUSES = {"order": (VERMILION, "//"), "shape": (BLUE, ""), "size": ("#bbbbbb", "..")}
 _MARKED_TEMPERATURES = (0.5, 1.0, 1.6)
-_TICKS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+TICKS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 def use_style() -> None:
@@ -95,7 +95,7 @@ def temperature_response(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     table = table.sort_values("temperature")
     ax.plot(table.temperature, table.validity, "o-", color=BLUE, label="validity")
     ax.plot(table.temperature, table.diversity, "s--", color=VERMILION, label="diversity")
-    ax.set(xlabel="temperature", ylim=(-0.03, 1.03), yticks=_TICKS)
+    ax.set(xlabel="temperature", ylim=(-0.03, 1.03), yticks=TICKS)
     ax.legend(frameon=False)
     return ax
 
@@ -261,7 +261,7 @@ def budgets(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 def unit_square(ax: Axes, x: str, y: str) -> None:
     """Both axes from 0 to 1 with a margin, and their names."""
-    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xticks=_TICKS, yticks=_TICKS)
+    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xticks=TICKS, yticks=TICKS)
     ax.set(xlabel=x, ylabel=y)
 
 

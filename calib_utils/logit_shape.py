@@ -4,16 +4,16 @@ Knows the paper's queries and its 18 published fits, and how a claim is decided 
 curves' families are `piecewise`'s, the criterion is `curve_selection`'s.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from calib_utils import curve_selection, paths, scoring
+from calib_utils import curve_selection, paths
 from calib_utils.controlled import Finding, listed, verdict
 from calib_utils.curve_selection import FAMILIES, REFERENCE
 from calib_utils.evaluation import render_prompt
+from calib_utils.explorer import logits_after
 from calib_utils.models import Model, load_model
 from calib_utils.piecewise import Fit, two_part
 from calib_utils.tasks import Task
@@ -64,10 +64,8 @@ def sorted_logits(model: Model | str, query: Query, n_ranks: int = N_RANKS) -> n
     """
     model = load_model(model)
     prompt = render_prompt(model, query_task(query))
-    # The trie of one answer is a path, whose last node lies behind the whole prefix.
-    node = prompt.trie.n_nodes - 1 if query.prefix else 0
-    logits = next(batch for nodes, batch in scoring.score(model, prompt) if nodes[-1] == node)[-1]
-    return np.sort(logits.float().cpu().double().numpy())[::-1][:n_ranks].copy()
+    path = list(prompt.sequences.symbols[0]) if query.prefix else []
+    return np.sort(logits_after(model, prompt, path))[::-1][:n_ranks].copy()
 
 
 def logit_curves(model: Model | str, queries: tuple[Query, ...] = QUERIES) -> pd.DataFrame:
@@ -100,8 +98,7 @@ def fit_table(curves: pd.DataFrame) -> pd.DataFrame:
                 "c_high": near.max(),
                 "mse": fit.mse,
                 "r2": fit.r2,
-                **{name: getattr(fit, name) for name in ("m", "b", "A", "B", "C")},
-                "jump": fit.m * (fit.c + 1) + fit.b - fit.A - fit.B * math.log(fit.shift),
+                **{name: getattr(fit, name) for name in ("m", "b", "A", "B", "C", "jump")},
             }
         )
     return pd.DataFrame(rows)

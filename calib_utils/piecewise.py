@@ -62,6 +62,12 @@ class Fit:
     def C(self) -> float:
         return self.shift - self.c - 1
 
+    @property
+    def jump(self) -> float:
+        """How far the head, carried on by one rank, lies above the tail's first value."""
+        h = math.log(self.c + 1) if self.family == "two_part_log_head" else self.c + 1
+        return self.m * h + self.b - self.A - self.B * math.log(self.shift)
+
     def predict(self, ranks) -> np.ndarray:
         """The curve at ranks (from 1), as float64."""
         k = np.asarray(ranks, dtype=float)
@@ -221,9 +227,4 @@ def _least_jump(curve: Curve, fit: Fit) -> Fit:
     while c > MIN_HEAD and curve.w[c - 1] == 0 and fit.shift - (fit.c - c + 1) > 0:
         c -= 1
     places = [replace(fit, c=p, shift=fit.shift - (fit.c - p)) for p in range(c, fit.c + 1)]
-
-    def jump(place: Fit) -> float:
-        h = math.log(place.c + 1) if fit.family == "two_part_log_head" else place.c + 1
-        return abs(place.m * h + place.b - place.A - place.B * math.log(place.shift))
-
-    return min(places, key=jump)
+    return min(places, key=lambda place: abs(place.jump))

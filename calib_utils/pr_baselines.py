@@ -98,11 +98,19 @@ def _random_order(n: int, n_valid: int, level: float, cutoffs: tuple, seed: int)
         area = n_valid / n + float(np.diff(above, prepend=n_valid / n) @ recall[:-1])
         return RandomOrder(n, n_valid, area, float(recall[-1]), 0.0)
     precision, recall = _simulated(n, n_valid, cutoffs, np.random.default_rng(seed))
-    best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    areas = (best * np.diff(recall, prepend=0.0, axis=1)).sum(axis=1)
-    reached = np.where(precision >= level, recall, 0.0).max(axis=1)
+    areas, reached = _area_and_recall(precision, recall, level)
     error = float(areas.std(ddof=1) / math.sqrt(len(areas)))
     return RandomOrder(n, n_valid, float(areas.mean()), float(reached.mean()), error)
+
+
+def _area_and_recall(precision: np.ndarray, recall: np.ndarray, level: float):
+    """Area under the frontier, and recall at a precision, of curves [..., cutoff].
+
+    The area of `metrics.frontier_area`, for many curves at once whose recall never falls.
+    """
+    best = np.maximum.accumulate(precision[..., ::-1], axis=-1)[..., ::-1]
+    area = (best * np.diff(recall, prepend=0.0, axis=-1)).sum(axis=-1)
+    return area, np.where(precision >= level, recall, 0.0).max(axis=-1)
 
 
 def _recall_at_thresholds(n: int, n_valid: int, thresholds: np.ndarray, cutoffs: tuple):
@@ -182,10 +190,8 @@ def noise_floor(
     for _ in range(n_draws):
         found = np.cumsum(rng.random(n) < called)
         if found[-1]:
-            precision, recall = found / kept, found / found[-1]
-            reached = np.where(precision >= level, recall, 0.0).max()
-            best = np.maximum.accumulate(precision[::-1])[::-1]
-            area = best @ np.diff(recall, prepend=0.0)
+            precision = found / kept
+            area, reached = _area_and_recall(precision, found / found[-1], level)
             seen.append((area, reached, precision[-1]))
     if len(seen) < 2:
         return NoiseFloor(*[math.nan] * 5)

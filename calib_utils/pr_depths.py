@@ -7,7 +7,7 @@ from itertools import combinations
 
 import pandas as pd
 
-from calib_utils.bootstrap import cluster_interval
+from calib_utils.bootstrap import cluster_interval, cluster_mean
 from calib_utils.errors import InvalidRequestError
 
 _MEASURES = ("area", "area_gain", "recall_at")
@@ -57,9 +57,9 @@ def depth_summary(measures: pd.DataFrame, by: str = "depth", **bootstrap) -> pd.
         defined = own[own.n_valid > 0]
         row = {by: group, "recall": _one_recall(own), "n_nodes": len(own)}
         row["n_undefined"] = len(own) - len(defined)
-        row["prevalence_all"] = cluster_interval(own, "prevalence", n_resamples=1).mean
+        row["prevalence_all"] = cluster_mean(own, "prevalence")
         for name in ("prevalence", "random_area", "random_recall_at"):
-            row[name] = cluster_interval(defined, name, n_resamples=1).mean
+            row[name] = cluster_mean(defined, name)
         for name in _MEASURES:
             found = cluster_interval(defined, name, **bootstrap)
             row |= {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}

@@ -8,11 +8,19 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from calib_utils.figures import BLUE, GREEN, ORANGE, PURPLE, RULE_COLOURS, RULE_NAMES, VERMILION
+from calib_utils.figures import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    RULE_NAMES,
+    TICKS,
+    VERMILION,
+    rule_style,
+)
 
 _LINES = ("-", "--", "-.", (0, (6, 1, 1, 1, 1, 1)))  # dots alone are for prevalence
 _COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE)
-_TICKS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 _STRATEGIES = RULE_NAMES | {"oracle": "oracle, two steps", "none": "no filtering"}
 _MEASURES = {
     "embedding_diversity": "embedding diversity →",
@@ -73,7 +81,7 @@ def cutoff_curves(
     ax.axhline(prevalence, color="black", linestyle=":", linewidth=1.3, label="prevalence")
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter("{x:,.0f}")
-    ax.set(xlabel="tokens kept, by rank", ylim=(-0.03, 1.03), yticks=_TICKS)
+    ax.set(xlabel="tokens kept, by rank", ylim=(-0.03, 1.03), yticks=TICKS)
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncol=3, frameon=False)
     return ax
 
@@ -170,11 +178,11 @@ def strategy_dots(comparison: pd.DataFrame, published: pd.DataFrame | None = Non
 
 
 def _colour(strategy: str) -> str:
-    return RULE_COLOURS.get("oracle_size" if strategy == "oracle" else strategy, "#555555")
+    return rule_style("oracle_size" if strategy == "oracle" else strategy)["color"]
 
 
 def _unit(ax: Axes, x: str) -> None:
-    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.05), xticks=(0, 0.5, 1), yticks=_TICKS)
+    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.05), xticks=(0, 0.5, 1), yticks=TICKS)
     ax.set_xlabel(x)
 
 

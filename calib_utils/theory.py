@@ -52,9 +52,7 @@ def _zeros(shape, exact: bool) -> np.ndarray:
 
 def local_precision(trie: Trie, share: np.ndarray) -> np.ndarray:
     """|S and G| / |S| at every node (Def. 4.1). [node, ...]"""
-    found = _zeros((trie.n_nodes, *share.shape[1:]), share.dtype == object)
-    np.add.at(found, trie.edge_node, share)
-    return found
+    return _sum_by_node(trie, share)
 
 
 def local_recall(trie: Trie, share: np.ndarray) -> np.ndarray:
@@ -62,8 +60,12 @@ def local_recall(trie: Trie, share: np.ndarray) -> np.ndarray:
 
     Every valid token counts by its continuations N (Def. 3.2).
     """
-    found = _zeros((trie.n_nodes, *share.shape[1:]), share.dtype == object)
-    np.add.at(found, trie.edge_node, _part_of_answers(trie, share))
+    return _sum_by_node(trie, _part_of_answers(trie, share))
+
+
+def _sum_by_node(trie: Trie, values: np.ndarray) -> np.ndarray:
+    found = _zeros((trie.n_nodes, *values.shape[1:]), values.dtype == object)
+    np.add.at(found, trie.edge_node, values)
     return found
 
 

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from calib_utils import geometric
-from calib_utils.explorer import StepData
+from calib_utils.explorer import GROUPS, StepData, group_masses, groups_of
 from calib_utils.figures import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, rule_style, unit_square
 from calib_utils.framework import Study
 from calib_utils.rules import TopK
@@ -21,11 +21,7 @@ from calib_utils.tries import Trie
 
 _NEVER = 100.0  # nats below the top: no bar can be seen there
 _BELOW = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17), "frameon": False}
-GROUPS = {
-    "valid and frequent": BLUE,
-    "valid and rare": SKY,
-    "invalid": VERMILION,
-}
+_GROUP_COLOURS = dict(zip(GROUPS, (BLUE, SKY, VERMILION), strict=True))
 
 
 def tree(trie: Trie, letters: str, p: np.ndarray, ax: Axes | None = None) -> Axes:
@@ -36,35 +32,35 @@ def tree(trie: Trie, letters: str, p: np.ndarray, ax: Axes | None = None) -> Axe
         p: probability of every edge. [edge]
     """
     ax = ax or plt.subplots(figsize=(6.0, 3.2))[1]
-    # Leaves get a row each, a node the middle of what lies below it.
-    row: dict[tuple[int, int], float] = {}
+    # The height at which each edge ends: a leaf has a row of its own, a node the middle of those
+    # below it.
+    height: dict[int, float] = {}
     above = {int(child): edge for edge, child in enumerate(trie.edge_child) if child >= 0}
 
     def place(node: int) -> float:
-        rows = []
-        for edge in np.flatnonzero(trie.edge_node == node):
+        own = np.flatnonzero(trie.edge_node == node).tolist()
+        for edge in own:
             child = int(trie.edge_child[edge])
-            height = place(child) if child >= 0 else float(sum(k[0] < 0 for k in row))
-            row[(child, edge) if child >= 0 else (-1, edge)] = height
-            rows.append(height)
-        return float(np.mean(rows))
+            leaves = sum(trie.edge_child[e] < 0 for e in height)
+            height[edge] = place(child) if child >= 0 else float(leaves)
+        return float(np.mean([height[edge] for edge in own]))
 
     root = place(0)
     box = {"boxstyle": "round", "facecolor": "white", "edgecolor": BLUE}
-    for (_, edge), height in row.items():
+    for edge, end in height.items():
         node = int(trie.edge_node[edge])
         depth = int(trie.node_depth[node])
-        start = root if node == 0 else row[(node, above[node])]
-        ax.plot([depth, depth + 1], [start, height], color="#888888", linewidth=1.2, zorder=1)
-        middle = (start + height) / 2
+        start = root if node == 0 else height[above[node]]
+        ax.plot([depth, depth + 1], [start, end], color="#888888", linewidth=1.2, zorder=1)
+        middle = (start + end) / 2
         ax.text(depth + 0.5, middle + 0.1, f"p = {p[edge]:.2g}", ha="center", fontsize=9)
         word = "".join(letters[s] for s in [*trie.prefix(node), int(trie.edge_symbol[edge])])
         text = f"{word}\nN = {trie.edge_count[edge]}"
-        ax.text(depth + 1, height, text, ha="center", va="center", bbox=box, zorder=2)
+        ax.text(depth + 1, end, text, ha="center", va="center", bbox=box, zorder=2)
     text = f"(start)\nN = {trie.n_answers}"
     ax.text(0, root, text, ha="center", va="center", bbox=box, zorder=2)
     ax.set_xlim(-0.35, trie.node_depth.max() + 1.35)
-    ax.set_ylim(-0.6, max(row.values()) + 0.6)
+    ax.set_ylim(-0.6, max(height.values()) + 0.6)
     ax.axis("off")
     return ax
 
@@ -126,33 +122,6 @@ def price_of_validity(
     return ax
 
 
-def group_of(step: StepData) -> list[str]:
-    """The group of every listed token of a step, as in Fig. 1.
-
-    A valid token is frequent if it holds at least its fair share N/|V| of the valid mass at T = 1.
-    """
-    total = sum(token.n_answers for token in step.tokens)
-    valid = np.exp([-token.gap for token in step.tokens if token.n_answers]).sum()
-    found = []
-    for token in step.tokens:
-        fair = token.n_answers / total
-        frequent = np.exp(-token.gap) / valid >= fair
-        kind = "valid and frequent" if frequent else "valid and rare"
-        found.append(kind if token.n_answers else "invalid")
-    return found
-
-
-def group_masses(step: StepData, temperatures: np.ndarray) -> pd.DataFrame:
-    """Probability of each group at each temperature: a row per temperature, summing to 1."""
-    groups, gaps = np.array(group_of(step)), np.array([token.gap for token in step.tokens])  # >= 0
-    rows = []
-    for temperature in temperatures:
-        p = np.exp(-gaps / temperature - step.log_partition(temperature))
-        row = {group: float(p[groups == group].sum()) for group in list(GROUPS)[:2]}
-        rows.append({"temperature": temperature, **row, "invalid": 1 - sum(row.values())})
-    return pd.DataFrame(rows)
-
-
 def head_and_tail(step: StepData, published: pd.DataFrame, shown: int = 60) -> Figure:
     """One step's ranked tokens by group, and each group's mass as temperature rises (Fig. 1).
 
@@ -160,11 +129,11 @@ def head_and_tail(step: StepData, published: pd.DataFrame, shown: int = 60) -> F
         published: the authors' masses by temperature, drawn as dots.
     """
     figure, (left, right) = plt.subplots(2, 1, figsize=(6.4, 7.0))
-    groups = group_of(step)
+    groups = groups_of(step)
     log_z = step.log_partition(1.0)
     pairs = zip(step.tokens, groups, strict=True)
     tokens = [(t, g) for t, g in pairs if t.rank < shown and t.gap < _NEVER]
-    for group, colour in GROUPS.items():
+    for group, colour in _GROUP_COLOURS.items():
         own = [t for t, g in tokens if g == group]
         p = np.exp([-t.gap - log_z for t in own])
         left.vlines([t.rank + 1 for t in own], 1e-9, p, color=colour, linewidth=4, label=group)
@@ -174,7 +143,7 @@ def head_and_tail(step: StepData, published: pd.DataFrame, shown: int = 60) -> F
     left.legend(loc="upper right")
     masses = group_masses(step, np.linspace(0.1, 8.0, 159))
     marks = {"valid and frequent": "o", "valid and rare": "^", "invalid": "s"}
-    for group, colour in GROUPS.items():
+    for group, colour in _GROUP_COLOURS.items():
         right.plot(masses.temperature, masses[group], color=colour)
         dots = published[group.replace(" ", "_")]
         right.plot(published.temperature, dots, marks[group], color=colour, markersize=4)

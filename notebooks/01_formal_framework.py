@@ -55,7 +55,7 @@ from calib_utils import (
     reporting,
     theory_figures,
 )
-from calib_utils.explorer import step_data
+from calib_utils.explorer import group_masses, step_data
 
 figures.use_style()
 language_model = cu.load_model(model, revision=revision or None, dtype=dtype, device=device)
@@ -244,7 +244,7 @@ _ = figures.source_line(ax, source)
 # %%
 step = step_data(language_model, "us-states")
 published = pd.read_csv(paths.package_data("published", "temperature_rates.csv"))
-masses = theory_figures.group_masses(step, np.array([0.5, 1.0, 2.0, 4.0, 8.0]))
+masses = group_masses(step, np.array([0.5, 1.0, 2.0, 4.0, 8.0]))
 reporting.show(masses, digits=2, floor=1e-4)
 
 # %% mystnb={"figure": {"caption": "One step, the first token of a US state: tokens by rank (upper) and the mass of each group as temperature rises (lower; dots: published for Llama-3.1-8B-Instruct).", "name": "fig-head-tail"}}

@@ -8,7 +8,7 @@ import pytest
 
 import calib_utils as cu
 from calib_utils import examples, framework, paths, theory_figures
-from calib_utils.explorer import step_data
+from calib_utils.explorer import group_masses, groups_of, step_data
 from calib_utils.laws import UniformOverV
 from calib_utils.ranked import Displaced, EquallySharp
 from calib_utils.reference import reference_model
@@ -107,7 +107,7 @@ def test_calibration_is_counted_prefix_by_prefix(studies):
 def test_groups_of_a_step_and_their_masses():
     model = reference_model(Displaced(SHARP, 2), "us-states")
     step = step_data(model, "us-states")
-    groups = theory_figures.group_of(step)
+    groups = groups_of(step)
     valid = [t.n_answers > 0 for t in step.tokens]
     assert [g != "invalid" for g in groups] == valid
     total = sum(np.exp(-t.gap) for t in step.tokens if t.n_answers)
@@ -115,7 +115,7 @@ def test_groups_of_a_step_and_their_masses():
         if token.n_answers:
             fair = np.exp(-token.gap) / total >= token.n_answers / 50
             assert group == ("valid and frequent" if fair else "valid and rare")
-    masses = theory_figures.group_masses(step, np.array([0.2, 1.0, 5.0]))
+    masses = group_masses(step, np.array([0.2, 1.0, 5.0]))
     assert masses.drop(columns="temperature").sum(axis=1).to_numpy() == pytest.approx(1)
     assert masses.invalid.is_monotonic_increasing
     assert 1 - masses.invalid.to_numpy() == pytest.approx([step.validity(t) for t in (0.2, 1, 5)])
