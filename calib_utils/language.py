@@ -37,8 +37,11 @@ from calib_utils.labels import (
 PER_ERROR = 2
 # Harper's kinds of findings that are errors; the others are advice.
 ERROR_KINDS = frozenset(
-    "Agreement BoundaryError Capitalization Eggcorn Formatting Grammar Malapropism Miscellaneous "
-    "Nonstandard Punctuation Repetition Spelling Typo".split()
+    (
+        *("Agreement", "BoundaryError", "Capitalization", "Eggcorn", "Formatting", "Grammar"),
+        *("Malapropism", "Miscellaneous", "Nonstandard", "Punctuation", "Repetition", "Spelling"),
+        "Typo",
+    )
 )
 # Takes names such as Mia for initials.
 _IGNORED_RULES = {"OrthographicConsistency"}
@@ -84,6 +87,7 @@ def findings(text: str, ended: bool = True) -> list[str]:
     text = text.encode("utf-8", "replace").decode("utf-8")
     own = list(_own_findings(text))
     spans = min((own + list(_harper(text, dialect, own)) for dialect in _DIALECTS), key=len)
+    # Where the last word begins.
     last_word = len(text) if ended else len(text) - len(re.split(r"\s", text)[-1])
     return [
         f"{kind}: {text[start:stop][:40]!r}"

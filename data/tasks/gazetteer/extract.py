@@ -17,23 +17,27 @@ FOLDER = Path(__file__).parent
 # GeoNames lists these beside the 193 members of the United Nations.
 OBSERVERS = {"VA", "PS"}
 DISSOLVED = {"AN", "CS"}
-NOT_MEMBERS = set(
+NOT_MEMBERS = (
     "AX AS AI AQ AW BM BV IO VG BQ KY CX CC CK CW FK FO GF PF TF GI GL GP GU GG HK HM IM JE MO MQ "
-    "YT MS NC NU NF MP PN PR RE BL SH MF PM SX GS SJ TK TC UM VI WF EH TW XK".split()
+    "YT MS NC NU NF MP PN PR RE BL SH MF PM SX GS SJ TK TC UM VI WF EH TW XK"
 )
 COUNTRY_NAMES = {
     **{"US": "United States of America|USA|US", "GB": "UK|Great Britain|Britain"},
     **{"CZ": "Czech Republic|Czechia", "CI": "Côte d'Ivoire|Ivory Coast", "MM": "Burma|Myanmar"},
     **{"KR": "Republic of Korea|South Korea", "KP": "DPRK|North Korea", "TR": "Türkiye|Turkey"},
-    **{"RU": "Russian Federation|Russia", "CV": "Cape Verde|Cabo Verde", "VA": "Vatican City"},
-    **{"CD": "DR Congo|DRC|Congo-Kinshasa", "CG": "Congo-Brazzaville|Congo Republic"},
-    **{"SZ": "Swaziland|Eswatini", "TL": "East Timor|Timor-Leste", "VA ": "Holy See"},
+    **{
+        "RU": "Russian Federation|Russia",
+        "CV": "Cape Verde|Cabo Verde",
+        "VA": "Vatican City|Holy See",
+    },
+    **{"CD": "DR Congo|DRC|Congo-Kinshasa|Democratic Republic of the Congo"},
+    **{"SZ": "Swaziland|Eswatini", "TL": "East Timor|Timor-Leste"},
     **{"CN": "People's Republic of China|PRC", "MK": "Macedonia", "AE": "UAE"},
     **{"SY": "Syrian Arab Republic", "LA": "Lao PDR", "BN": "Brunei Darussalam"},
     **{"FM": "Federated States of Micronesia", "PS": "State of Palestine|Palestine"},
     **{"ST": "Sao Tome and Principe", "BO": "Plurinational State of Bolivia"},
     **{"GM": "Gambia", "NL": "Netherlands", "CF": "CAR", "IE": "Republic of Ireland"},
-    **{"CD ": "Democratic Republic of the Congo", "CG ": "Republic of the Congo"},
+    **{"CG": "Congo-Brazzaville|Congo Republic|Republic of the Congo"},
 }
 DISPUTED = (
     "America|Congo|Korea|Holland|England|Scotland|Wales|Northern Ireland|Somaliland|Transnistria"
@@ -43,8 +47,8 @@ CITY_NAMES = (
     "New York=New York City|Cologne=Köln|Seville=Sevilla|Kiev=Kyiv|Xian=Xi’an|"
     "Bombay=Mumbai|Calcutta=Kolkata|Madras=Chennai|Bangalore=Bengaluru|Saigon=Ho Chi Minh City|"
     "Peking=Beijing|Zurich=Zürich|Lucerne=Luzern|Hanover=Hannover|"
-    "Marrakech=Marrakesh|Fez=Fes|Mecca=Makkah|Ulaanbaatar=Ulan Bator|Izmir=İzmir|Salonica=Thessaloníki|"
-    "Odessa=Odesa|Kharkov=Kharkiv|Lvov=Lviv|Chittagong=Chattogram|"
+    "Marrakech=Marrakesh|Fez=Fes|Mecca=Makkah|Ulaanbaatar=Ulan Bator|Izmir=İzmir|"
+    "Salonica=Thessaloníki|Odessa=Odesa|Kharkov=Kharkiv|Lvov=Lviv|Chittagong=Chattogram|"
     "Dusseldorf=Düsseldorf|Quebec City=Québec|Quebec=Québec|"
     "Syracuse=Siracusa|Leghorn=Livorno|Ghent=Gent|Bruges=Brugge|"
     "Saragossa=Zaragoza|Cracow=Kraków|Danzig=Gdańsk|"
@@ -53,7 +57,7 @@ CITY_NAMES = (
     "Mysore=Mysuru|Pondicherry=Puducherry|Poona=Pune|Baroda=Vadodara|Cochin=Kochi|"
     "Trivandrum=Thiruvananthapuram|Canton=Guangzhou|Nanking=Nanjing|Mukden=Shenyang|"
     "Angora=Ankara|Constantinople=Istanbul|Smyrna=İzmir|Leningrad=Saint Petersburg"
-).split("|")
+)
 OLD = {"Constantinople", "Smyrna", "Leningrad", "Saigon", "Peking", "Angora", "Danzig", "Mukden"}
 OLD |= {"Nur-Sultan", "Canton", "Nanking", "LA", "NYC"}
 NATIONS = {"ENG", "SCT", "WLS", "NIR"}
@@ -75,15 +79,13 @@ def write(name: str, rows) -> None:
 
 def countries(entries: list[dict]) -> list[tuple[str, str, str]]:
     """Members and observers are valid; territories and the disputed are ambiguous."""
-    extra: dict[str, list[str]] = {}
-    for code, names in COUNTRY_NAMES.items():
-        extra.setdefault(code.strip(), []).extend(names.split("|"))
+    extra = {code: names.split("|") for code, names in COUNTRY_NAMES.items()}
     rows = {}
     for entry in entries:
         code = entry["iso"]
         if code in DISSOLVED:
             continue
-        label = "ambiguous" if code in NOT_MEMBERS else ""
+        label = "ambiguous" if code in NOT_MEMBERS.split() else ""
         for name in (entry["name"].strip(), *extra.get(code, ())):
             rows[name] = (name, label, code)
     rows.update({name: (name, "ambiguous", "") for name in DISPUTED.split("|")})
@@ -99,7 +101,7 @@ def cities(entries: list[dict]) -> list[tuple[str, str, str]]:
         where.setdefault(entry["name"], set()).add(region(entry))
     rows = {name: (name, "", " ".join(sorted(codes))) for name, codes in where.items()}
     largest = sorted(entries, key=lambda entry: -entry["population"])
-    for pair in CITY_NAMES:
+    for pair in CITY_NAMES.split("|"):
         name, main = pair.split("=")
         found = [e for e in largest if e["name"] == main and name in e["alternatenames"]]
         if not found:
