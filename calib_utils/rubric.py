@@ -10,7 +10,7 @@ from calib_utils.labels import CRITERIA, HIGHEST, LOWEST, Item, Verdict
 
 # Part of a judge's identity: change it with the words below or with the way answers are read.
 VERSION = "1"
-MAX_REPLY = 100_000  # characters; a longer reply is not an answer
+MAX_REPLY = 20_000  # characters after thinking; a longer reply is not an answer
 MAX_REASON = 300
 _FIELDS = {"reason", *CRITERIA}
 _THINKING = ("think", "thinking", "reasoning")
@@ -82,10 +82,11 @@ def read_reply(reply: str, judged: str = "") -> Verdict:
         UnreadableReplyError: no object with exactly the four fields, scores that are not
             integers from 1 to 10, or answers that contradict each other. Nothing is guessed.
     """
+    reply = _after_thinking(reply)
     if len(reply) > MAX_REPLY:
         raise UnreadableReplyError(f"reply of {len(reply):,} characters")
     answers, problem = [], "no JSON object"
-    for source in _objects(_after_thinking(reply)):
+    for source in _objects(reply):
         if source in judged:
             continue
         try:
@@ -101,10 +102,9 @@ def read_reply(reply: str, judged: str = "") -> Verdict:
 
 def _after_thinking(reply: str) -> str:
     for name in _THINKING:
-        before, closed, after = reply.rpartition(f"</{name}>")
-        if closed:
-            reply = after
-        elif f"<{name}>" in before + after:
+        reply = reply.rpartition(f"</{name}>")[2]
+        # Not behind the first brace, where a reason may quote the text.
+        if f"<{name}>" in reply.partition("{")[0]:
             raise UnreadableReplyError("thinking that does not end")
     return reply
 
