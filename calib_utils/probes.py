@@ -44,9 +44,9 @@ def probe_log_probabilities(endpoint: Endpoint, tolerance: float = TOLERANCE) ->
     }
     if apart[0] > tolerance:
         raise LogProbabilityError(
-            f"{endpoint.base_url}: a token's log-probability differs by {apart[0]:.2f} nats between "
-            f"sampling it and scoring it as given (one token to the left {apart[-1]:.2f}, to the "
-            f"right {apart[1]:.2f}); {_REMEDY}"
+            f"{endpoint.base_url}: a token's log-probability differs by {apart[0]:.2f} nats "
+            f"between sampling it and scoring it as given (one token to the left "
+            f"{apart[-1]:.2f}, to the right {apart[1]:.2f}); {_REMEDY}"
         )
     if min(apart[-1], apart[1]) <= tolerance:
         raise LogProbabilityError(

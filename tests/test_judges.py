@@ -387,7 +387,10 @@ def test_the_key_is_sent_and_found_nowhere_else(
         script[:] = [(status, {}, KEY.encode() * 20)]
         with pytest.raises(EndpointError) as caught:
             judged(judge_of(server, key_variable="OTHER_KEY", attempts=1, asks=1), f"{status}")
-        found = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+        error, frames = caught.value, caught.tb
+        while frames.tb_frame.f_code.co_filename == __file__:  # whose locals hold the key
+            frames = frames.tb_next
+        found = traceback.TracebackException(type(error), error, frames, capture_locals=True)
         shown += ["".join(found.format()), repr(caught.value)]
         assert str(status) in shown[-1]
     captured = capfd.readouterr()
@@ -410,8 +413,8 @@ def test_a_redirect_does_not_carry_the_key_away(serve, judge_of, monkeypatch):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"base_url": f"http://user:{KEY}@localhost/v1"}, "without a password"),
-        ({"base_url": f"http://localhost/v1?key={KEY}"}, "no query"),
+        ({"base_url": "http://user:secret@localhost/v1"}, "without a password"),
+        ({"base_url": "http://localhost/v1?key=secret"}, "no query"),
         ({"base_url": "localhost:8000/v1"}, "http"),
         ({"base_url": "file:///etc/passwd"}, "http"),
         ({"key_variable": KEY}, "not the key"),
@@ -426,7 +429,7 @@ def test_an_endpoint_refuses_what_would_leak_or_never_work(monkeypatch, wrong, m
     monkeypatch.setenv(KEY_VARIABLE, KEY)
     with pytest.raises(EndpointError, match=message) as caught:
         Endpoint(**{"base_url": "https://localhost/v1", "model": "m", **wrong})
-    assert KEY not in str(caught.value)
+    assert KEY not in str(caught.value) and "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("bad", ["sk-1\nX-Evil: 1", "sk 1", "schlüssel"])
@@ -545,7 +548,7 @@ def test_a_local_judge_is_batched_like_one_by_one(tiny, tmp_path):
 def test_left_padding_changes_no_reply(tiny):
     from calib_utils.chat import LocalChat
 
-    messages = ["a", "a b ab, and much longer than the others", "zebra", ""[:0] or "1"]
+    messages = ["a", "a b ab, and much longer than the others", "zebra", "1"]
     chats = [LocalChat(tiny("qwen3", chat=True), max_tokens=12, batch_size=n) for n in (1, 4)]
     one, four = (dict(chat.replies(messages)) for chat in chats)
     assert one == four and len({reply.text for reply in one.values()}) > 1
@@ -590,7 +593,7 @@ def test_a_real_server(judge_of, tmp_path):
         )
         labels = judged(judge, "Paris", "xq zzv")
         for row in labels.itertuples():
-            assert pd.isna(row.valid) != all(1 <= score <= 10 for score in row[1:4] if score)
+            assert pd.isna(row.valid) == any(map(pd.isna, row[1:4])) and row.reason
         with pytest.raises(LogProbabilityError):
             probe_log_probabilities(Endpoint(endpoint.base_url, folder, attempts=1))
     finally:
