@@ -212,6 +212,8 @@ class Endpoint:
         except urllib.error.HTTPError as error:
             with error:
                 raise self._status_error(error) from None
+        except RefusedRequestError:  # an OSError too
+            raise
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
             raise _Transient(self._clean(f"{type(error).__name__}: {reason}")) from None

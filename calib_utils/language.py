@@ -9,7 +9,7 @@ What counts as an error, and what does not:
 - Harper's findings on spelling, grammar, agreement, punctuation, capitals, repetition and spacing
   count. Its advice on style, word choice and readability does not.
 - A word with a capital is taken for a name, so its spelling is not checked.
-- American and British spelling are both right; the reading with fewer findings is taken.
+- American and British spelling are both right, also side by side.
 - At the end of a cut-off text nothing counts that touches the last word.
 
 The score is 10 without an error and 2 less for each, so that one error makes a text invalid at the
@@ -86,7 +86,8 @@ def findings(text: str, ended: bool = True) -> list[str]:
     """
     text = text.encode("utf-8", "replace").decode("utf-8")
     own = list(_own_findings(text))
-    spans = min((own + list(_harper(text, dialect, own)) for dialect in _DIALECTS), key=len)
+    american, british = ({*_harper(text, dialect, own)} for dialect in _DIALECTS)
+    spans = [found for found in american if found[2] != "Spelling" or found in british] + own
     # Where the last word begins.
     last_word = len(text) if ended else len(text) - len(re.split(r"\s", text)[-1])
     return [

@@ -68,7 +68,7 @@ def broken(sheet):
     return {
         "first line must be": "x" + sheet,
         "cells instead of": sheet + "a,b\n",
-        "valid='maybe'": sheet.replace(",yes,", ",maybe,", 1),
+        "valid='maybe'": sheet.replace(",A,yes", ",A,maybe", 1),
         "handed out": sheet.replace("Paris", "London"),
         "without annotator": sheet.replace(",A,yes", ",,yes", 1),
         "before, at": sheet + first,
@@ -94,7 +94,7 @@ def test_labels_of_other_items_and_texts_no_file_can_hold(tmp_path):
     path = write_text(tmp_path / "a.csv", filled(annotation_sheet(ITEMS), ["yes"] * 9))
     with pytest.raises(AnnotationError, match="not among the items"):
         votes(read_annotations(path), ITEMS.iloc[1:])
-    lone = pd.DataFrame({"prompt": ["a"], "text": ["\ud800"], "ended": [True]})
+    lone = pd.DataFrame({"prompt": ["a"], "text": ["\ud800"], "ended": [True]}, dtype=object)
     with pytest.raises(AnnotationError, match="surrogate"):
         annotation_sheet(lone)
     with pytest.raises(AnnotationError, match="unreadable"):

@@ -28,12 +28,12 @@ BROKEN = [
     ("It was the the best day.", "Repetition"),
     ("I am teh best.", "Typo"),
     ("The sentense is short.", "Spelling"),
-    ("Hello,world is a greeting.", "Punctuation"),
+    ("Yes,we can go there.", "Punctuation"),
     ("The cat sat.Then it left.", "Spacing"),
     ("She has a 猫 in the house.", "Script"),
     ("Это is a word.", "Script"),
     ("A broken \ufffd letter.", "Script"),
-    ("the dog barked at night.", "Capitalization"),
+    ("the dog barked. It ran away.", "Capitalization"),
 ]
 
 
