@@ -162,6 +162,12 @@ def _places(region: str) -> frozenset[str]:
     return frozenset(found)
 
 
+@cache
+def _known_places() -> frozenset[str]:
+    regions = {region for entry in _names("city").values() for region in entry.regions}
+    return frozenset().union(*map(_places, regions))
+
+
 def _placed(entry: _Entry, places: list[str], ended: bool) -> tuple[bool | None, str]:
     """A city with where it is: every place named must fit one and the same region."""
     told = ", ".join(places)[:80]
@@ -170,8 +176,7 @@ def _placed(entry: _Entry, places: list[str], ended: bool) -> tuple[bool | None,
         known = _places(region)
         if known.issuperset(whole) and (ended or any(name.startswith(last) for name in known)):
             return (None, "ambiguous name") if entry.ambiguous else (True, f"listed in {region}")
-    regions = {region for other in _names("city").values() for region in other.regions}
-    unknown = set(places).difference(*map(_places, regions))
+    unknown = set(places) - _known_places()
     if unknown:
         return None, f"ambiguous: the lists do not say where {min(unknown)[:40]!r} is"
     return False, f"no city of that name in {told!r}"

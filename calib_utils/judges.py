@@ -47,7 +47,8 @@ class LanguageModelJudge:
         threshold: valid where all three scores reach it; 9 in the paper.
         asks: how often an item is asked until the reply can be read.
         cache_dir: answers are kept here under a hash of judge, rubric and item, so that a run that
-            was killed goes on where it was; None keeps none.
+            was killed goes on where it was; by default among the user's cached files, None keeps
+            none.
 
     Raises:
         JudgeError: an argument out of range.

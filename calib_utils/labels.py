@@ -49,6 +49,11 @@ class Verdict:
     reason: str = ""
 
 
+def plain_text(text: str) -> str:
+    """The text with "?" for halves of surrogate pairs, which UTF-8 cannot hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def check_items(items: pd.DataFrame) -> list[Item]:
     """The rows of a table of items, in order.
 
@@ -99,5 +104,5 @@ def label_table(
         scores = [getattr(verdict, name) for name in criteria]
         valid.append(None if None in scores else min(scores) >= threshold)
     table["valid"] = pd.array(valid, dtype="boolean")
-    table["reason"] = pd.Series([verdict.reason for verdict in verdicts], dtype=str)
+    table["reason"] = pd.Series([plain_text(verdict.reason) for verdict in verdicts], dtype=str)
     return table

@@ -32,6 +32,7 @@ from calib_utils.labels import (
     check_items,
     check_threshold,
     label_table,
+    plain_text,
 )
 
 PER_ERROR = 2
@@ -84,7 +85,7 @@ def findings(text: str, ended: bool = True) -> list[str]:
     >>> findings("He go home.The end")
     ["Agreement: 'go'", "Spacing: 'me.'"]
     """
-    text = text.encode("utf-8", "replace").decode("utf-8")
+    text = plain_text(text)
     own = list(_own_findings(text))
     american, british = ({*_harper(text, dialect, own)} for dialect in _DIALECTS)
     spans = [found for found in american if found[2] != "Spelling" or found in british] + own

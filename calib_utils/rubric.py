@@ -6,7 +6,7 @@ Three criteria as in App. A of the paper, in words of our own. Knows no model an
 import json
 
 from calib_utils.errors import JudgeError
-from calib_utils.labels import CRITERIA, HIGHEST, LOWEST, Item, Verdict
+from calib_utils.labels import CRITERIA, HIGHEST, LOWEST, Item, Verdict, plain_text
 
 # Part of a judge's identity: change it with the words below or with the way answers are read.
 VERSION = "1"
@@ -58,15 +58,10 @@ def question(item: Item, problem: str | None = None) -> str:
 
     The item stands between lines with a mark taken from its hash, which the text cannot hold.
     """
-    prompt, text = (_plain(part) for part in (item.prompt, item.text))
+    prompt, text = map(plain_text, (item.prompt, item.text))
     form = _FORM.format(mark=item.digest[:12], prompt=prompt, text=text)
     reminder = "" if problem is None else _REMINDER.format(problem=problem)
     return f"{_RUBRIC}\n{_WHOLE if item.ended else _CUT}\n{form}{reminder}"
-
-
-def _plain(text: str) -> str:
-    """The text without halves of surrogate pairs, which no JSON request can carry."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def read_reply(reply: str, judged: str = "") -> Verdict:
@@ -134,5 +129,5 @@ def _verdict(source: str) -> Verdict:
         # A bool is an int in Python; 9.0 and "9" are not what was asked for.
         if type(score) is not int or not LOWEST <= score <= HIGHEST:
             raise UnreadableReplyError(f"{name}={score!r}"[:MAX_REASON])
-    reason = " ".join(_plain(fields["reason"]).split())[:MAX_REASON]
+    reason = " ".join(plain_text(fields["reason"]).split())[:MAX_REASON]
     return Verdict(*(fields[name] for name in CRITERIA), reason=reason)

@@ -152,6 +152,12 @@ def test_the_prompt_chooses_the_list():
     assert GazetteerJudge("city").judge(items.iloc[:0]).empty
 
 
+def test_half_a_surrogate_pair_is_no_city():
+    items = pd.DataFrame({"prompt": ["p"], "text": ["\ud800"], "ended": [True]}, dtype=object)
+    labels = GazetteerJudge("city").judge(items)
+    assert labels["valid"].tolist() == [False] and "ud800" in labels["reason"][0]
+
+
 def test_an_unknown_kind_lists_the_known():
     with pytest.raises(UnknownNameError, match="country"):
         GazetteerJudge("countries")
