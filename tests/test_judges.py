@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -11,12 +12,14 @@ import time
 import traceback
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+import calib_utils as cu
 from calib_utils.endpoint import KEY_VARIABLE, Endpoint, _retry_after
 from calib_utils.errors import (
     EndpointError,
@@ -562,12 +565,9 @@ def test_a_base_model_cannot_judge(tiny):
 @pytest.mark.models
 def test_a_real_server(judge_of, tmp_path):
     """`transformers serve` with an embedded model: replies come, log-probabilities are refused."""
-    pytest.importorskip("fastapi", reason="transformers serve needs fastapi, uvicorn and openai")
-    pytest.importorskip("uvicorn", reason="transformers serve needs fastapi, uvicorn and openai")
-    import socket
-
-    import calib_utils as cu
-
+    missing = [name for name in ("fastapi", "uvicorn", "openai") if find_spec(name) is None]
+    if missing:
+        pytest.skip(f"transformers serve needs {', '.join(missing)}")
     folder = str(cu.load_model("smollm2-135m-instruct").folder)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
