@@ -73,3 +73,23 @@ class ResultsError(CalibUtilsError, ValueError):
 
 class NotebookParameterError(CalibUtilsError, ValueError):
     """A notebook parameter that does not exist or does not parse."""
+
+
+class EndpointError(CalibUtilsError, ConnectionError):
+    """A chat endpoint that cannot be used; the message never holds the key."""
+
+
+class RefusedRequestError(EndpointError):
+    """One request that the endpoint will not answer; others may still succeed."""
+
+
+class LogProbabilityError(EndpointError):
+    """An endpoint whose log-probabilities are missing or are not those of the given text."""
+
+
+class JudgeError(CalibUtilsError, ValueError):
+    """Items that cannot be judged, or a judge that fails on texts whose verdict is known."""
+
+
+class AnnotationError(CalibUtilsError, ValueError):
+    """A file of human labels that is not one, or labels that contradict each other."""

@@ -33,6 +33,16 @@ def cache_dir() -> Path:
     return Path(os.environ.get("CALIB_UTILS_CACHE") or default)
 
 
+def secret(variable: str) -> str | None:
+    """The value of an environment variable that holds a key, or None where it is unset or empty."""
+    return os.environ.get(variable) or None
+
+
+def judgement_cache_dir() -> Path:
+    """Answers of language-model judges, so that a text is judged once."""
+    return cache_dir() / "judgements"
+
+
 def package_data(*parts: str) -> Path:
     """A file under the checkout's `data/` folder."""
     return project_root().joinpath("data", *parts)

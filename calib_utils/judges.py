@@ -1,0 +1,216 @@
+"""A language model as a judge: items asked, answers read, each kept on disk as soon as it is there.
+
+Knows the rubric and a chat backend (`endpoint.Endpoint` or `chat.LocalChat`). What a backend does
+to get a reply is its own affair.
+"""
+
+import hashlib
+import json
+import os
+import uuid
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from calib_utils import paths
+from calib_utils.endpoint import Endpoint, Reply
+from calib_utils.errors import JudgeError, RefusedRequestError
+from calib_utils.labels import (
+    CRITERIA,
+    HIGHEST,
+    LOWEST,
+    THRESHOLD,
+    Item,
+    Verdict,
+    check_items,
+    check_threshold,
+    label_table,
+)
+from calib_utils.models import Model
+from calib_utils.rubric import VERSION, UnreadableReplyError, question, read_reply
+
+KNOWN = (
+    Item("What is the capital of France?", "The capital of France is Paris.", True),
+    Item("What is the capital of France?", "franse capitalis teh 猫 of of nine,because", True),
+)
+
+
+class LanguageModelJudge:
+    """Scores grammar, semantics and overall quality from 1 to 10 by asking a language model.
+
+    Args:
+        backend: an `Endpoint` or a `LocalChat`.
+        name: in tables and file names.
+        threshold: valid where all three scores reach it; 9 in the paper.
+        asks: how often an item is asked until the reply can be read.
+        cache_dir: answers are kept here under a hash of judge, rubric and item, so that a run that
+            was killed goes on where it was; by default among the user's cached files, None keeps
+            none.
+
+    Raises:
+        JudgeError: an argument out of range.
+    """
+
+    criteria = CRITERIA
+
+    def __init__(
+        self,
+        backend,
+        *,
+        name: str,
+        threshold: int = THRESHOLD,
+        asks: int = 3,
+        cache_dir: Path | str | None = "default",
+    ):
+        if type(asks) is not int or asks < 1:
+            raise JudgeError(f"asks={asks!r}: an item must be asked at least once")
+        self.backend, self.name, self.asks = backend, name, asks
+        self.threshold = check_threshold(threshold)
+        root = paths.judgement_cache_dir() if cache_dir == "default" else cache_dir
+        self._cache = None if root is None else _Cache(Path(root), self.identity)
+
+    @property
+    def identity(self) -> dict:
+        """What a score depends on beside the item. The threshold is not: it comes afterwards."""
+        return {"rubric": VERSION, "backend": self.backend.identity}
+
+    def judge(self, items: pd.DataFrame, *, progress: bool = True) -> pd.DataFrame:
+        """One row of labels per item, in order (see `labels.label_table`).
+
+        An item that occurs twice is asked once. A reply that cannot be read is asked for again,
+        with what was wrong; after `asks` of them the item stays NA, with the reason, as does one
+        that the endpoint refuses. Neither is kept on disk: the next run asks again.
+
+        Raises:
+            JudgeError: not a table of items.
+            EndpointError: the endpoint cannot be used; answers so far are kept on disk.
+        """
+        rows = check_items(items)
+        verdicts: dict[Item, Verdict] = {}
+        for item in rows:
+            if self._cache and item not in verdicts and (found := self._cache.read(item)):
+                verdicts[item] = found
+        open_items = {item: None for item in rows if item not in verdicts}
+        with tqdm(total=len(open_items), desc=self.name, disable=not progress) as bar:
+            self._ask(open_items, verdicts, bar)
+        return label_table((verdicts[item] for item in rows), self.criteria, self.threshold)
+
+    def _ask(self, problems: dict[Item, str | None], verdicts: dict[Item, Verdict], bar) -> None:
+        """Fills `verdicts`; `problems` holds the open items and what was wrong last."""
+        refusals = []
+        for _ in range(self.asks):
+            asked = list(problems)
+            messages = [question(item, problems[item]) for item in asked]
+            for position, reply in self.backend.replies(messages):
+                item = asked[position]
+                if isinstance(reply, RefusedRequestError):
+                    refusals.append(reply)
+                    verdicts[item] = Verdict(reason=f"not judged: {reply}")
+                else:
+                    try:
+                        verdicts[item] = _read(reply, item)
+                    except UnreadableReplyError as error:
+                        problems[item] = str(error)
+                        continue
+                    if self._cache:
+                        self._cache.write(item, verdicts[item])
+                del problems[item]
+                bar.update()
+        if refusals and len(refusals) == bar.total:
+            raise refusals[0]  # a request that is wrong for every item is not an item's fault
+        for item, problem in problems.items():
+            reason = f"not judged: unreadable in {self.asks} replies, at last: {problem}"
+            verdicts[item] = Verdict(reason=reason)
+
+    def probe(self) -> pd.DataFrame:
+        """Labels of a flawless and of a broken text, to see whether the judge can tell them apart.
+
+        Raises:
+            JudgeError: it gives no readable answer, or the broken text as good a score.
+            EndpointError: the endpoint cannot be used.
+        """
+        items = pd.DataFrame(map(asdict, KNOWN))
+        labels = self.judge(items, progress=False)
+        scores = labels[list(CRITERIA)]
+        if scores.isna().any(axis=None):
+            raise JudgeError(f"{self.name} does not judge a known text: {list(labels.reason)}")
+        if not (scores.loc[0] > scores.loc[1]).all():
+            raise JudgeError(
+                f"{self.name} scores a broken text {scores.loc[1].tolist()} and a flawless one "
+                f"{scores.loc[0].tolist()} on {', '.join(CRITERIA)}: use a stronger judge"
+            )
+        return labels
+
+
+def endpoint_judge(base_url: str, model: str, *, name: str | None = None, **settings):
+    """A judge behind an OpenAI-compatible server.
+
+    Args:
+        settings: of `LanguageModelJudge` and of `endpoint.Endpoint`.
+    """
+    own = {key: settings.pop(key) for key in ("threshold", "asks", "cache_dir") if key in settings}
+    backend = Endpoint(base_url, model, **settings)
+    return LanguageModelJudge(backend, name=name or model.replace("/", "--"), **own)
+
+
+def local_judge(model: Model | str, *, name: str | None = None, **settings):
+    """A judge run by this process on a chat model that `load_model` knows.
+
+    Args:
+        settings: of `LanguageModelJudge` and of `chat.LocalChat`.
+    """
+    from calib_utils.chat import LocalChat
+
+    own = {key: settings.pop(key) for key in ("threshold", "asks", "cache_dir") if key in settings}
+    backend = LocalChat(model, **settings)
+    return LanguageModelJudge(backend, name=name or backend.model.key, **own)
+
+
+def _read(reply: Reply, item: Item) -> Verdict:
+    if not reply.ended:
+        raise UnreadableReplyError("the reply was cut off at max_tokens")
+    return read_reply(reply.text, item.text)
+
+
+class _Cache:
+    """One small file per item, renamed into place, so that a kill loses at most what was asked."""
+
+    def __init__(self, root: Path, identity: dict):
+        text = json.dumps(identity, sort_keys=True)
+        self._identity = json.loads(text)  # as it will be read back
+        self._folder = root / hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def _path(self, item: Item) -> Path:
+        return self._folder / item.digest[:2] / f"{item.digest}.json"
+
+    def read(self, item: Item) -> Verdict | None:
+        """The stored verdict; None where there is none, or none that can be trusted."""
+        try:
+            record = json.loads(self._path(item).read_text(encoding="utf-8"))
+            same = record["judge"] == self._identity and record["item"] == item.digest
+            verdict = Verdict(**record["verdict"])
+            scores = [getattr(verdict, name) for name in CRITERIA]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        whole = all(type(score) is int and LOWEST <= score <= HIGHEST for score in scores)
+        return verdict if same and whole and isinstance(verdict.reason, str) else None
+
+    def write(self, item: Item, verdict: Verdict) -> None:
+        path = self._path(item)
+        draft = path.with_name(f".{uuid.uuid4().hex}")
+        record = {"judge": self._identity, "item": item.digest, "verdict": asdict(verdict)}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft.write_text(json.dumps(record, indent=1, sort_keys=True), encoding="utf-8")
+            os.replace(draft, path)
+        except OSError as error:
+            raise JudgeError(
+                f"cannot keep answers in {self._folder} ({error}): choose a writable cache_dir, "
+                "or None"
+            ) from error
+        finally:
+            with suppress(OSError):
+                draft.unlink()
