@@ -15,6 +15,7 @@ import urllib.error
 import urllib.request
 import uuid
 import zipfile
+from collections.abc import Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -143,6 +144,27 @@ def hub_folder(repository: str, revision: str | None) -> Path:
             f"local folder or .gguf file, or an embedded model: {', '.join(EMBEDDED)}"
         ) from error
     return Path(folder)
+
+
+def hub_dataset(repository: str, revision: str | None, patterns: Sequence[str]) -> Path:
+    """Some files of a data set on the hub, from the hub's cache where there is no connection.
+
+    Raises:
+        HubUnreachableError: no connection and nothing cached, or no such data set.
+    """
+    from huggingface_hub import snapshot_download
+
+    options = {"repo_type": "dataset", "revision": revision, "allow_patterns": list(patterns)}
+    try:
+        try:
+            _require_hub()
+        except HubUnreachableError:
+            return Path(snapshot_download(repository, local_files_only=True, **options))
+        return Path(snapshot_download(repository, **options))
+    except Exception as error:
+        raise HubUnreachableError(
+            f"the data set {repository} could not be fetched ({_first_line(error)})"
+        ) from error
 
 
 def sha256_of_file(path: Path) -> str:

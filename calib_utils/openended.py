@@ -1,0 +1,141 @@
+"""Candidate sweeps over open prompts: what one costs, and running it so that a kill loses little.
+
+Knows the whole chain by name: grows trees with `sweeps`, keeps them with `completions`. Judges and
+measures come after.
+"""
+
+import hashlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from calib_utils import completions, provenance
+from calib_utils.errors import InvalidRequestError
+from calib_utils.generation import Continuations
+from calib_utils.models import Model, load_model
+from calib_utils.starts import start_of, vocabulary_size
+from calib_utils.sweeps import Sweep, grow
+
+# What a completion passes through: a change in any of them makes stored sweeps foreign.
+CODE = ("generation", "models", "prompts", "scoring", "starts", "sweeps", "vocabulary")
+_RATE_TOKENS = 4
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a sweep costs before it runs: completions and tokens at most, seconds by estimate.
+
+    `tokens` counts forced and completed ones, as if no text ended early; `rate` is in tokens per
+    second of full batches. Batches that are not full and longer contexts are slower than that.
+    """
+
+    completions: int
+    tokens: int
+    rate: float
+    seconds: float
+
+
+def forecast(
+    model: Model | str, sweep: Sweep, rate: float | None = None, batch_size: int | None = None
+) -> Forecast:
+    """The cost of a sweep before it runs.
+
+    Args:
+        rate: tokens per second; measured here by default, on one batch of the first prompt.
+
+    Raises:
+        InvalidRequestError: a rate that is none.
+    """
+    model = load_model(model)
+    if rate is None:
+        rate = _rate(model, sweep, batch_size)
+    if not rate > 0:
+        raise InvalidRequestError(f"rate={rate!r}: must be above 0 tokens per second")
+    n = len(sweep.trees) * sweep.n_completions
+    tokens = n * (sweep.depth + sweep.max_tokens)
+    return Forecast(n, tokens, rate, tokens / rate)
+
+
+def sweep(
+    model: Model | str,
+    sweep: Sweep,
+    results_dir: str | Path | None = None,
+    *,
+    batch_size: int | None = None,
+) -> pd.DataFrame:
+    """Every completion of a sweep, computed now or taken from where an earlier run stored it.
+
+    Args:
+        results_dir: trees are kept under `results_dir/<model>/<sweep.name>`, one file each as
+            soon as it is done; a run after a kill goes on from there. Without it nothing is kept.
+        batch_size: rows per forward pass; chosen for the device by default.
+
+    Returns:
+        One row per completion, columns `completions.COLUMNS`, trees in the order of `Sweep.trees`.
+
+    Raises:
+        CalibUtilsError: a named subclass, before anything is completed wherever possible.
+    """
+    model = load_model(model)
+    _check_ranks(model, sweep)
+    folder = None if results_dir is None else Path(results_dir) / model.key / sweep.name
+    if folder is not None:
+        completions.open_folder(folder, _record(model, sweep))
+    names = [completions.chunk_name(prompt.id, seed) for prompt, seed in sweep.trees]
+    found: list[dict] = []
+    total = len(sweep.trees) * sweep.n_completions
+    with tqdm(total=total, unit="text", desc=f"{model.name}, {sweep.name}", leave=False) as bar:
+        for name, (prompt, seed) in zip(names, sweep.trees, strict=True):
+            if folder is not None and (folder / name).exists():
+                bar.update(sweep.n_completions)
+                continue
+            rows = grow(model, sweep, prompt, seed, batch_size, bar.update)
+            if folder is None:
+                found += rows
+            else:
+                completions.write_chunk(folder / name, rows)
+    if folder is None:
+        return pd.DataFrame(found, columns=completions.COLUMNS)
+    completions.close_folder(folder, names)
+    return completions.read_completions(folder)
+
+
+def _check_ranks(model: Model, sweep: Sweep) -> None:
+    size = vocabulary_size(model)
+    if sweep.candidates[-1] >= size:
+        raise InvalidRequestError(
+            f"the sweep forces rank {sweep.candidates[-1]}, but {model.name} has {size} tokens: "
+            "choose a smaller max_rank or smaller ranks"
+        )
+
+
+def _record(model: Model, sweep: Sweep) -> dict:
+    starts = [start_of(model, prompt, sweep.end) for prompt in sweep.prompts]
+    return {
+        "weights_sha256": model.weights_sha256,
+        "dtype": model.dtype,
+        "prompts_sha256": hashlib.sha256(repr(starts).encode()).hexdigest(),
+        "sweep_sha256": sweep.fingerprint(),
+        "code_version": provenance.code_version(CODE),
+        "model": model.name,
+        "weights_file": model.weights_file,
+        "revision": model.revision,
+        "sweep": sweep.parameters(),
+        "environment": provenance.environment(model.device),
+    }
+
+
+def _rate(model: Model, sweep: Sweep, batch_size: int | None) -> float:
+    """Tokens per second of a full batch in which no text ends."""
+    start = start_of(model, sweep.prompts[0], sweep.end)
+    tree = Continuations(model, start.ids, batch_size)
+    n = min(tree.batch_size, sweep.n_completions)
+    forced = tree.candidates([()], range(min(n, tree.vocab_size)))[0]
+    prefixes = [(int(token),) for token in forced]
+    tree.complete(prefixes[:1], 1)  # the first pass also pays for what is set up once
+    began = time.perf_counter()
+    tree.complete(prefixes, _RATE_TOKENS)
+    return len(prefixes) * (1 + _RATE_TOKENS) / (time.perf_counter() - began)
