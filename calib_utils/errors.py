@@ -73,3 +73,7 @@ class ResultsError(CalibUtilsError, ValueError):
 
 class NotebookParameterError(CalibUtilsError, ValueError):
     """A notebook parameter that does not exist or does not parse."""
+
+
+class SandboxError(CalibUtilsError, RuntimeError):
+    """Programs cannot be run here with the isolation that was asked for."""
