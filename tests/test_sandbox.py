@@ -423,7 +423,7 @@ import sys
 sys.path[:0] = [{str(paths.project_root())!r}]
 from calib_utils import sandbox
 sandbox._START_SECONDS = 2
-source = "import time\\ndef f():\\n    print(1)\\n    time.sleep(60)  # {marker}"
+source = "import time\\ndef f():\\n    time.sleep(60)  # {marker}"
 sandbox._command.__globals__["_ENTER_BOX"] += "# {marker}\\n"
 sandbox._run(source, "f", [((), 1)], sandbox.Limits(wall_seconds=1), "namespaces")
 """
@@ -432,6 +432,8 @@ sandbox._run(source, "f", [((), 1)], sandbox.Limits(wall_seconds=1), "namespaces
     while len(alive(marker)) < 4 and time.monotonic() < deadline:
         time.sleep(0.02)
     assert len(alive(marker)) >= 4
+    time.sleep(0.5)  # for the program to reach its sleep, so that no broken pipe ends it
+    assert alive(marker)
     started.kill()
     started.wait()
     assert gone(marker)
