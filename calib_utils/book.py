@@ -43,6 +43,7 @@ def table_of_contents() -> str:
         "  - file: how_to_read",
         "  - file: bring_a_sampler",
         "  - file: status",
+        "  - file: errata",
     ]
     for key in models_with_pages():
         lines += [f"- caption: {key}", "  chapters:"]

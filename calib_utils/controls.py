@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from calib_utils import metrics
 from calib_utils.evaluation import evaluate, render_prompt, step_losses
 from calib_utils.laws import Law, LeakyShape, UniformOverG, UniformOverV, node_of
+from calib_utils.metrics import frontier_area
 from calib_utils.operating import split_table
 from calib_utils.ranked import Displaced, EquallySharp, Zipf
 from calib_utils.reference import reference_model
@@ -38,11 +38,12 @@ CONTROLS: dict[str, Law] = {
 
 @dataclass(frozen=True)
 class Expected:
-    """What a law makes of a trie, in float64 and by its formulas; no model, no ranking.
+    """What a law makes of a trie, in float64, by its formulas and none of the chain's arithmetic.
 
     `oracle_precision` and `oracle_recall` are Prec_seq and Rec_seq (Def. 4.1) of the oracle size.
     `order_calibrated` as in Def. D.1; `proportional` where the *valid* tokens have p proportional
-    to N at T = 1, which is all that the shape part of a loss looks at.
+    to N at T = 1 (Def. D.1 asks for no invalid mass as well). With both, the order and the shape
+    part of a loss are 0.
     """
 
     validity: float
@@ -76,16 +77,30 @@ def expected(law: Law, trie: Trie, n_vocab: int, temperature: float = 1.0) -> Ex
         ordered &= bool(lowest >= np.delete(logits, node.symbols).max(initial=-math.inf))
         per_answer = law.valid_log_p(node) - np.log(node.counts)
         proportional &= bool(np.ptp(per_answer) < 1e-12)
-    edges = tokens.sum_by_edge(np.stack([log_p, uniform], axis=1))
-    answers = metrics.answer_log_probability(trie, metrics.sequence_log_probability(trie, edges))
+    drawn, even = (_answer_probabilities(tokens, values) for values in (log_p, uniform))
+    share = drawn[drawn > 0] / drawn.sum()
+    diversity = np.exp(-(share * np.log(share)).sum()) / trie.n_answers
+    # Not `metrics`: what these numbers are held against goes through it.
     return Expected(
-        float(metrics.validity(answers)[0]),
-        float(metrics.diversity(answers)[0]),
-        float(metrics.sequence_precision(answers)[1]),
-        float(metrics.sequence_recall(answers)[1]),
+        float(drawn.sum()),
+        float(diversity) if len(share) else math.nan,
+        float(even.sum()),
+        float((even > 0).mean()),
         ordered,
         proportional,
     )
+
+
+def _answer_probabilities(tokens: TokenTable, log_p: np.ndarray) -> np.ndarray:
+    """Products along the answers of what the valid tokens have [token]. [answer]"""
+    trie = tokens.trie
+    edge = np.bincount(tokens.edge, np.exp(log_p), trie.n_edges)
+    reach = np.ones(trie.n_nodes)
+    for node, child, p in zip(trie.edge_node, trie.edge_child, edge, strict=True):
+        if child >= 0:  # a parent's own edge comes before those of its children
+            reach[child] = reach[node] * p
+    last = trie.sequence_edge
+    return np.bincount(trie.sequence_answer, reach[trie.edge_node[last]] * edge[last])
 
 
 def controls_table(
@@ -131,7 +146,7 @@ def _control(task: Task, law: Law) -> dict:
         "expected_diversity": at_one.diversity,
         "expected_precision": at_one.oracle_precision,
         "expected_recall": at_one.oracle_recall,
-        "area": metrics.frontier_area(table.validity.to_numpy(), table.diversity.to_numpy()),
+        "area": frontier_area(table.validity.to_numpy(), table.diversity.to_numpy()),
         **parts[["order", "shape", "size"]],
         "order_calibrated": at_one.order_calibrated,
         "proportional": at_one.proportional,

@@ -1,6 +1,6 @@
 """What holds, what needs care and what to correct in the paper: what an item is, and small steps.
 
-The items are in `errata_mathematics` and `errata_readings`. Each recomputes its own numbers from
+The items are in `errata_theory` and `errata_readings`. Each recomputes its own numbers from
 small examples, with the functions that the rest of the book uses. Knows tries; runs no model.
 """
 

@@ -16,8 +16,7 @@ from calib_utils.rules import is_number
 
 
 class Ranked(Law):
-    """Mass by rank alone, handed out in the perfect order: order calibrated,
-    blind to all of N but its order.
+    """Mass by rank, handed out in the perfect order: order calibrated, and blind to N's size.
 
     Known, with s(r) the mass of rank r to the power 1/T, S(n) its sum over the first n ranks, and
     v_t valid tokens at every prefix of step t (Assumption 5.1): Val = prod S(v_t) / S(|vocabulary|)

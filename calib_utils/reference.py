@@ -44,9 +44,10 @@ class ReferenceModel(Model):
 def reference_model(law: Law, task: Task | str, tokenizer=None, end: str = "eos") -> ReferenceModel:
     """A model that gives every prefix of a task's answers the next-token distribution of a law.
 
-    Its logits are float32, as a real model's, so a probability has a relative error of up to
-    2^-24 |logit| / T a step; logits that float32 holds exactly (uniform laws, a `Geometric` with a
-    sharpness of few binary digits) have none.
+    Its logits are float32, as a real model's: at each step ln p is off by up to 2^-24 |logit| / T
+    through the token's own logit, and by the mean of that over all tokens through the sum. Logits
+    that float32 holds exactly (`UniformOverG`, a `Geometric` whose decay has few binary digits)
+    cost nothing.
 
     What is no prefix of an answer puts all mass on the end token: an answer is closed after its
     first invalid token, and nothing follows an end. So does a whole answer where `end="none"`.
@@ -81,7 +82,7 @@ def reference_model(law: Law, task: Task | str, tokenizer=None, end: str = "eos"
     digest = hashlib.sha256(content.encode()).hexdigest()
     return ReferenceModel(
         name=f"reference {law!r}",
-        key=f"reference-{re.sub(r'[^0-9A-Za-z.]+', '-', repr(law)).strip('-')}-{digest[:8]}",
+        key=f"reference-{re.sub(r'[^0-9A-Za-z.]+', '-', repr(law))[:60].strip('-')}-{digest[:8]}",
         folder=Path(),
         weights_sha256=digest,
         weights_file="none: logits by formula",

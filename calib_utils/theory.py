@@ -177,7 +177,7 @@ def recall_bound(precision, eta: float, rho: float, hard_steps: int):
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         spare = hard_steps - (-np.log(precision)) / eta
-        return np.where(spare > 0, np.exp(-rho * spare), 1.0)
+        return np.exp(np.where(spare > 0, -rho * spare, 0.0))
 
 
 def best_recall_bound(factors: Factors, precision, etas) -> np.ndarray:

