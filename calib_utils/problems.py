@@ -7,6 +7,7 @@ nothing of models.
 import ast
 import json
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,9 @@ def normalised(source: str) -> str | None:
     """A program's syntax as text: equal for programs that differ in layout, comments and
     docstrings only. None where it is no Python of this interpreter's version."""
     try:
-        tree = ast.parse(source)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about what a model wrote
+            tree = ast.parse(source)
         for node in ast.walk(tree):
             body = getattr(node, "body", None)
             if isinstance(body, list) and len(body) > 1 and _is_docstring(body[0]):

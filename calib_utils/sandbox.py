@@ -112,11 +112,16 @@ def run_tests(
     Raises:
         SandboxError: this system does not offer the isolation.
     """
-    limits = limits or Limits()
-    if isolation not in ISOLATIONS:
-        raise InvalidRequestError(f"isolation={isolation!r} does not exist: choose {ISOLATIONS}")
+    require(isolation)
     if not tests:
         raise InvalidRequestError("no tests: every program would pass; give at least one")
+    return _run(source, entry_point, tests, limits or Limits(), isolation)
+
+
+def require(isolation: str) -> None:
+    """Raises SandboxError if an isolation does not work here, InvalidRequestError if it is none."""
+    if isolation not in ISOLATIONS:
+        raise InvalidRequestError(f"isolation={isolation!r} does not exist: choose {ISOLATIONS}")
     if isolation not in available():
         raise SandboxError(
             f"isolation={isolation!r} does not work here, only {available()}: 'namespaces' needs "
@@ -124,7 +129,6 @@ def run_tests(
             "kernel.apparmor_restrict_unprivileged_userns=0`); choose 'python' only for programs "
             "that you would run without a sandbox"
         )
-    return _run(source, entry_point, tests, limits, isolation)
 
 
 @cache
@@ -133,16 +137,11 @@ def available() -> tuple[str, ...]:
     if os.name != "posix":
         return ()
     found = []
+    probe = "import os\ndef f():\n    return os.listdir('.')"
     for isolation in ISOLATIONS:
-        if isolation == "namespaces" and not sys.platform.startswith("linux"):
-            continue
-        probe = "import os\ndef f():\n    return os.listdir('.')"
-        try:
-            verdict = _run(probe, "f", [((), [])], Limits(), isolation)
-        except SandboxError:
-            continue
-        if verdict.outcome == "passed":
-            found.append(isolation)
+        with contextlib.suppress(SandboxError):
+            if _run(probe, "f", [((), [])], Limits(), isolation).outcome == "passed":
+                found.append(isolation)
     return tuple(found)
 
 
