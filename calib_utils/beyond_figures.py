@@ -37,10 +37,10 @@ def answer_bars(repeats: Repeats, ax: Axes | None = None, top: int = 10) -> Axes
     edges = [ORANGE if colour == "none" else colour for colour in colours]
     ax.barh(place, widths, color=colours, edgecolor=edges, height=0.75)
     for y, width in zip(place[:-1], widths[:-1], strict=True):
-        ax.text(width, y, f" {width}", va="center", fontsize=9)
+        ax.text(width, y, f" {width}", va="center", fontsize=10)
     low, high = n * repeats.unseen.low, n * repeats.unseen.high
     ax.plot([low, high], [place[-1]] * 2, color=ORANGE, marker="|", linewidth=1.5)
-    ax.set_yticks(place, labels, fontsize=9)
+    ax.set_yticks(place, labels, fontsize=10)
     ax.invert_yaxis()
     ax.grid(visible=False, axis="y")
     ax.set(xlabel=f"answers of {n}", xlim=(0, 1.12 * max(*widths, high)))
@@ -72,8 +72,8 @@ def program_ranks(ranked: pd.DataFrame, columns: int = 3) -> Figure:
             part = own[own.passed == passed]
             style = {"color": colour, "marker": marker, "label": label, "s": 22}
             ax.scatter(part["rank"], part.log_p, linewidth=1.4, **style)
-        ax.set_title(problem, fontsize=9, pad=3)
-        ax.tick_params(labelsize=9)
+        ax.set_title(problem, fontsize=10, pad=3)
+        ax.tick_params(labelsize=10)
     for ax in axes.flat[len(problems) :]:
         ax.set_visible(False)
     # One scale for all, from the top of what a log-probability can be.

@@ -169,7 +169,7 @@ def entropy(counts: np.ndarray) -> float:
     """H in nats from counts above 0, corrected for unseen answers (Chao, Wang & Jost 2013).
 
     >>> round(entropy(np.array([50, 50])), 3)
-    0.693
+    0.698
     """
     counts = np.asarray(counts)
     n = int(counts.sum())
@@ -194,15 +194,16 @@ def entropy(counts: np.ndarray) -> float:
 def unseen(counts: np.ndarray) -> Estimate:
     """The probability of a new answer, by Good and Turing: the share of answers that came once.
 
-    The interval is Esty's (1983) with 1.96 standard deviations; its upper end is never below
-    3/n, which an answer type of that total mass would have escaped in one sample of twenty.
+    The interval is Esty's (1983) with 1.96 standard deviations, but never nearer to 0 or 1 than
+    3/n: in one sample of twenty a mass of 3/n is not drawn at all.
     """
     counts = np.asarray(counts)
     n = int(counts.sum())
     once, twice = int((counts == 1).sum()), int((counts == 2).sum())
-    half = Z * np.sqrt(once * (1 - once / n) + 2 * twice) / n
-    value = once / n
-    return Estimate(value, max(0.0, value - half), min(1.0, max(value + half, 3 / n)))
+    half = float(Z * np.sqrt(once * (1 - once / n) + 2 * twice) / n)
+    value, least = once / n, min(1.0, 3 / n)
+    low, high = min(value - half, 1 - least), max(value + half, least)
+    return Estimate(value, max(0.0, low), min(1.0, high))
 
 
 def _plug_in(counts: np.ndarray) -> float:
