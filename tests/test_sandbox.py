@@ -291,6 +291,18 @@ def test_nothing_outside_can_be_written(where, isolation, tmp_path):
     assert not target.exists()
 
 
+@needs_namespaces
+def test_what_is_shown_of_the_system_is_read_only_whoever_owns_it():
+    source = """
+    import os
+    def f():
+        shown = ("/usr", os.path.dirname(os.__file__))
+        return [bool(os.statvfs(path).f_flag & os.ST_RDONLY) for path in (*shown, "/box")]
+    """
+    verdict = run(source, "namespaces", tests=[((), [True, True, False])])
+    assert verdict.outcome == "passed", verdict
+
+
 @pytest.fixture
 def server():
     """A loopback server: its port, and the connections it has got."""
