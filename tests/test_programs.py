@@ -403,7 +403,7 @@ def test_the_figures_take_what_the_measures_give():
 
 
 @pytest.mark.models
-def test_the_coder_model_solves_something():
+def test_the_coder_model_writes_the_function_asked_for():
     """The smallest real run: one easy problem, greedy in effect."""
     problem = PROBLEMS["digit-sum"]
     options = {"temperature": 0.05, "n": 1, "max_tokens": 120, "isolation": ISOLATION}
