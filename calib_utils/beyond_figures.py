@@ -61,7 +61,8 @@ def program_ranks(ranked: pd.DataFrame, columns: int = 3) -> Figure:
     problems = list(dict.fromkeys(ranked.problem))
     columns = min(columns, max(1, len(problems)))
     rows = max(1, -(-len(problems) // columns))
-    size = {"figsize": (6.6, 0.9 + 1.55 * rows), "squeeze": False}
+    height = 0.9 + 1.55 * rows  # inches, as are the places of what stands below the panels
+    size = {"figsize": (6.6, height), "squeeze": False}
     figure, axes = plt.subplots(rows, columns, sharex=True, sharey=True, **size)
     for ax, problem in zip(axes.flat, problems, strict=False):
         own = ranked[ranked.problem == problem]
@@ -76,14 +77,16 @@ def program_ranks(ranked: pd.DataFrame, columns: int = 3) -> Figure:
         ax.tick_params(labelsize=10)
     for ax in axes.flat[len(problems) :]:
         ax.set_visible(False)
+    for ax in axes.flat[max(0, len(problems) - columns) : len(problems)]:
+        ax.tick_params(labelbottom=True)
     # One scale for all, from the top of what a log-probability can be.
     low = float(ranked.log_p.min()) if len(ranked) else -1.0
     axes[0, 0].set_ylim(1.06 * low, -0.04 * low)
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.tight_layout(rect=(0.05, 0.075, 1, 1), h_pad=0.6, w_pad=0.6)
+    figure.tight_layout(rect=(0.05, 0.6 / height, 1, 1), h_pad=0.6, w_pad=0.6)
     figure.supylabel("log-probability of the program, nats", fontsize=11)
-    figure.text(0.55, 0.052, "distinct programs by rank", ha="center", fontsize=11)
-    place = {"loc": "lower center", "bbox_to_anchor": (0.55, -0.005)}
+    figure.text(0.55, 0.4 / height, "distinct programs by rank", ha="center", fontsize=11)
+    place = {"loc": "lower center", "bbox_to_anchor": (0.55, 0.0)}
     figure.legend(handles, labels, ncol=2, frameon=False, **place)
     return figure
 
