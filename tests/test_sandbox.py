@@ -285,10 +285,13 @@ def test_files_outside_cannot_be_reached_by_links_or_changes_of_folder(isolation
 @pytest.mark.parametrize("where", ["tmp", "library", "project"])
 def test_nothing_outside_can_be_written(where, isolation, tmp_path):
     folder = {"tmp": tmp_path, "library": Path(os.__file__).parent, "project": Path.cwd()}[where]
-    target = folder / "written-by-the-sandbox"
-    for expression in (f"open({str(target)!r}, 'w')", f"os.open({str(target)!r}, os.O_CREAT)"):
-        assert "Error" in value_of(expression, isolation)
-    assert not target.exists()
+    target = folder / f"written-by-the-sandbox-{os.getpid()}"
+    try:
+        for expression in (f"open({str(target)!r}, 'w')", f"os.open({str(target)!r}, os.O_CREAT)"):
+            assert "Error" in value_of(expression, isolation)
+        assert not target.exists()
+    finally:
+        target.unlink(missing_ok=True)  # a failure of this test shall not leave anything behind
 
 
 @needs_namespaces
