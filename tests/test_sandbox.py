@@ -437,7 +437,7 @@ def test_the_run_ends_when_whoever_started_it_is_killed(tmp_path):
 import sys
 sys.path[:0] = [{str(paths.project_root())!r}]
 from calib_utils import sandbox
-sandbox._START_SECONDS = 2
+sandbox._START_SECONDS, sandbox.tempfile.tempdir = 2, {str(tmp_path)!r}
 source = "import time\\ndef f():\\n    time.sleep(60)  # {marker}"
 sandbox._command.__globals__["_ENTER_BOX"] += "# {marker}\\n"
 sandbox._run(source, "f", [((), 1)], sandbox.Limits(wall_seconds=1), "namespaces")
