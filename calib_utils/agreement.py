@@ -1,6 +1,7 @@
-"""How far judges agree, and what a judge's errors do to a measured frontier.
+"""How far judges agree: accuracy, F1, Krippendorff's alpha, with intervals.
 
-Labels in, numbers out (App. A.2 of the paper). Knows no judge and no text.
+Labels in, numbers out (App. A.2 of the paper). Knows no judge and no text. What a judge's errors
+do to a measured frontier is in `pr_baselines`.
 """
 
 from collections import Counter
@@ -12,7 +13,6 @@ import pandas as pd
 from calib_utils.errors import InvalidRequestError
 from calib_utils.sampling import share_interval
 
-PRECISION = 0.8  # the paper's level at which recall is reported
 _RESAMPLES = 10_000
 
 
@@ -157,98 +157,3 @@ def _alphas(kinds: list[tuple], draws: np.ndarray) -> np.ndarray:
     expected = n**2 - ((draws @ counts) ** 2).sum(axis=1)
     alpha = np.full(len(draws), np.nan)
     return np.divide(expected - (n - 1) * observed, expected, out=alpha, where=expected > 0)
-
-
-@dataclass(frozen=True)
-class NoiseFloor:
-    """What a perfect ranking measures when a judge errs at known rates.
-
-    Everything is against the judge's own labels, as in a measurement where no others exist:
-    recall is the share of what the *judge* calls valid, and `prevalence`, the share it calls
-    valid, is also the area of a ranking at random.
-    """
-
-    area: float
-    recall: float
-    prevalence: float
-
-
-def noise_floor(
-    n_valid: int,
-    n_total: int,
-    false_positive: float,
-    false_negative: float,
-    precision: float = PRECISION,
-) -> NoiseFloor:
-    """Area under the precision-recall curve, and recall at a precision, of a perfect ranking.
-
-    All valid items come first; the judge calls an invalid one valid at the rate `false_positive`
-    and a valid one invalid at the rate `false_negative`, independently. The curve is that of the
-    expected counts: precision h for the first n_valid items, h = 1 - false_negative, then
-    (h n_valid + f (k - n_valid)) / k; its area is in closed form. One measurement scatters about
-    it, and the best of many cutoffs profits from the scatter: `noise_draws` gives both.
-
-    >>> floor = noise_floor(8_000, 80_000, 0.1, 0.1)
-    >>> round(floor.area, 3), round(floor.recall, 3)
-    (0.602, 0.508)
-
-    Raises:
-        InvalidRequestError: counts or rates out of range.
-    """
-    _check_noise(n_valid, n_total, false_positive, false_negative)
-    hit, false, v = 1 - false_negative, false_positive, n_valid
-    positives = hit * v + false * (n_total - v)
-    if positives == 0:
-        return NoiseFloor(float("nan"), float("nan"), 0.0)
-    tail = (hit - false) * v * np.log(n_total / v) if v else 0.0
-    area = (hit**2 * v + false * (false * (n_total - v) + tail)) / positives
-    prevalence = positives / n_total
-    if prevalence >= precision:
-        recall = 1.0
-    elif hit < precision or not v:
-        recall = 0.0
-    else:  # the cutoff at which precision has fallen to the level asked for
-        cutoff = v * (hit - false) / (precision - false)
-        recall = (hit * v + false * (cutoff - v)) / positives
-    return NoiseFloor(float(area), float(recall), float(prevalence))
-
-
-def noise_draws(
-    n_valid: int,
-    n_total: int,
-    false_positive: float,
-    false_negative: float,
-    precision: float = PRECISION,
-    *,
-    draws: int = 100,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Simulated measurements of a perfect ranking: one row per draw of the judge's errors.
-
-    Columns: `area` under the curve of all cutoffs (a step per item), `frontier_area` under its
-    Pareto frontier, `recall` at the precision, `prevalence`. NaN where the judge calls none valid.
-    """
-    _check_noise(n_valid, n_total, false_positive, false_negative)
-    rng = np.random.default_rng(seed)
-    rate = np.where(np.arange(n_total) < n_valid, 1 - false_negative, false_positive)
-    ranks = np.arange(1, n_total + 1)
-    rows = []
-    for _ in range(draws):
-        found = rng.random(n_total) < rate
-        hits = np.cumsum(found)
-        total = hits[-1] or np.nan
-        curve = hits / ranks
-        best = np.maximum.accumulate(curve[::-1])[::-1]
-        recall = hits[curve >= precision].max(initial=0) / total
-        rows.append(
-            (curve[found].sum() / total, best[found].sum() / total, recall, total / n_total)
-        )
-    return pd.DataFrame(rows, columns=["area", "frontier_area", "recall", "prevalence"])
-
-
-def _check_noise(n_valid, n_total, false_positive, false_negative) -> None:
-    if not 0 <= n_valid <= n_total or n_total < 1:
-        raise InvalidRequestError(f"{n_valid=}, {n_total=}: need 0 <= n_valid <= n_total, above 0")
-    for name, rate in (("false_positive", false_positive), ("false_negative", false_negative)):
-        if not 0 <= rate <= 1:
-            raise InvalidRequestError(f"{name}={rate}: must be a rate from 0 to 1")

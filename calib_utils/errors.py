@@ -93,3 +93,7 @@ class JudgeError(CalibUtilsError, ValueError):
 
 class AnnotationError(CalibUtilsError, ValueError):
     """A file of human labels that is not one, or labels that contradict each other."""
+
+
+class SandboxError(CalibUtilsError, RuntimeError):
+    """Programs cannot be run here with the isolation that was asked for."""

@@ -41,8 +41,8 @@ class Fit:
 
     What a family lacks is NaN; `c` is 0 without a head and n without a tail. `shift` is c + 1 + C,
     kept because C alone has lost the digits of a small one. `profile[c]` is the least squared
-    error with breakpoint c on the grid of u (refined where that could win), infinite where there
-    are too few ranks on a side. `mse` and `r2` are over the ranks with weight.
+    error with breakpoint c on the grid of u, some percent too high where it cannot win and refined
+    where it can; infinite where a side has too few ranks. `mse`, `r2`: over ranks with weight.
     """
 
     family: str

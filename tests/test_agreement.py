@@ -1,4 +1,4 @@
-"""Agreement against numbers worked by hand and pair counting; the noise floor against draws."""
+"""Agreement against numbers worked by hand and pair counting."""
 
 import itertools
 
@@ -12,8 +12,6 @@ from calib_utils.agreement import (
     alpha_interval,
     compare,
     krippendorff_alpha,
-    noise_draws,
-    noise_floor,
 )
 from calib_utils.errors import InvalidRequestError
 
@@ -121,58 +119,3 @@ def test_comparison_at_its_ends():
         compare([True, False], [True])
     with pytest.raises(InvalidRequestError, match="no item"):
         compare([NA, True], [True, NA])
-
-
-CASES = [(8_000, 80_000, 0.1, 0.1), (500, 5_000, 0.02, 0.3), (3_000, 5_000, 0.3, 0.1)]
-
-
-@pytest.mark.parametrize("case", [*CASES, (2_000, 5_000, 0.9, 0.1), (4_000, 4_000, 0.5, 0.05)])
-def test_the_noise_floor_is_the_mean_of_draws(case):
-    floor, draws = noise_floor(*case), noise_draws(*case, draws=40)
-    for name in ("area", "recall", "prevalence"):
-        error = draws[name].std() / np.sqrt(40)
-        # The curve of expected counts is the limit; one draw deviates by the order of 1 / n.
-        assert getattr(floor, name) == pytest.approx(draws[name].mean(), abs=5 * error + 0.003)
-    assert (draws["frontier_area"] >= draws["area"] - 1e-12).all()
-
-
-def test_ten_percent_errors_on_a_tenth_of_valid_items():
-    """One draw is quoted elsewhere as 0.608 and 0.511; both lie within the scatter of draws."""
-    draws = noise_draws(8_000, 80_000, 0.1, 0.1, draws=200, seed=1)
-    assert draws["area"].mean() == pytest.approx(0.6023, abs=0.001)
-    assert draws["recall"].mean() == pytest.approx(0.5079, abs=0.001)
-    for quoted, names in ((0.608, ("area", "frontier_area")), (0.511, ("recall",))):
-        for name in names:
-            assert abs(quoted - draws[name].mean()) < 2 * draws[name].std()
-    # Against the true valid items instead of the judge's own the same cutoff recalls 0.9 or more.
-    assert noise_floor(8_000, 80_000, 0.1, 0.1).prevalence == pytest.approx(0.18)
-
-
-def test_a_perfect_judge_measures_a_perfect_ranking():
-    floor = noise_floor(10, 100, 0, 0)
-    assert (floor.area, floor.recall, floor.prevalence) == pytest.approx((1, 1, 0.1))
-    assert np.isnan(noise_floor(0, 100, 0, 0).area)
-    assert noise_floor(0, 100, 0.2, 0).area == pytest.approx(0.2)
-    assert noise_floor(100, 100, 0.2, 0.1).recall == 1
-    assert noise_floor(50, 100, 0.1, 0.3).recall == 0
-
-
-@given(st.integers(1, 400), st.floats(0, 0.3), st.floats(0, 0.19))
-def test_the_area_integrates_the_curve(n_valid, false_positive, false_negative):
-    n, hit = 100_000, 1 - false_negative
-    v = n_valid * 100
-    k = np.arange(1, n + 1)
-    counts = hit * np.minimum(k, v) + false_positive * np.maximum(k - v, 0)
-    area = (counts / k * np.diff(counts, prepend=0)).sum() / counts[-1]
-    floor = noise_floor(v, n, false_positive, false_negative)
-    assert floor.area == pytest.approx(area, abs=1e-3)
-    reached = counts[counts / k >= 0.8 - 1e-12].max(initial=0) / counts[-1]
-    assert floor.recall == pytest.approx(reached, abs=2e-3)
-
-
-@pytest.mark.parametrize("wrong", [(5, 4, 0, 0), (0, 0, 0, 0), (1, 2, 1.5, 0), (1, 2, 0, -0.1)])
-def test_noise_out_of_range(wrong):
-    with pytest.raises(InvalidRequestError):
-        noise_floor(*wrong)
-    with pytest.raises(InvalidRequestError):
-        noise_draws(*wrong)

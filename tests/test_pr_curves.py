@@ -1,5 +1,6 @@
 """Local curves, areas, baselines and intervals: by hand, by loops, and on the published points."""
 
+import math
 from itertools import combinations, permutations
 
 import numpy as np
@@ -256,6 +257,21 @@ def test_a_judge_that_errs_makes_a_perfect_order_look_poor():
     assert np.isnan(pr_baselines.noise_floor(50, 20, 0.0, 1.0).area)
     with pytest.raises(InvalidRequestError, match=r"false positives 1\.5"):
         pr_baselines.noise_floor(50, 20, 1.5, 0.0)
+
+
+@pytest.mark.parametrize(
+    "case", [(8_000, 80_000, 0.1, 0.1), (500, 5_000, 0.02, 0.3), (3_000, 5_000, 0.3, 0.1)]
+)
+def test_the_noise_floor_scatters_about_its_closed_form(case):
+    """The curve of expected counts is the limit of one measurement; one deviates by about 1/n."""
+    n_valid, n, false, miss = case
+    hit, tail = 1 - miss, math.log(n / n_valid) * n_valid
+    called = hit * n_valid + false * (n - n_valid)
+    area = (hit**2 * n_valid + false * (false * (n - n_valid) + (hit - false) * tail)) / called
+    found = pr_baselines.noise_floor(n, n_valid, false, miss)
+    assert found.prevalence == pytest.approx(called / n, abs=0.003)
+    # The frontier takes the best of many cutoffs, and profits from the scatter.
+    assert -0.002 < found.area - area < found.area_sd + 0.002
 
 
 # Means by depth

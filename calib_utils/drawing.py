@@ -1,0 +1,213 @@
+"""Seeded replies of a model to one message, and keeping them so that a kill loses little.
+
+Knows models, messages and files. Knows nothing of what the replies are for.
+"""
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from calib_utils import completions, provenance
+from calib_utils.errors import InvalidRequestError, ResultsError
+from calib_utils.generation import complete
+from calib_utils.models import Model, load_model
+from calib_utils.openset import OpenPrompt
+from calib_utils.starts import Start, start_of
+from calib_utils.weights import sha256_of_file
+
+COLUMNS = ["draw", "text", "n_tokens", "log_p", "ended"]
+# What a drawn reply passes through; users of this module add what their columns pass through.
+CODE = ("drawing", "generation", "models", "prompts", "scoring", "starts", "vocabulary")
+# Fields of a model's generation settings that change what it writes, and the values that do not.
+_NEUTRAL = {
+    "temperature": 1.0,
+    "top_k": 0,
+    "top_p": 1.0,
+    "min_p": None,
+    "typical_p": 1.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+}
+_ROWS = 32  # replies at a time under a model's own settings; the draws depend on it
+
+
+def message_start(model: Model, message: str) -> Start:
+    """The tokens of a user's message in the model's chat template, and those that end a reply."""
+    return start_of(model, OpenPrompt("message", "drawn", message))
+
+
+def draw(
+    model: Model | str,
+    message: str,
+    n: int,
+    max_tokens: int,
+    *,
+    temperature: float = 1.0,
+    seed: int = 0,
+    batch_size: int | None = None,
+) -> pd.DataFrame:
+    """Replies to a message, without cutoff. A draw depends on its number, not on `n`.
+
+    Returns:
+        One row per draw, columns `COLUMNS`: the text without its end token, the number of tokens
+        with it, and `log_p`, the log-probability in nats of these tokens at temperature 1,
+        whatever temperature they were drawn at. A reply that had not `ended` is a prefix of one,
+        and so is what its `log_p` says.
+
+    Raises:
+        InvalidRequestError, InvalidTemperatureError: a number out of range.
+    """
+    if not isinstance(n, int) or n < 1:
+        raise InvalidRequestError(f"n={n!r}: must be a whole number, at least 1")
+    model = load_model(model)
+    start = message_start(model, message)
+    options = {"n_samples": n, "temperature": temperature, "seed": seed}
+    done = complete(model, start.ids, [()], max_tokens, start.end_ids, batch_size, **options)
+    rows = []
+    for completion in done:
+        body = completion.token_ids[: -1 if completion.ended else None]
+        rows.append(
+            {
+                "draw": completion.sample,
+                "text": model.tokenizer.decode(list(body)),
+                "n_tokens": len(completion.token_ids),
+                # Each is at most 0 but for rounding in the last digit.
+                "log_p": min(0.0, sum(completion.log_p)),
+                "ended": completion.ended,
+            }
+        )
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def own_settings(model: Model | str) -> dict:
+    """Sampling settings that the model's own files give; empty where they give none.
+
+    transformers would fill gaps with its own defaults (top-k 50); here a gap means no cutoff.
+    """
+    path = Path(load_model(model).folder) / "generation_config.json"
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:  # the file is optional
+        return {}
+    return {name: given[name] for name in _NEUTRAL if given.get(name) is not None}
+
+
+def draw_by_own_settings(
+    model: Model | str, message: str, n: int, max_tokens: int, *, seed: int = 0
+) -> list[str]:
+    """Replies drawn by transformers' `generate` under `own_settings`; texts without end tokens."""
+    import torch
+
+    model = load_model(model)
+    start = message_start(model, message)
+    network = model.network
+    ids = torch.tensor([start.ids], device=network.get_input_embeddings().weight.device)
+    settings = _NEUTRAL | own_settings(model)
+    settings |= {"do_sample": True, "max_new_tokens": max_tokens}
+    settings |= {"eos_token_id": list(start.end_ids), "pad_token_id": start.end_ids[0]}
+    texts = []
+    devices = [ids.device] if ids.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), torch.inference_mode():
+        torch.manual_seed(seed)
+        while len(texts) < n:
+            rows = ids.expand(min(_ROWS, n - len(texts)), -1)
+            mask = torch.ones_like(rows)
+            out = network.generate(rows, attention_mask=mask, **settings)[:, ids.shape[1] :]
+            for reply in out.tolist():
+                stop = next((i for i, t in enumerate(reply) if t in start.end_ids), len(reply))
+                texts.append(model.tokenizer.decode(reply[:stop]))
+    return texts
+
+
+def kept(
+    folder: Path | None,
+    record: dict,
+    ids: Iterable[str],
+    make: Callable[[str], pd.DataFrame],
+) -> pd.DataFrame:
+    """The tables of `make` for every id, one after another; those in `folder` are not made again.
+
+    Each is written whole as soon as it is made. A folder of another record is an error.
+
+    Args:
+        folder: where to look and to store; None keeps nothing.
+        record: of `record_of`.
+
+    Raises:
+        ResultsError: the folder holds something else, or cannot be read or written.
+    """
+    ids = list(ids)
+    if folder is None:
+        return pd.concat(map(make, ids), ignore_index=True)
+    completions.open_folder(folder, record)
+    names = [f"{name}.parquet" for name in ids]
+    for name, file in zip(ids, names, strict=True):
+        if not (folder / file).exists():
+            _write(folder / file, make(name))
+    completions.close_folder(folder, names)
+    return read(folder)
+
+
+def read(folder: str | Path) -> pd.DataFrame:
+    """What `kept` stored, without a model.
+
+    Raises:
+        ResultsError: nothing there, unfinished, or a file that is not the one recorded.
+    """
+    folder = Path(folder)
+    files = completions.read_record(folder).get("files")
+    if files is None:
+        raise ResultsError(f"{folder} is unfinished: run the same request again, it will go on")
+    for name, digest in files.items():
+        if not (folder / name).is_file() or sha256_of_file(folder / name) != digest:
+            raise ResultsError(
+                f"{folder / name} is not the file that was recorded (SHA-256 differs): restore "
+                f"it, or delete {folder} and draw again"
+            )
+    return pd.concat([pd.read_parquet(folder / name) for name in files], ignore_index=True)
+
+
+def record_of(model: Model, asked: dict, settings: dict, code: tuple[str, ...] = ()) -> dict:
+    """What stored tables depend on, and what people want to know beside it.
+
+    Args:
+        asked: id -> anything whose text decides what is asked and how it is judged.
+        settings: the numbers of the request.
+        code: modules beside `CODE` that the tables pass through.
+    """
+
+    def digest(value) -> str:
+        return hashlib.sha256(repr(value).encode()).hexdigest()
+
+    return {
+        "weights_sha256": model.weights_sha256,
+        "dtype": model.dtype,
+        "prompts_sha256": digest(sorted(asked.items())),
+        "sweep_sha256": digest(sorted(settings.items())),
+        "code_version": provenance.code_version(tuple(sorted({*CODE, *code}))),
+        "model": model.name,
+        "weights_file": model.weights_file,
+        "revision": model.revision,
+        "settings": settings,
+        "environment": provenance.environment(model.device),
+    }
+
+
+def _write(path: Path, table: pd.DataFrame) -> None:
+    draft = path.with_name(f".{uuid.uuid4().hex}.draft")
+    try:
+        table.to_parquet(draft, index=False, compression="zstd")
+        os.replace(draft, path)
+    except OSError as error:
+        raise ResultsError(
+            f"cannot write {path} ({error}): choose a writable results_dir with space"
+        ) from error
+    finally:
+        draft.unlink(missing_ok=True)
