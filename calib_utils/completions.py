@@ -45,6 +45,11 @@ _RECORD = "provenance.json"
 _STALE_SECONDS = 600  # a draft that old was left by a killed run: writing one takes a second
 
 
+def folder_of(results_dir: str | Path | None, model_key: str, name: str) -> Path | None:
+    """Where texts of a model are kept: below its results, a level deeper than measured tables."""
+    return None if results_dir is None else Path(results_dir) / model_key / "texts" / name
+
+
 def chunk_name(prompt_id: str, seed: int) -> str:
     """The file of one tree."""
     return f"{prompt_id}@{seed}.parquet"

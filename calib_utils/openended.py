@@ -69,7 +69,7 @@ def sweep(
     """Every completion of a sweep, computed now or taken from where an earlier run stored it.
 
     Args:
-        results_dir: trees are kept under `results_dir/<model>/<sweep.name>`, one file each as
+        results_dir: trees are kept under `results_dir/<model>/texts/<sweep.name>`, one file each as
             soon as it is done; a run after a kill goes on from there. Without it nothing is kept.
         batch_size: rows per forward pass; chosen for the device by default.
 
@@ -81,7 +81,7 @@ def sweep(
     """
     model = load_model(model)
     _check_ranks(model, sweep)
-    folder = None if results_dir is None else Path(results_dir) / model.key / sweep.name
+    folder = completions.folder_of(results_dir, model.key, sweep.name)
     if folder is not None:
         completions.open_folder(folder, _record(model, sweep))
     names = [completions.chunk_name(prompt.id, seed) for prompt, seed in sweep.trees]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm.auto import tqdm
 
-from calib_utils import drawing, sandbox
+from calib_utils import completions, drawing, sandbox
 from calib_utils.models import Model, load_model
 from calib_utils.problems import Problem, extract_code, read_problems
 from calib_utils.sandbox import Limits
@@ -40,9 +40,9 @@ def sample_programs(
         problems: by default the project's own.
         n: replies per problem, drawn without cutoff.
         max_tokens: a reply that has not ended by then is tested as it is.
-        results_dir: problems are kept under `results_dir/<model>/<name>`, one file each as soon as
-            it is done. A run after a kill goes on from there; a finished one needs neither the
-            weights nor a sandbox. Without it nothing is kept.
+        results_dir: problems are kept under `results_dir/<model>/texts/<name>`, one file each as
+            soon as it is done. A run after a kill goes on from there; a finished one needs neither
+            the weights nor a sandbox. Without it nothing is kept.
         limits, isolation: see `sandbox`. What the isolation cannot offer here is an error.
 
     Returns:
@@ -65,7 +65,7 @@ def sample_programs(
         bar.update(n)
         return table
 
-    folder = None if results_dir is None else Path(results_dir) / model.key / name
+    folder = completions.folder_of(results_dir, model.key, name)
     asked = {
         key: (drawing.message_start(model, problem.message), problem.entry_point, problem.tests)
         for key, problem in chosen.items()

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from calib_utils import drawing
+from calib_utils import completions, drawing
 from calib_utils.errors import InvalidRequestError
 from calib_utils.models import Model, load_model
 from calib_utils.sampling import share_interval
@@ -85,7 +85,7 @@ def ask(
     Args:
         settings: `own` draws under `drawing.own_settings`, as a user of the model's files would;
             `plain` without cutoff at `temperature`, with log-probabilities.
-        results_dir: where to keep them, under `results_dir/<model>/<name>`.
+        results_dir: where to keep them, under `results_dir/<model>/texts/<name>`.
 
     Returns:
         Columns of `drawing.COLUMNS`; under `own` only draw and text.
@@ -105,7 +105,7 @@ def ask(
         texts = drawing.draw_by_own_settings(model, prompt, n, max_tokens, seed=seed)
         return pd.DataFrame({"draw": range(n), "text": texts})
 
-    folder = None if results_dir is None else Path(results_dir) / model.key / name
+    folder = completions.folder_of(results_dir, model.key, name)
     asked = {"repeats": drawing.message_start(model, prompt)}
     request = {"n": n, "settings": settings, "temperature": temperature, "seed": seed}
     request |= {"max_tokens": max_tokens, "own_settings": drawing.own_settings(model)}

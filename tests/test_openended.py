@@ -258,7 +258,7 @@ def test_a_kill_in_mid_sweep_loses_one_tree_at_most(
 ):
     model = tiny(chat=True)
     whole = sweep(model, PLAN, tmp_path / "whole")
-    folder = tmp_path / "killed" / model.key / PLAN.name
+    folder = tmp_path / "killed" / model.key / "texts" / PLAN.name
     arguments = [tiny_folder(chat=True), tmp_path / "killed", point, as_json(PLAN)]
     command = [sys.executable, "-c", CHILD, *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
@@ -282,7 +282,7 @@ def test_a_kill_in_mid_sweep_loses_one_tree_at_most(
     resumed = sweep(model, PLAN, tmp_path / "killed")
     assert grown == [(prompt.id, seed) for prompt, seed in PLAN.trees[2:]]
     pd.testing.assert_frame_equal(resumed, whole)
-    assert contents(folder) == contents(tmp_path / "whole" / model.key / PLAN.name)
+    assert contents(folder) == contents(tmp_path / "whole" / model.key / "texts" / PLAN.name)
     assert not list(folder.glob(".*"))
     leaves = resumed.assign(path=resumed.path_ranks.map(tuple))
     assert not leaves.duplicated(["prompt_id", "seed", "path"]).any()
@@ -293,7 +293,7 @@ def stored(tiny_folder, tmp_path):
     """A sweep that is stored, the folder, and a model that has not loaded its weights."""
     sweep(cu.load_model(tiny_folder(chat=True), device="cpu"), PLAN, tmp_path)
     fresh = cu.load_model(tiny_folder(chat=True), device="cpu")
-    return fresh, tmp_path, tmp_path / fresh.key / PLAN.name
+    return fresh, tmp_path, tmp_path / fresh.key / "texts" / PLAN.name
 
 
 def test_a_stored_sweep_is_the_same_and_needs_no_weights(stored):

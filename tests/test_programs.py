@@ -210,7 +210,7 @@ def test_a_run_that_was_killed_goes_on(canned, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(programs, "run_programs", dies)
     with pytest.raises(KeyboardInterrupt):
         programs.sample_programs(model, [ONE, TWO], **options)
-    folder = tmp_path / model.key / "programs"
+    folder = tmp_path / model.key / "texts" / "programs"
     assert {p.name for p in folder.iterdir()} == {"provenance.json", "one.parquet"}
     with pytest.raises(ResultsError, match="unfinished"):
         drawing.read(folder)
@@ -236,7 +236,7 @@ def test_a_folder_of_something_else_is_not_reused(change, canned, tiny, tmp_path
     programs.sample_programs(model, [TWO], **options)
     problem = TWO
     if change == "bytes":
-        path = tmp_path / model.key / "p" / "two.parquet"
+        path = tmp_path / model.key / "texts" / "p" / "two.parquet"
         path.write_bytes(path.read_bytes() + b" ")
     elif change == "tests":
         problem = Problem(TWO.id, TWO.signature, TWO.prompt, (((), 3),))
@@ -411,7 +411,7 @@ def test_the_coder_model_writes_the_function_asked_for():
     assert "def digit_sum" in table.text[0]
 
 
-STORED = sorted(paths.default_results_dir().glob("*/programs"))
+STORED = sorted(paths.default_results_dir().glob("*/texts/programs"))
 
 
 @pytest.mark.parametrize("folder", STORED, ids=lambda f: f.parent.name)
