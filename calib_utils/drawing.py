@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -103,27 +103,52 @@ def draw_by_own_settings(
     model: Model | str, message: str, n: int, max_tokens: int, *, seed: int = 0
 ) -> list[str]:
     """Replies drawn by transformers' `generate` under `own_settings`; texts without end tokens."""
+    model = load_model(model)
+    start, settings = message_start(model, message), own_settings(model)
+    found = draw_under(model, start, [()] * n, max_tokens, settings, seed=seed)
+    return [text for text, _ in found]
+
+
+def draw_under(
+    model: Model,
+    start: Start,
+    forced: Sequence[tuple[int, ...]],
+    max_tokens: int,
+    settings: Mapping,
+    *,
+    seed: int = 0,
+) -> list[tuple[str, bool]]:
+    """Replies drawn by transformers' `generate` under any of its sampling settings.
+
+    Args:
+        forced: the first tokens of every reply, the same number for all; empty where none.
+        max_tokens: of a reply, forced ones not counted.
+        settings: such as `top_p`; what is not given is off.
+
+    Returns:
+        The text of each reply with its forced tokens and without its end token, and whether it
+        ended. A reply whose forced tokens hold an end token stops there.
+    """
     import torch
 
-    model = load_model(model)
-    start = message_start(model, message)
     network = model.network
-    ids = torch.tensor([start.ids], device=network.get_input_embeddings().weight.device)
-    settings = _NEUTRAL | own_settings(model)
-    settings |= {"do_sample": True, "max_new_tokens": max_tokens}
-    settings |= {"eos_token_id": list(start.end_ids), "pad_token_id": start.end_ids[0]}
-    texts = []
-    devices = [ids.device] if ids.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), torch.inference_mode():
+    device = network.get_input_embeddings().weight.device
+    ends = start.end_ids
+    chosen = _NEUTRAL | dict(settings) | {"do_sample": True, "max_new_tokens": max_tokens}
+    chosen |= {"eos_token_id": list(ends), "pad_token_id": ends[0]}
+    replies = []
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.inference_mode():
         torch.manual_seed(seed)
-        while len(texts) < n:
-            rows = ids.expand(min(_ROWS, n - len(texts)), -1)
-            mask = torch.ones_like(rows)
-            out = network.generate(rows, attention_mask=mask, **settings)[:, ids.shape[1] :]
-            for reply in out.tolist():
-                stop = next((i for i, t in enumerate(reply) if t in start.end_ids), len(reply))
-                texts.append(model.tokenizer.decode(reply[:stop]))
-    return texts
+        for first in range(0, len(forced), _ROWS):
+            ids = [[*start.ids, *tokens] for tokens in forced[first : first + _ROWS]]
+            rows = torch.tensor(ids, device=device)
+            out = network.generate(rows, attention_mask=torch.ones_like(rows), **chosen)
+            replies += out[:, len(start.ids) :].tolist()
+    found = []
+    for reply in replies:
+        stop = next((i for i, token in enumerate(reply) if token in ends), None)
+        found.append((model.tokenizer.decode(reply[:stop]), stop is not None))
+    return found
 
 
 def kept(
