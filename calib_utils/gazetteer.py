@@ -22,9 +22,11 @@ from functools import cache
 
 import pandas as pd
 
-from calib_utils import paths
+from calib_utils import paths, provenance
 from calib_utils.errors import UnknownNameError
+from calib_utils.hashes import sha256_of_file
 from calib_utils.labels import HIGHEST, LOWEST, Item, Verdict, check_items, label_table
+from calib_utils.openset import open_prompts
 
 KINDS = {"city": "cities", "country": "countries", "element": "elements", "us-state": "us-states"}
 _NATIONS = {"england": "ENG", "scotland": "SCT", "wales": "WLS", "northern ireland": "NIR"}
@@ -53,6 +55,14 @@ class GazetteerJudge:
         self.kind = kind
         self.name = "gazetteer" if kind is None else f"gazetteer-{kind}"
 
+    @property
+    def identity(self) -> dict:
+        """What a label depends on beside the item."""
+        lists = sorted(paths.package_data("tasks", "gazetteer").glob("*.csv"))
+        digests = {path.name: sha256_of_file(path) for path in lists}
+        code = provenance.code_version(("gazetteer", "labels", "openset"))
+        return {"kind": self.kind, "code": code, "lists": digests}
+
     def judge(self, items: pd.DataFrame) -> pd.DataFrame:
         """One row of labels per item, in order (see `labels.label_table`)."""
         return label_table(map(self._verdict, check_items(items)), self.criteria)
@@ -70,7 +80,8 @@ class GazetteerJudge:
 def known_prompts() -> dict[str, str]:
     """The prompts that a list decides, each with its kind."""
     table = pd.read_csv(paths.package_data("tasks", "gazetteer", "prompts.csv"))
-    return dict(zip(table["prompt"], table["kind"], strict=True))
+    own = {prompt.prompt: prompt.gazetteer for prompt in open_prompts() if prompt.gazetteer}
+    return own | dict(zip(table["prompt"], table["kind"], strict=True))
 
 
 def normalise(text: str) -> str:

@@ -19,9 +19,11 @@ paper's threshold of 9.
 import re
 import unicodedata
 from functools import cache
+from importlib.metadata import version
 
 import pandas as pd
 
+from calib_utils import provenance
 from calib_utils.errors import JudgeError
 from calib_utils.labels import (
     HIGHEST,
@@ -65,6 +67,12 @@ class LanguageChecker:
     def __init__(self, threshold: int = THRESHOLD):
         self.threshold = check_threshold(threshold)
         _linter(_DIALECTS[0])
+
+    @property
+    def identity(self) -> dict:
+        """What a label depends on beside the item."""
+        code = provenance.code_version(("labels", "language"))
+        return {"threshold": self.threshold, "code": code, "harper": version("harper-py")}
 
     def judge(self, items: pd.DataFrame) -> pd.DataFrame:
         """One row of labels per item, in order (see `labels.label_table`)."""

@@ -76,6 +76,8 @@ ORDER = (
     *("verdicts", "sandbox_worker", "sandbox", "problems", "drawing", "programs"),
     *("program_measures", "repeats"),
     "controlled",
+    *("labelled", "open_plans", "order_study", "judge_study", "table1_texts", "table1_study"),
+    "order_findings",
     "framework",
     "explorer",
     "logit_shape",

@@ -1,0 +1,94 @@
+"""Labels of stored texts: each different text judged once, kept beside the texts, read again.
+
+Knows judges and files. Kept labels stand for judging only while the texts and the judge are the
+same, the judge's code, lists and version included; else they are made anew.
+"""
+
+import hashlib
+import json
+import os
+import uuid
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from calib_utils.errors import ResultsError
+from calib_utils.labels import LABEL_COLUMNS
+from calib_utils.nodes import unique_texts
+from calib_utils.openset import OpenPrompt
+
+COLUMNS = ["prompt_id", "text", "ended", *LABEL_COLUMNS]
+_KEY = b"calib_utils"
+
+
+def path_of(results_dir: str | Path | None, model_key: str, name: str, judge) -> Path | None:
+    """Where a judge's labels of the texts `name` of a model are kept."""
+    if results_dir is None:
+        return None
+    return Path(results_dir) / model_key / "labels" / f"{name}@{judge.name}.parquet"
+
+
+def labels_of(
+    texts: pd.DataFrame, prompts: tuple[OpenPrompt, ...], judge, path: Path | None = None
+) -> pd.DataFrame:
+    """Each text of each prompt, labelled by a judge.
+
+    Args:
+        texts: prompt_id, category, text, ended; texts that are the same are judged once.
+        prompts: those that the texts answer.
+        judge: see `labels`; its `identity` says what a label depends on beside the text.
+        path: where labels are kept; None keeps none.
+
+    Returns:
+        Columns `COLUMNS`, a row per prompt and text.
+
+    Raises:
+        ResultsError: the labels cannot be written.
+    """
+    asked = {prompt.id: prompt.prompt for prompt in prompts}
+    items = unique_texts(texts)
+    items["prompt"] = items.prompt_id.map(asked)
+    keys = items[["prompt_id", "prompt", "text", "ended"]]
+    # A plain list of built-in types, so that the digest is of the texts and not of a data frame.
+    content = json.dumps([judge.name, judge.identity, keys.astype(object).values.tolist()])
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    found = None if path is None else _read(path, digest)
+    if found is None:
+        labels = judge.judge(items[["prompt", "text", "ended"]])
+        found = pd.concat([items[["prompt_id", "text", "ended"]], labels], axis=1)[COLUMNS]
+        if path is not None:
+            _write(path, found, {"digest": digest, "judge": judge.identity})
+    return found
+
+
+def _read(path: Path, digest: str) -> pd.DataFrame | None:
+    """The kept labels; None where there are none, of other texts or judge, or none readable."""
+    try:
+        table = pq.read_table(path)
+        if json.loads(table.schema.metadata[_KEY])["digest"] != digest:
+            return None
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
+        return None
+    frame = table.to_pandas()
+    integers = {name: "Int64" for name in ("grammar", "semantics", "overall")}
+    return frame.astype({**integers, "valid": "boolean"})
+
+
+def _write(path: Path, labels: pd.DataFrame, record: dict) -> None:
+    table = pa.Table.from_pandas(labels, preserve_index=False)
+    table = table.replace_schema_metadata(
+        {**(table.schema.metadata or {}), _KEY: json.dumps(record, sort_keys=True).encode()}
+    )
+    draft = path.with_name(f".{uuid.uuid4().hex}.draft")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, draft, compression="zstd")
+        os.replace(draft, path)
+    except OSError as error:
+        raise ResultsError(
+            f"cannot write {path} ({error}): choose a writable results_dir with space"
+        ) from error
+    finally:
+        draft.unlink(missing_ok=True)

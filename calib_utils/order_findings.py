@@ -1,0 +1,160 @@
+"""The paper's claims on open-ended tasks, each decided on the tables of `order_study` and Table 1.
+
+Tables in, findings out. Where an interval holds both answers, the claim is not testable here: the
+sample is too small to decide it, and the number is printed.
+"""
+
+import numpy as np
+import pandas as pd
+
+from calib_utils import pr_depths
+from calib_utils.controlled import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, Finding
+from calib_utils.order_study import ITEMS, JUDGES, SOURCES, TEXTS
+from calib_utils.table1 import LEVEL
+
+# Fewer trees than this give an interval that says nothing.
+MIN_TREES = 3
+CLOSE = 0.05  # of area: what "nearly coincide" is taken to mean
+_STRATEGIES = {"top_k": "top-k", "min_p": "min-p", "top_p": "top-p", "none": "no filtering"}
+
+
+def decided(low: float, high: float, above: float) -> str:
+    """The verdict on "larger than `above`" from an interval."""
+    if low > above:
+        return REPRODUCED
+    return NOT_REPRODUCED if high < above else NOT_TESTABLE
+
+
+def findings(
+    depths: pd.DataFrame,
+    changes: pd.DataFrame,
+    sources: pd.DataFrame,
+    apart: pd.DataFrame,
+) -> pd.DataFrame:
+    """Every claim of the chapter.
+
+    Args:
+        depths: of `order_study.depth_table`.
+        changes: of `order_study.depth_changes`.
+        sources: node measures of `order_study.greedy_and_drawn`.
+        apart: of `table1_study.differences`; empty where Table 1 was not run.
+
+    Returns:
+        Columns claim, source, found, verdict.
+    """
+    rows = []
+    for kind in (ITEMS, TEXTS):
+        first = depths[(depths.kind == kind) & (depths.forced == 1)]
+        if len(first):
+            rows += [_recall_is_low(kind, first.iloc[0]), _little_better(kind, first.iloc[0])]
+    rows += [_worsens(kind, changes[changes.kind == kind]) for kind in (ITEMS, TEXTS)]
+    rows.append(_greedy_is_enough(sources))
+    for kind in (ITEMS, TEXTS):
+        own = apart[apart.kind == kind] if len(apart) else apart
+        rows += [_oracle_wins(kind, own, strategy) for strategy in _STRATEGIES]
+    return pd.DataFrame([vars(row) for row in rows])
+
+
+def _told(value: float, low: float, high: float) -> str:
+    if np.isnan(value):
+        return "not defined: nothing is valid"
+    return f"{value:.2f} ({low:.2f} to {high:.2f})"
+
+
+def _about(kind: str) -> str:
+    return f"{kind}, {JUDGES[kind]}"
+
+
+def _recall_is_low(kind: str, row: pd.Series) -> Finding:
+    """Decided at one half; the opposite of "larger" is claimed, so the interval is mirrored."""
+    value, low, high = row.recall_at, row.recall_at_low, row.recall_at_high
+    enough = row.n_runs >= MIN_TREES and not np.isnan(value)
+    return Finding(
+        f"At precision {LEVEL:g} a rank cutoff keeps less than half of the valid tokens "
+        f"({_about(kind)})",
+        "Sec. 4, Fig. 4",
+        f"recall {_told(value, low, high)}, random order {row.random_recall_at:.2f}, "
+        f"prevalence {row.prevalence:.2f}",
+        decided(-high, -low, -0.5) if enough else NOT_TESTABLE,
+    )
+
+
+def _little_better(kind: str, row: pd.Series) -> Finding:
+    value, low, high = row.area_gain, row.area_gain_low, row.area_gain_high
+    enough = row.n_runs >= MIN_TREES and not np.isnan(value)
+    return Finding(
+        f"The ranking is closer to a random order than to a perfect one ({_about(kind)})",
+        "Sec. 4, Fig. 2; the published points gain .02 to .11 of area",
+        f"area {row.area:.2f}, of which beyond a random order {_told(value, low, high)}; half of "
+        f"what a perfect order would gain is {(1 - row.random_area) / 2:.2f}",
+        decided(-high, -low, -(1 - row.random_area) / 2) if enough else NOT_TESTABLE,
+    )
+
+
+def _worsens(kind: str, changes: pd.DataFrame) -> Finding:
+    """The last depth against the first of the deepest sweep that has enough trees."""
+    claim = f"The frontier worsens with depth ({_about(kind)})"
+    own = changes[(changes.measure == "area") & (changes.minus == 1)]
+    own = own[(own.depth == own.forced) & (own.n_runs >= MIN_TREES)]
+    if own.empty:
+        return Finding(claim, "Sec. 4, Fig. 2 right", "too few trees", NOT_TESTABLE)
+    row = own.loc[own.depth.idxmax()]
+    gain = changes[
+        (changes.measure == "area_gain")
+        & (changes.minus == 1)
+        & (changes.depth == row.depth)
+        & (changes.forced == row.forced)
+    ].iloc[0]
+    return Finding(
+        claim,
+        "Sec. 4, Fig. 2 right",
+        f"area at depth {row.depth:.0f} less area at depth 1: "
+        f"{_told(row.difference, row.low, row.high)} over {row.n_runs:.0f} trees; beyond a random "
+        f"order {_told(gain.difference, gain.low, gain.high)}",
+        decided(-row.high, -row.low, 0.0),
+    )
+
+
+def _greedy_is_enough(sources: pd.DataFrame) -> Finding:
+    """Equivalence: the whole interval within `CLOSE` of 0, for both readings of "valid"."""
+    claim = f"Labels from one greedy completion give the same frontier as 10 drawn ones ({ITEMS})"
+    differences = []
+    for other in SOURCES[1:]:
+        own = sources[sources.labels.isin([SOURCES[0], other])]
+        # Numbered, so that the difference is always the drawn one minus the greedy one.
+        own = own.assign(order=(own.labels == other).astype(int))
+        table = pr_depths.depth_differences(own, by="order")
+        differences.append(table[table.measure == "area"].iloc[0])
+    found = "; ".join(
+        f"{other}: area {_told(row.difference, row.low, row.high)} larger"
+        for other, row in zip(SOURCES[1:], differences, strict=True)
+    )
+    if any(row.n_runs < MIN_TREES or np.isnan(row.low) for row in differences):
+        said = NOT_TESTABLE
+    elif all(row.low > -CLOSE and row.high < CLOSE for row in differences):
+        said = REPRODUCED
+    elif any(row.low > CLOSE or row.high < -CLOSE for row in differences):
+        said = NOT_REPRODUCED
+    else:
+        said = NOT_TESTABLE
+    return Finding(claim, "Fig. 7", f"{found}; decided at {CLOSE:g}", said)
+
+
+def _oracle_wins(kind: str, apart: pd.DataFrame, strategy: str) -> Finding:
+    claim = (
+        "An oracle on the first two tokens gives more diverse texts than "
+        f"{_STRATEGIES[strategy]} ({_about(kind)})"
+    )
+    found, said = "no prompt has a valid opening", NOT_TESTABLE
+    if len(apart):
+        own = apart[(apart.measure == "embedding_diversity") & (apart.strategy == strategy)]
+        found = f"no setting reaches validity {LEVEL:g}"
+        if len(own) and own.n_prompts.iloc[0]:
+            row = own.iloc[0]
+            found = (
+                f"embedding diversity {_told(row.difference, row.low, row.high)} larger, in favour "
+                f"on {row.in_favour} of {row.n_prompts} prompts"
+            )
+            if row.n_prompts >= MIN_TREES:
+                said = decided(row.low, row.high, 0.0)
+    return Finding(claim, "Table 1", found, said)

@@ -1,0 +1,114 @@
+"""The study of Table 1: which prompts take part, their texts, labels, scores and comparisons.
+
+Knows the parts by name and joins them. Decides no claim and draws nothing.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from calib_utils import labelled, table1, table1_texts
+from calib_utils.embedders import Embedder
+from calib_utils.models import Model
+from calib_utils.open_plans import Plan
+from calib_utils.openset import get_prompt
+from calib_utils.order_study import ITEMS, TEXTS, Study, judge_of
+from calib_utils.sweeps import Sweep
+from calib_utils.table1_plan import plan_generations
+
+MIN_VALID = 8  # valid texts compared where nonsense is left out
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What was drawn for one kind of prompts, labelled, and the prompts that could not take part.
+
+    `drawn` has a boolean `valid`; a text that the judge leaves undecided counts as not valid, and
+    `undecided` is their share.
+    """
+
+    kind: str
+    drawn: pd.DataFrame
+    left_out: list[str]
+    undecided: float
+
+
+def texts_of(
+    model: Model, study: Study, seed: int = 0, results_dir: str | Path | None = None
+) -> dict[str, Texts]:
+    """Texts of every strategy by kind of prompt; a kind without any valid opening is missing."""
+    found = {}
+    for kind, sweep in zip((ITEMS, TEXTS), oracle_sweeps(study.plan), strict=False):
+        candidates = study.candidates[sweep.name]
+        forced = table1_texts.forced_tokens(candidates, study.plan.n_texts, seed)
+        prompts = {prompt.id: prompt for prompt in sweep.prompts}
+        left_out = [key for key in prompts if key not in forced]
+        if not forced:
+            continue
+        plan = plan_generations(list(forced), study.plan.n_texts, study.plan.budget, seed=seed)
+        name = f"table1-{sweep.name}"
+        longest = sweep.depth + sweep.max_tokens
+        options = {"end": sweep.end, "results_dir": results_dir, "name": name}
+        drawn = table1_texts.generate(model, plan, prompts, forced, longest, **options)
+        judge = judge_of(sweep.prompts)
+        place = labelled.path_of(results_dir, model.key, name, judge)
+        labels = labelled.labels_of(drawn, tuple(map(get_prompt, prompts.values())), judge, place)
+        valid = drawn.merge(labels, on=["prompt_id", "text"], how="left").valid
+        drawn = drawn.assign(valid=valid.fillna(False).astype(bool).to_numpy())
+        found[kind] = Texts(kind, drawn, left_out, float(valid.isna().mean()))
+    return found
+
+
+def oracle_sweeps(plan: Plan) -> tuple[Sweep, ...]:
+    """The sweeps whose valid openings the oracle takes: item prompts, then free texts."""
+    return plan.oracle
+
+
+def scores_of(
+    texts: dict[str, Texts], embedder: Embedder, among: str = "all", seed: int = 0
+) -> dict[str, pd.DataFrame]:
+    """`table1.setting_scores` by kind of prompt.
+
+    Args:
+        among: all texts, or only the valid ones, `MIN_VALID` of each prompt and setting.
+    """
+    n_texts = MIN_VALID if among == "valid" else None
+    return {
+        kind: table1.setting_scores(own.drawn, embedder.embed, n_texts, among, seed)
+        for kind, own in texts.items()
+    }
+
+
+def comparisons(scores: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """`table1.comparison` of every kind, with the column kind in front."""
+    return _by_kind(scores, table1.comparison)
+
+
+def differences(scores: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """`table1.paired_differences` of every kind, with the column kind in front."""
+    return _by_kind(scores, table1.paired_differences)
+
+
+def compact(compared: pd.DataFrame) -> pd.DataFrame:
+    """`comparisons` for the eye: each measure with its interval in one cell."""
+    if compared.empty:
+        return compared
+    columns = ["kind", "strategy", "tried", "usable", "parameter", "temperature", "validity"]
+    table = compared[[*columns, "n_prompts"]].copy()
+    for name in table1.MEASURES:
+        cells = compared[[name, f"{name}_low", f"{name}_high"]].itertuples(index=False, name=None)
+        table[name] = [
+            "–" if pd.isna(value) else f"{value:.2f} ({low:.2f} to {high:.2f})"
+            for value, low, high in cells
+        ]
+    return table.assign(best_of=compared.best_of, held_out=compared.held_out)
+
+
+def _by_kind(scores: dict[str, pd.DataFrame], table) -> pd.DataFrame:
+    parts = []
+    for kind, own in scores.items():
+        found = table(own)
+        found.insert(0, "kind", kind)
+        parts.append(found)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
