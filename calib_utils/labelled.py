@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -91,4 +92,5 @@ def _write(path: Path, labels: pd.DataFrame, record: dict) -> None:
             f"cannot write {path} ({error}): choose a writable results_dir with space"
         ) from error
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink()

@@ -69,7 +69,7 @@ def laptop(seed: int = 0, end: str = "eos") -> Plan:
         greedy=one,
         drawn=Sweep(ITEMS, name=f"items-drawn{tag}", stride=40, n_samples=10, **items),
         oracle=(pairs, openings),
-        n_texts=16,
+        n_texts=12,
         budget=4,
         judged=30,
     )

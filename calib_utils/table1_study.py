@@ -17,7 +17,7 @@ from calib_utils.order_study import ITEMS, TEXTS, Study, judge_of
 from calib_utils.sweeps import Sweep
 from calib_utils.table1_plan import plan_generations
 
-MIN_VALID = 8  # valid texts compared where nonsense is left out
+MIN_VALID = 6  # valid texts compared where nonsense is left out
 
 
 @dataclass(frozen=True)

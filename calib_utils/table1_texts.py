@@ -11,7 +11,8 @@ from calib_utils import completions, drawing
 from calib_utils.errors import InvalidRequestError
 from calib_utils.models import Model
 from calib_utils.openset import OpenPrompt
-from calib_utils.starts import start_of
+from calib_utils.scoring import continue_rows, forward
+from calib_utils.starts import Start, start_of
 from calib_utils.table1 import ORACLE
 from calib_utils.table1_plan import oracle_paths
 
@@ -76,7 +77,8 @@ def generate(
             oracle = setting.strategy == ORACLE
             openings = forced[prompt_id][: setting.n_texts] if oracle else [()] * setting.n_texts
             left = max_tokens - len(openings[0])
-            options = {"settings": _settings(setting), "seed": setting.seed}
+            settings = _settings(setting) | _prompt_once(model, starts[prompt_id], len(openings))
+            options = {"settings": settings, "seed": setting.seed}
             drawn = drawing.draw_under(model, starts[prompt_id], openings, left, **options)
             rows = pd.DataFrame(drawn, columns=["text", "ended"])
             rows.insert(0, "sample", range(len(rows)))
@@ -101,6 +103,24 @@ def _settings(setting) -> dict:
         kind = int if setting.strategy == "top_k" else float
         found[setting.strategy] = kind(setting.parameter)
     return found
+
+
+def _prompt_once(model: Model, start: Start, n: int) -> dict:
+    """The prompt's keys and values for `n` rows, which `generate` would compute for each row.
+
+    All but its last token, whose logits `generate` has to compute itself.
+    """
+    import torch
+
+    network = model.network
+    device = network.get_input_embeddings().weight.device
+    ids = torch.tensor([start.ids[:-1]], device=device)
+    if not ids.numel():
+        return {}
+    with torch.inference_mode():
+        _, cache = forward(network, ids, None, keep=1)
+        rows = continue_rows(cache, torch.zeros(n, dtype=torch.int64, device=device))
+    return {"past_key_values": rows}
 
 
 def _listed(plan: pd.DataFrame, prompt_id: str) -> list[tuple]:

@@ -224,7 +224,7 @@ reporting.show(noise)
 #
 # Table 1 of the paper: an *oracle* draws its first two tokens uniformly from those found valid, then
 # the model goes on as usual. The others cut every step. For each strategy four settings are drawn
-# from its grid in Table 3, the same number for all, each writes 16 texts for each prompt, and the most
+# from its grid in Table 3, the same number for all, each writes 12 texts for each prompt, and the most
 # diverse setting with validity 0.8 or more counts. Validity is the judge's above, so *grammar* for free texts.
 # Diversity by embeddings is the mean of 1 − cosine over pairs of texts; self-BLEU is high where texts
 # repeat each other, over all texts and in groups of four, since the paper's "n = 4" can mean either.
@@ -262,7 +262,7 @@ reporting.show(table1_study.compact(compared))
 reporting.show(apart)
 
 # %% [markdown]
-# Nonsense is diverse. With valid texts only, eight of each prompt and setting (settings with fewer are
+# Nonsense is diverse. With valid texts only, six of each prompt and setting (settings with fewer are
 # not compared):
 
 # %%

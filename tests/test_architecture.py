@@ -100,7 +100,7 @@ ORDER = (
 )
 TORCH = {
     *("models", "weights", "scoring", "ranking", "samplers", "processors", "measure", "sampling"),
-    *("reference", "starts", "generation", "embedders", "chat", "drawing"),
+    *("reference", "starts", "generation", "embedders", "chat", "drawing", "table1_texts"),
 }
 # What a number passes through before it is a number of this code: inputs, identity, messages.
 NOT_NUMERIC = {"errors", "paths", "registry", "hashes", "weights", "tasks"}

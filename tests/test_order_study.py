@@ -1,0 +1,388 @@
+"""The study of Sec. 4 on made labels and tiny models: reuse, labels, claims in both directions."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import calib_utils as cu
+from calib_utils import (
+    drawing,
+    judge_study,
+    labelled,
+    open_plans,
+    order_findings,
+    order_study,
+    paths,
+    starts,
+    table1_study,
+    table1_texts,
+)
+from calib_utils.controlled import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
+from calib_utils.errors import InvalidRequestError, ResultsError
+from calib_utils.gazetteer import GazetteerJudge, known_prompts
+from calib_utils.labels import Verdict, label_table
+from calib_utils.language import LanguageChecker
+from calib_utils.nodes import node_table
+from calib_utils.openset import OpenPrompt, open_prompts
+from calib_utils.table1_plan import plan_generations
+
+ITEM = OpenPrompt("item-city", "item", "Name a city. Answer with the name only.", "city")
+
+
+class Counting:
+    """A judge that calls texts with an "a" valid, and counts what it is asked."""
+
+    name, criteria = "counting", ("overall",)
+
+    def __init__(self, version=1):
+        self.version, self.asked = version, []
+
+    @property
+    def identity(self):
+        return {"version": self.version}
+
+    def judge(self, items):
+
+        self.asked += list(items.text)
+        return label_table(
+            (Verdict(overall=10 if "a" in t else 1) for t in items.text), ["overall"]
+        )
+
+
+def texts(*rows):
+    frame = pd.DataFrame(rows, columns=["text", "ended"])
+    return frame.assign(prompt_id="item-city", category="item")
+
+
+# Labels
+
+
+def test_each_text_is_judged_once_and_labels_are_reused_for_the_same_texts_and_judge(tmp_path):
+    rows = texts(("Paris", True), ("Rome", True), ("Paris", True))
+    path, judge = tmp_path / "deep" / "x.parquet", Counting()
+    first = labelled.labels_of(rows, (ITEM,), judge, path)
+    assert judge.asked == ["Paris", "Rome"]
+    assert list(first.columns) == labelled.COLUMNS and first.valid.tolist() == [True, False]
+    again = labelled.labels_of(rows, (ITEM,), judge, path)
+    pd.testing.assert_frame_equal(first, again)
+    assert len(judge.asked) == 2
+    # Another version of the judge, another text, or another question: judged anew.
+    for change in (
+        (rows, (ITEM,), Counting(2)),
+        (texts(("Paris", True), ("Riga", True)), (ITEM,), Counting()),
+        (texts(("Paris", False), ("Rome", True)), (ITEM,), Counting()),
+        (rows, (replace(ITEM, prompt="Name a town."),), Counting()),
+    ):
+        labelled.labels_of(*change, path)
+        assert len(change[2].asked) == 2
+    assert [p.name for p in path.parent.iterdir()] == ["x.parquet"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1 and nothing", None])
+def test_kept_labels_that_cannot_be_read_are_made_anew(tmp_path, damage):
+    rows, path = texts(("Paris", True)), tmp_path / "x.parquet"
+    labelled.labels_of(rows, (ITEM,), Counting(), path)
+    path.write_bytes(path.read_bytes()[:-40] if damage is None else damage)
+    judge = Counting()
+    assert labelled.labels_of(rows, (ITEM,), judge, path).valid.tolist() == [True]
+    assert judge.asked == ["Paris"]
+
+
+def test_labels_that_cannot_be_written_say_so(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResultsError, match="writable results_dir"):
+        labelled.labels_of(texts(("a", True)), (ITEM,), Counting(), tmp_path / "file" / "x.parquet")
+
+
+def test_missing_verdicts_survive_the_file(tmp_path):
+    rows, path = texts(("Kashmir", True), ("", False)), tmp_path / "x.parquet"
+    first = labelled.labels_of(rows, (ITEM,), GazetteerJudge(), path)
+    assert first.valid.isna().any()
+    again = labelled.labels_of(rows, (ITEM,), GazetteerJudge(), path)
+    pd.testing.assert_frame_equal(first, again)
+
+
+def test_the_lists_decide_every_item_prompt_of_the_project():
+    own = open_prompts(["item"])
+    assert {known_prompts()[prompt.prompt] for prompt in own} == {p.gazetteer for p in own}
+    assert isinstance(order_study.judge_of(own), GazetteerJudge)
+    assert isinstance(order_study.judge_of(open_prompts()), LanguageChecker)
+    for judge in (GazetteerJudge(), LanguageChecker()):
+        assert json.loads(json.dumps(judge.identity)) == judge.identity
+
+
+# Plans
+
+
+@pytest.mark.parametrize("make", [open_plans.laptop, open_plans.quick])
+def test_plans_have_names_of_their_own_for_every_seed(make):
+    names = [{s.name for s in make(seed).sweeps} for seed in (0, 1, 12)]
+    assert len(set.union(*names)) == sum(map(len, names))
+    plan = make()
+    assert [sweep.depth for sweep in plan.items] == sorted({s.depth for s in plan.items})
+    assert set(plan.drawn.candidates) <= set(plan.greedy.candidates)
+    assert all(sweep in plan.sweeps and sweep.depth == 2 for sweep in plan.oracle)
+
+
+def test_the_papers_size():
+    sweep = open_plans.paper(open_prompts())
+    assert len(sweep.trees) == 10 and sweep.n_completions == 100**3
+
+
+# The study on a tiny model
+
+
+@pytest.fixture
+def study(tiny, tmp_path):
+    return order_study.run(tiny("llama", chat=True), open_plans.quick(), tmp_path)
+
+
+def test_the_study_is_read_back_without_running_anything(study, tiny, tmp_path, monkeypatch):
+    def run(*_, **__):
+        raise AssertionError("the model ran")
+
+    monkeypatch.setattr("calib_utils.openended.grow", run)
+    monkeypatch.setattr(GazetteerJudge, "judge", run)
+    monkeypatch.setattr(LanguageChecker, "judge", run)
+    again = order_study.run(tiny("llama", chat=True), open_plans.quick(), tmp_path)
+    for name, own in study.candidates.items():
+        pd.testing.assert_frame_equal(own, again.candidates[name])
+    counts = order_study.label_counts(study)
+    assert counts.set_index("sweep").judge.to_dict() == {
+        s.name: "gazetteer" if s.name.startswith("items") else "harper" for s in study.plan.sweeps
+    }
+
+
+def test_table1_texts_are_kept_and_start_with_the_forced_tokens(tiny, tmp_path):
+    model, prompts = tiny("llama", chat=True), {p.id: p for p in open_prompts(["joke"])[:2]}
+    plan = plan_generations(list(prompts), 3, 1)
+    start = starts.start_of(model, prompts["joke-cat"])
+    inner = [i for i in range(60) if i not in start.end_ids]
+    forced = {key: [tuple(inner[5 * k : 5 * k + 2]) for k in range(3)] for key in prompts}
+    first = table1_texts.generate(model, plan, prompts, forced, 6, results_dir=tmp_path)
+    assert len(first) == len(plan) * 3
+    opened = first[(first.strategy == "oracle") & (first.prompt_id == "joke-cat")]
+    for text, tokens in zip(opened.text, forced["joke-cat"], strict=True):
+        assert text.startswith(model.tokenizer.decode(list(tokens)))
+    again = table1_texts.generate(model, plan, prompts, forced, 6, results_dir=tmp_path)
+    pd.testing.assert_frame_equal(first, again)
+    with pytest.raises(ResultsError, match="another"):
+        other = {**forced, "joke-cat": forced["joke-cat"][::-1]}
+        table1_texts.generate(model, plan, prompts, other, 6, results_dir=tmp_path)
+    with pytest.raises(InvalidRequestError, match="no valid pair"):
+        table1_texts.generate(model, plan, prompts, {**forced, "joke-cat": []}, 6)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "parameter", "settings"),
+    [
+        ("top_k", 1.0, {"temperature": 2.0, "top_k": 1}),
+        ("top_p", 1e-6, {"temperature": 2.0, "top_p": 1e-6}),
+        ("min_p", 1.0, {"temperature": 2.0, "min_p": 1.0}),
+    ],
+)
+def test_a_cutoff_that_keeps_one_token_writes_the_greedy_text(tiny, strategy, parameter, settings):
+    model, prompt = tiny("llama", chat=True), open_prompts(["joke"])[0]
+    start = starts.start_of(model, prompt)
+    row = pd.Series({"strategy": strategy, "parameter": parameter, "temperature": 2.0})
+    assert table1_texts._settings(row) == settings
+    drawn = drawing.draw_under(model, start, [()] * 4, 5, settings)
+    cold = drawing.draw_under(model, start, [()], 5, {"top_k": 1})
+    assert set(drawn) == set(cold)
+    free = drawing.draw_under(model, start, [()] * 4, 5, {"temperature": 2.0})
+    assert len({text for text, _ in free}) > 1
+
+
+def test_the_shared_prompt_changes_no_text(architecture, tiny):
+    model, prompt = tiny(architecture, chat=True), open_prompts(["joke"])[0]
+    start = starts.start_of(model, prompt)
+    inner = [i for i in range(60) if i not in start.end_ids]
+    forced = [(inner[k],) for k in range(4)]
+    settings = {"temperature": 1.5, "top_k": 20}
+    shared = table1_texts._prompt_once(model, start, 4)
+    found = drawing.draw_under(model, start, forced, 6, settings | shared, seed=5)
+    assert found == drawing.draw_under(model, start, forced, 6, settings, seed=5)
+
+
+# Claims, in both directions
+
+
+def depth_row(kind="items", **values):
+    row = {"kind": kind, "forced": 1, "depth": 1, "n_runs": 4, "prevalence": 0.3, "area": 0.4}
+    row |= {"random_area": 0.32, "random_recall_at": 0.0}
+    for name, value in {"recall_at": (0.2, 0.1, 0.3), "area_gain": (0.1, 0.0, 0.2)}.items():
+        row |= dict(
+            zip((name, f"{name}_low", f"{name}_high"), values.get(name, value), strict=True)
+        )
+    return row | {k: v for k, v in values.items() if k == "n_runs"}
+
+
+def change_row(difference, low, high, measure="area", **values):
+    row = {"kind": "items", "forced": 3, "depth": 3, "minus": 1, "measure": measure, "n_runs": 4}
+    return row | {"difference": difference, "low": low, "high": high} | values
+
+
+def source_rows(shifts, n=5):
+    rows = []
+    for labels, shift in zip(order_study.SOURCES, (0.0, *shifts), strict=True):
+        for tree in range(n):
+            area = 0.5 + 0.02 * tree + shift
+            rows.append({"labels": labels, "prompt_id": f"p{tree}", "seed": 0, "area": area})
+    table = pd.DataFrame(rows).assign(depth=1, node=[()] * len(rows), recall="unweighted")
+    return table.assign(n_valid=3, area_gain=0.1, recall_at=0.2)
+
+
+def apart_rows(low, high, n_prompts=4):
+    names = ("top_k", "min_p", "top_p", "none")
+    rows = [{"strategy": name, "difference": (low + high) / 2} for name in names]
+    table = pd.DataFrame(rows).assign(kind="items", measure="embedding_diversity", low=low)
+    return table.assign(high=high, n_prompts=n_prompts, in_favour=3)
+
+
+def verdicts(depth=None, change=(-0.2, -0.3, -0.1), shifts=(0.0, 0.0), apart=(0.1, 0.2)):
+    depths = pd.DataFrame([depth or depth_row()])
+    changes = pd.DataFrame([change_row(*change), change_row(*change, measure="area_gain")])
+    table = apart_rows(*apart) if apart else pd.DataFrame()
+    found = order_findings.findings(depths, changes, source_rows(shifts), table)
+    return dict(
+        zip(found.claim.str.split("(").str[0].str.strip(), found.verdict, strict=True)
+    ), found
+
+
+RECALL = "At precision 0.8 a rank cutoff keeps less than half of the valid tokens"
+RANKING = "The ranking is closer to a random order than to a perfect one"
+
+
+@pytest.mark.parametrize(
+    ("recall", "said"),
+    [
+        ((0.2, 0.1, 0.3), REPRODUCED),
+        ((0.8, 0.7, 0.9), NOT_REPRODUCED),
+        ((0.5, 0.3, 0.7), NOT_TESTABLE),
+        ((np.nan, np.nan, np.nan), NOT_TESTABLE),
+    ],
+)
+def test_the_claim_on_recall_follows_its_interval(recall, said):
+    assert verdicts(depth_row(recall_at=recall))[0][RECALL] == said
+
+
+def test_the_claim_on_the_ranking_is_decided_at_half_of_a_perfect_gain():
+    assert verdicts(depth_row(area_gain=(0.1, 0.0, 0.3)))[0][RANKING] == REPRODUCED
+    assert verdicts(depth_row(area_gain=(0.5, 0.4, 0.6)))[0][RANKING] == NOT_REPRODUCED
+    assert verdicts(depth_row(area_gain=(0.34, 0.2, 0.5)))[0][RANKING] == NOT_TESTABLE
+    assert verdicts(depth_row(area_gain=(0.1, 0.0, 0.3), n_runs=2))[0][RANKING] == NOT_TESTABLE
+
+
+def test_depth_has_to_worsen_the_frontier():
+    own = order_findings.findings(
+        pd.DataFrame([depth_row()]),
+        pd.DataFrame([change_row(0.2, 0.1, 0.3), change_row(0.0, -0.1, 0.1, measure="area_gain")]),
+        source_rows((0.0, 0.0)),
+        pd.DataFrame(),
+    ).set_index("claim")
+    claim = "The frontier worsens with depth (items, a list decides)"
+    assert own.verdict[claim] == NOT_REPRODUCED
+    assert (
+        own.verdict[claim.replace("items, a list decides", "texts, grammar only")] == NOT_TESTABLE
+    )
+    for change, said in (((-0.2, -0.3, -0.1), REPRODUCED), ((-0.1, -0.3, 0.1), NOT_TESTABLE)):
+        _, found = verdicts(change=change)
+        assert found.set_index("claim").verdict[claim] == said
+
+
+def test_greedy_labels_are_enough_only_where_both_readings_are_close():
+    claim = "Labels from one greedy completion give the same frontier as 10 drawn ones"
+    assert verdicts(shifts=(0.01, -0.02))[0][claim] == REPRODUCED
+    assert verdicts(shifts=(0.0, -0.2))[0][claim] == NOT_REPRODUCED
+
+
+def test_the_oracle_wins_only_where_the_interval_is_above_zero():
+    def said(**options):
+        _, found = verdicts(**options)
+        return set(
+            found[found.claim.str.contains("oracle") & found.claim.str.contains("items")].verdict
+        )
+
+    assert said(apart=(0.1, 0.2)) == {REPRODUCED}
+    assert said(apart=(-0.2, -0.1)) == {NOT_REPRODUCED}
+    assert said(apart=(-0.2, 0.1)) == {NOT_TESTABLE}
+    assert said(apart=None) == {NOT_TESTABLE}
+
+
+# The judge of judges
+
+
+def judged_study(n_valid, n_invalid):
+    rows = [f"good {i}" for i in range(n_valid)] + [f"bad {i}" for i in range(n_invalid)]
+    frame = texts(*[(row, True) for row in [*rows, "", "open"]])
+    valid = [True] * n_valid + [False] * n_invalid + [False, None]
+    labels = frame.drop(columns="category").assign(valid=pd.array(valid, dtype="boolean"))
+    plan = open_plans.laptop()
+    name = plan.items[0].name
+    return order_study.Study(plan, {name: frame}, {name: labels}, {})
+
+
+@pytest.mark.parametrize(
+    ("n_valid", "n_invalid", "shares"), [(50, 50, (15, 15)), (4, 50, (4, 26)), (50, 3, (27, 3))]
+)
+def test_half_of_the_texts_judged_are_valid_where_there_are_enough(n_valid, n_invalid, shares):
+    found = judge_study.sample_texts(judged_study(n_valid, n_invalid), "items", 30)
+    assert (found.valid.sum(), (~found.valid).sum()) == shares
+    assert found.text.is_unique and set(found.text.str.split().str[0]) <= {"good", "bad"}
+    again = judge_study.sample_texts(judged_study(n_valid, n_invalid), "items", 30)
+    pd.testing.assert_frame_equal(found, again)
+
+
+def test_agreement_and_noise_of_a_judge_with_known_errors():
+    study = judged_study(40, 40)
+    sample = judge_study.sample_texts(study, "items", 60)
+    wrong = sample.text.isin(sample.text[sample.valid].iloc[:6])
+    says = sample.valid.astype(bool) ^ wrong
+    scores = {"grammar": 10, "semantics": says.map({True: 9, False: 8}), "overall": 10}
+    judged = sample[["prompt_id", "text"]].assign(valid=says, **scores)
+    table = judge_study.agreement_table({"items": sample}, {"items": judged}, study)
+    row = table.iloc[0]
+    assert row.accuracy == pytest.approx(54 / 60) and row.always_invalid == pytest.approx(0.5)
+    assert row.accuracy_low < row.accuracy < row.accuracy_high
+    assert (row.false_negative, row.false_positive) == (pytest.approx(6 / 30), 0)
+    assert table.accuracy.nunique() == 1  # the score on semantics says the same here
+    noise = judge_study.noise_table(table, 0.5).set_index("judge")
+    assert noise.area["this page's judge on items"] < 1
+    assert len(judge_study.noise_table(pd.DataFrame(), 0.5)) == 2
+
+
+def test_without_a_judge_nothing_is_asked(study):
+    assert judge_study.judge_by_name("") is None
+    assert judge_study.ask(study, None) == ({}, {})
+    with pytest.raises(cu.CalibUtilsError):
+        judge_study.judge_by_name("no-such-model")
+
+
+def test_table1_counts_undecided_texts_as_not_valid(study, tiny, tmp_path, monkeypatch):
+    """Labels by hand, since a tiny random model names no city."""
+    model = tiny("llama", chat=True)
+    sweep = study.plan.oracle[0]
+    labels = study.labels[sweep.name].assign(valid=pd.array([True] * len(study.labels[sweep.name])))
+    candidates = node_table(study.completions[sweep.name], labels)
+    changed = replace(study, candidates={**study.candidates, sweep.name: candidates})
+    found = table1_study.texts_of(model, changed, 0, tmp_path)["items"]
+    assert found.left_out == [] and found.drawn.valid.dtype == bool
+    assert set(found.drawn.strategy) == {"top_k", "min_p", "top_p", "none", "oracle"}
+
+
+STORED = sorted(paths.default_results_dir().glob("*/labels/*.parquet"))
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda p: f"{p.parent.parent.name}-{p.stem}")
+def test_stored_labels_are_of_texts_that_are_stored(path):
+    labels = pd.read_parquet(path)
+    assert list(labels.columns) == labelled.COLUMNS
+    assert not labels.duplicated(["prompt_id", "text"]).any()
+    name = path.stem.split("@")[0].removeprefix("judged-")
+    folder = path.parent.parent / "texts" / name
+    texts = pd.concat([pd.read_parquet(p) for p in folder.glob("*.parquet")])
+    both = labels.merge(texts[["prompt_id", "text"]].drop_duplicates(), on=["prompt_id", "text"])
+    assert len(both) == len(labels)
