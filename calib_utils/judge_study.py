@@ -40,6 +40,16 @@ def sample_texts(study: Study, kind: str, n: int, seed: int = 0) -> pd.DataFrame
     return found[["prompt_id", "category", "text", "ended", "valid"]].reset_index(drop=True)
 
 
+def to_annotate(study: Study, n: int, seed: int = 0) -> pd.DataFrame:
+    """A sample of either kind for people to label, as `annotation` wants it: prompt, text, ended."""
+    parts = []
+    for kind in (ITEMS, TEXTS):
+        asked = {prompt.id: prompt.prompt for prompt in study.sweeps_of(kind)[0].prompts}
+        own = sample_texts(study, kind, n, seed)
+        parts.append(own.assign(prompt=own.prompt_id.map(asked))[["prompt", "text", "ended"]])
+    return pd.concat(parts, ignore_index=True)
+
+
 def judge_by_name(model: str, url: str = ""):
     """The judge of a page: behind an endpoint where a url is given, else run by this process.
 

@@ -82,7 +82,7 @@ items, texts = order_study.ITEMS, order_study.TEXTS
 # such ranks each. So recall is relative to the ranks tried, never to the whole vocabulary. The trees
 # of free texts with one or three forced tokens begin after 1 to 12 words of the model's own.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 study = order_study.run(language_model, plan, store)
 
 # %%
@@ -198,7 +198,7 @@ reporting.show(pr_depths.depth_summary(sources, by="labels").drop(columns="recal
 # where there are enough, so 0.5 is chance and saying no to everything gets *always_invalid*. The
 # references are the lists, and for grammar the checker, which errs itself.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 judge = judge_study.judge_by_name(judge_model if plan.judged else "", judge_url)
 samples, judged = judge_study.ask(study, judge, seed, store, language_model.key)
 agreements = judge_study.agreement_table(samples, judged, study)
@@ -217,8 +217,13 @@ noise = judge_study.noise_table(agreements, first.prevalence_all)
 reporting.show(noise)
 
 # %% [markdown]
-# People are the better reference. `calib_utils.annotation` writes a sheet and an offline page to label
-# texts with, and reads both; no human label comes with this book.
+# People are the better reference. No human label comes with this book; this writes an offline page to
+# label 50 texts of either kind with, and `annotation.read_annotations` reads what it saves:
+#
+# ```python
+# page = annotation.annotation_page(judge_study.to_annotate(study, 50))
+# annotation.write_text("label-me.html", page)
+# ```
 #
 # ## Knowing validity for two steps
 #
@@ -229,7 +234,7 @@ reporting.show(noise)
 # Diversity by embeddings is the mean of 1 − cosine over pairs of texts; self-BLEU is high where texts
 # repeat each other, over all texts and in groups of four, since the paper's "n = 4" can mean either.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 drawn = table1_study.texts_of(language_model, study, seed, store)
 encoder = load_embedder(embedder)
 scores = table1_study.scores_of(drawn, encoder, seed=seed)

@@ -9,6 +9,7 @@ import pytest
 
 import calib_utils as cu
 from calib_utils import (
+    annotation,
     drawing,
     judge_study,
     labelled,
@@ -352,6 +353,13 @@ def test_agreement_and_noise_of_a_judge_with_known_errors():
     noise = judge_study.noise_table(table, 0.5).set_index("judge")
     assert noise.area["this page's judge on items"] < 1
     assert len(judge_study.noise_table(pd.DataFrame(), 0.5)) == 2
+
+
+def test_texts_for_people_make_an_annotation_page(study):
+    items = judge_study.to_annotate(study, 2)
+    page = annotation.annotation_page(items)
+    assert all(prompt in page for prompt in set(items.prompt))
+    assert len(annotation.annotation_sheet(items).splitlines()) > 1
 
 
 def test_without_a_judge_nothing_is_asked(study):
