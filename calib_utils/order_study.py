@@ -23,7 +23,7 @@ from calib_utils.sweeps import Sweep
 ITEMS, TEXTS = "items", "texts"
 JUDGES = {ITEMS: "a list decides", TEXTS: "grammar only"}
 SOURCES = ("greedy", "any of 10 drawn", "half of 10 drawn")
-_SHOWN = 60  # characters of a text in a table
+_SHOWN = 80  # characters of a text in a table
 
 
 @dataclass(frozen=True)

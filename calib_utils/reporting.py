@@ -51,6 +51,24 @@ def show(table: pd.DataFrame, digits: int = 2, floor: float = 0.0) -> HTML:
     return HTML(f'<div class="table-scroll" tabindex="0">{body}</div>')
 
 
+def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with each estimate and its interval in one cell, for the eye.
+
+    Takes columns `x`, `x_low`, `x_high`, and `low`, `high` as those of the column before `low`.
+    """
+    table = table.copy()
+    lows = [name for name in table if name == "low" or name.endswith("_low")]
+    for low in lows:
+        high = low.removesuffix("low") + "high"
+        value = low.removesuffix("_low")
+        if low == "low":
+            value = table.columns[table.columns.get_loc(low) - 1]
+        cells = table[[value, low, high]].itertuples(index=False, name=None)
+        table[value] = ["–" if pd.isna(v) else f"{v:.2f} ({a:.2f} to {b:.2f})" for v, a, b in cells]
+        table = table.drop(columns=[low, high])
+    return table
+
+
 def source_of(model: Model) -> str:
     """The weights a number comes from, in one line."""
     return f"{model.weights_file} (SHA-256 {model.weights_sha256[:12]}…, {model.dtype})"

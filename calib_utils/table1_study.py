@@ -91,18 +91,11 @@ def differences(scores: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def compact(compared: pd.DataFrame) -> pd.DataFrame:
-    """`comparisons` for the eye: each measure with its interval in one cell."""
+    """The columns of `comparisons` that a page shows."""
     if compared.empty:
         return compared
-    columns = ["kind", "strategy", "tried", "usable", "parameter", "temperature", "validity"]
-    table = compared[[*columns, "n_prompts"]].copy()
-    for name in table1.MEASURES:
-        cells = compared[[name, f"{name}_low", f"{name}_high"]].itertuples(index=False, name=None)
-        table[name] = [
-            "–" if pd.isna(value) else f"{value:.2f} ({low:.2f} to {high:.2f})"
-            for value, low, high in cells
-        ]
-    return table.assign(best_of=compared.best_of, held_out=compared.held_out)
+    spread = [f"{name}_sd" for name in table1.MEASURES]
+    return compared.drop(columns=[*spread, "budget"])
 
 
 def _by_kind(scores: dict[str, pd.DataFrame], table) -> pd.DataFrame:

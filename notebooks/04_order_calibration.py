@@ -110,7 +110,7 @@ reporting.show(order_study.examples(study, plan.items[0].name, "item-city"))
 # The same for the beginning of a story, judged by grammar alone.
 
 # %%
-reporting.show(order_study.examples(study, plan.texts[-1].name, plan.texts[-1].prompts[0].id))
+reporting.show(order_study.examples(study, plan.texts[0].name, plan.texts[0].prompts[0].id))
 
 # %% [markdown]
 # ## Deeper trees
@@ -144,22 +144,22 @@ _ = figures.source_line(figure.axes[0], source)
 # than too wide. Nodes without a valid candidate have no recall and are counted as undefined.
 
 # %%
-reporting.show(depths.drop(columns=["recall"]))
+reporting.show(reporting.with_intervals(depths.drop(columns="recall")))
 
 # %% [markdown]
 # Counting each valid candidate once instead (unweighted, as in the authors' published points):
 
 # %%
 unweighted = order_study.depth_table(order_study.measures(study, pr_curves.UNWEIGHTED))
-columns = ["kind", "forced", "depth", "prevalence", "random_area", "area", "area_low", "area_high"]
-reporting.show(unweighted[[*columns, "recall_at", "recall_at_low", "recall_at_high"]])
+columns = ["n_nodes", "n_undefined", "n_prompts", "n_runs", "recall", "prevalence_all"]
+reporting.show(reporting.with_intervals(unweighted.drop(columns=columns)))
 
 # %% [markdown]
 # Each depth against the others, within the same tree:
 
 # %%
 changes = order_study.depth_changes(measured)
-reporting.show(changes)
+reporting.show(reporting.with_intervals(changes))
 
 # %% [markdown]
 # ## The authors' own points
@@ -187,7 +187,8 @@ ax = pr_figures.compared_frontiers(pr_depths.frontiers_by_depth(grid, by="labels
 _ = figures.source_line(ax, source)
 
 # %%
-reporting.show(pr_depths.depth_summary(sources, by="labels").drop(columns="recall"))
+summary = pr_depths.depth_summary(sources, by="labels").drop(columns="recall")
+reporting.show(reporting.with_intervals(summary))
 
 # %% [markdown]
 # ## Can a language model be the judge?
@@ -205,7 +206,7 @@ agreements = judge_study.agreement_table(samples, judged, study)
 
 # %%
 print("judge:", judge.name if judge else "none in this run")
-reporting.show(agreements)
+reporting.show(reporting.with_intervals(agreements))
 
 # %% [markdown]
 # What a **perfect** ranking of 1,000 candidates would seem to have under a judge that errs at random,
@@ -258,13 +259,13 @@ if texts in scores:
 # over prompts. *held_out* chooses the setting on the other prompts.
 
 # %%
-reporting.show(table1_study.compact(compared))
+reporting.show(reporting.with_intervals(table1_study.compact(compared)))
 
 # %% [markdown]
 # The oracle less each strategy, prompt by prompt:
 
 # %%
-reporting.show(apart)
+reporting.show(reporting.with_intervals(apart))
 
 # %% [markdown]
 # Nonsense is diverse. With valid texts only, six of each prompt and setting (settings with fewer are
@@ -272,7 +273,8 @@ reporting.show(apart)
 
 # %%
 valid_scores = table1_study.scores_of(drawn, encoder, among="valid", seed=seed)
-reporting.show(table1_study.compact(table1_study.comparisons(valid_scores)))
+valid_compared = table1_study.compact(table1_study.comparisons(valid_scores))
+reporting.show(reporting.with_intervals(valid_compared))
 
 # %% [markdown]
 # ## The paper's own size

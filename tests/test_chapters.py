@@ -3,9 +3,19 @@
 import ast
 
 import nbformat
+import numpy as np
+import pandas as pd
 import pytest
 
-from calib_utils import errata, errata_readings, errata_theory, paths, reproduce, results
+from calib_utils import (
+    completions,
+    errata,
+    errata_readings,
+    errata_theory,
+    paths,
+    reproduce,
+    results,
+)
 from calib_utils.registry import EMBEDDED
 
 pytestmark = pytest.mark.models
@@ -58,3 +68,22 @@ def test_the_framework_chapter_tells_what_its_functions_find(model):
     assert numbers["theorems_hold"] == numbers["theorems"] == "6"
     for item in errata.items_of(errata_theory, errata_readings):
         assert numbers[f"errata_{item.number}"] == item.found
+
+
+@pytest.mark.parametrize("model", EMBEDDED)
+def test_the_order_chapter_tells_what_its_stored_texts_and_labels_say(model):
+    numbers = glued(model, "04_order_calibration")
+    verdicts = [int(numbers[v]) for v in ("reproduced", "not_reproduced", "not_testable_here")]
+    assert sum(verdicts) == int(numbers["claims"]) == 15
+    for kind, sweep, judge in (("items", "items-1", "gazetteer"), ("texts", "texts-1", "harper")):
+        # From the files alone, node by node, without the study's own functions.
+        folder = paths.default_results_dir() / model
+        texts = completions.read_completions(folder / "texts" / sweep)
+        labels = pd.read_parquet(folder / "labels" / f"{sweep}@{judge}.parquet")
+        rows = texts.merge(labels[["prompt_id", "text", "valid"]], on=["prompt_id", "text"])
+        rows = rows[rows.valid.notna()]
+        shares = []
+        for _, own in rows.groupby("prompt_id"):
+            trees = [tree.valid.astype(bool) for _, tree in own.groupby("seed")]
+            shares.append(pd.Series([t.mean() for t in trees if t.any()]).mean())
+        assert float(numbers[f"{kind}_prevalence"]) == pytest.approx(np.nanmean(shares), abs=0.006)

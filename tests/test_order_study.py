@@ -17,6 +17,7 @@ from calib_utils import (
     order_findings,
     order_study,
     paths,
+    reporting,
     starts,
     table1_study,
     table1_texts,
@@ -360,6 +361,15 @@ def test_texts_for_people_make_an_annotation_page(study):
     page = annotation.annotation_page(items)
     assert all(prompt in page for prompt in set(items.prompt))
     assert len(annotation.annotation_sheet(items).splitlines()) > 1
+
+
+def test_intervals_move_into_the_cell_of_their_estimate():
+    row = {"n": 3, "area": 0.5, "area_low": 0.25, "area_high": 0.75, "left": 1.0}
+    row |= {"difference": np.nan, "low": np.nan, "high": np.nan}
+    table = reporting.with_intervals(pd.DataFrame([row]))
+    assert list(table.columns) == ["n", "area", "left", "difference"]
+    assert table.iloc[0].tolist() == [3, "0.50 (0.25 to 0.75)", 1.0, "–"]
+    assert reporting.with_intervals(pd.DataFrame()).empty
 
 
 def test_without_a_judge_nothing_is_asked(study):
