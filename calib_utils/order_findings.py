@@ -29,6 +29,7 @@ def findings(
     depths: pd.DataFrame,
     changes: pd.DataFrame,
     sources: pd.DataFrame,
+    compared: pd.DataFrame,
     apart: pd.DataFrame,
 ) -> pd.DataFrame:
     """Every claim of the chapter.
@@ -37,7 +38,8 @@ def findings(
         depths: of `order_study.depth_table`.
         changes: of `order_study.depth_changes`.
         sources: node measures of `order_study.greedy_and_drawn`.
-        apart: of `table1_study.differences`; empty where Table 1 was not run.
+        compared, apart: of `table1_study.comparisons` and `differences`; empty where no prompt has
+            a valid opening.
 
     Returns:
         Columns claim, source, found, verdict.
@@ -51,13 +53,16 @@ def findings(
     rows.append(_greedy_is_enough(sources))
     for kind in (ITEMS, TEXTS):
         own = apart[apart.kind == kind] if len(apart) else apart
-        rows += [_oracle_wins(kind, own, strategy) for strategy in _STRATEGIES]
+        reached = compared[compared.kind == kind] if len(compared) else compared
+        rows += [_oracle_wins(kind, own, reached, strategy) for strategy in _STRATEGIES]
     return pd.DataFrame([vars(row) for row in rows])
 
 
 def _told(value: float, low: float, high: float) -> str:
     if np.isnan(value):
-        return "not defined: nothing is valid"
+        return "not defined (nothing is valid)"
+    if np.isnan(low):
+        return f"{value:.2f} (one tree, no interval)"
     return f"{value:.2f} ({low:.2f} to {high:.2f})"
 
 
@@ -69,6 +74,8 @@ def _recall_is_low(kind: str, row: pd.Series) -> Finding:
     """Decided at one half; the opposite of "larger" is claimed, so the interval is mirrored."""
     value, low, high = row.recall_at, row.recall_at_low, row.recall_at_high
     enough = row.n_runs >= MIN_TREES and not np.isnan(value)
+    # Where that many are valid, every cutoff has the precision, a random one too.
+    enough = enough and row.prevalence < LEVEL
     return Finding(
         f"At precision {LEVEL:g} a rank cutoff keeps less than half of the valid tokens "
         f"({_about(kind)})",
@@ -140,7 +147,7 @@ def _greedy_is_enough(sources: pd.DataFrame) -> Finding:
     return Finding(claim, "Fig. 7", f"{found}; decided at {CLOSE:g}", said)
 
 
-def _oracle_wins(kind: str, apart: pd.DataFrame, strategy: str) -> Finding:
+def _oracle_wins(kind: str, apart: pd.DataFrame, compared: pd.DataFrame, strategy: str) -> Finding:
     claim = (
         "An oracle on the first two tokens gives more diverse texts than "
         f"{_STRATEGIES[strategy]} ({_about(kind)})"
@@ -150,10 +157,11 @@ def _oracle_wins(kind: str, apart: pd.DataFrame, strategy: str) -> Finding:
         own = apart[(apart.measure == "embedding_diversity") & (apart.strategy == strategy)]
         found = f"no setting reaches validity {LEVEL:g}"
         if len(own) and own.n_prompts.iloc[0]:
-            row = own.iloc[0]
+            row, validity = own.iloc[0], compared.set_index("strategy").validity
             found = (
                 f"embedding diversity {_told(row.difference, row.low, row.high)} larger, in favour "
-                f"on {row.in_favour} of {row.n_prompts} prompts"
+                f"on {row.in_favour} of {row.n_prompts} prompts; validity of the oracle "
+                f"{validity['oracle']:.2f}, of the other {validity[strategy]:.2f}"
             )
             if row.n_prompts >= MIN_TREES:
                 said = decided(row.low, row.high, 0.0)

@@ -69,6 +69,15 @@ def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
+def interval(value: float, low: float, high: float) -> str:
+    """An estimate and its interval as text; a dash where there is none."""
+    if pd.isna(value):
+        return "–"
+    return (
+        f"{value:.2f} (no interval)" if pd.isna(low) else f"{value:.2f} ({low:.2f} to {high:.2f})"
+    )
+
+
 def source_of(model: Model) -> str:
     """The weights a number comes from, in one line."""
     return f"{model.weights_file} (SHA-256 {model.weights_sha256[:12]}…, {model.dtype})"

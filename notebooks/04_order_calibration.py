@@ -119,7 +119,9 @@ reporting.show(order_study.examples(study, plan.texts[0].name, plan.texts[0].pro
 # more texts below it, is valid more easily: prevalence falls with depth **by definition**, and
 # precision with it. Look at prevalence and at what the ranking adds to a random order, which the
 # figures show beside the frontier, before reading a trend out of the area. A random order's frontier
-# lies above prevalence, since the best cutoff is picked after the fact.
+# lies above prevalence, since the best cutoff is picked after the fact. And a node without any valid
+# candidate has no frontier: deep down only nodes where the model is still on its way to a valid text
+# are left, which are the easy ones.
 
 # %% mystnb={"figure": {"caption": "Items: precision-recall frontiers by depth, mean and extremes over nodes (compare Fig. 2 right). Exact labels.", "name": "fig-depth-items"}}
 measured = order_study.measures(study)
@@ -293,7 +295,7 @@ reporting.show(order_study.sizes(plan), digits=3)
 # Decided by the interval; where it holds both answers the claim is not testable here.
 
 # %%
-found = order_findings.findings(depths, changes, sources, apart)
+found = order_findings.findings(depths, changes, sources, compared, apart)
 reporting.show(found)
 
 # %% tags=["remove-cell"]

@@ -214,12 +214,12 @@ def test_the_shared_prompt_changes_no_text(architecture, tiny):
 
 def depth_row(kind="items", **values):
     row = {"kind": kind, "forced": 1, "depth": 1, "n_runs": 4, "prevalence": 0.3, "area": 0.4}
-    row |= {"random_area": 0.32, "random_recall_at": 0.0}
+    row |= {"random_area": 0.32, "random_recall_at": 0.0, "n_runs": values.get("n_runs", 4)}
     for name, value in {"recall_at": (0.2, 0.1, 0.3), "area_gain": (0.1, 0.0, 0.2)}.items():
         row |= dict(
             zip((name, f"{name}_low", f"{name}_high"), values.get(name, value), strict=True)
         )
-    return row | {k: v for k, v in values.items() if k == "n_runs"}
+    return row | {"prevalence": values.get("prevalence", 0.3)}
 
 
 def change_row(difference, low, high, measure="area", **values):
@@ -244,11 +244,16 @@ def apart_rows(low, high, n_prompts=4):
     return table.assign(high=high, n_prompts=n_prompts, in_favour=3)
 
 
+REACHED = pd.DataFrame({"strategy": ["top_k", "min_p", "top_p", "none", "oracle"]}).assign(
+    kind="items", validity=0.9
+)
+
+
 def verdicts(depth=None, change=(-0.2, -0.3, -0.1), shifts=(0.0, 0.0), apart=(0.1, 0.2)):
     depths = pd.DataFrame([depth or depth_row()])
     changes = pd.DataFrame([change_row(*change), change_row(*change, measure="area_gain")])
     table = apart_rows(*apart) if apart else pd.DataFrame()
-    found = order_findings.findings(depths, changes, source_rows(shifts), table)
+    found = order_findings.findings(depths, changes, source_rows(shifts), REACHED, table)
     return dict(
         zip(found.claim.str.split("(").str[0].str.strip(), found.verdict, strict=True)
     ), found
@@ -271,6 +276,11 @@ def test_the_claim_on_recall_follows_its_interval(recall, said):
     assert verdicts(depth_row(recall_at=recall))[0][RECALL] == said
 
 
+def test_where_most_candidates_are_valid_recall_at_a_precision_says_nothing():
+    row = depth_row(recall_at=(0.9, 0.8, 1.0), prevalence=0.85)
+    assert verdicts(row)[0][RECALL] == NOT_TESTABLE
+
+
 def test_the_claim_on_the_ranking_is_decided_at_half_of_a_perfect_gain():
     assert verdicts(depth_row(area_gain=(0.1, 0.0, 0.3)))[0][RANKING] == REPRODUCED
     assert verdicts(depth_row(area_gain=(0.5, 0.4, 0.6)))[0][RANKING] == NOT_REPRODUCED
@@ -283,6 +293,7 @@ def test_depth_has_to_worsen_the_frontier():
         pd.DataFrame([depth_row()]),
         pd.DataFrame([change_row(0.2, 0.1, 0.3), change_row(0.0, -0.1, 0.1, measure="area_gain")]),
         source_rows((0.0, 0.0)),
+        pd.DataFrame(),
         pd.DataFrame(),
     ).set_index("claim")
     claim = "The frontier worsens with depth (items, a list decides)"
@@ -370,6 +381,7 @@ def test_intervals_move_into_the_cell_of_their_estimate():
     assert list(table.columns) == ["n", "area", "left", "difference"]
     assert table.iloc[0].tolist() == [3, "0.50 (0.25 to 0.75)", 1.0, "–"]
     assert reporting.with_intervals(pd.DataFrame()).empty
+    assert reporting.interval(0.5, np.nan, np.nan) == "0.50 (no interval)"
 
 
 def test_without_a_judge_nothing_is_asked(study):
