@@ -141,3 +141,16 @@ def test_a_quick_run_with_parameters_stores_its_rows(tmp_path):
     first = output.read_bytes()
     # A second run reuses the rows and gives the same bytes.
     assert runner.run("02_controlled_tasks", parameters, output).read_bytes() == first
+
+
+@pytest.mark.models
+@pytest.mark.notebooks
+def test_a_quick_run_of_the_order_chapter_keeps_its_texts_and_reads_them_again(tmp_path):
+    store = tmp_path / "rows"
+    parameters = {"model": "smollm2-135m-instruct", "quick": True, "results_dir": str(store)}
+    output = runner.run("04_order_calibration", parameters, tmp_path / "04.ipynb")
+    kept = {p.relative_to(store): p.read_bytes() for p in store.rglob("*.parquet")}
+    assert {path.parts[1] for path in kept} == {"texts", "labels"}
+    first = output.read_bytes()
+    assert runner.run("04_order_calibration", parameters, output).read_bytes() == first
+    assert kept == {p.relative_to(store): p.read_bytes() for p in store.rglob("*.parquet")}
