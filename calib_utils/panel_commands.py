@@ -1,0 +1,201 @@
+"""The commands about models and what is stored of them: models, forecast, run, check.
+
+Knows options and what to print where; what is printed is computed elsewhere.
+"""
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from calib_utils import paths
+from calib_utils.errors import CalibUtilsError, InvalidRequestError
+from calib_utils.registry import DEFAULT_MODEL, EMBEDDED
+
+
+def add_commands(commands, model_options) -> None:
+    """Adds the commands to a parser's subcommands; `model_options` are those that name a model."""
+    add = commands.add_parser("models", help="the paper's panel and the embedded models")
+    add.add_argument("--format", choices=["text", "csv", "json"], default="text")
+    add.add_argument("--results-dir", type=Path, default=paths.default_results_dir())
+    add.set_defaults(command=models)
+
+    add = commands.add_parser(
+        "forecast", parents=[model_options], help="memory, disk and time of a run, before it runs"
+    )
+    add.add_argument("--measure", action="store_true", help="load the model and time it first")
+    add.set_defaults(command=forecast)
+
+    add = commands.add_parser(
+        "run", parents=[model_options], help="execute the notebooks for a model"
+    )
+    add.add_argument("--notebook", action="append", help="only this one, as NN_topic")
+    add.add_argument("-p", "--parameter", action="append", default=[], metavar="KEY=VALUE")
+    add.add_argument("--results-dir", type=Path, help="rows go here, not into data/results")
+    add.add_argument("--book-dir", type=Path, default=paths.book_dir(), help="pages go here")
+    add.set_defaults(command=run)
+
+    add = commands.add_parser("check", help="are stored results what they say")
+    add.add_argument("folder", nargs="?", type=Path, default=paths.default_results_dir())
+    add.add_argument("--recompute", type=int, default=0, metavar="N", help="N rows of each model")
+    add.add_argument("--seed", type=int, default=0, help="of the choice of rows")
+    add.add_argument("--strict", action="store_true", help="notes count as well: fit to contribute")
+    add.set_defaults(command=check)
+
+
+def models(options) -> None:
+    """Prints the panel, the embedded models, and what of them is stored."""
+    from calib_utils.coverage import coverage
+
+    table = coverage(options.results_dir)
+    if options.format == "csv":
+        table.to_csv(sys.stdout, index=False, lineterminator="\n")
+    elif options.format == "json":
+        print(table.to_json(orient="records", indent=1))
+    else:
+        print(_as_text(table))
+
+
+def _as_text(table: pd.DataFrame) -> str:
+    shown = pd.DataFrame(
+        {
+            "model": table.hub.where(table.hub.fillna("") != "", table.name).fillna(table.name),
+            "family": table.family,
+            "stage": table.stage,
+            "parameters": [_billions(row) for row in table.itertuples()],
+            "GB bf16": table.bfloat16_gb.map("{:.1f}".format),
+            "GB f32": table.float32_gb.map("{:.1f}".format),
+            "licence": table.licence + table.gated.map({True: ", gated"}).fillna(""),
+            "measured": [_stored(row) for row in table.itertuples()],
+        }
+    )
+    shown.model += (table.name == DEFAULT_MODEL).map({True: " (default)", False: ""})
+    notes = (
+        "~ sizes inferred, see data/panel/README.md. GB: weights alone, in memory.\n"
+        "A model that is not measured: make run MODEL=owner/name; first what it takes: "
+        "python -m calib_utils forecast --model owner/name"
+    )
+    return f"{shown.fillna('?').to_string(index=False)}\n\n{notes}"
+
+
+def _billions(row) -> str:
+    if pd.isna(row.parameters):
+        return "?"
+    active = f", {row.active / 1e9:.3g} active" if row.active < row.parameters else ""
+    return f"{'~' if row.sizes == 'inferred' else ''}{row.parameters / 1e9:.3g} B{active}"
+
+
+def _stored(row) -> str:
+    if not row.tables and not row.texts and not row.pages:
+        return "no"
+    counts = {"tables": row.tables, "texts": row.texts, "pages": row.pages}
+    return ", ".join(f"{n} {what}" for what, n in counts.items() if n)
+
+
+def forecast(options) -> None:
+    """Prints what a run would take; with `--measure` the model is loaded and timed for it."""
+    from calib_utils import forecast as forecasts
+    from calib_utils import sizes
+    from calib_utils.models import _resolve_device, load_model
+
+    device, probe_s = _resolve_device(options.device), None
+    size = sizes.size_of(options.model, options.revision)
+    # The memory is told before the model is loaded into it.
+    if options.measure:
+        print(forecasts.report(size, options.dtype, device), file=sys.stderr, flush=True)
+        model = load_model(
+            options.model, revision=options.revision, dtype=options.dtype, device=device
+        )
+        probe_s = forecasts.measure_probe(model)
+    print(forecasts.report(size, options.dtype, device, probe_s))
+
+
+def run(options) -> int:
+    """Executes notebooks for a model; one that fails does not keep the others from running."""
+    from papermill.exceptions import PapermillExecutionError
+
+    from calib_utils import book, runner
+    from calib_utils.models import load_model
+
+    options.model = _named(options.model)
+    names = options.notebook or runner.notebook_names()
+    # All parameters are checked before a model is fetched and a notebook takes its minutes.
+    jobs = {name: _notebook_parameters(options, name) for name in names}
+    if options.model not in EMBEDDED:
+        _show_forecast(options)
+    model = load_model(
+        options.model, revision=options.revision, dtype=options.dtype, device=options.device
+    )
+    if model.key in EMBEDDED and model.name != model.key:
+        raise InvalidRequestError(
+            f"{model.name} would go into the pages and results of the embedded {model.key}: "
+            "rename the folder or file"
+        )
+    folder, failed = paths.executed_dir(model.key, options.book_dir), []
+    for name, parameters in jobs.items():
+        print(f"{name} on {model.name} ...", file=sys.stderr, flush=True)
+        try:
+            print(runner.run(name, parameters, folder / f"{name}.ipynb"))
+        except PapermillExecutionError as error:
+            failed.append(name)
+            print(
+                f"{name} failed ({error.ename}: {error.evalue}); how far it came is in "
+                f"{folder / f'.failed-{name}.ipynb'}",
+                file=sys.stderr,
+            )
+    book.write_table_of_contents(options.book_dir)
+    if model.name == DEFAULT_MODEL and options.book_dir == paths.book_dir() and not failed:
+        book.write_readme_figure()
+    return 1 if failed else 0
+
+
+def _named(model: str) -> str:
+    """A file or folder by its whole path, since notebooks run in another folder."""
+    path = Path(model).expanduser()
+    return str(path.resolve()) if model not in EMBEDDED and path.exists() else model
+
+
+def _show_forecast(options) -> None:
+    from calib_utils import forecast as forecasts
+    from calib_utils import sizes
+    from calib_utils.models import _resolve_device
+
+    try:
+        size = sizes.size_of(options.model, options.revision)
+        told = forecasts.report(size, options.dtype, _resolve_device(options.device))
+    except CalibUtilsError as error:
+        told = f"no forecast: {error}"
+    print(told, file=sys.stderr, flush=True)
+
+
+def _notebook_parameters(options, name: str) -> dict:
+    from calib_utils import runner
+
+    given = runner.parse_parameters(name, options.parameter)
+    named = {"model": options.model, "revision": options.revision or "", "dtype": options.dtype}
+    if options.results_dir is not None:
+        named["results_dir"] = str(options.results_dir.resolve())
+    defaults = runner.parameters_of(name)
+    # Only what differs is injected, so that the default model's pages show no parameters.
+    changed = {key: value for key, value in named.items() if value != defaults.get(key)}
+    return runner.check_parameters(name, {**changed, **given})
+
+
+def check(options) -> int:
+    """Prints what is wrong with stored results; exit status 1 where anything is."""
+    from calib_utils import checks
+
+    if options.recompute < 0:
+        raise InvalidRequestError(f"--recompute {options.recompute}: must be 0 or more")
+    found = checks.check(options.folder)
+    checks.as_table(found, options.folder).to_csv(sys.stdout, index=False, lineterminator="\n")
+    if options.recompute:
+        again = checks.recompute(found, options.recompute, options.seed)
+        table = checks.as_table(again, options.folder).replace({"kind": {"table": "recomputed"}})
+        table.to_csv(sys.stdout, index=False, header=False, lineterminator="\n")
+        found += again
+    wrong = [
+        one for one in found if one.verdict in ("error", *(["note"] if options.strict else []))
+    ]
+    print(f"{len(found)} looked at, {len(wrong)} at fault", file=sys.stderr)
+    return 1 if wrong else 0
