@@ -154,8 +154,8 @@ def _from_counts(name, config, counts: Mapping[str, int], disk: int, source: str
     total = sum(loaded.values())
     experts = sum(n for key, n in loaded.items() if ".experts." in key)
     share = 1.0
-    if text.get("num_experts"):
-        share = text["num_experts_per_tok"] / text["num_experts"]
+    if n_experts := text.get("num_experts") or text.get("num_local_experts"):
+        share = text["num_experts_per_tok"] / n_experts
     active = total - experts + round(experts * share)
     # A head that is not stored is the embedding, whatever the config says.
     text = {**text, "tie_word_embeddings": "lm_head.weight" not in loaded}
