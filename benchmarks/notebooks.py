@@ -8,6 +8,7 @@ A run executes the notebook with an empty results folder and counts the CPU time
 start and imports included; other work on the machine does not change that much. `--sidecars` adds
 up what the stored tables say instead, wall seconds of whole passes, without start and without what
 is not stored; a table that both studies of the controlled tasks use counts for the oracle cutoffs.
+It counts the prefixes (nodes) that were forwarded as well.
 `--probe` times what `python -m calib_utils forecast --measure` times.
 """
 
@@ -23,11 +24,12 @@ import pandas as pd
 import torch
 
 from calib_utils import controlled, cutoffs, forecast, paths, reproduce, results, runner
+from calib_utils.evaluation import render_prompt
 from calib_utils.models import load_model
 from calib_utils.registry import EMBEDDED
 
 TABLE = paths.package_data("panel", "seconds.csv")
-COLUMNS = ["notebook", "model", "wall_s", "cpu_s", "threads", "cores", "source", "date"]
+COLUMNS = ["notebook", "model", "wall_s", "cpu_s", "nodes", "threads", "cores", "source", "date"]
 CONTROLLED, CUTOFFS = "02_controlled_tasks", "03_oracle_cutoffs"
 
 
@@ -69,26 +71,30 @@ def probed(model: str) -> dict:
     wall = forecast.measure_probe(loaded)
     # The probe runs twice and the second is timed: half of the CPU time is a little too much.
     cpu = (time.process_time() - before) / 2
-    return row(forecast.PROBE, model, wall, cpu, torch.get_num_threads(), "run")
+    nodes = render_prompt(loaded, forecast.PROBE_TASK).trie.n_nodes
+    return row(forecast.PROBE, model, wall, cpu, torch.get_num_threads(), "run", nodes)
 
 
 def from_sidecars(model: str) -> list[dict]:
     """Wall seconds of the stored tables of the two studies that store theirs."""
-    seconds = dict.fromkeys((CONTROLLED, CUTOFFS), 0.0)
+    seconds, nodes = (dict.fromkeys((CONTROLLED, CUTOFFS), 0) for _ in range(2))
     controlled_tasks = controlled.task_names((2, 3, 4))
     ends = "" if load_model(model).tokenizer.chat_template else "@end=line"
     for folder in reproduce.stored_folders(paths.default_results_dir(), model):
         own = folder.name in controlled_tasks
         shared = own and not ends and folder.name in cutoffs.TASKS
-        record = results.read(folder).record
-        seconds[CONTROLLED if own and not shared else CUTOFFS] += record["seconds"]
-    return [row(name, model, total, None, 2, "sidecars") for name, total in seconds.items()]
+        stored, notebook = results.read(folder), CONTROLLED if own and not shared else CUTOFFS
+        seconds[notebook] += stored.record["seconds"]
+        nodes[notebook] += int(stored.settings.n_nodes[0])
+    return [
+        row(name, model, total, None, 2, "sidecars", nodes[name]) for name, total in seconds.items()
+    ]
 
 
-def row(notebook, model, wall, cpu, threads, source) -> dict:
+def row(notebook, model, wall, cpu, threads, source, nodes=None) -> dict:
     date = datetime.now(UTC).strftime("%Y-%m-%d")
     cpu = None if cpu is None else round(cpu, 2)
-    values = (notebook, model, round(wall, 2), cpu, threads, os.cpu_count(), source, date)
+    values = (notebook, model, round(wall, 2), cpu, nodes, threads, os.cpu_count(), source, date)
     return dict(zip(COLUMNS, values, strict=True))
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import nnls
+from scipy.optimize import linprog
 
 from calib_utils import checkpoints, paths, scoring, sizes
 from calib_utils.errors import InvalidRequestError
@@ -19,8 +19,7 @@ from calib_utils.evaluation import evaluate
 from calib_utils.models import Model
 from calib_utils.sizes import ModelSize
 
-PROBE = "probe"
-_PROBE_TASK = "rng-2"
+PROBE, PROBE_TASK = "probe", "rng-2"
 # Python, torch and transformers, measured before any weights.
 _BASE_BYTES = 0.55e9
 # Memory beside the model was 2 to 4 times the logits of a batch (benchmarks/results/scaling.json).
@@ -30,7 +29,9 @@ _LEVELS = 8  # steps of an answer whose caches the branched way holds at once, a
 # The branched way took 2.3 times the packed one (DECISIONS.md); recurrent layers were not timed.
 _BRANCHED = 2.3
 # Another processor of the same class, another depth: no forecast is narrower than this.
-_LEAST_SPREAD = 1.5
+_LEAST_SPREAD, _MORE = 1.5, 1.1
+_PEAK = 103e9  # products and sums a second of one core (benchmarks/results/scoring.json)
+_SERIAL = 1.5  # what more threads do not speed up
 _START_S = 8.0  # kernel and imports, CPU seconds
 
 
@@ -94,34 +95,31 @@ def seconds(
     """Seconds for every notebook, scaled from those of the embedded models.
 
     A notebook's CPU time is taken as a multiple of the numbers in matrix products plus a multiple
-    of the vocabulary (sorting, sums), both fitted to the embedded models. The range covers one to
-    all cores, how far the fit misses the models it was made from, and what was never timed: experts
-    that a batch touches together, and the branched way.
+    of the vocabulary (sorting, sums). The range is all that agrees with the embedded models' times,
+    and what was never timed: experts that a batch touches together, and the branched way.
 
     Args:
-        probe_s: seconds of `measure_probe` on this machine, in place of the table's machine.
+        probe_s: seconds of `measure_probe` on this machine; then only the number of probes that a
+            notebook is worth is taken from the embedded models.
         cores: that share the work; by default this machine's.
 
     Returns:
-        Columns notebook, low, high, from (which rows it was scaled from).
+        Columns notebook, low, high.
     """
     table = timings()
-    expected = _predicted(size, table[table.notebook == PROBE])
+    probes = table[table.notebook == PROBE].set_index("model").cpu_s
     rows = []
     for notebook, part in table[table.notebook != PROBE].groupby("notebook"):
-        found = _predicted(size, part)
         if probe_s is None:
+            found = _predicted(size, part)
             share = min(cores or os.cpu_count() or 1, int(part.cores.max()))
-            span = Range(found.low / share, found.high)
-            origin = f"{len(part)} models on {part.cores.max()} cores"
+            low, high = found.low / share, _SERIAL * found.high / share
         else:
-            # What the machine and the architecture do to the probe, they do to the notebook.
-            middle = np.sqrt(found.low * found.high) / np.sqrt(expected.low * expected.high)
-            spread = np.sqrt(found.high / found.low) if size.active == size.parameters else 2.0
-            span = Range(probe_s * middle / spread, probe_s * middle * spread)
-            origin = f"{probe_s:.2g} s for the probe here"
-        low, high = _START_S + span.low, _START_S + span.high
-        rows.append({"notebook": notebook, "low": low, "high": high, "from": origin})
+            # What takes a model so many probes takes another about as many.
+            ratio = part.cpu_s.to_numpy() / probes[part.model].to_numpy()
+            low = probe_s * ratio.min() / _LEAST_SPREAD
+            high = probe_s * ratio.max() * _LEAST_SPREAD
+        rows.append({"notebook": notebook, "low": _START_S + low, "high": _START_S + high})
     return pd.DataFrame(rows)
 
 
@@ -129,7 +127,7 @@ def measure_probe(model: Model | str) -> float:
     """Wall seconds of a small exact evaluation, the second time, when nothing has to be set up."""
     for _ in range(2):
         began = time.perf_counter()
-        evaluate(model, _PROBE_TASK)
+        evaluate(model, PROBE_TASK)
         wall = time.perf_counter() - began
     return wall
 
@@ -147,22 +145,35 @@ def timings() -> pd.DataFrame:
 
 
 def _predicted(size: ModelSize, part: pd.DataFrame) -> Range:
-    """CPU seconds, from the best to the worst case."""
+    """CPU seconds: all that agrees with the embedded models' times within the spread.
+
+    Seconds are a P + b V with P the numbers in matrix products and V the vocabulary. Two or three
+    times do not fix a and b, so both ends are sought among all that explain them, with a no smaller
+    than the products of the counted nodes take at the machine's peak.
+    """
     known = [sizes.size_of_checkpoint(checkpoints.get_checkpoint(name)) for name in part.model]
     inputs = np.array([[one.products / 1e9, one.vocabulary / 1e5] for one in known])
-    # Relative errors count, so rows are divided by what they should give.
-    wanted = part.cpu_s.to_numpy()
-    weights, _ = nnls(inputs / wanted[:, None], np.ones(len(wanted)))
-    fitted = inputs @ weights
-    miss = float(np.max(np.maximum(fitted / wanted, wanted / fitted)))
-    spread = max(_LEAST_SPREAD, miss)
-    low = np.array([size.products / 1e9, size.vocabulary / 1e5]) @ weights
+    relative = inputs / part.cpu_s.to_numpy()[:, None]
+    nodes = part.nodes.max()
+    least = 0.0 if pd.isna(nodes) else 2e9 * nodes / _PEAK
+    bounds = [(least, None), (0, None)]
+    # The smallest spread that explains every time, then some more.
+    n, one = len(known), np.ones(len(known))
+    slack = np.concatenate([np.c_[relative, -one], np.c_[-relative, -one]])
+    best = linprog([0, 0, 1], slack, np.concatenate([one, -one]), bounds=[*bounds, (0, None)])
+    spread = max(_LEAST_SPREAD, _MORE * (1 + best.x[2]), _MORE / max(1 - best.x[2], 0.1))
     # A batch of tokens reads nearly all experts, so memory may be the limit, not products.
-    all_products = size.products + size.parameters - size.active
-    high = np.array([all_products / 1e9, size.vocabulary / 1e5]) @ weights
+    everything = size.products + size.parameters - size.active
+    low, high = [size.products, size.vocabulary], [everything, size.vocabulary]
+    rows = np.concatenate([relative, -relative])
+    limits = np.concatenate([np.full(n, spread), np.full(n, -1 / spread)])
+    ends = []
+    for sign, (products, vocabulary) in ((1, low), (-1, high)):
+        wanted = sign * np.array([products / 1e9, vocabulary / 1e5])
+        ends.append(sign * linprog(wanted, rows, limits, bounds=bounds).fun)
     if size.model_type not in scoring.PACKABLE:
-        high *= _BRANCHED
-    return Range(float(low) / spread, float(high) * spread)
+        ends[1] *= _BRANCHED
+    return Range(*ends)
 
 
 def disk(size: ModelSize) -> tuple[float, float]:
@@ -199,9 +210,13 @@ def report(size: ModelSize, dtype: str, device: str, probe_s: float | None = Non
         lines.append(f"  {row.notebook:<22} {_span(Range(row.low, row.high), _clock)}")
     total = Range(times.low.sum(), times.high.sum())
     lines.append(f"  {'all notebooks':<22} {_span(total, _clock)}")
-    lines.append(f"  scaled from {times['from'].iloc[-1]}, float32")
-    if probe_s is None and device != "cpu":
-        lines.append("  times are for a CPU of that class: --measure times this device")
+    if probe_s is not None:
+        lines.append(f"  times follow from {probe_s:.2g} s for {PROBE_TASK}, taken just now")
+    else:
+        lines.append(
+            "  times are scaled from those of the embedded models in float32 on "
+            f"{timings().cores.max()} cores; --measure times this model and machine"
+        )
     if found.here and found.total.low > found.here:
         lines.append(
             "  WARNING: does not fit into the memory here, and the times do not hold; "
