@@ -10,6 +10,7 @@ import pandas as pd
 
 from calib_utils import paths
 from calib_utils.checkpoints import Checkpoint, checkpoints, find
+from calib_utils.registry import DEFAULT_MODEL
 from calib_utils.results import RECORD
 from calib_utils.sizes import size_of_checkpoint
 
@@ -65,3 +66,40 @@ def _counts(keys: list[str], results_dir: Path, pages: Path) -> dict:
         "pages": sum(len(list((pages / key).glob("[0-9][0-9]_*.ipynb"))) for key in keys),
         "measured": tables > 0,
     }
+
+
+def as_text(table: pd.DataFrame) -> str:
+    """The table of `coverage` for a terminal: names, sizes, licences, what is stored."""
+    shown = pd.DataFrame(
+        {
+            "model": table.hub.where(table.hub.fillna("") != "", table.name).fillna(table.name),
+            "family": table.family,
+            "stage": table.stage,
+            "parameters": [_billions(row) for row in table.itertuples()],
+            "GB bf16": table.bfloat16_gb.map("{:.1f}".format),
+            "GB f32": table.float32_gb.map("{:.1f}".format),
+            "licence": table.licence + table.gated.map({True: ", gated"}).fillna(""),
+            "measured": [_stored(row) for row in table.itertuples()],
+        }
+    )
+    shown.model += (table.name == DEFAULT_MODEL).map({True: " (default)", False: ""})
+    notes = (
+        "~ sizes inferred, see data/panel/README.md. GB: weights alone, in memory.\n"
+        "A model that is not measured: make run MODEL=owner/name; first what it takes: "
+        "python -m calib_utils forecast --model owner/name"
+    )
+    return f"{shown.fillna('?').to_string(index=False)}\n\n{notes}"
+
+
+def _billions(row) -> str:
+    if pd.isna(row.parameters):
+        return "?"
+    active = f", {row.active / 1e9:.3g} active" if row.active < row.parameters else ""
+    return f"{'~' if row.sizes == 'inferred' else ''}{row.parameters / 1e9:.3g} B{active}"
+
+
+def _stored(row) -> str:
+    if not row.tables and not row.texts and not row.pages:
+        return "no"
+    counts = {"tables": row.tables, "texts": row.texts, "pages": row.pages}
+    return ", ".join(f"{n} {what}" for what, n in counts.items() if n)

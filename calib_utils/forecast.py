@@ -94,9 +94,10 @@ def seconds(
 ) -> pd.DataFrame:
     """Seconds for every notebook, scaled from those of the embedded models.
 
-    A notebook's CPU time is taken as a multiple of the numbers in matrix products plus a multiple
-    of the vocabulary (sorting, sums). The range is all that agrees with the embedded models' times,
-    and what was never timed: experts that a batch touches together, and the branched way.
+    A notebook's CPU time is taken as a constant plus a multiple of the numbers in matrix products
+    plus a multiple of the vocabulary (sorting, sums). The range is all that agrees with the
+    embedded models' times, and what was never timed: experts that a batch touches together, and
+    the branched way.
 
     Args:
         probe_s: seconds of `measure_probe` on this machine; then only the number of probes that a
@@ -147,21 +148,21 @@ def timings() -> pd.DataFrame:
 def _predicted(size: ModelSize, part: pd.DataFrame) -> Range:
     """CPU seconds: all that agrees with the embedded models' times within the spread.
 
-    Seconds are a P + b V with P the numbers in matrix products and V the vocabulary. Two or three
-    times do not fix a and b, so both ends are sought among all that explain them, with a no smaller
-    than the products of the counted nodes take at the machine's peak.
+    Seconds are a P + b V + c with P the numbers in matrix products and V the vocabulary. Two or
+    three times do not fix a, b and c, so both ends are sought among all that explain them, with a
+    no smaller than the products of the counted nodes take at the machine's peak.
     """
     known = [sizes.size_of_checkpoint(checkpoints.get_checkpoint(name)) for name in part.model]
-    inputs = np.array([[one.products / 1e9, one.vocabulary / 1e5] for one in known])
+    inputs = np.array([[one.products / 1e9, one.vocabulary / 1e5, 1.0] for one in known])
     relative = inputs / part.cpu_s.to_numpy()[:, None]
     nodes = part.nodes.max()
     least = 0.0 if pd.isna(nodes) else 2e9 * nodes / _PEAK
-    bounds = [(least, None), (0, None)]
+    bounds = [(least, None), (0, None), (0, None)]
     # The smallest spread that explains every time, then some more.
     n, one = len(known), np.ones(len(known))
     slack = np.concatenate([np.c_[relative, -one], np.c_[-relative, -one]])
-    best = linprog([0, 0, 1], slack, np.concatenate([one, -one]), bounds=[*bounds, (0, None)])
-    spread = max(_LEAST_SPREAD, _MORE * (1 + best.x[2]), _MORE / max(1 - best.x[2], 0.1))
+    best = linprog([0, 0, 0, 1], slack, np.concatenate([one, -one]), bounds=[*bounds, (0, None)])
+    spread = max(_LEAST_SPREAD, _MORE * (1 + best.fun), _MORE / max(1 - best.fun, 0.1))
     # A batch of tokens reads nearly all experts, so memory may be the limit, not products.
     everything = size.products + size.parameters - size.active
     low, high = [size.products, size.vocabulary], [everything, size.vocabulary]
@@ -169,7 +170,7 @@ def _predicted(size: ModelSize, part: pd.DataFrame) -> Range:
     limits = np.concatenate([np.full(n, spread), np.full(n, -1 / spread)])
     ends = []
     for sign, (products, vocabulary) in ((1, low), (-1, high)):
-        wanted = sign * np.array([products / 1e9, vocabulary / 1e5])
+        wanted = sign * np.array([products / 1e9, vocabulary / 1e5, 1.0])
         ends.append(sign * linprog(wanted, rows, limits, bounds=bounds).fun)
     if size.model_type not in scoring.PACKABLE:
         ends[1] *= _BRANCHED

@@ -6,8 +6,6 @@ Knows options and what to print where; what is printed is computed elsewhere.
 import sys
 from pathlib import Path
 
-import pandas as pd
-
 from calib_utils import paths
 from calib_utils.errors import CalibUtilsError, InvalidRequestError
 from calib_utils.registry import DEFAULT_MODEL, EMBEDDED
@@ -45,7 +43,7 @@ def add_commands(commands, model_options) -> None:
 
 def models(options) -> None:
     """Prints the panel, the embedded models, and what of them is stored."""
-    from calib_utils.coverage import coverage
+    from calib_utils.coverage import as_text, coverage
 
     table = coverage(options.results_dir)
     if options.format == "csv":
@@ -53,43 +51,7 @@ def models(options) -> None:
     elif options.format == "json":
         print(table.to_json(orient="records", indent=1))
     else:
-        print(_as_text(table))
-
-
-def _as_text(table: pd.DataFrame) -> str:
-    shown = pd.DataFrame(
-        {
-            "model": table.hub.where(table.hub.fillna("") != "", table.name).fillna(table.name),
-            "family": table.family,
-            "stage": table.stage,
-            "parameters": [_billions(row) for row in table.itertuples()],
-            "GB bf16": table.bfloat16_gb.map("{:.1f}".format),
-            "GB f32": table.float32_gb.map("{:.1f}".format),
-            "licence": table.licence + table.gated.map({True: ", gated"}).fillna(""),
-            "measured": [_stored(row) for row in table.itertuples()],
-        }
-    )
-    shown.model += (table.name == DEFAULT_MODEL).map({True: " (default)", False: ""})
-    notes = (
-        "~ sizes inferred, see data/panel/README.md. GB: weights alone, in memory.\n"
-        "A model that is not measured: make run MODEL=owner/name; first what it takes: "
-        "python -m calib_utils forecast --model owner/name"
-    )
-    return f"{shown.fillna('?').to_string(index=False)}\n\n{notes}"
-
-
-def _billions(row) -> str:
-    if pd.isna(row.parameters):
-        return "?"
-    active = f", {row.active / 1e9:.3g} active" if row.active < row.parameters else ""
-    return f"{'~' if row.sizes == 'inferred' else ''}{row.parameters / 1e9:.3g} B{active}"
-
-
-def _stored(row) -> str:
-    if not row.tables and not row.texts and not row.pages:
-        return "no"
-    counts = {"tables": row.tables, "texts": row.texts, "pages": row.pages}
-    return ", ".join(f"{n} {what}" for what, n in counts.items() if n)
+        print(as_text(table))
 
 
 def forecast(options) -> None:
@@ -131,7 +93,8 @@ def run(options) -> int:
             f"{model.name} would go into the pages and results of the embedded {model.key}: "
             "rename the folder or file"
         )
-    folder, failed = paths.executed_dir(model.key, options.book_dir), []
+    book_dir, failed = options.book_dir.resolve(), []
+    folder = paths.executed_dir(model.key, book_dir)
     for name, parameters in jobs.items():
         print(f"{name} on {model.name} ...", file=sys.stderr, flush=True)
         try:
@@ -143,8 +106,8 @@ def run(options) -> int:
                 f"{folder / f'.failed-{name}.ipynb'}",
                 file=sys.stderr,
             )
-    book.write_table_of_contents(options.book_dir)
-    if model.name == DEFAULT_MODEL and options.book_dir == paths.book_dir() and not failed:
+    book.write_table_of_contents(book_dir)
+    if model.name == DEFAULT_MODEL and book_dir == paths.book_dir().resolve() and not failed:
         book.write_readme_figure()
     return 1 if failed else 0
 

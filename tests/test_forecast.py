@@ -101,7 +101,7 @@ def test_a_probe_taken_here_replaces_the_tables_machine():
 
 
 def test_the_memory_that_was_taken_lies_in_the_forecast():
-    """Against the benchmark's record of one model over tasks of a hundred to ten thousand answers."""
+    """Against the benchmark of one model on tasks of a hundred to ten thousand answers."""
     record = json.loads((paths.project_root() / "benchmarks/results/scaling.json").read_text())
     found = forecast.memory(sizes.size_of(record["model"]))
     for task in ("rng_2", "rng_3", "rng_4"):
