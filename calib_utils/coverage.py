@@ -88,7 +88,7 @@ def as_text(table: pd.DataFrame) -> str:
         "A model that is not measured: make run MODEL=owner/name; first what it takes: "
         "python -m calib_utils forecast --model owner/name"
     )
-    return f"{shown.fillna('?').to_string(index=False)}\n\n{notes}"
+    return f"{shown.fillna('?').replace('nan', '?').to_string(index=False)}\n\n{notes}"
 
 
 def _billions(row) -> str:

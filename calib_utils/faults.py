@@ -23,6 +23,7 @@ from calib_utils.sweeps import Sweep
 from calib_utils.tasks import get_task
 
 ERROR, NOTE = "error", "note"
+_AGAIN = "restore the folder, or delete it and measure again"
 _SLACK = 1e-9
 _NAME = re.compile(r"\w[\w.@=+-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -44,7 +45,11 @@ def table_faults(folder: Path) -> Iterator[Fault]:
     record = _record(folder)
     yield from _check_files(folder, record, set(results.FILES.values()))
     yield from _check_hashes(record, _HASHES)
-    stored = results.read(folder)
+    try:
+        stored = results.read(folder)
+    except ResultsError as error:
+        remedy = "" if "measure again" in str(error) else f": {_AGAIN}"
+        raise ResultsError(f"{error}{remedy}") from error
     yield from _check_model(folder.parent.name, record, stored.settings.model)
     yield from _check_conventions(folder.name, record)
     yield from _check_task(record, stored)
@@ -169,7 +174,8 @@ def _check_conventions(folder: str, record: dict) -> Iterator[Fault]:
 def _check_task(record: dict, stored: results.Stored) -> Iterator[Fault]:
     name = str(record["task"])
     if set(stored.settings.task) != {name}:
-        yield Fault(f"the table is of {sorted(set(stored.settings.task))}, the record of {name!r}")
+        tasks = sorted(set(stored.settings.task))
+        yield Fault(f"the table is of {tasks}, the record of {name!r}: measure again")
     if not re.fullmatch(r"\w[\w.-]*", name) or name.endswith(".json"):
         yield Fault(f"{name!r} is no name of a task: rename the task and measure again")
         return

@@ -1,4 +1,4 @@
-"""What a run will take, before it runs: memory, disk, and seconds for every notebook.
+"""What a run will take, before it runs: memory, disk, and seconds of the notebooks timed so far.
 
 Knows sizes and how long the notebooks took for the embedded models (`data/panel/seconds.csv`).
 A forecast is not a measurement, and nothing here is stored as one.
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import linprog
 
-from calib_utils import checkpoints, paths, scoring, sizes
+from calib_utils import checkpoints, paths, runner, scoring, sizes
 from calib_utils.errors import InvalidRequestError
 from calib_utils.evaluation import evaluate
 from calib_utils.models import Model
@@ -92,7 +92,7 @@ def memory(size: ModelSize, dtype: str = "float32", device: str = "cpu") -> Memo
 def seconds(
     size: ModelSize, probe_s: float | None = None, cores: int | None = None
 ) -> pd.DataFrame:
-    """Seconds for every notebook, scaled from those of the embedded models.
+    """Seconds for every notebook that was timed, scaled from those of the embedded models.
 
     A notebook's CPU time is taken as a constant plus a multiple of the numbers in matrix products
     plus a multiple of the vocabulary (sorting, sums). The range is all that agrees with the
@@ -195,7 +195,7 @@ def _memory_here(device: str) -> float | None:
 
 
 def report(size: ModelSize, dtype: str, device: str, probe_s: float | None = None) -> str:
-    """The forecast for people; every line says that it is one."""
+    """The forecast for people; its first word says that it is one."""
     found, (needed, free) = memory(size, dtype, device), disk(size)
     lines = [
         f"FORECAST for {size.name}, {dtype} on {device}; not a measurement",
@@ -210,7 +210,9 @@ def report(size: ModelSize, dtype: str, device: str, probe_s: float | None = Non
     for row in times.itertuples():
         lines.append(f"  {row.notebook:<22} {_span(Range(row.low, row.high), _clock)}")
     total = Range(times.low.sum(), times.high.sum())
-    lines.append(f"  {'all notebooks':<22} {_span(total, _clock)}")
+    lines.append(f"  {'all of these':<22} {_span(total, _clock)}")
+    if untimed := sorted(set(runner.notebook_names()) - set(times.notebook)):
+        lines.append(f"  not timed so far: {', '.join(untimed)}")
     if probe_s is not None:
         lines.append(f"  times follow from {probe_s:.2g} s for {PROBE_TASK}, taken just now")
     else:

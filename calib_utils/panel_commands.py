@@ -74,6 +74,7 @@ def forecast(options) -> None:
 
 def run(options) -> int:
     """Executes notebooks for a model; one that fails does not keep the others from running."""
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     from calib_utils import book, runner
@@ -101,11 +102,13 @@ def run(options) -> int:
             print(runner.run(name, parameters, folder / f"{name}.ipynb"))
         except PapermillExecutionError as error:
             failed.append(name)
-            print(
-                f"{name} failed ({error.ename}: {error.evalue}); how far it came is in "
-                f"{folder / f'.failed-{name}.ipynb'}",
-                file=sys.stderr,
-            )
+            kept = folder / f".failed-{name}.ipynb"
+            why = f"{error.ename}: {error.evalue}"
+            print(f"{name} failed ({why}); how far it came is in {kept}", file=sys.stderr)
+        except DeadKernelError:
+            failed.append(name)
+            why = "its process was ended, as when memory runs out; see the forecast"
+            print(f"{name} failed: {why}", file=sys.stderr)
     book.write_table_of_contents(book_dir)
     if model.name == DEFAULT_MODEL and book_dir == paths.book_dir().resolve() and not failed:
         book.write_readme_figure()
@@ -135,7 +138,8 @@ def _notebook_parameters(options, name: str) -> dict:
     from calib_utils import runner
 
     given = runner.parse_parameters(name, options.parameter)
-    named = {"model": options.model, "revision": options.revision or "", "dtype": options.dtype}
+    named = {"model": options.model, "revision": options.revision or ""}
+    named |= {"dtype": options.dtype, "device": options.device}
     if options.results_dir is not None:
         named["results_dir"] = str(options.results_dir.resolve())
     defaults = runner.parameters_of(name)
@@ -157,8 +161,7 @@ def check(options) -> int:
         table = checks.as_table(again, options.folder).replace({"kind": {"table": "recomputed"}})
         table.to_csv(sys.stdout, index=False, header=False, lineterminator="\n")
         found += again
-    wrong = [
-        one for one in found if one.verdict in ("error", *(["note"] if options.strict else []))
-    ]
+    fatal = ("error", "note") if options.strict else ("error",)
+    wrong = [one for one in found if one.verdict in fatal]
     print(f"{len(found)} looked at, {len(wrong)} at fault", file=sys.stderr)
     return 1 if wrong else 0
