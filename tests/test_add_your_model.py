@@ -122,7 +122,7 @@ def test_a_local_folder_runs_from_anywhere_into_given_places(
     assert main([*command, "-p", "quick=True", "--device", "cpu"]) == 1
     out, err = capsys.readouterr()
     assert "FORECAST for" in err
-    assert "01_formal_framework failed (ZeroDivisionError: by zero)" in err
+    assert "01_formal_framework failed (ZeroDivisionError: division by zero)" in err
     executed = tmp_path / "book" / "results" / "mine" / "00_quickstart.ipynb"
     assert out.strip() == str(executed)
     # Labels carry the folder's name, not its path.
