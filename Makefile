@@ -11,7 +11,7 @@ CU := $(BIN)/python -m calib_utils
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help env fetch run book pages test check reproduce sync lock bench clean
+.PHONY: help env fetch forecast run book pages test check reproduce sync lock bench clean
 
 help:  ## This list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,6 +27,9 @@ $(VENV)/.complete: pyproject.toml constraints.txt
 
 fetch: env  ## The embedded default model into the cache
 	$(CU) fetch $(MODEL)
+
+forecast: env  ## Memory, disk and time that MODEL=name would take
+	$(CU) forecast --model $(MODEL)
 
 run: env  ## Every notebook for MODEL=name, stored and added to the book
 	$(CU) run --model $(MODEL)

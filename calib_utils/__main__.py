@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from calib_utils import paths
+from calib_utils import panel_commands, paths
 from calib_utils.errors import CalibUtilsError
 from calib_utils.registry import DEFAULT_MODEL, EMBEDDED
 
@@ -45,48 +45,11 @@ def _prompt(options) -> None:
     show_prompt(_load(options), options.task, end=options.end)
 
 
-def _models(options) -> None:
-    for model in EMBEDDED.values():
-        mark = " (default)" if model.name == DEFAULT_MODEL else ""
-        print(
-            f"{model.name}{mark}: {model.family}, {model.parameters}, {model.stage}, "
-            f"{model.quantisation}, {model.size / 1e6:.0f} MB, {model.licence}"
-        )
-
-
 def _fetch(options) -> None:
     from calib_utils.models import load_model
 
     for name in list(EMBEDDED) if options.all else [options.model]:
         print(f"{name}: {load_model(name).folder}")
-
-
-def _run(options) -> None:
-    from calib_utils import runner
-
-    model = _load(options)
-    names = options.notebook or runner.notebook_names()
-    # All parameters are checked before the first notebook takes its minutes.
-    jobs = {name: _notebook_parameters(options, name) for name in names}
-    for name, parameters in jobs.items():
-        print(f"{name} on {model.name} ...", file=sys.stderr, flush=True)
-        print(runner.run(name, parameters, paths.executed_dir(model.key) / f"{name}.ipynb"))
-    from calib_utils.book import write_readme_figure, write_table_of_contents
-
-    write_table_of_contents()
-    if model.name == DEFAULT_MODEL:
-        write_readme_figure()
-
-
-def _notebook_parameters(options, name: str) -> dict:
-    from calib_utils import runner
-
-    given = runner.parse_parameters(name, options.parameter)
-    named = {"model": options.model, "revision": options.revision or "", "dtype": options.dtype}
-    defaults = runner.parameters_of(name)
-    # Only what differs is injected, so that the default model's pages show no parameters.
-    changed = {key: value for key, value in named.items() if value != defaults.get(key)}
-    return runner.check_parameters(name, {**changed, **given})
 
 
 def _book(options) -> None:
@@ -158,18 +121,12 @@ def _parser() -> argparse.ArgumentParser:
     add = commands.add_parser("prompt", parents=[model, task], help="what the model sees")
     add.set_defaults(command=_prompt)
 
-    add = commands.add_parser("models", help="the embedded models")
-    add.set_defaults(command=_models)
-
     add = commands.add_parser("fetch", help="embedded model files into the cache")
     add.add_argument("model", nargs="?", default=DEFAULT_MODEL)
     add.add_argument("--all", action="store_true")
     add.set_defaults(command=_fetch)
 
-    add = commands.add_parser("run", parents=[model], help="execute the notebooks for a model")
-    add.add_argument("--notebook", action="append", help="only this one, as NN_topic")
-    add.add_argument("-p", "--parameter", action="append", default=[], metavar="KEY=VALUE")
-    add.set_defaults(command=_run)
+    panel_commands.add_commands(commands, model)
 
     add = commands.add_parser("book", help="build the pages from executed notebooks")
     add.add_argument("--output", type=Path)

@@ -4,7 +4,9 @@ Knows the folder of executed notebooks and jupyter-book. Executes nothing.
 """
 
 import base64
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from calib_utils import paths
 from calib_utils.errors import CalibUtilsError
 from calib_utils.registry import DEFAULT_MODEL, EMBEDDED
 
+_PLAIN = re.compile(r"(?i)(?!(?:null|true|false|yes|no|on|off)$)[a-z][\w.@-]+")
 _CHAPTERS_END = ["reference/glossary", "reference/benchmarks", "reference/bibliography"]
 
 
@@ -23,16 +26,20 @@ class BookBuildError(CalibUtilsError, RuntimeError):
     """Sphinx reported an error or a warning."""
 
 
-def models_with_pages() -> list[str]:
+def models_with_pages(book: Path | None = None) -> list[str]:
     """Keys of the models that have executed notebooks; the default first, then the embedded."""
-    folders = (paths.book_dir() / "results").glob("*/[0-9][0-9]_*.ipynb")
+    folders = (Path(book or paths.book_dir()) / "results").glob("*/[0-9][0-9]_*.ipynb")
     order = [DEFAULT_MODEL, *EMBEDDED]
     keys = {path.parent.name for path in folders}
     return sorted(keys, key=lambda key: (order.index(key) if key in order else len(order), key))
 
 
-def table_of_contents() -> str:
-    """The text of `_toc.yml`: prose, the default model's chapters, a part per other model."""
+def table_of_contents(book: Path | None = None) -> str:
+    """The text of `_toc.yml`: prose, the default model's chapters, a part per other model.
+
+    Args:
+        book: the folder with `results/`; by default this checkout's.
+    """
     lines = [
         "# Written by `python -m calib_utils toc` from the executed notebooks; do not edit.",
         "format: jb-book",
@@ -42,22 +49,27 @@ def table_of_contents() -> str:
         "  chapters:",
         "  - file: how_to_read",
         "  - file: bring_a_sampler",
+        "  - file: add_your_model",
         "  - file: status",
         "  - file: errata",
     ]
-    for key in models_with_pages():
-        lines += [f"- caption: {key}", "  chapters:"]
-        names = sorted(path.stem for path in paths.executed_dir(key).glob("[0-9][0-9]_*.ipynb"))
-        lines += [f"  - file: results/{key}/{name}" for name in names]
+    for key in models_with_pages(book):
+        # A folder may be called 007 or null, which YAML would not read as text.
+        caption = key if _PLAIN.fullmatch(key) else json.dumps(key)
+        lines += [f"- caption: {caption}", "  chapters:"]
+        pages = paths.executed_dir(key, book).glob("[0-9][0-9]_*.ipynb")
+        names = sorted(path.stem for path in pages)
+        files = (f"results/{key}/{name}" for name in names)
+        lines += [f"  - file: {file if caption == key else json.dumps(file)}" for file in files]
     lines += ["- caption: Reference", "  chapters:"]
     lines += [f"  - file: {page}" for page in _CHAPTERS_END]
     return "\n".join(lines) + "\n"
 
 
-def write_table_of_contents() -> Path:
-    """Writes `book/_toc.yml` where it differs."""
-    target = paths.book_dir() / "_toc.yml"
-    text = table_of_contents()
+def write_table_of_contents(book: Path | None = None) -> Path:
+    """Writes the book's `_toc.yml` where it differs."""
+    target = Path(book or paths.book_dir()) / "_toc.yml"
+    text = table_of_contents(book)
     if not target.is_file() or target.read_text(encoding="utf-8") != text:
         target.write_text(text, encoding="utf-8")
     return target

@@ -63,6 +63,6 @@ def book_dir() -> Path:
     return project_root() / "book"
 
 
-def executed_dir(model_key: str) -> Path:
-    """The executed notebooks of one model, rendered by the book."""
-    return book_dir() / "results" / model_key
+def executed_dir(model_key: str, book: Path | None = None) -> Path:
+    """The executed notebooks of one model, rendered by the book (by default this checkout's)."""
+    return Path(book or book_dir()) / "results" / model_key

@@ -41,11 +41,7 @@ def recompute(folder: Path, update: bool = False) -> pd.DataFrame:
     stored = results.read(folder)
     record = stored.record
     model = load_model(record["model"], revision=record["revision"], dtype=record["dtype"])
-    keys = stored.settings[KEY].itertuples(index=False)
-    settings = [
-        (parse_rule(name if np.isnan(number) else f"{name}={number!r}"), temperature)
-        for name, number, temperature in keys
-    ]
+    settings = _settings_of(stored.settings)
     with tempfile.TemporaryDirectory(dir=folder.parent if update else None) as scratch:
         request = request_for(
             model, get_task(record["task"]), Policies(**record["policies"]), results_dir=scratch
@@ -73,6 +69,36 @@ def recompute(folder: Path, update: bool = False) -> pd.DataFrame:
         "code is current": record["code_version"] == again.record["code_version"],
     }
     return pd.DataFrame([row])
+
+
+def recompute_rows(folder: Path, rows: pd.DataFrame) -> tuple[list[str], float]:
+    """Measures some rows of a stored folder again; writes nothing.
+
+    Args:
+        rows: of its settings table.
+
+    Returns:
+        What of the record's identity differs now (`results.IDENTITY`, but for the code version,
+        which can be read without a model), and the largest absolute difference of a number.
+    """
+    record = results.read(folder).record
+    model = load_model(record["model"], revision=record["revision"], dtype=record["dtype"])
+    policies = Policies(**record["policies"])
+    with tempfile.TemporaryDirectory() as scratch:
+        request = request_for(model, get_task(record["task"]), policies, results_dir=scratch)
+        again = request.tables(_settings_of(rows)).settings
+        new = results.read(request.folder).record
+    differs = [n for n in results.IDENTITY if n != "code_version" and record[n] != new[n]]
+    both = rows.reset_index(drop=True)
+    return differs, max(_largest_gap(both[name], again[name]) for name in _NUMBERS)
+
+
+def _settings_of(table: pd.DataFrame) -> list:
+    """The rules and temperatures of a settings table, in its order."""
+    return [
+        (parse_rule(name if np.isnan(number) else f"{name}={number!r}"), temperature)
+        for name, number, temperature in table[KEY].itertuples(index=False)
+    ]
 
 
 def _largest_gap(old: pd.Series, new: pd.Series) -> float:

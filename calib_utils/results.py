@@ -19,14 +19,14 @@ from calib_utils.schema import COLUMNS, SCHEMA, Tables
 
 # What must be equal for stored rows to stand for a computation.
 IDENTITY = ("weights_sha256", "prompt_sha256", "sequences_sha256", "dtype", "code_version")
-# Settings as text, for people and for diffs; the rest in bulk.
-_FILES = {
+# The file of each table. Settings as text, for people and for diffs; the rest in bulk.
+FILES = {
     "settings": "settings.csv",
     "answers": "answers.parquet",
     "losses": "losses.parquet",
     "frontier": "frontier.parquet",
 }
-_RECORD = "provenance.json"
+RECORD = "provenance.json"
 _PATIENCE = 3
 
 
@@ -70,13 +70,13 @@ def read(folder: Path) -> Stored | None:
 
 def _record_text(folder: Path) -> str | None:
     try:
-        return (folder / _RECORD).read_text(encoding="utf-8")
+        return (folder / RECORD).read_text(encoding="utf-8")
     except (OSError, ValueError):
         return None
 
 
 def _read_once(folder: Path) -> Stored:
-    record_path = folder / _RECORD
+    record_path = folder / RECORD
     try:
         record = json.loads(record_path.read_text(encoding="utf-8"))
         if record["schema"] != SCHEMA:
@@ -85,14 +85,14 @@ def _read_once(folder: Path) -> Stored:
                 f"{folder} and measure again"
             )
         files = record["files"]
-        names = [name for name in _FILES if _FILES[name] in files or name == "settings"]
-        for file in (_FILES[name] for name in names):
+        names = [name for name in FILES if FILES[name] in files or name == "settings"]
+        for file in (FILES[name] for name in names):
             if sha256_of_file(folder / file) != files[file]:
                 raise ResultsError(
-                    f"{folder / file} is not the file that {_RECORD} describes (SHA-256 differs): "
+                    f"{folder / file} is not the file that {RECORD} describes (SHA-256 differs): "
                     f"restore it, or delete {folder} and measure again"
                 )
-        tables = {name: _read_table(folder / _FILES[name]) for name in names}
+        tables = {name: _read_table(folder / FILES[name]) for name in names}
     except ResultsError:
         raise
     except Exception as error:
@@ -141,7 +141,7 @@ def write(folder: Path, tables: Tables, record: dict) -> None:
     try:
         draft.mkdir(parents=True)
         files = {}
-        for name, file in _FILES.items():
+        for name, file in FILES.items():
             table = getattr(tables, name)
             if table.empty and name != "settings":
                 continue
@@ -152,7 +152,7 @@ def write(folder: Path, tables: Tables, record: dict) -> None:
             files[file] = sha256_of_file(draft / file)
         record = {"schema": SCHEMA, **record, "files": files}
         text = json.dumps(record, indent=1, ensure_ascii=False, sort_keys=True)
-        (draft / _RECORD).write_text(text + "\n", encoding="utf-8")
+        (draft / RECORD).write_text(text + "\n", encoding="utf-8")
         if folder.exists():
             os.replace(folder, old)
         os.replace(draft, folder)

@@ -124,7 +124,9 @@ def run(name: str, parameters: Mapping, output: Path) -> Path:
             extra_arguments=["--IPKernelApp.log_level=40"],
         )
         notebook = nbformat.read(draft, as_version=4)
-        clean(notebook, name, parameters.get("model") or parameters_of(name)["model"])
+        model = parameters.get("model") or parameters_of(name)["model"]
+        # Of a local folder or file the name alone, so that labels hold no path.
+        clean(notebook, name, Path(model).name if Path(model).is_absolute() else model)
         nbformat.write(notebook, draft)
         os.replace(draft, output)
     except papermill.PapermillExecutionError:

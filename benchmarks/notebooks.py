@@ -1,0 +1,115 @@
+"""Seconds that the notebooks take for the embedded models: `data/panel/seconds.csv`.
+
+    python benchmarks/notebooks.py --model smollm2-135m-instruct --notebook 00_quickstart
+    python benchmarks/notebooks.py --sidecars
+    python benchmarks/notebooks.py --probe
+
+A run executes the notebook with an empty results folder and counts the CPU time of its kernel,
+start and imports included; other work on the machine does not change that much. `--sidecars` adds
+up what the stored tables say instead, wall seconds of whole passes, without start and without what
+is not stored; a table that both studies of the controlled tasks use counts for the oracle cutoffs.
+It counts the prefixes (nodes) that were forwarded as well.
+`--probe` times what `python -m calib_utils forecast --measure` times.
+"""
+
+import argparse
+import os
+import resource
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from calib_utils import controlled, cutoffs, forecast, paths, reproduce, results, runner
+from calib_utils.evaluation import render_prompt
+from calib_utils.models import load_model
+from calib_utils.registry import EMBEDDED
+
+TABLE = paths.package_data("panel", "seconds.csv")
+COLUMNS = ["notebook", "model", "wall_s", "cpu_s", "nodes", "threads", "cores", "source", "date"]
+CONTROLLED, CUTOFFS = "02_controlled_tasks", "03_oracle_cutoffs"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", action="append", choices=list(EMBEDDED))
+    parser.add_argument("--notebook", action="append", choices=runner.notebook_names())
+    parser.add_argument("--sidecars", action="store_true")
+    parser.add_argument("--probe", action="store_true")
+    options = parser.parse_args()
+    for model in options.model or EMBEDDED:
+        if options.probe:
+            keep(probed(model))
+            continue
+        if options.sidecars:
+            for new in from_sidecars(model):
+                keep(new)
+            continue
+        for notebook in options.notebook or runner.notebook_names():
+            keep(executed(model, notebook))
+
+
+def executed(model: str, notebook: str) -> dict:
+    """Runs one notebook from nothing and takes the time."""
+    load_model(model)  # its file is fetched and converted before the clock starts
+    with tempfile.TemporaryDirectory() as folder:
+        parameters = {"model": model, "results_dir": folder}
+        before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        runner.run(notebook, parameters, Path(folder) / "out" / f"{notebook}.ipynb")
+        wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return row(notebook, model, wall, cpu, torch.get_num_threads(), "run")
+
+
+def probed(model: str) -> dict:
+    """Times what `forecast --measure` times."""
+    loaded = load_model(model)
+    before = time.process_time()
+    wall = forecast.measure_probe(loaded)
+    # The probe runs twice and the second is timed: half of the CPU time is a little too much.
+    cpu = (time.process_time() - before) / 2
+    nodes = render_prompt(loaded, forecast.PROBE_TASK).trie.n_nodes
+    return row(forecast.PROBE, model, wall, cpu, torch.get_num_threads(), "run", nodes)
+
+
+def from_sidecars(model: str) -> list[dict]:
+    """Wall seconds of the stored tables of the two studies that store theirs."""
+    seconds, nodes = (dict.fromkeys((CONTROLLED, CUTOFFS), 0) for _ in range(2))
+    controlled_tasks = controlled.task_names((2, 3, 4))
+    ends = "" if load_model(model).tokenizer.chat_template else "@end=line"
+    for folder in reproduce.stored_folders(paths.default_results_dir(), model):
+        own = folder.name in controlled_tasks
+        shared = own and not ends and folder.name in cutoffs.TASKS
+        stored, notebook = results.read(folder), CONTROLLED if own and not shared else CUTOFFS
+        seconds[notebook] += stored.record["seconds"]
+        nodes[notebook] += int(stored.settings.n_nodes[0])
+    return [
+        row(name, model, total, None, 2, "sidecars", nodes[name]) for name, total in seconds.items()
+    ]
+
+
+def row(notebook, model, wall, cpu, threads, source, nodes=None) -> dict:
+    date = datetime.now(UTC).strftime("%Y-%m-%d")
+    cpu = None if cpu is None else round(cpu, 2)
+    values = (notebook, model, round(wall, 2), cpu, nodes, threads, os.cpu_count(), source, date)
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def keep(new: dict) -> None:
+    """Puts a row into the table, in place of one of the same notebook, model and source."""
+    key = ["notebook", "model", "source"]
+    old = pd.read_csv(TABLE) if TABLE.is_file() else pd.DataFrame(columns=COLUMNS)
+    same = (old[key] == [new[name] for name in key]).all(axis=1)
+    rows = [*old[~same].to_dict("records"), new]
+    table = pd.DataFrame(rows, columns=COLUMNS).sort_values(key, ignore_index=True)
+    draft = TABLE.with_suffix(".draft")
+    table.to_csv(draft, index=False, lineterminator="\n")
+    os.replace(draft, TABLE)
+    print(new)
+
+
+if __name__ == "__main__":
+    main()

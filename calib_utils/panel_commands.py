@@ -1,0 +1,167 @@
+"""The commands about models and what is stored of them: models, forecast, run, check.
+
+Knows options and what to print where; what is printed is computed elsewhere.
+"""
+
+import sys
+from pathlib import Path
+
+from calib_utils import paths
+from calib_utils.errors import CalibUtilsError, InvalidRequestError
+from calib_utils.registry import DEFAULT_MODEL, EMBEDDED
+
+
+def add_commands(commands, model_options) -> None:
+    """Adds the commands to a parser's subcommands; `model_options` are those that name a model."""
+    add = commands.add_parser("models", help="the paper's panel and the embedded models")
+    add.add_argument("--format", choices=["text", "csv", "json"], default="text")
+    add.add_argument("--results-dir", type=Path, default=paths.default_results_dir())
+    add.set_defaults(command=models)
+
+    add = commands.add_parser(
+        "forecast", parents=[model_options], help="memory, disk and time of a run, before it runs"
+    )
+    add.add_argument("--measure", action="store_true", help="load the model and time it first")
+    add.set_defaults(command=forecast)
+
+    add = commands.add_parser(
+        "run", parents=[model_options], help="execute the notebooks for a model"
+    )
+    add.add_argument("--notebook", action="append", help="only this one, as NN_topic")
+    add.add_argument("-p", "--parameter", action="append", default=[], metavar="KEY=VALUE")
+    add.add_argument("--results-dir", type=Path, help="rows go here, not into data/results")
+    add.add_argument("--book-dir", type=Path, default=paths.book_dir(), help="pages go here")
+    add.set_defaults(command=run)
+
+    add = commands.add_parser("check", help="are stored results what they say")
+    add.add_argument("folder", nargs="?", type=Path, default=paths.default_results_dir())
+    add.add_argument("--recompute", type=int, default=0, metavar="N", help="N rows of each model")
+    add.add_argument("--seed", type=int, default=0, help="of the choice of rows")
+    add.add_argument("--strict", action="store_true", help="notes count as well: fit to contribute")
+    add.set_defaults(command=check)
+
+
+def models(options) -> None:
+    """Prints the panel, the embedded models, and what of them is stored."""
+    from calib_utils.coverage import as_text, coverage
+
+    table = coverage(options.results_dir)
+    if options.format == "csv":
+        table.to_csv(sys.stdout, index=False, lineterminator="\n")
+    elif options.format == "json":
+        print(table.to_json(orient="records", indent=1))
+    else:
+        print(as_text(table))
+
+
+def forecast(options) -> None:
+    """Prints what a run would take; with `--measure` the model is loaded and timed for it."""
+    from calib_utils import forecast as forecasts
+    from calib_utils import sizes
+    from calib_utils.models import _resolve_device, load_model
+
+    device, probe_s = _resolve_device(options.device), None
+    size = sizes.size_of(options.model, options.revision)
+    # The memory is told before the model is loaded into it.
+    if options.measure:
+        print(forecasts.report(size, options.dtype, device), file=sys.stderr, flush=True)
+        model = load_model(
+            options.model, revision=options.revision, dtype=options.dtype, device=device
+        )
+        probe_s = forecasts.measure_probe(model)
+    print(forecasts.report(size, options.dtype, device, probe_s))
+
+
+def run(options) -> int:
+    """Executes notebooks for a model; one that fails does not keep the others from running."""
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    from calib_utils import book, runner
+    from calib_utils.models import load_model
+
+    options.model = _named(options.model)
+    names = options.notebook or runner.notebook_names()
+    # All parameters are checked before a model is fetched and a notebook takes its minutes.
+    jobs = {name: _notebook_parameters(options, name) for name in names}
+    if options.model not in EMBEDDED:
+        _show_forecast(options)
+    model = load_model(
+        options.model, revision=options.revision, dtype=options.dtype, device=options.device
+    )
+    if model.key in EMBEDDED and model.name != model.key:
+        raise InvalidRequestError(
+            f"{model.name} would go into the pages and results of the embedded {model.key}: "
+            "rename the folder or file"
+        )
+    book_dir, failed = options.book_dir.resolve(), []
+    folder = paths.executed_dir(model.key, book_dir)
+    for name, parameters in jobs.items():
+        print(f"{name} on {model.name} ...", file=sys.stderr, flush=True)
+        try:
+            print(runner.run(name, parameters, folder / f"{name}.ipynb"))
+        except PapermillExecutionError as error:
+            failed.append(name)
+            kept = folder / f".failed-{name}.ipynb"
+            why = f"{error.ename}: {error.evalue}"
+            print(f"{name} failed ({why}); how far it came is in {kept}", file=sys.stderr)
+        except DeadKernelError:
+            failed.append(name)
+            why = "its process was ended, as when memory runs out; see the forecast"
+            print(f"{name} failed: {why}", file=sys.stderr)
+    book.write_table_of_contents(book_dir)
+    if model.name == DEFAULT_MODEL and book_dir == paths.book_dir().resolve() and not failed:
+        book.write_readme_figure()
+    return 1 if failed else 0
+
+
+def _named(model: str) -> str:
+    """A file or folder by its whole path, since notebooks run in another folder."""
+    path = Path(model).expanduser()
+    return str(path.resolve()) if model not in EMBEDDED and path.exists() else model
+
+
+def _show_forecast(options) -> None:
+    from calib_utils import forecast as forecasts
+    from calib_utils import sizes
+    from calib_utils.models import _resolve_device
+
+    try:
+        size = sizes.size_of(options.model, options.revision)
+        told = forecasts.report(size, options.dtype, _resolve_device(options.device))
+    except CalibUtilsError as error:
+        told = f"no forecast: {error}"
+    print(told, file=sys.stderr, flush=True)
+
+
+def _notebook_parameters(options, name: str) -> dict:
+    from calib_utils import runner
+
+    given = runner.parse_parameters(name, options.parameter)
+    named = {"model": options.model, "revision": options.revision or ""}
+    named |= {"dtype": options.dtype, "device": options.device}
+    if options.results_dir is not None:
+        named["results_dir"] = str(options.results_dir.resolve())
+    defaults = runner.parameters_of(name)
+    # Only what differs is injected, so that the default model's pages show no parameters.
+    changed = {key: value for key, value in named.items() if value != defaults.get(key)}
+    return runner.check_parameters(name, {**changed, **given})
+
+
+def check(options) -> int:
+    """Prints what is wrong with stored results; exit status 1 where anything is."""
+    from calib_utils import checks
+
+    if options.recompute < 0:
+        raise InvalidRequestError(f"--recompute {options.recompute}: must be 0 or more")
+    found = checks.check(options.folder)
+    checks.as_table(found, options.folder).to_csv(sys.stdout, index=False, lineterminator="\n")
+    if options.recompute:
+        again = checks.recompute(found, options.recompute, options.seed)
+        table = checks.as_table(again, options.folder).replace({"kind": {"table": "recomputed"}})
+        table.to_csv(sys.stdout, index=False, header=False, lineterminator="\n")
+        found += again
+    fatal = ("error", "note") if options.strict else ("error",)
+    wrong = [one for one in found if one.verdict in fatal]
+    print(f"{len(found)} looked at, {len(wrong)} at fault", file=sys.stderr)
+    return 1 if wrong else 0
