@@ -292,7 +292,8 @@ reporting.show(order_study.sizes(plan), digits=3)
 # %% [markdown]
 # ## Claims and findings
 #
-# Decided by the interval; where it holds both answers the claim is not testable here.
+# Decided by the interval; where it holds both answers the claim is not testable here, nor where the
+# oracle's own texts are valid less often than 0.8.
 
 # %%
 found = order_findings.findings(depths, changes, sources, compared, apart)

@@ -312,7 +312,7 @@ def test_greedy_labels_are_enough_only_where_both_readings_are_close():
     assert verdicts(shifts=(0.0, -0.2))[0][claim] == NOT_REPRODUCED
 
 
-def test_the_oracle_wins_only_where_the_interval_is_above_zero():
+def test_the_oracle_wins_only_where_the_interval_is_above_zero(monkeypatch):
     def said(**options):
         _, found = verdicts(**options)
         return set(
@@ -323,6 +323,8 @@ def test_the_oracle_wins_only_where_the_interval_is_above_zero():
     assert said(apart=(-0.2, -0.1)) == {NOT_REPRODUCED}
     assert said(apart=(-0.2, 0.1)) == {NOT_TESTABLE}
     assert said(apart=None) == {NOT_TESTABLE}
+    monkeypatch.setitem(globals(), "REACHED", REACHED.assign(validity=0.6))
+    assert said(apart=(0.1, 0.2)) == {NOT_TESTABLE}  # diverse, but not valid enough
 
 
 # The judge of judges
