@@ -21,12 +21,12 @@ from calib_utils.program_measures import PASSED
 from calib_utils.sampling import share_interval
 
 N_REPLIES, N_PROGRAMS = 200, 20
-QUICK_REPLIES, QUICK_PROGRAMS, QUICK_PROBLEMS = 16, 3, 2
+QUICK_REPLIES, QUICK_PROGRAMS, QUICK_PROBLEMS = 8, 3, 1
 REPLY_TOKENS = 20  # a name and its country fit; what is longer is no name
-PROGRAM_TOKENS, QUICK_TOKENS = 256, 48
+PROGRAM_TOKENS, QUICK_TOKENS = 256, 40
 NOT_ASKED = "not run here: set endpoint_url and endpoint_model"
 NOT_RUN = "not run for this model: programs are asked of chat models only"
-NO_EXAMPLE = "no problem has both a program that passes and one that loads and fails"
+_NOTHING = "nothing to show here: no problem has replies of the kinds that this needs"
 
 
 @dataclass(frozen=True)
@@ -231,12 +231,8 @@ def shape_table(table: pd.DataFrame) -> pd.DataFrame:
     mass = measures.shape_by_problem(table).set_index("problem")
     share = (table.outcome == PASSED).groupby(table.problem).mean()
     drawn.insert(1, "share that pass", drawn.problem.map(share))
-    for column, name in {
-        "top_1": "top one",
-        "top_3": "top three",
-        "effective": "effective number",
-        "log_mass": "ln of their mass",
-    }.items():
+    names = {"top_1": "top one", "top_3": "top three", "effective": "effective number"}
+    for column, name in {**names, "log_mass": "ln of their mass"}.items():
         drawn[name] = drawn.problem.map(mass[column])
     return drawn.rename(columns={"same": "two are the same"})
 
@@ -260,9 +256,17 @@ def example_programs(table: pd.DataFrame) -> str:
 
 
 def most_mixed(table: pd.DataFrame) -> str:
-    """The problem whose share of passing replies is nearest to a half, complete replies only."""
-    order = measures.order_by_problem(table)
-    return str(order.problem[(order.prevalence - 0.5).abs().idxmin()])
+    """The problem whose share of passing replies is nearest to a half, complete replies only.
+
+    Empty where no problem has both kinds.
+    """
+    order = measures.order_by_problem(table).dropna(subset="auc")
+    return str(order.problem[(order.prevalence - 0.5).abs().idxmin()]) if len(order) else ""
+
+
+def why_not(table: pd.DataFrame) -> str:
+    """What stands in the place of a table or figure of programs that cannot be."""
+    return _NOTHING if len(table) else NOT_RUN
 
 
 def curve_of(table: pd.DataFrame, problem: str) -> tuple[pd.DataFrame, float]:

@@ -103,7 +103,7 @@ def _order(table: pd.DataFrame) -> list[Finding]:
     said = (
         f"AUC {between(found.estimate, found.low, found.high)} over {found.problems:.0f} problems"
     )
-    said += f", {found.prevalence:.0%} of programs pass"
+    said += f", {found.prevalence:.0%} of their programs pass"
     told = (f"{said} (decided at {_ORDERED:g}; 1 is a perfect order)", f"{said} (decided at 0.5)")
     holds = (found.high < _ORDERED, found.low > 0.5)
     return [

@@ -28,7 +28,7 @@ dtype = "float32"  # of the forward pass
 device = "auto"  # cuda, mps or cpu
 seed = 0  # of all draws
 results_dir = ""  # where texts are stored and reused; empty: data/results of this checkout
-quick = False  # two questions, two problems, few draws, nothing stored unless results_dir is given
+quick = False  # two questions, one problem, few draws, nothing stored unless results_dir is given
 isolation = "namespaces"  # of programs under test; "python" is weaker, for systems without Linux
 endpoint_url = ""  # an OpenAI-compatible server up to /v1, to ask Fig. 11's question there too
 endpoint_model = ""  # the name under which it knows the model; the key is only in the environment
@@ -105,25 +105,26 @@ reporting.show(beyond.answers_table(elsewhere, there)) if endpoint_url else prin
 n_programs = beyond.QUICK_PROGRAMS if quick else beyond.N_PROGRAMS
 options = {"isolation": isolation, "quick": quick, "results_dir": store}
 programs = beyond.draw_programs(language_model, n_programs, seed, **options)
-drawn = len(programs) > 0
-reporting.show(beyond.pass_table(programs)) if drawn else print(beyond.NOT_RUN)
+why_not = beyond.why_not(programs)
+reporting.show(beyond.pass_table(programs)) if len(programs) else print(why_not)
 
 # %% [markdown]
 # One that passes and one that fails, as the model wrote them:
 
 # %%
-print(beyond.example_programs(programs) or beyond.NO_EXAMPLE)
+print(beyond.example_programs(programs) or why_not)
 
 # %% [markdown]
 # **Order.** Sorted by the log-probability of the whole reply, its words around the code included.
 # Replies that the token limit cut off are left out, and equal replies count once.
 
 # %% mystnb={"figure": {"caption": "Distinct replies to each problem by falling log-probability: passed (circles) or failed (crosses) (compare Fig. 12 of the paper).", "name": "fig-beyond-programs"}}
-if drawn:
-    figure = beyond_figures.program_ranks(measures.ranked_programs(programs))
+ranked = measures.ranked_programs(programs)
+if len(ranked):
+    figure = beyond_figures.program_ranks(ranked)
     _ = figures.source_line(figure.axes[0], source)
 else:
-    print(beyond.NOT_RUN)
+    print(why_not)
 
 # %% [markdown]
 # *prevalence* is the share that passes, and *auc* the probability that a passing reply is more
@@ -132,14 +133,15 @@ else:
 # log-probability says little about the program itself.
 
 # %%
-reporting.show(beyond.order_table(programs)) if drawn else print(beyond.NOT_RUN)
+reporting.show(beyond.order_table(programs)) if len(ranked) else print(why_not)
 
 # %% mystnb={"figure": {"caption": "Precision and recall of keeping the replies above each log-probability, for the problem whose replies pass nearest to half the time.", "name": "fig-beyond-curve"}}
-if drawn:
-    ax = beyond_figures.program_curves(*beyond.curve_of(programs, beyond.most_mixed(programs)))
-    _ = figures.source_line(ax, f"{beyond.most_mixed(programs)}; {source}")
+mixed = beyond.most_mixed(programs)
+if mixed:
+    ax = beyond_figures.program_curves(*beyond.curve_of(programs, mixed))
+    _ = figures.source_line(ax, f"{mixed}; {source}")
 else:
-    print(beyond.NOT_RUN)
+    print(why_not)
 
 # %% [markdown]
 # **Shape**, in two ways, for programs that pass. Replies whose code differs in layout, comments and
@@ -153,7 +155,8 @@ else:
 #   far below 0 the drawn replies, top ones included, hold next to nothing of what the model can write.
 
 # %%
-reporting.show(beyond.shape_table(programs)) if drawn else print(beyond.NOT_RUN)
+shape = beyond.shape_table(programs)
+reporting.show(shape) if len(shape) else print(why_not)
 
 # %% [markdown]
 # ## Claims and findings

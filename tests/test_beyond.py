@@ -216,7 +216,9 @@ def test_a_base_model_is_not_asked_for_programs(tiny):
     found = findings(replies_of(*PAIRS), [CITY, COUNTRY], table)
     assert (found.found[2:] == beyond.NOT_RUN).all()
     assert (found.verdict[2:] == NOT_TESTABLE).all()
-    assert beyond.example_programs(table) == ""
+    assert beyond.example_programs(table) == beyond.most_mixed(table) == ""
+    assert beyond.why_not(table) == beyond.NOT_RUN != beyond.why_not(programs_of(ORDERED))
+    assert beyond.shape_table(table).empty
     told = beyond_claims.headline(replies_of(*PAIRS), [CITY], table)
     assert told["pass_1"] == told["program_auc"] == "not run"
     assert told["city_names"].startswith("1.00 (")
@@ -234,7 +236,7 @@ def test_what_is_drawn_is_kept_by_name(tiny, tmp_path, monkeypatch):
     assert usual["name"] == "programs" and (len(first[1]), first[2]) == (12, 20)
     # The call whose result is stored with the project is `sample_programs` without more.
     assert (usual["max_tokens"], usual["seed"], usual["isolation"]) == (256, 0, "namespaces")
-    assert other["name"] == "programs-quick-n5-seed2-isolationpython" and len(second[1]) == 2
+    assert other["name"] == "programs-quick-n5-seed2-isolationpython" and len(second[1]) == 1
 
 
 def test_tables_of_programs():
