@@ -9,20 +9,21 @@ import pandas as pd
 
 from calib_utils import program_measures as measures
 from calib_utils import repeats
-from calib_utils.beyond import (
+from calib_utils.beyond import Question
+from calib_utils.beyond_tables import (
     NOT_RUN,
-    Question,
-    answers_table,
     between,
-    names_share,
+    names,
     over_problems,
     same_program,
+    share_of,
+    top_name,
 )
 from calib_utils.bootstrap import cluster_interval
 from calib_utils.controlled import Finding, verdict
 
 # Below these a claim is not testable.
-_NAMES = 0.5  # share of replies that answer the question
+_NAMES = 30  # replies that answer the question
 _PROBLEMS = 3  # problems that an interval is over
 _MANY = 6  # distinct passing programs: were all alike, the top three would hold half at most
 _DRAWS = 4  # passing draws among which pairs are compared
@@ -46,7 +47,9 @@ def findings(replies: pd.DataFrame, asked: Sequence[Question], table: pd.DataFra
     """
     first, *others = asked
     rows = [
-        _one_dominates(replies, [first], "One answer to Fig. 11's question outnumbers all others"),
+        _one_dominates(
+            replies, [first], "One name outnumbers all other answers to Fig. 11's question"
+        ),
         _one_dominates(
             replies,
             [question for question in others if question.prompt != first.prompt],
@@ -62,8 +65,9 @@ def findings(replies: pd.DataFrame, asked: Sequence[Question], table: pd.DataFra
 
 def headline(replies: pd.DataFrame, asked: Sequence[Question], table: pd.DataFrame) -> dict:
     """The numbers that other pages quote, as text."""
-    first = answers_table(replies, asked[:1]).iloc[0]
-    said = {"city_names": first["names"], "city_top_share": first["its share"]}
+    texts = replies.text[replies.question == asked[0].label]
+    given = names(texts, asked[0].kind)
+    said = {"city_names": share_of(len(given), len(texts)), "city_top": top_name(given)}
     said |= {"pass_1": "not run", "program_auc": "not run"}
     if len(table):
         rate = measures.pass_rates(table, [1]).iloc[0]
@@ -77,15 +81,14 @@ def _one_dominates(replies, asked, claim: str, source: str = "Fig. 11") -> Findi
     said, lows = [], []
     for question in asked:
         texts = replies.text[replies.question == question.label]
-        names, *_ = names_share(texts, question.kind)
-        top = repeats.summarise(texts).top_share
-        told = f"{question.label}: {between(top.value, top.low, top.high)}"
-        if names < _NAMES:
-            told += f", but only {names:.0%} of replies are a name"
+        given = names(texts, question.kind)
+        told = f"{question.label}: {top_name(given)} of the {len(given)} replies that are a name"
+        if len(given) < _NAMES:
+            told += f", at least {_NAMES} are needed"
         else:
-            lows.append(top.low)
+            lows.append(repeats.summarise(given).top_share.low)
         said.append(told)
-    found = f"share of the most frequent answer (decided at {_DOMINATES:g}) " + "; ".join(said)
+    found = f"{'; '.join(said)} (decided at {_DOMINATES:g})"
     return Finding(claim, source, found, verdict(bool(lows), min(lows, default=0.0) > _DOMINATES))
 
 

@@ -36,7 +36,16 @@ endpoint_replies = 100  # each may cost money, and none is stored
 
 # %%
 import calib_utils as cu
-from calib_utils import beyond, beyond_claims, beyond_figures, figures, paths, repeats, reporting
+from calib_utils import (
+    beyond,
+    beyond_claims,
+    beyond_figures,
+    beyond_tables,
+    figures,
+    paths,
+    repeats,
+    reporting,
+)
 from calib_utils import program_measures as measures
 
 figures.use_style()
@@ -57,13 +66,12 @@ source = reporting.source_of(language_model)
 asked = beyond.questions(language_model, quick)
 n_replies = beyond.QUICK_REPLIES if quick else beyond.N_REPLIES
 replies = beyond.ask_all(language_model, asked, n_replies, seed, store)
-answers = beyond.answers_table(replies, asked)
-reporting.show(answers)
+reporting.show(beyond_tables.answers_table(replies, asked))
 
 # %% [markdown]
 # - *names*: the share of replies that are a listed city, country or element and nothing else. Where
 #   it is low, the model writes sentences or leaves the subject, and counting whole answers says how
-#   varied the *wording* is.
+#   varied the *wording* is. *top of the names* counts among these replies alone.
 # - *effective number*: exp(H), the number of equally likely answers that would be as varied, corrected
 #   for answers not seen. **Its interval promises too much where answers have a long tail**: a sample
 #   cannot know a tail it has not touched. Then the number is too low and the interval covers the truth
@@ -87,7 +95,8 @@ _ = figures.source_line(ax, source)
 # %%
 elsewhere = beyond.ask_endpoint(endpoint_url, endpoint_model, endpoint_replies)
 there = [beyond.Question(endpoint_model, asked[0].prompt, asked[0].kind)]
-reporting.show(beyond.answers_table(elsewhere, there)) if endpoint_url else print(beyond.NOT_ASKED)
+table = beyond_tables.answers_table(elsewhere, there if endpoint_url else [])
+reporting.show(table) if endpoint_url else print(beyond.NOT_ASKED)
 
 # %% [markdown]
 # ## Programs
@@ -105,14 +114,14 @@ reporting.show(beyond.answers_table(elsewhere, there)) if endpoint_url else prin
 n_programs = beyond.QUICK_PROGRAMS if quick else beyond.N_PROGRAMS
 options = {"isolation": isolation, "quick": quick, "results_dir": store}
 programs = beyond.draw_programs(language_model, n_programs, seed, **options)
-why_not = beyond.why_not(programs)
-reporting.show(beyond.pass_table(programs)) if len(programs) else print(why_not)
+why_not = beyond_tables.why_not(programs)
+reporting.show(beyond_tables.pass_table(programs)) if len(programs) else print(why_not)
 
 # %% [markdown]
 # One that passes and one that fails, as the model wrote them:
 
 # %%
-print(beyond.example_programs(programs) or why_not)
+print(beyond_tables.example_programs(programs) or why_not)
 
 # %% [markdown]
 # **Order.** Sorted by the log-probability of the whole reply, its words around the code included.
@@ -133,12 +142,12 @@ else:
 # log-probability says little about the program itself.
 
 # %%
-reporting.show(beyond.order_table(programs)) if len(ranked) else print(why_not)
+reporting.show(beyond_tables.order_table(programs)) if len(ranked) else print(why_not)
 
 # %% mystnb={"figure": {"caption": "Precision and recall of keeping the replies above each log-probability, for the problem whose replies pass nearest to half the time.", "name": "fig-beyond-curve"}}
-mixed = beyond.most_mixed(programs)
+mixed = beyond_tables.most_mixed(programs)
 if mixed:
-    ax = beyond_figures.program_curves(*beyond.curve_of(programs, mixed))
+    ax = beyond_figures.program_curves(*beyond_tables.curve_of(programs, mixed))
     _ = figures.source_line(ax, f"{mixed}; {source}")
 else:
     print(why_not)
@@ -155,14 +164,15 @@ else:
 #   far below 0 the drawn replies, top ones included, hold next to nothing of what the model can write.
 
 # %%
-shape = beyond.shape_table(programs)
+shape = beyond_tables.shape_table(programs)
 reporting.show(shape) if len(shape) else print(why_not)
 
 # %% [markdown]
 # ## Claims and findings
 #
-# One answer *dominates* where the interval of its share lies above a half; a question counts where at
-# least half of the replies are names. Claims about programs need three problems.
+# The claims about answers count the replies that are a name, and need 30 of them. Those about programs
+# need three problems. A claim is *reproduced* where the whole interval lies on its side of the number
+# that decides it; *not reproduced* may also mean that the draws are too few to tell.
 
 # %%
 found = beyond_claims.findings(replies, asked, programs)

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calib_utils import beyond, beyond_claims, programs, repeats
+from calib_utils import beyond, beyond_claims, beyond_tables, programs, repeats
 from calib_utils.beyond import Question
 from calib_utils.beyond_claims import findings
 from calib_utils.controlled import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
 
 CITY, COUNTRY = Question("random-city", "?", "city"), Question("country", "!", "country")
 COUNTRIES = ["Chile", "Peru", "Kenya", "Japan", "Spain", "Italy", "Ghana", "India", "Nepal", "Iran"]
-PAIRS = [["Paris"] * 20, ["Chile"] * 20]
+PAIRS = [["Paris"] * 40, ["Chile"] * 40]
 
 
 def replies_of(city, country):
@@ -64,23 +64,24 @@ def test_one_answer_dominates_only_where_its_interval_says_so():
 
 
 def test_replies_that_are_no_names_decide_nothing():
-    sure = [["Sure, here is a city."] * 150 + ["Paris"] * 50, ["Chile"] * 200]
+    sure = [["Sure, here is a city."] * 175 + ["Paris"] * 25, ["Chile"] * 200]
     found = decided(sure)
     assert (found["city"], found["others"]) == (NOT_TESTABLE, REPRODUCED)
     said = findings(replies_of(*sure), [CITY, COUNTRY], NONE).found[0]
-    assert "only 25% of replies are a name" in said
+    assert "of the 25 replies that are a name, at least 30 are needed" in said
+    more = [["Sure, here is a city."] * 150 + ["Paris"] * 50, ["Chile"] * 200]
+    assert decided(more)["city"] == REPRODUCED  # of those that are names
 
 
 def test_the_same_question_at_another_temperature_is_no_other_question():
     cooler = Question("cool", CITY.prompt, "city", 0.5)
-    replies = replies_of(["Paris"] * 20, ["Chile"] * 20)
-    found = findings(replies, [CITY, cooler, COUNTRY], NONE)
+    found = findings(replies_of(*PAIRS), [CITY, cooler, COUNTRY], NONE)
     assert "cool" not in found.found[1] and "country" in found.found[1]
 
 
 def test_the_answers_table_has_every_interval():
     replies = replies_of(["Paris."] * 150 + ["Oslo"] * 30 + ["?", "a"] * 10, COUNTRIES * 20)
-    table = beyond.answers_table(replies, [CITY, COUNTRY]).set_index("question")
+    table = beyond_tables.answers_table(replies, [CITY, COUNTRY]).set_index("question")
     city = table.loc["random-city"]
     assert city["names"].startswith("0.90 (") and city["its share"].startswith("0.75 (0.6")
     assert (city["most frequent"], city["different"], city["replies"]) == ("paris", 4, 200)
@@ -88,10 +89,12 @@ def test_the_answers_table_has_every_interval():
     assert table.loc["country", "unseen"] == "0.00 (0.00 to 0.01)"  # 3/200, not nothing
 
 
-def test_the_share_of_names():
-    share, low, high = beyond.names_share(pd.Series(["Valparaíso, Chile", "Any city"]), "city")
-    assert share == 0.5 and low < 0.5 < high
-    assert beyond.names_share(pd.Series(["", "  "]), "city")[0] == 0
+def test_names_are_whole_answers():
+    texts = pd.Series(["Valparaíso, Chile", "Any city", "", "**Oslo**\nIt lies in Norway.", "OSLO"])
+    assert list(beyond_tables.names(texts, "city").index) == [0, 3, 4]
+    assert beyond_tables.top_name(beyond_tables.names(texts, "city")).startswith("oslo 0.67 (")
+    assert beyond_tables.top_name(texts[:0]) == "–"
+    assert beyond_tables.share_of(1, 2) == "0.50 (0.09 to 0.91)"
 
 
 def test_what_is_asked_is_kept_by_name(tiny, tmp_path, monkeypatch):
@@ -137,7 +140,7 @@ def test_an_endpoint_is_asked_and_its_refusals_left_out():
     assert len(replies) == 5 and len(asked) == 6
     assert {request["temperature"] for request in asked} == {1.0}
     assert asked[0]["messages"][0]["content"] == repeats.CITY_PROMPT
-    table = beyond.answers_table(replies, [Question("far/away", "", "city")])
+    table = beyond_tables.answers_table(replies, [Question("far/away", "", "city")])
     assert table["most frequent"][0] == "valparaíso, chile"
     assert table["names"][0].startswith("1.00 (")
     assert beyond.ask_endpoint("", "", 6).empty
@@ -195,7 +198,7 @@ def test_the_mass_of_drawn_programs_and_of_all():
 @given(st.lists(st.integers(0, 4), min_size=2, max_size=12))
 def test_same_program_by_all_pairs(numbers):
     table = programs_of([(k, -1.0, True) for k in numbers] + [(9, -1.0, False)])
-    row = beyond.same_program(table).iloc[0]
+    row = beyond_tables.same_program(table).iloc[0]
     pairs = list(itertools.combinations(numbers, 2))
     assert row.same == pytest.approx(np.mean([a == b for a, b in pairs]))
     assert (row.passing, row.different) == (len(numbers), len(set(numbers)))
@@ -206,7 +209,7 @@ def test_same_program_is_unbiased():
     expected = 0.0
     for drawn in itertools.product(range(3), repeat=4):
         table = programs_of([(k, -1.0, True) for k in drawn])
-        expected += p[list(drawn)].prod() * beyond.same_program(table).same[0]
+        expected += p[list(drawn)].prod() * beyond_tables.same_program(table).same[0]
     assert expected == pytest.approx((p**2).sum())
 
 
@@ -214,14 +217,18 @@ def test_a_base_model_is_not_asked_for_programs(tiny):
     table = beyond.draw_programs(tiny("llama"), isolation="none of the known")
     assert list(table.columns) == programs.COLUMNS and table.empty
     found = findings(replies_of(*PAIRS), [CITY, COUNTRY], table)
-    assert (found.found[2:] == beyond.NOT_RUN).all()
+    assert (found.found[2:] == beyond_tables.NOT_RUN).all()
     assert (found.verdict[2:] == NOT_TESTABLE).all()
-    assert beyond.example_programs(table) == beyond.most_mixed(table) == ""
-    assert beyond.why_not(table) == beyond.NOT_RUN != beyond.why_not(programs_of(ORDERED))
-    assert beyond.shape_table(table).empty
+    assert beyond_tables.example_programs(table) == beyond_tables.most_mixed(table) == ""
+    assert (
+        beyond_tables.why_not(table)
+        == beyond_tables.NOT_RUN
+        != beyond_tables.why_not(programs_of(ORDERED))
+    )
+    assert beyond_tables.shape_table(table).empty
     told = beyond_claims.headline(replies_of(*PAIRS), [CITY], table)
     assert told["pass_1"] == told["program_auc"] == "not run"
-    assert told["city_names"].startswith("1.00 (")
+    assert told["city_names"].startswith("1.00 (") and told["city_top"].startswith("paris 1.00 (")
 
 
 def test_what_is_drawn_is_kept_by_name(tiny, tmp_path, monkeypatch):
@@ -242,26 +249,26 @@ def test_what_is_drawn_is_kept_by_name(tiny, tmp_path, monkeypatch):
 def test_tables_of_programs():
     table = programs_of(ORDERED, [(k, -9.0, True) for k in range(8)], [(0, -1.0, False)] * 3)
     table.loc[0, "ended"] = False
-    row = beyond.pass_table(table).iloc[0]
+    row = beyond_tables.pass_table(table).iloc[0]
     assert (row.problems, row.replies, row.passed, row.failed, row["cut off"]) == (3, 21, 13, 8, 1)
     assert row["pass@1"].startswith("0.50 (") and "pass@5" not in row  # three draws of one problem
-    order = beyond.order_table(table)
+    order = beyond_tables.order_table(table)
     assert list(order.problem) == ["p0", "p1", "p2", "mean of 1 problems"]
     assert order.auc[0] == 1 and np.isnan(order.auc[1]) and order.programs[0] == 9
     assert order.auc[3] == "1.00" and order["auc, shorter first"][0] == 0.5  # lengths are equal
-    shape = beyond.shape_table(table)
+    shape = beyond_tables.shape_table(table)
     assert list(shape.problem) == ["p0", "p1"] and list(shape["share that pass"]) == [0.5, 1.0]
     assert shape["top three"][1] == pytest.approx(3 / 8)
     assert shape["two are the same"][1] == 0
     assert shape["ln of their mass"][1] == pytest.approx(-9 + np.log(8))
-    assert beyond.most_mixed(table) == "p0"
-    curve, prevalence = beyond.curve_of(table, "p0")
+    assert beyond_tables.most_mixed(table) == "p0"
+    curve, prevalence = beyond_tables.curve_of(table, "p0")
     assert prevalence == pytest.approx(4 / 9) and curve.precision.iloc[0] == 1
 
 
 def test_the_examples_are_the_shortest_pair_of_one_problem():
     table = programs_of(ORDERED, [(1000 * k, -1.0, k > 3) for k in range(6)])
-    said = beyond.example_programs(table)
+    said = beyond_tables.example_programs(table)
     assert said.startswith("# p0: passes\ndef f(x):") and "# p0: fails\ndef f(x):" in said
     broken = table.assign(outcome=table.outcome.replace("failed", "error"))
-    assert beyond.example_programs(broken) == ""
+    assert beyond_tables.example_programs(broken) == ""
