@@ -144,4 +144,4 @@ def _whole_shape(table: pd.DataFrame) -> Finding:
 
 
 def _too_few(table: pd.DataFrame, problems: int, what: str) -> str:
-    return f"{problems} problems {what}, {_PROBLEMS} are needed" if len(table) else NOT_RUN
+    return f"problems {what}: {problems}, {_PROBLEMS} are needed" if len(table) else NOT_RUN

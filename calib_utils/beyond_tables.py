@@ -90,7 +90,7 @@ def order_table(table: pd.DataFrame) -> pd.DataFrame:
     }
     found["auc, shorter first"] = found.problem.map(short)
     both = found.dropna(subset="auc")
-    mean = {"problem": f"mean of {len(both)} problems", "programs": int(both.programs.sum())}
+    mean = {"problem": f"mean over {len(both)}", "programs": int(both.programs.sum())}
     mean["prevalence"] = both.prevalence.mean()
     for column in ("auc", "auc, shorter first"):
         mean[column] = over_problems(both, column)
@@ -184,4 +184,5 @@ def share_of(hits: int, n: int) -> str:
 
 
 def _short(answer: str) -> str:
+    answer = answer or "(nothing)"
     return answer if len(answer) <= 40 else answer[:39] + "…"

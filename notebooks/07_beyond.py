@@ -76,6 +76,7 @@ reporting.show(beyond_tables.answers_table(replies, asked))
 #   for answers not seen. **Its interval promises too much where answers have a long tail**: a sample
 #   cannot know a tail it has not touched. Then the number is too low and the interval covers the truth
 #   less often than 95 %.
+#   Two spellings count as two answers, *USA* and *United States* for one.
 # - *unseen*: how likely the next reply is one that did not come yet. Where it is near 1, nothing can
 #   be said about the number of answers, except that it is large.
 
@@ -165,7 +166,7 @@ else:
 
 # %%
 shape = beyond_tables.shape_table(programs)
-reporting.show(shape) if len(shape) else print(why_not)
+reporting.show(shape, digits=3) if len(shape) else print(why_not)
 
 # %% [markdown]
 # ## Claims and findings

@@ -1,20 +1,34 @@
 """The study of Fig. 11 and 12: what is asked and kept, tables by hand, claims from tables."""
 
+import ast
 import itertools
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calib_utils import beyond, beyond_claims, beyond_tables, programs, repeats
+import calib_utils as cu
+from calib_utils import (
+    beyond,
+    beyond_claims,
+    beyond_tables,
+    drawing,
+    paths,
+    programs,
+    repeats,
+    runner,
+    sandbox,
+)
 from calib_utils.beyond import Question
 from calib_utils.beyond_claims import findings
 from calib_utils.controlled import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
+from calib_utils.registry import EMBEDDED
 
 CITY, COUNTRY = Question("random-city", "?", "city"), Question("country", "!", "country")
 COUNTRIES = ["Chile", "Peru", "Kenya", "Japan", "Spain", "Italy", "Ghana", "India", "Nepal", "Iran"]
@@ -173,7 +187,7 @@ def test_without_both_kinds_there_is_no_order(passed):
     found = decided(table=table)
     assert found["interleave"] == found["chance"] == NOT_TESTABLE
     assert (
-        "2 problems with both kinds"
+        "problems with both kinds: 2"
         in findings(replies_of(*PAIRS), [CITY, COUNTRY], table).found[2]
     )
 
@@ -253,7 +267,7 @@ def test_tables_of_programs():
     assert (row.problems, row.replies, row.passed, row.failed, row["cut off"]) == (3, 21, 13, 8, 1)
     assert row["pass@1"].startswith("0.50 (") and "pass@5" not in row  # three draws of one problem
     order = beyond_tables.order_table(table)
-    assert list(order.problem) == ["p0", "p1", "p2", "mean of 1 problems"]
+    assert list(order.problem) == ["p0", "p1", "p2", "mean over 1"]
     assert order.auc[0] == 1 and np.isnan(order.auc[1]) and order.programs[0] == 9
     assert order.auc[3] == "1.00" and order["auc, shorter first"][0] == 0.5  # lengths are equal
     shape = beyond_tables.shape_table(table)
@@ -272,3 +286,58 @@ def test_the_examples_are_the_shortest_pair_of_one_problem():
     assert said.startswith("# p0: passes\ndef f(x):") and "# p0: fails\ndef f(x):" in said
     broken = table.assign(outcome=table.outcome.replace("failed", "error"))
     assert beyond_tables.example_programs(broken) == ""
+
+
+# The pages
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_a_page_tells_what_the_stored_texts_hold(name, monkeypatch):
+    """Nothing is drawn: what is stored was asked for by the present code."""
+
+    def never(*args, **options):
+        raise AssertionError("drawn again")
+
+    monkeypatch.setattr(drawing, "complete", never)
+    model, store = cu.load_model(name), paths.default_results_dir()
+    asked = beyond.questions(model)
+    replies = beyond.ask_all(model, asked, results_dir=store)
+    table = beyond.draw_programs(model, results_dir=store)
+    found = findings(replies, asked, table)
+    told = beyond_claims.headline(replies, asked, table)
+    page = nbformat.read(paths.executed_dir(name) / "07_beyond.ipynb", 4)
+    glued = {}
+    for output in itertools.chain.from_iterable(c.get("outputs", ()) for c in page.cells):
+        key = output.get("metadata", {}).get("scrapbook", {}).get("name")
+        if key:
+            glued[key] = ast.literal_eval(output.data["application/papermill.record/text/plain"])
+    assert told.items() <= glued.items()
+    counts = found.verdict.value_counts()
+    for verdict in (REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE):
+        assert int(glued[verdict.replace(" ", "_")]) == counts.get(verdict, 0)
+    assert (len(replies), len(table)) == (200 * len(asked), 0 if table.empty else 240)
+
+
+@pytest.mark.skipif("namespaces" not in sandbox.available(), reason="no namespaces here")
+def test_stored_programs_fare_again_as_they_did():
+    folder = paths.default_results_dir() / "qwen2.5-coder-0.5b-instruct" / "texts" / "programs"
+    stored = drawing.read(folder)
+    stored = stored[stored.problem == "second-largest"].reset_index(drop=True)
+    again = programs.run_programs(stored.drop(columns=["outcome", "reason", "n_passed", "n_tests"]))
+    assert list(again.outcome) == list(stored.outcome)
+    assert {"passed", "failed"} <= set(stored.outcome)
+
+
+@pytest.mark.models
+@pytest.mark.notebooks
+@pytest.mark.skipif("namespaces" not in sandbox.available(), reason="no namespaces here")
+def test_a_quick_page_keeps_only_what_it_is_told_to(tmp_path):
+    before = set(paths.default_results_dir().rglob("*"))
+    parameters = {"model": "smollm2-135m-instruct", "quick": True, "results_dir": str(tmp_path)}
+    output = tmp_path / "page" / "07.ipynb"
+    first = runner.run("07_beyond", parameters, output).read_bytes()
+    kept = {path.name for path in tmp_path.glob("*/texts/*")}
+    assert kept == {"repeats-random-city-n8", "repeats-country-n8", "programs-quick-n3"}
+    assert runner.run("07_beyond", parameters, output).read_bytes() == first
+    assert set(paths.default_results_dir().rglob("*")) == before
