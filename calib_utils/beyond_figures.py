@@ -43,12 +43,9 @@ def answer_bars(repeats: Repeats, ax: Axes | None = None, top: int = 10) -> Axes
     ax.set_yticks(place, labels, fontsize=10)
     ax.invert_yaxis()
     ax.grid(visible=False, axis="y")
-    ax.set(xlabel=f"answers of {n}", xlim=(0, 1.12 * max(*widths, high)))
-    effective = repeats.effective
-    ax.set_title(
-        f"effective number {effective.value:.1f} ({effective.low:.1f} to {effective.high:.1f})",
-        fontsize=11,
-    )
+    told = [f"{x:.1f}" if x < 100 else f"{x:.0f}" for x in vars(repeats.effective).values()]
+    label = f"answers of {n}\neffective number {told[0]} ({told[1]} to {told[2]})"
+    ax.set(xlabel=label, xlim=(0, 1.12 * max(*widths, high)))
     return ax
 
 
@@ -84,8 +81,8 @@ def program_ranks(ranked: pd.DataFrame, columns: int = 3) -> Figure:
     axes[0, 0].set_ylim(1.06 * low, -0.04 * low)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.tight_layout(rect=(0.05, 0.6 / height, 1, 1), h_pad=0.6, w_pad=0.6)
-    figure.supylabel("log-probability of the program, nats", fontsize=11)
-    figure.text(0.55, 0.4 / height, "distinct programs by rank", ha="center", fontsize=11)
+    figure.supylabel("log-probability of the reply, nats", fontsize=11)
+    figure.text(0.55, 0.4 / height, "distinct complete replies by rank", ha="center", fontsize=11)
     place = {"loc": "lower center", "bbox_to_anchor": (0.55, 0.0)}
     figure.legend(handles, labels, ncol=2, frameon=False, **place)
     return figure

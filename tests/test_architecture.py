@@ -82,6 +82,7 @@ ORDER = (
     "controlled",
     *("labelled", "open_plans", "order_study", "judge_study", "table1_texts", "table1_study"),
     "order_findings",
+    *("beyond", "beyond_tables", "beyond_claims"),
     "framework",
     "explorer",
     "logit_shape",

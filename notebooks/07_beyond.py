@@ -1,0 +1,196 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Beyond controlled tasks: one question many times, programs by probability
+#
+# **What the paper claims** (Sec. 6, Fig. 11 and 12). The same two faults show outside lists of known
+# answers. Asked hundreds of times for a random city, a chat model names one city nearly always
+# (*shape*). Programs sampled for one coding problem, sorted by log-probability, mix those that pass
+# with those that fail (*order*), and few of those that pass hold most of their mass (*shape*).
+#
+# **What we find** for the model of this page is in the table of claims near the end. The paper shows
+# one example of each, of far larger models; here are five questions and twelve small problems. All
+# numbers are estimates from draws and carry a 95 % interval in brackets. They are of the model file
+# named under each figure, in 4 bits for the models of this book, and not of the model's family.
+
+# %% tags=["parameters"]
+model = "qwen2.5-coder-0.5b-instruct"  # embedded name, hub id, local folder or .gguf file
+revision = ""  # hub commit or tag; empty: the default branch
+dtype = "float32"  # of the forward pass
+device = "auto"  # cuda, mps or cpu
+seed = 0  # of all draws
+results_dir = ""  # where texts are stored and reused; empty: data/results of this checkout
+quick = False  # two questions, one problem, few draws, nothing stored unless results_dir is given
+isolation = "namespaces"  # of programs under test; "python" is weaker, for systems without Linux
+endpoint_url = ""  # an OpenAI-compatible server up to /v1, to ask Fig. 11's question there too
+endpoint_model = ""  # the name under which it knows the model; the key is only in the environment
+endpoint_replies = 100  # each may cost money, and none is stored
+
+# %%
+import calib_utils as cu
+from calib_utils import (
+    beyond,
+    beyond_claims,
+    beyond_figures,
+    beyond_tables,
+    figures,
+    paths,
+    repeats,
+    reporting,
+)
+from calib_utils import program_measures as measures
+
+figures.use_style()
+language_model = cu.load_model(model, revision=revision or None, dtype=dtype, device=device)
+store = results_dir or (None if quick else paths.default_results_dir())
+source = reporting.source_of(language_model)
+
+# %% [markdown]
+# ## One question, many times
+#
+# Replies are drawn from the model's own distribution at temperature T, without cutoff: the embedded
+# files come without sampling settings, so these are their defaults as well. *random-city* is the
+# paper's question word for word, *random-city-half* the same at T = 0.5, and the rest ask for a city,
+# a country and a chemical element by name only. A chat model gets its own template, a base model the
+# bare text, and two of the questions only. A reply has 20 tokens at most.
+
+# %%
+asked = beyond.questions(language_model, quick)
+n_replies = beyond.QUICK_REPLIES if quick else beyond.N_REPLIES
+replies = beyond.ask_all(language_model, asked, n_replies, seed, store)
+reporting.show(beyond_tables.answers_table(replies, asked))
+
+# %% [markdown]
+# - *names*: the share of replies that are a listed city, country or element and nothing else. Where
+#   it is low, the model writes sentences or leaves the subject, and counting whole answers says how
+#   varied the *wording* is. *top of the names* counts among these replies alone.
+# - *effective number*: exp(H), the number of equally likely answers that would be as varied, corrected
+#   for answers not seen. **Its interval promises too much where answers have a long tail**: a sample
+#   cannot know a tail it has not touched. Then the number is too low and the interval covers the truth
+#   less often than 95 %.
+#   Two spellings count as two answers, *USA* and *United States* for one.
+# - *unseen*: how likely the next reply is one that did not come yet. Where it is near 1, nothing can
+#   be said about the number of answers, except that it is large.
+
+# %% mystnb={"figure": {"caption": "Answers to \"Name a random city in the world\" at temperature 1: the most frequent, the others, and (open bar) how many of as many further replies would be new (compare Fig. 11 of the paper).", "name": "fig-beyond-city"}}
+first = repeats.summarise(replies.text[replies.question == asked[0].label])
+ax = beyond_figures.answer_bars(first)
+_ = figures.source_line(ax, source)
+
+# %% mystnb={"figure": {"caption": "The same for a question that asks for the name only: a country.", "name": "fig-beyond-country"}}
+ax = beyond_figures.answer_bars(repeats.summarise(replies.text[replies.question == "country"]))
+_ = figures.source_line(ax, source)
+
+# %% [markdown]
+# **Another model.** With `endpoint_url` and `endpoint_model` this page asks any server with an
+# OpenAI-compatible interface the same question, at temperature 1.
+
+# %%
+elsewhere = beyond.ask_endpoint(endpoint_url, endpoint_model, endpoint_replies)
+there = [beyond.Question(endpoint_model, asked[0].prompt, asked[0].kind)]
+table = beyond_tables.answers_table(elsewhere, there if endpoint_url else [])
+reporting.show(table) if endpoint_url else print(beyond.NOT_ASKED)
+
+# %% [markdown]
+# ## Programs
+#
+# Twelve short problems were written for this project, with 5 to 9 tests each. Per problem 20 replies
+# are drawn at temperature 1 without cutoff, 256 tokens at most, and the first code block of each runs
+# in a sandbox: limits on time and memory, no network, no files. It passes if every answer is right.
+# *failed* ran to its end with a wrong answer or an exception, *error* did not load.
+#
+# pass@k is the probability that k draws hold one that passes, by the unbiased estimator of Chen et al.
+# (2021). Intervals are over problems, for problems like these; there are twelve, so read them as a
+# guide.
+
+# %%
+n_programs = beyond.QUICK_PROGRAMS if quick else beyond.N_PROGRAMS
+options = {"isolation": isolation, "quick": quick, "results_dir": store}
+programs = beyond.draw_programs(language_model, n_programs, seed, **options)
+why_not = beyond_tables.why_not(programs)
+reporting.show(beyond_tables.pass_table(programs)) if len(programs) else print(why_not)
+
+# %% [markdown]
+# One that passes and one that fails, as the model wrote them:
+
+# %%
+print(beyond_tables.example_programs(programs) or why_not)
+
+# %% [markdown]
+# **Order.** Sorted by the log-probability of the whole reply, its words around the code included.
+# Replies that the token limit cut off are left out, and equal replies count once.
+
+# %% mystnb={"figure": {"caption": "Distinct replies to each problem by falling log-probability: passed (circles) or failed (crosses) (compare Fig. 12 of the paper).", "name": "fig-beyond-programs"}}
+ranked = measures.ranked_programs(programs)
+if len(ranked):
+    figure = beyond_figures.program_ranks(ranked)
+    _ = figures.source_line(figure.axes[0], source)
+else:
+    print(why_not)
+
+# %% [markdown]
+# *prevalence* is the share that passes, and *auc* the probability that a passing reply is more
+# probable than a failing one: 1 is a perfect order, 0.5 a random one. Long replies have low
+# probabilities, so the last column orders by length alone, shortest first. Where it is as good,
+# log-probability says little about the program itself.
+
+# %%
+reporting.show(beyond_tables.order_table(programs)) if len(ranked) else print(why_not)
+
+# %% mystnb={"figure": {"caption": "Precision and recall of keeping the replies above each log-probability, for the problem whose replies pass nearest to half the time.", "name": "fig-beyond-curve"}}
+mixed = beyond_tables.most_mixed(programs)
+if mixed:
+    ax = beyond_figures.program_curves(*beyond_tables.curve_of(programs, mixed))
+    _ = figures.source_line(ax, f"{mixed}; {source}")
+else:
+    print(why_not)
+
+# %% [markdown]
+# **Shape**, in two ways, for programs that pass. Replies whose code differs in layout, comments and
+# docstrings only hold the same program.
+#
+# - *Among the drawn programs*, as in the paper's figure: the shares of their probability that the top
+#   one and the top three hold, and exp of its entropy. Log-probabilities of long texts differ by many
+#   nats, so a few nearly always hold most.
+# - *Of all that pass*: *two are the same* estimates without bias how likely two passing draws hold the
+#   same program. It sees undrawn programs too. *ln of their mass* tells why this matters: where it is
+#   far below 0 the drawn replies, top ones included, hold next to nothing of what the model can write.
+
+# %%
+shape = beyond_tables.shape_table(programs)
+reporting.show(shape, digits=3) if len(shape) else print(why_not)
+
+# %% [markdown]
+# ## Claims and findings
+#
+# The claims about answers count the replies that are a name, and need 30 of them. Those about programs
+# need three problems. A claim is *reproduced* where the whole interval lies on its side of the number
+# that decides it; *not reproduced* may also mean that the draws are too few to tell.
+
+# %%
+found = beyond_claims.findings(replies, asked, programs)
+reporting.show(found)
+
+# %% tags=["remove-cell"]
+for name, text in beyond_claims.headline(replies, asked, programs).items():
+    reporting.glue_number(name, text)
+reporting.glue_verdicts(found)
+
+# %% [markdown]
+# ## Summary and provenance
+#
+# **How to check.** Every reply, its log-probability and its verdict is stored with the hash of the
+# weights, of the prompts, and of the code it passed through; this page reads them and needs neither
+# a sandbox nor a minute. With another `seed` or `results_dir` it draws anew: a quarter to half an hour
+# on one core for the programs. The prompts with their tests are in `data/tasks/programs.json`.
+
+# %%
+print("numbers from", source)
