@@ -97,11 +97,13 @@ def depth_table(table: pd.DataFrame) -> pd.DataFrame:
     """`pr_depths.depth_summary` of every sweep in `measures`: a row per kind, sweep and depth."""
     parts = []
     for (kind, forced), own in table.groupby(["kind", "forced"], sort=False):
-        summary = pr_depths.depth_summary(own)
-        summary.insert(0, "forced", forced)
-        summary.insert(0, "kind", kind)
-        parts.append(summary)
-    return pd.concat(parts, ignore_index=True)
+        parts.append(pr_depths.depth_summary(own).assign(kind=kind, forced=forced))
+    found = pd.concat(parts, ignore_index=True)
+    # What is asked for first, so that it is seen on a phone without scrolling.
+    bounds = ("", "_low", "_high")
+    wanted = [f"{name}{bound}" for name in ("area", "area_gain", "recall_at") for bound in bounds]
+    first = ["kind", "forced", "depth", *wanted, "prevalence"]
+    return found[[*first, *found.columns.difference(first, sort=False)]]
 
 
 def depth_changes(table: pd.DataFrame) -> pd.DataFrame:

@@ -94,8 +94,11 @@ def compact(compared: pd.DataFrame) -> pd.DataFrame:
     """The columns of `comparisons` that a page shows."""
     if compared.empty:
         return compared
-    spread = [f"{name}_sd" for name in table1.MEASURES]
-    return compared.drop(columns=[*spread, "budget"])
+    bounds = ("", "_low", "_high")
+    wanted = [f"{name}{bound}" for name in table1.MEASURES for bound in bounds]
+    first = ["kind", "strategy", "validity", *wanted]
+    rest = ["parameter", "temperature", "tried", "usable", "n_prompts", "best_of", "held_out"]
+    return compared[[*first, *rest]]
 
 
 def _by_kind(scores: dict[str, pd.DataFrame], table) -> pd.DataFrame:
