@@ -13,10 +13,10 @@ import pandas as pd
 
 from calib_utils import paths, reproduce, results, weights
 from calib_utils.errors import CalibUtilsError
-from calib_utils.faults import ERROR, NOTE, Fault, table_faults, text_faults
+from calib_utils.faults import ERROR, NOTE, Fault, label_faults, table_faults, text_faults
 from calib_utils.registry import EMBEDDED
 
-TEXTS = "texts"
+TEXTS, LABELS = "texts", "labels"
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Checked:
     """A folder that was looked at."""
 
     folder: Path
-    kind: str  # "table", "texts" or "other"
+    kind: str  # "table", "texts", "labels" or "other"
     faults: tuple[Fault, ...]
 
     @property
@@ -90,7 +90,7 @@ def _model(folder: Path) -> Iterator[Checked]:
         elif kind == "table" and entry.name == TEXTS:
             yield from _model(entry)
         else:
-            yield _looked_at(entry, kind)
+            yield _looked_at(entry, LABELS if entry.name == LABELS else kind)
 
 
 def _stray(entry: Path) -> Checked:
@@ -106,7 +106,8 @@ def _stray(entry: Path) -> Checked:
 def _looked_at(folder: Path, kind: str) -> Checked:
     faults = []
     try:
-        for fault in text_faults(folder) if kind == TEXTS else table_faults(folder):
+        look = {TEXTS: text_faults, LABELS: label_faults}.get(kind, table_faults)
+        for fault in look(folder):
             faults.append(fault)
     except CalibUtilsError as error:
         faults.append(Fault(str(error)))

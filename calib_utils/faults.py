@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from calib_utils import completions, drawing, models, openended, provenance, results
+from calib_utils import completions, drawing, labelled, models, openended, provenance, results
 from calib_utils.errors import ResultsError, UnknownNameError
 from calib_utils.openset import OpenPrompt
 from calib_utils.prompts import Policies
@@ -83,6 +83,26 @@ def text_faults(folder: Path) -> Iterator[Fault]:
         if "log_p" in table and (table.log_p > _SLACK).any():
             yield Fault("a log-probability is above 0: delete the folder and draw again")
     yield from _check_environment(record)
+
+
+def label_faults(folder: Path) -> Iterator[Fault]:
+    """Faults of a model's kept labels: unreadable ones, and labels of texts that are not there."""
+    for path in sorted(folder.iterdir()):
+        name, at, _ = path.stem.removeprefix("judged-").partition("@")
+        if path.is_symlink() or path.suffix != ".parquet" or not at or not _NAME.fullmatch(name):
+            yield Fault(f"{path.name} is not a file of labels: delete it")
+            continue
+        try:
+            labels, _ = labelled.read(path)
+            texts = folder.parent / "texts" / name
+            stored = pd.concat([pd.read_parquet(file) for file in sorted(texts.glob("*.parquet"))])
+        except (ResultsError, OSError, ValueError) as error:
+            yield Fault(f"{path.name}: labels or their texts cannot be read ({error})")
+            continue
+        have = set(zip(stored.prompt_id, stored.text, strict=True))
+        strange = set(zip(labels.prompt_id, labels.text, strict=True)) - have
+        if strange:
+            yield Fault(f"{path.name} labels {len(strange)} texts that are not stored: delete it")
 
 
 def _record(folder: Path) -> dict:

@@ -64,15 +64,33 @@ def labels_of(
     return found
 
 
+def read(path: Path) -> tuple[pd.DataFrame, dict]:
+    """Kept labels, and the record of what they were made from: digest and judge.
+
+    Raises:
+        ResultsError: not such a file, or not whole.
+    """
+    try:
+        table = pq.read_table(path)
+        record = json.loads(table.schema.metadata[_KEY])
+        missing = {"digest", "judge"} - set(record) | set(COLUMNS) - set(table.column_names)
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        raise ResultsError(
+            f"{path} holds no labels ({type(error).__name__}): delete it, they are made anew"
+        ) from error
+    if missing:
+        raise ResultsError(f"{path} lacks {sorted(missing)}: delete it, labels are made anew")
+    return table.to_pandas(), record
+
+
 def _read(path: Path, digest: str) -> pd.DataFrame | None:
     """The kept labels; None where there are none, of other texts or judge, or none readable."""
     try:
-        table = pq.read_table(path)
-        if json.loads(table.schema.metadata[_KEY])["digest"] != digest:
-            return None
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
+        frame, record = read(path)
+    except ResultsError:
         return None
-    frame = table.to_pandas()
+    if record["digest"] != digest:
+        return None
     integers = {name: "Int64" for name in ("grammar", "semantics", "overall")}
     return frame.astype({**integers, "valid": "boolean"})
 

@@ -64,7 +64,7 @@ def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
         if low == "low":
             value = table.columns[table.columns.get_loc(low) - 1]
         cells = table[[value, low, high]].itertuples(index=False, name=None)
-        table[value] = ["–" if pd.isna(v) else f"{v:.2f} ({a:.2f} to {b:.2f})" for v, a, b in cells]
+        table[value] = [interval(*cell) for cell in cells]
         table = table.drop(columns=[low, high])
     return table
 

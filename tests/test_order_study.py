@@ -16,7 +16,6 @@ from calib_utils import (
     open_plans,
     order_findings,
     order_study,
-    paths,
     reporting,
     starts,
     table1_study,
@@ -403,18 +402,3 @@ def test_table1_counts_undecided_texts_as_not_valid(study, tiny, tmp_path, monke
     found = table1_study.texts_of(model, changed, 0, tmp_path)["items"]
     assert found.left_out == [] and found.drawn.valid.dtype == bool
     assert set(found.drawn.strategy) == {"top_k", "min_p", "top_p", "none", "oracle"}
-
-
-STORED = sorted(paths.default_results_dir().glob("*/labels/*.parquet"))
-
-
-@pytest.mark.parametrize("path", STORED, ids=lambda p: f"{p.parent.parent.name}-{p.stem}")
-def test_stored_labels_are_of_texts_that_are_stored(path):
-    labels = pd.read_parquet(path)
-    assert list(labels.columns) == labelled.COLUMNS
-    assert not labels.duplicated(["prompt_id", "text"]).any()
-    name = path.stem.split("@")[0].removeprefix("judged-")
-    folder = path.parent.parent / "texts" / name
-    texts = pd.concat([pd.read_parquet(p) for p in folder.glob("*.parquet")])
-    both = labels.merge(texts[["prompt_id", "text"]].drop_duplicates(), on=["prompt_id", "text"])
-    assert len(both) == len(labels)
