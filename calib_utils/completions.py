@@ -9,6 +9,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -90,9 +91,22 @@ def write_chunk(path: Path, rows: Iterable[dict]) -> None:
     Raises:
         ResultsError: the place cannot be written.
     """
-    table = pa.Table.from_pylist(list(rows), schema=SCHEMA)
+    write_table(path, pa.Table.from_pylist(list(rows), schema=SCHEMA))
+
+
+def write_table(path: Path, table: pa.Table, parents: bool = False) -> None:
+    """A Parquet file that appears whole, or not at all.
+
+    Args:
+        parents: makes the folder where it is missing.
+
+    Raises:
+        ResultsError: the place cannot be written.
+    """
     draft = path.with_name(f".{uuid.uuid4().hex}.draft")
     try:
+        if parents:
+            path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table, draft, compression="zstd")
         os.replace(draft, path)
     except OSError as error:
@@ -100,7 +114,8 @@ def write_chunk(path: Path, rows: Iterable[dict]) -> None:
             f"cannot write {path} ({error}): choose a writable results_dir with space"
         ) from error
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink()
 
 
 def close_folder(folder: Path, names: Iterable[str]) -> None:

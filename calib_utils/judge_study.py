@@ -13,8 +13,8 @@ from calib_utils.labels import THRESHOLD
 from calib_utils.nodes import unique_texts
 from calib_utils.order_study import ITEMS, TEXTS, Study, judge_of
 
-# App. A.2: agreement of the paper's judge with people; its errors of either kind are not given.
-PAPER_ACCURACY, PAPER_F1, PAPER_ALPHA = 0.809, 0.796, 0.759
+# App. A.2: the paper's judge against people; its errors of either kind are not given.
+PAPER_ACCURACY = 0.809
 
 
 def sample_texts(study: Study, kind: str, n: int, seed: int = 0) -> pd.DataFrame:
@@ -30,11 +30,9 @@ def sample_texts(study: Study, kind: str, n: int, seed: int = 0) -> pd.DataFrame
     labels = study.labels[name]
     labels = labels[labels.valid.notna() & (labels.text.str.strip() != "")]
     rng = np.random.default_rng(seed)
-    groups = [rng.permutation(labels.index[labels.valid == value]) for value in (True, False)]
-    few = min(map(len, groups))
-    take = [max(n // 2, n - len(other)) for other in reversed(groups)] if few < n // 2 else None
-    sizes = take or [n // 2, n - n // 2]
-    chosen = np.concatenate([g[:k] for g, k in zip(groups, sizes, strict=True)])
+    valid, rest = (rng.permutation(labels.index[labels.valid == value]) for value in (True, False))
+    n_valid = min(len(valid), max(n // 2, n - len(rest)))
+    chosen = np.concatenate([valid[:n_valid], rest[: n - n_valid]])
     categories = unique_texts(study.completions[name])[["prompt_id", "category", "text"]]
     found = labels.loc[rng.permutation(chosen)].merge(categories, on=["prompt_id", "text"])
     return found[["prompt_id", "category", "text", "ended", "valid"]].reset_index(drop=True)

@@ -6,15 +6,13 @@ same, the judge's code, lists and version included; else they are made anew.
 
 import hashlib
 import json
-import os
-import uuid
-from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from calib_utils import completions
 from calib_utils.errors import ResultsError
 from calib_utils.labels import LABEL_COLUMNS
 from calib_utils.nodes import unique_texts
@@ -100,15 +98,4 @@ def _write(path: Path, labels: pd.DataFrame, record: dict) -> None:
     table = table.replace_schema_metadata(
         {**(table.schema.metadata or {}), _KEY: json.dumps(record, sort_keys=True).encode()}
     )
-    draft = path.with_name(f".{uuid.uuid4().hex}.draft")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table, draft, compression="zstd")
-        os.replace(draft, path)
-    except OSError as error:
-        raise ResultsError(
-            f"cannot write {path} ({error}): choose a writable results_dir with space"
-        ) from error
-    finally:
-        with suppress(OSError):
-            draft.unlink()
+    completions.write_table(path, table, parents=True)

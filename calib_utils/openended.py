@@ -38,6 +38,12 @@ class Forecast:
     seconds: float
 
 
+def size_of(sweep: Sweep) -> tuple[int, int]:
+    """Completions of a sweep and their tokens, forced ones counted, as if no text ended early."""
+    n = len(sweep.trees) * sweep.n_completions
+    return n, n * (sweep.depth + sweep.max_tokens)
+
+
 def forecast(
     model: Model | str, sweep: Sweep, rate: float | None = None, batch_size: int | None = None
 ) -> Forecast:
@@ -54,8 +60,7 @@ def forecast(
         rate = _rate(model, sweep, batch_size)
     if not rate > 0:
         raise InvalidRequestError(f"rate={rate!r}: must be above 0 tokens per second")
-    n = len(sweep.trees) * sweep.n_completions
-    tokens = n * (sweep.depth + sweep.max_tokens)
+    n, tokens = size_of(sweep)
     return Forecast(n, tokens, rate, tokens / rate)
 
 
@@ -86,8 +91,9 @@ def sweep(
         completions.open_folder(folder, _record(model, sweep))
     names = [completions.chunk_name(prompt.id, seed) for prompt, seed in sweep.trees]
     found: list[dict] = []
-    total = len(sweep.trees) * sweep.n_completions
-    with tqdm(total=total, unit="text", desc=f"{model.name}, {sweep.name}", leave=False) as bar:
+    with tqdm(
+        total=size_of(sweep)[0], unit="text", desc=f"{model.name}, {sweep.name}", leave=False
+    ) as bar:
         for name, (prompt, seed) in zip(names, sweep.trees, strict=True):
             if folder is not None and (folder / name).exists():
                 bar.update(sweep.n_completions)

@@ -95,10 +95,7 @@ def measures(study: Study, recall: str = WEIGHTED) -> pd.DataFrame:
 
 def depth_table(table: pd.DataFrame) -> pd.DataFrame:
     """`pr_depths.depth_summary` of every sweep in `measures`: a row per kind, sweep and depth."""
-    parts = []
-    for (kind, forced), own in table.groupby(["kind", "forced"], sort=False):
-        parts.append(pr_depths.depth_summary(own).assign(kind=kind, forced=forced))
-    found = pd.concat(parts, ignore_index=True)
+    found = _of_each_sweep(table, pr_depths.depth_summary)
     # What is asked for first, so that it is seen on a phone without scrolling.
     bounds = ("", "_low", "_high")
     wanted = [f"{name}{bound}" for name in ("area", "area_gain", "recall_at") for bound in bounds]
@@ -108,19 +105,26 @@ def depth_table(table: pd.DataFrame) -> pd.DataFrame:
 
 def depth_changes(table: pd.DataFrame) -> pd.DataFrame:
     """Every two depths of a sweep compared within the same tree (`pr_depths.depth_differences`)."""
+    return _of_each_sweep(table[table.forced > 1], pr_depths.depth_differences)
+
+
+def _of_each_sweep(table: pd.DataFrame, summary) -> pd.DataFrame:
+    """`summary` of every sweep's rows, with the columns kind and forced in front."""
     parts = []
     for (kind, forced), own in table.groupby(["kind", "forced"], sort=False):
-        if own.depth.nunique() > 1:
-            found = pr_depths.depth_differences(own)
-            found.insert(0, "forced", forced)
-            found.insert(0, "kind", kind)
-            parts.append(found)
+        found = summary(own)
+        found.insert(0, "forced", forced)
+        found.insert(0, "kind", kind)
+        parts.append(found)
     return pd.concat(parts, ignore_index=True)
 
 
-def grid_of(study: Study, name: str, recall: str = WEIGHTED) -> pd.DataFrame:
-    """Frontiers of the nodes of one sweep on a grid of recalls."""
-    return pr_curves.frontiers_on_grid(pr_curves.local_curves(study.candidates[name]), recall)
+def deepest(study: Study, depths: pd.DataFrame, kind: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Frontiers by depth of a kind's deepest sweep, and its rows of `depth_table`."""
+    sweep = study.sweeps_of(kind)[-1]
+    curves = pr_curves.local_curves(study.candidates[sweep.name])
+    frontiers = pr_depths.frontiers_by_depth(pr_curves.frontiers_on_grid(curves))
+    return frontiers, depths[(depths.kind == kind) & (depths.forced == sweep.depth)]
 
 
 def greedy_and_drawn(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -155,10 +159,10 @@ def sizes(plan: Plan) -> pd.DataFrame:
     """Trees, texts and tokens of every sweep at most, and of the paper's (`open_plans.paper`)."""
     rows = []
     for sweep in [*plan.sweeps, open_plans.paper(open_prompts())]:
-        n = len(sweep.trees) * sweep.n_completions
+        texts, tokens = openended.size_of(sweep)
         row = {"sweep": sweep.name, "trees": len(sweep.trees), "depth": sweep.depth}
-        row |= {"candidates": len(sweep.candidates), "texts": n}
-        rows.append(row | {"tokens": n * (sweep.depth + sweep.max_tokens)})
+        row |= {"candidates": len(sweep.candidates), "texts": texts, "tokens": tokens}
+        rows.append(row)
     return pd.DataFrame(rows)
 
 

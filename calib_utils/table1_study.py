@@ -3,47 +3,34 @@
 Knows the parts by name and joins them. Decides no claim and draws nothing.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from calib_utils import labelled, table1, table1_texts
-from calib_utils.embedders import Embedder
 from calib_utils.models import Model
-from calib_utils.open_plans import Plan
-from calib_utils.openset import get_prompt
 from calib_utils.order_study import ITEMS, TEXTS, Study, judge_of
-from calib_utils.sweeps import Sweep
 from calib_utils.table1_plan import plan_generations
 
+Embed = Callable[[Sequence[str]], np.ndarray]
 MIN_VALID = 6  # valid texts compared where nonsense is left out
-
-
-@dataclass(frozen=True)
-class Texts:
-    """What was drawn for one kind of prompts, labelled, and the prompts that could not take part.
-
-    `drawn` has a boolean `valid`; a text that the judge leaves undecided counts as not valid, and
-    `undecided` is their share.
-    """
-
-    kind: str
-    drawn: pd.DataFrame
-    left_out: list[str]
-    undecided: float
 
 
 def texts_of(
     model: Model, study: Study, seed: int = 0, results_dir: str | Path | None = None
-) -> dict[str, Texts]:
-    """Texts of every strategy by kind of prompt; a kind without any valid opening is missing."""
+) -> dict[str, pd.DataFrame]:
+    """Texts of every strategy by kind of prompt, `table1_texts.generate`'s with a boolean `valid`.
+
+    A prompt without a valid opening, and a kind without such a prompt, is missing. A text that the
+    judge leaves undecided counts as not valid.
+    """
     found = {}
-    for kind, sweep in zip((ITEMS, TEXTS), oracle_sweeps(study.plan), strict=False):
+    for kind, sweep in zip((ITEMS, TEXTS), study.plan.oracle, strict=True):
         candidates = study.candidates[sweep.name]
         forced = table1_texts.forced_tokens(candidates, study.plan.n_texts, seed)
         prompts = {prompt.id: prompt for prompt in sweep.prompts}
-        left_out = [key for key in prompts if key not in forced]
         if not forced:
             continue
         plan = plan_generations(list(forced), study.plan.n_texts, study.plan.budget, seed=seed)
@@ -53,30 +40,37 @@ def texts_of(
         drawn = table1_texts.generate(model, plan, prompts, forced, longest, **options)
         judge = judge_of(sweep.prompts)
         place = labelled.path_of(results_dir, model.key, name, judge)
-        labels = labelled.labels_of(drawn, tuple(map(get_prompt, prompts.values())), judge, place)
+        labels = labelled.labels_of(drawn, sweep.prompts, judge, place)
         valid = drawn.merge(labels, on=["prompt_id", "text"], how="left").valid
-        drawn = drawn.assign(valid=valid.fillna(False).astype(bool).to_numpy())
-        found[kind] = Texts(kind, drawn, left_out, float(valid.isna().mean()))
+        found[kind] = drawn.assign(valid=valid.fillna(False).astype(bool).to_numpy())
     return found
 
 
-def oracle_sweeps(plan: Plan) -> tuple[Sweep, ...]:
-    """The sweeps whose valid openings the oracle takes: item prompts, then free texts."""
-    return plan.oracle
+def remembered(embed: Embed) -> Embed:
+    """`embed` by which each text is embedded once, however often it is asked for."""
+    known: dict[str, np.ndarray] = {}
+
+    def look_up(texts: Sequence[str]) -> np.ndarray:
+        new = [text for text in dict.fromkeys(texts) if text not in known]
+        if new:
+            known.update(zip(new, embed(new), strict=True))
+        return np.stack([known[text] for text in texts])
+
+    return look_up
 
 
 def scores_of(
-    texts: dict[str, Texts], embedder: Embedder, among: str = "all", seed: int = 0
+    texts: dict[str, pd.DataFrame], embed: Embed, among: str = "all", seed: int = 0
 ) -> dict[str, pd.DataFrame]:
     """`table1.setting_scores` by kind of prompt.
 
     Args:
+        embed: texts to vectors, such as `Embedder.embed`.
         among: all texts, or only the valid ones, `MIN_VALID` of each prompt and setting.
     """
     n_texts = MIN_VALID if among == "valid" else None
     return {
-        kind: table1.setting_scores(own.drawn, embedder.embed, n_texts, among, seed)
-        for kind, own in texts.items()
+        kind: table1.setting_scores(own, embed, n_texts, among, seed) for kind, own in texts.items()
     }
 
 

@@ -126,17 +126,11 @@ reporting.show(order_study.examples(study, plan.texts[0].name, plan.texts[0].pro
 # %% mystnb={"figure": {"caption": "Items: precision-recall frontiers by depth, mean and extremes over nodes (compare Fig. 2 right). Exact labels.", "name": "fig-depth-items"}}
 measured = order_study.measures(study)
 depths = order_study.depth_table(measured)
-deepest = plan.items[-1]
-own = depths[(depths.kind == items) & (depths.forced == deepest.depth)]
-grid = order_study.grid_of(study, deepest.name)
-figure = pr_figures.depth_frontiers(pr_depths.frontiers_by_depth(grid), own)
+figure = pr_figures.depth_frontiers(*order_study.deepest(study, depths, items))
 _ = figures.source_line(figure.axes[0], source)
 
 # %% mystnb={"figure": {"caption": "Free texts, grammar alone: the same.", "name": "fig-depth-texts"}}
-deepest = plan.texts[-1]
-own = depths[(depths.kind == texts) & (depths.forced == deepest.depth)]
-grid = order_study.grid_of(study, deepest.name)
-figure = pr_figures.depth_frontiers(pr_depths.frontiers_by_depth(grid), own)
+figure = pr_figures.depth_frontiers(*order_study.deepest(study, depths, texts))
 _ = figures.source_line(figure.axes[0], source)
 
 # %% [markdown]
@@ -239,8 +233,8 @@ reporting.show(noise)
 
 # %%
 drawn = table1_study.texts_of(language_model, study, seed, store)
-encoder = load_embedder(embedder)
-scores = table1_study.scores_of(drawn, encoder, seed=seed)
+embed = table1_study.remembered(load_embedder(embedder).embed)
+scores = table1_study.scores_of(drawn, embed, seed=seed)
 compared = table1_study.comparisons(scores)
 apart = table1_study.differences(scores)
 
@@ -274,7 +268,7 @@ reporting.show(reporting.with_intervals(apart))
 # not compared):
 
 # %%
-valid_scores = table1_study.scores_of(drawn, encoder, among="valid", seed=seed)
+valid_scores = table1_study.scores_of(drawn, embed, among="valid", seed=seed)
 valid_compared = table1_study.compact(table1_study.comparisons(valid_scores))
 reporting.show(reporting.with_intervals(valid_compared))
 

@@ -368,6 +368,19 @@ def test_agreement_and_noise_of_a_judge_with_known_errors():
     assert len(judge_study.noise_table(pd.DataFrame(), 0.5)) == 2
 
 
+def test_a_text_is_embedded_once():
+    asked = []
+
+    def embed(texts):
+        asked.extend(texts)
+        return np.array([[len(text), 1.0] for text in texts])
+
+    again = table1_study.remembered(embed)
+    assert again(["a", "bb", "a"]).tolist() == [[1, 1], [2, 1], [1, 1]]
+    assert again(["bb", "ccc"]).tolist() == [[2, 1], [3, 1]]
+    assert asked == ["a", "bb", "ccc"]
+
+
 def test_texts_for_people_make_an_annotation_page(study):
     items = judge_study.to_annotate(study, 2)
     page = annotation.annotation_page(items)
@@ -400,5 +413,5 @@ def test_table1_counts_undecided_texts_as_not_valid(study, tiny, tmp_path, monke
     candidates = node_table(study.completions[sweep.name], labels)
     changed = replace(study, candidates={**study.candidates, sweep.name: candidates})
     found = table1_study.texts_of(model, changed, 0, tmp_path)["items"]
-    assert found.left_out == [] and found.drawn.valid.dtype == bool
-    assert set(found.drawn.strategy) == {"top_k", "min_p", "top_p", "none", "oracle"}
+    assert set(found.prompt_id) == {p.id for p in sweep.prompts} and found.valid.dtype == bool
+    assert set(found.strategy) == {"top_k", "min_p", "top_p", "none", "oracle"}
