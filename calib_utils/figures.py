@@ -277,15 +277,11 @@ def _across(ax: Axes) -> dict:
 
 def source_line(ax: Axes, text: str) -> Axes:
     """Which model file the figure's numbers come from, in small print above it."""
-    figure, panels = ax.figure, ax.figure.axes
-    top = max(panel.get_position().y1 for panel in panels)
-    top += 0.07 if any(panel.get_title() for panel in panels) else 0.02
-    if figure.get_layout_engine() or any("\n" in panel.get_title() for panel in panels):
-        # Titles of several lines, and panels that have not found their place yet.
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
-        place = figure.transFigure.inverted()
-        boxes = [panel.get_tightbbox().transformed(place) for panel in panels]
-        top = max(box.y1 for box in boxes) + 0.02
+    figure = ax.figure
+    # Titles may have any height, and a layout places the panels only when it is drawn.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    place = figure.transFigure.inverted()
+    top = 0.02 + max(panel.get_tightbbox().transformed(place).y1 for panel in figure.axes)
     figure.text(0.5, top, text, ha="center", va="bottom", fontsize=8, color="#555555")
     return ax
