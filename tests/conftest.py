@@ -137,12 +137,15 @@ def save_tiny(folder, architecture, template=None, bos=False):
         vision = {**_VISION, **_QWEN_VISION}
         options = {"text_config": options, "vision_config": vision, "tie_word_embeddings": False}
         auto = AutoModelForImageTextToText  # the other would save the text model alone
-    network = auto.from_config(AutoConfig.for_model(model_type, **options))
-    generator = torch.Generator().manual_seed(20)
-    for parameter in network.parameters():
-        if parameter.ndim > 1:
-            # Wide enough that logits depend on the whole context and are far from flat.
-            torch.nn.init.normal_(parameter, std=0.3, generator=generator)
+    # Vectors keep the library's own start, and some of it is drawn: the decay rates of linear
+    # attention, on which depends how far its chunks and its single steps are apart.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(20)
+        network = auto.from_config(AutoConfig.for_model(model_type, **options))
+        for parameter in network.parameters():
+            if parameter.ndim > 1:
+                # Wide enough that logits depend on the whole context and are far from flat.
+                torch.nn.init.normal_(parameter, std=0.3)
     network.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -16,8 +16,11 @@ from transformers.generation.logits_process import (
 import calib_utils as cu
 from calib_utils import scoring
 
-# Chunked and stepwise recurrences of Qwen3.5 MoE differ by 3.3e-5 on one machine: float32 rounding.
-TOLERANCE = 5e-5  # of the logits' standard deviation over the vocabulary
+# Float32 rounding, in standard deviations of the logits over the vocabulary.
+TOLERANCE = 5e-5
+# The library's chunked and stepwise linear attention differ by 5e-6 to 3e-4 over draws of the decay
+# rates, since a chunk takes differences of sums that grow with its length.
+LINEAR_ATTENTION_TOLERANCE = 5e-4
 BATCHES = (1, 3, 1000)
 
 
@@ -54,7 +57,9 @@ def assert_equal_to_plain(model, prompt, expected, batch_size, packed):
     assert sorted(seen) == list(range(prompt.trie.n_nodes))
     assert seen[0] == 0
     error = (found - expected).abs().max()
-    assert error <= TOLERANCE * expected.std(1).mean(), f"logits differ by {error:.2e}"
+    linear = "qwen3_5" in model.network.config.model_type
+    tolerance = LINEAR_ATTENTION_TOLERANCE if linear else TOLERANCE
+    assert error <= tolerance * expected.std(1).mean(), f"logits differ by {error:.2e}"
 
 
 @pytest.mark.parametrize("batch_size", BATCHES)
@@ -94,7 +99,7 @@ def test_logits_of_different_prefixes_differ_far_more_than_the_tolerance(referen
     scale = logits.std(1).mean()
     apart = (logits[:, None] - logits[None]).abs().amax(-1)
     apart.fill_diagonal_(torch.inf)
-    assert apart.min() > 100 * TOLERANCE * scale
+    assert apart.min() > 10 * LINEAR_ATTENTION_TOLERANCE * scale
     assert scale > 0.5
 
 
