@@ -48,15 +48,17 @@ def identity(name: str, revision: str | None = None) -> Identity:
         return Identity(name, EMBEDDED[name].sha256)
     if path.suffix == ".gguf" and path.is_file():
         return Identity(models._file_key(path.stem), sha256_of_file(path))
-    if path.is_dir():
-        return Identity(models._file_key(path.resolve().name), sha256_of_folder(path))
-    key = models._file_key(name.replace("/", "--") + (f"@{revision}" if revision else ""))
-    if not models._is_hub_id(name):
-        return Identity(key, None)
     try:
-        return Identity(key, sha256_of_folder(weights.hub_folder(name, revision, local_only=True)))
+        if path.is_dir():
+            key = models._file_key(path.resolve().name)
+            return Identity(key, sha256_of_folder(path))
+        key = models._file_key(name.replace("/", "--") + (f"@{revision}" if revision else ""))
+        if models._is_hub_id(name):
+            folder = weights.hub_folder(name, revision, local_only=True)
+            return Identity(key, sha256_of_folder(folder))
     except (HubUnreachableError, UnknownNameError, ModelFormatError):
-        return Identity(key, None)
+        pass  # loading it says what is wrong
+    return Identity(key, None)
 
 
 def made_from(notebook, parameters: Mapping, sha256: str | None, rows: Mapping[str, str]) -> dict:

@@ -37,9 +37,8 @@ def add_commands(commands, model_options) -> None:
         parents=[model_options],
         help="execute the notebooks for a model that are not current",
     )
-    which = add.add_mutually_exclusive_group()
-    which.add_argument("--notebook", action="append", help="only this one, as NN_topic")
-    which.add_argument(
+    add.add_argument("--notebook", action="append", help="only this one, as NN_topic")
+    add.add_argument(
         "--panel",
         action=argparse.BooleanOptionalAction,
         help="only the notebooks about all models with results, or not those",
@@ -102,13 +101,15 @@ def run(options) -> int:
     from calib_utils import book, freshness, runner, runs
 
     options.model = _named(options.model)
-    names = options.notebook or runner.notebook_names() * (options.panel is not True)
-    about_all = [n for n in names if runner.is_about_all(n)]
-    if not options.notebook and options.panel is not False:
-        about_all = runner.panel_names()
+    names = options.notebook or [*runner.notebook_names(), *runner.panel_names()]
+    about_all = [name for name in names if runner.is_about_all(name)]
+    own = [name for name in names if name not in about_all]
     # All parameters are checked before a model is fetched and a notebook takes its minutes.
-    jobs = {n: _notebook_parameters(options, n) for n in names if n not in about_all}
-    panel_jobs = {name: _panel_parameters(options, name) for name in about_all}
+    jobs, panel_jobs = {}, {}
+    if options.panel is not True:
+        jobs = {name: _notebook_parameters(options, name) for name in own}
+    if options.panel is not False:
+        panel_jobs = {name: _panel_parameters(options, name) for name in about_all}
     book_dir, failed = options.book_dir.resolve(), []
     if jobs:
         key = freshness.identity(options.model, options.revision).key
