@@ -19,7 +19,7 @@ from calib_utils import freshness, paths
 
 ROOT = paths.project_root()
 SNAKEMAKE = Path(os.environ.get("CALIB_UTILS_SNAKEMAKE", ROOT / ".venv-workflow/bin/snakemake"))
-SLURM = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "sinfo")
+SLURM = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "sinfo")
 PATH = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
 PATIENCE = 240  # seconds until a wait is a failure
 pytestmark = [
@@ -194,13 +194,12 @@ def slurm(tmp_path_factory):
     user, host = getpass.getuser(), socket.gethostname().split(".")[0]
     (folder / "munge.key").write_bytes(os.urandom(1024))
     (folder / "munge.key").chmod(0o400)
-    for number in (0, 1):
-        (folder / f"gpu{number}").touch()
-    (folder / "gres.conf").write_text(f"Name=gpu File={folder}/gpu[0-1]\n")
+    (folder / "gres.conf").write_text("Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n")
     (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
-    # A job does not inherit where the configuration is, when that is not the usual place.
-    (folder / "prolog").write_text(f"#!/bin/sh\necho export SLURM_CONF={folder}/slurm.conf\n")
-    (folder / "prolog").chmod(0o755)
+    # The plugin's inner srun is not told of a configuration that is not in the usual place.
+    real = shutil.which("srun", path=PATH)
+    (folder / "srun").write_text(f'#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec {real} "$@"\n')
+    (folder / "srun").chmod(0o755)
     controller, node = free_ports(2)
     (folder / "slurm.conf").write_text(
         f"""\
@@ -228,7 +227,6 @@ SlurmdParameters=config_overrides
 ReturnToService=2
 MinJobAge=3600
 KillWait=2
-TaskProlog={folder}/prolog
 GresTypes=gpu
 NodeName={host} NodeAddr=127.0.0.1 CPUs=8 RealMemory=64000 Gres=gpu:2
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
@@ -236,7 +234,11 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
     )
     for name in ("state", "spool"):
         (folder / name).mkdir()
-    own = {**os.environ, "SLURM_CONF": f"{folder}/slurm.conf", "PATH": PATH}
+    own = {
+        **os.environ,
+        "SLURM_CONF": f"{folder}/slurm.conf",
+        "PATH": f"{folder}{os.pathsep}{PATH}",
+    }
     munge = [f"--{n}={folder}/munge.{e}" for n, e in (("socket", "socket"), ("key-file", "key"))]
     munge += [f"--{name}-file={folder}/munge.{name}" for name in ("log", "pid", "seed")]
     daemons = []
