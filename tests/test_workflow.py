@@ -21,7 +21,7 @@ ROOT = paths.project_root()
 SNAKEMAKE = Path(os.environ.get("CALIB_UTILS_SNAKEMAKE", ROOT / ".venv-workflow/bin/snakemake"))
 SLURM = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "sinfo")
 PATH = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
-PATIENCE = 240  # seconds until a wait is a failure
+PATIENCE = 400  # seconds until a wait is a failure
 pytestmark = [
     pytest.mark.notebooks,
     pytest.mark.skipif(
@@ -184,7 +184,7 @@ def test_on_this_machine_only_what_changed_is_executed(models, tmp_path):
 
 @pytest.fixture
 def slurm(tmp_path_factory):
-    """A Slurm of one node with two pretended GPUs; hands out the environment of its commands."""
+    """A Slurm of one node with four pretended GPUs; hands out the variables of its commands."""
     missing = [name for name in SLURM if shutil.which(name, path=PATH) is None]
     if missing:
         pytest.skip(f"no {', '.join(missing)}: apt-get install slurm-wlm munge")
@@ -194,7 +194,8 @@ def slurm(tmp_path_factory):
     user, host = getpass.getuser(), socket.gethostname().split(".")[0]
     (folder / "munge.key").write_bytes(os.urandom(1024))
     (folder / "munge.key").chmod(0o400)
-    (folder / "gres.conf").write_text("Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n")
+    gpus = ("null", "zero", "full", "random")  # any device files will do
+    (folder / "gres.conf").write_text("".join(f"Name=gpu File=/dev/{name}\n" for name in gpus))
     (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
     # The plugin's inner srun is not told of a configuration that is not in the usual place.
     real = shutil.which("srun", path=PATH)
@@ -228,17 +229,14 @@ ReturnToService=2
 MinJobAge=3600
 KillWait=2
 GresTypes=gpu
-NodeName={host} NodeAddr=127.0.0.1 CPUs=8 RealMemory=64000 Gres=gpu:2
+NodeName={host} NodeAddr=127.0.0.1 CPUs=8 RealMemory=64000 Gres=gpu:4
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
     )
     for name in ("state", "spool"):
         (folder / name).mkdir()
-    own = {
-        **os.environ,
-        "SLURM_CONF": f"{folder}/slurm.conf",
-        "PATH": f"{folder}{os.pathsep}{PATH}",
-    }
+    own = {"SLURM_CONF": f"{folder}/slurm.conf", "PATH": f"{folder}{os.pathsep}{PATH}"}
+    with_own = {**os.environ, **own}
     munge = [f"--{n}={folder}/munge.{e}" for n, e in (("socket", "socket"), ("key-file", "key"))]
     munge += [f"--{name}-file={folder}/munge.{name}" for name in ("log", "pid", "seed")]
     daemons = []
@@ -249,17 +247,24 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
             ["slurmd", "-D", "-N", host],
         ):
             with open(folder / f"{command[0]}.out", "wb") as log:
-                daemons.append(subprocess.Popen(command, env=own, stdout=log, stderr=log))
+                daemons.append(subprocess.Popen(command, env=with_own, stdout=log, stderr=log))
             if command[0] == "munged":
                 wait_for((folder / "munge.socket").exists, lambda: text_of(folder))
         up = ["sinfo", "--noheader", "--format=%T"]
         wait_for(
-            lambda: b"idle" in subprocess.run(up, env=own, capture_output=True, timeout=60).stdout,
+            lambda: (
+                b"idle" in subprocess.run(up, env=with_own, capture_output=True, timeout=60).stdout
+            ),
             lambda: text_of(folder),
         )
         yield own
-        for line in subprocess.check_output(["squeue", "-h", "-o", "%i"], env=own).split():
-            subprocess.run(["scancel", "--signal=KILL", line], env=own, timeout=60)
+        # A job outlives the daemons, so it has to go first.
+        subprocess.run(["scancel", "--user", user], env=with_own, timeout=60)
+        jobs = ["squeue", "--noheader"]
+        wait_for(
+            lambda: not subprocess.run(jobs, env=with_own, capture_output=True, timeout=60).stdout,
+            lambda: text_of(folder),
+        )
     finally:
         for daemon in reversed(daemons):
             daemon.terminate()
@@ -319,7 +324,9 @@ def test_slurm_jobs_and_drivers_may_be_killed(slurm, models, tmp_path):
     first = start()
     try:
         wait_for(lambda: begun("alpha") and begun("beta"), explain)
-        subprocess.run(["scancel", begun("alpha")[0][0]], env=slurm, check=True, timeout=60)
+        subprocess.run(
+            ["scancel", begun("alpha")[0][0]], env={**os.environ, **slurm}, check=True, timeout=60
+        )
         wait_for(lambda: len(begun("alpha")) == 2, explain)
     finally:
         first.send_signal(signal.SIGKILL)
@@ -336,7 +343,7 @@ def test_slurm_jobs_and_drivers_may_be_killed(slurm, models, tmp_path):
     jobs = {name: begun(name) for name in models}
     assert {name: len(lines) for name, lines in jobs.items()} == {"alpha": 2, "beta": 1}
     assert len({job for lines in jobs.values() for job, _ in lines}) == 3
-    assert {gpu for lines in jobs.values() for _, gpu in lines} <= {"0", "1"}
+    assert {gpu for lines in jobs.values() for _, gpu in lines} <= {*"0123"}
     for model in models.values():
         command = [sys.executable, "-m", "calib_utils", "run", "--model", model]
         done = subprocess.run(
@@ -350,5 +357,5 @@ def test_slurm_jobs_and_drivers_may_be_killed(slurm, models, tmp_path):
     )
     assert pages(project) == pages(plain)
     assert leftovers(project) == []
-    assert not subprocess.check_output(["squeue", "--noheader"], env=slurm)
+    assert not subprocess.check_output(["squeue", "--noheader"], env={**os.environ, **slurm})
     assert json.loads(pages(project)["book/panel/05_all.ipynb"])["cells"][-1]["outputs"]
