@@ -13,9 +13,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 
-from calib_utils import freshness, paths
+from calib_utils import freshness, paths, results
+from calib_utils.reproduce import TOLERANCE
+from calib_utils.schema import KEY
 
 ROOT = paths.project_root()
 SNAKEMAKE = Path(os.environ.get("CALIB_UTILS_SNAKEMAKE", ROOT / ".venv-workflow/bin/snakemake"))
@@ -318,6 +321,12 @@ def test_slurm_jobs_and_drivers_may_be_killed(slurm, models, tmp_path):
         logs = project / ".snakemake" / "slurm_logs"
         return (project / "driver.log").read_text()[-6000:] + text_of(logs)
 
+    def run_by_hand(model, log):
+        command = [sys.executable, "-m", "calib_utils", "run", "--model", model]
+        with open(log, "wb") as told:
+            own = environment(plain)
+            return subprocess.Popen(command, cwd=plain, env=own, stdout=told, stderr=told)
+
     def waiting():
         return {n for n in models if f"another run of {n} is at work" in explain()}
 
@@ -331,6 +340,7 @@ def test_slurm_jobs_and_drivers_may_be_killed(slurm, models, tmp_path):
     finally:
         first.send_signal(signal.SIGKILL)
     first.wait()
+    by_hand = {name: run_by_hand(model, tmp_path / f"{name}.log") for name, model in models.items()}
     # Its jobs go on. A new driver submits them again; those wait, and find that nothing is left.
     second = start()
     try:
@@ -344,18 +354,18 @@ def test_slurm_jobs_and_drivers_may_be_killed(slurm, models, tmp_path):
     assert {name: len(lines) for name, lines in jobs.items()} == {"alpha": 2, "beta": 1}
     assert len({job for lines in jobs.values() for job, _ in lines}) == 3
     assert {gpu for lines in jobs.values() for _, gpu in lines} <= {*"0123"}
-    for model in models.values():
-        command = [sys.executable, "-m", "calib_utils", "run", "--model", model]
-        done = subprocess.run(
-            command, cwd=plain, env=environment(plain), capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-    assert tables(project, models) == tables(plain, models)
-    assert all(
-        set(rows) == {"rng-1@end=line", "rng-2@end=line"}
-        for rows in tables(project, models).values()
-    )
-    assert pages(project) == pages(plain)
+    for name in models:
+        assert by_hand[name].wait(PATIENCE) == 0, (tmp_path / f"{name}.log").read_text()
+    assert {*pages(project)} == {*pages(plain)}
+    for name in models:
+        for task in ("rng-1@end=line", "rng-2@end=line"):
+            kept, other = (
+                results.read(root / "data" / "results" / name / task).settings
+                for root in (project, plain)
+            )
+            assert not kept.duplicated(KEY).any()
+            pd.testing.assert_frame_equal(kept, other, rtol=TOLERANCE)
+        assert len(tables(project, models)[name]) == 2
     assert leftovers(project) == []
     assert not subprocess.check_output(["squeue", "--noheader"], env={**os.environ, **slurm})
     assert json.loads(pages(project)["book/panel/05_all.ipynb"])["cells"][-1]["outputs"]
