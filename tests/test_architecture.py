@@ -60,6 +60,7 @@ ORDER = (
     "reference",
     "schema",
     "results",
+    "kept_logits",
     "coverage",
     "store",
     "evaluation",
