@@ -87,7 +87,9 @@ def _walk(root: Path) -> Iterator[Checked]:
 
 def _is_model(folder: Path) -> bool:
     below = [entry for entry in folder.iterdir() if entry.is_dir()]
-    return any(entry.name == TEXTS or (entry / results.RECORD).is_file() for entry in below)
+    return any(
+        entry.name in (TEXTS, LOGITS) or (entry / results.RECORD).is_file() for entry in below
+    )
 
 
 def _model(folder: Path) -> Iterator[Checked]:

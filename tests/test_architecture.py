@@ -96,6 +96,7 @@ ORDER = (
     "beyond_figures",
     "controls_figures",
     "shape_figures",
+    *("panel", "panel_findings", "panel_figures"),
     "reporting",
     "theory_figures",
     "reproduce",
