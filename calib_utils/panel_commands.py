@@ -10,7 +10,7 @@ from pathlib import Path
 
 from calib_utils import paths
 from calib_utils.errors import CalibUtilsError, InvalidRequestError
-from calib_utils.registry import DEFAULT_MODEL, EMBEDDED
+from calib_utils.registry import CORE, DEFAULT_MODEL, EMBEDDED
 
 
 def add_commands(commands, model_options) -> None:
@@ -27,7 +27,7 @@ def add_commands(commands, model_options) -> None:
     add.set_defaults(command=forecast)
 
     add = commands.add_parser("resources", help="what a batch system is asked for, as JSON")
-    add.add_argument("models", nargs="*", default=list(EMBEDDED), metavar="MODEL")
+    add.add_argument("models", nargs="*", default=list(CORE), metavar="MODEL")
     add.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
     add.add_argument("--gpu-gb", type=float, default=0.0, help="memory of one GPU; 0: use none")
     add.set_defaults(command=resources)
