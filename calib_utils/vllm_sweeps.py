@@ -15,9 +15,9 @@ import pandas as pd
 
 from calib_utils import generation, openended, provenance, sweeps
 from calib_utils.endpoint import Endpoint
-from calib_utils.errors import EndpointError, LogProbabilityError
+from calib_utils.errors import EndpointError, LogProbabilityError, RefusedRequestError
 from calib_utils.models import Model, load_model
-from calib_utils.probes import KNOWN_TEXT, TOLERANCE, probe_log_probabilities
+from calib_utils.probes import KNOWN_TEXT, TOLERANCE
 from calib_utils.sweeps import Sweep
 from calib_utils.vllm_engine import Engine, ServedContinuations
 
@@ -25,6 +25,7 @@ from calib_utils.vllm_engine import Engine, ServedContinuations
 CODE = tuple(sorted({*openended.CODE, "endpoint", "vllm_engine", "vllm_sweeps"}))
 # Nats. float32 in two engines is apart by rounding (measured: below 1e-4), half precision by more.
 EXACT = 1e-3
+_PROBE_TOKENS, _PROBE_TEMPERATURE = 24, 1.5
 
 
 def serve_command(model: Model | str, port: int = 8000) -> list[str]:
@@ -62,9 +63,11 @@ def connect(
             f"{base_url} says that it is {fingerprint!r}, not vLLM: for other servers there are "
             "judges only; a vLLM of 0.20 or later must run with its own --fingerprint-mode"
         )
-    probe_log_probabilities(endpoint)
     engine = Engine(model, endpoint, fingerprint)
-    return replace(engine, apart=_compared(engine)) if check else engine
+    if check:
+        engine = replace(engine, apart=_compared(engine))
+    _probe(engine)
+    return engine
 
 
 def sweep(engine: Engine, plan: Sweep, results_dir: str | Path | None = None) -> pd.DataFrame:
@@ -82,19 +85,41 @@ def sweep(engine: Engine, plan: Sweep, results_dir: str | Path | None = None) ->
     return run(engine.model, replace(plan, name=f"{plan.name}.vllm"), results_dir)
 
 
+def _probe(engine: Engine) -> None:
+    """Tokens drawn at another temperature than 1 and scored as given have the same probability.
+
+    By token ids, unlike `probes`: drawn text need not be read back as the tokens that it was.
+    """
+    ids = engine.model.tokenizer(KNOWN_TEXT)["input_ids"]
+    tree = ServedContinuations(engine, engine.model, ids)
+    (drawn,) = tree.complete([()], _PROBE_TOKENS, n_samples=1, temperature=_PROBE_TEMPERATURE)
+    (given,) = tree.complete([drawn.token_ids], 1)
+    apart = float(np.abs(np.subtract(drawn.log_p, given.prefix_log_p)).max())
+    if not apart <= (EXACT if engine.model.dtype == "float32" else TOLERANCE):
+        raise LogProbabilityError(
+            f"{engine.endpoint.base_url}: a token's log-probability differs by {apart:.4f} nats "
+            "between drawing it and scoring it as given; start the server with --logprobs-mode "
+            f"raw_logprobs and --dtype {engine.model.dtype}"
+        )
+
+
 def _compared(engine: Engine) -> float:
     """How far the server's log-probabilities of a known text are from float32 here."""
     model, url = engine.model, engine.endpoint.base_url
     first, *rest = model.tokenizer(KNOWN_TEXT)["input_ids"]
     request = [tuple(rest)], 1
     (here,) = generation.complete(replace(model, dtype="float32"), [first], *request)
-    (there,) = ServedContinuations(engine, model, [first]).complete(*request)
-    apart = float(np.abs(np.subtract(here.prefix_log_p, there.prefix_log_p)).max())
     serve = " ".join(serve_command(model))
+    other = f"{url} serves another model than {model.name}"
+    try:
+        (there,) = ServedContinuations(engine, model, [first]).complete(*request)
+    except RefusedRequestError as error:  # tokens that it does not have
+        raise LogProbabilityError(f"{other} ({error}); start it with: {serve}") from error
+    apart = float(np.abs(np.subtract(here.prefix_log_p, there.prefix_log_p)).max())
     if not apart <= TOLERANCE:
         raise LogProbabilityError(
-            f"{url} serves other weights than those of {model.name}: the log-probability of a "
-            f"known token differs by {apart:.2f} nats; start it with: {serve}"
+            f"{other}: the log-probability of a known token differs by {apart:.2f} nats; start it "
+            f"with: {serve}"
         )
     if model.dtype == "float32" and apart > EXACT:
         raise LogProbabilityError(
