@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -208,7 +209,8 @@ def test_greedy_completions_are_the_same(engine, trees):
 
 def test_draws_have_the_model_s_probabilities(engine, trees):
     here, there, start = trees
-    n, temperature = 600, 1.7
+    # vLLM on CPUs reads the prompt anew for each draw.
+    n, temperature = (60 if engine.model.name == SMOLLM else 600), 1.7
     first, second = (int(t) for t in here.candidates([()], [0, 1])[0])
     options = {"n_samples": n, "temperature": temperature}
     drawn = there.complete([(first,), (second,)], 1, **options, seed=4)
@@ -310,16 +312,10 @@ def test_judging_by_the_same_server(engine, tmp_path):
         max_tokens=120,
         cache_dir=tmp_path,
     )
-    items = openended_items("Paris", "xq zzv")
+    question = "What is the capital of France?"
+    items = pd.DataFrame([{"prompt": question, "text": t, "ended": True} for t in ("Paris", "xq")])
     labels = judge.judge(items, progress=False)
     assert labels[list(CRITERIA)].notna().all(axis=None), list(labels.reason)
-
-
-def openended_items(*texts):
-    import pandas as pd
-
-    prompt = "What is the capital of France?"
-    return pd.DataFrame([{"prompt": prompt, "text": text, "ended": True} for text in texts])
 
 
 def test_bfloat16_is_recognised_and_few_log_probabilities_are_refused(tmp_path):
