@@ -26,7 +26,7 @@ import torch
 from calib_utils import controlled, cutoffs, forecast, paths, reproduce, results, runner
 from calib_utils.evaluation import render_prompt
 from calib_utils.models import load_model
-from calib_utils.registry import EMBEDDED
+from calib_utils.registry import CORE
 
 TABLE = paths.package_data("panel", "seconds.csv")
 COLUMNS = ["notebook", "model", "wall_s", "cpu_s", "nodes", "threads", "cores", "source", "date"]
@@ -35,12 +35,12 @@ CONTROLLED, CUTOFFS = "02_controlled_tasks", "03_oracle_cutoffs"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", action="append", choices=list(EMBEDDED))
+    parser.add_argument("--model", action="append", choices=list(CORE))
     parser.add_argument("--notebook", action="append", choices=runner.notebook_names())
     parser.add_argument("--sidecars", action="store_true")
     parser.add_argument("--probe", action="store_true")
     options = parser.parse_args()
-    for model in options.model or EMBEDDED:
+    for model in options.model or CORE:
         if options.probe:
             keep(probed(model))
             continue

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from calib_utils import panel_commands, paths
 from calib_utils.errors import CalibUtilsError
-from calib_utils.registry import DEFAULT_MODEL, EMBEDDED
+from calib_utils.registry import CORE, DEFAULT_MODEL
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,7 +48,7 @@ def _prompt(options) -> None:
 def _fetch(options) -> None:
     from calib_utils.models import load_model
 
-    for name in list(EMBEDDED) if options.all else [options.model]:
+    for name in CORE if options.all else [options.model]:
         print(f"{name}: {load_model(name).folder}")
 
 
@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add = commands.add_parser("fetch", help="embedded model files into the cache")
     add.add_argument("model", nargs="?", default=DEFAULT_MODEL)
-    add.add_argument("--all", action="store_true")
+    add.add_argument("--all", action="store_true", help="all that the book and the tests need")
     add.set_defaults(command=_fetch)
 
     panel_commands.add_commands(commands, model)

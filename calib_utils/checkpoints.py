@@ -51,7 +51,7 @@ class Checkpoint:
 
 @cache
 def checkpoints() -> tuple[Checkpoint, ...]:
-    """All of them: the paper's 14 post-trained ones, its 7 base ones, the embedded three."""
+    """All of them: the paper's 14 post-trained ones, its 7 base ones, the embedded ones."""
     with open(paths.package_data(*_FILES[1]), encoding="utf-8") as stream:
         architectures = json.load(stream)
     with open(paths.package_data(*_FILES[0]), encoding="utf-8", newline="") as stream:

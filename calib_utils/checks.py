@@ -11,12 +11,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from calib_utils import paths, reproduce, results, weights
+from calib_utils import kept_logits, paths, reproduce, results, weights
 from calib_utils.errors import CalibUtilsError
-from calib_utils.faults import ERROR, NOTE, Fault, label_faults, table_faults, text_faults
+from calib_utils.faults import (
+    ERROR,
+    NOTE,
+    Fault,
+    label_faults,
+    logit_faults,
+    table_faults,
+    text_faults,
+)
 from calib_utils.registry import EMBEDDED
 
-TEXTS, LABELS = "texts", "labels"
+TEXTS, LABELS, LOGITS = "texts", "labels", kept_logits.FOLDER
+_LOOK = {TEXTS: text_faults, LABELS: label_faults, LOGITS: logit_faults}
 
 
 @dataclass(frozen=True)
@@ -24,7 +33,7 @@ class Checked:
     """A folder that was looked at."""
 
     folder: Path
-    kind: str  # "table", "texts", "labels" or "other"
+    kind: str  # "table", "texts", "labels", "logits" or "other"
     faults: tuple[Fault, ...]
 
     @property
@@ -78,7 +87,9 @@ def _walk(root: Path) -> Iterator[Checked]:
 
 def _is_model(folder: Path) -> bool:
     below = [entry for entry in folder.iterdir() if entry.is_dir()]
-    return any(entry.name == TEXTS or (entry / results.RECORD).is_file() for entry in below)
+    return any(
+        entry.name in (TEXTS, LOGITS) or (entry / results.RECORD).is_file() for entry in below
+    )
 
 
 def _model(folder: Path) -> Iterator[Checked]:
@@ -90,7 +101,8 @@ def _model(folder: Path) -> Iterator[Checked]:
         elif kind == "table" and entry.name == TEXTS:
             yield from _model(entry)
         else:
-            yield _looked_at(entry, LABELS if entry.name == LABELS else kind)
+            own = entry.name in (LABELS, LOGITS) and kind == "table"
+            yield _looked_at(entry, entry.name if own else kind)
 
 
 def _stray(entry: Path) -> Checked:
@@ -106,8 +118,7 @@ def _stray(entry: Path) -> Checked:
 def _looked_at(folder: Path, kind: str) -> Checked:
     faults = []
     try:
-        look = {TEXTS: text_faults, LABELS: label_faults}.get(kind, table_faults)
-        for fault in look(folder):
+        for fault in _LOOK.get(kind, table_faults)(folder):
             faults.append(fault)
     except CalibUtilsError as error:
         faults.append(Fault(str(error)))

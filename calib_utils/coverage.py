@@ -91,6 +91,24 @@ def as_text(table: pd.DataFrame) -> str:
     return f"{shown.fillna('?').replace('nan', '?').to_string(index=False)}\n\n{notes}"
 
 
+def as_page(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of `coverage` for the book: what is measured first, then the paper's others."""
+    shown = pd.DataFrame(
+        {
+            "model": table.name,
+            "measured": [_stored(row) for row in table.itertuples()],
+            "in the paper": (table.panel == "paper").map({True: "yes", False: "no"}),
+            "family": table.family,
+            "stage": table.stage,
+            "parameters": [_billions(row) for row in table.itertuples()],
+            "GB in bfloat16": table.bfloat16_gb,
+            "licence": table.licence,
+            "command": table.command,
+        }
+    )
+    return shown.loc[table.measured.sort_values(ascending=False, kind="stable").index].fillna("?")
+
+
 def _billions(row) -> str:
     if pd.isna(row.parameters):
         return "?"

@@ -16,6 +16,7 @@ import pandas as pd
 from calib_utils import (
     completions,
     drawing,
+    kept_logits,
     labelled,
     models,
     openended,
@@ -113,6 +114,18 @@ def label_faults(folder: Path) -> Iterator[Fault]:
         strange = set(zip(labels.prompt_id, labels.text, strict=True)) - have
         if strange:
             yield Fault(f"{path.name} labels {len(strange)} texts that are not stored: delete it")
+
+
+def logit_faults(folder: Path) -> Iterator[Fault]:
+    """Faults of a model's kept logits; raises a CalibUtilsError where one cannot be read."""
+    for path in sorted(folder.iterdir()):
+        if path.is_symlink() or path.suffix != ".parquet" or not _NAME.fullmatch(path.name):
+            yield Fault(f"{path.name} is not a file of logits: delete it")
+            continue
+        _, record = kept_logits.read(path)
+        yield from _check_hashes(record, ("weights_sha256", "code_version"))
+        yield from _check_model(folder.parent.name, record, None)
+        yield from _check_code(record, provenance.code_version(), "run 06_logit_shape again")
 
 
 def _record(folder: Path) -> dict:

@@ -138,12 +138,12 @@ def answer_profiles(answers: pd.DataFrame, task: str) -> Figure:
     return figure
 
 
-def frontiers(table: pd.DataFrame, ceiling: float, ax: Axes | None = None) -> Axes:
+def frontiers(table: pd.DataFrame, ceiling: float | None, ax: Axes | None = None) -> Axes:
     """Every setting of one task, each rule's Pareto frontier, and the ceiling (Fig. 6, 9).
 
     Args:
         table: rows of `evaluate` of one task.
-        ceiling: diversity of a perfectly ordered model that is uniform over G.
+        ceiling: diversity of a perfectly ordered model that is uniform over G; None draws none.
     """
     ax = ax or plt.gca()
     for rule, own in table.groupby("rule", sort=False):
@@ -152,8 +152,9 @@ def frontiers(table: pd.DataFrame, ceiling: float, ax: Axes | None = None) -> Ax
         best = frontier_points(own)
         width = 2.6 if rule == "oracle_size" else 1.5
         ax.plot(best.validity, best.diversity, ".-", linewidth=width, **style)
-    ax.axhline(ceiling, color="black", linestyle=":", linewidth=1.2)
-    ax.scatter([1], [ceiling], marker="*", s=130, color="black", zorder=4, clip_on=False)
+    if ceiling is not None:
+        ax.axhline(ceiling, color="black", linestyle=":", linewidth=1.2)
+        ax.scatter([1], [ceiling], marker="*", s=130, color="black", zorder=4, clip_on=False)
     unit_square(ax, "validity", "diversity")
     ax.set_ylim(-0.03, 1.05)
     return ax
@@ -273,6 +274,12 @@ def rule_style(rule: str) -> dict:
 def _across(ax: Axes) -> dict:
     """Text placed by the share of the axes' width and the value on its y axis."""
     return {"transform": ax.get_yaxis_transform(), "fontsize": 10}
+
+
+def two_lines(model: str) -> str:
+    """A long model name broken after its second hyphen."""
+    parts = model.split("-")
+    return model if len(parts) < 3 else "-".join(parts[:2]) + "-\n" + "-".join(parts[2:])
 
 
 def source_line(ax: Axes, text: str) -> Axes:

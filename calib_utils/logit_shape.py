@@ -19,6 +19,7 @@ from calib_utils.piecewise import Fit, two_part
 from calib_utils.tasks import Task
 
 N_RANKS = 2000  # as far as the paper shows
+STUDY = "logit-shape"  # the name of its kept logits
 NAMES = {
     "exponential": "exponential",
     "power_law": "power law",

@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from calib_utils import labelled, open_plans, openended, pr_curves, pr_depths
+from calib_utils import (
+    completions,
+    labelled,
+    open_plans,
+    openended,
+    pr_curves,
+    pr_depths,
+    provenance,
+)
 from calib_utils.gazetteer import GazetteerJudge
 from calib_utils.language import LanguageChecker
 from calib_utils.models import Model
@@ -42,15 +50,38 @@ class Study:
 
 def run(model: Model, plan: Plan, results_dir: str | Path | None = None) -> Study:
     """Everything of a plan, computed now or taken from where an earlier run kept it."""
-    completions, labels, candidates = {}, {}, {}
+    texts = {sweep.name: openended.sweep(model, sweep, results_dir) for sweep in plan.sweeps}
+    return _study(plan, texts, results_dir, model.key)
+
+
+def read(plan: Plan, results_dir: str | Path, model_key: str) -> Study:
+    """What is stored of a plan's sweeps, labelled as `run` labels them; loads no model.
+
+    Sweeps that are not there are not in it; neither are those of another request or other code.
+
+    Raises:
+        ResultsError: an unfinished sweep, or files that are not those recorded.
+    """
+    texts = {}
     for sweep in plan.sweeps:
-        texts = openended.sweep(model, sweep, results_dir)
-        judge = judge_of(sweep.prompts)
-        place = labelled.path_of(results_dir, model.key, sweep.name, judge)
-        found = labelled.labels_of(texts, sweep.prompts, judge, place)
-        completions[sweep.name], labels[sweep.name] = texts, found
-        candidates[sweep.name] = node_table(texts, found)
-    return Study(plan, completions, labels, candidates)
+        folder = completions.folder_of(results_dir, model_key, sweep.name)
+        if folder.is_dir():
+            record = completions.read_record(folder)
+            same = record["sweep_sha256"] == sweep.fingerprint()
+            if same and record["code_version"] == provenance.code_version(openended.CODE):
+                texts[sweep.name] = completions.read_completions(folder)
+    return _study(plan, texts, results_dir, model_key)
+
+
+def _study(plan: Plan, texts: dict, results_dir: str | Path | None, model_key: str) -> Study:
+    labels, candidates = {}, {}
+    for sweep in plan.sweeps:
+        if sweep.name in texts:
+            own, judge = texts[sweep.name], judge_of(sweep.prompts)
+            place = labelled.path_of(results_dir, model_key, sweep.name, judge)
+            labels[sweep.name] = labelled.labels_of(own, sweep.prompts, judge, place)
+            candidates[sweep.name] = node_table(own, labels[sweep.name])
+    return Study(plan, texts, labels, candidates)
 
 
 def judge_of(prompts):
@@ -87,10 +118,12 @@ def measures(study: Study, recall: str = WEIGHTED) -> pd.DataFrame:
     parts = []
     for kind in (ITEMS, TEXTS):
         for sweep in study.sweeps_of(kind):
+            if sweep.name not in study.candidates:
+                continue
             curves = pr_curves.local_curves(study.candidates[sweep.name])
             found = pr_curves.node_measures(curves, recall)
             parts.append(found.assign(kind=kind, forced=sweep.depth))
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
 def depth_table(table: pd.DataFrame) -> pd.DataFrame:

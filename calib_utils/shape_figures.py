@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from calib_utils.curve_selection import REFERENCE
-from calib_utils.figures import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
+from calib_utils.figures import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, two_lines
 from calib_utils.logit_shape import NAMES
 from calib_utils.piecewise import Fit
 
@@ -89,7 +89,7 @@ def published_dots(table: pd.DataFrame) -> Figure:
     """R², MSE and c of the fits, a row per model and a dot per query; ours filled, theirs open.
 
     Args:
-        table: of `logit_shape.beside_published`.
+        table: of `logit_shape.beside_published`, for one model or several.
     """
     panels = (
         ("r2", "R²", ()),
@@ -97,7 +97,8 @@ def published_dots(table: pd.DataFrame) -> Figure:
         ("c", "breakpoint c", (2, 5, 10, 20, 50, 100)),
     )
     models = list(dict.fromkeys(table.model))
-    figure, axes = plt.subplots(3, 1, figsize=(6.4, 8.2))
+    published = table[table.whose != "here"].model.nunique()
+    figure, axes = plt.subplots(3, 1, figsize=(6.4, 6.8 + 0.35 * len(models)))
     for ax, (column, title, ticks) in zip(axes, panels, strict=True):
         # A line between published rows and ours, so that they are not taken for one sample.
         for (query, whose), own in table.groupby(["query", "whose"], sort=False):
@@ -113,8 +114,8 @@ def published_dots(table: pd.DataFrame) -> Figure:
                 facecolor=colour if whose == "here" else "none",
                 label=query if whose == "here" else None,
             )
-        ax.axhline(len(models) - 1.5, color="black", linewidth=0.8)
-        ax.set_yticks(range(len(models)), [_two_lines(m) for m in models], fontsize=9)
+        ax.axhline(published - 0.5, color="black", linewidth=0.8)
+        ax.set_yticks(range(len(models)), [two_lines(m) for m in models], fontsize=9)
         ax.set_ylim(-0.6, len(models) - 0.4)
         ax.grid(False, axis="y")
         if ticks:
@@ -182,9 +183,3 @@ def _log_axis(ax: Axes, which: str, ticks) -> None:
     axis = ax.xaxis if which == "x" else ax.yaxis
     axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
     axis.set_minor_locator(NullLocator())
-
-
-def _two_lines(model: str) -> str:
-    """A long model name broken after its second hyphen."""
-    parts = model.split("-")
-    return model if len(parts) < 3 else "-".join(parts[:2]) + "-\n" + "-".join(parts[2:])

@@ -28,12 +28,12 @@ revision = ""  # hub commit or tag; empty: the default branch
 dtype = "float32"  # of the forward pass
 device = "auto"  # cuda, mps or cpu
 seed = 0  # not used here: nothing is drawn
-results_dir = ""  # not used here: this page always computes live
+results_dir = ""  # where sorted logits are kept; empty: data/results of this checkout
 quick = False  # two queries only
 
 # %%
 import calib_utils as cu
-from calib_utils import figures, logit_shape, reporting, shape_figures
+from calib_utils import figures, kept_logits, logit_shape, paths, reporting, shape_figures
 
 figures.use_style()
 language_model = cu.load_model(model, revision=revision or None, dtype=dtype, device=device)
@@ -50,6 +50,10 @@ source = reporting.source_of(language_model)
 
 # %%
 curves = logit_shape.logit_curves(language_model, queries)
+if not quick:
+    store = results_dir or paths.default_results_dir()
+    place = kept_logits.path_of(store, language_model.key, logit_shape.STUDY)
+    kept_logits.keep(curves, language_model, place)
 reporting.show(curves.loc[[1, 2, 3, 10, 100, 1000, len(curves)]].reset_index(), digits=3)
 
 # %% [markdown]
@@ -161,7 +165,8 @@ reporting.glue_number("highest_c", int(table.c.max()), "{}")
 # ## Summary and provenance
 #
 # Everything on this page is computed when it runs: a few forward passes, and fits that take a
-# fraction of a second each. `quick=True` keeps two queries.
+# fraction of a second each. The sorted logits are kept for the page that shows all models.
+# `quick=True` looks at two queries and keeps nothing.
 
 # %%
 print("numbers from", source)

@@ -28,7 +28,7 @@ from calib_utils import (
 from calib_utils.beyond import Question
 from calib_utils.beyond_claims import findings
 from calib_utils.controlled import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
-from calib_utils.registry import EMBEDDED
+from calib_utils.registry import CORE
 
 CITY, COUNTRY = Question("random-city", "?", "city"), Question("country", "!", "country")
 COUNTRIES = ["Chile", "Peru", "Kenya", "Japan", "Spain", "Italy", "Ghana", "India", "Nepal", "Iran"]
@@ -292,7 +292,7 @@ def test_the_examples_are_the_shortest_pair_of_one_problem():
 
 
 @pytest.mark.models
-@pytest.mark.parametrize("name", EMBEDDED)
+@pytest.mark.parametrize("name", CORE)
 def test_a_page_tells_what_the_stored_texts_hold(name, monkeypatch):
     """Nothing is drawn: what is stored was asked for by the present code."""
 

@@ -16,7 +16,7 @@ from calib_utils import (
     reproduce,
     results,
 )
-from calib_utils.registry import EMBEDDED
+from calib_utils.registry import CORE, EMBEDDED
 
 pytestmark = pytest.mark.models
 
@@ -34,7 +34,7 @@ def glued(model, notebook):
     return found
 
 
-@pytest.mark.parametrize("model", EMBEDDED)
+@pytest.mark.parametrize("model", CORE)
 def test_the_states_rows_are_what_the_weights_give(model):
     """Every setting, loss and frontier stored for the states, measured again."""
     found = reproduce.recompute(results.folder_of(paths.default_results_dir(), model, "us-states"))
@@ -44,7 +44,7 @@ def test_the_states_rows_are_what_the_weights_give(model):
     assert row.settings > 20
 
 
-@pytest.mark.parametrize("model", EMBEDDED)
+@pytest.mark.parametrize("model", CORE)
 def test_glued_numbers_are_those_of_the_rows(model):
     numbers, claims = glued(model, "02_controlled_tasks"), glued(model, "03_oracle_cutoffs")
     stored = results.read(paths.default_results_dir() / model / "us-states").settings
@@ -60,7 +60,7 @@ def test_glued_numbers_are_those_of_the_rows(model):
     assert sum(verdicts) == int(claims["claims"]) == 5
 
 
-@pytest.mark.parametrize("model", EMBEDDED)
+@pytest.mark.parametrize("model", CORE)
 def test_the_framework_chapter_tells_what_its_functions_find(model):
     numbers = glued(model, "01_formal_framework")
     verdicts = [int(numbers[v]) for v in ("reproduced", "not_reproduced", "not_testable_here")]
@@ -70,7 +70,7 @@ def test_the_framework_chapter_tells_what_its_functions_find(model):
         assert numbers[f"errata_{item.number}"] == item.found
 
 
-@pytest.mark.parametrize("model", EMBEDDED)
+@pytest.mark.parametrize("model", CORE)
 def test_the_order_chapter_tells_what_its_stored_texts_and_labels_say(model):
     numbers = glued(model, "04_order_calibration")
     verdicts = [int(numbers[v]) for v in ("reproduced", "not_reproduced", "not_testable_here")]

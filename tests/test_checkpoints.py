@@ -9,7 +9,7 @@ import torch
 import calib_utils as cu
 from calib_utils import checkpoints, coverage, paths, sizes
 from calib_utils.errors import HubUnreachableError, ModelFormatError, UnknownNameError
-from calib_utils.registry import EMBEDDED
+from calib_utils.registry import CORE, EMBEDDED
 
 # Fig. 8, by name.
 POST_TRAINED = (
@@ -129,7 +129,7 @@ def test_the_size_of_a_folder_is_that_of_the_loaded_model(tiny, architecture):
 
 
 @pytest.mark.models
-@pytest.mark.parametrize("name", EMBEDDED)
+@pytest.mark.parametrize("name", CORE)
 def test_the_embedded_files_have_the_sizes_of_the_table(name):
     stated = sizes.size_of(name)
     found = [sizes.size_of(cu.load_model(name).folder)]

@@ -9,7 +9,7 @@ import pytest
 from calib_utils import checkpoints, forecast, paths, runner, scoring, sizes
 from calib_utils.__main__ import main
 from calib_utils.errors import InvalidRequestError
-from calib_utils.registry import EMBEDDED
+from calib_utils.registry import CORE
 
 SMALL = "smollm2-135m-instruct"
 TIMINGS = forecast.timings()
@@ -27,9 +27,9 @@ def test_every_notebook_was_timed():
     timed = set(TIMINGS.notebook) - {forecast.PROBE}
     assert timed >= {f"{n:02d}_{t}" for n, t in [(0, "quickstart"), (1, "formal_framework")]}
     assert timed <= set(runner.notebook_names())
-    assert set(TIMINGS.model) == set(EMBEDDED)
+    assert set(TIMINGS.model) == set(CORE)
     assert (TIMINGS.cpu_s > 0).all()
-    assert set(TIMINGS[TIMINGS.notebook == forecast.PROBE].model) == set(EMBEDDED)
+    assert set(TIMINGS[TIMINGS.notebook == forecast.PROBE].model) == set(CORE)
 
 
 @pytest.mark.parametrize(("notebook", "model"), CASES)

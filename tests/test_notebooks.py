@@ -12,7 +12,7 @@ import pytest
 from calib_utils import paths, runner
 from calib_utils.book import models_with_pages, table_of_contents
 from calib_utils.errors import NotebookParameterError, UnknownNameError
-from calib_utils.registry import EMBEDDED
+from calib_utils.registry import CORE
 
 ROOT = paths.project_root()
 NOTEBOOKS = runner.notebook_names()
@@ -82,7 +82,7 @@ def test_an_unknown_notebook_lists_the_known():
 
 def test_every_embedded_model_has_every_notebook_executed():
     have = {_ids(path) for path in EXECUTED}
-    assert have >= {f"{model}/{name}" for model in EMBEDDED for name in NOTEBOOKS}
+    assert have >= {f"{model}/{name}" for model in CORE for name in NOTEBOOKS}
 
 
 @pytest.mark.parametrize("path", EXECUTED, ids=_ids)
@@ -101,7 +101,7 @@ def test_executed_copies_are_current_and_whole(path):
 
 def test_the_table_of_contents_is_the_one_for_these_notebooks():
     assert (ROOT / "book" / "_toc.yml").read_text() == table_of_contents()
-    assert models_with_pages()[0] == next(iter(EMBEDDED))
+    assert models_with_pages()[0] == CORE[0]
 
 
 @pytest.mark.models

@@ -1,0 +1,228 @@
+"""What all models together say: pairs compared, and the paper's claims about its panel decided.
+
+Tables of `panel` in, tables out. A claim about every model is reproduced where each model that can
+be tested agrees, not reproduced where one does not.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from calib_utils import logit_shape, panel, pr_depths
+from calib_utils.bootstrap import cluster_interval
+from calib_utils.controlled import (
+    NOT_REPRODUCED,
+    NOT_TESTABLE,
+    REPRODUCED,
+    TESTABLE,
+    Finding,
+    too_low,
+    verdict,
+)
+from calib_utils.operating import PRACTICAL
+from calib_utils.order_findings import MIN_TREES, decided
+from calib_utils.order_study import ITEMS, JUDGES, TEXTS
+from calib_utils.panel import ORACLE, Panel
+from calib_utils.table1 import LEVEL
+
+ALONE = "T = 1 alone"
+SIZE, STAGE = "size", "stage"
+_TASK_MEASURES = {
+    "oracle area": "area of the oracle-size frontier",
+    "practical area": "area of the best practical frontier",
+    "order": "order part at T = 1, nats",
+    "shape": "shape part at T = 1, nats",
+}
+_COLUMNS = ["by", "minus", "model", "measure", "difference", "low", "high", "over"]
+
+
+def testable(found: Panel, table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of models and tasks where some setting's validity is at least `TESTABLE`."""
+    best = found.settings.groupby(["model", "task"]).validity.max()
+    enough = best[best >= TESTABLE].index
+    return table[pd.MultiIndex.from_frame(table[["model", "task"]]).isin(enough)]
+
+
+def pair_table(found: Panel) -> pd.DataFrame:
+    """Larger less smaller and post-trained less base, for every pair of which both are here.
+
+    Order is paired by prompt and seed, tasks by task; the interval is a bootstrap over them. On
+    tasks both models' numbers are exact, and the interval says how far the tasks agree.
+
+    Returns:
+        Columns by, minus, model, measure, difference, low, high, over (what was paired).
+    """
+    rows = []
+    whole = _task_measures(found)
+    known = ((SIZE, panel.size_pairs), (STAGE, panel.stage_pairs))
+    for by, (first, second) in [(by, pair) for by, of in known for pair in of(found.models)]:
+        names = {"by": by, "minus": first, "model": second}
+        for kind in (ITEMS, TEXTS):
+            rows += [names | row for row in _order_difference(found.order, kind, first, second)]
+        for measure, words in _TASK_MEASURES.items():
+            wide = whole.pivot(index="task", columns="model", values=measure)
+            if {first, second} <= set(wide):
+                apart = (wide[second] - wide[first]).dropna().rename("d").reset_index()
+                mean = cluster_interval(apart, "d", outer="task", inner=None)
+                row = {"measure": words, "difference": mean.mean, "low": mean.low}
+                rows.append(names | row | {"high": mean.high, "over": f"{len(apart)} tasks"})
+    return pd.DataFrame(rows, columns=_COLUMNS)
+
+
+def _task_measures(found: Panel) -> pd.DataFrame:
+    """Per testable model and task the numbers that `_TASK_MEASURES` names."""
+    areas = testable(found, panel.frontier_table(found))
+    table = areas[["model", "task"]].assign(**{"oracle area": areas[ORACLE]})
+    table["practical area"] = areas[list(PRACTICAL)].max(axis=1)
+    parts = panel.split_table(found)
+    parts = parts[parts.decoder == ALONE][["model", "task", "order", "shape", "total"]]
+    return table.merge(parts, on=["model", "task"], how="left")
+
+
+def _order_difference(order: pd.DataFrame, kind: str, first: str, second: str) -> Iterable[dict]:
+    if not len(order):
+        return
+    own = order[(order.kind == kind) & (order.forced == 1) & order.model.isin([first, second])]
+    if own.model.nunique() < 2:
+        return
+    # Numbered, so that the difference is always the second model's less the first's.
+    table = pr_depths.depth_differences(own.assign(place=own.model == second), by="place")
+    for row in table.itertuples():
+        yield {
+            "measure": f"{row.measure}, {kind}",
+            "difference": row.difference,
+            "low": row.low,
+            "high": row.high,
+            "over": f"{row.n_runs} trees",
+        }
+
+
+def findings(found: Panel) -> pd.DataFrame:
+    """The paper's claims about its panel: columns claim, source, found, verdict."""
+    order, pairs = panel.order_table(found), pair_table(found)
+    tasks, fits = _task_measures(found), panel.shape_table(found)
+    rows = [_area_rises(kind, pairs) for kind in (ITEMS, TEXTS)]
+    rows += [_recall_is_low(kind, order) for kind in (ITEMS, TEXTS)]
+    rows += [_oracle_above(tasks), _states_are_shape(tasks), _sums_are_order(tasks)]
+    rows += [_forms_fit(fits), _heads_end(fits)]
+    return pd.DataFrame([vars(row) for row in rows])
+
+
+def _together(verdicts: Iterable[str]) -> str:
+    tested = [one for one in verdicts if one != NOT_TESTABLE]
+    if not tested:
+        return NOT_TESTABLE
+    return REPRODUCED if set(tested) == {REPRODUCED} else NOT_REPRODUCED
+
+
+def _area_rises(kind: str, pairs: pd.DataFrame) -> Finding:
+    own = pairs[(pairs.by == SIZE) & (pairs.measure == f"area, {kind}")]
+    told, verdicts = [], []
+    for row in own.itertuples():
+        told.append(
+            f"{row.model} less {row.minus}: {row.difference:.2f} ({row.low:.2f} to {row.high:.2f}) "
+            f"over {row.over}"
+        )
+        enough = int(row.over.split()[0]) >= MIN_TREES and not np.isnan(row.low)
+        verdicts.append(decided(row.low, row.high, 0.0) if enough else NOT_TESTABLE)
+    return Finding(
+        f"The area under the frontier rises with size ({kind}, {JUDGES[kind]})",
+        "Sec. 4, Fig. 4 and 8",
+        "; ".join(told) or "no two sizes of one family have it",
+        _together(verdicts),
+    )
+
+
+def _recall_is_low(kind: str, order: pd.DataFrame) -> Finding:
+    told, verdicts = [], []
+    for row in order[(order.kind == kind) & (order.forced == 1)].itertuples():
+        if row.n_runs < MIN_TREES or np.isnan(row.recall_at):
+            told.append(f"{row.model}: not counted, {row.n_runs:.0f} trees with a valid candidate")
+            continue
+        if row.prevalence >= LEVEL:  # every cutoff has the precision, a random one too
+            told.append(f"{row.model}: not counted, prevalence {row.prevalence:.2f}")
+            continue
+        told.append(
+            f"{row.model}: {row.recall_at:.2f} ({row.recall_at_low:.2f} to "
+            f"{row.recall_at_high:.2f})"
+        )
+        verdicts.append(decided(-row.recall_at_high, -row.recall_at_low, -0.5))
+    return Finding(
+        f"At precision {LEVEL:g} every model keeps less than half of the valid tokens "
+        f"({kind}, {JUDGES[kind]})",
+        "Sec. 4, Fig. 4 and 8",
+        "; ".join(told) or "no model has it",
+        _together(verdicts),
+    )
+
+
+def _oracle_above(tasks: pd.DataFrame) -> Finding:
+    above = tasks["oracle area"] > tasks["practical area"]
+    counts = [
+        f"{model}: on {int(own.sum())} of {len(own)} tasks"
+        for model, own in above.groupby(tasks.model, sort=False)
+    ]
+    return Finding(
+        "For every model the oracle-size frontier lies above those of practical rules (by area)",
+        "Sec. 5, Fig. 9",
+        "; ".join(counts) or too_low(),
+        verdict(len(tasks) > 0, bool(above.all())),
+    )
+
+
+def _states_are_shape(tasks: pd.DataFrame) -> Finding:
+    own = tasks[(tasks.task == "us-states") & tasks.order.notna()]
+    told = [
+        f"{row.model}: shape {row.shape:.2g}, order {row.order:.2g}" for row in own.itertuples()
+    ]
+    return Finding(
+        "On US states shape loses more than order does, for every model (T = 1, nats)",
+        "Sec. 5, Fig. 9",
+        "; ".join(told) or too_low(),
+        verdict(len(own) > 0, bool((own["shape"] > own.order).all())),
+    )
+
+
+def _sums_are_order(tasks: pd.DataFrame) -> Finding:
+    share = (tasks.order / tasks.total).groupby([tasks.model, tasks.task]).first()
+    told, holds = [], []
+    for model in dict.fromkeys(tasks.model):
+        for n in (2, 3):
+            free, bound = (model, f"rng-{n}"), (model, f"rng-{n}-sum-at-most-10")
+            if {free, bound} <= set(share.dropna().index):
+                holds.append(share[bound] > share[free])
+                told.append(
+                    f"{model}, {n} digits: {share[free]:.0%} free, {share[bound]:.0%} bound"
+                )
+    return Finding(
+        "A bound on the sum raises the order's share of the loss, for every model (T = 1)",
+        "Sec. 5, Fig. 9",
+        "; ".join(told) or too_low(),
+        verdict(bool(holds), all(holds)),
+    )
+
+
+def _forms_fit(fits: pd.DataFrame) -> Finding:
+    theirs = logit_shape.published_fits().r2.min()
+    told = [
+        f"{model}: {r2:.3f}" for model, r2 in fits.groupby("model", sort=False).r2.min().items()
+    ]
+    return Finding(
+        "A line, then a logarithm, fits the highest 2,000 logits of every model",
+        "App. I, Fig. 13–15",
+        f"lowest R² of {', '.join(told) or 'no model'}; published {theirs:.3f}, which decides",
+        verdict(bool(told), bool((fits.r2 >= theirs).all())),
+    )
+
+
+def _heads_end(fits: pd.DataFrame) -> Finding:
+    theirs = logit_shape.published_fits().c
+    ranges = fits.groupby("model", sort=False).c.agg(["min", "max"])
+    told = [f"{row.Index}: {row.min} to {row.max}" for row in ranges.itertuples()]
+    return Finding(
+        "The breakpoint lies where the paper's do, for every model",
+        "App. I, Fig. 13–15",
+        f"{'; '.join(told) or 'no model'}; published {theirs.min()} to {theirs.max()}",
+        verdict(bool(told), bool(fits.c.between(theirs.min(), theirs.max()).all())),
+    )
