@@ -36,7 +36,7 @@ pytestmark = pytest.mark.models
 
 SMOLLM = "smollm2-135m-instruct"
 PROMPTS = (OpenPrompt("one", "story", "Tell a story."), OpenPrompt("two", "item", "Name a b."))
-# Nats a token in float32; measured up to 5e-5 on the real model, which in bfloat16 is apart by 0.19.
+# Nats a token in float32: up to 5e-5 on the real model, which in bfloat16 is apart by 0.19.
 TOLERANCE = 5e-4
 START_SECONDS = 600
 # What the server's settings fill in where a request leaves it open, and must not reach a text.
