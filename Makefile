@@ -12,7 +12,7 @@ VLLM_VENV := .venv-vllm
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help env fetch forecast run book pages test check reproduce sync lock bench vllm clean
+.PHONY: help env fetch forecast run workflow workflow-env book pages test check reproduce sync lock bench vllm clean
 
 help:  ## This list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,17 @@ forecast: env  ## Memory, disk and time that MODEL=name would take
 
 run: env  ## Every notebook for MODEL=name, stored and added to the book
 	$(CU) run --model $(MODEL)
+
+WF := .venv-workflow
+workflow: env workflow-env  ## Several models by Snakemake, on this machine; see the page scale_out
+	$(WF)/bin/snakemake --snakefile workflow/Snakefile --workflow-profile workflow/profiles/default
+
+workflow-env: $(WF)/.complete
+
+$(WF)/.complete: workflow/requirements.txt
+	$(PYTHON) -m venv $(WF)
+	$(WF)/bin/python -m pip install --quiet -r $<
+	touch $@
 
 book: run pages  ## Set up, fetch the model, run the notebooks, build the book
 
@@ -81,4 +92,4 @@ $(VLLM_VENV)/.complete: envs/vllm.txt
 	touch $@
 
 clean:  ## Remove what was built; the model cache stays
-	rm -rf _build $(VENV) $(VLLM_VENV)
+	rm -rf _build $(VENV) $(WF) $(VLLM_VENV)
