@@ -101,12 +101,13 @@ def as_page(table: pd.DataFrame) -> pd.DataFrame:
             "family": table.family,
             "stage": table.stage,
             "parameters": [_billions(row) for row in table.itertuples()],
-            "GB in bfloat16": table.bfloat16_gb,
+            "GB in bfloat16": table.bfloat16_gb.map("{:.1f}".format),
             "licence": table.licence,
             "command": table.command,
         }
     )
-    return shown.loc[table.measured.sort_values(ascending=False, kind="stable").index].fillna("?")
+    shown = shown.fillna("?").replace("nan", "?")
+    return shown.loc[table.measured.sort_values(ascending=False, kind="stable").index]
 
 
 def _billions(row) -> str:

@@ -142,10 +142,11 @@ def save_tiny(folder, architecture, template=None, bos=False):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(20)
         network = auto.from_config(AutoConfig.for_model(model_type, **options))
-        for parameter in network.parameters():
-            if parameter.ndim > 1:
-                # Wide enough that logits depend on the whole context and are far from flat.
-                torch.nn.init.normal_(parameter, std=0.3)
+    generator = torch.Generator().manual_seed(20)
+    for parameter in network.parameters():
+        if parameter.ndim > 1:
+            # Wide enough that logits depend on the whole context and are far from flat.
+            torch.nn.init.normal_(parameter, std=0.3, generator=generator)
     network.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

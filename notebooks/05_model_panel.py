@@ -1,0 +1,182 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # All models: does size or training help?
+#
+# **What the paper claims** (Sec. 4 and 5, Fig. 4, 8, 9). Over 21 checkpoints of four families, 14 of
+# them post-trained: the area under the precision–recall frontier rises mildly with size, recall at
+# precision 0.8 stays low whatever the size, and the oracle cutoff shows the same two failures, of
+# order and of shape, in every family.
+#
+# **What this page is.** Every model that has results in this checkout, side by side. It reads what the
+# other chapters stored and loads no model, so it grows by a row when somebody runs one. A model that
+# was not run has no number here, not even the paper's: the coverage table says which those are, and
+# the command that would measure each.
+#
+# **What we find** is in the table of claims near the end.
+
+# %% tags=["parameters", "all-results"]
+seed = 0  # not used here: nothing is drawn but the bootstrap's resamples, which have their own
+results_dir = ""  # where results are read; empty: data/results of this checkout
+quick = False  # not used here: reading takes seconds
+
+# %%
+from calib_utils import (
+    checkpoints,
+    coverage,
+    figures,
+    panel,
+    panel_figures,
+    panel_findings,
+    paths,
+    reporting,
+    shape_figures,
+)
+
+figures.use_style()
+store = results_dir or paths.default_results_dir()
+found = panel.read(store)
+source = "numbers from data/results; weights and their SHA-256 are in the table of models"
+
+# %% [markdown]
+# ## Coverage
+#
+# The paper's 21 checkpoints and every other model that has results. *Parameters* and *GB* are of the
+# language model as it is loaded, weights alone; sizes marked ~ are inferred. First what a run takes:
+# `python -m calib_utils forecast --model` and its name.
+
+# %% tags=["nbval-ignore-output"]
+covered = coverage.coverage(store)
+reporting.show(coverage.as_page(covered))
+
+# %% [markdown]
+# ## What is read
+#
+# *Tasks*: of the eight of the chapter on oracle cutoffs. A base model's answers end with the line, a
+# chat model's with the end of its turn, as there. *Nodes with labels*: of the chapter on order, items
+# decided by lists and free texts by grammar alone.
+
+# %%
+reporting.show(panel.sources(found))
+
+# %%
+if len(found.left_out):
+    print("left out:")
+    print(found.left_out.to_string(index=False))
+else:
+    print("nothing was left out: all stored rows are of this code")
+
+# %% [markdown]
+# **What these models can show, and what not.** They are 4-bit files of at most 1.8 billion
+# parameters. One family is here in two sizes, so a difference by size can be seen once; families are
+# confounded with size otherwise. No base model is here together with its post-trained one, so nothing
+# is said about training: the pairs of the paper's panel are in the coverage table, unmeasured.
+
+# %% [markdown]
+# ## Order against size
+#
+# Area under the precision–recall frontier of the next token, and recall at precision 0.8, one token
+# forced. Bars are 95 % intervals over prompts and seeds, of which there are few. The black tick is what
+# a random order of the same candidates has: where most candidates are valid, as among free texts
+# judged by grammar, the area is high without any order. The open diamonds are computed from the
+# points that the authors published for two models (one story prompt, four prefixes each, ranks to
+# 2,000, their judge): another measurement, beside ours and not comparable in height.
+
+# %% mystnb={"figure": {"caption": "Order and size: area under the precision-recall frontier and recall at precision 0.8 against parameters (compare Fig. 4 and 8). Lines join two sizes of one family, or a base model and its post-trained one.", "name": "fig-size"}}
+order = panel.order_table(found)
+first = panel.sized(order[order.forced == 1], found.models)
+pairs = panel.size_pairs(found.models) + panel.stage_pairs(found.models)
+figure = panel_figures.against_size(first, pairs, panel.published_order())
+_ = figures.source_line(figure.axes[0], source)
+
+# %%
+columns = ["model", "kind", "forced", "depth"]
+estimates = order.loc[:, "area":"recall_at_high"].columns
+shown = order[[*columns, *estimates, "random_area", "prevalence", "n_prompts", "n_runs"]]
+reporting.show(reporting.with_intervals(shown))
+
+# %% [markdown]
+# ## Validity and diversity
+#
+# Every setting of Table 3 and the oracle size. On tasks that a model hardly does, all settings lie in
+# the corner, and nothing can be learnt from the order of the curves. All numbers from here on are
+# exact for the weights: nothing is drawn.
+
+# %% mystnb={"figure": {"caption": "Validity and diversity of every setting, by rule, with Pareto frontiers: a row per model, a column per task (compare Fig. 9).", "name": "fig-panel-frontiers"}}
+names = list(dict.fromkeys(found.settings.model))
+figure = panel_figures.frontier_panels(found.settings, names, list(panel.SHOWN_TASKS))
+_ = figures.source_line(figure.axes[0], source)
+
+# %%
+reporting.show(panel.frontier_table(found), digits=2, floor=0.005)
+
+# %% [markdown]
+# ## Order, shape and size of the cutoff
+#
+# Where the loss −ln(Val × Div) of temperature 1 without cutoff lies, in nats, on tasks where some
+# setting of the model has a validity of 0.05 or more (chapter *Oracle cutoffs* defines the parts).
+
+# %% mystnb={"figure": {"caption": "The loss at temperature 1 without cutoff, split between order, shape and size of the cutoff, by task and model.", "name": "fig-panel-split"}}
+splits = panel_findings.testable(found, panel.split_table(found))
+alone = splits[splits.decoder == panel_findings.ALONE]
+figure = panel_figures.split_of_models(alone)
+_ = figures.source_line(figure.axes[0], source)
+
+# %%
+reporting.show(alone[["task", "model", "validity", "diversity", "total", "order", "shape", "size"]])
+
+# %% [markdown]
+# ## Logit shape
+#
+# The published form fitted to the six queries of App. I (chapter *Logit shape* asks whether it is the
+# right one). Above the line ours, below it the 18 published fits, of other models.
+
+# %% mystnb={"figure": {"caption": "R², mean squared error and breakpoint of every model: a dot per query; filled: this book's models; open: as published.", "name": "fig-panel-shape"}}
+fits = panel.shape_table(found)
+figure = shape_figures.published_dots(panel.beside_published_fits(fits))
+_ = figures.source_line(figure.axes[0], f"filled: {source}; open: arXiv:2605.11128v1")
+
+# %%
+reporting.show(fits[["model", "query", "c", "mse", "r2", "m", "B", "C", "jump"]], digits=3)
+
+# %% [markdown]
+# ## Pairs
+#
+# Differences within pairs: the larger model less the smaller of one family, and the post-trained less
+# its base model. Order is paired by prompt and seed, tasks by task; intervals are bootstraps over those.
+
+# %%
+paired = panel_findings.pair_table(found)
+of_stages = f"{len(panel.stage_pairs(found.models))} of {len(checkpoints.pairs())}"
+print(f"pairs by size: {len(panel.size_pairs(found.models))}; by training: {of_stages}")
+reporting.show(reporting.with_intervals(paired))
+
+# %% [markdown]
+# ## Claims and findings
+
+# %%
+claims = panel_findings.findings(found)
+reporting.show(claims)
+
+# %% tags=["remove-cell"]
+reporting.glue_verdicts(claims)
+reporting.glue_number("paper_models", int((covered.panel == "paper").sum()), "{}")
+reporting.glue_number("paper_measured", int(covered.measured[covered.panel == "paper"].sum()), "{}")
+reporting.glue_number("models", len(found.models), "{}")
+
+# %% [markdown]
+# ## Summary and provenance
+#
+# Every row was measured by the chapters of its own model and is stored with the SHA-256 of the
+# weights. `python -m calib_utils check` verifies the rows; *Add your model* says how to add one.
+
+# %%
+print(f"{len(found.models)} models, none loaded here")
