@@ -14,6 +14,7 @@ from calib_utils import kept_steps, operating, panel, provenance
 from calib_utils.cutoffs import TASKS, frontier_points
 from calib_utils.errors import ResultsError
 from calib_utils.figures import CAUSES, RULE_COLOURS, RULE_NAMES
+from calib_utils.registry import DEFAULT_MODEL
 from calib_utils.results import Stored
 from calib_utils.rules import TABLE3_TEMPERATURES, table3_rules
 from calib_utils.schema import KEY
@@ -22,6 +23,7 @@ FOLDER = "explorer"  # below the built book's `_static`
 MEASURES = ("validity", "diversity", "sequence_precision", "sequence_recall")
 PARTS = ("total", "order", "shape", "size")
 COLUMNS = (*KEY, *MEASURES, *PARTS, "on_frontier")
+_ROUNDING = 1e-6  # nats: parts of a loss below that are rounding, as in the chapter's table
 _DIGITS = 8  # of a number in a script; the page shows three
 
 
@@ -34,7 +36,8 @@ def write(results_dir: str | Path, folder: str | Path) -> pd.DataFrame:
     folder, models, left_out = Path(folder), [], []
     folder.mkdir(parents=True, exist_ok=True)
     table = panel.models(panel.keys_in(results_dir)).set_index("model")
-    for key, known in table.iterrows():
+    first = [key for key in table.index if key == DEFAULT_MODEL]
+    for key, known in table.loc[[*first, *table.index.drop(first)]].iterrows():
         data, missing = model_data(results_dir, key)
         left_out += missing
         if data["tasks"]:
@@ -90,6 +93,9 @@ def _rows(stored: Stored, task: str) -> list[list]:
     if table.empty:
         return []
     split = operating.split_table(stored.losses.assign(task=task))[[*KEY, *PARTS]]
+    parts = split[list(PARTS)]
+    # Without a valid answer there is no loss to split, though its size part alone may be known.
+    split[list(PARTS)] = parts.where(parts.abs() >= _ROUNDING, parts * 0).where(parts.total.notna())
     table = table.merge(split, on=KEY, how="left")
     best = frontier_points(table)[KEY].assign(on_frontier=1)
     table = table.merge(best, on=KEY, how="left")
