@@ -35,7 +35,8 @@ def write(results_dir: str | Path, folder: str | Path) -> pd.DataFrame:
     """
     folder, models, left_out = Path(folder), [], []
     folder.mkdir(parents=True, exist_ok=True)
-    table = panel.models(panel.keys_in(results_dir)).set_index("model")
+    keys = panel.keys_in(results_dir) if Path(results_dir).is_dir() else []
+    table = panel.models(keys).set_index("model")
     first = [key for key in table.index if key == DEFAULT_MODEL]
     for key, known in table.loc[[*first, *table.index.drop(first)]].iterrows():
         data, missing = model_data(results_dir, key)
@@ -106,9 +107,13 @@ def _rows(stored: Stored, task: str) -> list[list]:
 
 
 def _short(value):
+    """A number in few digits that rounds to the same three as the stored one; null if none."""
     if isinstance(value, str | int):
         return value
-    return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
+    if not math.isfinite(value):
+        return None
+    short = float(f"{value:.{_DIGITS}g}")
+    return short if f"{short:.3g}" == f"{value:.3g}" else value
 
 
 def _steps(
