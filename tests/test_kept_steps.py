@@ -46,7 +46,7 @@ def test_the_space_before_a_base_models_answer_is_a_step_of_its_own(tiny):
 def test_only_steps_that_leave_a_choice_count_and_not_more_than_asked(tiny, small_task):
     model = tiny("llama", chat=True)
     steps = ex.steps_along(model, small_task, "1,2,3")
-    assert [step.prefix for step in steps] == ["", "1", "1,"][:1] + [s.prefix for s in steps[1:]]
+    assert [step.prefix for step in steps] == ["", "1,", "1,2,"]
     for step in steps:
         assert sum(token.n_answers > 0 for token in step.tokens) > 1
         assert sum(token.n_answers for token in step.tokens) > 1
@@ -168,10 +168,8 @@ def test_steps_are_looked_at_by_check(tmp_path):
     assert "rng-4.json" in findings()
 
 
-@pytest.mark.parametrize("key", EMBEDDED)
-def test_every_embedded_model_has_the_steps_of_its_tasks(key):
-    if not (STORE / key).is_dir():
-        pytest.skip("no results of this model are committed")
+@pytest.mark.parametrize("key", [key for key in EMBEDDED if (STORE / key).is_dir()])
+def test_every_embedded_model_with_results_has_the_steps_of_its_tasks(key):
     for task, answer in kept_steps.ANSWERS.items():
         steps, record = kept_steps.read(kept_steps.path_of(STORE, key, task))
         assert record["weights_sha256"] == EMBEDDED[key].sha256
