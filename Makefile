@@ -11,7 +11,7 @@ CU := $(BIN)/python -m calib_utils
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help env fetch forecast run book pages test check reproduce sync lock bench clean
+.PHONY: help env fetch forecast run workflow workflow-env book pages test check reproduce sync lock bench clean
 
 help:  ## This list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,6 +33,17 @@ forecast: env  ## Memory, disk and time that MODEL=name would take
 
 run: env  ## Every notebook for MODEL=name, stored and added to the book
 	$(CU) run --model $(MODEL)
+
+WF := .venv-workflow
+workflow: env workflow-env  ## Several models by Snakemake, on this machine; see the page scale_out
+	$(WF)/bin/snakemake --snakefile workflow/Snakefile --workflow-profile workflow/profiles/default
+
+workflow-env: $(WF)/.complete
+
+$(WF)/.complete: workflow/requirements.txt
+	$(PYTHON) -m venv $(WF)
+	$(WF)/bin/python -m pip install --quiet -r $<
+	touch $@
 
 book: run pages  ## Set up, fetch the model, run the notebooks, build the book
 
@@ -68,4 +79,4 @@ bench: env  ## The benchmarks of the appendix on a quiet machine (a quarter of a
 	$(BIN)/python benchmarks/page.py
 
 clean:  ## Remove what was built; the model cache stays
-	rm -rf _build $(VENV)
+	rm -rf _build $(VENV) $(WF)

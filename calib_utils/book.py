@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import nbformat
@@ -35,7 +36,7 @@ def models_with_pages(book: Path | None = None) -> list[str]:
 
 
 def table_of_contents(book: Path | None = None) -> str:
-    """The text of `_toc.yml`: prose, the default model's chapters, a part per other model.
+    """The text of `_toc.yml`: prose, chapters about all models, a part per model.
 
     Args:
         book: the folder with `results/`; by default this checkout's.
@@ -51,9 +52,14 @@ def table_of_contents(book: Path | None = None) -> str:
         "  - file: explorer",
         "  - file: bring_a_sampler",
         "  - file: add_your_model",
+        "  - file: scale_out",
         "  - file: status",
         "  - file: errata",
     ]
+    panel = sorted(path.stem for path in paths.panel_dir(book).glob("[0-9][0-9]_*.ipynb"))
+    if panel:
+        lines += ["- caption: All models", "  chapters:"]
+        lines += [f"  - file: panel/{name}" for name in panel]
     for key in models_with_pages(book):
         # A folder may be called 007 or null, which YAML would not read as text.
         caption = key if _PLAIN.fullmatch(key) else json.dumps(key)
@@ -68,11 +74,16 @@ def table_of_contents(book: Path | None = None) -> str:
 
 
 def write_table_of_contents(book: Path | None = None) -> Path:
-    """Writes the book's `_toc.yml` where it differs."""
+    """Writes the book's `_toc.yml` where it differs, as a whole: two runs may end together."""
     target = Path(book or paths.book_dir()) / "_toc.yml"
     text = table_of_contents(book)
     if not target.is_file() or target.read_text(encoding="utf-8") != text:
-        target.write_text(text, encoding="utf-8")
+        draft = target.with_name(f".{uuid.uuid4().hex}.yml")
+        try:
+            draft.write_text(text, encoding="utf-8")
+            os.replace(draft, target)
+        finally:
+            draft.unlink(missing_ok=True)
     return target
 
 

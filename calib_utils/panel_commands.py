@@ -1,14 +1,16 @@
-"""The commands about models and what is stored of them: models, forecast, run, check.
+"""The commands about models and what is stored of them: models, forecast, resources, run, check.
 
 Knows options and what to print where; what is printed is computed elsewhere.
 """
 
+import argparse
+import json
 import sys
 from pathlib import Path
 
 from calib_utils import paths
 from calib_utils.errors import CalibUtilsError, InvalidRequestError
-from calib_utils.registry import DEFAULT_MODEL, EMBEDDED
+from calib_utils.registry import CORE, DEFAULT_MODEL, EMBEDDED
 
 
 def add_commands(commands, model_options) -> None:
@@ -24,10 +26,24 @@ def add_commands(commands, model_options) -> None:
     add.add_argument("--measure", action="store_true", help="load the model and time it first")
     add.set_defaults(command=forecast)
 
+    add = commands.add_parser("resources", help="what a batch system is asked for, as JSON")
+    add.add_argument("models", nargs="*", default=list(CORE), metavar="MODEL")
+    add.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
+    add.add_argument("--gpu-gb", type=float, default=0.0, help="memory of one GPU; 0: use none")
+    add.set_defaults(command=resources)
+
     add = commands.add_parser(
-        "run", parents=[model_options], help="execute the notebooks for a model"
+        "run",
+        parents=[model_options],
+        help="execute the notebooks for a model that are not current",
     )
     add.add_argument("--notebook", action="append", help="only this one, as NN_topic")
+    add.add_argument(
+        "--panel",
+        action=argparse.BooleanOptionalAction,
+        help="only the notebooks about all models with results, or not those",
+    )
+    add.add_argument("--force", action="store_true", help="execute those that are current as well")
     add.add_argument("-p", "--parameter", action="append", default=[], metavar="KEY=VALUE")
     add.add_argument("--results-dir", type=Path, help="rows go here, not into data/results")
     add.add_argument("--book-dir", type=Path, default=paths.book_dir(), help="pages go here")
@@ -72,47 +88,56 @@ def forecast(options) -> None:
     print(forecasts.report(size, options.dtype, device, probe_s))
 
 
-def run(options) -> int:
-    """Executes notebooks for a model; one that fails does not keep the others from running."""
-    from nbclient.exceptions import DeadKernelError
-    from papermill.exceptions import PapermillExecutionError
+def resources(options) -> None:
+    """Prints GPUs, memory and minutes to ask for, one JSON list for all models."""
+    from calib_utils import resources as asked
 
-    from calib_utils import book, runner
-    from calib_utils.models import load_model
+    names = map(_named, options.models)
+    print(json.dumps(asked.of_models(names, dtype=options.dtype, gpu_gb=options.gpu_gb), indent=1))
+
+
+def run(options) -> int:
+    """Executes what is not current for a model, then the notebooks about all models."""
+    from calib_utils import book, freshness, runner, runs
 
     options.model = _named(options.model)
-    names = options.notebook or runner.notebook_names()
+    names = options.notebook or [*runner.notebook_names(), *runner.panel_names()]
+    about_all = [name for name in names if runner.is_about_all(name)]
+    own = [name for name in names if name not in about_all]
     # All parameters are checked before a model is fetched and a notebook takes its minutes.
-    jobs = {name: _notebook_parameters(options, name) for name in names}
-    if options.model not in EMBEDDED:
-        _show_forecast(options)
-    model = load_model(
-        options.model, revision=options.revision, dtype=options.dtype, device=options.device
-    )
-    if model.key in EMBEDDED and model.name != model.key:
-        raise InvalidRequestError(
-            f"{model.name} would go into the pages and results of the embedded {model.key}: "
-            "rename the folder or file"
-        )
+    jobs, panel_jobs = {}, {}
+    if options.panel is not True:
+        jobs = {name: _notebook_parameters(options, name) for name in own}
+    if options.panel is not False:
+        panel_jobs = {name: _panel_parameters(options, name) for name in about_all}
     book_dir, failed = options.book_dir.resolve(), []
-    folder = paths.executed_dir(model.key, book_dir)
-    for name, parameters in jobs.items():
-        print(f"{name} on {model.name} ...", file=sys.stderr, flush=True)
-        try:
-            print(runner.run(name, parameters, folder / f"{name}.ipynb"))
-        except PapermillExecutionError as error:
-            failed.append(name)
-            kept = folder / f".failed-{name}.ipynb"
-            why = f"{error.ename}: {error.evalue}"
-            print(f"{name} failed ({why}); how far it came is in {kept}", file=sys.stderr)
-        except DeadKernelError:
-            failed.append(name)
-            why = "its process was ended, as when memory runs out; see the forecast"
-            print(f"{name} failed: {why}", file=sys.stderr)
+    if jobs:
+        key = freshness.identity(options.model, options.revision).key
+        if key in EMBEDDED and options.model != key:
+            raise InvalidRequestError(
+                f"{options.model} would go into the pages and results of the embedded {key}: "
+                "rename the folder or file"
+            )
+        folder = paths.executed_dir(key, book_dir)
+        failed += runs.execute(
+            jobs, folder, force=options.force, prepare=lambda: _fetch_model(options)
+        )
+    if panel_jobs:
+        failed += runs.execute(panel_jobs, paths.panel_dir(book_dir), force=options.force)
     book.write_table_of_contents(book_dir)
-    if model.name == DEFAULT_MODEL and book_dir == paths.book_dir().resolve() and not failed:
+    own_book = book_dir == paths.book_dir().resolve()
+    if jobs and options.model == DEFAULT_MODEL and own_book and not failed:
         book.write_readme_figure()
     return 1 if failed else 0
+
+
+def _fetch_model(options) -> None:
+    """Refuses what cannot be loaded, and fetches the rest, before a notebook is executed."""
+    from calib_utils.models import load_model
+
+    if options.model not in EMBEDDED:
+        _show_forecast(options)
+    load_model(options.model, revision=options.revision, dtype=options.dtype, device=options.device)
 
 
 def _named(model: str) -> str:
@@ -146,6 +171,18 @@ def _notebook_parameters(options, name: str) -> dict:
     # Only what differs is injected, so that the default model's pages show no parameters.
     changed = {key: value for key, value in named.items() if value != defaults.get(key)}
     return runner.check_parameters(name, {**changed, **given})
+
+
+def _panel_parameters(options, name: str) -> dict:
+    """Of what is given for a run, what a notebook about all models has."""
+    from calib_utils import runner
+
+    known = runner.parameters_of(name)
+    given = [pair for pair in options.parameter if pair.partition("=")[0] in known]
+    named = {}
+    if options.results_dir is not None:
+        named["results_dir"] = str(options.results_dir.resolve())
+    return runner.check_parameters(name, {**named, **runner.parse_parameters(name, given)})
 
 
 def check(options) -> int:

@@ -66,3 +66,8 @@ def book_dir() -> Path:
 def executed_dir(model_key: str, book: Path | None = None) -> Path:
     """The executed notebooks of one model, rendered by the book (by default this checkout's)."""
     return Path(book or book_dir()) / "results" / model_key
+
+
+def panel_dir(book: Path | None = None) -> Path:
+    """The executed notebooks about all models with results (by default this checkout's)."""
+    return Path(book or book_dir()) / "panel"

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +29,7 @@ FILES = {
 }
 RECORD = "provenance.json"
 _PATIENCE = 3
+_TURNS = 100  # of a writer, while others put their own folder in place
 
 
 @dataclass(frozen=True)
@@ -153,9 +155,7 @@ def write(folder: Path, tables: Tables, record: dict) -> None:
         record = {"schema": SCHEMA, **record, "files": files}
         text = json.dumps(record, indent=1, ensure_ascii=False, sort_keys=True)
         (draft / RECORD).write_text(text + "\n", encoding="utf-8")
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(draft, folder)
+        _put_in_place(draft, folder, old)
     except OSError as error:
         if old.exists() and not folder.exists():
             os.replace(old, folder)
@@ -165,3 +165,18 @@ def write(folder: Path, tables: Tables, record: dict) -> None:
     finally:
         shutil.rmtree(draft, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _put_in_place(draft: Path, folder: Path, old: Path) -> None:
+    """Renames `draft` to `folder`, whose content goes to `old`; the last of two writers wins."""
+    for attempt in range(_TURNS):
+        try:
+            os.replace(draft, folder)  # a folder replaces no folder that holds something
+            return
+        except OSError:
+            if attempt == _TURNS - 1 or not folder.exists():
+                raise
+        # Another writer may have moved it away just now, or may put its own there next.
+        shutil.rmtree(old, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            os.replace(folder, old)

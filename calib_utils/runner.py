@@ -1,5 +1,8 @@
 """Notebooks as programs: parameters checked, executed by papermill, outputs made reproducible.
 
+A notebook is about one model, or, where its parameters cell also has the tag `all-results`, about
+all that have results.
+
 Knows notebooks and papermill. Knows nothing of what a notebook computes.
 """
 
@@ -13,10 +16,12 @@ from pathlib import Path
 
 import nbformat
 
-from calib_utils import paths
+from calib_utils import freshness, paths
 from calib_utils.errors import NotebookParameterError, UnknownNameError
 
 COMMON_PARAMETERS = ("model", "revision", "dtype", "device", "seed", "results_dir", "quick")
+ALL_RESULTS = "all-results"
+PANEL_PARAMETERS = ("results_dir", "seed", "quick")
 # What kernels need for outputs without noise: no progress bars, no widget warnings, fixed hashes.
 KERNEL_ENVIRONMENT = {
     "TQDM_DISABLE": "1",
@@ -30,8 +35,22 @@ KERNEL_ENVIRONMENT = {
 
 
 def notebook_names() -> list[str]:
-    """The notebooks, in order, as `NN_topic`."""
-    return sorted(path.stem for path in paths.notebooks_dir().glob("[0-9][0-9]_*.ipynb"))
+    """The notebooks about one model, in order, as `NN_topic`."""
+    return [name for name in _names() if not is_about_all(name)]
+
+
+def panel_names() -> list[str]:
+    """The notebooks about all models with results, in order, as `NN_topic`."""
+    return [name for name in _names() if is_about_all(name)]
+
+
+def is_about_all(name: str) -> bool:
+    """Whether a notebook is about all models with results.
+
+    Raises:
+        UnknownNameError: no such notebook.
+    """
+    return ALL_RESULTS in _parameters_cell(name).metadata["tags"]
 
 
 def parameters_of(name: str) -> dict:
@@ -40,13 +59,15 @@ def parameters_of(name: str) -> dict:
     Raises:
         UnknownNameError: no such notebook.
     """
-    cells = _read(name).cells
-    source = next(c.source for c in cells if "parameters" in c.metadata.get("tags", ()))
     found = {}
-    for statement in ast.parse(source).body:
+    for statement in ast.parse(_parameters_cell(name).source).body:
         if isinstance(statement, ast.Assign):
             found[statement.targets[0].id] = ast.literal_eval(statement.value)
     return found
+
+
+def _parameters_cell(name: str):
+    return next(c for c in _read(name).cells if "parameters" in c.metadata.get("tags", ()))
 
 
 def check_parameters(name: str, parameters: Mapping) -> dict:
@@ -95,6 +116,23 @@ def parse_parameters(name: str, pairs: list[str]) -> dict:
     return check_parameters(name, found)
 
 
+def made_from(name: str, parameters: Mapping) -> dict:
+    """What an execution of a notebook depends on, as it is now; see `freshness`."""
+    given = {**parameters_of(name), **parameters}
+    store = Path(given.get("results_dir") or paths.default_results_dir())
+    if is_about_all(name):
+        sha256, rows = None, freshness.rows_by_model(store)
+    else:
+        own = freshness.identity(given["model"], given["revision"] or None)
+        sha256, rows = own.weights_sha256, freshness.rows_of(store / own.key)
+    return freshness.made_from(_read(name), parameters, sha256, rows)
+
+
+def why_stale(name: str, parameters: Mapping, executed: Path) -> list[str]:
+    """Why an executed copy does not stand for an execution now, in words; empty where it does."""
+    return freshness.why_stale(executed, source_sha256(name), made_from(name, parameters))
+
+
 def run(name: str, parameters: Mapping, output: Path) -> Path:
     """Executes a notebook and writes the executed copy to `output`, as a whole or not at all.
 
@@ -111,6 +149,9 @@ def run(name: str, parameters: Mapping, output: Path) -> Path:
     output.parent.mkdir(parents=True, exist_ok=True)
     draft = output.with_name(f".{uuid.uuid4().hex}.ipynb")
     before = {key: os.environ.get(key) for key in KERNEL_ENVIRONMENT}
+    # Code that is edited while it runs is not what ran; rows and weights come with the run.
+    origin = {"source": name, "source_sha256": source_sha256(name)}
+    record = made_from(name, parameters)
     os.environ.update(KERNEL_ENVIRONMENT)
     try:
         papermill.execute_notebook(
@@ -124,9 +165,14 @@ def run(name: str, parameters: Mapping, output: Path) -> Path:
             extra_arguments=["--IPKernelApp.log_level=40"],
         )
         notebook = nbformat.read(draft, as_version=4)
-        model = parameters.get("model") or parameters_of(name)["model"]
-        # Of a local folder or file the name alone, so that labels hold no path.
-        clean(notebook, name, Path(model).name if Path(model).is_absolute() else model)
+        after = made_from(name, parameters)
+        record |= {part: after[part] for part in ("weights", "rows")}
+        clean(notebook, {**origin, freshness.RECORD: record})
+        if not is_about_all(name):
+            model = parameters.get("model") or parameters_of(name)["model"]
+            # Of a local folder or file the name alone, so that labels hold no path.
+            model = Path(model).name if Path(model).is_absolute() else model
+            _own_labels(notebook, re.sub(r"[^\w-]+", "-", model))
         nbformat.write(notebook, draft)
         os.replace(draft, output)
     except papermill.PapermillExecutionError:
@@ -140,8 +186,8 @@ def run(name: str, parameters: Mapping, output: Path) -> Path:
     return output
 
 
-def clean(notebook, name: str, model: str) -> None:
-    """Drops what differs between equal runs, and marks the copy with the source it came from."""
+def clean(notebook, origin: Mapping) -> None:
+    """Drops what differs between equal runs, and marks the copy with what it came from."""
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number:02d}"
         cell.metadata.pop("papermill", None)
@@ -155,9 +201,8 @@ def clean(notebook, name: str, model: str) -> None:
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
-        "calib_utils": {"source": name, "source_sha256": source_sha256(name)},
+        freshness.METADATA: dict(origin),
     }
-    _own_labels(notebook, re.sub(r"[^\w-]+", "-", model))
 
 
 def source_sha256(name: str) -> str:
@@ -179,8 +224,12 @@ def _own_labels(notebook, model: str) -> None:
                 cell.source = cell.source.replace(f"`{label}`", f"`{label}-{model}`")
 
 
+def _names() -> list[str]:
+    return sorted(path.stem for path in paths.notebooks_dir().glob("[0-9][0-9]_*.ipynb"))
+
+
 def _read(name: str):
     path = paths.notebooks_dir() / f"{name}.ipynb"
     if not path.is_file():
-        raise UnknownNameError("notebook", name, notebook_names())
+        raise UnknownNameError("notebook", name, _names())
     return nbformat.read(path, as_version=4)

@@ -16,14 +16,19 @@ from calib_utils.registry import CORE
 
 ROOT = paths.project_root()
 NOTEBOOKS = runner.notebook_names()
-EXECUTED = sorted((ROOT / "book" / "results").glob("*/[0-9][0-9]_*.ipynb"))
+PANEL = runner.panel_names()
+EXECUTED = sorted(
+    path
+    for pattern in ("results/*", "panel")
+    for path in (ROOT / "book").glob(f"{pattern}/[0-9][0-9]_*.ipynb")
+)
 
 
 def _ids(path):
     return f"{path.parent.name}/{path.stem}"
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
+@pytest.mark.parametrize("name", [*NOTEBOOKS, *PANEL])
 def test_script_and_notebook_are_in_step(name):
     script = jupytext.read(ROOT / "notebooks" / f"{name}.py")
     notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
@@ -35,16 +40,20 @@ def test_script_and_notebook_are_in_step(name):
     assert all(not c.get("outputs") and not c.get("execution_count") for c in notebook.cells)
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
+@pytest.mark.parametrize("name", [*NOTEBOOKS, *PANEL])
 def test_every_notebook_has_the_common_parameters_and_no_logic(name):
-    assert set(runner.COMMON_PARAMETERS) <= set(runner.parameters_of(name))
+    parameters = set(runner.parameters_of(name))
+    if name in PANEL:
+        assert parameters <= set(runner.PANEL_PARAMETERS)
+    else:
+        assert set(runner.COMMON_PARAMETERS) <= parameters
     source = (ROOT / "notebooks" / f"{name}.py").read_text()
     assert "\ndef " not in source and "\nclass " not in source
 
 
 def test_every_script_has_its_notebook():
     scripts = {p.stem for p in (ROOT / "notebooks").glob("*.py")}
-    assert scripts == set(NOTEBOOKS)
+    assert scripts == {*NOTEBOOKS, *PANEL}
 
 
 @pytest.mark.parametrize(
@@ -83,6 +92,7 @@ def test_an_unknown_notebook_lists_the_known():
 def test_every_embedded_model_has_every_notebook_executed():
     have = {_ids(path) for path in EXECUTED}
     assert have >= {f"{model}/{name}" for model in CORE for name in NOTEBOOKS}
+    assert have >= {f"panel/{name}" for name in PANEL}
 
 
 @pytest.mark.parametrize("path", EXECUTED, ids=_ids)
@@ -97,6 +107,15 @@ def test_executed_copies_are_current_and_whole(path):
     assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
     assert "widgets" not in notebook.metadata
     assert str(ROOT) not in json.dumps(notebook), "a path of this machine in an output"
+
+
+@pytest.mark.parametrize("path", EXECUTED, ids=_ids)
+def test_executed_copies_stand(path):
+    """By their own record: code, data, weights and rows are those they were made from."""
+    parameters = {} if path.stem in PANEL else {"model": path.parent.name}
+    why = runner.why_stale(path.stem, parameters, path)
+    given = "--panel" if path.stem in PANEL else f"--model {path.parent.name}"
+    assert not why, f"{why}: python -m calib_utils run {given}"
 
 
 def test_the_table_of_contents_is_the_one_for_these_notebooks():

@@ -1,0 +1,401 @@
+"""What an executed copy depends on: every input of it, and nothing that a fresh clone lacks."""
+
+import ast
+import json
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+
+from calib_utils import book, freshness, paths, provenance, registry, results, runner, runs
+from calib_utils.__main__ import main
+from calib_utils.errors import InvalidRequestError, ResultsError
+from calib_utils.resources import of_model, of_models
+from calib_utils.schema import COLUMNS, Tables
+
+ROOT = paths.project_root()
+NOTEBOOK = {"model": "", "revision": "", "dtype": "float32", "device": "auto", "seed": 0}
+NOTEBOOK |= {"results_dir": "", "quick": False}
+COMPUTE = "from calib_utils import paths\n1 + 1"
+
+
+def notebook_file(folder, name, *cells, parameters=NOTEBOOK, tags=("parameters",)):
+    """A notebook as the project keeps them."""
+    text = "\n".join(f"{key} = {value!r}" for key, value in parameters.items())
+    first = nbformat.v4.new_code_cell(text, metadata={"tags": list(tags)})
+    kernel = {"name": "python3", "language": "python", "display_name": "Python 3"}
+    made = nbformat.v4.new_notebook(
+        cells=[first, *map(nbformat.v4.new_code_cell, cells)], metadata={"kernelspec": kernel}
+    )
+    folder.mkdir(exist_ok=True)
+    nbformat.write(made, folder / f"{name}.ipynb")
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project root with two notebooks about one model and one about all; code is this one's."""
+    root = tmp_path / "project"
+    for name in ("tasks", "published", "panel"):
+        shutil.copytree(ROOT / "data" / name, root / "data" / name)
+    (root / "data" / "results").mkdir()
+    (root / "book").mkdir()
+    notebooks = root / "notebooks"
+    notebook_file(notebooks, "00_first", COMPUTE)
+    notebook_file(notebooks, "01_second", "from calib_utils import tasks")
+    panel = {"results_dir": "", "quick": False}
+    notebook_file(notebooks, "05_all", parameters=panel, tags=("parameters", "all-results"))
+    monkeypatch.setattr(paths, "project_root", lambda: root)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return root
+
+
+@pytest.fixture
+def mine(tiny_folder, tmp_path):
+    return str(shutil.copytree(tiny_folder(), tmp_path / "mine"))
+
+
+def stored(results_dir, model="mine", task="rng-1", validity=0.5):
+    """Rows in their place, with a record like a measurement's."""
+    row = dict.fromkeys(COLUMNS, 0.0) | {"model": model, "task": task, "rule": "none"}
+    row |= {"parameter": float("nan"), "temperature": 1.0, "n_answers": 2, "n_nodes": 3}
+    row |= {"validity": validity, "diversity": 0.5}
+    row |= {"sequence_precision": 0.5, "sequence_recall": 1.0}
+    table = pd.DataFrame([row])[COLUMNS]
+    record = {"model": model, "seconds": time.time(), "environment": {"date": str(time.time())}}
+    folder = results.folder_of(results_dir, model, task)
+    results.write(folder, Tables(table), record)
+    return folder
+
+
+def why(mine, name="00_first", **parameters):
+    """What `run` would say now, of the copy in the book."""
+    own = {} if name == "05_all" else {"model": mine}
+    folder = paths.panel_dir() if name == "05_all" else paths.executed_dir("mine")
+    return runner.why_stale(name, own | parameters, folder / f"{name}.ipynb")
+
+
+def run(*arguments):
+    return main(["run", *map(str, arguments)])
+
+
+@pytest.fixture
+def executed(project, mine):
+    """All three executed, without a kernel: what is kept of them is `runner`'s."""
+    stored(paths.default_results_dir())
+    for name in ("00_first", "01_second", "05_all"):
+        own = {} if name == "05_all" else {"model": mine}
+        folder = paths.panel_dir() if name == "05_all" else paths.executed_dir("mine")
+        folder.mkdir(parents=True, exist_ok=True)
+        copy = nbformat.read(paths.notebooks_dir() / f"{name}.ipynb", as_version=4)
+        origin = {"source": name, "source_sha256": runner.source_sha256(name)}
+        runner.clean(copy, {**origin, freshness.RECORD: runner.made_from(name, own)})
+        nbformat.write(copy, folder / f"{name}.ipynb")
+    assert why(mine) == why(mine, "01_second") == why(mine, "05_all") == []
+    return project
+
+
+def test_never_run_and_without_a_record(project, mine):
+    assert why(mine) == ["never run"]
+    page = paths.executed_dir("mine") / "00_first.ipynb"
+    page.parent.mkdir(parents=True)
+    copy = nbformat.read(paths.notebooks_dir() / "00_first.ipynb", as_version=4)
+    copy.metadata["calib_utils"] = {"source_sha256": runner.source_sha256("00_first")}
+    nbformat.write(copy, page)
+    assert why(mine) == ["no record of what it was made from"]
+    for broken in ("", "{", "{}", '{"cells": []}'):
+        page.write_text(broken)
+        assert why(mine) == ["the executed copy is unreadable"]
+
+
+def test_each_input_makes_it_stale_and_is_named(executed, mine, monkeypatch):
+    assert why(mine, seed=1) == ["other parameters: seed"]
+    notebook_file(executed / "notebooks", "01_second", "from calib_utils import tasks\n2")
+    assert why(mine, "01_second") == ["its source changed"]
+    assert why(mine) == []
+    notebook_file(executed / "notebooks", "01_second", "from calib_utils import tasks")
+    config = Path(mine) / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"extra": 1}))
+    assert why(mine) == ["the weights changed"]
+    assert why(mine, "05_all") == []
+
+
+def test_rows_that_change_appear_or_go_make_it_stale(executed, mine):
+    store = paths.default_results_dir()
+    stored(store)  # the same rows of another day
+    assert why(mine) == why(mine, "05_all") == []
+    stored(store, validity=0.25)
+    assert why(mine) == ["rows of rng-1 changed"]
+    assert why(mine, "05_all") == ["rows of mine changed"]
+    stored(store)
+    assert why(mine) == []
+    other = stored(store, task="rng-2")
+    assert why(mine) == ["rows of rng-2 changed"]
+    shutil.rmtree(other)
+    assert why(mine) == []
+    shutil.rmtree(store / "mine" / "rng-1")
+    assert why(mine) == ["rows of rng-1 changed"]
+    stored(store)
+    (store / "mine" / "labels").mkdir()
+    (store / "mine" / "labels" / "x@judge.parquet").write_bytes(b"labels")
+    assert why(mine) == ["rows of labels changed"]
+    shutil.rmtree(store / "mine" / "labels")
+    # Another model's rows are no matter of this one, but of the page about all.
+    stored(store, model="other")
+    assert why(mine) == []
+    assert why(mine, "05_all") == ["rows of other changed"]
+    for number in range(2, 7):
+        stored(store, task=f"rng-{number}")
+    assert why(mine) == ["rows of rng-2, rng-3, rng-4 and 2 more changed"]
+
+
+def test_data_counts_where_the_code_reads_it(executed, mine):
+    for readme in ("tasks/README.md", "published/README.md", "published/table1.csv"):
+        (executed / "data" / readme).write_text("new")
+    assert why(mine, "01_second") == []
+    (executed / "data" / "tasks" / "us-states.txt").write_text("Utah\n")
+    assert why(mine, "01_second") == ["data changed: tasks"]
+    assert why(mine) == []  # it imports paths alone
+
+
+def test_a_copy_without_dates_needs_no_run(executed, mine, tmp_path, monkeypatch, capsys):
+    clone = tmp_path / "clone"
+    shutil.copytree(executed, clone, copy_function=shutil.copy)
+    os.utime(clone / "notebooks" / "00_first.ipynb", (1, 1))
+    monkeypatch.setattr(paths, "project_root", lambda: clone)
+    assert run("--model", mine) == 0
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert [line.split(": ")[1] for line in told.err.splitlines()] == ["current"] * 3
+
+
+def test_code_is_compared_by_module_and_without_comments(executed, mine, monkeypatch, tmp_path):
+    """As in a copy of the package, in which modules are edited."""
+    package = shutil.copytree(Path(provenance.__file__).parent, tmp_path / "package")
+    monkeypatch.setattr(provenance, "__file__", str(package / "provenance.py"))
+
+    def after(module, text):
+        path = package / f"{module}.py"
+        before = path.read_text()
+        path.write_text(before + text)
+        provenance.code_version.cache_clear()
+        found = why(mine, "01_second")
+        path.write_text(before)
+        return found
+
+    try:
+        assert after("tasks", "\n# a remark\n") == []
+        assert after("tasks", "\nx = 1\n") == ["code changed: tasks"]
+        assert after("errors", "\nx = 1\n") == ["code changed: errors"]
+        assert after("figures", "\nx = 1\n") == []
+    finally:
+        provenance.code_version.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("cells", "named", "not_named"),
+    [
+        (["import calib_utils as cu", "cu.evaluate(1)"], {"evaluation", "measure"}, {"figures"}),
+        (["import calib_utils", "calib_utils.figures.x()"], {"figures"}, {"beyond"}),
+        (["import calib_utils.theory as t\nt.evaluate"], {"theory"}, {"evaluation"}),
+        (["from calib_utils import TopP"], {"rules"}, {"samplers"}),
+        (["from calib_utils.explorer import explorer"], {"explorer"}, {"logit_shape"}),
+        (["%matplotlib inline\n!ls\nfrom calib_utils import budgets"], {"budgets"}, {"figures"}),
+        (["import numpy as np", "np.figures"], set(), {"figures"}),
+        # A worker that is read as a file, and an import inside a function.
+        (["from calib_utils import sandbox"], {"sandbox_worker"}, {"figures"}),
+        (["def f():\n    from calib_utils import errata"], {"errata"}, {"figures"}),
+    ],
+)
+def test_the_closure_of_imports(cells, named, not_named):
+    found = set(freshness.modules_of(cells))
+    assert named <= found
+    assert not found & not_named
+
+
+def test_the_closure_holds_every_module_that_the_notebooks_load():
+    """Against Python itself: their imports, run in a process of its own."""
+    books = [
+        nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+        for name in [*runner.notebook_names(), *runner.panel_names()]
+    ]
+    cells = [c.source for book in books for c in book.cells if c.cell_type == "code"]
+    tree = ast.parse("\n".join(cells))
+    imports = [ast.unparse(n) for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)]
+    code = "\n".join([*imports, "import sys", "print(*sys.modules)"])
+    loaded = subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT).split()
+    own = {name.split(".")[1] for name in loaded if name.startswith("calib_utils.")}
+    assert own > {"figures", "explorer", "theory_figures"}
+    assert own <= set(freshness.modules_of(cells))
+
+
+def test_every_reader_of_data_names_its_folder():
+    folders = {path.name for path in (ROOT / "data").iterdir() if path.is_dir()}
+    for name, path in freshness._package().items():
+        if "package_data(" in path.read_text() and name not in ("paths", "freshness"):
+            assert freshness._strings_of_readers(name) & (folders - {"results"}), name
+    assert freshness.data_of(["tasks", "checkpoints"]).keys() == {"tasks", "panel"}
+
+
+def test_weights_are_told_without_a_network(tiny_folder, hub, tmp_path):
+    name = registry.DEFAULT_MODEL
+    assert freshness.identity(name).weights_sha256 == registry.EMBEDDED[name].sha256
+    hub(tiny_folder(), "owner/model")
+    for given in (tiny_folder(), "owner/model"):
+        from calib_utils.models import load_model
+
+        loaded, found = load_model(str(given), device="cpu"), freshness.identity(str(given))
+        assert (found.key, found.weights_sha256) == (loaded.key, loaded.weights_sha256)
+    assert freshness.identity("owner/nothing-here") == freshness.Identity(
+        "owner--nothing-here", None
+    )
+    (tmp_path / "empty").mkdir()
+    assert freshness.identity(str(tmp_path / "empty")) == freshness.Identity("empty", None)
+
+
+def test_weights_that_are_not_here_are_not_compared(executed, mine):
+    page = paths.executed_dir("mine") / "00_first.ipynb"
+    now = runner.made_from("00_first", {"model": mine})
+    sha256 = runner.source_sha256("00_first")
+    assert freshness.why_stale(page, sha256, now | {"weights": None}) == []
+    assert freshness.why_stale(page, sha256, now | {"weights": "0"}) == ["the weights changed"]
+
+
+def test_rows_that_a_run_adds_do_not_make_its_other_pages_stale(executed, mine):
+    store, folder = paths.default_results_dir(), paths.executed_dir("mine")
+    with runs._adding_rows(folder, "01_second", {"model": mine}):
+        stored(store, task="rng-2")
+        assert why(mine) == ["rows of rng-2 changed"]
+    assert why(mine) == []
+    # Killed in the middle: the next run does the rest.
+    journal = folder / ".running.json"
+    with runs._adding_rows(folder, "01_second", {"model": mine}):
+        stored(store, task="rng-3")
+        kept = journal.read_text()
+    journal.write_text(kept)
+    stored(store, task="rng-4")
+    before = json.loads(kept)["rows"]
+    freshness.settle(
+        [folder / "00_first.ipynb"], runner.made_from("00_first", {"model": mine})["rows"], before
+    )
+    (folder / f".{'0' * 32}.ipynb").touch()
+    runs._end_killed_run(folder, {"00_first": {"model": mine}})
+    assert {path.name for path in folder.glob(".*")} <= {".lock"}
+    # What went away meanwhile is not forgiven.
+    journal.write_text(json.dumps({"results_dir": None, "rows": before}))
+    shutil.rmtree(store / "mine" / "rng-1")
+    runs._end_killed_run(folder, {"00_first": {"model": mine}})
+    assert any("rng-1" in reason for reason in why(mine))
+
+
+@pytest.mark.notebooks
+def test_a_run_executes_what_is_stale_and_the_page_about_all_last(project, mine, capsys):
+    notebook_file(project / "notebooks", "01_second", "raise ValueError('no')")
+
+    def told():
+        out, err = capsys.readouterr()
+        names = ("00_first", "01_second", "05_all")
+        return out.split(), [line for line in err.splitlines() if line.startswith(names)]
+
+    # One fails, and the page about all models comes all the same, after it.
+    assert run("--model", mine) == 1
+    out, err = told()
+    pages = [paths.executed_dir("mine") / "00_first.ipynb", paths.panel_dir() / "05_all.ipynb"]
+    assert out == list(map(str, pages))
+    assert "01_second failed (ValueError: no)" in err[2]
+    assert err[3] == "05_all on panel: never run; executing ..."
+    assert "- caption: All models" in book.table_of_contents()
+    assert book.table_of_contents().index("All models") < book.table_of_contents().index("mine")
+    notebook_file(project / "notebooks", "01_second", "2")
+    assert run("--model", mine, "--no-panel") == 0
+    out, err = told()
+    assert out == [str(paths.executed_dir("mine") / "01_second.ipynb")]
+    assert err == ["00_first on mine: current", "01_second on mine: never run; executing ..."]
+    assert run("--panel") == 0
+    assert told() == ([], ["05_all on panel: current"])
+    assert run("--panel", "--force") == 0
+    assert told() == ([str(pages[1])], ["05_all on panel: asked for by --force; executing ..."])
+    assert run("--notebook", "05_all", "-p", "quick=True") == 0
+    assert told()[1] == ["05_all on panel: other parameters: quick; executing ..."]
+
+
+def _hold(folder, held, release):
+    with runs._alone(folder):
+        held.set()
+        release.wait(60)
+
+
+def _pass(folder, passed):
+    with runs._alone(folder):
+        passed.set()
+
+
+def test_the_second_run_of_a_model_waits_and_says_so(tmp_path, capfd):
+    context = multiprocessing.get_context("fork")
+    held, release, passed = context.Event(), context.Event(), context.Event()
+    folder = tmp_path / "mine"
+    first = context.Process(target=_hold, args=(folder, held, release))
+    first.start()
+    assert held.wait(60)
+    second = context.Process(target=_pass, args=(folder, passed))
+    second.start()
+    told = ""
+    while "waiting" not in told:
+        told += capfd.readouterr().err
+    assert not passed.is_set()
+    assert "another run of mine is at work" in told
+    # Ended by force, as by a batch system: the lock ends with it.
+    first.kill()
+    assert passed.wait(60)
+    for process in (first, second):
+        process.join(60)
+
+
+def _write_rows(results_dir, validity, times):
+    for _ in range(times):
+        stored(results_dir, validity=validity)
+
+
+def test_two_writers_of_a_folder_leave_one_whole_folder(tmp_path):
+    context, times = multiprocessing.get_context("fork"), 25
+    values = (0.25, 0.5, 0.75)
+    writers = [context.Process(target=_write_rows, args=(tmp_path, v, times)) for v in values]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(120)
+    assert [writer.exitcode for writer in writers] == [0] * len(writers)
+    found = results.read(results.folder_of(tmp_path, "mine", "rng-1"))
+    assert found.settings.validity.iloc[0] in values
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["rng-1"]
+
+
+def test_a_place_that_cannot_be_written_is_still_an_error(tmp_path):
+    (tmp_path / "mine").write_text("a file")
+    with pytest.raises(ResultsError, match="cannot write results"):
+        stored(tmp_path)
+    assert (tmp_path / "mine").read_text() == "a file"
+
+
+def test_what_a_batch_system_is_asked_for(tiny_folder, tmp_path):
+    small, large = (of_model(name) for name in ("smollm2-135m-instruct", "Qwen/Qwen3-8B"))
+    assert small["known"] and small["gpus"] == 0
+    assert large["mem_mb"] > 32_000 > small["mem_mb"] > 500
+    assert large["minutes"] > small["minutes"] >= 10
+    halves = of_model("Qwen/Qwen3-8B", dtype="bfloat16", gpu_gb=80)
+    assert (halves["gpus"], halves["key"]) == (1, "Qwen--Qwen3-8B")
+    assert of_model("Qwen/Qwen3-8B", gpu_gb=24)["gpus"] > 1
+    (tmp_path / "empty").mkdir()
+    assert not of_model(str(tmp_path / "empty"), gpu_gb=80)["known"]
+    with pytest.raises(InvalidRequestError, match="gpu_gb=-1"):
+        of_model("smollm2-135m-instruct", gpu_gb=-1)
+    (tmp_path / "x").mkdir()
+    twin = shutil.copytree(tiny_folder(), tmp_path / "x" / tiny_folder().name)
+    with pytest.raises(InvalidRequestError, match="more than one model"):
+        of_models([str(tiny_folder()), str(twin)])
