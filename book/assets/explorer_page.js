@@ -245,7 +245,9 @@
       set(marker, { class: visible ? "cu-marker" : "cu-none" });
       if (visible) set(marker, { transform: `translate(${across(stored.validity)} ${upwards(stored.diversity)})` });
       const best = rows.frontier(rule), nth = best.indexOf(stored);
-      if (nth >= 0) alongSlider.value = nth;
+      // From inside the frontier the slider starts at the point of it that is nearest.
+      const off = (r) => Math.hypot(r.validity - (stored?.validity ?? 0), r.diversity - (stored?.diversity ?? 0));
+      if (best.length) alongSlider.value = best.indexOf(best.reduce((a, b) => (off(b) < off(a) ? b : a)));
       along.shown.textContent = nth >= 0 ? `${nth + 1} of ${best.length}`
         : best.length ? `inside; ${best.length} points` : "no setting is valid";
       set(alongSlider, { "aria-valuetext": nth >= 0 ? `${nth + 1} of ${best.length}: ${setting}` : "inside the frontier" });
