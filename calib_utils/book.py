@@ -15,7 +15,7 @@ from pathlib import Path
 
 import nbformat
 
-from calib_utils import paths
+from calib_utils import explorer_page, paths
 from calib_utils.errors import CalibUtilsError
 from calib_utils.registry import DEFAULT_MODEL, EMBEDDED
 
@@ -49,6 +49,7 @@ def table_of_contents(book: Path | None = None) -> str:
         "- caption: Start",
         "  chapters:",
         "  - file: how_to_read",
+        "  - file: explorer",
         "  - file: bring_a_sampler",
         "  - file: add_your_model",
         "  - file: scale_out",
@@ -99,8 +100,11 @@ def write_readme_figure() -> Path:
     return target
 
 
-def build(output: Path | None = None) -> Path:
+def build(output: Path | None = None, results_dir: Path | None = None) -> Path:
     """Builds the pages with warnings as errors and returns the first one.
+
+    Args:
+        results_dir: what the explorer page shows; by default the committed results.
 
     Raises:
         BookBuildError: with the lines that Sphinx complained in.
@@ -118,4 +122,9 @@ def build(output: Path | None = None) -> Path:
         lines = (done.stdout + done.stderr).splitlines()
         told = [line for line in lines if "WARNING" in line or "ERROR" in line] or lines[-20:]
         raise BookBuildError("the book does not build cleanly:\n" + "\n".join(told))
+    left_out = explorer_page.write(
+        results_dir or paths.default_results_dir(), first.parent / "_static" / explorer_page.FOLDER
+    )
+    for row in left_out.itertuples():
+        print(f"explorer page, left out: {row.folder}: {row.why}", file=sys.stderr)
     return first

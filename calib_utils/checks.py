@@ -11,21 +11,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from calib_utils import kept_logits, paths, reproduce, results, weights
+from calib_utils import kept_logits, kept_steps, paths, reproduce, results, weights
 from calib_utils.errors import CalibUtilsError
-from calib_utils.faults import (
-    ERROR,
-    NOTE,
-    Fault,
-    label_faults,
-    logit_faults,
-    table_faults,
-    text_faults,
-)
+from calib_utils.faults import ERROR, NOTE, Fault, table_faults, text_faults
+from calib_utils.kept_faults import label_faults, logit_faults, step_faults
 from calib_utils.registry import EMBEDDED
 
-TEXTS, LABELS, LOGITS = "texts", "labels", kept_logits.FOLDER
-_LOOK = {TEXTS: text_faults, LABELS: label_faults, LOGITS: logit_faults}
+TEXTS, LABELS = "texts", "labels"
+# What is kept beside a model's tables.
+_KEPT = {LABELS: label_faults, kept_logits.FOLDER: logit_faults, kept_steps.FOLDER: step_faults}
+_LOOK = {TEXTS: text_faults, **_KEPT}
 
 
 @dataclass(frozen=True)
@@ -33,7 +28,7 @@ class Checked:
     """A folder that was looked at."""
 
     folder: Path
-    kind: str  # "table", "texts", "labels", "logits" or "other"
+    kind: str  # "table", "texts", "labels", "logits", "steps" or "other"
     faults: tuple[Fault, ...]
 
     @property
@@ -88,7 +83,7 @@ def _walk(root: Path) -> Iterator[Checked]:
 def _is_model(folder: Path) -> bool:
     below = [entry for entry in folder.iterdir() if entry.is_dir()]
     return any(
-        entry.name in (TEXTS, LOGITS) or (entry / results.RECORD).is_file() for entry in below
+        entry.name in (TEXTS, *_KEPT) or (entry / results.RECORD).is_file() for entry in below
     )
 
 
@@ -101,7 +96,7 @@ def _model(folder: Path) -> Iterator[Checked]:
         elif kind == "table" and entry.name == TEXTS:
             yield from _model(entry)
         else:
-            own = entry.name in (LABELS, LOGITS) and kind == "table"
+            own = entry.name in _KEPT and kind == "table"
             yield _looked_at(entry, entry.name if own else kind)
 
 

@@ -7,6 +7,7 @@ as HTML that `book/assets/explorer.js` brings to life. Knows nothing of rules: t
 import html
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -84,33 +85,52 @@ class StepData:
         return float(np.exp(-np.array(gaps) / temperature - self.log_partition(temperature)).sum())
 
 
-def step_data(model: Model | str, task: Task | str, prefix: str = "") -> StepData:
+def step_data(model: Model | str, task: Task | str, prefix: str = "", end: str = "eos") -> StepData:
     """Reads the logits after `prefix` and keeps what the figure needs.
 
     Args:
         prefix: the beginning of an answer, at a boundary of its tokens; empty for the first step.
+        end: what closes an answer, as in `prompts.Policies`.
 
     Raises:
         InvalidRequestError: no valid answer continues `prefix`, or it ends inside a token.
         ModelFormatError: NaN or infinite logits.
     """
     model, task = load_model(model), get_task(task)
-    prompt = render_prompt(model, task)
+    prompt = render_prompt(model, task, end=end)
     node, path = _find(model.tokenizer, prompt, task, prefix)
-    logits = logits_after(model, prompt, path)
-    order = np.argsort(-logits, kind="stable")  # stable: ties by ascending token id
-    gaps = np.minimum(logits[order[0]] - logits[order], _INFINITE_GAP)
-    answers = _answers_below(prompt, node)
-    n_listed = min(N_TOP, len(order))
-    deep = n_listed + np.flatnonzero(np.isin(order[n_listed:], list(answers)))
-    tokens = []
-    for rank in [*range(n_listed), *deep.tolist()]:
-        token = int(order[rank])
-        text, gap = _visible(model.tokenizer, token), round(float(gaps[rank]), 6)
-        tokens.append(Token(text, rank, gap, answers.get(token, 0)))
-    tail = tail_bins(gaps[n_listed:], deep - n_listed, len(order))
-    known = (task.name, model.key, task.prompt, prefix, len(order), n_listed)
-    return StepData(*known, tuple(tokens), tail)
+    return _step(model, task, prompt, node, path, prefix)
+
+
+def steps_along(
+    model: Model | str, task: Task | str, answer: str, end: str = "eos", most: int = 3
+) -> list[StepData]:
+    """The first steps of one answer at which several next tokens lead to answers, at most `most`.
+
+    Where only one token is valid, or only an end, there is nothing for a cutoff to choose.
+
+    Raises:
+        InvalidRequestError: not an answer of the task.
+    """
+    model, task = load_model(model), get_task(task)
+    if answer not in task.answers:
+        raise InvalidRequestError(
+            f"{answer!r} is no answer of task {task.name!r}: take one like {task.answers[0]!r}"
+        )
+    prompt = render_prompt(model, task, end=end)
+    which = prompt.sequences.answer.index(task.answers.index(answer))
+    path, trie = list(prompt.sequences.symbols[which]), prompt.trie
+    children, node, found = trie.children(), 0, []
+    for length, token in enumerate(path):
+        if trie.node_branching[node] > 1 and trie.node_count[node] > 1:
+            text = _text_after(model.tokenizer, prompt, path[:length])
+            # A base model may write the space before its answer as a token of its own.
+            prefix = text or prompt.lead.translate(_VISIBLE) * bool(length)
+            found.append(_step(model, task, prompt, node, path[:length], prefix))
+        node = next((c for c in children[node] if trie.node_symbol[c] == token), None)
+        if node is None or len(found) == most:  # no node: nothing has to close the answer
+            break
+    return found
 
 
 def groups_of(step: StepData) -> list[str]:
@@ -183,12 +203,30 @@ def explorer(step: StepData, source: str) -> HTML:
     )
 
 
+def _step(
+    model: Model, task: Task, prompt: Prompt, node: int, path: list[int], prefix: str
+) -> StepData:
+    logits = logits_after(model, prompt, path)
+    order = np.argsort(-logits, kind="stable")  # stable: ties by ascending token id
+    gaps = np.minimum(logits[order[0]] - logits[order], _INFINITE_GAP)
+    answers = _answers_below(prompt, node)
+    n_listed = min(N_TOP, len(order))
+    deep = n_listed + np.flatnonzero(np.isin(order[n_listed:], list(answers)))
+    tokens = []
+    for rank in [*range(n_listed), *deep.tolist()]:
+        token = int(order[rank])
+        text, gap = _visible(model.tokenizer, token), round(float(gaps[rank]), 6)
+        tokens.append(Token(text, rank, gap, answers.get(token, 0)))
+    tail = tail_bins(gaps[n_listed:], deep - n_listed, len(order))
+    known = (task.name, model.key, task.prompt, prefix, len(order), n_listed)
+    return StepData(*known, tuple(tokens), tail)
+
+
 def _find(tokenizer, prompt: Prompt, task: Task, prefix: str) -> tuple[int, list[int]]:
     """The node that `prefix` leads to, and the token ids on the way."""
-    start = len(tokenizer.decode(prompt.ids, **_EXACTLY)) + len(prompt.lead)
     children, seen, open_nodes = prompt.trie.children(), [], [(0, [])]
     for node, path in open_nodes:  # grows while it is read
-        text = tokenizer.decode([*prompt.ids, *path], **_EXACTLY)[start:]
+        text = _text_after(tokenizer, prompt, path)
         if text == prefix:
             return node, path
         seen.append(text)
@@ -198,6 +236,12 @@ def _find(tokenizer, prompt: Prompt, task: Task, prefix: str) -> tuple[int, list
         f"prefix {prefix!r} is not the beginning of an answer of task {task.name!r}, cut between "
         f"two tokens: take '' for the first step, or one like {', '.join(map(repr, seen[-5:]))}"
     )
+
+
+def _text_after(tokenizer, prompt: Prompt, path: Sequence[int]) -> str:
+    """What `path` adds to the prompt, without the space that a base model's answer starts with."""
+    start = len(tokenizer.decode(prompt.ids, **_EXACTLY)) + len(prompt.lead)
+    return tokenizer.decode([*prompt.ids, *path], **_EXACTLY)[start:]
 
 
 def logits_after(model: Model, prompt: Prompt, path: list[int]) -> np.ndarray:

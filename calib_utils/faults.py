@@ -13,17 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from calib_utils import (
-    completions,
-    drawing,
-    kept_logits,
-    labelled,
-    models,
-    openended,
-    provenance,
-    results,
-    vllm_sweeps,
-)
+from calib_utils import completions, drawing, models, openended, provenance, results, vllm_sweeps
 from calib_utils.errors import ResultsError, UnknownNameError
 from calib_utils.openset import OpenPrompt
 from calib_utils.prompts import Policies
@@ -35,7 +25,7 @@ from calib_utils.tasks import get_task
 ERROR, NOTE = "error", "note"
 _AGAIN = "restore the folder, or delete it and measure again"
 _SLACK = 1e-9
-_NAME = re.compile(r"\w[\w.@=+-]*")
+NAME = re.compile(r"\w[\w.@=+-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HASHES = ("weights_sha256", "prompt_sha256", "sequences_sha256", "code_version")
@@ -54,16 +44,16 @@ def table_faults(folder: Path) -> Iterator[Fault]:
     """Faults of a measured table; raises a CalibUtilsError where it cannot be read at all."""
     record = _record(folder)
     yield from _check_files(folder, record, set(results.FILES.values()))
-    yield from _check_hashes(record, _HASHES)
+    yield from check_hashes(record, _HASHES)
     try:
         stored = results.read(folder)
     except ResultsError as error:
         remedy = "" if "measure again" in str(error) else f": {_AGAIN}"
         raise ResultsError(f"{error}{remedy}") from error
-    yield from _check_model(folder.parent.name, record, stored.settings.model)
+    yield from check_model(folder.parent.name, record, stored.settings.model)
     yield from _check_conventions(folder.name, record)
     yield from _check_task(record, stored)
-    yield from _check_code(record, provenance.code_version(), "measure them again")
+    yield from check_code(record, provenance.code_version(), "measure them again")
     yield from _check_environment(record)
 
 
@@ -78,15 +68,15 @@ def text_faults(folder: Path) -> Iterator[Fault]:
         yield Fault("is unfinished: run the same request again, it goes on; or delete the folder")
         return
     yield from _check_files(folder, record, None)
-    yield from _check_hashes(record, _TEXT_HASHES)
-    if any(not _NAME.fullmatch(name) for name in record["files"]):
+    yield from check_hashes(record, _TEXT_HASHES)
+    if any(not NAME.fullmatch(name) for name in record["files"]):
         return  # nothing is read under such names
-    yield from _check_model(folder.parent.parent.name, record, None)
+    yield from check_model(folder.parent.parent.name, record, None)
     if "sweep" in record:
         table = completions.read_completions(folder)
         yield from _check_sweep(record, table)
         code = vllm_sweeps.CODE if "engine" in record else openended.CODE
-        yield from _check_code(record, provenance.code_version(code), "sweep again")
+        yield from check_code(record, provenance.code_version(code), "sweep again")
     else:
         table = drawing.read(folder)
         if "text" not in table or not table.text.map(lambda text: isinstance(text, str)).all():
@@ -94,38 +84,6 @@ def text_faults(folder: Path) -> Iterator[Fault]:
         if "log_p" in table and (table.log_p > _SLACK).any():
             yield Fault("a log-probability is above 0: delete the folder and draw again")
     yield from _check_environment(record)
-
-
-def label_faults(folder: Path) -> Iterator[Fault]:
-    """Faults of a model's kept labels: unreadable ones, and labels of texts that are not there."""
-    for path in sorted(folder.iterdir()):
-        name, at, _ = path.stem.removeprefix("judged-").partition("@")
-        if path.is_symlink() or path.suffix != ".parquet" or not at or not _NAME.fullmatch(name):
-            yield Fault(f"{path.name} is not a file of labels: delete it")
-            continue
-        try:
-            labels, _ = labelled.read(path)
-            texts = folder.parent / "texts" / name
-            stored = pd.concat([pd.read_parquet(file) for file in sorted(texts.glob("*.parquet"))])
-        except (ResultsError, OSError, ValueError) as error:
-            yield Fault(f"{path.name}: labels or their texts cannot be read ({error})")
-            continue
-        have = set(zip(stored.prompt_id, stored.text, strict=True))
-        strange = set(zip(labels.prompt_id, labels.text, strict=True)) - have
-        if strange:
-            yield Fault(f"{path.name} labels {len(strange)} texts that are not stored: delete it")
-
-
-def logit_faults(folder: Path) -> Iterator[Fault]:
-    """Faults of a model's kept logits; raises a CalibUtilsError where one cannot be read."""
-    for path in sorted(folder.iterdir()):
-        if path.is_symlink() or path.suffix != ".parquet" or not _NAME.fullmatch(path.name):
-            yield Fault(f"{path.name} is not a file of logits: delete it")
-            continue
-        _, record = kept_logits.read(path)
-        yield from _check_hashes(record, ("weights_sha256", "code_version"))
-        yield from _check_model(folder.parent.name, record, None)
-        yield from _check_code(record, provenance.code_version(), "run 06_logit_shape again")
 
 
 def _record(folder: Path) -> dict:
@@ -146,7 +104,7 @@ def _check_files(folder: Path, record: dict, known: set[str] | None) -> Iterator
     """Names in the record are plain and known, and the folder holds these files, nothing else."""
     for name in record["files"]:
         wrong = not name.endswith(".parquet") if known is None else name not in known
-        if wrong or not _NAME.fullmatch(name):
+        if wrong or not NAME.fullmatch(name):
             yield Fault(
                 f"the record names a file {name!r}, which no run writes: measure again; a name "
                 "may not lead out of the folder"
@@ -158,13 +116,20 @@ def _check_files(folder: Path, record: dict, known: set[str] | None) -> Iterator
             yield Fault(f"{entry.name} is not in the record: delete it")
 
 
-def _check_hashes(record: dict, names: tuple[str, ...]) -> Iterator[Fault]:
+def check_hashes(record: dict, names: tuple[str, ...]) -> Iterator[Fault]:
+    """What should be a SHA-256 in the record is one."""
     for name in names:
         if not _SHA256.fullmatch(str(record.get(name))):
             yield Fault(f"{name} is {record.get(name)!r}, not a SHA-256: measure again")
 
 
-def _check_model(folder: str, record: dict, column: pd.Series | None) -> Iterator[Fault]:
+def check_model(folder: str, record: dict, column: pd.Series | None) -> Iterator[Fault]:
+    """The rows are of the model whose folder they lie in, and of weights that others can load.
+
+    Args:
+        folder: the model's folder by name.
+        column: the model of each row, where the table says.
+    """
     name, revision = str(record["model"]), record.get("revision")
     key = _key(name)
     if folder not in (key, f"{key}@{revision}"):
@@ -238,7 +203,8 @@ def _check_task(record: dict, stored: results.Stored) -> Iterator[Fault]:
         yield Fault(f"prompt or answers are not those of the task {name}: measure again")
 
 
-def _check_code(record: dict, current: str, remedy: str) -> Iterator[Fault]:
+def check_code(record: dict, current: str, remedy: str) -> Iterator[Fault]:
+    """What is stored is of the code that is here."""
     if record["code_version"] != current:
         yield Fault(
             f"measured by other code (code version {str(record['code_version'])[:12]}…, now "

@@ -70,9 +70,7 @@ def read(results_dir: str | Path, recall: str = pr_curves.WEIGHTED) -> Panel:
         recall: how candidates count in the order's measures.
     """
     results_dir, found = Path(results_dir), _Read()
-    keys = sorted(path.name for path in results_dir.iterdir() if path.is_dir())
-    keys = [key for key in keys if not key.startswith(".")]
-    table = models(keys)
+    table = models(keys_in(results_dir))
     for key in table.model:
         for task in TASKS:
             _read_task(found, results_dir, key, task)
@@ -86,6 +84,12 @@ def read(results_dir: str | Path, recall: str = pr_curves.WEIGHTED) -> Panel:
         found.logits,
         pd.DataFrame(found.left_out, columns=["folder", "why"]),
     )
+
+
+def keys_in(results_dir: str | Path) -> list[str]:
+    """Names of the models' folders, drafts of killed runs left out."""
+    folders = (path for path in Path(results_dir).iterdir() if path.is_dir())
+    return sorted(path.name for path in folders if not path.name.startswith("."))
 
 
 def _joined(parts: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
@@ -111,28 +115,42 @@ def models(keys: Iterable[str]) -> pd.DataFrame:
     )[columns]
 
 
-def _read_task(found: _Read, results_dir: Path, key: str, task: str) -> None:
-    """The folder of a task whose settings hold the oracle size: how chapter 03 asked the model."""
+def study_of(
+    results_dir: str | Path, key: str, task: str
+) -> tuple[results.Stored | None, list[tuple[str, str]]]:
+    """What chapter 03 stored of a model's task: the folder whose settings hold the oracle size.
+
+    Returns:
+        None where there is none of this code; and what was left out, as (folder, why).
+    """
+    left_out = []
     for suffix in _SUFFIXES:
-        folder = results.folder_of(results_dir, key, task, suffix)
+        folder = results.folder_of(Path(results_dir), key, task, suffix)
         try:
             stored = results.read(folder)
         except ResultsError as error:
-            found.left_out.append((f"{key}/{folder.name}", str(error)))
+            left_out.append((f"{key}/{folder.name}", str(error)))
             continue
         if stored is None or ORACLE not in set(stored.settings.rule):
             continue
-        if stored.record["code_version"] != provenance.code_version():
-            why = "measured by other code: `python -m calib_utils reproduce --update`"
-            found.left_out.append((f"{key}/{folder.name}", why))
-            continue
-        own = stored.settings[stored.settings.rule.isin(_RULES)]
-        end = stored.record["policies"]["end"]
-        weights = stored.record["weights_sha256"][:12]
-        found.settings.append(own.assign(model=key, end=end, weights=weights))
-        losses = stored.losses[stored.losses.rule.isin(_RULES)]
-        found.losses.append(losses.assign(model=key, task=task))
+        if stored.record["code_version"] == provenance.code_version():
+            return stored, left_out
+        why = "measured by other code: `python -m calib_utils reproduce --update`"
+        left_out.append((f"{key}/{folder.name}", why))
+    return None, left_out
+
+
+def _read_task(found: _Read, results_dir: Path, key: str, task: str) -> None:
+    stored, left_out = study_of(results_dir, key, task)
+    found.left_out += left_out
+    if stored is None:
         return
+    own = stored.settings[stored.settings.rule.isin(_RULES)]
+    end = stored.record["policies"]["end"]
+    weights = stored.record["weights_sha256"][:12]
+    found.settings.append(own.assign(model=key, end=end, weights=weights))
+    losses = stored.losses[stored.losses.rule.isin(_RULES)]
+    found.losses.append(losses.assign(model=key, task=task))
 
 
 def _read_order(found: _Read, results_dir: Path, key: str, recall: str) -> None:

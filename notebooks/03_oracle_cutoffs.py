@@ -33,8 +33,8 @@ level = 0.8  # the validity asked for, in (0, 1]
 import pandas as pd
 
 import calib_utils as cu
-from calib_utils import cutoffs, figures, operating, paths, reporting
-from calib_utils.explorer import explorer, step_data
+from calib_utils import cutoffs, figures, kept_steps, operating, paths, reporting
+from calib_utils.explorer import explorer
 from calib_utils.rules import TABLE3_TEMPERATURES
 from calib_utils.sensitivity import largest_moves, sensitivity
 
@@ -53,10 +53,12 @@ source = f"{reporting.source_of(language_model)}, end = {policy}"
 #
 # The first token of a state's name. Blue tokens begin a state, orange ones do not. Raise the
 # temperature, cut the ranking, and watch validity and diversity of this one step move against each
-# other. Every step of an answer loses some of both, and over an answer the losses multiply.
+# other. Every step of an answer loses some of both, and over an answer the losses multiply. The
+# book's explorer page has this step and later ones beside the numbers of whole answers.
 
 # %% tags=["nbval-ignore-output"]
-explorer(step_data(language_model, "us-states"), reporting.source_of(language_model))
+steps = kept_steps.keep(language_model, tasks, policy, store)
+explorer(steps["us-states"][0], reporting.source_of(language_model))
 
 # %% [markdown]
 # ## The paper's comparison

@@ -111,31 +111,30 @@
   const HEAD = 18, FOOT = 84, LEFT = 36, BREAK = 14; // of the chart, in pixels
   let copies = 0;
 
-  function build(root) {
-    const step = new Step(JSON.parse(root.querySelector("script").textContent));
-    const hatch = `cu-hatch-${++copies}-${Math.random().toString(36).slice(2)}`;
-    const state = { rule: "top_p", value: 0.9, T: 1, picked: 0, moved: {} };
-    root.querySelector(".cu-fallback").remove();
-    const body = el("div");
-    root.prepend(body);
-
-    const asked = el("p", { class: "cu-asked" }, body, `${step.prompt} `);
-    el("b", {}, asked, step.prefix);
-    el("span", { class: "cu-blank", role: "img", "aria-label": "next token" }, asked, "?");
-
-    const panel = el("div", { class: "cu-panel" }, body);
-    const controls = el("div", { class: "cu-controls" }, panel);
-    const field = (text) => {
-      const label = el("label", {}, controls), line = el("span", { class: "cu-name" }, label);
-      return { label, line, name: el("span", {}, line, text), shown: el("b", {}, line) };
+  /* A label over a control, with the control's value at the right end of its line. */
+  function field(parent, text) {
+    const label = el("label", {}, parent), line = el("span", { class: "cu-name" }, label);
+    return { label, line, name: el("span", {}, line, text), shown: el("b", {}, line) };
+  }
+  /* Says a text to screen readers once the controls rest. */
+  function announcer(parent) {
+    const live = el("p", { class: "cu-live", role: "status", "aria-live": "polite" }, parent);
+    let timer = 0;
+    return (text) => {
+      clearTimeout(timer);
+      timer = setTimeout(() => { live.textContent = text; }, 600);
     };
-    const warm = field("temperature"), warmSlider = slider(warm.label);
-    set(warmSlider, { max: TEMPERATURES.length - 1, value: TEMPERATURES.indexOf(state.T) });
-    const select = el("select", {}, field("cutoff").line);
-    for (const [key, rule] of Object.entries(RULES)) el("option", { value: key }, select, rule.label);
-    select.value = state.rule;
-    const cut = field(""), cutSlider = slider(cut.label);
+  }
+  function asked(parent, step) {
+    const line = el("p", { class: "cu-asked" }, parent, `${step.prompt} `);
+    el("b", {}, line, step.prefix);
+    el("span", { class: "cu-blank", role: "img", "aria-label": "next token" }, line, "?");
+  }
 
+  /* The picture of one step: numbers and plane into `panel`, the rest into `body`. */
+  function figure(step, panel, body) {
+    const hatch = `cu-hatch-${++copies}-${Math.random().toString(36).slice(2)}`;
+    const state = { rule: "none", value: NaN, T: 1, picked: 0 };
     const numbers = el("dl", {}, panel), shown = {};
     for (const name of ["validity", "diversity", "kept", "local precision", "local recall"]) {
       const row = el("div", { class: name.endsWith("ity") ? "cu-main" : "" }, numbers);
@@ -166,8 +165,7 @@
     el("span", {}, look, "look at");
     const lookSlider = slider(look);
     const said = el("p", { class: "cu-said" }, body);
-    const live = el("p", { class: "cu-live", role: "status", "aria-live": "polite" }, body);
-    let columns = [], line = {}, wide = 0, high = 0, timer = 0;
+    let columns = [], line = {}, wide = 0, high = 0;
 
     /* Columns for the width at hand: single tokens by rank, then the rest in powers of ten. */
     function arrange() {
@@ -231,10 +229,6 @@
     function update() {
       const { rule, value, T } = state, m = (state.m = step.measure(rule, value, T)), { d, n } = m;
       const all = n === step.n_vocab;
-      warm.shown.textContent = T;
-      set(warmSlider, { "aria-valuetext": `temperature ${T}` });
-      set(cutSlider, { "aria-valuetext": cutSlider.disabled ? "" : `${RULES[rule].name} ${value}` });
-      cut.shown.textContent = { none: "", oracle_size: `${n}, as many as are valid` }[rule] ?? value;
       for (const name of ["validity", "diversity", "local precision", "local recall"]) {
         shown[name].textContent = three(m[name.replace("local ", "")]);
       }
@@ -276,10 +270,6 @@
       set(line.kept, { x: x - 4, class: x < LEFT + 45 || all ? "cu-none" : "cu-end" });
       set(line.gone, { x: x + 4, class: x > wide - 65 || all ? "cu-none" : "" });
       pick(state.picked);
-      clearTimeout(timer); // read out once the sliders rest
-      timer = setTimeout(() => {
-        live.textContent = Object.entries(shown).map(([k, node]) => `${k} ${node.textContent}`).join(", ");
-      }, 600);
     }
 
     function pick(index) {
@@ -302,6 +292,52 @@
       set(lookSlider, { "aria-valuetext": said.textContent });
     }
 
+    function point(event) {
+      const x = event.clientX - chart.getBoundingClientRect().left;
+      const far = columns.map((c) => Math.abs(c.x + c.width / 2 - x));
+      pick(far.indexOf(Math.min(...far)));
+    }
+    chart.addEventListener("pointerdown", point);
+    chart.addEventListener("pointermove", point);
+    lookSlider.addEventListener("input", () => pick(+lookSlider.value));
+    new ResizeObserver(layout).observe(chart);
+
+    return {
+      show(rule, value, T) {
+        Object.assign(state, { rule, value, T });
+        if (wide) update();
+        else layout();
+        return step.measure(rule, value, T);
+      },
+      said: () => Object.entries(shown).map(([k, node]) => `${k} ${node.textContent}`).join(", "),
+    };
+  }
+
+  function build(root) {
+    const step = new Step(JSON.parse(root.querySelector("script").textContent));
+    const state = { rule: "top_p", value: 0.9, T: 1, moved: {} };
+    root.querySelector(".cu-fallback").remove();
+    const body = el("div");
+    root.prepend(body);
+    asked(body, step);
+    const panel = el("div", { class: "cu-panel" }, body);
+    const controls = el("div", { class: "cu-controls" }, panel);
+    const warm = field(controls, "temperature"), warmSlider = slider(warm.label);
+    set(warmSlider, { max: TEMPERATURES.length - 1, value: TEMPERATURES.indexOf(state.T) });
+    const select = el("select", {}, field(controls, "cutoff").line);
+    for (const [key, rule] of Object.entries(RULES)) el("option", { value: key }, select, rule.label);
+    select.value = state.rule;
+    const cut = field(controls, ""), cutSlider = slider(cut.label);
+    const view = figure(step, panel, body), say = announcer(body);
+
+    function update() {
+      const { rule, value, T } = state, { n } = view.show(rule, value, T);
+      warm.shown.textContent = T;
+      set(warmSlider, { "aria-valuetext": `temperature ${T}` });
+      set(cutSlider, { "aria-valuetext": cutSlider.disabled ? "" : `${RULES[rule].name} ${value}` });
+      cut.shown.textContent = { none: "", oracle_size: `${n}, as many as are valid` }[rule] ?? value;
+      say(view.said());
+    }
     function choose() {
       state.rule = select.value;
       const { name = "", values, start } = RULES[state.rule], list = values ? values(step) : [NaN];
@@ -311,23 +347,17 @@
       cutSlider.value = state.moved[state.rule] ?? Math.max(0, list.findIndex((v) => v >= start));
       state.value = list[cutSlider.value];
     }
-    function point(event) {
-      const x = event.clientX - chart.getBoundingClientRect().left;
-      const far = columns.map((c) => Math.abs(c.x + c.width / 2 - x));
-      pick(far.indexOf(Math.min(...far)));
-    }
-    chart.addEventListener("pointerdown", point);
-    chart.addEventListener("pointermove", point);
-    lookSlider.addEventListener("input", () => pick(+lookSlider.value));
     warmSlider.addEventListener("input", () => { state.T = TEMPERATURES[warmSlider.value]; update(); });
     cutSlider.addEventListener("input", () => { state.moved[state.rule] = cutSlider.value; choose(); update(); });
     select.addEventListener("change", () => { choose(); update(); });
     choose();
-    layout();
-    new ResizeObserver(layout).observe(chart);
+    update();
   }
 
-  const start = () => document.querySelectorAll(".cu-explorer").forEach(build);
+  // The explorer page (explorer_page.js) shows steps with the same arithmetic and the same picture.
+  globalThis.calibUtilsStep = { Step, RULES, TEMPERATURES, el, set, slider, field, announcer, asked,
+    figure, three, percent, whole };
+  const start = () => document.querySelectorAll(".cu-explorer:has(> script)").forEach(build);
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
   else start();
 })();

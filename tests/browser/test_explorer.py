@@ -4,14 +4,11 @@ import json
 import math
 import shutil
 
-import numpy as np
 import pytest
-import torch
 
 import calib_utils as cu
 from calib_utils import explorer as ex
 from calib_utils import paths, reporting, scoring
-from calib_utils.ranking import Ranking
 
 ASSETS = ("explorer.js", "explorer.css")
 SETTINGS = [
@@ -27,7 +24,7 @@ SETTINGS = [
     ("min_p", 0.01, 2.5),
     ("oracle_size", None, 1.2),
 ]
-LOOKS = {"light": ("light", 1280), "dark": ("dark", 1280), "phone": ("light", 360)}
+LOOKS = ("light", "dark", "phone")
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>step</title>
 <meta name="viewport" content="width=device-width">
 <style>:root {{ color-scheme: light dark }}</style>
@@ -57,55 +54,6 @@ def case(tiny, small_task, tmp_path_factory):
     return write_case(folder, tiny("llama", chat=True), small_task, ("1,", ""))
 
 
-@pytest.fixture
-def open_page(browser):
-    """Opens a file with the network off; whatever goes wrong fails the test at its end."""
-    contexts, faults = [], []
-
-    def get(path, look="light", **options):
-        scheme, width = LOOKS[look]
-        view = {"width": width, "height": 800}
-        context = browser.new_context(viewport=view, color_scheme=scheme, offline=True, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda m: m.type in ("error", "warning") and faults.append(m.text))
-        page.on("pageerror", lambda e: faults.append(f"script: {e}"))
-        page.on("requestfailed", lambda r: faults.append(f"missing: {r.url}"))
-        page.on(
-            "request",
-            lambda r: r.url.startswith(("file:", "data:")) or faults.append(f"left: {r.url}"),
-        )
-        page.goto(path.as_uri(), wait_until="load")
-        page.wait_for_selector(".cu-explorer .cu-chart .cu-bar")
-        return page
-
-    yield get
-    for context in contexts:
-        context.close()
-    assert not faults, sorted(set(faults))
-
-
-def expected(rule, temperature, logits, answers):
-    """The five numbers, by ranking.py and rules.py on all logits."""
-    tokens = list(answers)
-    ranking = Ranking(logits, [len(tokens)])
-    kept = int(rule.n_kept(ranking.at(temperature))[0])
-    rank = ranking.rank(torch.tensor([tokens]))[0].numpy()
-    gap = -np.sort(-logits[0].double().numpy())[:kept] - float(logits.max())
-    mass = np.exp(gap / temperature).sum()
-    inside = rank < kept
-    weight = np.exp(ranking.gap(torch.tensor([tokens]))[0].numpy()[inside] / temperature)
-    n = np.array(list(answers.values()), dtype=float)
-    q, target = weight / weight.sum(), n[inside] / n.sum()
-    return {
-        "validity": weight.sum() / mass,
-        "diversity": np.exp(-(q * np.log(q / target)).sum()) if inside.any() else math.nan,
-        "kept": kept,
-        "local precision": inside.sum() / kept,
-        "local recall": n[inside].sum() / n.sum(),
-    }
-
-
 def rule_of(name, parameter):
     return cu.parse_rule(name if parameter is None else f"{name}={parameter}")
 
@@ -117,36 +65,31 @@ def shown(root):
     return {name: math.nan if text == "–" else float(text) for name, text in texts.items()}
 
 
-def slide(page, slider, wanted):
-    """Arrow keys until the slider says `wanted`."""
-    slider.focus()
-    for _ in range(200):
-        said = float(slider.get_attribute("aria-valuetext").split()[-1])
-        if said == wanted:
-            return
-        page.keyboard.press("ArrowRight" if said < wanted else "ArrowLeft")
-    raise AssertionError(f"the slider never says {wanted}")
+@pytest.fixture(scope="session")
+def choose(slide):
+    """Sets an explorer by keyboard: `choose(page, root, rule, parameter, temperature)`."""
+
+    def get(page, root, name, parameter, temperature):
+        """A setting, by keyboard alone: the list by its first letters, sliders by arrows."""
+        select = root.locator("select")
+        select.focus()
+        page.keyboard.press("Home")
+        while select.input_value() != name:
+            page.keyboard.press("ArrowDown")
+        if parameter is not None:
+            slide(page, root.get_by_role("slider").nth(1), parameter)
+        slide(page, root.get_by_role("slider").nth(0), temperature)
+
+    return get
 
 
-def choose(page, root, name, parameter, temperature):
-    """A setting, by keyboard alone: the list by its first letters, sliders by arrows."""
-    select = root.locator("select")
-    select.focus()
-    page.keyboard.press("Home")
-    while select.input_value() != name:
-        page.keyboard.press("ArrowDown")
-    if parameter is not None:
-        slide(page, root.get_by_role("slider").nth(1), parameter)
-    slide(page, root.get_by_role("slider").nth(0), temperature)
-
-
-def assert_numbers_are_those_of_python(case, open_page):
+def assert_numbers_are_those_of_python(case, open_page, choose, numbers_of):
     path, answers, logits = case
     page = open_page(path)
     root = page.locator(".cu-explorer").first
     for name, parameter, temperature in SETTINGS:
         choose(page, root, name, parameter, temperature)
-        right = expected(rule_of(name, parameter), temperature, logits, answers)
+        right = numbers_of(rule_of(name, parameter), temperature, logits, answers)
         where = f"{name}={parameter} at {temperature}"
         # Three digits are shown, so the last one is off by at most a half and what Z is off by.
         assert shown(root) == pytest.approx(right, rel=5.2e-3, nan_ok=True), where
@@ -154,20 +97,22 @@ def assert_numbers_are_those_of_python(case, open_page):
         assert "≈" in kept or shown(root)["kept"] == right["kept"], where
 
 
-def test_the_numbers_shown_are_those_of_python(case, open_page):
-    assert_numbers_are_those_of_python(case, open_page)
+def test_the_numbers_shown_are_those_of_python(case, open_page, choose, numbers_of):
+    assert_numbers_are_those_of_python(case, open_page, choose, numbers_of)
 
 
 @pytest.mark.models
 @pytest.mark.parametrize(("task", "prefix"), [("us-states", ""), ("rng-3", "1,")])
-def test_the_numbers_of_a_real_model_are_those_of_python(tmp_path, open_page, task, prefix):
+def test_the_numbers_of_a_real_model_are_those_of_python(
+    tmp_path, open_page, choose, numbers_of, task, prefix
+):
     """With a vocabulary of 49,152, nearly all of it in the binned tail."""
     model = cu.load_model("smollm2-135m-instruct")
     case = write_case(tmp_path, model, task, (prefix,))
-    assert_numbers_are_those_of_python(case, open_page)
+    assert_numbers_are_those_of_python(case, open_page, choose, numbers_of)
 
 
-def test_two_copies_are_independent(case, open_page):
+def test_two_copies_are_independent(case, open_page, choose):
     page = open_page(case[0])
     first, second = page.locator(".cu-explorer").all()
     before = shown(second)
@@ -193,7 +138,7 @@ def test_a_bar_says_what_it_is_by_keyboard_and_by_touch(case, open_page):
     assert root.locator(".cu-said").inner_text().startswith("ranks ")
 
 
-def test_the_numbers_are_read_out_once_the_slider_rests(case, open_page):
+def test_the_numbers_are_read_out_once_the_slider_rests(case, open_page, choose):
     page = open_page(case[0])
     root = page.locator(".cu-explorer").first
     live = root.get_by_role("status")
@@ -204,8 +149,8 @@ def test_the_numbers_are_read_out_once_the_slider_rests(case, open_page):
 
 
 @pytest.mark.parametrize("look", LOOKS)
-def test_it_fits_and_can_be_read(case, open_page, look):
-    assert_fits_and_can_be_read(open_page(case[0], look))
+def test_it_fits_and_can_be_read(case, open_page, fits_and_can_be_read, look):
+    fits_and_can_be_read(open_page(case[0], look))
 
 
 def test_motion_is_spared_where_asked(case, open_page):
@@ -223,12 +168,12 @@ def test_on_paper_the_sliders_go_and_the_values_stay(case, open_page):
 
 
 @pytest.mark.parametrize("look", LOOKS)
-def test_the_books_own_explorers_work(pages, open_page, look):
+def test_the_books_own_explorers_work(pages, open_page, choose, fits_and_can_be_read, look):
     found = [p for p in pages if 'class="cu-explorer"' in p.read_text(encoding="utf-8")]
     assert found, "no page of the book holds an explorer"
     for path in found:
         page = open_page(path, look)
-        assert_fits_and_can_be_read(page)
+        fits_and_can_be_read(page)
         for root in page.locator(".cu-explorer").all():
             data = json.loads(root.locator("script").text_content())
             for field, kind in (("tokens", ex.Token), ("tail", ex.Bin)):
@@ -238,24 +183,3 @@ def test_the_books_own_explorers_work(pages, open_page, look):
                 choose(page, root, "none", None, temperature)
                 found_value = shown(root)["validity"]
                 assert found_value == pytest.approx(step.validity(temperature), rel=6e-3)
-
-
-def assert_fits_and_can_be_read(page):
-    excess = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-    assert page.evaluate(excess) <= 0
-    colours = """() => { const root = document.querySelector('.cu-explorer');
-        const paint = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
-        const shade = c => { paint.clearRect(0, 0, 1, 1); paint.fillStyle = c;
-            paint.fillRect(0, 0, 1, 1); const d = paint.getImageData(0, 0, 1, 1).data;
-            return d[3] ? (d[0] + d[1] + d[2]) / 3 : null; };
-        let e = root, back = null;
-        while (e && back === null) { back = shade(getComputedStyle(e).backgroundColor);
-            e = e.parentElement; }
-        const scheme = matchMedia('(prefers-color-scheme: dark)').matches ? 0 : 255;
-        const texts = root.querySelectorAll('dt, dd, .cu-said, .cu-chart .cu-good');
-        return [back ?? scheme, ...[...texts]
-            .map(n => shade(getComputedStyle(n)[n instanceof SVGElement ? 'fill' : 'color']))]; }"""
-    background, *texts = page.evaluate(colours)
-    assert len(texts) > 10 and all(abs(text - background) > 100 for text in texts)
-    for control in page.locator(".cu-explorer input:not(:disabled), .cu-explorer select").all():
-        assert control.bounding_box()["height"] >= 32

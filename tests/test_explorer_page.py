@@ -1,0 +1,180 @@
+"""Data of the explorer page: the stored rows, of every model with results and of none else."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from calib_utils import cutoffs, explorer_page, kept_steps, operating, paths, results
+from calib_utils.figures import CAUSES, RULE_COLOURS, RULE_NAMES
+from calib_utils.operating import PRACTICAL
+from calib_utils.registry import DEFAULT_MODEL
+from calib_utils.schema import KEY
+
+STORE = paths.default_results_dir()
+SMALL, ADDED = "smollm2-135m-instruct", "Qwen--Qwen3-0.6B"
+MOST_BYTES = 400_000  # a script is read when its model is chosen, on a phone too
+
+
+def scripts(folder):
+    """The index, and each model's key and data, as a browser would get them."""
+    index = (folder / "index.js").read_text(encoding="ascii")
+    index = json.loads(index.removeprefix("globalThis.calibUtilsModels =").removesuffix(";\n"))
+    models = {}
+    for path in folder.glob("model-*.js"):
+        text = path.read_text(encoding="ascii")
+        inside = text.removeprefix("calibUtilsModel(").removesuffix(");\n")
+        key, data = json.loads(f"[{inside}]")
+        models[key] = data
+    return index, models
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("page") / explorer_page.FOLDER
+    left_out = explorer_page.write(STORE, folder)
+    return folder, left_out
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A store of two tasks of one model and the steps of both, to spoil."""
+    for name in ("us-states", "rng-2"):
+        shutil.copytree(STORE / SMALL / name, tmp_path / "store" / SMALL / name)
+        path = kept_steps.path_of(tmp_path / "store", SMALL, name)
+        path.parent.mkdir(exist_ok=True)
+        shutil.copy(kept_steps.path_of(STORE, SMALL, name), path)
+    return tmp_path / "store"
+
+
+def test_every_committed_model_has_a_small_script_and_the_default_is_first(written):
+    folder, left_out = written
+    index, models = scripts(folder)
+    stored = {path.name for path in STORE.iterdir() if path.is_dir()}
+    assert left_out.empty
+    assert index["models"][0]["key"] == DEFAULT_MODEL
+    assert {one["key"] for one in index["models"]} == set(models) == stored
+    assert all(path.stat().st_size < MOST_BYTES for path in folder.iterdir())
+
+
+def test_names_and_colours_are_those_of_the_figures(written):
+    index, _ = scripts(written[0])
+    assert list(index["rules"]) == [*PRACTICAL, "oracle_size"]
+    for rule, style in index["rules"].items():
+        assert style == {"label": RULE_NAMES[rule], "colour": RULE_COLOURS[rule]}
+    assert index["causes"] == {cause: colour for cause, (colour, _) in CAUSES.items()}
+
+
+def test_the_numbers_are_the_stored_rows(written):
+    index, models = scripts(written[0])
+    for key, data in models.items():
+        assert set(data["tasks"]) <= set(cutoffs.TASKS)
+        for task, one in data["tasks"].items():
+            found = pd.DataFrame(one["rows"], columns=index["columns"])
+            found = found.astype({name: float for name in found if name != "rule"})
+            suffix = "@end=line" if one["end"] == "line" else ""
+            stored = results.read(STORE / key / f"{task}{suffix}")
+            assert len(found) == 17 * 12 and not found.duplicated(KEY).any()
+            assert one["weights"] == stored.record["weights_sha256"]
+            assert one["prompt"] == stored.record["prompt"]
+            split = operating.split_table(stored.losses.assign(task=task))
+            right = found[KEY].merge(stored.settings, on=KEY).merge(split, on=["task", *KEY])
+            for name in explorer_page.MEASURES:
+                np.testing.assert_allclose(found[name], right[name], rtol=1e-7, err_msg=name)
+                # What is shown is rounded once more: never to another third digit than the row's.
+                pairs = zip(found[name].dropna(), right[name].dropna(), strict=True)
+                assert all(f"{a:.3g}" == f"{b:.3g}" for a, b in pairs)
+            for name in explorer_page.PARTS:
+                wanted = right[name].where(right.total.notna())
+                np.testing.assert_allclose(found[name], wanted, rtol=1e-7, atol=1.001e-6)
+            parts = found.order + found["shape"] + found["size"]
+            np.testing.assert_allclose(parts, found.total, atol=3e-6, rtol=1e-6)
+
+
+def test_the_frontier_is_the_one_of_the_chapter(written):
+    index, models = scripts(written[0])
+    for key, end in ((DEFAULT_MODEL, ""), ("gemma-3-270m", "@end=line")):
+        one = models[key]["tasks"]["rng-2"]
+        found = pd.DataFrame(one["rows"], columns=index["columns"])
+        marked = found[found.on_frontier == 1].astype({"parameter": float})
+        table = results.read(STORE / key / f"rng-2{end}").settings
+        asked = found.astype({"parameter": float})[KEY].merge(table, on=KEY)
+        best = cutoffs.frontier_points(asked)
+        assert len(marked) == len(best) == len(best.merge(marked, on=KEY))
+
+
+def test_steps_are_the_kept_ones(written):
+    _, models = scripts(written[0])
+    for key, data in models.items():
+        for task, one in data["tasks"].items():
+            path = kept_steps.path_of(STORE, key, task)
+            assert bool(one["steps"]) == path.is_file() == (task in kept_steps.ANSWERS)
+            if one["steps"]:
+                steps, _ = kept_steps.read(path)
+                assert [kept_steps.unpacked(step) for step in one["steps"]] == steps
+
+
+def test_a_new_model_appears_and_one_without_these_rows_does_not(store, tmp_path):
+    shutil.copytree(store / SMALL / "us-states", store / ADDED / "us-states")
+    shutil.copytree(STORE / SMALL / "rng-2@end=none", store / "other" / "rng-2@end=none")
+    (store / ".draft").mkdir()
+    left_out = explorer_page.write(store, tmp_path / "out")
+    index, models = scripts(tmp_path / "out")
+    assert left_out.empty
+    named = {one["key"]: one["name"] for one in index["models"]}
+    assert named == {SMALL: SMALL, ADDED: "Qwen3-0.6B"}
+    assert list(models[ADDED]["tasks"]) == ["us-states"]
+    assert models[ADDED]["tasks"]["us-states"]["steps"] == []
+
+
+def test_no_results_at_all_is_a_page_without_models(tmp_path):
+    assert explorer_page.write(tmp_path / "nothing", tmp_path / "out").empty
+    assert scripts(tmp_path / "out")[0]["models"] == []
+
+
+def spoil(store, how):
+    table, steps = store / SMALL / "us-states", kept_steps.path_of(store, SMALL, "us-states")
+    record = table / results.RECORD
+    if how == "table changed":
+        with (table / "settings.csv").open("a") as file:
+            file.write("x")
+    elif how == "table of other code":
+        content = json.loads(record.read_text(encoding="utf-8")) | {"code_version": "0" * 64}
+        record.write_text(json.dumps(content), encoding="utf-8")
+    elif how == "steps cut off":
+        steps.write_text(steps.read_text(encoding="utf-8")[:-9], encoding="utf-8")
+    else:
+        name, value = {
+            "steps of other code": ("code_version", "0" * 64),
+            "steps of other weights": ("weights_sha256", "0" * 64),
+            "steps of another end": ("end", "line"),
+        }[how]
+        content = json.loads(steps.read_text(encoding="utf-8"))
+        content["record"][name] = value
+        steps.write_text(json.dumps(content), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ("table changed", "is not the file that"),
+        ("table of other code", "measured by other code"),
+        ("steps cut off", "holds no steps"),
+        ("steps of other code", "of another code than the rows"),
+        ("steps of other weights", "of another weights than the rows"),
+        ("steps of another end", "of another end than the rows"),
+    ],
+)
+def test_what_is_broken_or_stale_is_left_out_and_named(store, tmp_path, how, why):
+    spoil(store, how)
+    left_out = explorer_page.write(store, tmp_path / "out")
+    tasks = scripts(tmp_path / "out")[1][SMALL]["tasks"]
+    assert len(left_out) == 1 and why in left_out.why[0]
+    assert left_out.folder[0].startswith(f"{SMALL}/us-states")
+    assert tasks["rng-2"]["steps"]
+    if how.startswith("table"):
+        assert set(tasks) == {"rng-2"}
+    else:
+        assert len(tasks["us-states"]["rows"]) == 17 * 12 and tasks["us-states"]["steps"] == []

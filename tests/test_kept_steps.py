@@ -1,0 +1,186 @@
+"""Steps kept on disk are the steps themselves; what is broken, of others or stale is named."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+
+import calib_utils as cu
+from calib_utils import checks, cutoffs, kept_steps, paths, provenance
+from calib_utils import explorer as ex
+from calib_utils.registry import EMBEDDED
+
+STORE = paths.default_results_dir()
+SMALL = "smollm2-135m-instruct"
+REAL = STORE / SMALL / kept_steps.FOLDER / "us-states.json"
+
+
+@pytest.fixture(scope="module")
+def kept(tiny, tmp_path_factory):
+    """(a tiny model, its steps, the results folder)."""
+    model, root = tiny("llama", chat=True), tmp_path_factory.mktemp("kept")
+    return model, kept_steps.keep(model, ["rng-2", "rng-4"], "eos", root), root
+
+
+def test_what_is_kept_is_the_step_itself(kept):
+    model, steps, root = kept
+    assert list(steps) == ["rng-2"]  # rng-4 is not a task whose steps are kept
+    assert [step.prefix for step in steps["rng-2"]] == ["", "4,"]
+    for step in steps["rng-2"]:
+        assert step == ex.step_data(model, "rng-2", step.prefix)
+    read, record = kept_steps.read(kept_steps.path_of(root, model.key, "rng-2"))
+    assert read == steps["rng-2"]
+    assert record["weights_sha256"] == model.weights_sha256
+    assert (record["task"], record["end"]) == ("rng-2", "eos")
+    assert record["code_version"] == provenance.code_version()
+
+
+def test_the_space_before_a_base_models_answer_is_a_step_of_its_own(tiny):
+    """A tokenizer that writes it as a token leaves nothing to choose at the root."""
+    steps = ex.steps_along(tiny("llama", chat=False), "rng-2", "4,7", end="line")
+    assert [step.prefix for step in steps] == ["␣", "4,"]
+    assert all(sum(token.n_answers for token in step.tokens) > 1 for step in steps)
+
+
+def test_only_steps_that_leave_a_choice_count_and_not_more_than_asked(tiny, small_task):
+    model = tiny("llama", chat=True)
+    steps = ex.steps_along(model, small_task, "1,2,3")
+    assert [step.prefix for step in steps] == ["", "1,", "1,2,"]
+    for step in steps:
+        assert sum(token.n_answers > 0 for token in step.tokens) > 1
+        assert sum(token.n_answers for token in step.tokens) > 1
+        assert step == ex.step_data(model, small_task, step.prefix)
+    assert ex.steps_along(model, small_task, "1,2,3", most=1) == steps[:1]
+    with pytest.raises(cu.CalibUtilsError, match="'2,2' is no answer of task 'small'"):
+        ex.steps_along(model, small_task, "2,2")
+
+
+def moved(root, target, by):
+    """A copy of kept steps in which every gap but the first is `by` nats larger."""
+    shutil.copytree(root, target)
+    (path,) = target.rglob("rng-2.json")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for step in content["steps"]:
+        step["tokens"] = [[a, rank, gap + by * (rank > 0), n] for a, rank, gap, n in step["tokens"]]
+        step["tail"] = [[count, first + by, mean + by] for count, first, mean in step["tail"]]
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+def test_rounding_leaves_a_file_alone_and_other_numbers_do_not(kept, tmp_path):
+    model, steps, root = kept
+    near, other = moved(root, tmp_path / "near", 1e-4), moved(root, tmp_path / "far", 0.1)
+    before = near.read_bytes()
+    kept_steps.keep(model, ["rng-2"], "eos", tmp_path / "near")
+    assert near.read_bytes() == before
+    kept_steps.keep(model, ["rng-2"], "eos", tmp_path / "far")
+    assert kept_steps.read(other)[0] == steps["rng-2"]
+    assert [path.name for path in other.parent.iterdir()] == ["rng-2.json"]  # no draft stays
+
+
+@pytest.mark.parametrize(("end", "what"), [("line", "end"), ("eos", "weights_sha256")])
+def test_steps_of_another_question_or_model_are_not_replaced(kept, tiny, tmp_path, end, what):
+    model, _, root = kept
+    shutil.copytree(root, tmp_path / "rows")
+    if what == "weights_sha256":
+        model = replace(model, weights_sha256="0" * 64)
+    with pytest.raises(cu.CalibUtilsError, match=f"differs in {what}.*delete it"):
+        kept_steps.keep(model, ["rng-2"], end, tmp_path / "rows")
+
+
+def test_a_place_that_cannot_be_written_is_named(kept, tmp_path):
+    model = kept[0]
+    (tmp_path / model.key).write_text("a file where the folder should be")
+    with pytest.raises(cu.CalibUtilsError, match="choose a writable results_dir"):
+        kept_steps.keep(model, ["rng-2"], "eos", tmp_path)
+
+
+def broken(content, how):
+    step = content["steps"][0]
+    if how == "no record":
+        del content["record"]
+    elif how == "no steps":
+        content["steps"] = []
+    elif how == "a list":
+        return []
+    elif how == "a token twice":
+        step["tokens"][3][1] = 2
+    elif how == "a bin lost":
+        step["tail"].pop()
+    elif how == "gaps that fall":
+        step["tokens"][5][2] = 0.0
+    elif how == "no valid token":
+        step["tokens"] = [[text, rank, gap, 0] for text, rank, gap, _ in step["tokens"]]
+    elif how == "another task":
+        content["record"]["task"] = step["task"] = "rng-2"
+    elif how == "a field too many":
+        step["more"] = 1
+    elif how == "text for a gap":
+        step["tokens"][5][2] = "0.5"
+    elif how == "hash lost":
+        del content["record"]["weights_sha256"]
+    return content
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        *("cut off", "no record", "no steps", "a list", "a token twice", "a bin lost"),
+        *("gaps that fall", "no valid token", "another task", "a field too many"),
+        *("text for a gap", "hash lost"),
+    ],
+)
+def test_a_broken_file_names_itself_and_the_remedy(tmp_path, how):
+    text = REAL.read_text(encoding="utf-8")
+    path = tmp_path / REAL.name
+    kept_steps.read(shutil.copy(REAL, path))
+    changed = json.dumps(broken(json.loads(text), how))
+    path.write_text(text[:-100] if how == "cut off" else changed, encoding="utf-8")
+    with pytest.raises(
+        cu.CalibUtilsError, match=r"us-states\.json holds no .*run 03_oracle_cutoffs"
+    ):
+        kept_steps.read(path)
+
+
+def test_steps_are_looked_at_by_check(tmp_path):
+    folder = tmp_path / SMALL / kept_steps.FOLDER
+    shutil.copytree(REAL.parent, folder)
+    (found,) = checks.check(tmp_path)
+    assert (found.kind, found.verdict) == ("steps", "ok")
+
+    def findings():
+        (found,) = checks.check(tmp_path)
+        return " ".join(fault.what for fault in found.faults)
+
+    (folder / "notes.txt").write_text("mine")
+    assert findings() == "notes.txt is not a file of steps: delete it"
+    (folder / "notes.txt").unlink()
+    path = folder / "rng-3.json"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace(provenance.code_version(), "0" * 64), encoding="utf-8")
+    assert "measured by other code" in findings() and "run 03_oracle_cutoffs again" in findings()
+    path.write_text(text.replace(EMBEDDED[SMALL].sha256, "1" * 64), encoding="utf-8")
+    assert "the weights are not those of" in findings()
+    path.write_text(text[:-9], encoding="utf-8")
+    assert "rng-3.json holds no steps" in findings()
+    path.rename(folder / "rng-4.json")
+    assert "rng-4.json" in findings()
+
+
+@pytest.mark.parametrize("key", [key for key in EMBEDDED if (STORE / key).is_dir()])
+def test_every_embedded_model_with_results_has_the_steps_of_its_tasks(key):
+    for task, answer in kept_steps.ANSWERS.items():
+        steps, record = kept_steps.read(kept_steps.path_of(STORE, key, task))
+        assert record["weights_sha256"] == EMBEDDED[key].sha256
+        assert len(steps) in (2, 3) and answer in cu.get_task(task).answers
+        assert all(answer.startswith(step.prefix.removeprefix("␣")) for step in steps)
+
+
+@pytest.mark.models
+def test_the_committed_steps_are_what_the_weights_give(tmp_path):
+    model = cu.load_model(SMALL)
+    steps = kept_steps.keep(model, cutoffs.TASKS, cutoffs.end_policy(model, ""), tmp_path)
+    for task, own in steps.items():
+        stored, _ = kept_steps.read(kept_steps.path_of(STORE, SMALL, task))
+        assert len(stored) == len(own) and all(map(kept_steps._alike, stored, own))
