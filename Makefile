@@ -54,7 +54,8 @@ pages: env  ## Build the book from executed notebooks, nothing run
 test: env  ## Everything CI runs
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(CU) fetch --all
-	$(BIN)/python -m pytest tests calib_utils --ignore=tests/browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests calib_utils --ignore=tests/browser -m "not notebooks" -n 2 --dist loadfile
+	$(BIN)/python -m pytest tests --ignore=tests/browser -m notebooks
 	$(CU) book
 	$(BIN)/python -m pytest tests/browser --browser-required
 

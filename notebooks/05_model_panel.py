@@ -76,8 +76,8 @@ else:
 
 # %% [markdown]
 # **What these models can show, and what not.** They are 4-bit files of at most 1.8 billion
-# parameters. One family is here in two sizes, so a difference by size can be seen once; families are
-# confounded with size otherwise. No base model is here together with its post-trained one, so nothing
+# parameters. One family is here in two sizes, so a difference by size can be seen once, and one pair
+# is no trend; families are confounded with size otherwise. No base model is here together with its post-trained one, so nothing
 # is said about training: the pairs of the paper's panel are in the coverage table, unmeasured.
 
 # %% [markdown]

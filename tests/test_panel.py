@@ -105,24 +105,41 @@ def test_sizes_of_one_family_are_neighbours_and_others_never():
 
 
 def test_the_area_rises_only_where_an_interval_says_so():
-    row = {"by": "size", "minus": "small", "model": "large", "measure": f"area, {ITEMS}"}
+    row = {"by": "size", "minus": "small", "model": "large"}
 
     def verdict(low, high, over="4 trees"):
-        table = pd.DataFrame([row | {"difference": 0.1, "low": low, "high": high, "over": over}])
+        own = row | {"difference": 0.1, "low": low, "high": high, "over": over}
+        measures = ({"measure": f"{name}, {ITEMS}"} for name in ("area", "area_gain"))
+        table = pd.DataFrame([own | measure for measure in measures])
         return panel_findings._area_rises(ITEMS, table).verdict
 
     assert verdict(0.01, 0.2) == REPRODUCED
     assert verdict(-0.2, -0.01) == NOT_REPRODUCED
     assert verdict(-0.1, 0.1) == verdict(0.01, 0.2, "2 trees") == NOT_TESTABLE
-    empty = pd.DataFrame(columns=list(row))
+    empty = pd.DataFrame(columns=[*row, "measure"])
     assert panel_findings._area_rises(ITEMS, empty).verdict == NOT_TESTABLE
 
 
-def test_a_claim_about_every_model_falls_with_one_of_them():
+def test_one_model_refutes_a_claim_about_every_model_and_an_undecided_one_leaves_it_open():
     together = panel_findings._together
-    assert together([REPRODUCED, NOT_TESTABLE]) == REPRODUCED
-    assert together([REPRODUCED, NOT_REPRODUCED]) == NOT_REPRODUCED
-    assert together([NOT_TESTABLE]) == together([]) == NOT_TESTABLE
+    assert together([REPRODUCED, REPRODUCED]) == REPRODUCED
+    assert together([REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE]) == NOT_REPRODUCED
+    assert together([REPRODUCED, NOT_TESTABLE]) == together([]) == NOT_TESTABLE
+
+
+def test_the_oracle_is_compared_where_either_reaches_the_validity():
+    names = ("any rule, Val ≥ 0.8", "oracle size, Val ≥ 0.8", panel_findings.ALONE)
+    rows = [("a", "x", names[0], 0.2), ("a", "x", names[1], 0.3), ("a", "y", names[1], 0.1)]
+    rows += [("a", "z", names[2], 0.9)]
+
+    def finding(rows):
+        columns = ["model", "task", "decoder", "diversity"]
+        return panel_findings._oracle_best(pd.DataFrame(rows, columns=columns))
+
+    assert finding(rows).verdict == REPRODUCED and "2 of 2" in finding(rows).found
+    worse = finding([*rows, ("b", "x", names[0], 0.1)])
+    assert worse.verdict == NOT_REPRODUCED and "b: on 0 of 1" in worse.found
+    assert finding(rows[3:]).verdict == NOT_TESTABLE
 
 
 def test_claims_are_decided_and_say_of_which_model(real):
