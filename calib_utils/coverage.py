@@ -97,13 +97,13 @@ def as_page(table: pd.DataFrame) -> pd.DataFrame:
         {
             "model": table.name,
             "measured": [_stored(row) for row in table.itertuples()],
+            "command": table.command,
             "in the paper": (table.panel == "paper").map({True: "yes", False: "no"}),
             "family": table.family,
             "stage": table.stage,
             "parameters": [_billions(row) for row in table.itertuples()],
             "GB in bfloat16": table.bfloat16_gb.map("{:.1f}".format),
             "licence": table.licence,
-            "command": table.command,
         }
     )
     shown = shown.fillna("?").replace("nan", "?")
