@@ -4,6 +4,7 @@ A folder holds a file per table of `schema.Tables` that has rows, and `provenanc
 and changes as a whole, by renaming a finished folder into place. Knows files; runs no model.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -171,10 +172,11 @@ def _put_in_place(draft: Path, folder: Path, old: Path) -> None:
     """Renames `draft` to `folder`, whose content goes to `old`; the last of two writers wins."""
     for attempt in range(_TURNS):
         try:
-            os.replace(draft, folder)  # a folder replaces no folder that holds something
+            os.replace(draft, folder)
             return
-        except OSError:
-            if attempt == _TURNS - 1 or not folder.exists():
+        except OSError as error:
+            # A folder replaces no folder that holds something; anything else is a real obstacle.
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or attempt == _TURNS - 1:
                 raise
         # Another writer may have moved it away just now, or may put its own there next.
         shutil.rmtree(old, ignore_errors=True)

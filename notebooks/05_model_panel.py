@@ -18,8 +18,8 @@
 #
 # **What this page is.** Every model that has results in this checkout, side by side. It reads what the
 # other chapters stored and loads no model, so it grows by a row when somebody runs one. A model that
-# was not run has no number here, not even the paper's: the coverage table says which those are, and
-# the command that would measure each.
+# was not run has no number of ours: the coverage table says which those are, and the command that
+# would measure each. What the authors published stands beside ours, drawn open and called so.
 #
 # **What we find** is in the table of claims near the end.
 

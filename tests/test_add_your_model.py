@@ -47,7 +47,7 @@ def project(tmp_path, monkeypatch):
     skip = shutil.ignore_patterns("__pycache__", "reference", "annotation")
     for name in ("calib_utils", "notebooks"):
         shutil.copytree(ROOT / name, copy / name, ignore=skip)
-    for name in ("data/tasks", "data/panel", "data/published", "book/results"):
+    for name in ("data/tasks", "data/panel", "data/published", "book/results", "book/panel"):
         shutil.copytree(ROOT / name, copy / name, ignore=skip)
     for name in ("_config.yml", "book/_toc.yml"):
         shutil.copy(ROOT / name, copy / name)
