@@ -14,6 +14,7 @@ from calib_utils import kept_steps, operating, panel, provenance
 from calib_utils.cutoffs import TASKS, frontier_points
 from calib_utils.errors import ResultsError
 from calib_utils.figures import CAUSES, RULE_COLOURS, RULE_NAMES
+from calib_utils.panel import PARTS
 from calib_utils.registry import DEFAULT_MODEL
 from calib_utils.results import Stored
 from calib_utils.rules import TABLE3_TEMPERATURES, table3_rules
@@ -21,7 +22,6 @@ from calib_utils.schema import KEY
 
 FOLDER = "explorer"  # below the built book's `_static`
 MEASURES = ("validity", "diversity", "sequence_precision", "sequence_recall")
-PARTS = ("total", "order", "shape", "size")
 COLUMNS = (*KEY, *MEASURES, *PARTS, "on_frontier")
 _ROUNDING = 1e-6  # nats: parts of a loss below that are rounding, as in the chapter's table
 _DIGITS = 8  # of a number in a script; the page shows three

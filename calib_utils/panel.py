@@ -30,7 +30,7 @@ from calib_utils.schema import COLUMNS, LOSS_COLUMNS
 SHOWN_TASKS = ("us-states", "rng-2", "rng-3", "rng-3-sum-at-most-10")
 ORACLE = "oracle_size"
 _RULES = (*operating.PRACTICAL, ORACLE)
-_PARTS = ("total", "order", "shape", "size")
+PARTS = ("total", "order", "shape", "size")
 _SUFFIXES = ("", "@end=line")  # the study of cutoffs asks chat models and base models so
 
 
@@ -213,7 +213,7 @@ def split_table(panel: Panel, level: float = operating.LEVEL) -> pd.DataFrame:
         found = operating.operating_points(own, losses[key], level)
         found.insert(0, "model", key)
         parts.append(found)
-    return _joined(parts, ["model", "task", "decoder", "diversity", *_PARTS])
+    return _joined(parts, ["model", "task", "decoder", "diversity", *PARTS])
 
 
 def order_table(panel: Panel) -> pd.DataFrame:

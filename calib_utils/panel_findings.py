@@ -44,17 +44,20 @@ def testable(found: Panel, table: pd.DataFrame) -> pd.DataFrame:
     return table[pd.MultiIndex.from_frame(table[["model", "task"]]).isin(enough)]
 
 
-def pair_table(found: Panel) -> pd.DataFrame:
+def pair_table(found: Panel, measures: pd.DataFrame | None = None) -> pd.DataFrame:
     """Larger less smaller and post-trained less base, for every pair of which both are here.
 
     Order is paired by prompt and seed, tasks by task; the interval is a bootstrap over them. On
     tasks both models' numbers are exact, and the interval says how far the tasks agree.
 
+    Args:
+        measures: of `_task_measures`, where they are at hand.
+
     Returns:
         Columns by, minus, model, measure, difference, low, high, over (what was paired).
     """
     rows = []
-    whole = _task_measures(found)
+    whole = _task_measures(found, panel.split_table(found)) if measures is None else measures
     known = ((SIZE, panel.size_pairs), (STAGE, panel.stage_pairs))
     for by, (first, second) in [(by, pair) for by, of in known for pair in of(found.models)]:
         names = {"by": by, "minus": first, "model": second}
@@ -70,12 +73,15 @@ def pair_table(found: Panel) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
-def _task_measures(found: Panel) -> pd.DataFrame:
-    """Per testable model and task the numbers that `_TASK_MEASURES` names."""
+def _task_measures(found: Panel, parts: pd.DataFrame) -> pd.DataFrame:
+    """Per testable model and task the numbers that `_TASK_MEASURES` names.
+
+    Args:
+        parts: of `panel.split_table`.
+    """
     areas = testable(found, panel.frontier_table(found))
     table = areas[["model", "task"]].assign(**{"oracle area": areas[ORACLE]})
     table["practical area"] = areas[list(PRACTICAL)].max(axis=1)
-    parts = panel.split_table(found)
     parts = parts[parts.decoder == ALONE][["model", "task", "order", "shape", "total"]]
     return table.merge(parts, on=["model", "task"], how="left")
 
@@ -100,11 +106,13 @@ def _order_difference(order: pd.DataFrame, kind: str, first: str, second: str) -
 
 def findings(found: Panel) -> pd.DataFrame:
     """The paper's claims about its panel: columns claim, source, found, verdict."""
-    order, pairs = panel.order_table(found), pair_table(found)
-    tasks, fits = _task_measures(found), panel.shape_table(found)
+    order, fits = panel.order_table(found), panel.shape_table(found)
+    parts = panel.split_table(found)
+    tasks = _task_measures(found, parts)
+    pairs = pair_table(found, tasks)
     rows = [_area_rises(kind, pairs) for kind in (ITEMS, TEXTS)]
     rows += [_recall_is_low(kind, order) for kind in (ITEMS, TEXTS)]
-    rows += [_oracle_above(tasks), _oracle_best(panel.split_table(found))]
+    rows += [_oracle_above(tasks), _oracle_best(parts)]
     rows += [_states_are_shape(tasks), _sums_are_order(tasks)]
     rows += [_forms_fit(fits), _heads_end(fits)]
     return pd.DataFrame([vars(row) for row in rows])
@@ -167,16 +175,21 @@ def _recall_is_low(kind: str, order: pd.DataFrame) -> Finding:
 
 
 def _oracle_above(tasks: pd.DataFrame) -> Finding:
-    above = tasks["oracle area"] > tasks["practical area"]
-    counts = [
-        f"{model}: on {int(own.sum())} of {len(own)} tasks"
-        for model, own in above.groupby(tasks.model, sort=False)
-    ]
+    own = tasks.set_index("model")
+    above = own["oracle area"] > own["practical area"]
     return Finding(
         "For every model the oracle-size frontier lies above those of practical rules (by area)",
         "Sec. 5, Fig. 9",
-        "; ".join(counts) or too_low(),
+        _counts(above) or too_low(),
         verdict(len(tasks) > 0, bool(above.all())),
+    )
+
+
+def _counts(holds: pd.Series) -> str:
+    """On how many tasks something holds, by the level `model` of the index."""
+    return "; ".join(
+        f"{model}: on {int(own.sum())} of {len(own)} tasks"
+        for model, own in holds.groupby(level="model", sort=False)
     )
 
 
@@ -190,15 +203,11 @@ def _oracle_best(parts: pd.DataFrame) -> Finding:
     }
     both = pd.DataFrame(best).fillna(0.0)
     wins = both["oracle size"] > both["any rule"]
-    counts = [
-        f"{model}: on {int(own.sum())} of {len(own)} tasks"
-        for model, own in wins.groupby(level="model", sort=False)
-    ]
     return Finding(
         f"At validity {LEVEL:g} the oracle size is more diverse than any practical rule, for every "
         "model",
         "Sec. 5, Fig. 9",
-        "; ".join(counts) or f"no setting of any model reaches validity {LEVEL:g}",
+        _counts(wins) or f"no setting of any model reaches validity {LEVEL:g}",
         verdict(len(both) > 0, bool(wins.all())),
     )
 
