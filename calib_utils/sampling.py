@@ -47,20 +47,34 @@ def sample_answers(
 
 
 def _draw(model: Model, prompt, n: int, length: int, temperature: float, seed: int):
-    """Token ids [draw, step], each step drawn from the tempered distribution."""
+    """Token ids [draw, step], each step drawn from the tempered distribution.
+
+    Draws that agree so far share a row of the forward pass; one that has ended takes no part in it,
+    and what stands behind its end token means nothing.
+    """
     network = model.network
     device = network.get_input_embeddings().weight.device
     generator = torch.Generator().manual_seed(seed)
     logits, cache = forward(network, torch.tensor([prompt.ids], device=device), None, keep=1)
-    cache = continue_rows(cache, torch.zeros(n, dtype=torch.int64, device=device))
-    logits = logits.expand(n, -1, -1)
-    tokens = []
+    drawn = torch.zeros(n, length, dtype=torch.int64)
+    ends = torch.tensor(prompt.end_ids, dtype=torch.int64)
+    going, row = torch.arange(n), torch.zeros(n, dtype=torch.int64)
     for step in range(length):
-        p = torch.softmax(logits[:, -1].double().cpu() / temperature, dim=-1)
-        tokens.append(torch.multinomial(p, 1, generator=generator))
-        if step < length - 1:
-            logits, cache = forward(network, tokens[-1].to(device), cache, keep=1)
-    return torch.cat(tokens, dim=1).numpy()
+        below = torch.softmax(logits[:, -1].double().cpu() / temperature, dim=-1).cumsum(-1)
+        heights = torch.rand(len(going), generator=generator, dtype=torch.float64)
+        tokens = torch.empty_like(row)
+        for one in row.unique():
+            mine, steps = row == one, below[one]
+            tokens[mine] = torch.searchsorted(steps, heights[mine] * steps[-1], right=True)
+        drawn[going, step] = tokens
+        on = ~torch.isin(tokens, ends)
+        going = going[on]
+        if step == length - 1 or not len(going):
+            break
+        pairs, row = torch.stack([row[on], tokens[on]], dim=1).unique(dim=0, return_inverse=True)
+        parent, token = pairs.to(device).unbind(1)
+        logits, cache = forward(network, token[:, None], continue_rows(cache, parent), keep=1)
+    return drawn.numpy()
 
 
 def share_interval(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
