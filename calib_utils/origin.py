@@ -5,6 +5,7 @@ from the same rows shows the same line.
 """
 
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -60,6 +61,6 @@ def _told(records: list[dict], verb: str) -> str:
     dates = sorted({record["environment"]["date"] for record in records})
     seconds = sum(record.get("seconds", 0.0) for record in records)
     when = " to ".join(dict.fromkeys([dates[0], dates[-1]]))
-    cost = f" in {max(seconds, 1):,.0f} s" if seconds else ""
+    cost = f" in {math.ceil(seconds):,} s" if seconds else ""
     code = sorted({record["code_version"][:_SHOWN] for record in records})
     return f"{verb} {when}{cost}, code {', '.join(code)}"

@@ -20,7 +20,8 @@ def glue_number(key: str, value: float | int | str, form: str = "{:.2f}") -> Non
     """
     from myst_nb import glue
 
-    glue(key, value if isinstance(value, str) else form.format(value), display=False)
+    text = value if isinstance(value, str) else form.format(value)
+    glue(key, "not defined" if text == "nan" else text, display=False)
 
 
 def glue_verdicts(found: pd.DataFrame) -> None:
