@@ -79,8 +79,9 @@ _ = theory_figures.tree(example.trie, example.letters, example.edge_p)
 # %% [markdown]
 # :::{admonition} Definition 3.1 (validity, diversity)
 # :name: def-3-1
-# {term}`validity` is the mass on valid answers. {term}`diversity` is how many answers the model
-# effectively gives when its answer is valid, exp of the entropy, as a share of all: {eq}`eq-validity`.
+# {term}`Validity <validity>` is the mass on valid answers. {term}`Diversity <diversity>` is how many
+# answers the model effectively gives when its answer is valid, exp of the entropy, as a share of all:
+# equation {eq}`eq-validity`.
 # :::
 #
 # :::{admonition} Definition 4.1 (precision, recall)
@@ -94,7 +95,7 @@ _ = theory_figures.tree(example.trie, example.letters, example.edge_p)
 # \mathrm{Rec} = \frac{1}{N(y_{<t})} \sum_{v \in S \cap G} N(y_{<t} \circ v).
 # $$ (eq-local)
 #
-# {term}`sequence precision` is the chance of a valid answer when each token is drawn *uniformly* from
+# {term}`Sequence precision <sequence precision>` is the chance of a valid answer when each token is drawn *uniformly* from
 # what is kept, {term}`sequence recall` the share of answers that survive.
 # :::
 #
@@ -207,7 +208,7 @@ _ = controls_figures.laws_under_temperature(
 # %% [markdown]
 # ## On this model: what compounds over the steps
 #
-# The factors of Theorem E.1, {eq}`eq-factors`, on the model's own prefix trees, for cutoffs that keep a
+# The factors of Theorem E.1, equation {eq}`eq-factors`, on the model's own prefix trees, for cutoffs that keep a
 # fixed number of tokens ({numref}`fig-compounding`). On digits every second step is a comma: keeping ten tokens there leaves one valid in ten,
 # which is why no fixed number can be right for a whole answer.
 
@@ -255,7 +256,7 @@ reporting.show(framework.calibration_table(studies), digits=2, floor=1e-4)
 # %% [markdown]
 # ## Does the geometric model describe this one?
 #
-# Theorem F.4, {eq}`eq-price`, needs valid tokens on the first ranks, logits that fall linearly with rank
+# Theorem F.4, equation {eq}`eq-price`, needs valid tokens on the first ranks, logits that fall linearly with rank
 # among them, and one {term}`sharpness` λ·v for all prefixes of a step. The table has the steps with a choice. The figure
 # draws the exact validity and diversity under temperature over the bound for steps of ten valid
 # tokens; the bound applies to the unconstrained digits, whose branching is fixed (Assumption 5.1).

@@ -113,7 +113,7 @@ answers = pd.concat(
     ignore_index=True,
 )
 
-# %% mystnb={"figure": {"caption": "Two random digits: probability of each of the 100 valid answers by rank, on a logarithmic axis, at four temperatures. Dashed: what each would have were all equally likely. The title gives what invalid outputs hold (compare Fig. 5 right and Fig. 10).", "name": "fig-profile-rng"}, "image": {"alt": "Four panels of answer probabilities by rank with a dashed uniform level, one for each temperature."}}
+# %% mystnb={"figure": {"caption": "Two random digits: probability of each of the 100 valid answers by rank, on a logarithmic axis, at four temperatures. Dashed: what each would have were all equally likely. The title gives what invalid outputs hold (compare Fig. 5 right and 10 of the paper).", "name": "fig-profile-rng"}, "image": {"alt": "Four panels of answer probabilities by rank with a dashed uniform level, one for each temperature."}}
 figure = figures.answer_profiles(answers, "rng-2")
 _ = figures.source_line(figure.axes[0], source, when)
 
@@ -121,7 +121,7 @@ _ = figures.source_line(figure.axes[0], source, when)
 figure = figures.answer_profiles(answers, "rng-2-sum-at-most-10")
 _ = figures.source_line(figure.axes[0], source, when)
 
-# %% mystnb={"figure": {"caption": "The same for the 50 US states (compare Fig. 10).", "name": "fig-profile-states"}, "image": {"alt": "Four panels of the probabilities of the US states by rank, one for each temperature."}}
+# %% mystnb={"figure": {"caption": "The same for the 50 US states (compare Fig. 10 of the paper).", "name": "fig-profile-states"}, "image": {"alt": "Four panels of the probabilities of the US states by rank, one for each temperature."}}
 figure = figures.answer_profiles(answers, "us-states")
 _ = figures.source_line(figure.axes[0], source, when)
 

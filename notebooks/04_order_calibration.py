@@ -129,7 +129,7 @@ reporting.show(order_study.examples(study, plan.texts[0].name, plan.texts[0].pro
 # candidate has no frontier: deep down only nodes where the model is still on its way to a valid text
 # are left, which are the easy ones.
 
-# %% mystnb={"figure": {"caption": "Items: precision against recall on the frontier of all cutoffs, a panel per depth: mean (line) and extremes (band) over nodes. Dotted: prevalence; dash-dotted: the mean height of a random order. What the ranking knows is the distance to the dash-dotted line (compare Fig. 2 right). Exact labels.", "name": "fig-depth-items"}, "image": {"alt": "Panels of precision-recall frontiers by depth for items, with prevalence and a random order."}}
+# %% mystnb={"figure": {"caption": "Items: precision against recall on the frontier of all cutoffs, a panel per depth: mean (line) and extremes (band) over nodes. Dotted: prevalence; dash-dotted: the mean height of a random order. What the ranking knows is the distance to the dash-dotted line (compare Fig. 2 right of the paper). Exact labels.", "name": "fig-depth-items"}, "image": {"alt": "Panels of precision-recall frontiers by depth for items, with prevalence and a random order."}}
 measured = order_study.measures(study)
 depths = order_study.depth_table(measured)
 figure = pr_figures.depth_frontiers(*order_study.deepest(study, depths, items))
@@ -234,7 +234,7 @@ reporting.show(noise)
 # the model goes on as usual. The others cut every step. For each strategy four settings are drawn
 # from its grid in Table 3, the same number for all, each writes 12 texts for each prompt, and the most
 # diverse setting with validity 0.8 or more counts. Validity is the judge's above, so *grammar* for free texts.
-# {term}`embedding diversity` is the mean of 1 − cosine over pairs of texts; {term}`self-BLEU` is high where texts
+# {term}`Embedding diversity <embedding diversity>` is the mean of 1 − cosine over pairs of texts; {term}`self-BLEU` is high where texts
 # repeat each other, over all texts and in groups of four, since the paper's "n = 4" can mean either.
 
 # %%

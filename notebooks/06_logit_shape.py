@@ -66,7 +66,7 @@ reporting.show(curves.loc[[1, 2, 3, 10, 100, 1000, len(curves)]].reset_index(), 
 # %% [markdown]
 # ## The fit
 #
-# {eq}`eq-two-part` by least squares, every breakpoint from 2 to n − 4 tried, C any number that keeps k + C above 0 in the
+# Equation {eq}`eq-two-part` by least squares, every breakpoint from 2 to n − 4 tried, C any number that keeps k + C above 0 in the
 # tail (`calib_utils.piecewise`; tests hold it against a separate search at each breakpoint). From
 # c_low to c_high lie the breakpoints that come within 10 % of the least squared error, and *jump* is
 # how far the line, carried on by one rank, lies above the tail's first value. Two ranks always lie on a line, so a
