@@ -288,7 +288,11 @@ def source_line(ax: Axes, *lines: str) -> Axes:
     # Legends may have any height, and a layout places the panels only when it is drawn.
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
-    bottom = figure.get_tightbbox().y0 / figure.get_figheight() - 0.02
+    for legend in figure.legends:
+        # Saving widens the figure for the line: a legend at its edge would move there with it.
+        if legend.get_bbox_to_anchor() is figure.bbox:
+            legend.set_bbox_to_anchor((0, 0, 1, 1), figure.transFigure)
+    bottom = (figure.get_tightbbox().y0 - 0.08) / figure.get_figheight()
     style = {"ha": "center", "va": "top", "fontsize": 8, "color": "#555555"}
     figure.text(0.5, bottom, "\n".join(lines), **style)
     return ax

@@ -91,8 +91,10 @@ _ = theory_figures.tree(example.trie, example.letters, example.edge_p)
 # kept, each valid token counted by its N:
 #
 # $$
-# \mathrm{Prec} = \frac{|S \cap G|}{|S|}, \qquad
-# \mathrm{Rec} = \frac{1}{N(y_{<t})} \sum_{v \in S \cap G} N(y_{<t} \circ v).
+# \begin{aligned}
+# \mathrm{Prec} &= |S \cap G| \,/\, |S|, \\
+# \mathrm{Rec} &= \sum_{v \in S \cap G} \frac{N(y_{<t} \circ v)}{N(y_{<t})}.
+# \end{aligned}
 # $$ (eq-local)
 #
 # {term}`Sequence precision <sequence precision>` is the chance of a valid answer when each token is drawn *uniformly* from
@@ -119,7 +121,10 @@ reporting.show(examples.definitions(example), digits=4)
 # *For any cutoff and any {term}`prefix tree`*,
 #
 # $$
-# \mathrm{Prec}_{seq} = \prod_t \alpha_t, \qquad \mathrm{Rec}_{seq} = \prod_t \beta_t.
+# \begin{aligned}
+# \mathrm{Prec}_{seq} &= \prod_t \alpha_t, \\
+# \mathrm{Rec}_{seq} &= \prod_t \beta_t.
+# \end{aligned}
 # $$ (eq-factors)
 #
 # Here $\alpha_t$ is the mean local precision at step $t$ when the earlier tokens were drawn uniformly from what is

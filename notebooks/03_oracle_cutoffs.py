@@ -86,7 +86,7 @@ reporting.show(cutoffs.areas(table), digits=3)
 # Numbers above: area under each frontier. For a validity v it takes the best diversity of any setting
 # with at least that validity, and 0 beyond the most valid one; no interpolation.
 
-# %% mystnb={"figure": {"caption": "Diversity against validity of every setting (a dot each), a panel per task; lines: each rule's Pareto frontier. Dotted line and star: the structural ceiling of a perfectly ordered model that is uniform over the valid tokens. Where the oracle size stops short of the star, the order is wrong (compare Fig. 6 and 9 of the paper).", "name": "fig-frontiers"}, "image": {"alt": "Grid of scatter plots of diversity against validity by rule, a panel per task, with frontiers and a star."}}
+# %% mystnb={"figure": {"caption": "Diversity against validity of every setting (a dot each), a panel per task; lines: each rule's Pareto frontier. Dotted line and star: the structural ceiling of a perfectly ordered model that is uniform over the valid tokens. What the oracle size lacks to the star is put down to order (compare Fig. 6 and 9 of the paper).", "name": "fig-frontiers"}, "image": {"alt": "Grid of scatter plots of diversity against validity by rule, a panel per task, with frontiers and a star."}}
 figure = figures.frontier_grid(table, facts, tasks)
 _ = figures.source_line(figure.axes[0], source, when)
 
@@ -112,14 +112,13 @@ _ = figures.source_line(ax, source, when)
 #
 # Two identities hold for every model (item 3 of the [errata](../../errata.md)): −ln Val and −ln Div are
 # sums over the steps of an answer, each term the divergence of a next-token distribution from what it
-# should be. With $\tilde p$ the model given that its answer is valid,
+# should be. At the prefix of step $t$ let $p_t$ be the model's distribution, $\tilde p_t$ the same given
+# that the answer will be valid, and $n_t$ the one proportional to N. With prefixes from $\tilde p$,
 #
 # $$
 # \begin{aligned}
-# -\ln \mathrm{Val} &= \sum_t \mathbb{E}_{\tilde p}\,
-#   \mathrm{KL}\bigl(\tilde p(\cdot \mid y_{<t}) \,\|\, p(\cdot \mid y_{<t})\bigr), \\
-# -\ln \mathrm{Div} &= \sum_t \mathbb{E}_{\tilde p}\,
-#   \mathrm{KL}\bigl(\tilde p(\cdot \mid y_{<t}) \,\|\, N(y_{<t} \circ \cdot) / N(y_{<t})\bigr).
+# -\ln \mathrm{Val} &= \sum_t \mathbb{E}\, \mathrm{KL}(\tilde p_t \,\|\, p_t), \\
+# -\ln \mathrm{Div} &= \sum_t \mathbb{E}\, \mathrm{KL}(\tilde p_t \,\|\, n_t).
 # \end{aligned}
 # $$ (eq-identities)
 #

@@ -16,7 +16,7 @@
 # rank from 1,
 #
 # $$
-# f(k) = m k + b \;\;(k \le c), \qquad f(k) = A + B \log(k + C) \;\;(k > c),
+# f(k) = \begin{cases} m k + b & k \le c, \\ A + B \log(k + C) & k > c, \end{cases}
 # $$ (eq-two-part)
 #
 # and c found by trying every rank. It matters because temperature divides all logits by one number: a

@@ -3,11 +3,13 @@
 import json
 import re
 
+import matplotlib.pyplot as plt
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 
-from calib_utils import origin, page_figures, paths, reporting, runner
+from calib_utils import figures, origin, page_figures, paths, reporting, runner
 from calib_utils.models import Model
 
 ROOT = paths.project_root()
@@ -93,6 +95,25 @@ def test_prose_pages_show_the_figures_of_executed_notebooks(tmp_path):
     (book / "page.md").write_text("![](figures/fig-gone.png)")
     with pytest.raises(page_figures.PageFigureError, match=r"fig-gone.*correct the name"):
         page_figures.write(book)
+
+
+@pytest.mark.parametrize("place", [{}, {"bbox_to_anchor": (0.5, -0.02)}])
+def test_the_line_of_a_figure_lies_below_all_else_as_saved(tmp_path, place):
+    """Counted in bands of ink from the bottom: the legend must not slide under the line."""
+
+    def bands(*lines):
+        drawn, axes = plt.subplots(2, 1, figsize=(5, 6))
+        axes[0].plot([0, 1], label="a")
+        drawn.tight_layout(rect=(0, 0.12, 1, 1))
+        drawn.legend(*axes[0].get_legend_handles_labels(), loc="lower center", **place)
+        if lines:
+            figures.source_line(axes[0], *lines)
+        drawn.savefig(tmp_path / "figure.png", bbox_inches="tight")
+        plt.close(drawn)
+        ink = (plt.imread(tmp_path / "figure.png")[..., :3].min(axis=2) < 0.7).any(axis=1)
+        return int(np.diff(np.r_[0, ink.astype(int)]).clip(0).sum())
+
+    assert bands("one", "two") == bands() + 2
 
 
 def test_the_line_of_a_figure_comes_from_records_and_no_clock(tmp_path):
