@@ -12,13 +12,13 @@
 # # Quickstart: one prompt, two numbers
 #
 # **What the paper claims** (Sec. 3 and 5). Ask a language model for two random digits. There are
-# exactly 100 right answers, so two questions have exact answers too: how much of its probability goes
-# to right answers ({term}`validity`), and how evenly it spreads that part over the 100
+# exactly 100 right answers, so two questions have exact answers too: how much of its probability
+# goes to right answers ({term}`validity`), and how evenly it spreads that part over the 100
 # ({term}`diversity`). Temperature and cutoffs buy one with the other.
 #
-# **What we find.** At temperature 1 this model's validity is {glue:text}`validity` and its diversity
-# {glue:text}`diversity`. No sampling, no judge: every valid answer's probability is read off the
-# model. Drawing {glue:text}`draws` answers and counting puts validity between
+# **What we find.** At temperature 1 this model's validity is {glue:text}`validity` and its
+# diversity {glue:text}`diversity`. No sampling, no judge: every valid answer's probability is read
+# off the model. Drawing {glue:text}`draws` answers and counting puts validity between
 # {glue:text}`drawn_low` and {glue:text}`drawn_high`.
 #
 # **How to check it** is at the end.
@@ -65,8 +65,9 @@ ax = figures.temperature_response(table)
 _ = figures.source_line(ax, source, origin.live())
 
 # %% [markdown]
-# A {term}`cutoff` throws low-ranked tokens away before sampling. Each rule keeps other tokens, so each
-# has another price. The {term}`oracle-size cutoff` is told how many tokens are valid, and not which.
+# A {term}`cutoff` throws low-ranked tokens away before sampling. Each rule keeps other tokens, so
+# each has another price. The {term}`oracle-size cutoff` is told how many tokens are valid, and not
+# which.
 
 # %%
 rules = [cu.NoCutoff(), cu.TopK(10), cu.TopP(0.9), cu.MinP(0.1), cu.OracleSize()]
@@ -98,7 +99,8 @@ reporting.glue_number("draws", len(draws), "{}")
 # %% [markdown]
 # ## Check it yourself
 #
-# Two ways to the same numbers that share no arithmetic with the tables above. In a cell of this page:
+# Two ways to the same numbers that share no arithmetic with the tables above. In a cell of this
+# page:
 #
 # ```python
 # more = cu.sample_answers(language_model, task, n=2000, seed=1)
@@ -106,9 +108,10 @@ reporting.glue_number("draws", len(draws), "{}")
 # cu.evaluate(cu.reference_model(cu.UniformOverV(), task), task)
 # ```
 #
-# The exact validity should lie in the interval of most seeds; if it lay outside for several in a row,
-# the exact computation would be wrong. The last line sends a {term}`control`, a model that gives every
-# right answer the same probability, through the same functions: anything but 1 and 1 is a bug of ours.
+# The exact validity should lie in the interval of most seeds; if it lay outside for several in a
+# row, the exact computation would be wrong. The last line sends a {term}`control`, a model that
+# gives every right answer the same probability, through the same functions: anything but 1 and 1
+# is a bug of ours.
 #
 # ## Next
 #

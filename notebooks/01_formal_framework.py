@@ -12,16 +12,17 @@
 # # The formal framework
 #
 # **What the paper claims** (Sec. 3 to 5, App. D to F). Two things are wrong with the next-token
-# distribution of a model that keeps giving the same few answers. Valid tokens do not all rank above
-# invalid ones (*order*), so every {term}`cutoff` gives up either precision or recall; and the mass on valid
-# tokens does not follow how many answers lie behind them (*shape*), so temperature gives up either
-# validity or diversity. Small losses multiply over the steps of an answer.
+# distribution of a model that keeps giving the same few answers. Valid tokens do not all rank
+# above invalid ones (*order*), so every {term}`cutoff` gives up either precision or recall; and
+# the mass on valid tokens does not follow how many answers lie behind them (*shape*), so
+# temperature gives up either validity or diversity. Small losses multiply over the steps of an
+# answer.
 #
 # **What we find.** {glue:text}`theorems_hold` of {glue:text}`theorems` theorems and lemmas hold on
 # everything we ran them on; the table after *The theorems* says what that was. Whether their
 # *hypotheses* hold for a model is another question. For the model of this page:
-# {glue:text}`headline` A hypothesis that is not reproduced does not touch the theorem. Where the paper's
-# wording needs care is in the [errata](../../errata.md).
+# {glue:text}`headline` A hypothesis that is not reproduced does not touch the theorem. Where the
+# paper's wording needs care is in the [errata](../../errata.md).
 #
 # **How to check it** is at the end. Every number on this page is computed when the notebook runs.
 
@@ -68,9 +69,10 @@ when = origin.live()
 # ## The definitions, by hand
 #
 # A task with three valid answers, *at*, *ta* and *to*, over an alphabet of three letters, and a
-# model that is nothing but the table of probabilities in {numref}`fig-words`. What a prefix can still
-# become is counted by N, the number of valid answers that begin with it (its {term}`continuations`); G
-# is the set of next letters with N above 0, the {term}`valid next tokens` (Def. 3.2).
+# model that is nothing but the table of probabilities in {numref}`fig-words`. What a prefix can
+# still become is counted by N, the number of valid answers that begin with it (its
+# {term}`continuations`); G is the set of next letters with N above 0, the
+# {term}`valid next tokens` (Def. 3.2).
 
 # %% mystnb={"figure": {"caption": "The prefix tree of three words: N answers begin with each prefix, and on each branch the model's probability of that valid letter. At the start, the invalid letter o holds the remaining .3 and ranks second.", "name": "fig-words"}, "image": {"alt": "Tree of the words at, ta and to with N at each prefix and a probability on each branch."}}
 example = examples.worked_example()
@@ -79,16 +81,16 @@ _ = theory_figures.tree(example.trie, example.letters, example.edge_p)
 # %% [markdown]
 # :::{admonition} Definition 3.1 (validity, diversity)
 # :name: def-3-1
-# {term}`Validity <validity>` is the mass on valid answers. {term}`Diversity <diversity>` is how many
-# answers the model effectively gives when its answer is valid, exp of the entropy, as a share of all:
-# equation {eq}`eq-validity`.
+# {term}`Validity <validity>` is the mass on valid answers. {term}`Diversity <diversity>` is how
+# many answers the model effectively gives when its answer is valid, exp of the entropy, as a share
+# of all: equation {eq}`eq-validity`.
 # :::
 #
 # :::{admonition} Definition 4.1 (precision, recall)
 # :name: def-4-1
-# A {term}`cutoff` keeps a top part of the ranking at every step, the set $S$. {term}`local precision` is
-# the share of kept tokens that are valid, {term}`local recall` the share of answers whose next token is
-# kept, each valid token counted by its N:
+# A {term}`cutoff` keeps a top part of the ranking at every step, the set $S$.
+# {term}`local precision` is the share of kept tokens that are valid, {term}`local recall` the
+# share of answers whose next token is kept, each valid token counted by its N:
 #
 # $$
 # \begin{aligned}
@@ -97,15 +99,16 @@ _ = theory_figures.tree(example.trie, example.letters, example.edge_p)
 # \end{aligned}
 # $$ (eq-local)
 #
-# {term}`Sequence precision <sequence precision>` is the chance of a valid answer when each token is drawn *uniformly* from
-# what is kept, {term}`sequence recall` the share of answers that survive.
+# {term}`Sequence precision <sequence precision>` is the chance of a valid answer when each token
+# is drawn *uniformly* from what is kept, {term}`sequence recall` the share of answers that
+# survive.
 # :::
 #
 # :::{admonition} Definition D.1 (order, shape)
 # :name: def-d-1
 # A prefix has {term}`order calibration` if no invalid token is more probable than a valid one, and
-# {term}`shape calibration` if p is proportional to N, so that nothing is on invalid tokens. The distance
-# to that shape is the total variation: 0 when calibrated, at most 1.
+# {term}`shape calibration` if p is proportional to N, so that nothing is on invalid tokens. The
+# distance to that shape is the total variation: 0 when calibrated, at most 1.
 # :::
 #
 # The right column is what the functions of this book return for that model.
@@ -127,26 +130,27 @@ reporting.show(examples.definitions(example), digits=4)
 # \end{aligned}
 # $$ (eq-factors)
 #
-# Here $\alpha_t$ is the mean local precision at step $t$ when the earlier tokens were drawn uniformly from what is
-# kept and were valid, and $\beta_t$ the mean local recall at step $t$ over answers drawn uniformly
-# from V whose earlier tokens all were kept. *Why:* both sides are a chain of conditional
-# probabilities, of one event (still valid; still kept) under two ways of walking down the tree. When
-# nothing is left to condition on, the product is 0.
+# Here $\alpha_t$ is the mean local precision at step $t$ when the earlier tokens were drawn
+# uniformly from what is kept and were valid, and $\beta_t$ the mean local recall at step $t$ over
+# answers drawn uniformly from V whose earlier tokens all were kept. *Why:* both sides are a chain
+# of conditional probabilities, of one event (still valid; still kept) under two ways of walking
+# down the tree. When nothing is left to condition on, the product is 0.
 # :::
 #
 # :::{admonition} Theorem E.3, in the main text 4.2 (hard steps)
 # :name: thm-e-3
 # Call a step $(\eta, \rho)$-hard (a {term}`hard step`, Def. E.2) if *every* cutoff that loses at
-# most $\eta$ nats of precision there ($-\ln \alpha_t \le \eta$) loses at least $\rho$ nats of recall
-# ($-\ln \beta_t \ge \rho$). *If $m$ steps are $(\eta, \rho)$-hard*, a cutoff with sequence precision
-# $P$ has recall at most
+# most $\eta$ nats of precision there ($-\ln \alpha_t \le \eta$) loses at least $\rho$ nats of
+# recall ($-\ln \beta_t \ge \rho$). *If $m$ steps are $(\eta, \rho)$-hard*, a cutoff with sequence
+# precision $P$ has recall at most
 #
 # $$
 # \exp\bigl(-\rho\,[\,m - (-\ln P)/\eta\,]_+\bigr).
 # $$ (eq-hard)
 #
-# *Why:* the nats of precision add up to $-\ln P$, so at most $(-\ln P)/\eta$ steps can lose more than
-# $\eta$; every other hard step costs $\rho$. The theorem does not say whether there *are* hard steps.
+# *Why:* the nats of precision add up to $-\ln P$, so at most $(-\ln P)/\eta$ steps can lose more
+# than $\eta$; every other hard step costs $\rho$. The theorem does not say whether there *are*
+# hard steps.
 # :::
 #
 # :::{admonition} Lemma F.3 (sharper loses more)
@@ -157,10 +161,10 @@ reporting.show(examples.definitions(example), digits=4)
 #
 # :::{admonition} Theorem F.4, in the main text 5.2 (the price of validity)
 # :name: thm-f-4
-# *Suppose* answers have one length; at step $t$ every
-# valid prefix has the same number $v_t$ of valid tokens; these hold the first $v_t$ ranks; and the
-# token of rank $i$ has mass $(1 - q_t)\, q_t^i$, *with one $q_t$ for all prefixes of the step*, over
-# infinitely many ranks and without a cutoff. Then validity at least $1 - \varepsilon$ forces
+# *Suppose* answers have one length; at step $t$ every valid prefix has the same number $v_t$ of
+# valid tokens; these hold the first $v_t$ ranks; and the token of rank $i$ has mass
+# $(1 - q_t)\, q_t^i$, *with one $q_t$ for all prefixes of the step*, over infinitely many ranks
+# and without a cutoff. Then validity at least $1 - \varepsilon$ forces
 #
 # $$
 # \mathrm{Div} \le \exp\Bigl(-\sum_t \Delta_{v_t}(\ln 1/\varepsilon)\Bigr).
@@ -172,15 +176,14 @@ reporting.show(examples.definitions(example), digits=4)
 #
 # :::{admonition} Corollaries F.5 and F.6 (the least price)
 # :name: cor-f-5
-# Each step with a choice costs at least
-# $c(\varepsilon) = \Delta_2(\ln 1/\varepsilon)$, so diversity is at most $e^{-m\,c(\varepsilon)}$ with
-# $m$ such steps. With $L = \ln 1/\varepsilon$, $c = L^2/32 + O(L^4)$ for small $L$, and $c \to \ln 2$
-# for large.
+# Each step with a choice costs at least $c(\varepsilon) = \Delta_2(\ln 1/\varepsilon)$, so
+# diversity is at most $e^{-m\,c(\varepsilon)}$ with $m$ such steps. With $L = \ln 1/\varepsilon$,
+# $c = L^2/32 + O(L^4)$ for small $L$, and $c \to \ln 2$ for large.
 # :::
 #
 # Each was run: in exact fractions and on *every* cutoff of small random trees where that is
-# possible, on grids and random instances of the model elsewhere. The last column is what the largest
-# violation says; a test breaks each theorem on purpose and sees that it shows.
+# possible, on grids and random instances of the model elsewhere. The last column is what the
+# largest violation says; a test breaks each theorem on purpose and sees that it shows.
 
 # %%
 theorems = conformance.checks()
@@ -193,12 +196,12 @@ _ = theory_figures.price_of_validity()
 # ## Controls: models whose answers are known
 #
 # Before real models, six whose every probability is given by a formula ({term}`control`): the same
-# interface, the same chain of functions, known results ({numref}`fig-controls`). *Uniform over V* is what one would wish for: validity and
-# diversity 1. *Uniform over G* is perfectly ordered but blind to N. *Leaky shape* puts a tenth of
-# each step on invalid tokens and is right otherwise. *Equally sharp* is the geometric law of Def. F.1,
-# *Zipf* has a heavy tail; *displaced* is the geometric law with two valid tokens pushed below two
-# invalid ones at every step with a choice. `deviation` is the largest difference from what the
-# formulas say, in any of the numbers.
+# interface, the same chain of functions, known results ({numref}`fig-controls`). *Uniform over V*
+# is what one would wish for: validity and diversity 1. *Uniform over G* is perfectly ordered but
+# blind to N. *Leaky shape* puts a tenth of each step on invalid tokens and is right otherwise.
+# *Equally sharp* is the geometric law of Def. F.1, *Zipf* has a heavy tail; *displaced* is the
+# geometric law with two valid tokens pushed below two invalid ones at every step with a choice.
+# `deviation` is the largest difference from what the formulas say, in any of the numbers.
 
 # %%
 control = controls.controls_table(controls.TASKS[:1] if quick else controls.TASKS)
@@ -213,9 +216,10 @@ _ = controls_figures.laws_under_temperature(
 # %% [markdown]
 # ## On this model: what compounds over the steps
 #
-# The factors of Theorem E.1, equation {eq}`eq-factors`, on the model's own prefix trees, for cutoffs that keep a
-# fixed number of tokens ({numref}`fig-compounding`). On digits every second step is a comma: keeping ten tokens there leaves one valid in ten,
-# which is why no fixed number can be right for a whole answer.
+# The factors of Theorem E.1, equation {eq}`eq-factors`, on the model's own prefix trees, for
+# cutoffs that keep a fixed number of tokens ({numref}`fig-compounding`). On digits every second
+# step is a comma: keeping ten tokens there leaves one valid in ten, which is why no fixed number
+# can be right for a whole answer.
 
 # %%
 studies = [
@@ -261,10 +265,11 @@ reporting.show(framework.calibration_table(studies), digits=2, floor=1e-4)
 # %% [markdown]
 # ## Does the geometric model describe this one?
 #
-# Theorem F.4, equation {eq}`eq-price`, needs valid tokens on the first ranks, logits that fall linearly with rank
-# among them, and one {term}`sharpness` λ·v for all prefixes of a step. The table has the steps with a choice. The figure
-# draws the exact validity and diversity under temperature over the bound for steps of ten valid
-# tokens; the bound applies to the unconstrained digits, whose branching is fixed (Assumption 5.1).
+# Theorem F.4, equation {eq}`eq-price`, needs valid tokens on the first ranks, logits that fall
+# linearly with rank among them, and one {term}`sharpness` λ·v for all prefixes of a step. The
+# table has the steps with a choice. The figure draws the exact validity and diversity under
+# temperature over the bound for steps of ten valid tokens; the bound applies to the unconstrained
+# digits, whose branching is fixed (Assumption 5.1).
 
 # %%
 reporting.show(framework.hypothesis_table(studies), digits=2)
@@ -283,11 +288,11 @@ _ = figures.source_line(ax, source, when)
 # %% [markdown]
 # ## What temperature does to head and tail
 #
-# Fig. 1 of the paper on a step whose valid tokens are known: the first token of a US state. A valid
-# token is *frequent* if it has at least its fair share of the valid mass, N/|V|, at T = 1, otherwise
-# *rare*. At low temperature the frequent ones hold everything; as it rises the rare ones gain, and
-# then the invalid tail takes over, because there are so many of it. The dots are the masses that the
-# authors published for another model, wording and choice of the frequent tokens.
+# Fig. 1 of the paper on a step whose valid tokens are known: the first token of a US state. A
+# valid token is *frequent* if it has at least its fair share of the valid mass, N/|V|, at T = 1,
+# otherwise *rare*. At low temperature the frequent ones hold everything; as it rises the rare ones
+# gain, and then the invalid tail takes over, because there are so many of it. The dots are the
+# masses that the authors published for another model, wording and choice of the frequent tokens.
 
 # %%
 step = step_data(language_model, "us-states")
@@ -302,8 +307,8 @@ _ = figures.source_line(figure.axes[0], source, when)
 # %% [markdown]
 # ## Claims and findings
 #
-# *Not reproduced* for a hypothesis means that the theorem's premise fails for this model; the theorem
-# itself is not touched by it.
+# *Not reproduced* for a hypothesis means that the theorem's premise fails for this model; the
+# theorem itself is not touched by it.
 
 # %%
 found = framework.findings(studies)
@@ -319,10 +324,10 @@ for item in errata.items_of(errata_theory, errata_readings):
 # %% [markdown]
 # ## Check it yourself
 #
-# `python -m pytest tests/test_conformance.py` runs every theorem and then breaks each on purpose: a
-# wrong factor, a bound without its remainder. A theorem would be refuted by a violation above rounding
-# in the table under *The theorems*; a hypothesis is refuted wherever the table of claims says so. On a
-# task of your own, in a cell of this page:
+# `python -m pytest tests/test_conformance.py` runs every theorem and then breaks each on purpose:
+# a wrong factor, a bound without its remainder. A theorem would be refuted by a violation above
+# rounding in the table under *The theorems*; a hypothesis is refuted wherever the table of claims
+# says so. On a task of your own, in a cell of this page:
 #
 # ```python
 # own = framework.study(language_model, "rng-2-sum-equals-10", policy)  # or a cu.Task
@@ -331,8 +336,8 @@ for item in errata.items_of(errata_theory, errata_readings):
 # ```
 #
 # The first number is the distance between the product of Theorem E.1 and Def. 4.1 and should be
-# rounding; the second is how far recall stays below the bound of Theorem E.3 and should not be negative
-# by more than that.
+# rounding; the second is how far recall stays below the bound of Theorem E.3 and should not be
+# negative by more than that.
 #
 # ## Provenance
 

@@ -11,15 +11,15 @@
 # %% [markdown]
 # # Controlled tasks: what temperature buys and costs
 #
-# **What the paper claims** (Sec. 5, Fig. 5 and 10). Where the {term}`valid set` is known exactly, a model
-# puts most of its valid mass on few answers. Temperature spreads it, but feeds the invalid tail
-# faster; longer answers and a constraint on them make the exchange worse.
+# **What the paper claims** (Sec. 5, Fig. 5 and 10). Where the {term}`valid set` is known exactly,
+# a model puts most of its valid mass on few answers. Temperature spreads it, but feeds the invalid
+# tail faster; longer answers and a constraint on them make the exchange worse.
 #
 # **What we find.** At temperature 1 and without a cutoff, {term}`validity` on US states is
 # {glue:text}`validity_us-states` and {term}`diversity` {glue:text}`diversity_us-states`.
 # {glue:text}`headline` The numbers that decide each claim are in the table near the end. All
-# probabilities are exact for the weights named under each figure, so there is no sampling error and no
-# interval.
+# probabilities are exact for the weights named under each figure, so there is no sampling error
+# and no interval.
 #
 # **How to check it** is at the end.
 
@@ -49,11 +49,11 @@ source = reporting.source_of(language_model)
 #
 # The paper's constrained prompt says *at most* where its text says *equals*, and it does not give
 # the sum; both wordings are here, with 10. Three things are fixed by the answers and the tokenizer
-# alone: how many valid answers there are, how many tokens are valid at each step, and how diverse a
-# *perfectly ordered* model would be that is uniform over the valid tokens of each step. That last
-# number is below 1 wherever some tokens lead to more answers than others: it is the
-# {term}`structural ceiling` of any rule that knows only *how many* tokens are valid. A model whose probabilities are
-# proportional to the number of continuations, `weighted_by_n`, reaches 1.
+# alone: how many valid answers there are, how many tokens are valid at each step, and how diverse
+# a *perfectly ordered* model would be that is uniform over the valid tokens of each step. That
+# last number is below 1 wherever some tokens lead to more answers than others: it is the
+# {term}`structural ceiling` of any rule that knows only *how many* tokens are valid. A model whose
+# probabilities are proportional to the number of continuations, `weighted_by_n`, reaches 1.
 
 # %%
 facts = cu.structural_facts(language_model, tasks)
@@ -63,8 +63,8 @@ reporting.show(facts, digits=3)
 # ## Validity against diversity under temperature
 #
 # One forward pass per prefix gives the probability of every valid answer at every temperature. The
-# dots in {numref}`fig-val-div` are T = 0.5, 1 and 1.6, growing; the star is where a calibrated model
-# would be. Area is what lies under a curve, without interpolation.
+# dots in {numref}`fig-val-div` are T = 0.5, 1 and 1.6, growing; the star is where a calibrated
+# model would be. Area is what lies under a curve, without interpolation.
 
 # %%
 curves = pd.concat(
@@ -98,9 +98,9 @@ _ = figures.source_line(ax, source, when)
 # %% [markdown]
 # ## Where the mass sits
 #
-# The valid answers by rank. Under {term}`shape calibration` at every prefix, all would stand at the
-# dashed uniform level. What is missing below it has gone to invalid outputs: the tail named above each
-# panel.
+# The valid answers by rank. Under {term}`shape calibration` at every prefix, all would stand at
+# the dashed uniform level. What is missing below it has gone to invalid outputs: the tail named
+# above each panel.
 
 # %%
 answers = pd.concat(
@@ -128,9 +128,9 @@ _ = figures.source_line(figure.axes[0], source, when)
 # %% [markdown]
 # ## What ends an answer
 #
-# The paper does not say whether the {term}`end token` is part of a sequence. It is here (`eos`). A base
-# model rarely ends a turn, so `line` also accepts any token that starts with a line break, and
-# `none` counts an answer as soon as it is written, whatever follows.
+# The paper does not say whether the {term}`end token` is part of a sequence. It is here (`eos`). A
+# base model rarely ends a turn, so `line` also accepts any token that starts with a line break,
+# and `none` counts an answer as soon as it is written, whatever follows.
 
 # %%
 ends = pd.concat(
@@ -161,10 +161,10 @@ reporting.glue_verdicts(found)
 # %% [markdown]
 # ## Check it yourself
 #
-# `python -m calib_utils reproduce --model` and this model's name measures every stored row anew from
-# the weights and prints the largest difference; above 1e-4 a number on this page would be wrong. The
-# claims are about models and not about digits, so a task of your own is a fair test. In a cell of this
-# page:
+# `python -m calib_utils reproduce --model` and this model's name measures every stored row anew
+# from the weights and prints the largest difference; above 1e-4 a number on this page would be
+# wrong. The claims are about models and not about digits, so a task of your own is a fair test. In
+# a cell of this page:
 #
 # ```python
 # names = ["red", "orange", "yellow", "green", "blue", "purple"]
@@ -172,9 +172,10 @@ reporting.glue_verdicts(found)
 # cu.evaluate(language_model, cu.Task("colours", prompt, names), temperatures=[0.3, 0.6, 1.0, 1.6, 2.5])
 # ```
 #
-# Expect diversity to rise with temperature where validity has begun to fall. A task that the model does
-# (validity above 0.05) with validity *and* diversity at 0.9 or more at one temperature refutes *no
-# temperature reaches both*; one whose valid answers share their mass evenly refutes *a few hold most*.
+# Expect diversity to rise with temperature where validity has begun to fall. A task that the model
+# does (validity above 0.05) with validity *and* diversity at 0.9 or more at one temperature
+# refutes *no temperature reaches both*; one whose valid answers share their mass evenly refutes *a
+# few hold most*.
 #
 # ## Provenance
 #

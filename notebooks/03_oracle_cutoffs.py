@@ -11,14 +11,16 @@
 # %% [markdown]
 # # Oracle cutoffs: is it the order or the shape?
 #
-# **What the paper claims** (Sec. 5, Fig. 6 and 9). An {term}`oracle-size cutoff`, which knows *how many*
-# tokens are valid but not which, shows what is wrong with a ranking. On US states it reaches validity and diversity 1,
-# so there only the shape was wrong. On digits with a sum it does not, so there the order is wrong too.
+# **What the paper claims** (Sec. 5, Fig. 6 and 9). An {term}`oracle-size cutoff`, which knows *how
+# many* tokens are valid but not which, shows what is wrong with a ranking. On US states it reaches
+# validity and diversity 1, so there only the shape was wrong. On digits with a sum it does not, so
+# there the order is wrong too.
 #
 # **What we find.** The best oracle-size point on US states has {term}`validity`
-# {glue:text}`oracle_validity_us-states` and {term}`diversity` {glue:text}`oracle_diversity_us-states`,
-# where a perfect order would allow {glue:text}`ceiling_us-states`. {glue:text}`headline` All numbers are
-# exact for the weights named under each figure: nothing is drawn, and there is no interval.
+# {glue:text}`oracle_validity_us-states` and {term}`diversity`
+# {glue:text}`oracle_diversity_us-states`, where a perfect order would allow
+# {glue:text}`ceiling_us-states`. {glue:text}`headline` All numbers are exact for the weights named
+# under each figure: nothing is drawn, and there is no interval.
 #
 # **How to check it** is at the end.
 
@@ -67,11 +69,12 @@ explorer(steps["us-states"][0], reporting.source_of(language_model))
 # %% [markdown]
 # ## The paper's comparison
 #
-# Every setting of Table 3 (temperature first, then the cutoff) and the oracle size, all points kept,
-# each rule's Pareto {term}`frontier` drawn. The dotted line and star are the {term}`structural ceiling`: what a
-# perfectly ordered model, uniform over the valid tokens of each step, would reach with an oracle. It
-# lies below 1 where some tokens lead to more answers than others, so an oracle below (1, 1) is not
-# by itself a failure of order. A model that weighs tokens by their answers has ceiling 1 everywhere.
+# Every setting of Table 3 (temperature first, then the cutoff) and the oracle size, all points
+# kept, each rule's Pareto {term}`frontier` drawn. The dotted line and star are the
+# {term}`structural ceiling`: what a perfectly ordered model, uniform over the valid tokens of each
+# step, would reach with an oracle. It lies below 1 where some tokens lead to more answers than
+# others, so an oracle below (1, 1) is not by itself a failure of order. A model that weighs tokens
+# by their answers has ceiling 1 everywhere.
 
 # %%
 facts = cu.structural_facts(language_model, tasks, end=policy)
@@ -83,8 +86,8 @@ when = origin.of_tasks(store, language_model, tasks, policy)
 reporting.show(cutoffs.areas(table), digits=3)
 
 # %% [markdown]
-# Numbers above: area under each frontier. For a validity v it takes the best diversity of any setting
-# with at least that validity, and 0 beyond the most valid one; no interpolation.
+# Numbers above: area under each frontier. For a validity v it takes the best diversity of any
+# setting with at least that validity, and 0 beyond the most valid one; no interpolation.
 
 # %% mystnb={"figure": {"caption": "Diversity against validity of every setting (a dot each), a panel per task; lines: each rule's Pareto frontier. Dotted line and star: the structural ceiling of a perfectly ordered model that is uniform over the valid tokens. What the oracle size lacks to the star is put down to order (compare Fig. 6 and 9 of the paper).", "name": "fig-frontiers"}, "image": {"alt": "Grid of scatter plots of diversity against validity by rule, a panel per task, with frontiers and a star."}}
 figure = figures.frontier_grid(table, facts, tasks)
@@ -93,10 +96,10 @@ _ = figures.source_line(figure.axes[0], source, when)
 # %% [markdown]
 # ## How good is the oracle, and how good could any cutoff be?
 #
-# Beside the best oracle point stand its ceiling and the best that *any* {term}`adaptive cutoff` could
-# do, found by dynamic programming over the {term}`prefix tree`: {term}`sequence precision` and
-# {term}`sequence recall` (Def. 4.1) depend on ranks alone. Knowing the number of valid tokens is not the best one can know: keeping one
-# more token can raise precision and recall at once.
+# Beside the best oracle point stand its ceiling and the best that *any* {term}`adaptive cutoff`
+# could do, found by dynamic programming over the {term}`prefix tree`: {term}`sequence precision`
+# and {term}`sequence recall` (Def. 4.1) depend on ranks alone. Knowing the number of valid tokens
+# is not the best one can know: keeping one more token can raise precision and recall at once.
 
 # %%
 hulls = {task: cu.adaptive_frontier(language_model, task, **asked) for task in tasks}
@@ -110,10 +113,11 @@ _ = figures.source_line(ax, source, when)
 # %% [markdown]
 # ## Where the diversity went
 #
-# Two identities hold for every model (item 3 of the [errata](../../errata.md)): −ln Val and −ln Div are
-# sums over the steps of an answer, each term the divergence of a next-token distribution from what it
-# should be. At the prefix of step $t$ let $p_t$ be the model's distribution, $\tilde p_t$ the same given
-# that the answer will be valid, and $n_t$ the one proportional to N. With prefixes from $\tilde p$,
+# Two identities hold for every model (item 3 of the [errata](../../errata.md)): −ln Val and −ln
+# Div are sums over the steps of an answer, each term the divergence of a next-token distribution
+# from what it should be. At the prefix of step $t$ let $p_t$ be the model's distribution,
+# $\tilde p_t$ the same given that the answer will be valid, and $n_t$ the one proportional to N.
+# With prefixes from $\tilde p$,
 #
 # $$
 # \begin{aligned}
@@ -122,7 +126,8 @@ _ = figures.source_line(ax, source, when)
 # \end{aligned}
 # $$ (eq-identities)
 #
-# So the lost diversity can be laid out over positions, with nothing left over ({numref}`fig-steps`).
+# So the lost diversity can be laid out over positions, with nothing left over
+# ({numref}`fig-steps`).
 
 # %%
 losses = pd.concat(
@@ -141,17 +146,18 @@ _ = figures.source_line(ax, source, when)
 #
 # - *Order repaired*: at every prefix the same sorted probabilities and the same cutoff, but valid
 #   tokens, in their own order, come first.
-# - *Shape repaired*: what the valid tokens among the kept ones hold together is shared among them in
-#   proportion to the number N of answers behind each.
+# - *Shape repaired*: what the valid tokens among the kept ones hold together is shared among them
+#   in proportion to the number N of answers behind each.
 #
 # Each cause gets what its repair saves, averaged over whether it comes first or second (Shapley's
-# value), so that the parts add up ({term}`order part`, {term}`shape part`). What remains with both repaired is the {term}`size part`: the rule
-# keeps more tokens than are valid, or fewer. With the oracle size it is 0. Assumptions: one token
-# sequence an answer; repairs at each prefix separately; N counts answers of the task. A model whose
-# valid tokens rank first has order part 0 under every rank cutoff; a shape-calibrated one (at
-# temperature 1) has both parts 0. Tests hold all of this. Two cares in reading: where either repair
-# alone would save a loss, the two causes share it; and a part can be negative, since mass moved in
-# proportion to N can land where later steps are mostly invalid.
+# value), so that the parts add up ({term}`order part`, {term}`shape part`). What remains with both
+# repaired is the {term}`size part`: the rule keeps more tokens than are valid, or fewer. With the
+# oracle size it is 0. Assumptions: one token sequence an answer; repairs at each prefix
+# separately; N counts answers of the task. A model whose valid tokens rank first has order part 0
+# under every rank cutoff; a shape-calibrated one (at temperature 1) has both parts 0. Tests hold
+# all of this. Two cares in reading: where either repair alone would save a loss, the two causes
+# share it; and a part can be negative, since mass moved in proportion to N can land where later
+# steps are mostly invalid.
 
 # %%
 decoders = operating.operating_points(table, losses, level)
@@ -206,11 +212,11 @@ _ = figures.source_line(ax, source, when)
 # %% [markdown]
 # ## Equal budgets
 #
-# A bigger grid finds a better best. So the samplers are compared by how many settings one tries: mean
-# and 5–95 % band of the best diversity at the validity asked for, exact over all ways to draw that
-# many settings without replacement; 0 where none is valid enough. The table has the whole grids, at
-# two levels, and what is left of their lead when each may try as many settings as the smallest;
-# samplers that never get there are left out.
+# A bigger grid finds a better best. So the samplers are compared by how many settings one tries:
+# mean and 5–95 % band of the best diversity at the validity asked for, exact over all ways to draw
+# that many settings without replacement; 0 where none is valid enough. The table has the whole
+# grids, at two levels, and what is left of their lead when each may try as many settings as the
+# smallest; samplers that never get there are left out.
 
 # %%
 budget_task = cutoffs.task_for_budgets(table, level)
@@ -227,9 +233,9 @@ _ = figures.source_line(ax, source, when)
 # %% [markdown]
 # ## What the choices left open do
 #
-# Temperature 1 without cutoff, under other conventions: numerical precision, batch size, what ends an
-# answer, which segmentations count, the wording of the prompt. The first table has the numbers, the
-# second how far each choice moves them at most.
+# Temperature 1 without cutoff, under other conventions: numerical precision, batch size, what ends
+# an answer, which segmentations count, the wording of the prompt. The first table has the numbers,
+# the second how far each choice moves them at most.
 
 # %%
 sensitive = pd.concat(
@@ -259,8 +265,9 @@ reporting.glue_number("ceiling_us-states", best.ceiling["us-states"], "{:.3g}")
 # %% [markdown]
 # ## Check it yourself
 #
-# `python -m calib_utils reproduce --model` and this model's name measures the rows anew. What an order
-# and a shape part mean can be seen on models of which the answer is known. In a cell of this page:
+# `python -m calib_utils reproduce --model` and this model's name measures the rows anew. What an
+# order and a shape part mean can be seen on models of which the answer is known. In a cell of this
+# page:
 #
 # ```python
 # shape_only = cu.reference_model(cu.UniformOverG(), cu.get_task("us-states"))  # a perfect order
@@ -268,17 +275,18 @@ reporting.glue_number("ceiling_us-states", best.ceiling["us-states"], "{:.3g}")
 # print(own.validity[0], own.diversity[0])
 # ```
 #
-# Expect validity 1 and a diversity that is the structural ceiling of its own tokenizer, below 1. An
-# oracle point above its ceiling, an oracle with a {term}`size part`, or a setting above the line of
-# {numref}`fig-adaptive` would refute the reading of this page. That the *paper's* models reach (1, 1) on
-# states is not refuted here: other models, and another level, are one parameter away
-# (`-p level=0.5` after `python -m calib_utils run --model NAME --notebook 03_oracle_cutoffs`).
+# Expect validity 1 and a diversity that is the structural ceiling of its own tokenizer, below 1.
+# An oracle point above its ceiling, an oracle with a {term}`size part`, or a setting above the
+# line of {numref}`fig-adaptive` would refute the reading of this page. That the *paper's* models
+# reach (1, 1) on states is not refuted here: other models, and another level, are one parameter
+# away (`-p level=0.5` after
+# `python -m calib_utils run --model NAME --notebook 03_oracle_cutoffs`).
 #
 # ## Summary and provenance
 #
-# Rows are stored with the hash of the weights, of the prompt and answer tokens, and of the code that
-# the numbers pass through; they are reused only when all of them match. Rows of logits processors
-# are computed each time.
+# Rows are stored with the hash of the weights, of the prompt and answer tokens, and of the code
+# that the numbers pass through; they are reused only when all of them match. Rows of logits
+# processors are computed each time.
 
 # %%
 print("numbers from", source)

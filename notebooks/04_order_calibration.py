@@ -18,11 +18,11 @@
 # token; and whoever knew which tokens are valid, for two steps only, would write more diverse texts
 # than any cutoff does.
 #
-# **What we find.** One token forced, the names of things asked for: {term}`prevalence` of valid tokens
-# {glue:text}`items_prevalence`, area under the precision-recall {term}`frontier`
-# {glue:text}`items_area`, where a {term}`random order` has {glue:text}`items_random_area`, and recall
-# {glue:text}`items_recall_at` at precision 0.8. {glue:text}`headline` A sample of this size leaves many
-# claims open; the table near the end has the interval that decides each.
+# **What we find.** One token forced, the names of things asked for: {term}`prevalence` of valid
+# tokens {glue:text}`items_prevalence`, area under the precision-recall {term}`frontier`
+# {glue:text}`items_area`, where a {term}`random order` has {glue:text}`items_random_area`, and
+# recall {glue:text}`items_recall_at` at precision 0.8. {glue:text}`headline` A sample of this size
+# leaves many claims open; the table near the end has the interval that decides each.
 #
 # **How to check it** is at the end.
 
@@ -73,18 +73,19 @@ items, texts = order_study.ITEMS, order_study.TEXTS
 # Two kinds of prompts, since no judge at a laptop's size is a good reader of stories.
 #
 # *Items*: name a city, a country, a chemical element, a city for a trip. A text is valid where a
-# list has it (the {term}`gazetteer`), so labels are exact although nobody told the model the list. What a
-# list leaves open is not counted.
+# list has it (the {term}`gazetteer`), so labels are exact although nobody told the model the list.
+# What a list leaves open is not counted.
 #
 # *Free texts*: a story, a joke, a poem, a plot. An offline checker of spelling and grammar
 # (*harper*) judges, so valid means **free of the errors that it finds**. It knows no meaning, it
 # misses errors, and a text that was cut off is not punished for it. These numbers are about
 # grammar alone.
 #
-# Candidates form a {term}`sweep`: at depth 1 every tenth rank up to 1,000 for items, 48 ranks spaced evenly in their
-# logarithm for free texts. Deeper trees force two or three tokens one after another, at 12 or 5
-# such ranks each. So recall is relative to the ranks tried, never to the whole vocabulary. The trees
-# of free texts with one or three forced tokens begin after 1 to 12 words of the model's own.
+# Candidates form a {term}`sweep`: at depth 1 every tenth rank up to 1,000 for items, 48 ranks
+# spaced evenly in their logarithm for free texts. Deeper trees force two or three tokens one after
+# another, at 12 or 5 such ranks each. So recall is relative to the ranks tried, never to the whole
+# vocabulary. The trees of free texts with one or three forced tokens begin after 1 to 12 words of
+# the model's own.
 
 # %%
 study = order_study.run(language_model, plan, store)
@@ -96,9 +97,9 @@ reporting.show(order_study.label_counts(study))
 # %% [markdown]
 # ## One step
 #
-# The first token of an answer ({numref}`fig-one-step`). Walking down the ranking, precision is the share
-# of valid candidates so far, recall the share of all valid ones found so far ({term}`local precision`
-# and {term}`local recall`, Def. 4.1).
+# The first token of an answer ({numref}`fig-one-step`). Walking down the ranking, precision is the
+# share of valid candidates so far, recall the share of all valid ones found so far
+# ({term}`local precision` and {term}`local recall`, Def. 4.1).
 
 # %% mystnb={"figure": {"caption": "One next token: precision (solid) and recall (dashed) against the number of tokens kept, on a logarithmic axis, with prevalence (dotted). A perfect order would hold precision at 1 until recall reaches 1 (compare Fig. 3 of the paper). Exact labels.", "name": "fig-one-step"}, "image": {"alt": "Precision falling and recall rising as the cutoff moves down the ranking of one next token."}}
 city = study.candidates[plan.items[0].name].query("prompt_id == 'item-city'")
@@ -121,13 +122,13 @@ reporting.show(order_study.examples(study, plan.texts[0].name, plan.texts[0].pro
 # %% [markdown]
 # ## Deeper trees
 #
-# A candidate is valid if *some* text below it is (the paper's rule). So a token near the root, with
-# more texts below it, is valid more easily: prevalence falls with depth **by definition**, and
-# precision with it. Look at prevalence and at what the ranking adds to a random order, which the
-# figures show beside the frontier, before reading a trend out of the area. A random order's frontier
-# lies above prevalence, since the best cutoff is picked after the fact. And a node without any valid
-# candidate has no frontier: deep down only nodes where the model is still on its way to a valid text
-# are left, which are the easy ones.
+# A candidate is valid if *some* text below it is (the paper's rule). So a token near the root,
+# with more texts below it, is valid more easily: prevalence falls with depth **by definition**,
+# and precision with it. Look at prevalence and at what the ranking adds to a random order, which
+# the figures show beside the frontier, before reading a trend out of the area. A random order's
+# frontier lies above prevalence, since the best cutoff is picked after the fact. And a node
+# without any valid candidate has no frontier: deep down only nodes where the model is still on its
+# way to a valid text are left, which are the easy ones.
 
 # %% mystnb={"figure": {"caption": "Items: precision against recall on the frontier of all cutoffs, a panel per depth: mean (line) and extremes (band) over nodes. Dotted: prevalence; dash-dotted: the mean height of a random order. What the ranking knows is the distance to the dash-dotted line (compare Fig. 2 right of the paper). Exact labels.", "name": "fig-depth-items"}, "image": {"alt": "Panels of precision-recall frontiers by depth for items, with prevalence and a random order."}}
 measured = order_study.measures(study)
@@ -141,9 +142,10 @@ _ = figures.source_line(figure.axes[0], source, when)
 
 # %% [markdown]
 # Area and recall at precision 0.8 of all trees (recall weighted by the valid texts below a
-# candidate, Def. 4.1). *Forced* is how deep the tree is, *depth* the step in it. Means over prompts,
-# with 95 % bootstrap intervals over prompts and seeds; with so few prompts they are too narrow rather
-# than too wide. Nodes without a valid candidate have no recall and are counted as undefined.
+# candidate, Def. 4.1). *Forced* is how deep the tree is, *depth* the step in it. Means over
+# prompts, with 95 % bootstrap intervals over prompts and seeds; with so few prompts they are too
+# narrow rather than too wide. Nodes without a valid candidate have no recall and are counted as
+# undefined.
 
 # %%
 reporting.show(reporting.with_intervals(depths.drop(columns="recall")))
@@ -195,11 +197,11 @@ reporting.show(reporting.with_intervals(summary))
 # %% [markdown]
 # ## Can a language model be the judge?
 #
-# The paper's judge has 35 billion parameters and agrees with people on 81 % of texts (F1 0.80). Here a
-# language model gets the same task in our own words: grammar, semantics and overall quality from 1 to
-# 10, valid from 9 on all three (`calib_utils.rubric`). Half of the texts it is asked about are valid
-# where there are enough, so 0.5 is chance and saying no to everything gets *always_invalid*. The
-# references are the lists, and for grammar the checker, which errs itself.
+# The paper's judge has 35 billion parameters and agrees with people on 81 % of texts (F1 0.80).
+# Here a language model gets the same task in our own words: grammar, semantics and overall quality
+# from 1 to 10, valid from 9 on all three (`calib_utils.rubric`). Half of the texts it is asked
+# about are valid where there are enough, so 0.5 is chance and saying no to everything gets
+# *always_invalid*. The references are the lists, and for grammar the checker, which errs itself.
 
 # %%
 judge = judge_study.judge_by_name(judge_model if plan.judged else "", judge_url)
@@ -211,8 +213,9 @@ print("judge:", judge.name if judge else "none in this run")
 reporting.show(reporting.with_intervals(agreements))
 
 # %% [markdown]
-# The {term}`noise floor`: what a **perfect** ranking of 1,000 candidates would seem to have under a judge that errs at random,
-# at this page's prevalence. A frontier measured with such a judge says little about the ranking.
+# The {term}`noise floor`: what a **perfect** ranking of 1,000 candidates would seem to have under
+# a judge that errs at random, at this page's prevalence. A frontier measured with such a judge
+# says little about the ranking.
 
 # %%
 first = depths[(depths.kind == items) & (depths.forced == 1)].iloc[0]
@@ -220,8 +223,8 @@ noise = judge_study.noise_table(agreements, first.prevalence_all)
 reporting.show(noise)
 
 # %% [markdown]
-# People are the better reference. No human label comes with this book; this writes an offline page to
-# label 50 texts of either kind with, and `annotation.read_annotations` reads what it saves:
+# People are the better reference. No human label comes with this book; this writes an offline page
+# to label 50 texts of either kind with, and `annotation.read_annotations` reads what it saves:
 #
 # ```python
 # page = annotation.annotation_page(judge_study.to_annotate(study, 50))
@@ -230,12 +233,13 @@ reporting.show(noise)
 #
 # ## Knowing validity for two steps
 #
-# Table 1 of the paper: an *oracle* draws its first two tokens uniformly from those found valid, then
-# the model goes on as usual. The others cut every step. For each strategy four settings are drawn
-# from its grid in Table 3, the same number for all, each writes 12 texts for each prompt, and the most
-# diverse setting with validity 0.8 or more counts. Validity is the judge's above, so *grammar* for free texts.
-# {term}`Embedding diversity <embedding diversity>` is the mean of 1 − cosine over pairs of texts; {term}`self-BLEU` is high where texts
-# repeat each other, over all texts and in groups of four, since the paper's "n = 4" can mean either.
+# Table 1 of the paper: an *oracle* draws its first two tokens uniformly from those found valid,
+# then the model goes on as usual. The others cut every step. For each strategy four settings are
+# drawn from its grid in Table 3, the same number for all, each writes 12 texts for each prompt,
+# and the most diverse setting with validity 0.8 or more counts. Validity is the judge's above, so
+# *grammar* for free texts. {term}`Embedding diversity <embedding diversity>` is the mean of 1 −
+# cosine over pairs of texts; {term}`self-BLEU` is high where texts repeat each other, over all
+# texts and in groups of four, since the paper's "n = 4" can mean either.
 
 # %%
 drawn = table1_study.texts_of(language_model, study, seed, store)
@@ -259,8 +263,8 @@ if texts in scores:
     _ = figures.source_line(figure.axes[0], source, table1_when)
 
 # %% [markdown]
-# *tried* settings, *usable* ones with validity 0.8, the chosen one, and each measure with its interval
-# over prompts. *held_out* chooses the setting on the other prompts.
+# *tried* settings, *usable* ones with validity 0.8, the chosen one, and each measure with its
+# interval over prompts. *held_out* chooses the setting on the other prompts.
 
 # %%
 reporting.show(reporting.with_intervals(table1_study.compact(compared)))
@@ -272,8 +276,8 @@ reporting.show(reporting.with_intervals(table1_study.compact(compared)))
 reporting.show(reporting.with_intervals(apart))
 
 # %% [markdown]
-# Nonsense is diverse. With valid texts only, six of each prompt and setting (settings with fewer are
-# not compared):
+# Nonsense is diverse. With valid texts only, six of each prompt and setting (settings with fewer
+# are not compared):
 
 # %%
 valid_scores = table1_study.scores_of(drawn, embed, among="valid", seed=seed)
@@ -310,8 +314,8 @@ for row in depths[depths.forced == 1].to_dict("records"):
 # %% [markdown]
 # ## Check it yourself
 #
-# What the ranking knows is the area beyond a random order. Destroy the order and it should go. In a cell
-# of this page:
+# What the ranking knows is the area beyond a random order. Destroy the order and it should go. In
+# a cell of this page:
 #
 # ```python
 # import numpy as np
@@ -323,23 +327,24 @@ for row in depths[depths.forced == 1].to_dict("records"):
 # pr_curves.node_measures(pr_curves.local_curves(city))[["random_area", "area"]]
 # ```
 #
-# Shuffled, the area scatters around the random one; if it kept the height of the last line, the area
-# would not be about order. Where the last line lies within that scatter, this model's ranking knows
-# nothing about this step. Other trees, draws and settings, kept apart from these:
+# Shuffled, the area scatters around the random one; if it kept the height of the last line, the
+# area would not be about order. Where the last line lies within that scatter, this model's ranking
+# knows nothing about this step. Other trees, draws and settings, kept apart from these:
 #
 # ```text
 # python -m calib_utils run --model NAME --notebook 04_order_calibration -p seed=1 \
 #   --results-dir other --book-dir other-pages
 # ```
 #
-# Their intervals should overlap those above, since prompts are the same; a verdict that changes says
-# that the sample was too small for it. Every text is stored with its tokens, ranks, log-probabilities
-# and label, so labels can be made anew without the model, by another judge or by hand.
+# Their intervals should overlap those above, since prompts are the same; a verdict that changes
+# says that the sample was too small for it. Every text is stored with its tokens, ranks,
+# log-probabilities and label, so labels can be made anew without the model, by another judge or by
+# hand.
 #
 # ## Summary and provenance
 #
-# Texts and labels are kept under the results folder; a run after a kill goes on from there. They are
-# reused only by the code and the weights that made them.
+# Texts and labels are kept under the results folder; a run after a kill goes on from there. They
+# are reused only by the code and the weights that made them.
 
 # %%
 print("numbers from", source)

@@ -11,20 +11,21 @@
 # %% [markdown]
 # # Logit shape: a line, then a logarithm?
 #
-# **What the paper claims** (App. I, Fig. 13 to 15). Sort the logits of a next token: a few top ones
-# fall along a line (the {term}`head`), the long rest along a logarithm (the {term}`tail`). With k the
-# rank from 1,
+# **What the paper claims** (App. I, Fig. 13 to 15). Sort the logits of a next token: a few top
+# ones fall along a line (the {term}`head`), the long rest along a logarithm (the {term}`tail`).
+# With k the rank from 1,
 #
 # $$
 # f(k) = \begin{cases} m k + b & k \le c, \\ A + B \log(k + C) & k > c, \end{cases}
 # $$ (eq-two-part)
 #
-# and c found by trying every rank. It matters because temperature divides all logits by one number: a
-# steep head costs diversity, a slow tail costs validity, and no temperature treats them apart.
+# and c found by trying every rank. It matters because temperature divides all logits by one
+# number: a steep head costs diversity, a slow tail costs validity, and no temperature treats them
+# apart.
 #
-# **What we find.** The form fits with an R² of {glue:text}`lowest_r2` at least, and breaks between ranks
-# {glue:text}`lowest_c` and {glue:text}`highest_c`. {glue:text}`headline` The fits are exact for the
-# weights named under each figure; comparisons on held-out ranks carry an interval.
+# **What we find.** The form fits with an R² of {glue:text}`lowest_r2` at least, and breaks between
+# ranks {glue:text}`lowest_c` and {glue:text}`highest_c`. {glue:text}`headline` The fits are exact
+# for the weights named under each figure; comparisons on held-out ranks carry an interval.
 #
 # **How to check it** is at the end.
 
@@ -66,11 +67,12 @@ reporting.show(curves.loc[[1, 2, 3, 10, 100, 1000, len(curves)]].reset_index(), 
 # %% [markdown]
 # ## The fit
 #
-# Equation {eq}`eq-two-part` by least squares, every breakpoint from 2 to n − 4 tried, C any number that keeps k + C above 0 in the
-# tail (`calib_utils.piecewise`; tests hold it against a separate search at each breakpoint). From
-# c_low to c_high lie the breakpoints that come within 10 % of the least squared error, and *jump* is
-# how far the line, carried on by one rank, lies above the tail's first value. Two ranks always lie on a line, so a
-# head of c = 2 is no evidence of one; 4 of the 18 published fits have it.
+# Equation {eq}`eq-two-part` by least squares, every breakpoint from 2 to n − 4 tried, C any number
+# that keeps k + C above 0 in the tail (`calib_utils.piecewise`; tests hold it against a separate
+# search at each breakpoint). From c_low to c_high lie the breakpoints that come within 10 % of the
+# least squared error, and *jump* is how far the line, carried on by one rank, lies above the
+# tail's first value. Two ranks always lie on a line, so a head of c = 2 is no evidence of one; 4
+# of the 18 published fits have it.
 
 # %%
 table = logit_shape.fit_table(curves)
@@ -123,16 +125,17 @@ ax = shape_figures.breakpoint_profiles(fits)
 _ = figures.source_line(ax, source, when)
 
 # %% [markdown]
-# **Rivals**: an exponential (logits linear in the rank, the model of Def. F.1), a power law, a power
-# law with shifted ranks (Zipf and Mandelbrot), the published form without its jump (one number fewer),
-# and the published form with a logarithm for a head (as many numbers).
+# **Rivals**: an exponential (logits linear in the rank, the model of Def. F.1), a power law, a
+# power law with shifted ranks (Zipf and Mandelbrot), the published form without its jump (one
+# number fewer), and the published form with a logarithm for a head (as many numbers).
 #
-# **The test.** Ranks are cut into 12 blocks, equal in log-rank as far as whole ranks allow. Each is
-# held out in turn and predicted from all others: inner blocks by interpolation, the first and the last
-# by extrapolation. Each block has one vote, the logarithm of a rival's squared error over the
-# published form's; the interval is over blocks, of which neighbours share most of their data, so it is
-# a guide and not exact. `calib_utils.curve_selection` says why, and its tests show that data made by
-# each family are traced back to it, and that the usual BIC sees a breakpoint where there is none.
+# **The test.** Ranks are cut into 12 blocks, equal in log-rank as far as whole ranks allow. Each
+# is held out in turn and predicted from all others: inner blocks by interpolation, the first and
+# the last by extrapolation. Each block has one vote, the logarithm of a rival's squared error over
+# the published form's; the interval is over blocks, of which neighbours share most of their data,
+# so it is a guide and not exact. `calib_utils.curve_selection` says why, and its tests show that
+# data made by each family are traced back to it, and that the usual BIC sees a breakpoint where
+# there is none.
 
 # %%
 held_out = logit_shape.held_out_table(curves)
@@ -149,8 +152,8 @@ ax = shape_figures.held_out_ratios(compared, pooled)
 _ = figures.source_line(ax, source, when)
 
 # %% [markdown]
-# For comparison what the BIC puts first and by how much (10 counts as strong): with all ranks counted,
-# and with an effective number of them from the residuals' correlation at lag 1.
+# For comparison what the BIC puts first and by how much (10 counts as strong): with all ranks
+# counted, and with an effective number of them from the residuals' correlation at lag 1.
 
 # %%
 reporting.show(logit_shape.bic_table(compared), digits=2)
@@ -171,7 +174,8 @@ reporting.glue_number("highest_c", int(table.c.max()), "{}")
 # %% [markdown]
 # ## Check it yourself
 #
-# Can the test on held-out ranks say no? Give it a curve that has no breakpoint. In a cell of this page:
+# Can the test on held-out ranks say no? Give it a curve that has no breakpoint. In a cell of this
+# page:
 #
 # ```python
 # import numpy as np
@@ -183,8 +187,9 @@ reporting.glue_number("highest_c", int(table.c.max()), "{}")
 # ```
 #
 # It should say `shifted_power_law`, the form the curve was made from. `logit_shape.Query` takes a
-# question of your own. The published form would be refuted for this model by a rival whose interval in
-# {numref}`fig-shape-held-out` lies left of 1; one that holds 1 leaves the two undecided.
+# question of your own. The published form would be refuted for this model by a rival whose
+# interval in {numref}`fig-shape-held-out` lies left of 1; one that holds 1 leaves the two
+# undecided.
 #
 # ## Summary and provenance
 #
