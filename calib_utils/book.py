@@ -3,7 +3,6 @@
 Knows the folder of executed notebooks and jupyter-book. Executes nothing.
 """
 
-import base64
 import json
 import os
 import re
@@ -13,14 +12,13 @@ import sys
 import uuid
 from pathlib import Path
 
-import nbformat
-
-from calib_utils import explorer_page, paths
+from calib_utils import explorer_page, page_figures, paths
 from calib_utils.errors import CalibUtilsError
 from calib_utils.registry import DEFAULT_MODEL, EMBEDDED
 
 _PLAIN = re.compile(r"(?i)(?!(?:null|true|false|yes|no|on|off)$)[a-z][\w.@-]+")
-_CHAPTERS_END = ["reference/glossary", "reference/benchmarks", "reference/bibliography"]
+_FAULTS = "reference/faults"  # in the book once it is written
+_CHAPTERS_END = ["reference/glossary", _FAULTS, "reference/benchmarks", "reference/bibliography"]
 
 
 class BookBuildError(CalibUtilsError, RuntimeError):
@@ -48,6 +46,7 @@ def table_of_contents(book: Path | None = None) -> str:
         "parts:",
         "- caption: Start",
         "  chapters:",
+        "  - file: summary",
         "  - file: how_to_read",
         "  - file: explorer",
         "  - file: bring_a_sampler",
@@ -69,7 +68,9 @@ def table_of_contents(book: Path | None = None) -> str:
         files = (f"results/{key}/{name}" for name in names)
         lines += [f"  - file: {file if caption == key else json.dumps(file)}" for file in files]
     lines += ["- caption: Reference", "  chapters:"]
-    lines += [f"  - file: {page}" for page in _CHAPTERS_END]
+    prose = Path(book or paths.book_dir())
+    pages = (page for page in _CHAPTERS_END if page != _FAULTS or (prose / f"{page}.md").is_file())
+    lines += [f"  - file: {page}" for page in pages]
     return "\n".join(lines) + "\n"
 
 
@@ -87,19 +88,6 @@ def write_table_of_contents(book: Path | None = None) -> Path:
     return target
 
 
-def write_readme_figure() -> Path:
-    """Takes the README's figure out of the default model's executed notebook."""
-    notebook = nbformat.read(paths.executed_dir(DEFAULT_MODEL) / "02_controlled_tasks.ipynb", 4)
-    cells = (c for c in notebook.cells if "val-div" in str(c.metadata.get("mystnb", "")))
-    outputs = next(cells).outputs
-    image = next(o.data["image/png"] for o in outputs if "image/png" in o.get("data", {}))
-    target = paths.book_dir() / "assets" / "val-div.png"
-    content = base64.b64decode(image)
-    if not target.is_file() or target.read_bytes() != content:
-        target.write_bytes(content)
-    return target
-
-
 def build(output: Path | None = None, results_dir: Path | None = None) -> Path:
     """Builds the pages with warnings as errors and returns the first one.
 
@@ -108,7 +96,9 @@ def build(output: Path | None = None, results_dir: Path | None = None) -> Path:
 
     Raises:
         BookBuildError: with the lines that Sphinx complained in.
+        PageFigureError: a prose page shows a figure that no executed notebook has.
     """
+    page_figures.write()
     output = output or paths.project_root() / "_build"
     # An incremental build misses changed stylesheets and removed pages.
     shutil.rmtree(output / "_build", ignore_errors=True)

@@ -282,13 +282,17 @@ def two_lines(model: str) -> str:
     return model if len(parts) < 3 else "-".join(parts[:2]) + "-\n" + "-".join(parts[2:])
 
 
-def source_line(ax: Axes, text: str) -> Axes:
-    """Which model file the figure's numbers come from, in small print above it."""
+def source_line(ax: Axes, *lines: str) -> Axes:
+    """Which model file the figure's numbers come from, and how, in small print below it."""
     figure = ax.figure
-    # Titles may have any height, and a layout places the panels only when it is drawn.
+    # Legends may have any height, and a layout places the panels only when it is drawn.
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
-    place = figure.transFigure.inverted()
-    top = 0.02 + max(panel.get_tightbbox().transformed(place).y1 for panel in figure.axes)
-    figure.text(0.5, top, text, ha="center", va="bottom", fontsize=8, color="#555555")
+    for legend in figure.legends:
+        # Saving widens the figure for the line: a legend at its edge would move there with it.
+        if legend.get_bbox_to_anchor() is figure.bbox:
+            legend.set_bbox_to_anchor((0, 0, 1, 1), figure.transFigure)
+    bottom = (figure.get_tightbbox().y0 - 0.08) / figure.get_figheight()
+    style = {"ha": "center", "va": "top", "fontsize": 8, "color": "#555555"}
+    figure.text(0.5, bottom, "\n".join(lines), **style)
     return ax

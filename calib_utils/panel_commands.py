@@ -98,7 +98,7 @@ def resources(options) -> None:
 
 def run(options) -> int:
     """Executes what is not current for a model, then the notebooks about all models."""
-    from calib_utils import book, freshness, runner, runs
+    from calib_utils import book, freshness, page_figures, runner, runs
 
     options.model = _named(options.model)
     names = options.notebook or [*runner.notebook_names(), *runner.panel_names()]
@@ -127,7 +127,7 @@ def run(options) -> int:
     book.write_table_of_contents(book_dir)
     own_book = book_dir == paths.book_dir().resolve()
     if jobs and options.model == DEFAULT_MODEL and own_book and not failed:
-        book.write_readme_figure()
+        page_figures.write_readme_figure()
     return 1 if failed else 0
 
 

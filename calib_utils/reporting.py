@@ -8,7 +8,7 @@ import re
 import pandas as pd
 from IPython.display import HTML
 
-from calib_utils.controlled import VERDICTS
+from calib_utils.controlled import NOT_REPRODUCED, VERDICTS
 from calib_utils.models import Model
 
 
@@ -20,7 +20,8 @@ def glue_number(key: str, value: float | int | str, form: str = "{:.2f}") -> Non
     """
     from myst_nb import glue
 
-    glue(key, value if isinstance(value, str) else form.format(value), display=False)
+    text = value if isinstance(value, str) else form.format(value)
+    glue(key, "not defined" if text == "nan" else text, display=False)
 
 
 def glue_verdicts(found: pd.DataFrame) -> None:
@@ -28,6 +29,15 @@ def glue_verdicts(found: pd.DataFrame) -> None:
     for verdict in VERDICTS:
         glue_number(verdict.replace(" ", "_"), int((found.verdict == verdict).sum()), "{}")
     glue_number("claims", len(found), "{}")
+    glue_number("headline", headline(found))
+
+
+def headline(found: pd.DataFrame) -> str:
+    """A chapter's verdicts in words: how many of each, and the claims that do not hold."""
+    counts = (f"{int((found.verdict == verdict).sum())} {verdict}" for verdict in VERDICTS)
+    text = f"Of {len(found)} claims: {', '.join(counts)}."
+    failed = [f"“{claim}”" for claim in found.claim[found.verdict == NOT_REPRODUCED]]
+    return f"{text} Not reproduced: {'; '.join(failed)}." if failed else text
 
 
 def show(table: pd.DataFrame, digits: int = 2, floor: float = 0.0) -> HTML:

@@ -21,6 +21,7 @@ from calib_utils.errors import NotebookParameterError, UnknownNameError
 
 COMMON_PARAMETERS = ("model", "revision", "dtype", "device", "seed", "results_dir", "quick")
 ALL_RESULTS = "all-results"
+_LABEL = re.compile(r"(?m)^\$\$ \(([\w-]+)\)$|^:name: ([\w-]+)$")
 PANEL_PARAMETERS = ("results_dir", "seed", "quick")
 # What kernels need for outputs without noise: no progress bars, no widget warnings, fixed hashes.
 KERNEL_ENVIRONMENT = {
@@ -212,16 +213,21 @@ def source_sha256(name: str) -> str:
 
 
 def _own_labels(notebook, model: str) -> None:
-    """Figure labels that carry the model: one book holds a copy of the notebook per model."""
+    """Labels that carry the model: one book holds a copy of the notebook per model.
+
+    Of figures, and of what the text itself names: `$$ (label)` and `:name: label`.
+    """
     figures = [c.metadata.get("mystnb", {}).get("figure", {}) for c in notebook.cells]
+    texts = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
     labels = [figure["name"] for figure in figures if "name" in figure]
+    labels += [name for cell in texts for pair in _LABEL.findall(cell.source) for name in pair]
     for figure in figures:
         if "name" in figure:
             figure["name"] += f"-{model}"
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            for label in labels:
-                cell.source = cell.source.replace(f"`{label}`", f"`{label}-{model}`")
+    if names := "|".join(re.escape(label) for label in labels if label):
+        whole = re.compile(rf"(?<![\w-])({names})(?![\w-])")
+        for cell in texts:
+            cell.source = whole.sub(rf"\1-{model}", cell.source)
 
 
 def _names() -> list[str]:

@@ -12,18 +12,19 @@
 # # The formal framework
 #
 # **What the paper claims** (Sec. 3 to 5, App. D to F). Two things are wrong with the next-token
-# distribution of a model that keeps giving the same few answers. Valid tokens do not all rank above
-# invalid ones (*order*), so every cutoff gives up either precision or recall; and the mass on valid
-# tokens does not follow how many answers lie behind them (*shape*), so temperature gives up either
-# validity or diversity. Small losses multiply over the steps of an answer.
+# distribution of a model that keeps giving the same few answers. Valid tokens do not all rank
+# above invalid ones (*order*), so every {term}`cutoff` gives up either precision or recall; and
+# the mass on valid tokens does not follow how many answers lie behind them (*shape*), so
+# temperature gives up either validity or diversity. Small losses multiply over the steps of an
+# answer.
 #
-# **What we find.** Every theorem holds, on everything we ran it on; the table after *The theorems*
-# says what that was. Whether the *hypotheses* hold for a model is another question, and for the
-# model of this page the table of claims at the end answers it. Where the paper's wording needs care
-# is in the [errata](../../errata.md).
+# **What we find.** {glue:text}`theorems_hold` of {glue:text}`theorems` theorems and lemmas hold on
+# everything we ran them on; the table after *The theorems* says what that was. Whether their
+# *hypotheses* hold for a model is another question. For the model of this page:
+# {glue:text}`headline` A hypothesis that is not reproduced does not touch the theorem. Where the
+# paper's wording needs care is in the [errata](../../errata.md).
 #
-# **How to check.** Every number on this page is computed when the notebook runs. The functions are
-# in `calib_utils.theory` and `calib_utils.geometric`, and tests compare them with enumeration.
+# **How to check it** is at the end. Every number on this page is computed when the notebook runs.
 
 # %% tags=["parameters"]
 model = "qwen2.5-coder-0.5b-instruct"  # embedded name, hub id, local folder or .gguf file
@@ -51,6 +52,7 @@ from calib_utils import (
     examples,
     figures,
     framework,
+    origin,
     paths,
     reporting,
     theory_figures,
@@ -61,30 +63,53 @@ figures.use_style()
 language_model = cu.load_model(model, revision=revision or None, dtype=dtype, device=device)
 policy = cutoffs.end_policy(language_model, end)
 source = f"{reporting.source_of(language_model)}, end = {policy}"
+when = origin.live()
 
 # %% [markdown]
 # ## The definitions, by hand
 #
 # A task with three valid answers, *at*, *ta* and *to*, over an alphabet of three letters, and a
-# model that is nothing but the table of probabilities in the figure. What a prefix can still become
-# is counted by N, the number of valid answers that begin with it; G is the set of next letters with
-# N above 0 (Def. 3.2).
+# model that is nothing but the table of probabilities in {numref}`fig-words`. What a prefix can
+# still become is counted by N, the number of valid answers that begin with it (its
+# {term}`continuations`); G is the set of next letters with N above 0, the
+# {term}`valid next tokens` (Def. 3.2).
 
-# %% mystnb={"figure": {"caption": "The prefix tree of three words: N answers begin with each prefix, and the model's probability of each valid letter. At the start, the invalid letter o holds the remaining .3 and ranks second.", "name": "fig-words"}}
+# %% mystnb={"figure": {"caption": "The prefix tree of three words: N answers begin with each prefix, and on each branch the model's probability of that valid letter. At the start, the invalid letter o holds the remaining .3 and ranks second.", "name": "fig-words"}, "image": {"alt": "Tree of the words at, ta and to with N at each prefix and a probability on each branch."}}
 example = examples.worked_example()
 _ = theory_figures.tree(example.trie, example.letters, example.edge_p)
 
 # %% [markdown]
-# - **Validity** (Def. 3.1) is the mass on valid answers. **Diversity** is how many answers the model
-#   effectively gives when its answer is valid, exp of the entropy, as a share of all.
-# - A **cutoff** keeps a top part of the ranking at every step. **Local precision** is the share of
-#   kept tokens that are valid, **local recall** the share of answers whose next token is kept (each
-#   valid token counts by its N). **Sequence precision** is the chance of a valid answer when each
-#   token is drawn *uniformly* from what is kept, **sequence recall** the share of answers that
-#   survive (Def. 4.1).
-# - A prefix is **order calibrated** if no invalid token is more probable than a valid one, and
-#   **shape calibrated** if p is proportional to N, so that nothing is on invalid tokens (Def. D.1).
-#   The distance to that shape is the total variation: 0 when calibrated, at most 1.
+# :::{admonition} Definition 3.1 (validity, diversity)
+# :name: def-3-1
+# {term}`Validity <validity>` is the mass on valid answers. {term}`Diversity <diversity>` is how
+# many answers the model effectively gives when its answer is valid, exp of the entropy, as a share
+# of all: equation {eq}`eq-validity`.
+# :::
+#
+# :::{admonition} Definition 4.1 (precision, recall)
+# :name: def-4-1
+# A {term}`cutoff` keeps a top part of the ranking at every step, the set $S$.
+# {term}`local precision` is the share of kept tokens that are valid, {term}`local recall` the
+# share of answers whose next token is kept, each valid token counted by its N:
+#
+# $$
+# \begin{aligned}
+# \mathrm{Prec} &= |S \cap G| \,/\, |S|, \\
+# \mathrm{Rec} &= \sum_{v \in S \cap G} \frac{N(y_{<t} \circ v)}{N(y_{<t})}.
+# \end{aligned}
+# $$ (eq-local)
+#
+# {term}`Sequence precision <sequence precision>` is the chance of a valid answer when each token
+# is drawn *uniformly* from what is kept, {term}`sequence recall` the share of answers that
+# survive.
+# :::
+#
+# :::{admonition} Definition D.1 (order, shape)
+# :name: def-d-1
+# A prefix has {term}`order calibration` if no invalid token is more probable than a valid one, and
+# {term}`shape calibration` if p is proportional to N, so that nothing is on invalid tokens. The
+# distance to that shape is the total variation: 0 when calibrated, at most 1.
+# :::
 #
 # The right column is what the functions of this book return for that model.
 
@@ -94,70 +119,96 @@ reporting.show(examples.definitions(example), digits=4)
 # %% [markdown]
 # ## The theorems
 #
-# **Theorem E.1, factors.** *For any cutoff and any prefix tree*,
-# $\mathrm{Prec}_{seq} = \prod_t \alpha_t$ and $\mathrm{Rec}_{seq} = \prod_t \beta_t$. Here $\alpha_t$
-# is the mean local precision at step $t$ when the earlier tokens were drawn uniformly from what is
-# kept and were valid, and $\beta_t$ the mean local recall at step $t$ over answers drawn uniformly
-# from V whose earlier tokens all were kept. *Why:* both sides are a chain of conditional
-# probabilities, of one event (still valid; still kept) under two ways of walking down the tree. When
-# nothing is left to condition on, the product is 0.
+# :::{admonition} Theorem E.1 (factors)
+# :name: thm-e-1
+# *For any cutoff and any {term}`prefix tree`*,
 #
-# **Theorem E.3 (4.2), hard steps.** Call a step $(\eta, \rho)$-hard if *every* cutoff that loses at
-# most $\eta$ nats of precision there ($-\ln \alpha_t \le \eta$) loses at least $\rho$ nats of recall
-# ($-\ln \beta_t \ge \rho$). *If $m$ steps are $(\eta, \rho)$-hard*, a cutoff with sequence precision
-# $P$ has recall at most
+# $$
+# \begin{aligned}
+# \mathrm{Prec}_{seq} &= \prod_t \alpha_t, \\
+# \mathrm{Rec}_{seq} &= \prod_t \beta_t.
+# \end{aligned}
+# $$ (eq-factors)
 #
-# $$\exp\bigl(-\rho\,[\,m - (-\ln P)/\eta\,]_+\bigr).$$
+# Here $\alpha_t$ is the mean local precision at step $t$ when the earlier tokens were drawn
+# uniformly from what is kept and were valid, and $\beta_t$ the mean local recall at step $t$ over
+# answers drawn uniformly from V whose earlier tokens all were kept. *Why:* both sides are a chain
+# of conditional probabilities, of one event (still valid; still kept) under two ways of walking
+# down the tree. When nothing is left to condition on, the product is 0.
+# :::
 #
-# *Why:* the nats of precision add up to $-\ln P$, so at most $(-\ln P)/\eta$ steps can lose more than
-# $\eta$; every other hard step costs $\rho$. The theorem does not say whether there *are* hard steps.
+# :::{admonition} Theorem E.3, in the main text 4.2 (hard steps)
+# :name: thm-e-3
+# Call a step $(\eta, \rho)$-hard (a {term}`hard step`, Def. E.2) if *every* cutoff that loses at
+# most $\eta$ nats of precision there ($-\ln \alpha_t \le \eta$) loses at least $\rho$ nats of
+# recall ($-\ln \beta_t \ge \rho$). *If $m$ steps are $(\eta, \rho)$-hard*, a cutoff with sequence
+# precision $P$ has recall at most
 #
-# **Lemma F.3.** Let $p(i) \propto e^{-a i / v}$ over $i < v$, with entropy $H_v(a)$. The loss
+# $$
+# \exp\bigl(-\rho\,[\,m - (-\ln P)/\eta\,]_+\bigr).
+# $$ (eq-hard)
+#
+# *Why:* the nats of precision add up to $-\ln P$, so at most $(-\ln P)/\eta$ steps can lose more
+# than $\eta$; every other hard step costs $\rho$. The theorem does not say whether there *are*
+# hard steps.
+# :::
+#
+# :::{admonition} Lemma F.3 (sharper loses more)
+# :name: lem-f-3
+# Let $p(i) \propto e^{-a i / v}$ over $i < v$, with entropy $H_v(a)$. The loss
 # $\Delta_v(a) = \ln v - H_v(a)$ never falls as $a$ grows: $dH_v/da = -(a/v^2)\,\mathrm{Var}(i)$.
+# :::
 #
-# **Theorem F.4 (5.2), the price of validity.** *Suppose* answers have one length; at step $t$ every
-# valid prefix has the same number $v_t$ of valid tokens; these hold the first $v_t$ ranks; and the
-# token of rank $i$ has mass $(1 - q_t)\, q_t^i$, *with one $q_t$ for all prefixes of the step*, over
-# infinitely many ranks and without a cutoff. Then validity at least $1 - \varepsilon$ forces
+# :::{admonition} Theorem F.4, in the main text 5.2 (the price of validity)
+# :name: thm-f-4
+# *Suppose* answers have one length; at step $t$ every valid prefix has the same number $v_t$ of
+# valid tokens; these hold the first $v_t$ ranks; and the token of rank $i$ has mass
+# $(1 - q_t)\, q_t^i$, *with one $q_t$ for all prefixes of the step*, over infinitely many ranks
+# and without a cutoff. Then validity at least $1 - \varepsilon$ forces
 #
-# $$\mathrm{Div} \le \exp\Bigl(-\sum_t \Delta_{v_t}(\ln 1/\varepsilon)\Bigr).$$
+# $$
+# \mathrm{Div} \le \exp\Bigl(-\sum_t \Delta_{v_t}(\ln 1/\varepsilon)\Bigr).
+# $$ (eq-price)
 #
 # *Why:* no step can be less valid than the whole, so $q_t^{v_t} \le \varepsilon$. That is a lower
 # bound on how sharp the step is, and by Lemma F.3 on what it loses.
+# :::
 #
-# **Corollaries F.5 and F.6.** Each step with a choice costs at least
-# $c(\varepsilon) = \Delta_2(\ln 1/\varepsilon)$, so diversity is at most $e^{-m\,c(\varepsilon)}$ with
-# $m$ such steps. With $L = \ln 1/\varepsilon$, $c = L^2/32 + O(L^4)$ for small $L$, and $c \to \ln 2$
-# for large.
+# :::{admonition} Corollaries F.5 and F.6 (the least price)
+# :name: cor-f-5
+# Each step with a choice costs at least $c(\varepsilon) = \Delta_2(\ln 1/\varepsilon)$, so
+# diversity is at most $e^{-m\,c(\varepsilon)}$ with $m$ such steps. With $L = \ln 1/\varepsilon$,
+# $c = L^2/32 + O(L^4)$ for small $L$, and $c \to \ln 2$ for large.
+# :::
 #
 # Each was run: in exact fractions and on *every* cutoff of small random trees where that is
-# possible, on grids and random instances of the model elsewhere. The last column is what the largest
-# violation says; a test breaks each theorem on purpose and sees that it shows.
+# possible, on grids and random instances of the model elsewhere. The last column is what the
+# largest violation says; a test breaks each theorem on purpose and sees that it shows.
 
 # %%
 theorems = conformance.checks()
 reporting.show(theorems, floor=1e-12)
 
-# %% mystnb={"figure": {"caption": "The price of validity: the most diversity that Theorem F.4 allows at a validity (lines) and the geometric model itself with equally sharp steps (dashed), for ten valid tokens a step.", "name": "fig-price"}}
+# %% mystnb={"figure": {"caption": "The price of validity: the most diversity (vertical) that Theorem F.4 allows at a validity (horizontal), a line for each number of steps; dashed: the geometric model itself with equally sharp steps. Ten valid tokens a step. More steps, less diversity at the same validity.", "name": "fig-price"}, "image": {"alt": "Curves of the largest diversity against validity for one to eight steps, falling to 0 at validity 1."}}
 _ = theory_figures.price_of_validity()
 
 # %% [markdown]
 # ## Controls: models whose answers are known
 #
-# Before real models, six whose every probability is given by a formula: the same interface, the same
-# chain of functions, known results. *Uniform over V* is what one would wish for: validity and
-# diversity 1. *Uniform over G* is perfectly ordered but blind to N. *Leaky shape* puts a tenth of
-# each step on invalid tokens and is right otherwise. *Equally sharp* is the geometric law of Def. F.1,
-# *Zipf* has a heavy tail; *displaced* is the geometric law with two valid tokens pushed below two
-# invalid ones at every step with a choice. `deviation` is the largest difference from what the
-# formulas say, in any of the numbers.
+# Before real models, six whose every probability is given by a formula ({term}`control`): the same
+# interface, the same chain of functions, known results ({numref}`fig-controls`). *Uniform over V*
+# is what one would wish for: validity and diversity 1. *Uniform over G* is perfectly ordered but
+# blind to N. *Leaky shape* puts a tenth of each step on invalid tokens and is right otherwise.
+# *Equally sharp* is the geometric law of Def. F.1, *Zipf* has a heavy tail; *displaced* is the
+# geometric law with two valid tokens pushed below two invalid ones at every step with a choice.
+# `deviation` is the largest difference from what the formulas say, in any of the numbers.
 
 # %%
 control = controls.controls_table(controls.TASKS[:1] if quick else controls.TASKS)
 shown = ["task", "law", "validity", "diversity", "precision", "recall", "area"]
 reporting.show(control[[*shown, "order", "shape", "size", "deviation"]], digits=2, floor=1e-5)
 
-# %% mystnb={"figure": {"caption": "The first step of each known law on two random digits (valid tokens blue, invalid orange), and what temperature does to its validity and diversity.", "name": "fig-controls"}}
+# %% mystnb={"figure": {"caption": "A row for each known law on two random digits. Left: probabilities of the first step by rank (valid tokens plain, invalid ones hatched; the number above is what the latter hold). Right: what temperature does to validity and diversity.", "name": "fig-controls"}, "image": {"alt": "Bars of the first step of six known laws, and beside each its validity and diversity against temperature."}}
 _ = controls_figures.laws_under_temperature(
     controls.first_steps("rng-2"), controls.temperature_curves("rng-2")
 )
@@ -165,9 +216,10 @@ _ = controls_figures.laws_under_temperature(
 # %% [markdown]
 # ## On this model: what compounds over the steps
 #
-# The factors of Theorem E.1 on the model's own prefix trees, for cutoffs that keep a fixed number of
-# tokens. On digits every second step is a comma: keeping ten tokens there leaves one valid in ten,
-# which is why no fixed number can be right for a whole answer.
+# The factors of Theorem E.1, equation {eq}`eq-factors`, on the model's own prefix trees, for
+# cutoffs that keep a fixed number of tokens ({numref}`fig-compounding`). On digits every second
+# step is a comma: keeping ten tokens there leaves one valid in ten, which is why no fixed number
+# can be right for a whole answer.
 
 # %%
 studies = [
@@ -180,9 +232,9 @@ print(f"factors on {digits.task.name}; product against Def. 4.1: equal to 1e-9:"
 print(all(framework.factor_gap(one) < 1e-9 for one in studies))
 reporting.show(framework.factor_table(digits), digits=3, floor=1e-6)
 
-# %% mystnb={"figure": {"caption": "Sequence precision and recall of the answer so far, step by step, when a fixed number of tokens is kept. What falls below 0.0001 is drawn there.", "name": "fig-compounding"}}
+# %% mystnb={"figure": {"caption": "Three random digits, a fixed number of tokens kept: sequence precision (circles, solid) and recall (squares, dotted) of the answer so far against the steps taken, on a logarithmic axis. Each step multiplies by its factor of Theorem E.1. What falls below 0.0001 is drawn there.", "name": "fig-compounding"}, "image": {"alt": "Line chart, logarithmic: precision and recall of the answer so far against steps taken, for five cutoff sizes."}}
 ax = theory_figures.compounding(digits)
-_ = figures.source_line(ax, source)
+_ = figures.source_line(ax, source, when)
 
 # %% [markdown]
 # ## How hard are the steps?
@@ -196,10 +248,10 @@ _ = figures.source_line(ax, source)
 # %%
 reporting.show(framework.hardness_tables(studies), digits=2, floor=1e-6)
 
-# %% mystnb={"figure": {"caption": "US states: sequence precision and recall of every setting, under the bound of Theorem E.3 with the hardness measured on these settings.", "name": "fig-recall-bound"}}
+# %% mystnb={"figure": {"caption": "US states: sequence recall against sequence precision of every setting (a dot each), under the bound of Theorem E.3 (line) with the hardness measured on these settings. No dot may lie above the line.", "name": "fig-recall-bound"}, "image": {"alt": "Scatter plot of recall against precision of all settings, all on or under a falling staircase."}}
 states = by_task["us-states"]
 ax = theory_figures.recall_bound(framework.recall_bounds(states))
-_ = figures.source_line(ax, source)
+_ = figures.source_line(ax, source, when)
 
 # %% [markdown]
 # ## Calibration, prefix by prefix
@@ -213,10 +265,11 @@ reporting.show(framework.calibration_table(studies), digits=2, floor=1e-4)
 # %% [markdown]
 # ## Does the geometric model describe this one?
 #
-# Theorem F.4 needs valid tokens on the first ranks, logits that fall linearly with rank among them,
-# and one sharpness λ·v for all prefixes of a step. The table has the steps with a choice. The figure
-# draws the exact validity and diversity under temperature over the bound for steps of ten valid
-# tokens; the bound applies to the unconstrained digits, whose branching is fixed (Assumption 5.1).
+# Theorem F.4, equation {eq}`eq-price`, needs valid tokens on the first ranks, logits that fall
+# linearly with rank among them, and one {term}`sharpness` λ·v for all prefixes of a step. The
+# table has the steps with a choice. The figure draws the exact validity and diversity under
+# temperature over the bound for steps of ten valid tokens; the bound applies to the unconstrained
+# digits, whose branching is fixed (Assumption 5.1).
 
 # %%
 reporting.show(framework.hypothesis_table(studies), digits=2)
@@ -226,20 +279,20 @@ prices = {one.task.name: framework.validity_price(one) for one in studies}
 price = prices[digits.task.name]
 reporting.show(price[price.temperature.isin((0.3, 0.6, 1.0, 1.4, 2.0, 3.0))], digits=3, floor=1e-6)
 
-# %% mystnb={"figure": {"caption": "This model under temperature (marks), over the bound of Theorem F.4 (lines) and the equally sharp geometric model (dashed).", "name": "fig-price-model"}}
+# %% mystnb={"figure": {"caption": "This model under temperature (marks, one per temperature), diversity against validity, over the bound of Theorem F.4 (lines) and the equally sharp geometric model (dashed). How far the marks lie below their line is what the theorem does not explain.", "name": "fig-price-model"}, "image": {"alt": "Marks of this model's validity and diversity below the curves of the theorem's bound."}}
 ax = theory_figures.price_of_validity(
     {name: table for name, table in prices.items() if table.bound.notna().any()}
 )
-_ = figures.source_line(ax, source)
+_ = figures.source_line(ax, source, when)
 
 # %% [markdown]
 # ## What temperature does to head and tail
 #
-# Fig. 1 of the paper on a step whose valid tokens are known: the first token of a US state. A valid
-# token is *frequent* if it has at least its fair share of the valid mass, N/|V|, at T = 1, otherwise
-# *rare*. At low temperature the frequent ones hold everything; as it rises the rare ones gain, and
-# then the invalid tail takes over, because there are so many of it. The dots are the masses that the
-# authors published for another model, wording and choice of the frequent tokens.
+# Fig. 1 of the paper on a step whose valid tokens are known: the first token of a US state. A
+# valid token is *frequent* if it has at least its fair share of the valid mass, N/|V|, at T = 1,
+# otherwise *rare*. At low temperature the frequent ones hold everything; as it rises the rare ones
+# gain, and then the invalid tail takes over, because there are so many of it. The dots are the
+# masses that the authors published for another model, wording and choice of the frequent tokens.
 
 # %%
 step = step_data(language_model, "us-states")
@@ -247,15 +300,15 @@ published = pd.read_csv(paths.package_data("published", "temperature_rates.csv")
 masses = group_masses(step, np.array([0.5, 1.0, 2.0, 4.0, 8.0]))
 reporting.show(masses, digits=2, floor=1e-4)
 
-# %% mystnb={"figure": {"caption": "One step, the first token of a US state: tokens by rank (upper) and the mass of each group as temperature rises (lower; dots: published for Llama-3.1-8B-Instruct).", "name": "fig-head-tail"}}
+# %% mystnb={"figure": {"caption": "One step, the first token of a US state. Upper: tokens by rank, probability on a logarithmic axis. Lower: the mass of each group as temperature rises (lines), with the masses published for Llama-3.1-8B-Instruct (dots). In the paper frequent valid tokens give way first to rare ones, then to the invalid tail (compare its Fig. 1).", "name": "fig-head-tail"}, "image": {"alt": "Bars of token probability by rank in three groups, and the probability of each group against temperature."}}
 figure = theory_figures.head_and_tail(step, published)
-_ = figures.source_line(figure.axes[0], source)
+_ = figures.source_line(figure.axes[0], source, when)
 
 # %% [markdown]
 # ## Claims and findings
 #
-# *Not reproduced* for a hypothesis means that the theorem's premise fails for this model; the theorem
-# itself is not touched by it.
+# *Not reproduced* for a hypothesis means that the theorem's premise fails for this model; the
+# theorem itself is not touched by it.
 
 # %%
 found = framework.findings(studies)
@@ -267,6 +320,26 @@ reporting.glue_number("theorems_hold", int((theorems.verdict == "holds").sum()),
 reporting.glue_number("theorems", len(theorems), "{}")
 for item in errata.items_of(errata_theory, errata_readings):
     reporting.glue_number(f"errata_{item.number}", item.found)
+
+# %% [markdown]
+# ## Check it yourself
+#
+# `python -m pytest tests/test_conformance.py` runs every theorem and then breaks each on purpose:
+# a wrong factor, a bound without its remainder. A theorem would be refuted by a violation above
+# rounding in the table under *The theorems*; a hypothesis is refuted wherever the table of claims
+# says so. On a task of your own, in a cell of this page:
+#
+# ```python
+# own = framework.study(language_model, "rng-2-sum-equals-10", policy)  # or a cu.Task
+# bounds = framework.recall_bounds(own)
+# print(framework.factor_gap(own), (bounds.bound - bounds.recall).min())
+# ```
+#
+# The first number is the distance between the product of Theorem E.1 and Def. 4.1 and should be
+# rounding; the second is how far recall stays below the bound of Theorem E.3 and should not be
+# negative by more than that.
+#
+# ## Provenance
 
 # %%
 print("numbers from", source)

@@ -11,13 +11,17 @@
 # %% [markdown]
 # # Controlled tasks: what temperature buys and costs
 #
-# **What the paper claims** (Sec. 5, Fig. 5 and 10). Where the valid set is known exactly, a model
-# puts most of its valid mass on few answers. Temperature spreads it, but feeds the invalid tail
-# faster; longer answers and a constraint on them make the exchange worse.
+# **What the paper claims** (Sec. 5, Fig. 5 and 10). Where the {term}`valid set` is known exactly,
+# a model puts most of its valid mass on few answers. Temperature spreads it, but feeds the invalid
+# tail faster; longer answers and a constraint on them make the exchange worse.
 #
-# **What we find** for the model of this page is in the table at the end: every claim with the
-# numbers that decide it. All probabilities are exact for the weights named under each figure, so
-# there is no sampling error and no interval.
+# **What we find.** At temperature 1 and without a cutoff, {term}`validity` on US states is
+# {glue:text}`validity_us-states` and {term}`diversity` {glue:text}`diversity_us-states`.
+# {glue:text}`headline` The numbers that decide each claim are in the table near the end. All
+# probabilities are exact for the weights named under each figure, so there is no sampling error
+# and no interval.
+#
+# **How to check it** is at the end.
 
 # %% tags=["parameters"]
 model = "qwen2.5-coder-0.5b-instruct"  # embedded name, hub id, local folder or .gguf file
@@ -32,7 +36,7 @@ quick = False  # two digits only
 import pandas as pd
 
 import calib_utils as cu
-from calib_utils import controlled, figures, paths, reporting
+from calib_utils import controlled, figures, origin, paths, reporting
 
 figures.use_style()
 language_model = cu.load_model(model, revision=revision or None, dtype=dtype, device=device)
@@ -45,11 +49,11 @@ source = reporting.source_of(language_model)
 #
 # The paper's constrained prompt says *at most* where its text says *equals*, and it does not give
 # the sum; both wordings are here, with 10. Three things are fixed by the answers and the tokenizer
-# alone: how many valid answers there are, how many tokens are valid at each step, and how diverse a
-# *perfectly ordered* model would be that is uniform over the valid tokens of each step. That last
-# number is below 1 wherever some tokens lead to more answers than others: it is the structural
-# ceiling of any rule that knows only *how many* tokens are valid. A model whose probabilities are
-# proportional to the number of continuations, `weighted_by_n`, reaches 1.
+# alone: how many valid answers there are, how many tokens are valid at each step, and how diverse
+# a *perfectly ordered* model would be that is uniform over the valid tokens of each step. That
+# last number is below 1 wherever some tokens lead to more answers than others: it is the
+# {term}`structural ceiling` of any rule that knows only *how many* tokens are valid. A model whose
+# probabilities are proportional to the number of continuations, `weighted_by_n`, reaches 1.
 
 # %%
 facts = cu.structural_facts(language_model, tasks)
@@ -59,7 +63,8 @@ reporting.show(facts, digits=3)
 # ## Validity against diversity under temperature
 #
 # One forward pass per prefix gives the probability of every valid answer at every temperature. The
-# dots are T = 0.5, 1 and 1.6, growing; the star is where a calibrated model would be.
+# dots in {numref}`fig-val-div` are T = 0.5, 1 and 1.6, growing; the star is where a calibrated
+# model would be. Area is what lies under a curve, without interpolation.
 
 # %%
 curves = pd.concat(
@@ -77,24 +82,25 @@ curves = pd.concat(
 )
 curves = controlled.label_tasks(curves)
 summary = controlled.curve_summary(curves)
+when = origin.of_tasks(store, language_model, tasks)
 reporting.show(summary.drop(columns=["family", "length"]), digits=3)
 
-# %% mystnb={"figure": {"caption": "Validity and diversity as temperature rises, for digits of length 2, 3 and 4 without and with a constraint on their sum (compare Fig. 5 left of the paper).", "name": "fig-val-div"}}
+# %% mystnb={"figure": {"caption": "Diversity against validity as temperature rises from 0.01 to 4: digits of length 2, 3 and 4, without (solid) and with (dashed) a bound on their sum. Dots: T = 0.5, 1 and 1.6, growing. Star: a calibrated model. Curves nearer to the axes are worse (compare Fig. 5 left of the paper).", "name": "fig-val-div"}, "image": {"alt": "Curves of diversity against validity under temperature for six digit tasks, with a star at 1 and 1."}}
 digits = curves[curves.family.isin(["unconstrained", "sum at most 10"])]
 ax = figures.validity_diversity(digits)
-_ = figures.source_line(ax, source)
+_ = figures.source_line(ax, source, when)
 
-# %% mystnb={"figure": {"caption": "The same for the two tasks the paper's figure leaves out: a sum that must be equal, and US states.", "name": "fig-val-div-others"}}
+# %% mystnb={"figure": {"caption": "The same for the tasks that the paper's figure leaves out: a sum that must be equal (dotted), and US states (solid).", "name": "fig-val-div-others"}, "image": {"alt": "Curves of diversity against validity under temperature for sums that must be equal and for US states."}}
 others = curves[curves.family.isin(["sum equals 10", "states"])]
 ax = figures.validity_diversity(others)
-_ = figures.source_line(ax, source)
+_ = figures.source_line(ax, source, when)
 
 # %% [markdown]
 # ## Where the mass sits
 #
-# The valid answers by rank. Were the model shape-calibrated, every bar would stand at the dashed
-# uniform level. What is missing below it has gone to invalid outputs: the tail named above each
-# panel.
+# The valid answers by rank. Under {term}`shape calibration` at every prefix, all would stand at
+# the dashed uniform level. What is missing below it has gone to invalid outputs: the tail named
+# above each panel.
 
 # %%
 answers = pd.concat(
@@ -107,24 +113,24 @@ answers = pd.concat(
     ignore_index=True,
 )
 
-# %% mystnb={"figure": {"caption": "Two random digits: probabilities of the 100 valid answers by rank, at four temperatures (compare Fig. 5 right and Fig. 10).", "name": "fig-profile-rng"}}
+# %% mystnb={"figure": {"caption": "Two random digits: probability of each of the 100 valid answers by rank, on a logarithmic axis, at four temperatures. Dashed: what each would have were all equally likely. The title gives what invalid outputs hold (compare Fig. 5 right and 10 of the paper).", "name": "fig-profile-rng"}, "image": {"alt": "Four panels of answer probabilities by rank with a dashed uniform level, one for each temperature."}}
 figure = figures.answer_profiles(answers, "rng-2")
-_ = figures.source_line(figure.axes[0], source)
+_ = figures.source_line(figure.axes[0], source, when)
 
-# %% mystnb={"figure": {"caption": "Two random digits with a sum of at most 10: probabilities of the valid answers by rank.", "name": "fig-profile-sum"}}
+# %% mystnb={"figure": {"caption": "The same for two random digits with a sum of at most 10.", "name": "fig-profile-sum"}, "image": {"alt": "Four panels of answer probabilities by rank for digits with a bounded sum, one for each temperature."}}
 figure = figures.answer_profiles(answers, "rng-2-sum-at-most-10")
-_ = figures.source_line(figure.axes[0], source)
+_ = figures.source_line(figure.axes[0], source, when)
 
-# %% mystnb={"figure": {"caption": "US states: probabilities of the 50 valid answers by rank (compare Fig. 10).", "name": "fig-profile-states"}}
+# %% mystnb={"figure": {"caption": "The same for the 50 US states (compare Fig. 10 of the paper).", "name": "fig-profile-states"}, "image": {"alt": "Four panels of the probabilities of the US states by rank, one for each temperature."}}
 figure = figures.answer_profiles(answers, "us-states")
-_ = figures.source_line(figure.axes[0], source)
+_ = figures.source_line(figure.axes[0], source, when)
 
 # %% [markdown]
 # ## What ends an answer
 #
-# The paper does not say whether the end token is part of a sequence. It is here (`eos`). A base
-# model rarely ends a turn, so `line` also accepts any token that starts with a line break, and
-# `none` counts an answer as soon as it is written, whatever follows.
+# The paper does not say whether the {term}`end token` is part of a sequence. It is here (`eos`). A
+# base model rarely ends a turn, so `line` also accepts any token that starts with a line break,
+# and `none` counts an answer as soon as it is written, whatever follows.
 
 # %%
 ends = pd.concat(
@@ -153,6 +159,24 @@ for task in tasks:
 reporting.glue_verdicts(found)
 
 # %% [markdown]
+# ## Check it yourself
+#
+# `python -m calib_utils reproduce --model` and this model's name measures every stored row anew
+# from the weights and prints the largest difference; above 1e-4 a number on this page would be
+# wrong. The claims are about models and not about digits, so a task of your own is a fair test. In
+# a cell of this page:
+#
+# ```python
+# names = ["red", "orange", "yellow", "green", "blue", "purple"]
+# prompt = "Name a colour of the rainbow. Answer with one lowercase word. Answer:"
+# cu.evaluate(language_model, cu.Task("colours", prompt, names), temperatures=[0.3, 0.6, 1.0, 1.6, 2.5])
+# ```
+#
+# Expect diversity to rise with temperature where validity has begun to fall. A task that the model
+# does (validity above 0.05) with validity *and* diversity at 0.9 or more at one temperature
+# refutes *no temperature reaches both*; one whose valid answers share their mass evenly refutes *a
+# few hold most*.
+#
 # ## Provenance
 #
 # Rows are stored with the hash of the weights, of the prompt and answer tokens, and of the

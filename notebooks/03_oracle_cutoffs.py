@@ -11,12 +11,18 @@
 # %% [markdown]
 # # Oracle cutoffs: is it the order or the shape?
 #
-# **What the paper claims** (Sec. 5, Fig. 6 and 9). A cutoff that knows *how many* tokens are valid,
-# but not which, shows what is wrong with a ranking. On US states it reaches validity and diversity 1,
-# so there only the shape was wrong. On digits with a sum it does not, so there the order is wrong too.
+# **What the paper claims** (Sec. 5, Fig. 6 and 9). An {term}`oracle-size cutoff`, which knows *how
+# many* tokens are valid but not which, shows what is wrong with a ranking. On US states it reaches
+# validity and diversity 1, so there only the shape was wrong. On digits with a sum it does not, so
+# there the order is wrong too.
 #
-# **What we find** for the model of this page is in the table of claims near the end. All numbers are
-# exact for the weights named under each figure: nothing is drawn, and there is no interval.
+# **What we find.** The best oracle-size point on US states has {term}`validity`
+# {glue:text}`oracle_validity_us-states` and {term}`diversity`
+# {glue:text}`oracle_diversity_us-states`, where a perfect order would allow
+# {glue:text}`ceiling_us-states`. {glue:text}`headline` All numbers are exact for the weights named
+# under each figure: nothing is drawn, and there is no interval.
+#
+# **How to check it** is at the end.
 
 # %% tags=["parameters"]
 model = "qwen2.5-coder-0.5b-instruct"  # embedded name, hub id, local folder or .gguf file
@@ -33,7 +39,7 @@ level = 0.8  # the validity asked for, in (0, 1]
 import pandas as pd
 
 import calib_utils as cu
-from calib_utils import cutoffs, figures, kept_steps, operating, paths, reporting
+from calib_utils import cutoffs, figures, kept_steps, operating, origin, paths, reporting
 from calib_utils.explorer import explorer
 from calib_utils.rules import TABLE3_TEMPERATURES
 from calib_utils.sensitivity import largest_moves, sensitivity
@@ -63,11 +69,12 @@ explorer(steps["us-states"][0], reporting.source_of(language_model))
 # %% [markdown]
 # ## The paper's comparison
 #
-# Every setting of Table 3 (temperature first, then the cutoff) and the oracle size, all points kept,
-# each rule's Pareto frontier drawn. The dotted line and star are the *structural ceiling*: what a
-# perfectly ordered model, uniform over the valid tokens of each step, would reach with an oracle. It
-# lies below 1 where some tokens lead to more answers than others, so an oracle below (1, 1) is not
-# by itself a failure of order. A model that weighs tokens by their answers has ceiling 1 everywhere.
+# Every setting of Table 3 (temperature first, then the cutoff) and the oracle size, all points
+# kept, each rule's Pareto {term}`frontier` drawn. The dotted line and star are the
+# {term}`structural ceiling`: what a perfectly ordered model, uniform over the valid tokens of each
+# step, would reach with an oracle. It lies below 1 where some tokens lead to more answers than
+# others, so an oracle below (1, 1) is not by itself a failure of order. A model that weighs tokens
+# by their answers has ceiling 1 everywhere.
 
 # %%
 facts = cu.structural_facts(language_model, tasks, end=policy)
@@ -75,39 +82,52 @@ table = pd.concat(
     [cu.evaluate(language_model, task, **grid, details=True, **asked) for task in tasks],
     ignore_index=True,
 )
+when = origin.of_tasks(store, language_model, tasks, policy)
 reporting.show(cutoffs.areas(table), digits=3)
 
 # %% [markdown]
-# Numbers above: area under each frontier. For a validity v it takes the best diversity of any setting
-# with at least that validity, and 0 beyond the most valid one; no interpolation.
+# Numbers above: area under each frontier. For a validity v it takes the best diversity of any
+# setting with at least that validity, and 0 beyond the most valid one; no interpolation.
 
-# %% mystnb={"figure": {"caption": "Validity and diversity of every setting, by rule, with Pareto frontiers (compare Fig. 6 and 9 of the paper). Dotted line and star: the structural ceiling of a perfectly ordered model that is uniform over the valid tokens.", "name": "fig-frontiers"}}
+# %% mystnb={"figure": {"caption": "Diversity against validity of every setting (a dot each), a panel per task; lines: each rule's Pareto frontier. Dotted line and star: the structural ceiling of a perfectly ordered model that is uniform over the valid tokens. What the oracle size lacks to the star is put down to order (compare Fig. 6 and 9 of the paper).", "name": "fig-frontiers"}, "image": {"alt": "Grid of scatter plots of diversity against validity by rule, a panel per task, with frontiers and a star."}}
 figure = figures.frontier_grid(table, facts, tasks)
-_ = figures.source_line(figure.axes[0], source)
+_ = figures.source_line(figure.axes[0], source, when)
 
 # %% [markdown]
 # ## How good is the oracle, and how good could any cutoff be?
 #
-# Beside the best oracle point stand its ceiling and the best that *any* adaptive rank cutoff could
-# do, found by dynamic programming over the prefix tree: sequence precision and recall (Def. 4.1)
-# depend on ranks alone. Knowing the number of valid tokens is not the best one can know: keeping one
-# more token can raise precision and recall at once.
+# Beside the best oracle point stand its ceiling and the best that *any* {term}`adaptive cutoff`
+# could do, found by dynamic programming over the {term}`prefix tree`: {term}`sequence precision`
+# and {term}`sequence recall` (Def. 4.1) depend on ranks alone. Knowing the number of valid tokens
+# is not the best one can know: keeping one more token can raise precision and recall at once.
 
 # %%
 hulls = {task: cu.adaptive_frontier(language_model, task, **asked) for task in tasks}
 points = cutoffs.oracle_table(table, facts, hulls)
 reporting.show(points, digits=3)
 
-# %% mystnb={"figure": {"caption": "Two random digits: sequence precision and recall of every setting, under the frontier over all adaptive rank cutoffs.", "name": "fig-adaptive"}}
+# %% mystnb={"figure": {"caption": "Two random digits: sequence precision against sequence recall of every setting (dots, by rule), under the frontier over all adaptive rank cutoffs (line). The gap from a dot to the line is what choosing the cutoff at each prefix could gain without changing the ranking.", "name": "fig-adaptive"}, "image": {"alt": "Scatter plot of sequence precision against recall by rule, under the line of the best adaptive cutoff."}}
 ax = figures.adaptive(table[table.task == "rng-2"], hulls["rng-2"])
-_ = figures.source_line(ax, source)
+_ = figures.source_line(ax, source, when)
 
 # %% [markdown]
 # ## Where the diversity went
 #
-# Two identities hold for every model: −ln Val and −ln Div are sums over the steps of an answer, each
-# term the divergence of a next-token distribution from what it should be (`calib_utils.split` states
-# them, tests hold them). So the lost diversity can be laid out over positions, with nothing left over.
+# Two identities hold for every model (item 3 of the [errata](../../errata.md)): −ln Val and −ln
+# Div are sums over the steps of an answer, each term the divergence of a next-token distribution
+# from what it should be. At the prefix of step $t$ let $p_t$ be the model's distribution,
+# $\tilde p_t$ the same given that the answer will be valid, and $n_t$ the one proportional to N.
+# With prefixes from $\tilde p$,
+#
+# $$
+# \begin{aligned}
+# -\ln \mathrm{Val} &= \sum_t \mathbb{E}\, \mathrm{KL}(\tilde p_t \,\|\, p_t), \\
+# -\ln \mathrm{Div} &= \sum_t \mathbb{E}\, \mathrm{KL}(\tilde p_t \,\|\, n_t).
+# \end{aligned}
+# $$ (eq-identities)
+#
+# So the lost diversity can be laid out over positions, with nothing left over
+# ({numref}`fig-steps`).
 
 # %%
 losses = pd.concat(
@@ -116,27 +136,28 @@ losses = pd.concat(
 )
 plain = losses[(losses.rule == "none") & (losses.temperature == 1) & (losses.repair == "none")]
 
-# %% mystnb={"figure": {"caption": "Diversity lost at each step of an answer at temperature 1 without cutoff. The bars add up to −ln diversity exactly.", "name": "fig-steps"}}
+# %% mystnb={"figure": {"caption": "Diversity lost at each step of an answer at temperature 1 without cutoff, a bar per task, a shade per step, in nats. The parts add up to −ln diversity exactly.", "name": "fig-steps"}, "image": {"alt": "Stacked bars of lost diversity in nats by task, one shade for each step."}}
 ax = figures.step_losses(plain)
-_ = figures.source_line(ax, source)
+_ = figures.source_line(ax, source, when)
 
 # %% [markdown]
 # **Order, shape and size.** Take a decoder: a rule at a temperature. Its loss is −ln(Val × Div), in
-# nats. Two repairs ask what the loss would have been.
+# {term}`nats <nat>`. Two repairs ask what the loss would have been.
 #
 # - *Order repaired*: at every prefix the same sorted probabilities and the same cutoff, but valid
 #   tokens, in their own order, come first.
-# - *Shape repaired*: what the valid tokens among the kept ones hold together is shared among them in
-#   proportion to the number N of answers behind each.
+# - *Shape repaired*: what the valid tokens among the kept ones hold together is shared among them
+#   in proportion to the number N of answers behind each.
 #
 # Each cause gets what its repair saves, averaged over whether it comes first or second (Shapley's
-# value), so that the parts add up. What remains with both repaired is the *size* part: the rule
-# keeps more tokens than are valid, or fewer. With the oracle size it is 0. Assumptions: one token
-# sequence an answer; repairs at each prefix separately; N counts answers of the task. A model whose
-# valid tokens rank first has order part 0 under every rank cutoff; a shape-calibrated one (at
-# temperature 1) has both parts 0. Tests hold all of this. Two cares in reading: where either repair
-# alone would save a loss, the two causes share it; and a part can be negative, since mass moved in
-# proportion to N can land where later steps are mostly invalid.
+# value), so that the parts add up ({term}`order part`, {term}`shape part`). What remains with both
+# repaired is the {term}`size part`: the rule keeps more tokens than are valid, or fewer. With the
+# oracle size it is 0. Assumptions: one token sequence an answer; repairs at each prefix
+# separately; N counts answers of the task. A model whose valid tokens rank first has order part 0
+# under every rank cutoff; a shape-calibrated one (at temperature 1) has both parts 0. Tests hold
+# all of this. Two cares in reading: where either repair alone would save a loss, the two causes
+# share it; and a part can be negative, since mass moved in proportion to N can land where later
+# steps are mostly invalid.
 
 # %%
 decoders = operating.operating_points(table, losses, level)
@@ -145,9 +166,9 @@ columns = ["task", "decoder", "setting", "validity", "diversity"]
 parts = ["total", "order", "shape", "size", "carried by"]
 reporting.show(shown[[*columns, *parts]], floor=1e-6)  # below that is rounding
 
-# %% mystnb={"figure": {"caption": "The loss −ln(Val × Div) of decoders, split between order, shape and size of the cutoff. A decoder that no setting brings to the validity asked for has no bar.", "name": "fig-split"}}
+# %% mystnb={"figure": {"caption": "The loss −ln(Val × Div) of decoders in nats, split between order (hatched), shape (plain) and size of the cutoff (dotted), a bar per task and decoder. A decoder that no setting brings to the validity asked for has no bar. Left of 0 a repair makes things worse.", "name": "fig-split"}, "image": {"alt": "Stacked bars of the loss of each task and decoder, split between order, shape and size."}}
 ax = figures.split_bars(decoders)
-_ = figures.source_line(ax, source)
+_ = figures.source_line(ax, source, when)
 
 # %% [markdown]
 # ## Every other sampler
@@ -184,18 +205,18 @@ orders = {"rules": cutoffs.engine_orders(), "temperatures": TABLE3_TEMPERATURES}
 recipe = cu.evaluate(language_model, cutoffs.ORDER_TASK, **orders, **asked)
 recipe["engine"] = recipe.rule.str.partition("@")[2]
 
-# %% mystnb={"figure": {"caption": "US states with top-k 50, top-p 0.95 and min-p 0.02, in the order of three engines; a dot per temperature of Table 3.", "name": "fig-orders"}}
+# %% mystnb={"figure": {"caption": "US states with top-k 50, top-p 0.95 and min-p 0.02: diversity against validity in the order of three engines, a dot per temperature of Table 3. Lines that lie on each other: there the order does not matter.", "name": "fig-orders"}, "image": {"alt": "Three curves of diversity against validity, one for each engine's order of operations."}}
 ax = figures.sampler_curves(recipe, "engine")
-_ = figures.source_line(ax, source)
+_ = figures.source_line(ax, source, when)
 
 # %% [markdown]
 # ## Equal budgets
 #
-# A bigger grid finds a better best. So the samplers are compared by how many settings one tries: mean
-# and 5–95 % band of the best diversity at the validity asked for, exact over all ways to draw that
-# many settings without replacement; 0 where none is valid enough. The table has the whole grids, at
-# two levels, and what is left of their lead when each may try as many settings as the smallest;
-# samplers that never get there are left out.
+# A bigger grid finds a better best. So the samplers are compared by how many settings one tries:
+# mean and 5–95 % band of the best diversity at the validity asked for, exact over all ways to draw
+# that many settings without replacement; 0 where none is valid enough. The table has the whole
+# grids, at two levels, and what is left of their lead when each may try as many settings as the
+# smallest; samplers that never get there are left out.
 
 # %%
 budget_task = cutoffs.task_for_budgets(table, level)
@@ -205,16 +226,16 @@ levels = sorted({0.5, level})
 tables = [cutoffs.full_budgets(every, lowest) for lowest in levels]
 reporting.show(pd.concat(tables, ignore_index=True), digits=3)
 
-# %% mystnb={"figure": {"caption": "Best diversity at the validity asked for against the number of settings of Table 3 tried: mean, and band from 5 % to 95 %.", "name": "fig-budgets"}}
+# %% mystnb={"figure": {"caption": "Best diversity at the validity asked for against the number of settings of Table 3 tried (logarithmic): mean, and band from 5 % to 95 %, by sampler. Compare samplers at one number, not at the ends of their lines.", "name": "fig-budgets"}, "image": {"alt": "Lines with bands of the best diversity against the number of settings tried, by sampler."}}
 ax = figures.budgets(budgets)
-_ = figures.source_line(ax, source)
+_ = figures.source_line(ax, source, when)
 
 # %% [markdown]
 # ## What the choices left open do
 #
-# Temperature 1 without cutoff, under other conventions: numerical precision, batch size, what ends an
-# answer, which segmentations count, the wording of the prompt. The first table has the numbers, the
-# second how far each choice moves them at most.
+# Temperature 1 without cutoff, under other conventions: numerical precision, batch size, what ends
+# an answer, which segmentations count, the wording of the prompt. The first table has the numbers,
+# the second how far each choice moves them at most.
 
 # %%
 sensitive = pd.concat(
@@ -242,11 +263,30 @@ reporting.glue_number("oracle_diversity_us-states", best.diversity["us-states"],
 reporting.glue_number("ceiling_us-states", best.ceiling["us-states"], "{:.3g}")
 
 # %% [markdown]
+# ## Check it yourself
+#
+# `python -m calib_utils reproduce --model` and this model's name measures the rows anew. What an
+# order and a shape part mean can be seen on models of which the answer is known. In a cell of this
+# page:
+#
+# ```python
+# shape_only = cu.reference_model(cu.UniformOverG(), cu.get_task("us-states"))  # a perfect order
+# own = cu.evaluate(shape_only, "us-states", rules=["oracle_size"], temperatures=[1.0])
+# print(own.validity[0], own.diversity[0])
+# ```
+#
+# Expect validity 1 and a diversity that is the structural ceiling of its own tokenizer, below 1.
+# An oracle point above its ceiling, an oracle with a {term}`size part`, or a setting above the
+# line of {numref}`fig-adaptive` would refute the reading of this page. That the *paper's* models
+# reach (1, 1) on states is not refuted here: other models, and another level, are one parameter
+# away (`-p level=0.5` after
+# `python -m calib_utils run --model NAME --notebook 03_oracle_cutoffs`).
+#
 # ## Summary and provenance
 #
-# Rows are stored with the hash of the weights, of the prompt and answer tokens, and of the code that
-# the numbers pass through; they are reused only when all of them match. Rows of logits processors
-# are computed each time.
+# Rows are stored with the hash of the weights, of the prompt and answer tokens, and of the code
+# that the numbers pass through; they are reused only when all of them match. Rows of logits
+# processors are computed each time.
 
 # %%
 print("numbers from", source)

@@ -18,10 +18,13 @@
 # token; and whoever knew which tokens are valid, for two steps only, would write more diverse texts
 # than any cutoff does.
 #
-# **What we find** for the model of this page is in the table of claims near the end.
+# **What we find.** One token forced, the names of things asked for: {term}`prevalence` of valid
+# tokens {glue:text}`items_prevalence`, area under the precision-recall {term}`frontier`
+# {glue:text}`items_area`, where a {term}`random order` has {glue:text}`items_random_area`, and
+# recall {glue:text}`items_recall_at` at precision 0.8. {glue:text}`headline` A sample of this size
+# leaves many claims open; the table near the end has the interval that decides each.
 #
-# **How to check it.** Every text is stored with its tokens, ranks, log-probabilities and label, so
-# labels can be made anew without the model, and everything can with the commands at the end.
+# **How to check it** is at the end.
 
 # %% tags=["parameters"]
 model = "qwen2.5-coder-0.5b-instruct"  # embedded name, hub id, local folder or .gguf file
@@ -45,6 +48,7 @@ from calib_utils import (
     open_plans,
     order_findings,
     order_study,
+    origin,
     paths,
     pr_curves,
     pr_depths,
@@ -69,21 +73,23 @@ items, texts = order_study.ITEMS, order_study.TEXTS
 # Two kinds of prompts, since no judge at a laptop's size is a good reader of stories.
 #
 # *Items*: name a city, a country, a chemical element, a city for a trip. A text is valid where a
-# list has it (the *gazetteer*), so labels are exact although nobody told the model the list. What a
-# list leaves open is not counted.
+# list has it (the {term}`gazetteer`), so labels are exact although nobody told the model the list.
+# What a list leaves open is not counted.
 #
 # *Free texts*: a story, a joke, a poem, a plot. An offline checker of spelling and grammar
 # (*harper*) judges, so valid means **free of the errors that it finds**. It knows no meaning, it
 # misses errors, and a text that was cut off is not punished for it. These numbers are about
 # grammar alone.
 #
-# Candidates at depth 1 are every tenth rank up to 1,000 for items, 48 ranks spaced evenly in their
-# logarithm for free texts. Deeper trees force two or three tokens one after another, at 12 or 5
-# such ranks each. So recall is relative to the ranks tried, never to the whole vocabulary. The trees
-# of free texts with one or three forced tokens begin after 1 to 12 words of the model's own.
+# Candidates form a {term}`sweep`: at depth 1 every tenth rank up to 1,000 for items, 48 ranks
+# spaced evenly in their logarithm for free texts. Deeper trees force two or three tokens one after
+# another, at 12 or 5 such ranks each. So recall is relative to the ranks tried, never to the whole
+# vocabulary. The trees of free texts with one or three forced tokens begin after 1 to 12 words of
+# the model's own.
 
 # %%
 study = order_study.run(language_model, plan, store)
+when = origin.of_texts(store, language_model, [sweep.name for sweep in plan.sweeps])
 
 # %%
 reporting.show(order_study.label_counts(study))
@@ -91,13 +97,14 @@ reporting.show(order_study.label_counts(study))
 # %% [markdown]
 # ## One step
 #
-# The first token of an answer. Walking down the ranking, precision is the share of valid candidates
-# so far, recall the share of all valid ones found so far (Def. 4.1).
+# The first token of an answer ({numref}`fig-one-step`). Walking down the ranking, precision is the
+# share of valid candidates so far, recall the share of all valid ones found so far
+# ({term}`local precision` and {term}`local recall`, Def. 4.1).
 
-# %% mystnb={"figure": {"caption": "Precision and recall of one next token while the cutoff moves down the ranking (compare Fig. 3). Exact labels.", "name": "fig-one-step"}}
+# %% mystnb={"figure": {"caption": "One next token: precision (solid) and recall (dashed) against the number of tokens kept, on a logarithmic axis, with prevalence (dotted). A perfect order would hold precision at 1 until recall reaches 1 (compare Fig. 3 of the paper). Exact labels.", "name": "fig-one-step"}, "image": {"alt": "Precision falling and recall rising as the cutoff moves down the ranking of one next token."}}
 city = study.candidates[plan.items[0].name].query("prompt_id == 'item-city'")
 ax = pr_figures.cutoff_curves(pr_curves.local_curves(city))
-_ = figures.source_line(ax, source)
+_ = figures.source_line(ax, source, when)
 
 # %% [markdown]
 # The texts behind it: the highest candidates that turn out valid, and those that do not (compare
@@ -115,29 +122,30 @@ reporting.show(order_study.examples(study, plan.texts[0].name, plan.texts[0].pro
 # %% [markdown]
 # ## Deeper trees
 #
-# A candidate is valid if *some* text below it is (the paper's rule). So a token near the root, with
-# more texts below it, is valid more easily: prevalence falls with depth **by definition**, and
-# precision with it. Look at prevalence and at what the ranking adds to a random order, which the
-# figures show beside the frontier, before reading a trend out of the area. A random order's frontier
-# lies above prevalence, since the best cutoff is picked after the fact. And a node without any valid
-# candidate has no frontier: deep down only nodes where the model is still on its way to a valid text
-# are left, which are the easy ones.
+# A candidate is valid if *some* text below it is (the paper's rule). So a token near the root,
+# with more texts below it, is valid more easily: prevalence falls with depth **by definition**,
+# and precision with it. Look at prevalence and at what the ranking adds to a random order, which
+# the figures show beside the frontier, before reading a trend out of the area. A random order's
+# frontier lies above prevalence, since the best cutoff is picked after the fact. And a node
+# without any valid candidate has no frontier: deep down only nodes where the model is still on its
+# way to a valid text are left, which are the easy ones.
 
-# %% mystnb={"figure": {"caption": "Items: precision-recall frontiers by depth, mean and extremes over nodes (compare Fig. 2 right). Exact labels.", "name": "fig-depth-items"}}
+# %% mystnb={"figure": {"caption": "Items: precision against recall on the frontier of all cutoffs, a panel per depth: mean (line) and extremes (band) over nodes. Dotted: prevalence; dash-dotted: the mean height of a random order. What the ranking knows is the distance to the dash-dotted line (compare Fig. 2 right of the paper). Exact labels.", "name": "fig-depth-items"}, "image": {"alt": "Panels of precision-recall frontiers by depth for items, with prevalence and a random order."}}
 measured = order_study.measures(study)
 depths = order_study.depth_table(measured)
 figure = pr_figures.depth_frontiers(*order_study.deepest(study, depths, items))
-_ = figures.source_line(figure.axes[0], source)
+_ = figures.source_line(figure.axes[0], source, when)
 
-# %% mystnb={"figure": {"caption": "Free texts, grammar alone: the same.", "name": "fig-depth-texts"}}
+# %% mystnb={"figure": {"caption": "Free texts, grammar alone: the same.", "name": "fig-depth-texts"}, "image": {"alt": "Panels of precision-recall frontiers by depth for free texts, with prevalence and a random order."}}
 figure = pr_figures.depth_frontiers(*order_study.deepest(study, depths, texts))
-_ = figures.source_line(figure.axes[0], source)
+_ = figures.source_line(figure.axes[0], source, when)
 
 # %% [markdown]
 # Area and recall at precision 0.8 of all trees (recall weighted by the valid texts below a
-# candidate, Def. 4.1). *Forced* is how deep the tree is, *depth* the step in it. Means over prompts,
-# with 95 % bootstrap intervals over prompts and seeds; with so few prompts they are too narrow rather
-# than too wide. Nodes without a valid candidate have no recall and are counted as undefined.
+# candidate, Def. 4.1). *Forced* is how deep the tree is, *depth* the step in it. Means over
+# prompts, with 95 % bootstrap intervals over prompts and seeds; with so few prompts they are too
+# narrow rather than too wide. Nodes without a valid candidate have no recall and are counted as
+# undefined.
 
 # %%
 reporting.show(reporting.with_intervals(depths.drop(columns="recall")))
@@ -163,7 +171,7 @@ reporting.show(reporting.with_intervals(changes))
 # The paper's demo page gives points for two models and four beginnings of a story, labelled by its
 # judge. Most of the area there is prevalence.
 
-# %% mystnb={"figure": {"caption": "Published points of two larger models: precision against recall, with prevalence.", "name": "fig-published-points"}}
+# %% mystnb={"figure": {"caption": "The authors' published points of two larger models: precision against recall, a line per prefix, with prevalence (dotted). Most of the area is prevalence.", "name": "fig-published-points"}, "image": {"alt": "Precision against recall of two published models, a line per prefix, with prevalence."}}
 published = pr_curves.from_published()
 figure = pr_figures.published_frontiers(pr_curves.published_points(), published)
 _ = figures.source_line(figure.axes[0], "points published with arXiv:2605.11128v1")
@@ -177,10 +185,10 @@ reporting.show(published.drop(columns="recall"))
 # The same item candidates, labelled by their greedy completion and by ten drawn ones (compare
 # Fig. 7). How many of ten have to be valid is not said, so both readings are shown.
 
-# %% mystnb={"figure": {"caption": "Mean frontiers of the same candidates under three ways to label them. Thin: lowest and highest node.", "name": "fig-greedy-drawn"}}
+# %% mystnb={"figure": {"caption": "Items: mean precision-recall frontiers of the same candidates under three ways to label them; thin: lowest and highest node. Lines that lie close say that one greedy completion is enough (compare Fig. 7 of the paper).", "name": "fig-greedy-drawn"}, "image": {"alt": "Precision-recall frontiers of the same candidates under three ways to label them."}}
 grid, sources = order_study.greedy_and_drawn(study)
 ax = pr_figures.compared_frontiers(pr_depths.frontiers_by_depth(grid, by="labels"), by="labels")
-_ = figures.source_line(ax, source)
+_ = figures.source_line(ax, source, when)
 
 # %%
 summary = pr_depths.depth_summary(sources, by="labels").drop(columns="recall")
@@ -189,11 +197,11 @@ reporting.show(reporting.with_intervals(summary))
 # %% [markdown]
 # ## Can a language model be the judge?
 #
-# The paper's judge has 35 billion parameters and agrees with people on 81 % of texts (F1 0.80). Here a
-# language model gets the same task in our own words: grammar, semantics and overall quality from 1 to
-# 10, valid from 9 on all three (`calib_utils.rubric`). Half of the texts it is asked about are valid
-# where there are enough, so 0.5 is chance and saying no to everything gets *always_invalid*. The
-# references are the lists, and for grammar the checker, which errs itself.
+# The paper's judge has 35 billion parameters and agrees with people on 81 % of texts (F1 0.80).
+# Here a language model gets the same task in our own words: grammar, semantics and overall quality
+# from 1 to 10, valid from 9 on all three (`calib_utils.rubric`). Half of the texts it is asked
+# about are valid where there are enough, so 0.5 is chance and saying no to everything gets
+# *always_invalid*. The references are the lists, and for grammar the checker, which errs itself.
 
 # %%
 judge = judge_study.judge_by_name(judge_model if plan.judged else "", judge_url)
@@ -205,8 +213,9 @@ print("judge:", judge.name if judge else "none in this run")
 reporting.show(reporting.with_intervals(agreements))
 
 # %% [markdown]
-# What a **perfect** ranking of 1,000 candidates would seem to have under a judge that errs at random,
-# at this page's prevalence. A frontier measured with such a judge says little about the ranking.
+# The {term}`noise floor`: what a **perfect** ranking of 1,000 candidates would seem to have under
+# a judge that errs at random, at this page's prevalence. A frontier measured with such a judge
+# says little about the ranking.
 
 # %%
 first = depths[(depths.kind == items) & (depths.forced == 1)].iloc[0]
@@ -214,8 +223,8 @@ noise = judge_study.noise_table(agreements, first.prevalence_all)
 reporting.show(noise)
 
 # %% [markdown]
-# People are the better reference. No human label comes with this book; this writes an offline page to
-# label 50 texts of either kind with, and `annotation.read_annotations` reads what it saves:
+# People are the better reference. No human label comes with this book; this writes an offline page
+# to label 50 texts of either kind with, and `annotation.read_annotations` reads what it saves:
 #
 # ```python
 # page = annotation.annotation_page(judge_study.to_annotate(study, 50))
@@ -224,12 +233,13 @@ reporting.show(noise)
 #
 # ## Knowing validity for two steps
 #
-# Table 1 of the paper: an *oracle* draws its first two tokens uniformly from those found valid, then
-# the model goes on as usual. The others cut every step. For each strategy four settings are drawn
-# from its grid in Table 3, the same number for all, each writes 12 texts for each prompt, and the most
-# diverse setting with validity 0.8 or more counts. Validity is the judge's above, so *grammar* for free texts.
-# Diversity by embeddings is the mean of 1 − cosine over pairs of texts; self-BLEU is high where texts
-# repeat each other, over all texts and in groups of four, since the paper's "n = 4" can mean either.
+# Table 1 of the paper: an *oracle* draws its first two tokens uniformly from those found valid,
+# then the model goes on as usual. The others cut every step. For each strategy four settings are
+# drawn from its grid in Table 3, the same number for all, each writes 12 texts for each prompt,
+# and the most diverse setting with validity 0.8 or more counts. Validity is the judge's above, so
+# *grammar* for free texts. {term}`Embedding diversity <embedding diversity>` is the mean of 1 −
+# cosine over pairs of texts; {term}`self-BLEU` is high where texts repeat each other, over all
+# texts and in groups of four, since the paper's "n = 4" can mean either.
 
 # %%
 drawn = table1_study.texts_of(language_model, study, seed, store)
@@ -237,22 +247,24 @@ embed = table1_study.remembered(load_embedder(embedder).embed)
 scores = table1_study.scores_of(drawn, embed, seed=seed)
 compared = table1_study.comparisons(scores)
 apart = table1_study.differences(scores)
+table1_names = [f"table1-{sweep.name}" for sweep in plan.oracle]
+table1_when = origin.of_texts(store, language_model, table1_names)
 
-# %% mystnb={"figure": {"caption": "Items: Table 1 on this model. Dots with 95 % intervals over prompts; hollow: the paper's numbers, of other models, prompts and judge.", "name": "fig-table1-items"}}
+# %% mystnb={"figure": {"caption": "Items: Table 1 on this model, a row per strategy. Left: embedding diversity, more is better; middle and right: self-BLEU, less is better. Dots with 95 % intervals over prompts; hollow: the paper's numbers, of other models, prompts and judge.", "name": "fig-table1-items"}, "image": {"alt": "Dots with intervals of embedding diversity and self-BLEU by strategy for items, the paper's numbers hollow."}}
 if items in scores:
     own = compared[compared.kind == items]
     figure = pr_figures.strategy_dots(own, table1.published_table1())
-    _ = figures.source_line(figure.axes[0], source)
+    _ = figures.source_line(figure.axes[0], source, table1_when)
 
-# %% mystnb={"figure": {"caption": "Free texts, grammar alone: the same.", "name": "fig-table1-texts"}}
+# %% mystnb={"figure": {"caption": "Free texts, grammar alone: the same.", "name": "fig-table1-texts"}, "image": {"alt": "Dots with intervals of embedding diversity and self-BLEU by strategy for free texts, the paper's numbers hollow."}}
 if texts in scores:
     own = compared[compared.kind == texts]
     figure = pr_figures.strategy_dots(own, table1.published_table1())
-    _ = figures.source_line(figure.axes[0], source)
+    _ = figures.source_line(figure.axes[0], source, table1_when)
 
 # %% [markdown]
-# *tried* settings, *usable* ones with validity 0.8, the chosen one, and each measure with its interval
-# over prompts. *held_out* chooses the setting on the other prompts.
+# *tried* settings, *usable* ones with validity 0.8, the chosen one, and each measure with its
+# interval over prompts. *held_out* chooses the setting on the other prompts.
 
 # %%
 reporting.show(reporting.with_intervals(table1_study.compact(compared)))
@@ -264,8 +276,8 @@ reporting.show(reporting.with_intervals(table1_study.compact(compared)))
 reporting.show(reporting.with_intervals(apart))
 
 # %% [markdown]
-# Nonsense is diverse. With valid texts only, six of each prompt and setting (settings with fewer are
-# not compared):
+# Nonsense is diverse. With valid texts only, six of each prompt and setting (settings with fewer
+# are not compared):
 
 # %%
 valid_scores = table1_study.scores_of(drawn, embed, among="valid", seed=seed)
@@ -300,10 +312,39 @@ for row in depths[depths.forced == 1].to_dict("records"):
         reporting.glue_number(f"{row['kind']}_{name}", row[name])
 
 # %% [markdown]
+# ## Check it yourself
+#
+# What the ranking knows is the area beyond a random order. Destroy the order and it should go. In
+# a cell of this page:
+#
+# ```python
+# import numpy as np
+#
+# for seed in range(5):
+#     ranks = np.random.default_rng(seed).permutation(city["rank"].to_numpy())
+#     shuffled = pr_curves.local_curves(city.assign(rank=ranks))
+#     print(pr_curves.node_measures(shuffled)[["random_area", "area"]])
+# pr_curves.node_measures(pr_curves.local_curves(city))[["random_area", "area"]]
+# ```
+#
+# Shuffled, the area scatters around the random one; if it kept the height of the last line, the
+# area would not be about order. Where the last line lies within that scatter, this model's ranking
+# knows nothing about this step. Other trees, draws and settings, kept apart from these:
+#
+# ```text
+# python -m calib_utils run --model NAME --notebook 04_order_calibration -p seed=1 \
+#   --results-dir other --book-dir other-pages
+# ```
+#
+# Their intervals should overlap those above, since prompts are the same; a verdict that changes
+# says that the sample was too small for it. Every text is stored with its tokens, ranks,
+# log-probabilities and label, so labels can be made anew without the model, by another judge or by
+# hand.
+#
 # ## Summary and provenance
 #
-# Run it with another model: `python -m calib_utils run --model MODEL --notebook 04_order_calibration`.
-# Texts and labels are kept under the results folder; a run after a kill goes on from there.
+# Texts and labels are kept under the results folder; a run after a kill goes on from there. They
+# are reused only by the code and the weights that made them.
 
 # %%
 print("numbers from", source)

@@ -11,17 +11,22 @@
 # %% [markdown]
 # # All models: does size or training help?
 #
-# **What the paper claims** (Sec. 4 and 5, Fig. 4, 8, 9). Over 21 checkpoints of four families, 14 of
-# them post-trained: the area under the precision–recall frontier rises mildly with size, recall at
-# precision 0.8 stays low whatever the size, and the oracle cutoff shows the same two failures, of
-# order and of shape, in every family.
+# **What the paper claims** (Sec. 4 and 5, Fig. 4, 8, 9). Over 21 checkpoints of four families, 14
+# of them post-trained: the area under the precision–recall frontier rises mildly with size, recall
+# at precision 0.8 stays low whatever the size, and the oracle cutoff shows the same two failures,
+# of order and of shape, in every family.
 #
-# **What this page is.** Every model that has results in this checkout, side by side. It reads what the
-# other chapters stored and loads no model, so it grows by a row when somebody runs one. A model that
-# was not run has no number of ours: the coverage table says which those are, and the command that
-# would measure each. What the authors published stands beside ours, drawn open and called so.
+# **What this page is.** Every model that has results in this checkout, side by side. It reads what
+# the other chapters stored and loads no model, so it grows by a row when somebody runs one. A
+# model that was not run has no number of ours: the coverage table says which those are, and the
+# command that would measure each. What the authors published stands beside ours, drawn open and
+# called so.
 #
-# **What we find** is in the table of claims near the end.
+# **What we find.** {glue:text}`models` models have results here, {glue:text}`paper_measured` of
+# the paper's {glue:text}`paper_models` checkpoints among them. {glue:text}`headline` A claim about
+# every model fails with the first that breaks it; the table near the end says which.
+#
+# **How to check it** is at the end.
 
 # %% tags=["parameters", "all-results"]
 seed = 0  # not used here: nothing is drawn but the bootstrap's resamples, which have their own
@@ -33,6 +38,7 @@ from calib_utils import (
     checkpoints,
     coverage,
     figures,
+    origin,
     panel,
     panel_figures,
     panel_findings,
@@ -45,13 +51,14 @@ figures.use_style()
 store = results_dir or paths.default_results_dir()
 found = panel.read(store)
 source = "numbers from data/results; weights and their SHA-256 are in the table of models"
+when = origin.of_all(store)
 
 # %% [markdown]
 # ## Coverage
 #
-# The paper's 21 checkpoints and every other model that has results. *Parameters* and *GB* are of the
-# language model as it is loaded, weights alone; sizes marked ~ are inferred. First what a run takes:
-# `python -m calib_utils forecast --model` and its name.
+# The paper's 21 checkpoints and every other model that has results. *Parameters* and *GB* are of
+# the language model as it is loaded, weights alone; sizes marked ~ are inferred. First what a run
+# takes: `python -m calib_utils forecast --model` and its name.
 
 # %% tags=["nbval-ignore-output"]
 covered = coverage.coverage(store)
@@ -60,9 +67,9 @@ reporting.show(coverage.as_page(covered))
 # %% [markdown]
 # ## What is read
 #
-# *Tasks*: of the eight of the chapter on oracle cutoffs. A base model's answers end with the line, a
-# chat model's with the end of its turn, as there. *Nodes with labels*: of the chapter on order, items
-# decided by lists and free texts by grammar alone.
+# *Tasks*: of the eight of the chapter on oracle cutoffs. A base model's answers end with the line,
+# a chat model's with the end of its turn, as there. *Nodes with labels*: of the chapter on order,
+# items decided by lists and free texts by grammar alone.
 
 # %%
 reporting.show(panel.sources(found))
@@ -75,27 +82,29 @@ else:
     print("nothing was left out: all stored rows are of this code")
 
 # %% [markdown]
-# **What these models can show, and what not.** They are 4-bit files of at most 1.8 billion
-# parameters. One family is here in two sizes, so a difference by size can be seen once, and one pair
-# is no trend; families are confounded with size otherwise. No base model is here together with its post-trained one, so nothing
-# is said about training: the pairs of the paper's panel are in the coverage table, unmeasured.
+# **What these models can show, and what not.** Models of a laptop's size, most of them in 4 bits.
+# Families in two sizes: {glue:text}`size_pairs`. A single pair is no trend, and between families
+# size is confounded with everything else. Base models beside their post-trained ones, of the
+# {glue:text}`stage_pairs_known` pairs in the paper's panel: {glue:text}`stage_pairs`. Without any,
+# nothing is said about training.
 
 # %% [markdown]
 # ## Order against size
 #
-# Area under the precision–recall frontier of the next token, and recall at precision 0.8, one token
-# forced. Bars are 95 % intervals over prompts and seeds, of which there are few. The black tick is what
-# a random order of the same candidates has: where most candidates are valid, as among free texts
-# judged by grammar, the area is high without any order. The open diamonds are computed from the
-# points that the authors published for two models (one story prompt, four prefixes each, ranks to
-# 2,000, their judge): another measurement, beside ours and not comparable in height.
+# Area under the precision–recall frontier of the next token, and recall at precision 0.8, one
+# token forced. Bars are 95 % intervals over prompts and seeds, of which there are few. The black
+# tick is what a {term}`random order` of the same candidates has: where most candidates are valid,
+# as among free texts judged by grammar, the area is high without any order. The open diamonds are
+# computed from the points that the authors published for two models (one story prompt, four
+# prefixes each, ranks to 2,000, their judge): another measurement, beside ours and not comparable
+# in height.
 
-# %% mystnb={"figure": {"caption": "Order and size: area under the precision-recall frontier and recall at precision 0.8 against parameters (compare Fig. 4 and 8). Lines join two sizes of one family, or a base model and its post-trained one.", "name": "fig-size"}}
+# %% mystnb={"figure": {"caption": "Order against size: area under the precision-recall frontier (upper) and recall at precision 0.8 (lower) against parameters, for items (left) and free texts (right), with 95 % intervals. Black tick: a random order. Lines join two sizes of one family, or a base model and its post-trained one. Open: the authors' points (compare Fig. 4 and 8 of the paper).", "name": "fig-size"}, "image": {"alt": "Dots with intervals of area and recall against the number of parameters, by family, published points open."}}
 order = panel.order_table(found)
 first = panel.sized(order[order.forced == 1], found.models)
 pairs = panel.size_pairs(found.models) + panel.stage_pairs(found.models)
 figure = panel_figures.against_size(first, pairs, panel.published_order())
-_ = figures.source_line(figure.axes[0], source)
+_ = figures.source_line(figure.axes[0], source, when)
 
 # %%
 columns = ["model", "kind", "forced", "depth"]
@@ -106,14 +115,14 @@ reporting.show(reporting.with_intervals(shown))
 # %% [markdown]
 # ## Validity and diversity
 #
-# Every setting of Table 3 and the oracle size. On tasks that a model hardly does, all settings lie in
-# the corner, and nothing can be learnt from the order of the curves. All numbers from here on are
-# exact for the weights: nothing is drawn.
+# Every setting of Table 3 and the oracle size. On tasks that a model hardly does, all settings lie
+# in the corner, and nothing can be learnt from the order of the curves. All numbers from here on
+# are exact for the weights: nothing is drawn.
 
-# %% mystnb={"figure": {"caption": "Validity and diversity of every setting, by rule, with Pareto frontiers: a row per model, a column per task (compare Fig. 9).", "name": "fig-panel-frontiers"}}
+# %% mystnb={"figure": {"caption": "Diversity against validity of every setting (dots, by rule) with Pareto frontiers: a row per model, a column per task (compare Fig. 9 of the paper).", "name": "fig-panel-frontiers"}, "image": {"alt": "Grid of scatter plots of diversity against validity, a row per model and a column per task."}}
 names = list(dict.fromkeys(found.settings.model))
 figure = panel_figures.frontier_panels(found.settings, names, list(panel.SHOWN_TASKS))
-_ = figures.source_line(figure.axes[0], source)
+_ = figures.source_line(figure.axes[0], source, when)
 
 # %%
 reporting.show(panel.frontier_table(found), digits=2, floor=0.005)
@@ -121,14 +130,15 @@ reporting.show(panel.frontier_table(found), digits=2, floor=0.005)
 # %% [markdown]
 # ## Order, shape and size of the cutoff
 #
-# Where the loss −ln(Val × Div) of temperature 1 without cutoff lies, in nats, on tasks where some
-# setting of the model has a validity of 0.05 or more (chapter *Oracle cutoffs* defines the parts).
+# Where the loss −ln(Val × Div) of temperature 1 without cutoff lies, in {term}`nats <nat>`, on
+# tasks where some setting of the model has a validity of 0.05 or more (chapter *Oracle cutoffs*
+# defines the {term}`order part`, the {term}`shape part` and the {term}`size part`).
 
-# %% mystnb={"figure": {"caption": "The loss at temperature 1 without cutoff, split between order, shape and size of the cutoff, by task and model.", "name": "fig-panel-split"}}
+# %% mystnb={"figure": {"caption": "The loss at temperature 1 without cutoff, in nats, split between order (hatched), shape (plain) and size of the cutoff (dotted), a bar per task and model.", "name": "fig-panel-split"}, "image": {"alt": "Stacked bars of the loss by task and model, split between order, shape and size."}}
 splits = panel_findings.testable(found, panel.split_table(found))
 alone = splits[splits.decoder == panel_findings.ALONE]
 figure = panel_figures.split_of_models(alone)
-_ = figures.source_line(figure.axes[0], source)
+_ = figures.source_line(figure.axes[0], source, when)
 
 # %%
 reporting.show(alone[["task", "model", "validity", "diversity", "total", "order", "shape", "size"]])
@@ -136,13 +146,13 @@ reporting.show(alone[["task", "model", "validity", "diversity", "total", "order"
 # %% [markdown]
 # ## Logit shape
 #
-# The published form fitted to the six queries of App. I (chapter *Logit shape* asks whether it is the
-# right one). Above the line ours, below it the 18 published fits, of other models.
+# The published form fitted to the six queries of App. I (chapter *Logit shape* asks whether it is
+# the right one). Above the line ours, below it the 18 published fits, of other models.
 
-# %% mystnb={"figure": {"caption": "R², mean squared error and breakpoint of every model: a dot per query; filled: this book's models; open: as published.", "name": "fig-panel-shape"}}
+# %% mystnb={"figure": {"caption": "R², mean squared error and breakpoint of every model's fits: a dot per query; filled: this book's models; open: as published.", "name": "fig-panel-shape"}, "image": {"alt": "Dots of three measures of fit by model and query, the published ones open."}}
 fits = panel.shape_table(found)
 figure = shape_figures.published_dots(panel.beside_published_fits(fits))
-_ = figures.source_line(figure.axes[0], f"filled: {source}; open: arXiv:2605.11128v1")
+_ = figures.source_line(figure.axes[0], source, f"{when}; open: arXiv:2605.11128v1")
 
 # %%
 reporting.show(fits[["model", "query", "c", "mse", "r2", "m", "B", "C", "jump"]], digits=3)
@@ -150,8 +160,9 @@ reporting.show(fits[["model", "query", "c", "mse", "r2", "m", "B", "C", "jump"]]
 # %% [markdown]
 # ## Pairs
 #
-# Differences within pairs: the larger model less the smaller of one family, and the post-trained less
-# its base model. Order is paired by prompt and seed, tasks by task; intervals are bootstraps over those.
+# Differences within pairs: the larger model less the smaller of one family, and the post-trained
+# less its base model. Order is paired by prompt and seed, tasks by task; intervals are bootstraps
+# over those.
 
 # %%
 paired = panel_findings.pair_table(found)
@@ -171,8 +182,26 @@ reporting.glue_verdicts(claims)
 reporting.glue_number("paper_models", int((covered.panel == "paper").sum()), "{}")
 reporting.glue_number("paper_measured", int(covered.measured[covered.panel == "paper"].sum()), "{}")
 reporting.glue_number("models", len(found.models), "{}")
+reporting.glue_number("size_pairs", len(panel.size_pairs(found.models)), "{}")
+reporting.glue_number("stage_pairs", len(panel.stage_pairs(found.models)), "{}")
+reporting.glue_number("stage_pairs_known", len(checkpoints.pairs()), "{}")
 
 # %% [markdown]
+# ## Check it yourself
+#
+# A claim about every model is put to the test by one more. This adds it to every table and figure
+# here (`--panel` alone reads the rows again); `forecast` first says what it takes:
+#
+# ```text
+# python -m calib_utils forecast --model Qwen/Qwen3-0.6B
+# python -m calib_utils run --model Qwen/Qwen3-0.6B
+# ```
+#
+# *Area rises with size* is refuted by a pair of one family whose interval lies below 0, *recall
+# stays low* by one model whose interval lies above one half.
+# `python -m calib_utils check --recompute 3` measures three rows of each model at hand anew and
+# should give them again to 1e-4.
+#
 # ## Summary and provenance
 #
 # Every row was measured by the chapters of its own model and is stored with the SHA-256 of the

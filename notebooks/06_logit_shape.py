@@ -11,16 +11,23 @@
 # %% [markdown]
 # # Logit shape: a line, then a logarithm?
 #
-# **What the paper claims** (App. I, Fig. 13 to 15). Sort the logits of a next token: a few top ones
-# fall along a line, the long rest along a logarithm. With k the rank from 1,
+# **What the paper claims** (App. I, Fig. 13 to 15). Sort the logits of a next token: a few top
+# ones fall along a line (the {term}`head`), the long rest along a logarithm (the {term}`tail`).
+# With k the rank from 1,
 #
-# $$f(k) = m k + b \;\;(k \le c), \qquad f(k) = A + B \log(k + C) \;\;(k > c),$$
+# $$
+# f(k) = \begin{cases} m k + b & k \le c, \\ A + B \log(k + C) & k > c, \end{cases}
+# $$ (eq-two-part)
 #
-# and c found by trying every rank. It matters because temperature divides all logits by one number: a
-# steep head costs diversity, a slow tail costs validity, and no temperature treats them apart.
+# and c found by trying every rank. It matters because temperature divides all logits by one
+# number: a steep head costs diversity, a slow tail costs validity, and no temperature treats them
+# apart.
 #
-# **What we find** for the model of this page is in the table of claims near the end. The fits are
-# exact for the weights named under each figure; comparisons on held-out ranks carry an interval.
+# **What we find.** The form fits with an R² of {glue:text}`lowest_r2` at least, and breaks between
+# ranks {glue:text}`lowest_c` and {glue:text}`highest_c`. {glue:text}`headline` The fits are exact
+# for the weights named under each figure; comparisons on held-out ranks carry an interval.
+#
+# **How to check it** is at the end.
 
 # %% tags=["parameters"]
 model = "qwen2.5-coder-0.5b-instruct"  # embedded name, hub id, local folder or .gguf file
@@ -33,12 +40,13 @@ quick = False  # two queries only
 
 # %%
 import calib_utils as cu
-from calib_utils import figures, kept_logits, logit_shape, paths, reporting, shape_figures
+from calib_utils import figures, kept_logits, logit_shape, origin, paths, reporting, shape_figures
 
 figures.use_style()
 language_model = cu.load_model(model, revision=revision or None, dtype=dtype, device=device)
 queries = logit_shape.QUICK_QUERIES if quick else logit_shape.QUERIES
 source = reporting.source_of(language_model)
+when = origin.live()
 
 # %% [markdown]
 # ## Six queries
@@ -59,34 +67,35 @@ reporting.show(curves.loc[[1, 2, 3, 10, 100, 1000, len(curves)]].reset_index(), 
 # %% [markdown]
 # ## The fit
 #
-# Least squares, every breakpoint from 2 to n − 4 tried, C any number that keeps k + C above 0 in the
-# tail (`calib_utils.piecewise`; tests hold it against a separate search at each breakpoint). From
-# c_low to c_high lie the breakpoints that come within 10 % of the least squared error, and *jump* is
-# how far the line, carried on by one rank, lies above the tail's first value. Two ranks always lie on a line, so a
-# head of c = 2 is no evidence of one; 4 of the 18 published fits have it.
+# Equation {eq}`eq-two-part` by least squares, every breakpoint from 2 to n − 4 tried, C any number
+# that keeps k + C above 0 in the tail (`calib_utils.piecewise`; tests hold it against a separate
+# search at each breakpoint). From c_low to c_high lie the breakpoints that come within 10 % of the
+# least squared error, and *jump* is how far the line, carried on by one rank, lies above the
+# tail's first value. Two ranks always lie on a line, so a head of c = 2 is no evidence of one; 4
+# of the 18 published fits have it.
 
 # %%
 table = logit_shape.fit_table(curves)
 reporting.show(table, digits=3)
 
-# %% mystnb={"figure": {"caption": "Sorted logits of the next token with the fitted head and tail, ranks on a logarithmic axis (compare Fig. 13 to 15 of the paper).", "name": "fig-shape"}}
+# %% mystnb={"figure": {"caption": "Sorted logits of the next token (dots) with the fitted head and tail (lines) against rank on a logarithmic axis, a panel per query; the breakpoint c is in the title (compare Fig. 13 to 15 of the paper).", "name": "fig-shape"}, "image": {"alt": "Six panels of logits against rank, logarithmic, with a fitted line and logarithm."}}
 fits = logit_shape.fits_of(curves)
 figure = shape_figures.fit_grid(curves, fits)
-_ = figures.source_line(figure.axes[0], source)
+_ = figures.source_line(figure.axes[0], source, when)
 
-# %% mystnb={"figure": {"caption": "The same on a linear axis, as in the paper, where the head is a sliver and any curve that bends soon enough looks right.", "name": "fig-shape-linear"}}
+# %% mystnb={"figure": {"caption": "The same on a linear axis, as in the paper, where the head is a sliver and any curve that bends soon enough looks right.", "name": "fig-shape-linear"}, "image": {"alt": "Six panels of logits against rank, linear, with a fitted line and logarithm."}}
 figure = shape_figures.fit_grid(curves, fits, log_rank=False)
-_ = figures.source_line(figure.axes[0], source)
+_ = figures.source_line(figure.axes[0], source, when)
 
 # %% [markdown]
 # ## Beside the published fits
 #
 # The paper's 18 fits are of other models, so only the ranges compare. Above the line: ours.
 
-# %% mystnb={"figure": {"caption": "R², mean squared error and breakpoint: a dot per query; filled, above the line: this model; open: as published for three larger models.", "name": "fig-shape-published"}}
+# %% mystnb={"figure": {"caption": "R², mean squared error and breakpoint: a dot per query; filled, above the line: this model; open: as published for three larger models.", "name": "fig-shape-published"}, "image": {"alt": "Dots of three measures of fit by query, this model filled, published models open."}}
 both = logit_shape.beside_published(table, language_model.key)
 figure = shape_figures.published_dots(both)
-_ = figures.source_line(figure.axes[0], f"filled: {source}; open: arXiv:2605.11128v1")
+_ = figures.source_line(figure.axes[0], f"filled: {source}", f"{when}; open: arXiv:2605.11128v1")
 
 # %% [markdown]
 # **bfloat16.** Between 16 and 32 its numbers are 1/8 apart. Rounding the logits, and nothing before
@@ -107,25 +116,26 @@ reporting.show(logit_shape.bfloat16_table(curves), digits=3)
 #
 # *The breakpoint may be loose.* The second figure shows how much worse the other breakpoints are.
 
-# %% mystnb={"figure": {"caption": "Logits less the fit: neighbouring ranks miss together.", "name": "fig-shape-residuals"}}
+# %% mystnb={"figure": {"caption": "Logits less the fit against rank on a logarithmic axis, a line per query. Long stretches on one side of 0: neighbouring ranks miss together.", "name": "fig-shape-residuals"}, "image": {"alt": "Lines of residuals against rank, one for each query."}}
 ax = shape_figures.residuals(curves, fits)
-_ = figures.source_line(ax, source)
+_ = figures.source_line(ax, source, when)
 
-# %% mystnb={"figure": {"caption": "The least squared error with the breakpoint at each rank, over that of the best breakpoint (marked).", "name": "fig-shape-profiles"}}
+# %% mystnb={"figure": {"caption": "The least squared error with the breakpoint at each rank, over that of the best breakpoint (marked), both axes logarithmic, a line per query. A flat valley: the data hardly say where the break is.", "name": "fig-shape-profiles"}, "image": {"alt": "Lines of relative squared error against breakpoint, one for each query, with the best one marked."}}
 ax = shape_figures.breakpoint_profiles(fits)
-_ = figures.source_line(ax, source)
+_ = figures.source_line(ax, source, when)
 
 # %% [markdown]
-# **Rivals**: an exponential (logits linear in the rank, the model of Def. F.1), a power law, a power
-# law with shifted ranks (Zipf and Mandelbrot), the published form without its jump (one number fewer),
-# and the published form with a logarithm for a head (as many numbers).
+# **Rivals**: an exponential (logits linear in the rank, the model of Def. F.1), a power law, a
+# power law with shifted ranks (Zipf and Mandelbrot), the published form without its jump (one
+# number fewer), and the published form with a logarithm for a head (as many numbers).
 #
-# **The test.** Ranks are cut into 12 blocks, equal in log-rank as far as whole ranks allow. Each is
-# held out in turn and predicted from all others: inner blocks by interpolation, the first and the last
-# by extrapolation. Each block has one vote, the logarithm of a rival's squared error over the
-# published form's; the interval is over blocks, of which neighbours share most of their data, so it is
-# a guide and not exact. `calib_utils.curve_selection` says why, and its tests show that data made by
-# each family are traced back to it, and that the usual BIC sees a breakpoint where there is none.
+# **The test.** Ranks are cut into 12 blocks, equal in log-rank as far as whole ranks allow. Each
+# is held out in turn and predicted from all others: inner blocks by interpolation, the first and
+# the last by extrapolation. Each block has one vote, the logarithm of a rival's squared error over
+# the published form's; the interval is over blocks, of which neighbours share most of their data,
+# so it is a guide and not exact. `calib_utils.curve_selection` says why, and its tests show that
+# data made by each family are traced back to it, and that the usual BIC sees a breakpoint where
+# there is none.
 
 # %%
 held_out = logit_shape.held_out_table(curves)
@@ -137,13 +147,13 @@ reporting.show(logit_shape.ratio_table(compared, pooled), digits=2)
 # Above: held-out error over that of the published form, a geometric mean over blocks; the last row
 # pools the queries, with its interval. Above 1 the published form predicts better.
 
-# %% mystnb={"figure": {"caption": "Held-out squared error of each rival over that of the published form: a dot per query; black: all queries, with the interval over blocks.", "name": "fig-shape-held-out"}}
+# %% mystnb={"figure": {"caption": "Held-out squared error of each rival over that of the published form, on a logarithmic axis: a dot per query; black: all queries, with the interval over blocks. Right of 1 the published form predicts better.", "name": "fig-shape-held-out"}, "image": {"alt": "Dots and intervals of held-out error ratios by rival form, with a line at 1."}}
 ax = shape_figures.held_out_ratios(compared, pooled)
-_ = figures.source_line(ax, source)
+_ = figures.source_line(ax, source, when)
 
 # %% [markdown]
-# For comparison what the BIC puts first and by how much (10 counts as strong): with all ranks counted,
-# and with an effective number of them from the residuals' correlation at lag 1.
+# For comparison what the BIC puts first and by how much (10 counts as strong): with all ranks
+# counted, and with an effective number of them from the residuals' correlation at lag 1.
 
 # %%
 reporting.show(logit_shape.bic_table(compared), digits=2)
@@ -162,6 +172,25 @@ reporting.glue_number("lowest_c", int(table.c.min()), "{}")
 reporting.glue_number("highest_c", int(table.c.max()), "{}")
 
 # %% [markdown]
+# ## Check it yourself
+#
+# Can the test on held-out ranks say no? Give it a curve that has no breakpoint. In a cell of this
+# page:
+#
+# ```python
+# import numpy as np
+# from calib_utils import curve_selection
+#
+# noise = np.random.default_rng(0).normal(0, 0.01, 2000)
+# smooth = 30 - 3 * np.log(np.arange(1, 2001) + 5) + noise
+# print(curve_selection.preferred(curve_selection.held_out_errors(smooth)))
+# ```
+#
+# It should say `shifted_power_law`, the form the curve was made from. `logit_shape.Query` takes a
+# question of your own. The published form would be refuted for this model by a rival whose
+# interval in {numref}`fig-shape-held-out` lies left of 1; one that holds 1 leaves the two
+# undecided.
+#
 # ## Summary and provenance
 #
 # Everything on this page is computed when it runs: a few forward passes, and fits that take a

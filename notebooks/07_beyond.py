@@ -11,15 +11,23 @@
 # %% [markdown]
 # # Beyond controlled tasks: one question many times, programs by probability
 #
-# **What the paper claims** (Sec. 6, Fig. 11 and 12). The same two faults show outside lists of known
-# answers. Asked hundreds of times for a random city, a chat model names one city nearly always
-# (*shape*). Programs sampled for one coding problem, sorted by log-probability, mix those that pass
-# with those that fail (*order*), and few of those that pass hold most of their mass (*shape*).
+# **What the paper claims** (Sec. 6, Fig. 11 and 12). The same two faults show outside lists of
+# known answers. Asked hundreds of times for a random city, a chat model names one city nearly
+# always (*shape*). Programs sampled for one coding problem, sorted by log-probability, mix those
+# that pass with those that fail (*order*), and few of those that pass hold most of their mass
+# (*shape*).
 #
-# **What we find** for the model of this page is in the table of claims near the end. The paper shows
-# one example of each, of far larger models; here are five questions and twelve small problems. All
-# numbers are estimates from draws and carry a 95 % interval in brackets. They are of the model file
-# named under each figure, in 4 bits for the models of this book, and not of the model's family.
+# **What we find.** Of the replies to *Name a random city in the world*, {glue:text}`city_names`
+# are a city's name and nothing else, and the most frequent of these is {glue:text}`city_top`.
+# Programs: pass@1 {glue:text}`pass_1`, {term}`order (AUC)` {glue:text}`program_auc`.
+# {glue:text}`headline`
+#
+# The paper shows one example of each, of far larger models; here are five questions and twelve
+# small problems. All numbers are estimates from draws and carry a 95 % interval in brackets. They
+# are of the model file named under each figure, in 4 bits for the models of this book, and not of
+# the model's family.
+#
+# **How to check it** is at the end.
 
 # %% tags=["parameters"]
 model = "qwen2.5-coder-0.5b-instruct"  # embedded name, hub id, local folder or .gguf file
@@ -42,6 +50,7 @@ from calib_utils import (
     beyond_figures,
     beyond_tables,
     figures,
+    origin,
     paths,
     repeats,
     reporting,
@@ -56,38 +65,40 @@ source = reporting.source_of(language_model)
 # %% [markdown]
 # ## One question, many times
 #
-# Replies are drawn from the model's own distribution at temperature T, without cutoff: the embedded
-# files come without sampling settings, so these are their defaults as well. *random-city* is the
-# paper's question word for word, *random-city-half* the same at T = 0.5, and the rest ask for a city,
-# a country and a chemical element by name only. A chat model gets its own template, a base model the
-# bare text, and two of the questions only. A reply has 20 tokens at most.
+# Replies are drawn from the model's own distribution at temperature T, without cutoff: the
+# embedded files come without sampling settings, so these are their defaults as well. *random-city*
+# is the paper's question word for word, *random-city-half* the same at T = 0.5, and the rest ask
+# for a city, a country and a chemical element by name only. A chat model gets its own template, a
+# base model the bare text, and two of the questions only. A reply has 20 tokens at most.
 
 # %%
 asked = beyond.questions(language_model, quick)
 n_replies = beyond.QUICK_REPLIES if quick else beyond.N_REPLIES
 replies = beyond.ask_all(language_model, asked, n_replies, seed, store)
+names = [f"repeats-{question.label}" for question in asked]
+asked_when = origin.of_texts(store, language_model, names)
 reporting.show(beyond_tables.answers_table(replies, asked))
 
 # %% [markdown]
 # - *names*: the share of replies that are a listed city, country or element and nothing else. Where
 #   it is low, the model writes sentences or leaves the subject, and counting whole answers says how
 #   varied the *wording* is. *top of the names* counts among these replies alone.
-# - *effective number*: exp(H), the number of equally likely answers that would be as varied, corrected
-#   for answers not seen. **Its interval promises too much where answers have a long tail**: a sample
-#   cannot know a tail it has not touched. Then the number is too low and the interval covers the truth
-#   less often than 95 %.
-#   Two spellings count as two answers, *USA* and *United States* for one.
-# - *unseen*: how likely the next reply is one that did not come yet. Where it is near 1, nothing can
-#   be said about the number of answers, except that it is large.
+# - *effective number* ({term}`effective number of answers`): exp(H), the number of equally likely
+#   answers that would be as varied, corrected for answers not seen. **Its interval promises too
+#   much where answers have a long tail**: a sample cannot know a tail it has not touched. Then the
+#   number is too low and the interval covers the truth less often than 95 %. Two spellings count
+#   as two answers, *USA* and *United States* for one.
+# - *unseen* ({term}`unseen mass`): how likely the next reply is one that did not come yet. Where
+#   it is near 1, nothing can be said about the number of answers, except that it is large.
 
-# %% mystnb={"figure": {"caption": "Answers to \"Name a random city in the world\" at temperature 1: the most frequent, the others, and (open bar) how many of as many further replies would be new (compare Fig. 11 of the paper).", "name": "fig-beyond-city"}}
+# %% mystnb={"figure": {"caption": "Replies to \"Name a random city in the world\" at temperature 1: a bar for each of the most frequent, the others together, and (open bar) how many of as many further replies would be new (compare Fig. 11 of the paper).", "name": "fig-beyond-city"}, "image": {"alt": "Bars of the most frequent replies to the question for a random city."}}
 first = repeats.summarise(replies.text[replies.question == asked[0].label])
 ax = beyond_figures.answer_bars(first)
-_ = figures.source_line(ax, source)
+_ = figures.source_line(ax, source, asked_when)
 
-# %% mystnb={"figure": {"caption": "The same for a question that asks for the name only: a country.", "name": "fig-beyond-country"}}
+# %% mystnb={"figure": {"caption": "The same for a question that asks for the name only: a country.", "name": "fig-beyond-country"}, "image": {"alt": "Bars of the most frequent replies to the question for a country."}}
 ax = beyond_figures.answer_bars(repeats.summarise(replies.text[replies.question == "country"]))
-_ = figures.source_line(ax, source)
+_ = figures.source_line(ax, source, asked_when)
 
 # %% [markdown]
 # **Another model.** With `endpoint_url` and `endpoint_model` this page asks any server with an
@@ -102,19 +113,21 @@ reporting.show(table) if endpoint_url else print(beyond.NOT_ASKED)
 # %% [markdown]
 # ## Programs
 #
-# Twelve short problems were written for this project, with 5 to 9 tests each. Per problem 20 replies
-# are drawn at temperature 1 without cutoff, 256 tokens at most, and the first code block of each runs
-# in a sandbox: limits on time and memory, no network, no files. It passes if every answer is right.
-# *failed* ran to its end with a wrong answer or an exception, *error* did not load.
+# Twelve short problems were written for this project, with 5 to 9 tests each. Per problem 20
+# replies are drawn at temperature 1 without cutoff, 256 tokens at most, and the first code block
+# of each runs in a sandbox: limits on time and memory, no network, no files. It passes if every
+# answer is right. *failed* ran to its end with a wrong answer or an exception, *error* did not
+# load.
 #
-# pass@k is the probability that k draws hold one that passes, by the unbiased estimator of Chen et al.
-# (2021). Intervals are over problems, for problems like these; there are twelve, so read them as a
-# guide.
+# {term}`pass@k` is the probability that k draws hold one that passes, by the unbiased estimator of
+# Chen et al. (2021). Intervals are over problems, for problems like these; there are twelve, so
+# read them as a guide.
 
 # %%
 n_programs = beyond.QUICK_PROGRAMS if quick else beyond.N_PROGRAMS
 options = {"isolation": isolation, "quick": quick, "results_dir": store}
 programs = beyond.draw_programs(language_model, n_programs, seed, **options)
+drawn_when = origin.of_texts(store, language_model, ["programs"])
 why_not = beyond_tables.why_not(programs)
 reporting.show(beyond_tables.pass_table(programs)) if len(programs) else print(why_not)
 
@@ -128,11 +141,11 @@ print(beyond_tables.example_programs(programs) or why_not)
 # **Order.** Sorted by the log-probability of the whole reply, its words around the code included.
 # Replies that the token limit cut off are left out, and equal replies count once.
 
-# %% mystnb={"figure": {"caption": "Distinct replies to each problem by falling log-probability: passed (circles) or failed (crosses) (compare Fig. 12 of the paper).", "name": "fig-beyond-programs"}}
+# %% mystnb={"figure": {"caption": "Distinct replies to each problem by falling log-probability (vertical, in nats): passed (circles) or failed (crosses), a panel per problem. A good order would put circles left of crosses (compare Fig. 12 of the paper).", "name": "fig-beyond-programs"}, "image": {"alt": "Panels of log-probability by rank of replies to programming problems, passed and failed marked apart."}}
 ranked = measures.ranked_programs(programs)
 if len(ranked):
     figure = beyond_figures.program_ranks(ranked)
-    _ = figures.source_line(figure.axes[0], source)
+    _ = figures.source_line(figure.axes[0], source, drawn_when)
 else:
     print(why_not)
 
@@ -145,11 +158,11 @@ else:
 # %%
 reporting.show(beyond_tables.order_table(programs)) if len(ranked) else print(why_not)
 
-# %% mystnb={"figure": {"caption": "Precision and recall of keeping the replies above each log-probability, for the problem whose replies pass nearest to half the time.", "name": "fig-beyond-curve"}}
+# %% mystnb={"figure": {"caption": "Precision against recall of keeping the replies above each log-probability (line), for the problem whose replies pass nearest to half the time, with a random order (dashed).", "name": "fig-beyond-curve"}, "image": {"alt": "Precision against recall of programs kept by log-probability, with a random order."}}
 mixed = beyond_tables.most_mixed(programs)
 if mixed:
     ax = beyond_figures.program_curves(*beyond_tables.curve_of(programs, mixed))
-    _ = figures.source_line(ax, f"{mixed}; {source}")
+    _ = figures.source_line(ax, f"{mixed}; {source}", drawn_when)
 else:
     print(why_not)
 
@@ -157,12 +170,13 @@ else:
 # **Shape**, in two ways, for programs that pass. Replies whose code differs in layout, comments and
 # docstrings only hold the same program.
 #
-# - *Among the drawn programs*, as in the paper's figure: the shares of their probability that the top
-#   one and the top three hold, and exp of its entropy. Log-probabilities of long texts differ by many
-#   nats, so a few nearly always hold most.
-# - *Of all that pass*: *two are the same* estimates without bias how likely two passing draws hold the
-#   same program. It sees undrawn programs too. *ln of their mass* tells why this matters: where it is
-#   far below 0 the drawn replies, top ones included, hold next to nothing of what the model can write.
+# - *Among the drawn programs*, as in the paper's figure: the shares of their probability that the
+#   top one and the top three hold, and exp of its entropy. Log-probabilities of long texts differ
+#   by many nats, so a few nearly always hold most.
+# - *Of all that pass*: *two are the same* estimates without bias how likely two passing draws hold
+#   the same program. It sees undrawn programs too. *ln of their mass* tells why this matters:
+#   where it is far below 0 the drawn replies, top ones included, hold next to nothing of what the
+#   model can write.
 
 # %%
 shape = beyond_tables.shape_table(programs)
@@ -171,9 +185,9 @@ reporting.show(shape, digits=3) if len(shape) else print(why_not)
 # %% [markdown]
 # ## Claims and findings
 #
-# The claims about answers count the replies that are a name, and need 30 of them. Those about programs
-# need three problems. A claim is *reproduced* where the whole interval lies on its side of the number
-# that decides it; *not reproduced* may also mean that the draws are too few to tell.
+# The claims about answers count the replies that are a name, and need 30 of them. Those about
+# programs need three problems. A claim is *reproduced* where the whole interval lies on its side
+# of the number that decides it; *not reproduced* may also mean that the draws are too few to tell.
 
 # %%
 found = beyond_claims.findings(replies, asked, programs)
@@ -185,12 +199,29 @@ for name, text in beyond_claims.headline(replies, asked, programs).items():
 reporting.glue_verdicts(found)
 
 # %% [markdown]
+# ## Check it yourself
+#
+# Every number about answers should be the same on either half of the replies, up to its interval.
+# In a cell of this page:
+#
+# ```python
+# texts = replies.text[replies.question == asked[0].label]
+# for half in (texts[::2], texts[1::2]):
+#     print(repeats.summarise(half).top_share)
+# ```
+#
+# Intervals that do not overlap would mean that replies depend on each other. *One name outnumbers
+# all others* is refuted where the whole interval lies below one half, for this model and this
+# wording.
+# `python -m calib_utils run --model NAME --notebook 07_beyond -p seed=1 --results-dir other --book-dir other-pages`
+# draws everything anew, and `-p endpoint_url=…` asks a larger model.
+#
 # ## Summary and provenance
 #
-# **How to check.** Every reply, its log-probability and its verdict is stored with the hash of the
-# weights, of the prompts, and of the code it passed through; this page reads them and needs neither
-# a sandbox nor a minute. With another `seed` or `results_dir` it draws anew: a quarter to half an hour
-# on one core for the programs. The prompts with their tests are in `data/tasks/programs.json`.
+# Every reply, its log-probability and its verdict is stored with the hash of the weights, of the
+# prompts, and of the code it passed through; this page reads them and needs neither a sandbox nor
+# a minute. With another `seed` or `results_dir` it draws anew: a quarter to half an hour on one
+# core for the programs. The prompts with their tests are in `data/tasks/programs.json`.
 
 # %%
 print("numbers from", source)
