@@ -51,6 +51,10 @@ class HubUnreachableError(CalibUtilsError, ConnectionError):
     """Model files could not be fetched; the message names what works without the hub."""
 
 
+class CacheError(CalibUtilsError, OSError):
+    """Model files that cannot be kept in the cache: no permission, or no space."""
+
+
 class HashMismatchError(CalibUtilsError, ValueError):
     """Bytes that are not the bytes they claim to be (weights or stored results)."""
 

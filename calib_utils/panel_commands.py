@@ -9,8 +9,11 @@ import sys
 from pathlib import Path
 
 from calib_utils import paths
-from calib_utils.errors import CalibUtilsError, InvalidRequestError
+from calib_utils.errors import CalibUtilsError, InvalidRequestError, NotebookParameterError
 from calib_utils.registry import CORE, DEFAULT_MODEL, EMBEDDED
+
+# Parameters of notebooks that have options of their own.
+_OPTIONS = ("model", "revision", "dtype", "device", "results_dir")
 
 
 def add_commands(commands, model_options) -> None:
@@ -74,8 +77,10 @@ def forecast(options) -> None:
     """Prints what a run would take; with `--measure` the model is loaded and timed for it."""
     from calib_utils import forecast as forecasts
     from calib_utils import sizes
-    from calib_utils.models import _resolve_device, load_model
+    from calib_utils.loading import check_name, load_model
+    from calib_utils.models import _resolve_device
 
+    check_name(options.model)
     device, probe_s = _resolve_device(options.device), None
     size = sizes.size_of(options.model, options.revision)
     # The memory is told before the model is loaded into it.
@@ -133,7 +138,7 @@ def run(options) -> int:
 
 def _fetch_model(options) -> None:
     """Refuses what cannot be loaded, and fetches the rest, before a notebook is executed."""
-    from calib_utils.models import load_model
+    from calib_utils.loading import load_model
 
     if options.model not in EMBEDDED:
         _show_forecast(options)
@@ -142,6 +147,9 @@ def _fetch_model(options) -> None:
 
 def _named(model: str) -> str:
     """A file or folder by its whole path, since notebooks run in another folder."""
+    from calib_utils.loading import check_name
+
+    check_name(model)
     path = Path(model).expanduser()
     return str(path.resolve()) if model not in EMBEDDED and path.exists() else model
 
@@ -162,6 +170,13 @@ def _show_forecast(options) -> None:
 def _notebook_parameters(options, name: str) -> dict:
     from calib_utils import runner
 
+    for pair in options.parameter:
+        key = pair.partition("=")[0]
+        if key in _OPTIONS:
+            raise NotebookParameterError(
+                f"parameter {pair!r}: pages and rows are placed by it, so give it as "
+                f"--{key.replace('_', '-')}"
+            )
     given = runner.parse_parameters(name, options.parameter)
     named = {"model": options.model, "revision": options.revision or ""}
     named |= {"dtype": options.dtype, "device": options.device}

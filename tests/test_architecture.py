@@ -16,6 +16,7 @@ PACKAGE = Path(cu.__file__).parent
 ORDER = (
     "errors",
     "paths",
+    "files",
     "registry",
     "checkpoints",
     "tasks",
@@ -23,10 +24,12 @@ ORDER = (
     "vocabulary",
     "prompts",
     "hashes",
+    *("gguf_header", "conversion"),
     "weights",
     "sizes",
     "openset",
     "models",
+    *("templates", "loading"),
     "starts",
     "scoring",
     "generation",
@@ -112,11 +115,22 @@ ORDER = (
     "__main__",
 )
 TORCH = {
-    *("models", "weights", "scoring", "ranking", "samplers", "processors", "measure", "sampling"),
+    *(
+        "models",
+        "conversion",
+        "templates",
+        "scoring",
+        "ranking",
+        "samplers",
+        "processors",
+        "measure",
+        "sampling",
+    ),
     *("reference", "starts", "generation", "embedders", "chat", "drawing", "table1_texts"),
 }
 # What a number passes through before it is a number of this code: inputs, identity, messages.
-NOT_NUMERIC = {"errors", "paths", "registry", "hashes", "weights", "tasks"}
+NOT_NUMERIC = {"errors", "paths", "files", "registry", "hashes", "weights", "tasks"}
+NOT_NUMERIC |= {"gguf_header", "conversion"}
 MAX_LINES = 300
 
 
