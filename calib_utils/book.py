@@ -15,12 +15,17 @@ from pathlib import Path
 
 import nbformat
 
-from calib_utils import explorer_page, paths
+from calib_utils import explorer_page, files, paths
 from calib_utils.errors import CalibUtilsError
 from calib_utils.registry import DEFAULT_MODEL, EMBEDDED
 
 _PLAIN = re.compile(r"(?i)(?!(?:null|true|false|yes|no|on|off)$)[a-z][\w.@-]+")
-_CHAPTERS_END = ["reference/glossary", "reference/benchmarks", "reference/bibliography"]
+_CHAPTERS_END = [
+    "reference/glossary",
+    "reference/benchmarks",
+    "reference/faults",
+    "reference/bibliography",
+]
 
 
 class BookBuildError(CalibUtilsError, RuntimeError):
@@ -76,15 +81,17 @@ def table_of_contents(book: Path | None = None) -> str:
 def write_table_of_contents(book: Path | None = None) -> Path:
     """Writes the book's `_toc.yml` where it differs, as a whole: two runs may end together."""
     target = Path(book or paths.book_dir()) / "_toc.yml"
-    text = table_of_contents(book)
-    if not target.is_file() or target.read_text(encoding="utf-8") != text:
-        draft = target.with_name(f".{uuid.uuid4().hex}.yml")
-        try:
-            draft.write_text(text, encoding="utf-8")
-            os.replace(draft, target)
-        finally:
-            draft.unlink(missing_ok=True)
+    _write(target, table_of_contents(book).encode())
     return target
+
+
+def _write(target: Path, content: bytes) -> None:
+    try:
+        if not target.is_file() or target.read_bytes() != content:
+            with files.whole(target) as draft:
+                draft.write_bytes(content)
+    except OSError as error:
+        raise BookBuildError(f"cannot write {target} ({error}): make it writable") from error
 
 
 def write_readme_figure() -> Path:
@@ -94,14 +101,14 @@ def write_readme_figure() -> Path:
     outputs = next(cells).outputs
     image = next(o.data["image/png"] for o in outputs if "image/png" in o.get("data", {}))
     target = paths.book_dir() / "assets" / "val-div.png"
-    content = base64.b64decode(image)
-    if not target.is_file() or target.read_bytes() != content:
-        target.write_bytes(content)
+    _write(target, base64.b64decode(image))
     return target
 
 
 def build(output: Path | None = None, results_dir: Path | None = None) -> Path:
     """Builds the pages with warnings as errors and returns the first one.
+
+    The book that is there stays until the new one is whole; a second build waits for the first.
 
     Args:
         results_dir: what the explorer page shows; by default the committed results.
@@ -109,22 +116,41 @@ def build(output: Path | None = None, results_dir: Path | None = None) -> Path:
     Raises:
         BookBuildError: with the lines that Sphinx complained in.
     """
-    output = output or paths.project_root() / "_build"
-    # An incremental build misses changed stylesheets and removed pages.
-    shutil.rmtree(output / "_build", ignore_errors=True)
+    output = Path(output or paths.project_root() / "_build")
+    target = output / "_build"
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with files.alone(output) as locked:
+            for left in output.glob("._build-*") if locked else ():  # of builds that were killed
+                shutil.rmtree(left, ignore_errors=True)
+            # Never into the old one: an incremental build misses changed styles, removed pages.
+            draft = output / f"._build-{uuid.uuid4().hex}"
+            try:
+                _build(draft, Path(results_dir or paths.default_results_dir()))
+                if target.exists():
+                    os.replace(target, draft / "old")
+                os.replace(draft / "_build", target)
+            finally:
+                shutil.rmtree(draft, ignore_errors=True)
+    except OSError as error:
+        raise BookBuildError(
+            f"cannot write the book to {output} ({error}): choose a writable --output with space"
+        ) from error
+    return target / "html" / "index.html"
+
+
+def _build(output: Path, results_dir: Path) -> None:
     tool = Path(sys.executable).with_name("jupyter-book")
     command = [str(tool), "build", str(paths.book_dir()), "-W", "-n", "--keep-going"]
     command += ["--path-output", str(output)]
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore", "PYTHONIOENCODING": "utf-8"}
+    options = {"encoding": "utf-8", "errors": "replace", "env": environment}
+    done = subprocess.run(command, capture_output=True, **options)
     first = output / "_build" / "html" / "index.html"
     if done.returncode or not first.is_file():
         lines = (done.stdout + done.stderr).splitlines()
         told = [line for line in lines if "WARNING" in line or "ERROR" in line] or lines[-20:]
         raise BookBuildError("the book does not build cleanly:\n" + "\n".join(told))
-    left_out = explorer_page.write(
-        results_dir or paths.default_results_dir(), first.parent / "_static" / explorer_page.FOLDER
-    )
-    for row in left_out.itertuples():
+    pages = first.parent / "_static" / explorer_page.FOLDER
+    for row in explorer_page.write(results_dir, pages).itertuples():
         print(f"explorer page, left out: {row.folder}: {row.why}", file=sys.stderr)
-    return first
