@@ -21,10 +21,7 @@ from calib_utils.registry import DEFAULT_MODEL, EMBEDDED
 
 _PLAIN = re.compile(r"(?i)(?!(?:null|true|false|yes|no|on|off)$)[a-z][\w.@-]+")
 _CHAPTERS_END = [
-    "reference/glossary",
-    "reference/benchmarks",
-    "reference/faults",
-    "reference/bibliography",
+    *("reference/glossary", "reference/faults", "reference/benchmarks", "reference/bibliography")
 ]
 
 

@@ -9,7 +9,12 @@ import sys
 from pathlib import Path
 
 from calib_utils import paths
-from calib_utils.errors import CalibUtilsError, InvalidRequestError, NotebookParameterError
+from calib_utils.errors import (
+    CalibUtilsError,
+    InvalidRequestError,
+    NotebookParameterError,
+    UnknownNameError,
+)
 from calib_utils.registry import CORE, DEFAULT_MODEL, EMBEDDED
 
 # Parameters of notebooks that have options of their own.
@@ -117,6 +122,7 @@ def run(options) -> int:
         panel_jobs = {name: _panel_parameters(options, name) for name in about_all}
     book_dir, failed = options.book_dir.resolve(), []
     if jobs:
+        _require_known(options.model)
         key = freshness.identity(options.model, options.revision).key
         if key in EMBEDDED and options.model != key:
             raise InvalidRequestError(
@@ -152,6 +158,14 @@ def _named(model: str) -> str:
     check_name(model)
     path = Path(model).expanduser()
     return str(path.resolve()) if model not in EMBEDDED and path.exists() else model
+
+
+def _require_known(model: str) -> None:
+    """Refuses what is no model before a folder is made for its pages."""
+    from calib_utils import models
+
+    if not (model in EMBEDDED or models._is_hub_id(model) or Path(model).expanduser().exists()):
+        raise UnknownNameError("model", model, EMBEDDED, models._HINT)
 
 
 def _show_forecast(options) -> None:
