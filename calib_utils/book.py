@@ -16,17 +16,13 @@ from pathlib import Path
 import nbformat
 
 from calib_utils import explorer_page, files, paths
-from calib_utils.errors import CalibUtilsError
+from calib_utils.errors import BookBuildError
 from calib_utils.registry import DEFAULT_MODEL, EMBEDDED
 
 _PLAIN = re.compile(r"(?i)(?!(?:null|true|false|yes|no|on|off)$)[a-z][\w.@-]+")
 _CHAPTERS_END = [
     *("reference/glossary", "reference/faults", "reference/benchmarks", "reference/bibliography")
 ]
-
-
-class BookBuildError(CalibUtilsError, RuntimeError):
-    """Sphinx reported an error or a warning."""
 
 
 def models_with_pages(book: Path | None = None) -> list[str]:

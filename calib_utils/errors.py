@@ -101,3 +101,7 @@ class AnnotationError(CalibUtilsError, ValueError):
 
 class SandboxError(CalibUtilsError, RuntimeError):
     """Programs cannot be run here with the isolation that was asked for."""
+
+
+class BookBuildError(CalibUtilsError, RuntimeError):
+    """The book cannot be written, or Sphinx reported an error or a warning."""

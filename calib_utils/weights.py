@@ -29,6 +29,7 @@ from calib_utils.hashes import sha256_of_file, sha256_of_folder  # noqa: F401  #
 from calib_utils.registry import EMBEDDED, EmbeddedEncoder, EmbeddedModel, Wheel
 
 _CHUNK = 1 << 22
+_HUB_SECONDS = 30  # without a byte; the hub's client would wait for ever on some requests
 _HUB_PATTERNS = [
     "*.safetensors",
     "*.safetensors.index.json",
@@ -128,6 +129,7 @@ def hub_folder(repository: str, revision: str | None, local_only: bool = False) 
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     try:
+        _bound_hub_client()
         options = {"allow_patterns": _HUB_PATTERNS, "local_files_only": local_only}
         folder = snapshot_download(repository, revision=revision, **options)
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
@@ -197,12 +199,28 @@ def _from_hub(model: EmbeddedModel, part: Path) -> None:
     shutil.copyfile(found, part)
 
 
+def _bound_hub_client() -> None:
+    """Gives every request of the hub's client that has no time limit one."""
+    from huggingface_hub.utils import get_session
+
+    hooks = get_session().event_hooks
+    if _limit not in hooks["request"]:
+        get_session().event_hooks = {**hooks, "request": [*hooks["request"], _limit]}
+
+
+def _limit(request) -> None:
+    given = request.extensions.get("timeout", {})
+    parts = ("connect", "read", "write", "pool")
+    request.extensions["timeout"] = {name: given.get(name) or _HUB_SECONDS for name in parts}
+
+
 def _require_hub() -> None:
     """One quick question first: the hub client retries a dead connection for half a minute."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
         raise HubUnreachableError("hub: HF_HUB_OFFLINE is set")
+    _bound_hub_client()
     request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
     try:
         urllib.request.urlopen(request, timeout=5).close()
