@@ -19,7 +19,7 @@ USAGE = None  # refused by argparse, which prints the command's usage
 
 # arguments, error, the value in its message, the remedy in it
 COMMANDS = {
-    "no such model": (["prompt", "--model", "zzz", "--task", "rng-1"], "UnknownName", "zzz", "hub id"),
+    "no model": (["prompt", "--model", "zz", "--task", "rng-1"], "UnknownName", "zz", "hub id"),
     "near model": (["fetch", "smollm2-135"], "UnknownName", "smollm2-135", "Did you mean"),
     "model with NUL": (["fetch", "a\0b"], "UnknownName", r"a\x00b", "local folder"),
     "empty model": (["fetch", ""], "UnknownName", "''", "local folder"),
@@ -61,7 +61,7 @@ COMMANDS = {
     "place as parameter": (
         [*RUN, "-p", "results_dir=/x"], "NotebookParameter", "results_dir=/x", "--results-dir"
     ),
-    "run of no model": (["run", "--model", "zzz", "--book-dir", "BOOK"], "UnknownName", "zzz", "hub"),
+    "run of no model": (["run", "--model", "zz", *RUN[3:]], "UnknownName", "zz", "hub id"),
     "pages in a file": (
         [*RUN[:3], "--book-dir", "FILE", "--no-panel"], "Results", "FILE", "--book-dir"
     ),

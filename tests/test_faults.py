@@ -18,6 +18,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import jinja2
 import nbformat
@@ -203,7 +204,8 @@ import calib_utils as cu
 from calib_utils import paths
 
 language_model = cu.load_model(model, dtype=dtype, device=device)
-cu.evaluate(language_model, "rng-1", rules=["none"], end="line", results_dir=paths.default_results_dir())"""
+store = paths.default_results_dir()
+cu.evaluate(language_model, "rng-1", rules=["none"], end="line", results_dir=store)"""
 WAIT = """\
 import os
 import time
@@ -269,9 +271,15 @@ def alive(process_id):
 
 
 BUILD = """
-import sys
+import sys, time
 from calib_utils import book
-book._build = lambda *a: (print("building", flush=True), a[0].mkdir(), __import__("time").sleep(600))
+
+def build(output, results_dir):
+    output.mkdir()
+    print("building", flush=True)
+    time.sleep(600)
+
+book._build = build
 book.build(sys.argv[1])
 """
 
@@ -348,7 +356,7 @@ import json, os, subprocess, sys
 from pathlib import Path
 import pyarrow as pa
 import calib_utils as cu
-from calib_utils import annotation, book, completions, files, kept_steps, paths, results, runs, weights
+from calib_utils import annotation, book, completions, kept_steps, results, runs, weights
 from calib_utils.errors import CalibUtilsError
 from calib_utils.labels import Item, Verdict
 from calib_utils.judges import LanguageModelJudge
@@ -369,9 +377,9 @@ class Backend:
     identity = {}
 
 
-def hold(folder):
-    with runs._alone(folder), files.whole(folder / "page") as draft:
-        draft.write_text("x" * 100)
+def pages():
+    with runs._adding_rows(disk, "00_quickstart", {"model": folder}):
+        pass
 
 
 def judge():
@@ -387,6 +395,7 @@ actions = {
     "table": lambda: completions.write_table(disk / "a" / "x.parquet", table, parents=True),
     "steps": lambda: kept_steps.keep(model, ["rng-2"], "eos", rows),
     "answers": judge,
+    "pages": pages,
     "labels for people": lambda: annotation.write_text(disk / "sheet.csv", "x" * 9999),
     "book": lambda: book._write(disk / "_toc.yml", b"x" * 9999),
     "conversion": lambda: weights.converted_folder(gguf, "0" * 64),
@@ -455,6 +464,7 @@ NEEDS_SPACE = {
     "table": "ResultsError: cannot write",
     "steps": "ResultsError: cannot write",
     "answers": "JudgeError: cannot keep answers",
+    "pages": "ResultsError: cannot write pages",
     "labels for people": "AnnotationError: cannot write",
     "book": "BookBuildError: cannot write",
     "conversion": "CacheError: cannot write",
@@ -782,7 +792,7 @@ def test_a_sound_gguf_is_read(tiny_gguf, tiny_folder):
 
 
 UNBOUNDED = {
-    "endless loop": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+    "endless loop": "{% for i in range(9**5) %}{% for j in range(9**5) %}{% endfor %}{% endfor %}",
     "huge output": "{% for i in range(99999) %}{{ messages[0]['content'] * 99 }}{% endfor %}",
     "huge text": "{{ 'a' * 10 ** 11 }}",
     "huge number": "{% set n = 9 ** (9 ** 9) %}",
@@ -836,10 +846,11 @@ def test_a_chat_template_cannot_leave_its_sandbox(tiny_folder, tmp_path, case):
         assert "repair the template" in str(error)
     else:  # rendered as nothing
         assert "class" not in prompt and "uid=" not in prompt and "globals" not in prompt
-    with pytest.raises(Exception):  # a sandbox is what kept it in: plain jinja lets some out
-        plain = jinja2.Environment().from_string(ESCAPES[case])
-        if plain.render(messages=[], raise_exception=templates.require_bounded):
-            raise RuntimeError("let out")
+
+
+def test_plain_jinja_would_let_a_template_out():
+    rendered = jinja2.Environment().from_string(ESCAPES["globals"]).render(messages=[])
+    assert "class" in rendered
 
 
 def test_a_template_that_was_tried_is_not_tried_again(tiny_folder, own_cache, monkeypatch):
@@ -886,11 +897,9 @@ def test_a_config_with_absurd_numbers_has_no_size(tiny_folder, tmp_path, change)
     "name", ["../x", "/etc/passwd", "a/b", "..", "", "a\0", "a\n", "C:x", None]
 )
 def test_a_judges_name_stays_in_its_folder(name):
-    class Backend:
-        identity = {}
-
+    backend = SimpleNamespace(identity={})
     with pytest.raises(JudgeError, match="part of a file name"):
-        LanguageModelJudge(Backend(), name=name, cache_dir=None)
+        LanguageModelJudge(backend, name=name, cache_dir=None)
 
 
 @pytest.mark.parametrize(
@@ -912,7 +921,7 @@ def test_a_sidecar_without_a_list_of_hashes_is_a_named_error(tmp_path, files):
     completions.open_folder(folder, dict.fromkeys(completions.IDENTITY, "x"))
     record = json.loads((folder / "provenance.json").read_text())
     (folder / "provenance.json").write_text(json.dumps(record | {"files": files}))
-    with pytest.raises(ResultsError, match="delete|restore"):
+    with pytest.raises(ResultsError, match=r"delete|restore"):
         completions.read_completions(folder)
 
 
@@ -952,3 +961,33 @@ def test_a_spoilt_record_of_rows_does_not_stop_a_run(stored, content):
     assert freshness.rows_of(stored.parent) != before
     with pytest.raises(ResultsError, match="restore it, or delete it"):
         results.read(stored)
+
+
+# The page
+
+# What the project promised to withstand; each begins or ends a row's fault.
+PROMISED = (
+    *("fetched or converted", "killed in a notebook", "contents are written", "Sphinx builds"),
+    *("`run` killed", "A sweep killed", "Disk full", "Read-only results folder"),
+    *("truncated model file", "Corrupt cache", "Corrupt Parquet", "Corrupt sidecar"),
+    *("Two runs at once on one results folder", "Clock changed", "Locale changed"),
+    *("No network", "Slow hub", "answer that is huge", "malformed or HTML", "Instructions in"),
+    *("Hostile GGUF metadata", "Hostile chat template", "Path traversal"),
+)
+
+
+def test_the_page_has_every_fault_and_names_tests_that_exist():
+    page = (paths.book_dir() / "reference" / "faults.md").read_text(encoding="utf-8")
+    lines = [line for line in page.splitlines() if line.startswith("| ")]
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+    rows = [row for row in rows if row[0] != "fault"]
+    assert all(len(row) == 4 and all(row) for row in rows)
+    faults = [row[0] for row in rows]
+    assert len(set(faults)) == len(faults)
+    for promised in PROMISED:
+        assert any(promised in fault for fault in faults), promised
+    for fault, *_, test in rows:
+        file, name = re.fullmatch(r"`(test_\w+\.py)::(test_\w+)`", test).groups()
+        tree = ast.parse((ROOT / "tests" / file).read_text(encoding="utf-8"))
+        known = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        assert name in known, f"{fault}: no test {name} in {file}"
