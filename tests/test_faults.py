@@ -4,9 +4,11 @@ Each ends in a named error or in a complete result. `book/reference/faults.md` l
 last test here holds it to the tests that there are.
 """
 
+import ast
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import socket
@@ -31,6 +33,7 @@ from calib_utils import (
     files,
     freshness,
     gguf_header,
+    models,
     paths,
     results,
     sizes,
@@ -500,7 +503,7 @@ def test_a_folder_that_another_user_owns_is_a_named_error(tiny, tmp_path):
             os.setuid(65534)
             cu.evaluate(model, TASK, results_dir=tmp_path / "rows")
         except ResultsError as error:
-            status = 0 if "choose a writable results_dir" in str(error) else 2
+            status = 0 if "results_dir" in str(error) else 2
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
@@ -829,10 +832,10 @@ def test_a_chat_template_without_bounds_is_refused(
 ):
     if how == "config" and case != "huge output":
         pytest.skip("where it stands is tried once")
-    monkeypatch.setattr(templates, "SECONDS", 3)
+    monkeypatch.setattr(templates, "SECONDS", 2)
     templates._ends.cache_clear()
     folder = with_template(tiny_folder("llama"), tmp_path / "m", UNBOUNDED[case], how)
-    with pytest.raises(ModelFormatError, match=r"does not end within 3 s.*repair it") as caught:
+    with pytest.raises(ModelFormatError, match=r"does not end within 2 s.*repair it") as caught:
         cu.load_model(folder, device="cpu")
     assert str(folder) in str(caught.value)
 
@@ -841,7 +844,8 @@ def test_a_chat_template_without_bounds_is_refused(
 def test_a_chat_template_cannot_leave_its_sandbox(tiny_folder, tmp_path, case):
     folder = with_template(tiny_folder("llama"), tmp_path / "m", ESCAPES[case], "file")
     try:
-        prompt = cu.render_prompt(cu.load_model(folder, device="cpu"), TASK).text
+        # Past the trial under limits, which is the next wall.
+        prompt = cu.render_prompt(models.load_model(folder, device="cpu"), TASK).text
     except ModelFormatError as error:
         assert "repair the template" in str(error)
     else:  # rendered as nothing
