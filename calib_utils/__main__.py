@@ -1,6 +1,7 @@
 """`python -m calib_utils`: the same chain from a shell. Tables on stdout, progress on stderr."""
 
 import argparse
+import io
 import sys
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from calib_utils.registry import CORE, DEFAULT_MODEL
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; a user's mistake prints one line and gives exit status 2."""
     options = _parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):  # answers are not ASCII, and a locale may be
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         return options.command(options) or 0
     except CalibUtilsError as error:
@@ -46,7 +50,7 @@ def _prompt(options) -> None:
 
 
 def _fetch(options) -> None:
-    from calib_utils.models import load_model
+    from calib_utils.loading import load_model
 
     for name in CORE if options.all else [options.model]:
         print(f"{name}: {load_model(name).folder}")
@@ -87,7 +91,7 @@ def _reproduce(options) -> int:
 
 
 def _load(options):
-    from calib_utils.models import load_model
+    from calib_utils.loading import load_model
 
     return load_model(
         options.model, revision=options.revision, dtype=options.dtype, device=options.device

@@ -8,15 +8,13 @@ import csv
 import html
 import io
 import json
-import os
 import re
-import uuid
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from calib_utils import paths
+from calib_utils import files, paths
 from calib_utils.errors import AnnotationError
 from calib_utils.labels import Item, check_items
 
@@ -72,14 +70,13 @@ def annotation_page(items: pd.DataFrame, *, seed: int = 0) -> str:
 
 
 def write_text(path: Path | str, content: str) -> Path:
-    """Writes a sheet or page as a whole, in UTF-8."""
+    """Writes a sheet or page as a whole, in UTF-8; raises AnnotationError where it cannot."""
     path = Path(path)
-    draft = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     try:
-        draft.write_bytes(content.encode("utf-8"))
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+        with files.whole(path) as draft:
+            draft.write_bytes(content.encode("utf-8"))
+    except OSError as error:
+        raise AnnotationError(f"cannot write {path} ({error}): choose another place") from error
     return path
 
 

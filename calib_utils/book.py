@@ -12,17 +12,20 @@ import sys
 import uuid
 from pathlib import Path
 
-from calib_utils import explorer_page, page_figures, paths
-from calib_utils.errors import CalibUtilsError
+from calib_utils import explorer_page, files, page_figures, paths
+from calib_utils.errors import BookBuildError
 from calib_utils.registry import DEFAULT_MODEL, EMBEDDED
 
 _PLAIN = re.compile(r"(?i)(?!(?:null|true|false|yes|no|on|off)$)[a-z][\w.@-]+")
-_FAULTS = "reference/faults"  # in the book once it is written
-_CHAPTERS_END = ["reference/glossary", _FAULTS, "reference/benchmarks", "reference/bibliography"]
-
-
-class BookBuildError(CalibUtilsError, RuntimeError):
-    """Sphinx reported an error or a warning."""
+_CHAPTERS_END = [
+    "reference/glossary",
+    "reference/faults",
+    "reference/benchmarks",
+    "reference/mutation",
+    "reference/licences",
+    "reference/bibliography",
+    "reference/cite",
+]
 
 
 def models_with_pages(book: Path | None = None) -> list[str]:
@@ -65,31 +68,26 @@ def table_of_contents(book: Path | None = None) -> str:
         lines += [f"- caption: {caption}", "  chapters:"]
         pages = paths.executed_dir(key, book).glob("[0-9][0-9]_*.ipynb")
         names = sorted(path.stem for path in pages)
-        files = (f"results/{key}/{name}" for name in names)
-        lines += [f"  - file: {file if caption == key else json.dumps(file)}" for file in files]
+        entries = (f"results/{key}/{name}" for name in names)
+        lines += [f"  - file: {at if caption == key else json.dumps(at)}" for at in entries]
     lines += ["- caption: Reference", "  chapters:"]
-    prose = Path(book or paths.book_dir())
-    pages = (page for page in _CHAPTERS_END if page != _FAULTS or (prose / f"{page}.md").is_file())
-    lines += [f"  - file: {page}" for page in pages]
+    lines += [f"  - file: {page}" for page in _CHAPTERS_END]
     return "\n".join(lines) + "\n"
 
 
 def write_table_of_contents(book: Path | None = None) -> Path:
     """Writes the book's `_toc.yml` where it differs, as a whole: two runs may end together."""
     target = Path(book or paths.book_dir()) / "_toc.yml"
-    text = table_of_contents(book)
-    if not target.is_file() or target.read_text(encoding="utf-8") != text:
-        draft = target.with_name(f".{uuid.uuid4().hex}.yml")
-        try:
-            draft.write_text(text, encoding="utf-8")
-            os.replace(draft, target)
-        finally:
-            draft.unlink(missing_ok=True)
-    return target
+    try:
+        return files.keep(target, table_of_contents(book).encode())
+    except OSError as error:
+        raise BookBuildError(f"cannot write {target} ({error}): make it writable") from error
 
 
 def build(output: Path | None = None, results_dir: Path | None = None) -> Path:
     """Builds the pages with warnings as errors and returns the first one.
+
+    The book that is there stays until the new one is whole; a second build waits for the first.
 
     Args:
         results_dir: what the explorer page shows; by default the committed results.
@@ -98,23 +96,42 @@ def build(output: Path | None = None, results_dir: Path | None = None) -> Path:
         BookBuildError: with the lines that Sphinx complained in.
         PageFigureError: a prose page shows a figure that no executed notebook has.
     """
-    page_figures.write()
-    output = output or paths.project_root() / "_build"
-    # An incremental build misses changed stylesheets and removed pages.
-    shutil.rmtree(output / "_build", ignore_errors=True)
+    output = Path(output or paths.project_root() / "_build")
+    target = output / "_build"
+    try:
+        page_figures.write()
+        output.mkdir(parents=True, exist_ok=True)
+        with files.alone(output) as locked:
+            for left in output.glob("._build-*") if locked else ():  # of builds that were killed
+                shutil.rmtree(left, ignore_errors=True)
+            # Never into the old one: an incremental build misses changed styles, removed pages.
+            draft = output / f"._build-{uuid.uuid4().hex}"
+            try:
+                _build(draft, Path(results_dir or paths.default_results_dir()))
+                if target.exists():
+                    os.replace(target, draft / "old")
+                os.replace(draft / "_build", target)
+            finally:
+                shutil.rmtree(draft, ignore_errors=True)
+    except OSError as error:
+        raise BookBuildError(
+            f"cannot write the book to {output} ({error}): choose a writable --output with space"
+        ) from error
+    return target / "html" / "index.html"
+
+
+def _build(output: Path, results_dir: Path) -> None:
     tool = Path(sys.executable).with_name("jupyter-book")
     command = [str(tool), "build", str(paths.book_dir()), "-W", "-n", "--keep-going"]
     command += ["--path-output", str(output)]
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore", "PYTHONIOENCODING": "utf-8"}
+    options = {"encoding": "utf-8", "errors": "replace", "env": environment}
+    done = subprocess.run(command, capture_output=True, **options)
     first = output / "_build" / "html" / "index.html"
     if done.returncode or not first.is_file():
         lines = (done.stdout + done.stderr).splitlines()
         told = [line for line in lines if "WARNING" in line or "ERROR" in line] or lines[-20:]
         raise BookBuildError("the book does not build cleanly:\n" + "\n".join(told))
-    left_out = explorer_page.write(
-        results_dir or paths.default_results_dir(), first.parent / "_static" / explorer_page.FOLDER
-    )
-    for row in left_out.itertuples():
+    pages = first.parent / "_static" / explorer_page.FOLDER
+    for row in explorer_page.write(results_dir, pages).itertuples():
         print(f"explorer page, left out: {row.folder}: {row.why}", file=sys.stderr)
-    return first

@@ -5,17 +5,17 @@ so a sweep that was killed goes on where it was. Runs no model.
 """
 
 import json
-import os
+import re
 import time
-import uuid
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from calib_utils import files
 from calib_utils.errors import ResultsError
 from calib_utils.hashes import sha256_of_file
 
@@ -44,6 +44,7 @@ COLUMNS = SCHEMA.names
 IDENTITY = ("weights_sha256", "dtype", "prompts_sha256", "sweep_sha256", "code_version", "engine")
 _FORMAT = 1
 _RECORD = "provenance.json"
+_PLAIN = re.compile(r"\w[\w.@=+-]*")  # no file is read or hashed outside the folder
 _STALE_SECONDS = 600  # a draft that old was left by a killed run: writing one takes a second
 
 
@@ -71,12 +72,13 @@ def open_folder(folder: Path, record: dict) -> None:
         for draft in folder.glob(".*.draft"):
             if time.time() - draft.stat().st_mtime > _STALE_SECONDS:
                 draft.unlink(missing_ok=True)
-        if not (folder / _RECORD).exists() and not any(folder.glob("*.parquet")):
-            _write_record(folder, {"format": _FORMAT, **record})
-    except OSError as error:
+        fresh = not (folder / _RECORD).exists() and not any(folder.glob("*.parquet"))
+    except (OSError, ValueError) as error:
         raise ResultsError(
-            f"cannot write to {folder} ({error}): choose a writable results_dir"
+            f"cannot write to {str(folder)!r} ({error}): choose a writable results_dir"
         ) from error
+    if fresh:
+        _write_record(folder, {"format": _FORMAT, **record})
     stored = read_record(folder)
     differs = [name for name in IDENTITY if stored.get(name) != record.get(name)]
     if differs:
@@ -104,27 +106,37 @@ def write_table(path: Path, table: pa.Table, parents: bool = False) -> None:
     Raises:
         ResultsError: the place cannot be written.
     """
-    draft = path.with_name(f".{uuid.uuid4().hex}.draft")
-    try:
-        if parents:
-            path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path, parents) as draft:
         pq.write_table(table, draft, compression="zstd")
-        os.replace(draft, path)
+
+
+@contextmanager
+def whole_file(path: Path, parents: bool = False) -> Iterator[Path]:
+    """A draft that becomes the stored file `path` as a whole, or not at all; see `files.whole`.
+
+    Raises:
+        ResultsError: the place cannot be written.
+    """
+    try:
+        with files.whole(path, parents) as draft:
+            yield draft
     except OSError as error:
         raise ResultsError(
             f"cannot write {path} ({error}): choose a writable results_dir with space"
         ) from error
-    finally:
-        with suppress(OSError):
-            draft.unlink()
 
 
 def close_folder(folder: Path, names: Iterable[str]) -> None:
     """Marks a sweep complete: its files and their SHA-256 go into the record, once."""
     record = read_record(folder)
     if "files" not in record:
-        files = {name: sha256_of_file(folder / name) for name in names}
-        _write_record(folder, {**record, "files": files})
+        try:
+            hashes = {name: sha256_of_file(folder / name) for name in names}
+        except OSError as error:
+            raise ResultsError(
+                f"{folder} lost a file while it was written ({error}): run the same request again"
+            ) from error
+        _write_record(folder, {**record, "files": hashes})
 
 
 def read_record(folder: Path) -> dict:
@@ -140,7 +152,12 @@ def read_record(folder: Path) -> dict:
                 f"{folder}: completions in format {record['format']}, this version reads "
                 f"{_FORMAT}: delete it and sweep again"
             )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        names = record.get("files")
+        if names is not None and not (
+            isinstance(names, dict) and all(map(_PLAIN.fullmatch, names))
+        ):
+            raise ValueError("a name among its files that is none")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, ResultsError):
             raise
         raise ResultsError(
@@ -157,16 +174,18 @@ def read_completions(folder: str | Path) -> pd.DataFrame:
         ResultsError: nothing there, unfinished, or a file that is not the one recorded.
     """
     folder = Path(folder)
-    files = read_record(folder).get("files")
-    if files is None:
+    hashes = read_record(folder).get("files")
+    if hashes is None:
         raise ResultsError(f"the sweep in {folder} is unfinished: run it again, it will go on")
-    for name, digest in files.items():
+    for name, digest in hashes.items():
         if not (folder / name).is_file() or sha256_of_file(folder / name) != digest:
             raise ResultsError(
                 f"{folder / name} is not the file that {_RECORD} describes (SHA-256 differs): "
                 f"restore it, or delete {folder} and sweep again"
             )
-    return pd.concat([_read_chunk(folder / name) for name in files], ignore_index=True)
+    if not hashes:
+        raise ResultsError(f"{folder} records no file: delete it and sweep again")
+    return pd.concat([_read_chunk(folder / name) for name in hashes], ignore_index=True)
 
 
 def _read_chunk(path: Path) -> pd.DataFrame:
@@ -174,7 +193,7 @@ def _read_chunk(path: Path) -> pd.DataFrame:
         table = pq.read_table(path)
         if not table.schema.equals(SCHEMA):
             raise ResultsError(f"{path} has other columns than this version: delete it")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         if isinstance(error, ResultsError):
             raise
         raise ResultsError(f"{path} is unreadable ({error}): delete it and sweep again") from error
@@ -182,7 +201,6 @@ def _read_chunk(path: Path) -> pd.DataFrame:
 
 
 def _write_record(folder: Path, record: dict) -> None:
-    draft = folder / f".{uuid.uuid4().hex}.draft"
     text = json.dumps(record, indent=1, ensure_ascii=False, sort_keys=True)
-    draft.write_text(text + "\n", encoding="utf-8")
-    os.replace(draft, folder / _RECORD)
+    with whole_file(folder / _RECORD) as draft:
+        draft.write_text(text + "\n", encoding="utf-8")

@@ -19,6 +19,7 @@ from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 from calib_utils import paths
+from calib_utils.deadlines import CutOff
 from calib_utils.errors import EndpointError, RefusedRequestError
 
 KEY_VARIABLE = "CALIB_UTILS_JUDGE_KEY"
@@ -201,7 +202,8 @@ class Endpoint:
         request = urllib.request.Request(f"{self.base_url.rstrip('/')}/{path}", body)
         request.add_header("Content-Type", "application/json")
         self._authorise(request)
-        handlers = [_NoRedirect]
+        watch = CutOff(self.timeout)
+        handlers = [_NoRedirect, watch]
         if self._on_loopback():  # never through a proxy
             handlers.append(urllib.request.ProxyHandler({}))
         deadline = time.monotonic() + self.timeout
@@ -215,8 +217,12 @@ class Endpoint:
         except RefusedRequestError:  # an OSError too
             raise
         except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "reason", error)
-            raise _Transient(self._clean(f"{type(error).__name__}: {reason}")) from None
+            problem = f"{type(error).__name__}: {getattr(error, 'reason', error)}"
+            if time.monotonic() > deadline:
+                problem = f"no whole answer in {self.timeout:g} s"
+            raise _Transient(self._clean(problem)) from None
+        finally:
+            watch.cancel()
         try:
             # Written anew first, so that no escape can hide the key.
             answer = json.dumps(json.loads(content.decode("utf-8")), ensure_ascii=False)
@@ -234,7 +240,9 @@ class Endpoint:
                     "or raise max_bytes"
                 )
             if time.monotonic() > deadline:
-                raise TimeoutError(f"no whole answer in {self.timeout:g} s")
+                break
+        if time.monotonic() > deadline:
+            raise TimeoutError
         return bytes(content)
 
     def _status_error(self, error: urllib.error.HTTPError) -> Exception:

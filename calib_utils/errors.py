@@ -51,6 +51,10 @@ class HubUnreachableError(CalibUtilsError, ConnectionError):
     """Model files could not be fetched; the message names what works without the hub."""
 
 
+class CacheError(CalibUtilsError, OSError):
+    """Model files that cannot be kept in the cache: no permission, or no space."""
+
+
 class HashMismatchError(CalibUtilsError, ValueError):
     """Bytes that are not the bytes they claim to be (weights or stored results)."""
 
@@ -97,3 +101,7 @@ class AnnotationError(CalibUtilsError, ValueError):
 
 class SandboxError(CalibUtilsError, RuntimeError):
     """Programs cannot be run here with the isolation that was asked for."""
+
+
+class BookBuildError(CalibUtilsError, RuntimeError):
+    """The book cannot be written, or Sphinx reported an error or a warning."""

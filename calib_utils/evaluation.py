@@ -3,15 +3,16 @@
 Knows the whole chain by name; computes nothing itself.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from pathlib import Path
 
 import pandas as pd
 
 from calib_utils import prompts, results
 from calib_utils.errors import InvalidRequestError, InvalidRuleError, ResultsError
+from calib_utils.loading import load_model
 from calib_utils.measure import Settings
-from calib_utils.models import Model, load_model
+from calib_utils.models import Model
 from calib_utils.parsing import check_rules, check_temperatures
 from calib_utils.processors import Processors
 from calib_utils.prompts import Policies, Prompt
@@ -58,10 +59,11 @@ def evaluate(
         CalibUtilsError: a named subclass, before the model runs wherever possible.
     """
     settings = _settings(rules, temperatures)
+    none = isinstance(answer_temperatures, Sized) and not len(answer_temperatures)
+    also = [] if none else check_temperatures(answer_temperatures)
     request = request_for(
         model, task, Policies(end, tokenizations, surface), batch_size, results_dir
     )
-    also = check_temperatures(answer_temperatures) if len(answer_temperatures) else []
     return request.tables(settings, also, losses=details, frontier=details).settings
 
 
@@ -189,8 +191,10 @@ def request_for(
     Raises:
         InvalidRequestError: a batch size that is none.
     """
-    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
         raise InvalidRequestError(f"batch_size={batch_size!r}: must be a whole number, at least 1")
+    if not isinstance(results_dir, str | Path | None):
+        raise InvalidRequestError(f"results_dir={results_dir!r}: give a folder's path, or None")
     task, model = get_task(task), load_model(model)
     folder = None
     if results_dir is not None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import nbformat
 
-from calib_utils import models, paths, provenance, results, weights
+from calib_utils import files, models, paths, provenance, results, weights
 from calib_utils.errors import HubUnreachableError, ModelFormatError, UnknownNameError
 from calib_utils.hashes import sha256_of_file, sha256_of_folder
 from calib_utils.registry import EMBEDDED
@@ -87,11 +87,13 @@ def why_stale(executed: Path, source_sha256: str, now: Mapping) -> list[str]:
     try:
         kept = json.loads(executed.read_text(encoding="utf-8"))["metadata"][METADATA]
         same_source = kept["source_sha256"] == source_sha256
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return ["the executed copy is unreadable"]
     then = kept.get(RECORD)
     if then is None:
         return ["no record of what it was made from"]
+    if not _is_record(then):
+        return ["the executed copy is unreadable"]
     why = [] if same_source else ["its source changed"]
     if now["weights"] is not None and then["weights"] != now["weights"]:
         why.append("the weights changed")
@@ -105,6 +107,16 @@ def why_stale(executed: Path, source_sha256: str, now: Mapping) -> list[str]:
             more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
             why.append(words.format(", ".join(names[:_SHOWN]) + more))
     return why
+
+
+def _is_record(found) -> bool:
+    """Whether something read has the parts of a record."""
+    parts = ("parameters", "code", "data", "rows")
+    return (
+        isinstance(found, dict)
+        and "weights" in found
+        and all(isinstance(found.get(part), dict) for part in parts)
+    )
 
 
 def _differing(then: Mapping, now: Mapping) -> list[str]:
@@ -121,13 +133,16 @@ def settle(pages: Iterable[Path], before: Mapping[str, str], after: Mapping[str,
     if before == after or not set(before) <= set(after):
         return
     for page in pages:
-        notebook = nbformat.read(page, as_version=4)
-        record = notebook.metadata.get(METADATA, {}).get(RECORD)
-        if record is not None and record["rows"] == before:
+        try:
+            notebook = nbformat.read(page, as_version=4)
+            record = notebook.metadata[METADATA][RECORD]
+            settled = record["rows"] == before
+        except Exception:  # a copy that was spoilt is stale, and executed again
+            continue
+        if settled:
             record["rows"] = dict(after)
-            draft = page.with_name(f".settled-{page.name}")
-            nbformat.write(notebook, draft)
-            draft.replace(page)
+            with files.whole(page) as draft:
+                nbformat.write(notebook, draft)
 
 
 def modules_of(sources: Iterable[str]) -> list[str]:
@@ -200,7 +215,7 @@ def rows_of(folder: Path) -> dict[str, str]:
     found: dict[str, list] = {}
     for file, relative in _files(folder):
         found.setdefault(relative.parent.as_posix(), []).append([file.name, _content(file)])
-    return {name: _digest(files) for name, files in found.items()}
+    return {name: _digest(contents) for name, contents in found.items()}
 
 
 def rows_by_model(results_dir: Path) -> dict[str, str]:
@@ -213,15 +228,18 @@ def rows_by_model(results_dir: Path) -> dict[str, str]:
 def _content(file: Path) -> str:
     if file.name != results.RECORD:
         return sha256_of_file(file)
-    record = json.loads(file.read_text(encoding="utf-8"))
-    kept = {key: value for key, value in record.items() if key not in _VOLATILE}
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        kept = {key: value for key, value in record.items() if key not in _VOLATILE}
+    except (ValueError, AttributeError, RecursionError):  # reading the rows says what is wrong
+        return sha256_of_file(file)
     return _digest(sorted(kept.items()))
 
 
 def _sha256_of_tree(folder: Path) -> str:
     """Of names and bytes of a folder's files; what only people read does not count."""
-    files = [(f, name.as_posix()) for f, name in _files(folder) if f.name != "README.md"]
-    return _digest([[name, sha256_of_file(file)] for file, name in files])
+    found = [(f, name.as_posix()) for f, name in _files(folder) if f.name != "README.md"]
+    return _digest([[name, sha256_of_file(file)] for file, name in found])
 
 
 def _files(folder: Path) -> list[tuple[Path, Path]]:

@@ -5,15 +5,16 @@ Knows files and a memo of what was hashed before; nothing of where they come fro
 
 import hashlib
 import json
-import os
-import uuid
+import re
 from contextlib import suppress
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from calib_utils import paths
+from calib_utils import files, paths
 from calib_utils.errors import ModelFormatError
+
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def sha256_of_file(path: Path) -> str:
@@ -30,6 +31,15 @@ def sha256_of_folder(folder: Path) -> str:
     Raises:
         ModelFormatError: no config.json, or weights that are not safetensors.
     """
+    try:
+        return _sha256_of_folder(folder)
+    except OSError as error:
+        raise ModelFormatError(
+            f"{folder} cannot be read ({error}): restore the file, or fetch the model again"
+        ) from error
+
+
+def _sha256_of_folder(folder: Path) -> str:
     weights = sorted(folder.glob("*.safetensors"))
     config = folder / "config.json"
     if not config.is_file():
@@ -41,23 +51,21 @@ def sha256_of_folder(folder: Path) -> str:
             f"{folder} has no safetensors weights ({found}): convert them with "
             "model.save_pretrained(folder)"
         )
-    files = [config, *weights]
-    state = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in map(Path.resolve, files)]
+    parts = [config, *weights]
+    state = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in map(Path.resolve, parts)]
     memo = paths.cache_dir() / "hashes" / f"{_sha256_of_text(str(folder.resolve()))[:32]}.json"
     try:
         remembered = json.loads(memo.read_text())
-        if remembered["state"] == state:
+        if remembered["state"] == state and _SHA256.fullmatch(remembered["sha256"]):
             return remembered["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
-    bar = tqdm(files, desc=f"hashing {folder.name}", unit="file", leave=False)
+    bar = tqdm(parts, desc=f"hashing {folder.name}", unit="file", leave=False)
     digest = _sha256_of_text(json.dumps([[f.name, sha256_of_file(f)] for f in bar]))
     # A cache that cannot be written costs time, not the result.
     with suppress(OSError):
-        memo.parent.mkdir(parents=True, exist_ok=True)
-        draft = memo.with_name(f".{uuid.uuid4().hex}")
-        draft.write_text(json.dumps({"state": state, "sha256": digest}))
-        os.replace(draft, memo)
+        with files.whole(memo, parents=True) as draft:
+            draft.write_text(json.dumps({"state": state, "sha256": digest}))
     return digest
 
 

@@ -6,16 +6,14 @@ to get a reply is its own affair.
 
 import hashlib
 import json
-import os
-import uuid
-from contextlib import suppress
+import re
 from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
 from tqdm.auto import tqdm
 
-from calib_utils import paths
+from calib_utils import files, paths
 from calib_utils.endpoint import Endpoint, Reply
 from calib_utils.errors import JudgeError, RefusedRequestError
 from calib_utils.labels import (
@@ -67,6 +65,10 @@ class LanguageModelJudge:
     ):
         if type(asks) is not int or asks < 1:
             raise JudgeError(f"asks={asks!r}: an item must be asked at least once")
+        if not isinstance(name, str) or not re.fullmatch(r"\w[\w.@=+-]*", name):
+            raise JudgeError(
+                f"name={name!r}: use letters, digits and . @ = + - (it becomes part of a file name)"
+            )
         self.backend, self.name, self.asks = backend, name, asks
         self.threshold = check_threshold(threshold)
         root = paths.judgement_cache_dir() if cache_dir == "default" else cache_dir
@@ -153,7 +155,8 @@ def endpoint_judge(base_url: str, model: str, *, name: str | None = None, **sett
     """
     own = {key: settings.pop(key) for key in ("threshold", "asks", "cache_dir") if key in settings}
     backend = Endpoint(base_url, model, **settings)
-    return LanguageModelJudge(backend, name=name or model.replace("/", "--"), **own)
+    name = name or re.sub(r"[^\w.@=+-]", "-", model.replace("/", "--")).lstrip(".@=+-")
+    return LanguageModelJudge(backend, name=name, **own)
 
 
 def local_judge(model: Model | str, *, name: str | None = None, **settings):
@@ -193,24 +196,18 @@ class _Cache:
             same = record["judge"] == self._identity and record["item"] == item.digest
             verdict = Verdict(**record["verdict"])
             scores = [getattr(verdict, name) for name in CRITERIA]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
         whole = all(type(score) is int and LOWEST <= score <= HIGHEST for score in scores)
         return verdict if same and whole and isinstance(verdict.reason, str) else None
 
     def write(self, item: Item, verdict: Verdict) -> None:
-        path = self._path(item)
-        draft = path.with_name(f".{uuid.uuid4().hex}")
         record = {"judge": self._identity, "item": item.digest, "verdict": asdict(verdict)}
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            draft.write_text(json.dumps(record, indent=1, sort_keys=True), encoding="utf-8")
-            os.replace(draft, path)
+            with files.whole(self._path(item), parents=True) as draft:
+                draft.write_text(json.dumps(record, indent=1, sort_keys=True), encoding="utf-8")
         except OSError as error:
             raise JudgeError(
                 f"cannot keep answers in {self._folder} ({error}): choose a writable cache_dir, "
                 "or None"
             ) from error
-        finally:
-            with suppress(OSError):
-                draft.unlink()

@@ -73,7 +73,7 @@ def read(path: Path) -> tuple[pd.DataFrame, dict]:
         record = json.loads(table.schema.metadata[_KEY])
         curves = table.to_pandas().astype(float)
         missing = {*IDENTITY, "revision", "code_version"} - set(record)
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, pa.ArrowException) as error:
         raise ResultsError(
             f"{path} holds no logits ({type(error).__name__}): delete it and run 06_logit_shape"
         ) from error

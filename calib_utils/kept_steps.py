@@ -5,16 +5,13 @@ a file changes only when they do, by more than machines differ in float32.
 """
 
 import json
-import os
-import uuid
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import asdict, astuple
 from pathlib import Path
 
 import numpy as np
 
-from calib_utils import provenance
+from calib_utils import completions, provenance
 from calib_utils.errors import ResultsError
 from calib_utils.explorer import Bin, StepData, Token, steps_along
 from calib_utils.models import Model
@@ -79,7 +76,7 @@ def read(path: Path) -> tuple[list[StepData], dict]:
         record, steps = content["record"], [unpacked(step) for step in content["steps"]]
         missing = {*IDENTITY, "revision", "code_version"} - set(record)
         wrong = [step for step in steps if step.task != record.get("task") or not _possible(step)]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ResultsError(f"{path} holds no steps ({type(error).__name__}): {_AGAIN}") from error
     if missing or wrong or not steps or record["task"] != path.stem:
         raise ResultsError(f"{path} holds no possible steps with their record: {_AGAIN}")
@@ -127,18 +124,8 @@ def _keep(steps: list[StepData], record: dict, path: Path) -> None:
     lines = (json.dumps(packed(step), separators=(",", ":")) for step in steps)
     head = json.dumps(record, sort_keys=True)
     text = '{"record": ' + head + ',\n"steps": [\n' + ",\n".join(lines) + "\n]}\n"
-    draft = path.with_name(f".{uuid.uuid4().hex}.draft")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with completions.whole_file(path, parents=True) as draft:
         draft.write_text(text, encoding="utf-8")
-        os.replace(draft, path)
-    except OSError as error:
-        raise ResultsError(
-            f"cannot write {path} ({error}): choose a writable results_dir with space"
-        ) from error
-    finally:
-        with suppress(OSError):
-            draft.unlink()
 
 
 def _alike(one: StepData, other: StepData) -> bool:

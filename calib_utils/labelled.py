@@ -72,7 +72,7 @@ def read(path: Path) -> tuple[pd.DataFrame, dict]:
         table = pq.read_table(path)
         record = json.loads(table.schema.metadata[_KEY])
         missing = {"digest", "judge"} - set(record) | set(COLUMNS) - set(table.column_names)
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, pa.ArrowException) as error:
         raise ResultsError(
             f"{path} holds no labels ({type(error).__name__}): delete it, they are made anew"
         ) from error

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import nbformat
 
-from calib_utils import paths
-from calib_utils.errors import CalibUtilsError
+from calib_utils import files, paths
+from calib_utils.errors import BookBuildError, CalibUtilsError
 from calib_utils.registry import DEFAULT_MODEL
 
 FOLDER = "figures"
@@ -53,17 +53,13 @@ def write(book: Path | None = None) -> list[Path]:
     pages = sorted([*book.glob("*.md"), *book.glob("reference/*.md")])
     texts = (page.read_text(encoding="utf-8") for page in pages)
     names = sorted({name for text in texts for name in _SHOWN.findall(text)})
-    return [_kept(book / FOLDER / f"{name}.png", figure(name, book)) for name in names]
+    return [files.keep(book / FOLDER / f"{name}.png", figure(name, book)) for name in names]
 
 
 def write_readme_figure() -> Path:
     """Takes the README's figure out of the default model's executed notebook."""
-    return _kept(paths.book_dir() / "assets" / "val-div.png", figure("fig-val-div"))
-
-
-def _kept(target: Path, content: bytes) -> Path:
-    """The file with that content, touched only where it differs."""
-    if not target.is_file() or target.read_bytes() != content:
-        target.parent.mkdir(exist_ok=True)
-        target.write_bytes(content)
-    return target
+    target = paths.book_dir() / "assets" / "val-div.png"
+    try:
+        return files.keep(target, figure("fig-val-div"))
+    except OSError as error:
+        raise BookBuildError(f"cannot write {target} ({error}): make it writable") from error

@@ -9,8 +9,16 @@ import sys
 from pathlib import Path
 
 from calib_utils import paths
-from calib_utils.errors import CalibUtilsError, InvalidRequestError
+from calib_utils.errors import (
+    CalibUtilsError,
+    InvalidRequestError,
+    NotebookParameterError,
+    UnknownNameError,
+)
 from calib_utils.registry import CORE, DEFAULT_MODEL, EMBEDDED
+
+# Parameters of notebooks that have options of their own.
+_OPTIONS = ("model", "revision", "dtype", "device", "results_dir")
 
 
 def add_commands(commands, model_options) -> None:
@@ -74,8 +82,10 @@ def forecast(options) -> None:
     """Prints what a run would take; with `--measure` the model is loaded and timed for it."""
     from calib_utils import forecast as forecasts
     from calib_utils import sizes
-    from calib_utils.models import _resolve_device, load_model
+    from calib_utils.loading import check_name, load_model
+    from calib_utils.models import _resolve_device
 
+    check_name(options.model)
     device, probe_s = _resolve_device(options.device), None
     size = sizes.size_of(options.model, options.revision)
     # The memory is told before the model is loaded into it.
@@ -112,6 +122,7 @@ def run(options) -> int:
         panel_jobs = {name: _panel_parameters(options, name) for name in about_all}
     book_dir, failed = options.book_dir.resolve(), []
     if jobs:
+        _require_known(options.model)
         key = freshness.identity(options.model, options.revision).key
         if key in EMBEDDED and options.model != key:
             raise InvalidRequestError(
@@ -133,7 +144,7 @@ def run(options) -> int:
 
 def _fetch_model(options) -> None:
     """Refuses what cannot be loaded, and fetches the rest, before a notebook is executed."""
-    from calib_utils.models import load_model
+    from calib_utils.loading import load_model
 
     if options.model not in EMBEDDED:
         _show_forecast(options)
@@ -142,8 +153,19 @@ def _fetch_model(options) -> None:
 
 def _named(model: str) -> str:
     """A file or folder by its whole path, since notebooks run in another folder."""
+    from calib_utils.loading import check_name
+
+    check_name(model)
     path = Path(model).expanduser()
     return str(path.resolve()) if model not in EMBEDDED and path.exists() else model
+
+
+def _require_known(model: str) -> None:
+    """Refuses what is no model before a folder is made for its pages."""
+    from calib_utils import models
+
+    if not (model in EMBEDDED or models._is_hub_id(model) or Path(model).expanduser().exists()):
+        raise UnknownNameError("model", model, EMBEDDED, models._HINT)
 
 
 def _show_forecast(options) -> None:
@@ -162,6 +184,13 @@ def _show_forecast(options) -> None:
 def _notebook_parameters(options, name: str) -> dict:
     from calib_utils import runner
 
+    for pair in options.parameter:
+        key = pair.partition("=")[0]
+        if key in _OPTIONS:
+            raise NotebookParameterError(
+                f"parameter {pair!r}: pages and rows are placed by it, so give it as "
+                f"--{key.replace('_', '-')}"
+            )
     given = runner.parse_parameters(name, options.parameter)
     named = {"model": options.model, "revision": options.revision or ""}
     named |= {"dtype": options.dtype, "device": options.device}

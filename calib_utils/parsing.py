@@ -27,6 +27,8 @@ def parse_rule(text: str) -> Rule:
         UnknownNameError: no such rule or order.
         InvalidRuleError: a number is missing, superfluous, unreadable or out of range.
     """
+    if not isinstance(text, str):
+        raise InvalidRuleError(f"{text!r} is no text: write a rule such as 'top_p=0.9'")
     joined, at, order = text.partition("@")
     parts = joined.split("+")
     if at and not order:
@@ -56,6 +58,8 @@ def check_rules(rules: Iterable[Sampler | str]) -> list[Sampler]:
     Raises:
         InvalidRuleError: none given, not a sampler, or one given twice.
     """
+    if not isinstance(rules, Sampler | str | Iterable):
+        raise InvalidRuleError(f"rules={rules!r}: give a list, such as ['none', 'top_p=0.9']")
     rules = [rules] if isinstance(rules, Sampler | str) else list(rules)
     rules = [parse_rule(rule) if isinstance(rule, str) else rule for rule in rules]
     if not rules:
@@ -81,6 +85,8 @@ def check_temperatures(temperatures: Sequence[float] | float) -> list[float]:
     Raises:
         InvalidTemperatureError: none given, one not finite, not above zero, or given twice.
     """
+    if not isinstance(temperatures, Real | Iterable):
+        raise InvalidTemperatureError(f"temperatures={temperatures!r}: give a list, such as [1.0]")
     values = [temperatures] if isinstance(temperatures, Real) else list(temperatures)
     if not values:
         raise InvalidTemperatureError("no temperatures given: pass at least 1.0")

@@ -10,12 +10,14 @@ import numpy as np
 import pandas as pd
 
 from calib_utils import results
+from calib_utils.errors import ResultsError
 from calib_utils.evaluation import request_for
-from calib_utils.models import load_model
+from calib_utils.loading import load_model
+from calib_utils.models import Model
 from calib_utils.parsing import parse_rule
 from calib_utils.prompts import Policies
 from calib_utils.schema import KEY
-from calib_utils.tasks import get_task
+from calib_utils.tasks import Task, get_task
 
 # Float32 forward passes differ in the fifth digit between machines and batch sizes.
 TOLERANCE = 1e-4
@@ -40,12 +42,12 @@ def recompute(folder: Path, update: bool = False) -> pd.DataFrame:
     """
     stored = results.read(folder)
     record = stored.record
-    model = load_model(record["model"], revision=record["revision"], dtype=record["dtype"])
+    model, task, policies = _asked(folder, record)
     settings = _settings_of(stored.settings)
-    with tempfile.TemporaryDirectory(dir=folder.parent if update else None) as scratch:
-        request = request_for(
-            model, get_task(record["task"]), Policies(**record["policies"]), results_dir=scratch
-        )
+    with tempfile.TemporaryDirectory(
+        prefix=".again-", dir=folder.parent if update else None
+    ) as scratch:
+        request = request_for(model, task, policies, results_dir=scratch)
         request.tables(
             settings,
             list(dict.fromkeys(stored.answers.temperature)),
@@ -82,15 +84,27 @@ def recompute_rows(folder: Path, rows: pd.DataFrame) -> tuple[list[str], float]:
         which can be read without a model), and the largest absolute difference of a number.
     """
     record = results.read(folder).record
-    model = load_model(record["model"], revision=record["revision"], dtype=record["dtype"])
-    policies = Policies(**record["policies"])
+    model, task, policies = _asked(folder, record)
     with tempfile.TemporaryDirectory() as scratch:
-        request = request_for(model, get_task(record["task"]), policies, results_dir=scratch)
+        request = request_for(model, task, policies, results_dir=scratch)
         again = request.tables(_settings_of(rows)).settings
         new = results.read(request.folder).record
     differs = [n for n in results.IDENTITY if n != "code_version" and record[n] != new[n]]
     both = rows.reset_index(drop=True)
     return differs, max(_largest_gap(both[name], again[name]) for name in _NUMBERS)
+
+
+def _asked(folder: Path, record: dict) -> tuple[Model, Task, Policies]:
+    """The model, task and conventions that a record names."""
+    try:
+        name, task, policies = record["model"], record["task"], Policies(**record["policies"])
+        settings = {"revision": record["revision"], "dtype": record["dtype"]}
+    except (KeyError, TypeError) as error:
+        raise ResultsError(
+            f"{folder}: its record does not say what was measured ({error!r}): restore it, or "
+            "delete the folder and measure again"
+        ) from error
+    return load_model(name, **settings), get_task(task), policies
 
 
 def _settings_of(table: pd.DataFrame) -> list:

@@ -5,16 +5,20 @@ and changes as a whole, by renaming a finished folder into place. Knows files; r
 """
 
 import errno
+import glob
 import json
 import os
+import re
 import shutil
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
+from calib_utils import files
 from calib_utils.errors import ResultsError
 from calib_utils.hashes import sha256_of_file
 from calib_utils.schema import COLUMNS, SCHEMA, Tables
@@ -56,7 +60,7 @@ def read(folder: Path) -> Stored | None:
         ResultsError: incomplete, changed by hand, of another schema, or breaking an invariant.
     """
     for _ in range(_PATIENCE):
-        if not folder.exists():
+        if not _exists(folder):
             return None
         seen = _record_text(folder)
         try:
@@ -69,6 +73,47 @@ def read(folder: Path) -> Stored | None:
         found.check(str(folder))
         return found
     raise ResultsError(f"{folder} keeps changing while it is read: let the other run finish")
+
+
+def _exists(folder: Path) -> bool:
+    """Whether there is such a folder, perhaps only after one that a killed run moved away is back.
+
+    Raises:
+        ResultsError: no folder can have this name.
+    """
+    try:
+        os.lstat(folder)
+        return True
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:
+        raise ResultsError(
+            f"{str(folder)!r} cannot be read ({error}): choose another results_dir or name"
+        ) from error
+    if not _left_behind(folder):
+        return False
+    with files.alone(folder.parent) as locked:
+        if locked:
+            _recover(folder)
+    return folder.exists()
+
+
+def _left_behind(folder: Path) -> list[Path]:
+    """Drafts and moved folders of writers that are at work or were killed, the moved ones first."""
+    own = re.compile(re.escape(f".{folder.name}-") + "[0-9a-f]{32}(-old)?")
+    found = folder.parent.glob(f".{glob.escape(folder.name)}-*")
+    drafts = [path for path in found if own.fullmatch(path.name)]
+    return sorted(drafts, key=lambda path: not path.name.endswith("-old"))
+
+
+def _recover(folder: Path) -> None:
+    """Does what a writer that was killed had no time for; only where no other is at work."""
+    for path in _left_behind(folder):
+        if path.name.endswith("-old") and not folder.exists():
+            with suppress(OSError):
+                os.replace(path, folder)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _record_text(folder: Path) -> str | None:
@@ -87,10 +132,10 @@ def _read_once(folder: Path) -> Stored:
                 f"{record_path}: schema {record['schema']}, this version reads {SCHEMA}: delete "
                 f"{folder} and measure again"
             )
-        files = record["files"]
-        names = [name for name in FILES if FILES[name] in files or name == "settings"]
+        hashes = record["files"]
+        names = [name for name in FILES if FILES[name] in hashes or name == "settings"]
         for file in (FILES[name] for name in names):
-            if sha256_of_file(folder / file) != files[file]:
+            if sha256_of_file(folder / file) != hashes[file]:
                 raise ResultsError(
                     f"{folder / file} is not the file that {RECORD} describes (SHA-256 differs): "
                     f"restore it, or delete {folder} and measure again"
@@ -126,10 +171,10 @@ def require_writable(folder: Path) -> None:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         writable = os.access(folder.parent, os.W_OK)
-    except OSError:
+    except (OSError, ValueError):
         writable = False
     if not writable:
-        raise ResultsError(f"cannot write to {folder.parent}: choose a writable results_dir")
+        raise ResultsError(f"cannot write to {str(folder.parent)!r}: choose a writable results_dir")
 
 
 def write(folder: Path, tables: Tables, record: dict) -> None:
@@ -138,12 +183,30 @@ def write(folder: Path, tables: Tables, record: dict) -> None:
     Raises:
         ResultsError: the tables break an invariant, or the place cannot be written.
     """
+    update(folder, lambda: tables, record)
+
+
+def update(folder: Path, make: Callable[[], Tables], record: dict) -> None:
+    """Stores what `make` gives, which sees what is stored while no other writer changes it.
+
+    Raises:
+        ResultsError: as `write` does.
+    """
+    with suppress(OSError):  # writing says what is wrong
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    with files.alone(folder.parent) as locked:
+        if locked:
+            _recover(folder)
+        _write(folder, make(), record)
+
+
+def _write(folder: Path, tables: Tables, record: dict) -> None:
     tables.check(str(folder))
     draft = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
     old = draft.with_name(f"{draft.name}-old")
     try:
         draft.mkdir(parents=True)
-        files = {}
+        hashes = {}
         for name, file in FILES.items():
             table = getattr(tables, name)
             if table.empty and name != "settings":
@@ -152,8 +215,8 @@ def write(folder: Path, tables: Tables, record: dict) -> None:
                 table.to_csv(draft / file, index=False, lineterminator="\n")
             else:
                 table.to_parquet(draft / file, index=False, compression="zstd")
-            files[file] = sha256_of_file(draft / file)
-        record = {"schema": SCHEMA, **record, "files": files}
+            hashes[file] = sha256_of_file(draft / file)
+        record = {"schema": SCHEMA, **record, "files": hashes}
         text = json.dumps(record, indent=1, ensure_ascii=False, sort_keys=True)
         (draft / RECORD).write_text(text + "\n", encoding="utf-8")
         _put_in_place(draft, folder, old)

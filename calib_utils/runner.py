@@ -235,7 +235,6 @@ def _names() -> list[str]:
 
 
 def _read(name: str):
-    path = paths.notebooks_dir() / f"{name}.ipynb"
-    if not path.is_file():
+    if name not in _names():
         raise UnknownNameError("notebook", name, _names())
-    return nbformat.read(path, as_version=4)
+    return nbformat.read(paths.notebooks_dir() / f"{name}.ipynb", as_version=4)

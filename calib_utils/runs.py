@@ -5,14 +5,14 @@ executes through `runner`; says on stderr what it does and why.
 """
 
 import json
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from calib_utils import freshness, runner
+from calib_utils import files, freshness, runner
+from calib_utils.errors import ResultsError
 
 try:
     import fcntl
@@ -20,7 +20,7 @@ except ImportError:  # not on Windows, where two runs of one model are not kept 
     fcntl = None
 
 _LOCK, _JOURNAL = ".lock", ".running.json"
-_DRAFT = re.compile(r"\.(?:[0-9a-f]{32}|settled-.+)\.ipynb")
+_DRAFT = re.compile(r"\.[0-9a-f]{32}\.(?:ipynb|draft)")
 _FORCED = "asked for by --force"
 
 
@@ -76,6 +76,8 @@ def _execute(name: str, parameters: Mapping, output: Path) -> bool:
         kept = output.with_name(f".failed-{output.name}")
         why = f"{error.ename}: {error.evalue}"
         _say(f"{name} failed ({why}); how far it came is in {kept}")
+    except OSError as error:
+        raise _unwritable(output.parent, error) from error
     except DeadKernelError:
         why = "its process was ended, as when memory runs out; see the forecast"
         _say(f"{name} failed: {why}")
@@ -88,7 +90,11 @@ def _alone(folder: Path) -> Iterator[None]:
 
     Where the file system has no locks the run goes on: each file appears whole all the same.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _LOCK).touch()
+    except OSError as error:
+        raise _unwritable(folder, error) from error
     with open(folder / _LOCK, "a") as stream:
         try:
             if fcntl is not None:
@@ -106,9 +112,11 @@ def _adding_rows(folder: Path, name: str, parameters: Mapping) -> Iterator[None]
     """Lets the other copies stand after the rows that this notebook adds, even if it is killed."""
     rows = runner.made_from(name, parameters)["rows"]
     record = {"results_dir": parameters.get("results_dir"), "rows": rows}
-    draft = folder / f"{_JOURNAL}.draft"
-    draft.write_text(json.dumps(record), encoding="utf-8")
-    os.replace(draft, folder / _JOURNAL)
+    try:
+        with files.whole(folder / _JOURNAL) as draft:
+            draft.write_text(json.dumps(record), encoding="utf-8")
+    except OSError as error:
+        raise _unwritable(folder, error) from error
     try:
         yield
     finally:
@@ -121,15 +129,21 @@ def _end_killed_run(folder: Path, jobs: Mapping[str, Mapping]) -> None:
         if _DRAFT.fullmatch(draft.name):
             draft.unlink(missing_ok=True)
     name, parameters = next(iter(jobs.items()))
-    with suppress(FileNotFoundError, ValueError, KeyError):
+    with suppress(FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
         record = json.loads((folder / _JOURNAL).read_text(encoding="utf-8"))
         if record["results_dir"] == parameters.get("results_dir"):
-            _settle(folder, record["rows"], runner.made_from(name, parameters)["rows"])
+            _settle(folder, dict(record["rows"]), runner.made_from(name, parameters)["rows"])
 
 
 def _settle(folder: Path, before: Mapping[str, str], after: Mapping[str, str]) -> None:
     freshness.settle(folder.glob("[0-9][0-9]_*.ipynb"), before, after)
     (folder / _JOURNAL).unlink(missing_ok=True)
+
+
+def _unwritable(folder: Path, error: OSError) -> ResultsError:
+    return ResultsError(
+        f"cannot write pages to {folder} ({error}): choose a writable --book-dir with space"
+    )
 
 
 def _say(text: str) -> None:

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from calib_utils.evaluation import evaluate, request_for
+from calib_utils.loading import load_model
 from calib_utils.measure import untouched
-from calib_utils.models import Model, load_model
+from calib_utils.models import Model
 from calib_utils.operating import split_table
 from calib_utils.prompts import ENDS, Policies
 from calib_utils.tasks import Task, get_task, paraphrases

@@ -7,11 +7,12 @@ hub only for what is neither in the table nor here.
 import json
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from calib_utils import checkpoints, weights
+from calib_utils import checkpoints, gguf_header, weights
 from calib_utils.checkpoints import Checkpoint
 from calib_utils.errors import HubUnreachableError, ModelFormatError, UnknownNameError
 from calib_utils.registry import EMBEDDED
@@ -19,6 +20,7 @@ from calib_utils.registry import EMBEDDED
 # Tensors of a multimodal checkpoint that the language model alone does not load.
 _NOT_LOADED = ("model.visual.", "visual.", "mtp.")
 _MAX_HEADER = 1 << 30
+_UNREADABLE = (ValueError, TypeError, RecursionError, MemoryError, struct.error)
 _STATE_BYTES = 4  # recurrent states stay float32
 _GGUF_TYPES = {"gemma3": "gemma3_text"}  # where transformers has another name
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -117,15 +119,13 @@ def _of_hub(name: str, revision: str | None) -> ModelSize:
 
 
 def _of_gguf(name: str, path: Path) -> ModelSize:
-    from gguf import GGUFReader
-
+    header = gguf_header.read(path)
+    counts = header.tensors
     try:
-        reader = GGUFReader(path)
-        counts = {tensor.name: int(tensor.n_elements) for tensor in reader.tensors}
-        arch = reader.get_field("general.architecture").contents()
+        arch = header.fields["general.architecture"]
 
         def number(key: str) -> int:
-            return int(reader.get_field(f"{arch}.{key}").contents())
+            return int(header.fields[f"{arch}.{key}"])
 
         hidden, heads = number("embedding_length"), number("attention.head_count")
         config = {
@@ -134,12 +134,12 @@ def _of_gguf(name: str, path: Path) -> ModelSize:
             "num_hidden_layers": number("block_count"),
             "num_attention_heads": heads,
             "num_key_value_heads": number("attention.head_count_kv"),
-            "vocab_size": len(reader.get_field("tokenizer.ggml.tokens").data),
+            "vocab_size": header.fields["tokenizer.ggml.tokens"].length,
             "tie_word_embeddings": "output.weight" not in counts,
         }
-        if reader.get_field(f"{arch}.attention.key_length") is not None:
+        if f"{arch}.attention.key_length" in header.fields:
             config["head_dim"] = number("attention.key_length")
-    except (AttributeError, KeyError, ValueError, IndexError, TypeError) as error:
+    except (AttributeError, KeyError, ValueError, OverflowError, TypeError) as error:
         raise ModelFormatError(
             f"{path} does not tell its size ({type(error).__name__}: {error}): fetch it again, or "
             "use a safetensors folder"
@@ -149,23 +149,35 @@ def _of_gguf(name: str, path: Path) -> ModelSize:
 
 
 def _from_counts(name, config, counts: Mapping[str, int], disk: int, source: str) -> ModelSize:
-    text = config.get("text_config", config)
-    loaded = {k: n for k, n in counts.items() if not k.startswith(_NOT_LOADED)}
-    total = sum(loaded.values())
-    experts = sum(n for key, n in loaded.items() if ".experts." in key)
-    share = 1.0
-    if n_experts := text.get("num_experts") or text.get("num_local_experts"):
-        share = text["num_experts_per_tok"] / n_experts
-    active = total - experts + round(experts * share)
-    # A head that is not stored is the embedding, whatever the config says.
-    text = {**text, "tie_word_embeddings": "lm_head.weight" not in loaded}
+    with _complete(name):
+        text = config.get("text_config", config)
+        loaded = {k: n for k, n in counts.items() if not k.startswith(_NOT_LOADED)}
+        total = sum(loaded.values())
+        experts = sum(n for key, n in loaded.items() if ".experts." in key)
+        share = 1.0
+        if n_experts := text.get("num_experts") or text.get("num_local_experts"):
+            share = text["num_experts_per_tok"] / n_experts
+        active = total - experts + round(experts * share)
+        # A head that is not stored is the embedding, whatever the config says.
+        text = {**text, "tie_word_embeddings": "lm_head.weight" not in loaded}
     return _from_config(name, text, total, active, disk, source)
 
 
-def _from_config(name, config: Mapping, total, active, disk, source) -> ModelSize:
+@contextmanager
+def _complete(name: str) -> Iterator[None]:
     try:
-        vocabulary, hidden = config["vocab_size"], config["hidden_size"]
-        heads = config["num_attention_heads"]
+        yield
+    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        raise ModelFormatError(
+            f"{name}: the config does not give {error}: restore its config.json"
+        ) from error
+
+
+def _from_config(name, config: Mapping, total, active, disk, source) -> ModelSize:
+    with _complete(name):
+        vocabulary, hidden, heads = (
+            _count(config, key) for key in ("vocab_size", "hidden_size", "num_attention_heads")
+        )
         head_dim = config.get("head_dim") or hidden // heads
         full, recurrent = _layers(config)
         cache = 2 * full * (config.get("num_key_value_heads") or heads) * head_dim
@@ -178,26 +190,31 @@ def _from_config(name, config: Mapping, total, active, disk, source) -> ModelSiz
             kernel = config.get("linear_conv_kernel_dim", 4)
             state = value * config["linear_key_head_dim"] + (2 * key + value) * kernel
             state *= recurrent * _STATE_BYTES
-    except (KeyError, TypeError) as error:
-        raise ModelFormatError(f"{name}: the config does not give {error}") from error
-    embedding = 0 if config.get("tie_word_embeddings", True) else vocabulary * hidden
+        embedding = 0 if config.get("tie_word_embeddings", True) else vocabulary * hidden
+        numbers = {"products": active - embedding, "cache_values": cache, "state_bytes": state}
+        if not all(type(number) is int and number >= 0 for number in numbers.values()):
+            raise ValueError(f"possible numbers ({numbers})")
     return ModelSize(
         name=name,
         parameters=total,
         active=active,
-        products=active - embedding,
         vocabulary=vocabulary,
-        cache_values=cache,
-        state_bytes=state,
-        model_type=config.get("model_type", ""),
+        model_type=str(config.get("model_type", "")),
         disk_bytes=disk,
         source=source,
+        **numbers,
     )
+
+
+def _count(config: Mapping, key: str) -> int:
+    if type(config[key]) is not int or config[key] < 1:
+        raise ValueError(f"{key} as a whole number above 0 but {config[key]!r}")
+    return config[key]
 
 
 def _layers(config: Mapping) -> tuple[int, int]:
     """How many layers keep keys and values, and how many a recurrent state."""
-    n = config["num_hidden_layers"]
+    n = _count(config, "num_hidden_layers")
     if types := config.get("layer_types"):
         recurrent = types.count("linear_attention")
     elif every := config.get("full_attention_interval"):
@@ -212,7 +229,7 @@ def _json(path: Path) -> dict:
         found = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(found, dict):
             raise ValueError("not an object")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelFormatError(f"{path} cannot be read ({error}): not a model folder") from error
     return found
 
@@ -227,7 +244,7 @@ def _tensor_sizes(file: Path) -> dict[str, int]:
             header = json.loads(stream.read(length))
         header.pop("__metadata__", None)
         counts = {name: math.prod(tensor["shape"]) for name, tensor in header.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+    except (*_UNREADABLE, OSError, KeyError, AttributeError) as error:
         raise ModelFormatError(
             f"{file} has no readable safetensors header ({error}): fetch it again"
         ) from error

@@ -81,7 +81,9 @@ class Request:
             have = new if stored is None else _joined(stored, new)
             if self.folder is not None and (todo or todo_frontier):
                 names = {sampler.name for sampler, _ in passing}
-                results.write(self.folder, _without(have, names), record)
+                results.update(
+                    self.folder, lambda: _without(self._with_stored(new, stored), names), record
+                )
         wanted = _keys(settings)
         parts = [have.answers[have.answers.temperature == t] for t in answer_temperatures]
         return Tables(
@@ -117,6 +119,11 @@ class Request:
                 f"{', '.join(foreign)}): use another results_dir, rename the task, or delete it"
             )
         return None if stale else stored
+
+    def _with_stored(self, new: Tables, before: Tables | None) -> Tables:
+        """New rows beside those stored now: another run may have added some meanwhile."""
+        stored = self._stored() or before
+        return new if stored is None else _joined(stored, new)
 
     def _measure(
         self,

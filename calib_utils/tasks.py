@@ -13,12 +13,15 @@ from calib_utils import paths
 from calib_utils.errors import InvalidTaskError, UnknownNameError
 
 MAX_ANSWERS = 200_000
+_LONGEST_NAME = 100  # it becomes part of file names
+# Devices of Windows, and folders that lie beside a model's tables.
+_TAKEN = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?|texts|labels|logits|steps")
 _DIGITS = (0, 9)
 _STATES_PROMPT = "Randomly name a US state with no additional explanation. Answer:"
 _SUM_WORDS = {"at-most": "sum to at most", "equals": "sum to exactly"}
-_RNG_NAME = re.compile(r"rng-(\d+)(?:-sum-(at-most|equals)-(\d+))?")
-_PARAPHRASE = re.compile(r"(.+)-paraphrase-(\d+)")
-_SHORTEST = re.compile(r"(.+)-shortest-(\d+)")
+_RNG_NAME = re.compile(r"rng-(\d{1,9})(?:-sum-(at-most|equals)-(\d{1,9}))?")
+_PARAPHRASE = re.compile(r"(.+)-paraphrase-(\d{1,9})")
+_SHORTEST = re.compile(r"(.+)-shortest-(\d{1,9})")
 NAME_FORMS = (
     *("rng-{n}", "rng-{n}-sum-at-most-{s}", "rng-{n}-sum-equals-{s}", "us-states"),
     *("{task}-paraphrase-{i}", "{task}-shortest-{k}"),
@@ -54,9 +57,25 @@ class Task:
                 f"task name {self.name!r}: use letters, digits, '.', '_' and '-' "
                 "(it becomes part of a file name)"
             )
+        if len(self.name.encode()) > _LONGEST_NAME or self.name.endswith("."):
+            raise InvalidTaskError(
+                f"task name {self.name[:80]!r}: use at most {_LONGEST_NAME} bytes and no dot at "
+                "the end (it becomes part of a file name)"
+            )
+        if _TAKEN.fullmatch(self.name):
+            raise InvalidTaskError(f"task name {self.name!r} is a reserved word: choose another")
         if not isinstance(self.prompt, str) or not self.prompt.strip():
             raise InvalidTaskError(f"task {self.name!r}: the prompt is empty")
+        if not _is_text(self.prompt):
+            raise InvalidTaskError(
+                f"task {self.name!r}: the prompt has half a surrogate pair: remove it"
+            )
         _check_answers(self.name, self.answers)
+
+
+def _is_text(text: str) -> bool:
+    """Whether a string can be written at all; JSON may hold half a surrogate pair."""
+    return not re.search("[\ud800-\udfff]", text)
 
 
 def _check_answers(name: str, answers: tuple) -> None:
@@ -72,6 +91,8 @@ def _check_answers(name: str, answers: tuple) -> None:
         where = f"task {name!r}, answer {position + 1} of {len(answers)} ({answer!r})"
         if not isinstance(answer, str):
             raise InvalidTaskError(f"{where}: must be a string")
+        if not _is_text(answer):
+            raise InvalidTaskError(f"{where}: has half a surrogate pair; remove it")
         if not answer or answer != answer.strip():
             raise InvalidTaskError(
                 f"{where}: is empty or has surrounding white space; strip it (the leading space "
@@ -97,6 +118,11 @@ def get_task(name: Task | str | Path) -> Task:
     if isinstance(name, Task):
         return name
     text = str(name)
+    if len(text) > _LONGEST_NAME and not text.endswith(".json"):
+        raise InvalidTaskError(
+            f"task {text[:80]!r}...: a name of {len(text):,} characters is none, at most "
+            f"{_LONGEST_NAME}. {_HINT}"
+        )
     if text.endswith(".json"):
         return _read_task_file(Path(text))
     if match := _PARAPHRASE.fullmatch(text):
@@ -122,7 +148,7 @@ def list_tasks() -> list[str]:
 
 def _random_digits(name: str, length: int, relation: str | None, total: int | None) -> Task:
     start, end = _DIGITS
-    if length < 1 or (end - start + 1) ** length > MAX_ANSWERS:
+    if not 1 <= length <= 5:
         raise InvalidTaskError(f"task {name!r}: the number of integers must be from 1 to 5")
     digits = itertools.product(range(start, end + 1), repeat=length)
     accept = {
@@ -181,10 +207,13 @@ def _paraphrase_templates() -> dict[str, list[str]]:
 def _read_task_file(path: Path) -> Task:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        return Task(record["name"], record["prompt"], record["answers"])
+        name, prompt, answers = record["name"], record["prompt"], record["answers"]
+        if not isinstance(answers, list):
+            raise TypeError(f"answers must be a list of strings, not {answers!r}")
+        return Task(name, prompt, answers)
     except InvalidTaskError:
         raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InvalidTaskError(
             f"task file {str(path)!r} is unreadable ({type(error).__name__}: {error}); it must be "
             'JSON like {"name": "...", "prompt": "...", "answers": ["...", "..."]}'

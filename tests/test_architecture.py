@@ -16,6 +16,7 @@ PACKAGE = Path(cu.__file__).parent
 ORDER = (
     "errors",
     "paths",
+    "files",
     "registry",
     "checkpoints",
     "tasks",
@@ -23,10 +24,12 @@ ORDER = (
     "vocabulary",
     "prompts",
     "hashes",
+    *("gguf_header", "conversion"),
     "weights",
     "sizes",
     "openset",
     "models",
+    *("templates", "loading"),
     "starts",
     "scoring",
     "generation",
@@ -76,7 +79,17 @@ ORDER = (
     "errata_readings",
     "examples",
     "sampling",
-    *("labels", "rubric", "endpoint", "probes", "vllm_engine", "vllm_sweeps", "chat", "judges"),
+    *(
+        "labels",
+        "rubric",
+        "deadlines",
+        "endpoint",
+        "probes",
+        "vllm_engine",
+        "vllm_sweeps",
+        "chat",
+        "judges",
+    ),
     *("gazetteer", "language", "agreement", "annotation", "labelled"),
     *("verdicts", "sandbox_worker", "sandbox", "problems", "drawing", "programs"),
     *("faults", "kept_faults"),
@@ -114,11 +127,13 @@ ORDER = (
     "__main__",
 )
 TORCH = {
-    *("models", "weights", "scoring", "ranking", "samplers", "processors", "measure", "sampling"),
+    *("models", "conversion", "templates", "scoring", "ranking", "samplers", "processors"),
+    *("measure", "sampling"),
     *("reference", "starts", "generation", "embedders", "chat", "drawing", "table1_texts"),
 }
 # What a number passes through before it is a number of this code: inputs, identity, messages.
-NOT_NUMERIC = {"errors", "paths", "registry", "hashes", "weights", "tasks"}
+NOT_NUMERIC = {"errors", "paths", "files", "registry", "hashes", "weights", "tasks"}
+NOT_NUMERIC |= {"gguf_header", "conversion"}
 MAX_LINES = 300
 
 
@@ -177,7 +192,7 @@ def test_only_the_model_side_imports_torch():
 def test_only_the_weights_and_the_endpoint_talk_to_the_network():
     network = {"urllib", "http", "socket", "requests", "huggingface_hub"}
     found = {n for n in modules() if network & {i.split(".")[0] for i in imports(n)}}
-    assert found == {"weights", "endpoint"}
+    assert found == {"weights", "endpoint", "deadlines"}
 
 
 def test_only_paths_reads_the_projects_environment_variables():

@@ -185,7 +185,7 @@ def test_other_names_are_named_errors(tmp_path):
         sizes.size_of("smollm2-135m")
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF but nothing more")
-    with pytest.raises(ModelFormatError, match="does not tell its size"):
+    with pytest.raises(ModelFormatError, match="cannot be read as GGUF"):
         sizes.size_of(broken)
 
 

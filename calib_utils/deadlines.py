@@ -1,0 +1,49 @@
+"""HTTP connections that are cut at a deadline, however slowly or endlessly the other side talks.
+
+Knows sockets. A socket's own time limit starts anew with every byte that arrives.
+"""
+
+import socket
+import threading
+import urllib.request
+from contextlib import suppress
+
+
+class CutOff(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+    """Opens URLs over connections that are shut after some time, or when `cancel` is called.
+
+    Args:
+        seconds: from the first connection on. What is read from one that was shut is cut off.
+    """
+
+    def __init__(self, seconds: float):
+        super().__init__()
+        self._sockets: list[socket.socket] = []
+        self._timer = threading.Timer(seconds, self._shut)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def cancel(self) -> None:
+        """Ends the watch."""
+        self._timer.cancel()
+
+    def do_open(self, http_class, request, **options):
+        """As in urllib, over a connection that is watched."""
+
+        def watched(*args, **settings):
+            connection = http_class(*args, **settings)
+            connect = connection.connect
+
+            def connect_and_watch():
+                connect()
+                self._sockets.append(connection.sock)
+
+            connection.connect = connect_and_watch
+            return connection
+
+        return super().do_open(watched, request, **options)
+
+    def _shut(self) -> None:
+        for one in self._sockets:
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
