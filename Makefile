@@ -12,7 +12,7 @@ VLLM_VENV := .venv-vllm
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help env fetch forecast run workflow workflow-env book pages test check reproduce sync lock bench vllm clean
+.PHONY: help env fetch forecast run workflow workflow-env book pages pdf test check reproduce sync lock bench vllm clean
 
 help:  ## This list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -50,6 +50,9 @@ book: run pages  ## Set up, fetch the model, run the notebooks, build the book
 
 pages: env  ## Build the book from executed notebooks, nothing run
 	$(CU) book
+
+pdf: env  ## The pages and one PDF of them, _build/book.pdf (needs Chromium)
+	$(CU) book --pdf
 
 test: env  ## Everything CI runs
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

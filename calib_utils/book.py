@@ -117,19 +117,33 @@ def build(output: Path | None = None, results_dir: Path | None = None) -> Path:
     output = output or paths.project_root() / "_build"
     # An incremental build misses changed stylesheets and removed pages.
     shutil.rmtree(output / "_build", ignore_errors=True)
-    tool = Path(sys.executable).with_name("jupyter-book")
-    command = [str(tool), "build", str(paths.book_dir()), "-W", "-n", "--keep-going"]
-    command += ["--path-output", str(output)]
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    first = output / "_build" / "html" / "index.html"
-    if done.returncode or not first.is_file():
-        lines = (done.stdout + done.stderr).splitlines()
-        told = [line for line in lines if "WARNING" in line or "ERROR" in line] or lines[-20:]
-        raise BookBuildError("the book does not build cleanly:\n" + "\n".join(told))
+    first = _jupyter_book(output, "html", "index.html")
     left_out = explorer_page.write(
         results_dir or paths.default_results_dir(), first.parent / "_static" / explorer_page.FOLDER
     )
     for row in left_out.itertuples():
         print(f"explorer page, left out: {row.folder}: {row.why}", file=sys.stderr)
+    return first
+
+
+def build_single(output: Path) -> Path:
+    """Builds all pages as one, to be printed, and returns it.
+
+    Raises:
+        BookBuildError: with the lines that Sphinx complained in.
+    """
+    return _jupyter_book(output, "singlehtml", "intro.html")
+
+
+def _jupyter_book(output: Path, builder: str, page: str) -> Path:
+    tool = Path(sys.executable).with_name("jupyter-book")
+    command = [str(tool), "build", str(paths.book_dir()), "-W", "-n", "--keep-going"]
+    command += ["--path-output", str(output), "--builder", builder]
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    first = output / "_build" / builder / page
+    if done.returncode or not first.is_file():
+        lines = (done.stdout + done.stderr).splitlines()
+        told = [line for line in lines if "WARNING" in line or "ERROR" in line] or lines[-20:]
+        raise BookBuildError("the book does not build cleanly:\n" + "\n".join(told))
     return first

@@ -5,6 +5,7 @@ page, and texts for those who cannot see a figure. Knows Sphinx; changes no sour
 """
 
 import json
+import re
 from pathlib import Path
 from string import Template
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ from docutils import nodes
 from sphinx.errors import ConfigError
 
 _BOX = "run_box.md"
+_EXECUTED = re.compile(r"/book/(?:panel|results/[^/]+)/([^/]+)\.ipynb$")
 _OWN = "Its pages appear as a part of their own, its rows in `data/results`."
 _ALL = "All chapters run, and this page with them, since it is about every model with rows."
 # docutils names the entries of a list by a role that ARIA 1.2 withdrew; a list needs list items.
@@ -26,6 +28,8 @@ def setup(app) -> dict:
     app.connect("source-read", _add_run_box)
     app.connect("doctree-resolved", _describe_figures)
     app.connect("html-page-context", _name_list_items)
+    # After the theme has added its buttons.
+    app.connect("html-page-context", _point_to_the_source, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -59,6 +63,7 @@ def _addresses(app, config) -> None:
     """The site's address for the card of a link, the canonical link and the page of a wrong one."""
     site = site_url(config.html_theme_options["repository_url"], config.html_baseurl)
     config.html_baseurl = config.ogp_site_url = site
+    config.ogp_site_name = config.html_title
     config.notfound_urls_prefix = urlsplit(site).path
 
 
@@ -106,3 +111,11 @@ def _describe_figures(app, doctree: nodes.document, docname: str) -> None:
 def _name_list_items(app, pagename, templatename, context, doctree) -> None:
     if body := context.get("body"):
         context["body"] = body.replace(_WITHDRAWN, _ITEM)
+
+
+def _point_to_the_source(app, pagename, templatename, context, doctree) -> None:
+    """The edit button of an executed notebook leads to what people edit, not to the copy."""
+    for group in context.get("header_buttons", ()):
+        for button in group.get("buttons", ()):
+            if button.get("label") == "source-edit-button":
+                button["url"] = _EXECUTED.sub(r"/notebooks/\1.py", button["url"])

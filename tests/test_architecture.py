@@ -105,7 +105,7 @@ ORDER = (
     "runner",
     "forecast",
     "resources",
-    "book",
+    *("book_pages", "book", "book_pdf"),
     "runs",
     "panel_commands",
     "__init__",
