@@ -8,12 +8,12 @@ import json
 import re
 from pathlib import Path
 from string import Template
-from urllib.parse import urlsplit
 
 from docutils import nodes
 from sphinx.errors import ConfigError
 
 _BOX = "run_box.md"
+_REPOSITORY = re.compile(r"https://(github|gitlab)\.com/([^/]+)/([^/]+?)(?:\.git)?/?")
 _EXECUTED = re.compile(r"/book/(?:panel|results/[^/]+)/([^/]+)\.ipynb$")
 _OWN = "Its pages appear as a part of their own, its rows in `data/results`."
 _ALL = "All chapters run, and this page with them, since it is about every model with rows."
@@ -48,15 +48,14 @@ def site_url(repository: str, given: str = "") -> str:
     """
     if given:
         return given.rstrip("/") + "/"
-    parts = urlsplit(repository)
-    pages = {"github.com": "github.io", "gitlab.com": "gitlab.io"}.get(parts.netloc)
-    path = parts.path.strip("/").removesuffix(".git").split("/")
-    if pages is None or len(path) != 2:
+    parts = _REPOSITORY.fullmatch(repository)
+    if parts is None:
         raise ConfigError(
             f"where are the pages of {repository!r} published? Name it in _config.yml as "
             "html: baseurl:"
         )
-    return f"https://{path[0]}.{pages}/{path[1]}/"
+    host, owner, name = parts.groups()
+    return f"https://{owner}.{host}.io/{name}/"
 
 
 def _addresses(app, config) -> None:
@@ -64,7 +63,7 @@ def _addresses(app, config) -> None:
     site = site_url(config.html_theme_options["repository_url"], config.html_baseurl)
     config.html_baseurl = config.ogp_site_url = site
     config.ogp_site_name = config.html_title
-    config.notfound_urls_prefix = urlsplit(site).path
+    config.notfound_urls_prefix = "/" + site.split("/", 3)[3]
 
 
 def run_box(docname: str, repository: str, template: str) -> str | None:

@@ -14,7 +14,8 @@ FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
 _LOADING_S = 300  # of the whole book: all figures and formulas are set before it is printed
 _SET = """() => document.querySelectorAll('.math.notranslate').length
     <= document.querySelectorAll('mjx-container').length"""
-_FOOTER = '<div style="font-size:8px; width:100%; text-align:center"><span class="pageNumber"></span></div>'
+_FOOTER = """<div style="font-size:8px; width:100%; text-align:center">
+    <span class="pageNumber"></span></div>"""
 _MARGIN = {"top": "15mm", "bottom": "17mm", "left": "14mm", "right": "14mm"}
 
 
