@@ -15,8 +15,8 @@ from sphinx.errors import ConfigError
 _BOX = "run_box.md"
 _REPOSITORY = re.compile(r"https://(github|gitlab)\.com/([^/]+)/([^/]+?)(?:\.git)?/?")
 _EXECUTED = re.compile(r"/book/(?:panel|results/[^/]+)/([^/]+)\.ipynb$")
-_OWN = "Its pages appear as a part of their own, its rows in `data/results`."
-_ALL = "All chapters run, and this page with them, since it is about every model with rows."
+_OWN = "The page appears in a part of that model's own, its rows in `data/results`."
+_ALL = "All chapters run for it, and then this page, which is about every model with rows."
 # docutils names the entries of a list by a role that ARIA 1.2 withdrew; a list needs list items.
 _WITHDRAWN, _ITEM = 'role="doc-biblioentry"', 'role="listitem"'
 
@@ -79,7 +79,7 @@ def run_box(docname: str, repository: str, template: str) -> str | None:
     return Template(template).substitute(
         repository=repository,
         folder=repository.rstrip("/").rsplit("/", 1)[-1].removesuffix(".git"),
-        choice=f"--notebook {docname.rsplit('/', 1)[-1]}" if own else "--panel",
+        choice=f" --notebook {docname.rsplit('/', 1)[-1]}" if own else "",
         outcome=_OWN if own else _ALL,
     )
 

@@ -41,7 +41,7 @@ def test_an_address_that_cannot_be_derived_is_asked_for(repository):
 
 @pytest.mark.parametrize("page", CHAPTERS)
 def test_the_command_of_each_chapter_is_one(page):
-    box = book_pages.run_box(page, REPOSITORY, TEMPLATE)
+    box = book_pages.run_box(page, REPOSITORY, TEMPLATE).replace("\\\n", " ")
     (line,) = re.findall(r"(?m)^\.venv/bin/python -m calib_utils (.*)$", box)
     options = _parser().parse_args(shlex.split(line))
     assert options.model == "Qwen/Qwen3-0.6B"
@@ -49,7 +49,7 @@ def test_the_command_of_each_chapter_is_one(page):
     known = [*runner.notebook_names(), *runner.panel_names()]
     assert name in known
     if page.startswith("panel/"):
-        assert options.notebook is None and options.panel
+        assert options.notebook is None and options.panel is None
     else:
         assert options.notebook == [name] and not runner.is_about_all(name)
     assert f"git clone {REPOSITORY}\ncd fork\n" in box and "$" not in box

@@ -106,8 +106,8 @@ def test_every_chapter_has_its_command_and_its_launch_buttons(trees):
             continue
         text = boxes[0].text_content()
         name = path.relative_to(HTML).with_suffix(".ipynb").as_posix()
-        chosen = "--panel" if "panel" in path.parts else f"--notebook {path.stem}"
-        assert f"run --model Qwen/Qwen3-0.6B {chosen}" in text
+        assert (f"--notebook {path.stem}" in text) == ("panel" not in path.parts)
+        assert "-m calib_utils run \\\n  --model Qwen/Qwen3-0.6B" in text
         links = tree.xpath("//a/@href")
         short = REPOSITORY.removeprefix("https://github.com/")
         mine = f"{short}/blob/main/book/{name}"

@@ -58,6 +58,7 @@ def visit(browser):
         if (excess := page.evaluate(EXCESS)) > 0:
             wrong.append(f"scrolls sideways by {excess} px")
         wrong += [f"image: {told}" for told in page.evaluate(IMAGES)]
+        page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
         # On a phone, once per notebook: the other models' pages are laid out alike.
         if view == "screen" or path.parent.parent.name != "results" or DEFAULT_MODEL in path.parts:
             wrong += _axe(page, BUT_CONTRAST)
