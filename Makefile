@@ -12,7 +12,7 @@ VLLM_VENV := .venv-vllm
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help env fetch forecast run workflow workflow-env book pages test check reproduce sync lock bench vllm clean
+.PHONY: help env fetch forecast run workflow workflow-env book pages pdf release test check reproduce sync lock bench vllm clean
 
 help:  ## This list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -51,13 +51,24 @@ book: run pages  ## Set up, fetch the model, run the notebooks, build the book
 pages: env  ## Build the book from executed notebooks, nothing run
 	$(CU) book
 
+pdf: env  ## The pages and one PDF of them, _build/book.pdf (needs Chromium)
+	$(CU) book --pdf
+
+release: pdf  ## What a release holds, with checksums, in _build/release
+	rm -rf _build/release && mkdir -p _build/release
+	cp _build/book.pdf _build/release/book.pdf
+	cp -r _build/_build/html _build/release/book && cd _build/release && \
+	  ../../$(BIN)/python -m zipfile -c book.zip book && rm -r book
+	tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -C data -czf _build/release/results.tar.gz results
+	cd _build/release && sha256sum book.pdf book.zip results.tar.gz > SHA256SUMS && cat SHA256SUMS
+
 test: env  ## Everything CI runs
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(CU) fetch --all
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests calib_utils --ignore=tests/browser -m "not notebooks" -n 2 --dist loadfile
 	$(BIN)/python -m pytest tests --ignore=tests/browser -m notebooks -n 2 --dist loadfile
 	$(CU) book
-	$(BIN)/python -m pytest tests/browser --browser-required
+	$(BIN)/python -m pytest tests/browser --browser-required -n 2
 
 check: env  ## The quick tests: no model weights, no notebooks
 	$(BIN)/python -m pytest -m "not models and not notebooks"

@@ -62,6 +62,11 @@ def _book(options) -> None:
     book.write_table_of_contents()
     first = book.build(options.output)
     print(f"The book is built. Open it in a browser:\n  {first.resolve().as_uri()}")
+    if options.pdf:
+        from calib_utils import book_pdf
+
+        output = first.parents[2]
+        print(f"and as a PDF:\n  {book_pdf.write(output / 'book.pdf', output)}")
 
 
 def _toc(options) -> None:
@@ -134,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add = commands.add_parser("book", help="build the pages from executed notebooks")
     add.add_argument("--output", type=Path)
+    add.add_argument("--pdf", action="store_true", help="print it to a PDF as well, by Chromium")
     add.set_defaults(command=_book)
 
     add = commands.add_parser("toc", help="rewrite the book's table of contents")

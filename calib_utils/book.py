@@ -107,7 +107,8 @@ def build(output: Path | None = None, results_dir: Path | None = None) -> Path:
             # Never into the old one: an incremental build misses changed styles, removed pages.
             draft = output / f"._build-{uuid.uuid4().hex}"
             try:
-                _build(draft, Path(results_dir or paths.default_results_dir()))
+                first = _jupyter_book(draft, "html", "index.html")
+                _write_explorer(results_dir or paths.default_results_dir(), first.parent)
                 if target.exists():
                     os.replace(target, draft / "old")
                 os.replace(draft / "_build", target)
@@ -120,18 +121,32 @@ def build(output: Path | None = None, results_dir: Path | None = None) -> Path:
     return target / "html" / "index.html"
 
 
-def _build(output: Path, results_dir: Path) -> None:
+def build_single(output: Path) -> Path:
+    """Builds all pages as one below `output`, to be printed, and returns it.
+
+    Raises:
+        BookBuildError, PageFigureError: as `build`.
+    """
+    page_figures.write()
+    return _jupyter_book(output, "singlehtml", "intro.html")
+
+
+def _jupyter_book(output: Path, builder: str, page: str) -> Path:
     tool = Path(sys.executable).with_name("jupyter-book")
     command = [str(tool), "build", str(paths.book_dir()), "-W", "-n", "--keep-going"]
-    command += ["--path-output", str(output)]
+    command += ["--path-output", str(output), "--builder", builder]
     environment = {**os.environ, "PYTHONWARNINGS": "ignore", "PYTHONIOENCODING": "utf-8"}
     options = {"encoding": "utf-8", "errors": "replace", "env": environment}
     done = subprocess.run(command, capture_output=True, **options)
-    first = output / "_build" / "html" / "index.html"
+    first = output / "_build" / builder / page
     if done.returncode or not first.is_file():
         lines = (done.stdout + done.stderr).splitlines()
         told = [line for line in lines if "WARNING" in line or "ERROR" in line] or lines[-20:]
         raise BookBuildError("the book does not build cleanly:\n" + "\n".join(told))
-    pages = first.parent / "_static" / explorer_page.FOLDER
-    for row in explorer_page.write(results_dir, pages).itertuples():
+    return first
+
+
+def _write_explorer(results_dir: Path, html: Path) -> None:
+    left_out = explorer_page.write(Path(results_dir), html / "_static" / explorer_page.FOLDER)
+    for row in left_out.itertuples():
         print(f"explorer page, left out: {row.folder}: {row.why}", file=sys.stderr)

@@ -60,6 +60,17 @@ def test_the_workflow_runs_the_two_commands():
     assert re.search(r"^make test$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
 
 
+def test_the_workflow_pins_its_actions_and_releases_what_make_release_makes():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "book.yml").read_text())
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+    assert all(re.search(r"@v\d+", step["uses"]) for step in steps if "uses" in step)
+    made = [step for step in steps if step.get("run") == "make release"]
+    assert made[0]["if"] == "github.ref_type == 'tag'" == workflow["jobs"]["release"]["if"]
+    assert workflow["jobs"]["release"]["needs"] == "test"
+    (sums,) = re.findall(r"sha256sum (.*) > SHA256SUMS", (ROOT / "Makefile").read_text())
+    assert sums.split() == ["book.pdf", "book.zip", "results.tar.gz"]
+
+
 def test_the_readme_tree_names_every_module():
     readme = (ROOT / "README.md").read_text()
     modules = {p.name for p in (ROOT / "calib_utils").glob("*.py") if not p.name.startswith("__")}
