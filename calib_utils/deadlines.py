@@ -1,6 +1,6 @@
 """HTTP connections that are cut at a deadline, however slowly or endlessly the other side talks.
 
-Knows sockets and the Retry-After header. A socket's own time limit starts anew with every byte that arrives.
+Knows sockets and the Retry-After header. A socket's own time limit starts anew with every byte.
 """
 
 import socket
