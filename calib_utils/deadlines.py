@@ -1,12 +1,14 @@
 """HTTP connections that are cut at a deadline, however slowly or endlessly the other side talks.
 
-Knows sockets. A socket's own time limit starts anew with every byte that arrives.
+Knows sockets and the Retry-After header. A socket's own time limit starts anew with every byte.
 """
 
 import socket
 import threading
+import time
 import urllib.request
 from contextlib import suppress
+from email.utils import parsedate_to_datetime
 
 
 class CutOff(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
@@ -47,3 +49,15 @@ class CutOff(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
         for one in self._sockets:
             with suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
+
+
+def retry_after(header: str | None) -> float | None:
+    """Seconds from a Retry-After header, in either of its forms; None if there is none to read."""
+    if header is None:
+        return None
+    try:
+        if header.strip().isdecimal():
+            return float(header)
+        return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError):
+        return None

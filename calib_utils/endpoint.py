@@ -15,11 +15,11 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 from calib_utils import paths
 from calib_utils.deadlines import CutOff
+from calib_utils.deadlines import retry_after as _retry_after
 from calib_utils.errors import EndpointError, RefusedRequestError
 
 KEY_VARIABLE = "CALIB_UTILS_JUDGE_KEY"
@@ -289,15 +289,3 @@ def _chat_reply(answer) -> Reply:
     if not isinstance(text, str):
         raise TypeError("content that is no string")
     return Reply(text, choice.get("finish_reason") != "length")
-
-
-def _retry_after(header: str | None) -> float | None:
-    """Seconds from a Retry-After header, in either of its forms; None if there is none to read."""
-    if header is None:
-        return None
-    try:
-        if header.strip().isdecimal():
-            return float(header)
-        return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
-    except (ValueError, TypeError, OverflowError):
-        return None
