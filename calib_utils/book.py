@@ -20,7 +20,10 @@ from calib_utils.errors import CalibUtilsError
 from calib_utils.registry import DEFAULT_MODEL, EMBEDDED
 
 _PLAIN = re.compile(r"(?i)(?!(?:null|true|false|yes|no|on|off)$)[a-z][\w.@-]+")
-_CHAPTERS_END = ["reference/glossary", "reference/benchmarks", "reference/bibliography"]
+_CHAPTERS_END = [
+    *("reference/glossary", "reference/benchmarks", "reference/mutation", "reference/licences"),
+    "reference/bibliography",
+]
 
 
 class BookBuildError(CalibUtilsError, RuntimeError):

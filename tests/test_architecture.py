@@ -105,7 +105,7 @@ ORDER = (
     "runner",
     "forecast",
     "resources",
-    "book",
+    *("licences", "book"),
     "runs",
     "panel_commands",
     "__init__",
