@@ -30,7 +30,7 @@ THROUGH_A_MODEL = (
     "not stored and not dominates and not put_in_order and not details and not losses_do"
 )
 MODULES = ("metrics", "split", "rules", "adaptive", "tries")
-TESTS = {"rules": ("test_rules.py", "test_rule_objects.py")}
+TESTS: dict[str, tuple[str, ...]] = {}
 SETUP = """[mutmut]
 source_paths=calib_utils
 only_mutate=calib_utils/{module}.py
@@ -48,7 +48,13 @@ pytest_add_cli_args=
 process_isolation=forkserver
 use_setproctitle=false
 """
-MARKERS = "[pytest]\naddopts = --import-mode=importlib\nmarkers =\n models: -\n notebooks: -\n"
+OPTIONS = """[pytest]
+addopts = --import-mode=importlib
+filterwarnings = error
+markers =
+ models: -
+ notebooks: -
+"""
 
 
 def run(module: str, scratch: Path) -> dict:
@@ -63,7 +69,7 @@ def run(module: str, scratch: Path) -> dict:
     chosen = "\n".join(f" {name}" for name in tests)
     setup = SETUP.format(module=module, tests=chosen, through_a_model=THROUGH_A_MODEL)
     (scratch / "setup.cfg").write_text(setup)
-    (scratch / "pytest.ini").write_text(MARKERS)
+    (scratch / "pytest.ini").write_text(OPTIONS)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     environment.pop("PYTHONPATH", None)
 
