@@ -12,7 +12,7 @@ VLLM_VENV := .venv-vllm
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help env fetch forecast run workflow workflow-env book pages test check reproduce sync lock mutation bench vllm clean
+.PHONY: help env fetch forecast run workflow workflow-env book pages test check reproduce sync lock determinism mutation bench vllm clean
 
 help:  ## This list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -78,6 +78,9 @@ lock:  ## Rewrite requirements.lock and constraints.txt from pyproject.toml, pin
 	  --extra book --extra test --constraint - --output-file $$draft pyproject.toml && \
 	  awk '/^[^ ]/ {drop = /^(torch|triton)==|^(nvidia|cuda)-/} !drop' $$draft > requirements.lock
 	{ sed -nE '/^[^ ]/ s/ \\$$//p' requirements.lock; echo "torch==$(TORCH)"; } | LC_ALL=C sort > constraints.txt
+
+determinism: env  ## The same tables from three fresh clones (a minute)
+	$(BIN)/python benchmarks/clones.py
 
 # Ours to run at will, not part of the tests: see benchmarks/mutation.py.
 mutation: env  ## Deliberate faults in the metric core against its unit tests (an hour and a half)

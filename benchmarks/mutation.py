@@ -5,6 +5,7 @@ and runs the module's own unit tests on each change: no model, no other module's
 `mutation.json` and the book's page of it. `make mutation` runs it.
 
     python benchmarks/mutation.py [module ...]     run, all modules by default
+    python benchmarks/mutation.py --again MODULE   only what its record says was not noticed
     python benchmarks/mutation.py --page           the page from the records alone
 """
 
@@ -57,8 +58,12 @@ markers =
 """
 
 
-def run(module: str, scratch: Path) -> dict:
-    """The record of one module: counts by state, and what each survivor changes."""
+def run(module: str, scratch: Path, before: dict | None = None) -> dict:
+    """The record of one module: counts by state, and what each survivor changes.
+
+    Args:
+        before: an earlier record; its survivors alone are tried again. Tests are only ever added.
+    """
     names = ["calib_utils", "data/panel", "data/tasks", "_config.yml", "tests/conftest.py"]
     tests = [f"tests/{name}" for name in TESTS.get(module, (f"test_{module}.py",))]
     tests = [name for name in tests if (ROOT / name).is_file()]
@@ -79,17 +84,28 @@ def run(module: str, scratch: Path) -> dict:
             command, cwd=scratch, env=environment, capture_output=True, text=True, check=True
         ).stdout
 
-    mutmut("run", "--max-children", "1")
+    again = [survivor["name"] for survivor in before["survivors"]] if before else []
+    mutmut("run", "--max-children", "1", *again)
     lines = [line.strip() for line in mutmut("results", "--all", "true").splitlines()]
     states = dict(line.rsplit(": ", 1) for line in lines if line.startswith("calib_utils."))
+    states = {name: state for name, state in states.items() if not again or name in again}
+    counts = Counter(states.values())
+    if before:
+        counts += Counter(before["states"])
+        counts.subtract(survivor["state"] for survivor in before["survivors"])
     survivors = [
-        {"function": _function(name), "change": _change(mutmut("show", name))}
+        {
+            "name": name,
+            "state": state,
+            "function": _function(name),
+            "change": _change(mutmut("show", name)),
+        }
         for name, state in states.items()
         if state not in ("killed", "timeout")
     ]
     return {
-        "mutants": len(states),
-        "states": dict(Counter(states.values())),
+        "mutants": counts.total(),
+        "states": {state: n for state, n in counts.items() if n},
         "survivors": survivors,
         "tests": tests,
         "commit": _commit(),
@@ -160,11 +176,13 @@ def main() -> None:
     """Runs the modules asked for, keeps the records of the others, writes the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("module", nargs="*", choices=[*MODULES, []])
+    parser.add_argument("--again", action="store_true")
     parser.add_argument("--page", action="store_true")
     options = parser.parse_args()
     for module in [] if options.page else options.module or MODULES:
+        record = json.loads(RECORD.read_text()) if RECORD.is_file() else {}
         with tempfile.TemporaryDirectory() as scratch:
-            found = run(module, Path(scratch))
+            found = run(module, Path(scratch), record.get(module) if options.again else None)
         print(module, found["mutants"], found["states"], file=sys.stderr)
         record = json.loads(RECORD.read_text()) if RECORD.is_file() else {}
         record[module] = found
