@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 MODEL ?= qwen2.5-coder-0.5b-instruct
 # The version is locked, the build is not: an index or wheel folder that offers a CPU build of it is
-# taken, and no CUDA package is named in the lock.
+# taken, so it has no hash in the lock, nor have the CUDA packages that some builds bring.
 TORCH := 2.13.0
 BIN := $(VENV)/bin
 CU := $(BIN)/python -m calib_utils
@@ -12,18 +12,22 @@ VLLM_VENV := .venv-vllm
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help env fetch forecast run workflow workflow-env book pages pdf release test check reproduce sync lock bench vllm clean
+.PHONY: help env fetch forecast run workflow workflow-env book pages pdf release test check reproduce sync lock determinism mutation bench vllm clean
 
 help:  ## This list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 env: $(VENV)/.complete  ## An environment of its own in .venv
 
-$(VENV)/.complete: pyproject.toml constraints.txt
+# Every file but torch's is checked against a SHA-256 of the lock. No source is built, the project's
+# own aside, and that with the setuptools of the lock: a build would fetch its tools unchecked.
+$(VENV)/.complete: pyproject.toml requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[book,test]'
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --only-binary :all: -r requirements.lock
+	$(BIN)/python -m pip install --quiet torch==$(TORCH)
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip check
 	touch $@
 
 fetch: env  ## The embedded default model into the cache
@@ -79,10 +83,20 @@ reproduce: env  ## Recompute every stored row from the weights and print the dif
 sync: env  ## Regenerate notebooks/*.ipynb from the edited notebooks/*.py
 	$(BIN)/jupytext --quiet --to ipynb notebooks/*.py
 
-lock: env  ## Rewrite constraints.txt from pyproject.toml (needs uv)
-	echo "torch==$(TORCH)" | uv pip compile --universal --no-header --no-annotate --no-emit-index-url \
-	  --extra book --extra test --constraint - pyproject.toml | \
-	  grep -vE '^(nvidia|cuda)-|^triton==' > constraints.txt
+lock:  ## Rewrite requirements.lock and constraints.txt from pyproject.toml, pins kept (needs uv)
+	draft=$$(mktemp); trap "rm $$draft" EXIT; cp requirements.lock $$draft && echo "torch==$(TORCH)" | \
+	  uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --no-emit-index-url \
+	  --extra book --extra test --constraint - --output-file $$draft pyproject.toml && \
+	  awk '/^[^ ]/ {drop = /^(torch|triton)==|^(nvidia|cuda)-/} !drop' $$draft > requirements.lock
+	{ sed -nE '/^[^ ]/ s/ \\$$//p' requirements.lock; echo "torch==$(TORCH)"; } | LC_ALL=C sort > constraints.txt
+
+determinism: env  ## The same tables from three fresh clones (a minute)
+	$(BIN)/python benchmarks/clones.py
+
+# Ours to run at will, not part of the tests: see benchmarks/mutation.py.
+mutation: env  ## Deliberate faults in the metric core against its unit tests (an hour and a half)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[mutation]'
+	$(BIN)/python benchmarks/mutation.py
 
 bench: env  ## The benchmarks of the appendix on a quiet machine (a quarter of an hour)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'

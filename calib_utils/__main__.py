@@ -75,6 +75,12 @@ def _toc(options) -> None:
     print(write_table_of_contents())
 
 
+def _licences(options) -> None:
+    from calib_utils.licences import write_page
+
+    print(write_page())
+
+
 def _reproduce(options) -> int:
     import pandas as pd
 
@@ -144,6 +150,9 @@ def _parser() -> argparse.ArgumentParser:
 
     add = commands.add_parser("toc", help="rewrite the book's table of contents")
     add.set_defaults(command=_toc)
+
+    add = commands.add_parser("licences", help="rewrite the book's page of licences")
+    add.set_defaults(command=_licences)
 
     add = commands.add_parser("reproduce", help="recompute stored rows, print the differences")
     add.add_argument("--model", help="only this model's rows")

@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 import calib_utils as cu
 from calib_utils import scoring, vocabulary
@@ -23,6 +23,10 @@ from calib_utils.measure import measure
 
 settings.register_profile("calib", deadline=None, derandomize=True, max_examples=60, database=None)
 settings.load_profile("calib")
+# For `make mutation`: that a test fails is enough, how simply it can be made to is not asked.
+settings.register_profile(
+    "mutation", settings.get_profile("calib"), phases=[Phase.explicit, Phase.generate]
+)
 
 WINDOW = 8
 REAL_CACHE_MARKERS = ("models", "notebooks")

@@ -119,7 +119,7 @@ ORDER = (
     "runner",
     "forecast",
     "resources",
-    *("page_figures", "book_pages", "book", "book_pdf"),
+    *("licences", "page_figures", "book_pages", "book", "book_pdf"),
     "runs",
     "panel_commands",
     "__init__",

@@ -158,6 +158,47 @@ def test_settings_are_independent_columns():
         assert (together[:, [column]] == alone).all()
 
 
+@pytest.mark.parametrize("n_answers", range(1, 200))
+def test_rounding_carries_no_measure_out_of_its_range(n_answers):
+    # The sum of n equal shares of 1 rounds to above 1 for many n.
+    log_p = np.full(n_answers, log(1 / n_answers))
+    assert 1 - 1e-12 < metrics.validity(log_p) <= 1
+    assert 1 - 1e-12 < metrics.diversity(log_p) <= 1
+    log_p[1:] = -np.inf
+    assert metrics.diversity(log_p) == 1 / n_answers
+
+
+@given(st.lists(random_models(), min_size=2, max_size=3))
+def test_the_measures_of_a_setting_depend_on_its_column_alone(models):
+    columns = [answer_log_p(*model) for model in models]
+    n_answers = min(map(len, columns))
+    table = np.stack([column[:n_answers] for column in columns], axis=1)
+    for measure in (metrics.validity, metrics.diversity, metrics.sequence_recall):
+        together = measure(table)
+        assert together.shape == (len(models),)
+        for column, value in zip(table.T, together, strict=True):
+            assert measure(column) == pytest.approx(value, rel=1e-12)
+
+
+@given(random_models(), st.randoms(use_true_random=False), st.integers(1, 5))
+def test_neither_the_order_of_answers_nor_one_out_of_reach_adds_anything(model, random, more):
+    log_p = answer_log_p(*model)
+    shuffled = np.array(random.sample(list(log_p), len(log_p)))
+    longer = np.concatenate([shuffled, np.full(more, -np.inf)])
+    share = len(log_p) / len(longer)
+    assert metrics.validity(longer) == pytest.approx(metrics.validity(log_p), rel=1e-12)
+    assert metrics.diversity(longer) == pytest.approx(share * metrics.diversity(log_p), rel=1e-12)
+    assert metrics.sequence_recall(longer) == pytest.approx(share)
+
+
+@given(random_models(), st.floats(0, 700))
+def test_diversity_is_blind_to_how_much_mass_is_valid(model, nats):
+    log_p = answer_log_p(*model)
+    assert metrics.diversity(log_p - nats) == pytest.approx(metrics.diversity(log_p), rel=1e-9)
+    expected = metrics.validity(log_p) * np.exp(-nats)
+    assert metrics.validity(log_p - nats) == pytest.approx(expected, rel=1e-9, abs=1e-300)
+
+
 points = st.lists(
     st.tuples(st.floats(0, 1), st.one_of(st.floats(0, 1), st.just(np.nan))), max_size=12
 ).map(lambda pairs: np.array(pairs).reshape(-1, 2))
@@ -186,3 +227,13 @@ def test_the_frontier_area_is_the_integral_of_the_best_attainable(points):
         reach = second[(first >= high) & ~np.isnan(second)]
         expected += (high - low) * (reach.max() if len(reach) else 0)
     assert metrics.frontier_area(first, second) == pytest.approx(expected, abs=1e-12)
+
+
+@given(points, st.floats(0, 1), st.floats(0, 1))
+def test_another_point_never_lowers_the_area_and_a_beaten_one_leaves_it(points, first, second):
+    area = metrics.frontier_area(*points.T)
+    more = metrics.frontier_area(*np.vstack([points, [first, second]]).T)
+    assert area - 1e-12 <= more <= 1
+    beaten = ((points[:, 0] >= first) & (points[:, 1] >= second)).any()
+    if beaten:
+        assert more == pytest.approx(area, abs=1e-12)

@@ -1,7 +1,14 @@
-"""The environment files agree with each other and leave the torch build to the machine."""
+"""The environment files agree, check what they install, and leave the torch build to the machine.
 
+The lock's hashes are tried on a wheel made here, by pip with the options of `make env`.
+"""
+
+import hashlib
 import re
+import subprocess
+import sys
 import tomllib
+import zipfile
 
 import yaml
 from packaging.requirements import Requirement
@@ -11,6 +18,8 @@ from calib_utils import paths
 ROOT = paths.project_root()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCK = [Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if line]
+HASHED = (ROOT / "requirements.lock").read_text().replace("\\\n", "").splitlines()
+MAKEFILE = (ROOT / "Makefile").read_text()
 
 
 def _wanted() -> list[Requirement]:
@@ -34,15 +43,63 @@ def test_the_lock_names_no_torch_build():
     assert all("+" not in str(pin.specifier) for pin in LOCK if pin.name == "torch")
 
 
-def test_environment_yml_installs_the_project_with_the_lock():
+def test_the_hashed_lock_pins_the_same_versions_and_everything_but_torch():
+    pins = [Requirement(line.split(" --hash")[0].strip()) for line in HASHED]
+    assert {str(pin) for pin in pins} == {str(pin) for pin in LOCK if pin.name != "torch"}
+    assert len(pins) == len(LOCK) - 1
+    torch = next(pin for pin in LOCK if pin.name == "torch")
+    assert f"TORCH := {next(iter(torch.specifier)).version}\n" in MAKEFILE
+
+
+def test_every_pin_of_the_hashed_lock_has_its_hashes():
+    for line in HASHED:
+        pin, *hashes = line.split(" --hash=")
+        assert hashes, f"{pin} has no hash: run make lock"
+        for found in hashes:
+            assert re.fullmatch(r"sha256:[0-9a-f]{64}", found.strip()), pin
+
+
+def test_environment_yml_installs_the_project_with_the_locked_versions():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     python, pip, with_pip = environment["dependencies"]
     assert python == f"python{PROJECT['requires-python']}"
     assert pip == "pip"
-    makefile = (ROOT / "Makefile").read_text()
-    constraints, project = with_pip["pip"]
-    assert constraints.split() == ["-c", "constraints.txt"]
-    assert f"-c constraints.txt -e '{project.removeprefix('-e ')}'" in makefile
+    assert with_pip["pip"] == ["-c constraints.txt", "-e .[book,test]"]
+    assert "--extra book --extra test" in MAKEFILE
+
+
+def _install(tmp_path, digest):
+    """pip, with the options of `make env`, on a wheel made here and a lock that names `digest`."""
+    wheel = tmp_path / "onefile-1.0-py3-none-any.whl"
+    if not wheel.is_file():
+        with zipfile.ZipFile(wheel, "w") as archive:
+            info = "onefile-1.0.dist-info"
+            archive.writestr("onefile.py", "")
+            archive.writestr(
+                f"{info}/METADATA", "Metadata-Version: 2.1\nName: onefile\nVersion: 1.0\n"
+            )
+            archive.writestr(
+                f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+            )
+            names = ["onefile.py", *(f"{info}/{name}" for name in ("METADATA", "WHEEL", "RECORD"))]
+            archive.writestr(f"{info}/RECORD", "".join(f"{name},,\n" for name in names))
+    lock = tmp_path / "requirements.lock"
+    digest = digest or hashlib.sha256(wheel.read_bytes()).hexdigest()
+    lock.write_text(f"onefile==1.0 \\\n    --hash=sha256:{digest}\n")
+    options = re.search(r"pip install (--.*--require-hashes.*) -r requirements.lock", MAKEFILE)
+    command = [sys.executable, "-m", "pip", "--isolated", "install", *options[1].split()]
+    command += ["--no-index", "--find-links", tmp_path, "--target", tmp_path / "to", "-r", lock]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_a_file_that_is_not_the_locked_one_is_not_installed(tmp_path):
+    spoilt = _install(tmp_path, "0" * 64)
+    assert spoilt.returncode
+    assert "DO NOT MATCH THE HASHES" in spoilt.stderr
+    assert not (tmp_path / "to").exists()
+    right = _install(tmp_path, None)
+    assert right.returncode == 0, right.stderr
+    assert (tmp_path / "to" / "onefile.py").is_file()
 
 
 def test_one_version_everywhere():

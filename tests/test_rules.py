@@ -10,7 +10,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from transformers.generation.logits_process import (
     MinPLogitsWarper,
@@ -20,7 +20,8 @@ from transformers.generation.logits_process import (
 )
 
 import calib_utils as cu
-from calib_utils.errors import ModelFormatError
+from calib_utils import rules
+from calib_utils.errors import InvalidRuleError, ModelFormatError
 from calib_utils.parsing import check_rules, check_temperatures
 from calib_utils.ranking import Ranking
 from calib_utils.rules import TABLE3_TEMPERATURES
@@ -274,3 +275,107 @@ def test_numbers_from_numpy_are_numbers():
     assert check_temperatures([np.float32(0.5)]) == [0.5]
     assert cu.TopK(np.int64(5)) == cu.TopK(5)
     assert cu.TopP(np.float32(0.5)) == cu.TopP(0.5)
+
+
+# What is kept, as a set
+
+FEWER = settings(max_examples=20)
+
+
+def kept_by(logits, rule, temperature):
+    return by_project(logits, rule, temperature)[1]
+
+
+@FEWER
+@given(logit_batches, st.integers(1, 1600), st.integers(1, 1600), temperatures)
+def test_a_larger_k_keeps_all_that_a_smaller_does(logits, one, other, temperature):
+    small, large = sorted((one, other))
+    less, more = (kept_by(logits, cu.TopK(k), temperature) for k in (small, large))
+    assert (less <= more).all()
+    assert (less.sum(1) == min(small, logits.shape[1])).all()
+
+
+@FEWER
+@given(logit_batches, st.floats(0.01, 1), st.floats(0.01, 1), temperatures)
+def test_a_higher_p_and_a_lower_min_p_keep_all_that_the_others_do(logits, one, other, temperature):
+    low, high = sorted((one, other))
+    less, more = (kept_by(logits, cu.TopP(p), temperature) for p in (low, high))
+    assert (less <= more).all()
+    more, less = (kept_by(logits, cu.MinP(p), temperature) for p in (low, high))
+    assert (less <= more).all()
+
+
+@FEWER
+@given(logit_batches, st.one_of(top_p, min_p, top_k), temperatures, temperatures)
+def test_a_flatter_distribution_never_keeps_fewer(logits, rule, one, other):
+    low, high = sorted((one, other))
+    assume(not undecided(logits, rule, low) and not undecided(logits, rule, high))
+    assert (kept_by(logits, rule, low) <= kept_by(logits, rule, high)).all()
+
+
+@FEWER
+@given(logit_batches, any_rule, temperatures, st.randoms(use_true_random=False))
+def test_token_ids_decide_nothing_but_ties(logits, rule, temperature, random):
+    assume(not undecided(logits, rule, temperature))
+    assume(all(len(set(row)) == len(row) for row in logits))
+    order = np.array(random.sample(range(logits.shape[1]), logits.shape[1]))
+    kept = kept_by(logits, rule, temperature)
+    assert (
+        kept_by(np.ascontiguousarray(logits[:, order]), rule, temperature) == kept[:, order]
+    ).all()
+
+
+@FEWER
+@given(logit_batches, any_rule, temperatures, st.integers(-64, 64))
+def test_adding_a_constant_to_all_logits_changes_nothing(logits, rule, temperature, constant):
+    logits = np.round(logits * 64) / 64  # so that the sum is exact in float32
+    _, kept, log_p = by_project(logits, rule, temperature)
+    _, moved, moved_log_p = by_project(logits + np.float32(constant), rule, temperature)
+    assert (kept == moved).all()
+    np.testing.assert_array_equal(log_p, moved_log_p)
+
+
+# Parameters
+
+BAD_RULES = {
+    **{f"k {k!r}": (cu.TopK, k) for k in (0, -1, 1.5, True, "5", None)},
+    **{f"p {p!r}": (cu.TopP, p) for p in (0, -0.5, 1.0001, True, "0.5", None, math.nan)},
+    **{f"min_p {p!r}": (cu.MinP, p) for p in (0, 1.0001, True, math.inf)},
+}
+
+
+@pytest.mark.parametrize("case", BAD_RULES)
+def test_a_parameter_out_of_range_is_named_with_its_range(case):
+    rule, value = BAD_RULES[case]
+    name = rule.name
+    with pytest.raises(InvalidRuleError) as told:
+        rule(value)
+    limit = (
+        "k must be a whole number, at least 1"
+        if name == "top_k"
+        else "must be above 0 and at most 1"
+    )
+    assert str(told.value) == f"{name}={value!r}: {limit}"
+
+
+def test_a_share_may_have_a_lower_limit_of_its_own():
+    assert rules.share("epsilon", 0.25, below=0.5) == 0.25
+    for value in (0.5, 0.75, 1):
+        with pytest.raises(InvalidRuleError) as told:
+            rules.share("epsilon", value, below=0.5)
+        assert str(told.value) == f"epsilon={value!r}: must be above 0 and below 0.5"
+
+
+@pytest.mark.parametrize(
+    ("rule", "key"),
+    [
+        (cu.NoCutoff(), "none"),
+        (cu.TopK(5), "top_k=5"),
+        (cu.TopK(5.0), "top_k=5"),
+        (cu.TopP(1), "top_p=1"),
+        (cu.TopP(0.95), "top_p=0.95"),
+        (cu.OracleSize(), "oracle_size"),
+    ],
+)
+def test_keys_by_hand(rule, key):
+    assert rule.key == key

@@ -350,6 +350,13 @@ def test_shares_add_up_and_treat_both_causes_alike(table):
     assert (split.rest == losses["both"]).all()
 
 
+def test_whole_numbers_are_split_as_floats():
+    split = shapley({"none": 3, "order": 1, "shape": 2, "both": 0})
+    for part in (split.total, split.order, split.shape, split.rest):
+        assert part.dtype == float
+    assert (split.total, split.order, split.shape, split.rest) == (3, 2, 1, 0)
+
+
 @given(tables)
 def test_a_repair_that_never_saves_gets_nothing(table):
     none, shape, *_ = table

@@ -1,0 +1,88 @@
+"""Whether fresh clones of a commit give identical tables: `make determinism`.
+
+Clones the checkout three times, measures the same settings in each by the command line, with
+another hash seed in each and two threads in the last, and compares the tables with one another and
+with the committed rows. Exit status 1 where a difference exceeds `reproduce.TOLERANCE`.
+
+    python benchmarks/clones.py [--model NAME] [--task NAME ...]
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from calib_utils import paths, results
+from calib_utils.reproduce import TOLERANCE
+from calib_utils.schema import KEY
+
+RULES = ("none", "top_k=50", "top_p=0.9", "min_p=0.1", "oracle_size")
+TEMPERATURES = ("0.3", "1.0", "2.0")
+NUMBERS = ["validity", "diversity", "sequence_precision", "sequence_recall"]
+THREADS = (1, 1, 2)  # of each clone
+
+
+def measure(clone: Path, model: str, task: str, place: int) -> pd.DataFrame:
+    """The settings table of a clone's own code in a process of its own."""
+    command = [sys.executable, "-m", "calib_utils", "evaluate", "--model", model, "--task", task]
+    command += [part for rule in RULES for part in ("--rule", rule)]
+    command += [part for t in TEMPERATURES for part in ("--temperature", t)]
+    command += ["--device", "cpu", "--results-dir", str(clone / "out")]
+    own = {"PYTHONPATH": str(clone), "PYTHONHASHSEED": str(place)}
+    own["OMP_NUM_THREADS"] = str(THREADS[place])
+    subprocess.run(command, cwd=clone, env=os.environ | own, check=True, stdout=subprocess.DEVNULL)
+    return results.read(next((clone / "out").glob(f"*/{task}"))).settings
+
+
+def gap(one: pd.DataFrame, other: pd.DataFrame) -> float:
+    """Largest absolute difference over the settings of `one`; infinite where one is undefined."""
+    both = one.merge(other, how="left", on=KEY, suffixes=("", "_other"))
+    left = both[NUMBERS].to_numpy(dtype=float)
+    right = both[[f"{name}_other" for name in NUMBERS]].to_numpy(dtype=float)
+    apart = np.where(np.isnan(left) & np.isnan(right), 0.0, np.abs(left - right))
+    return float(np.nan_to_num(apart, nan=np.inf).max())
+
+
+def compare(model: str, task: str, clones: list[Path]) -> list[dict]:
+    """A row per pair: whose tables, identical to the bit or not, largest difference."""
+    tables = {f"clone {i + 1}": measure(c, model, task, i) for i, c in enumerate(clones)}
+    stored = paths.default_results_dir() / model / task
+    if stored.is_dir():
+        tables["committed"] = results.read(stored).settings
+    return [
+        {
+            "task": task,
+            "settings": len(tables[a]),
+            "tables": f"{a}, {b}",
+            "identical": gap(tables[a], tables[b]) == 0,
+            "largest difference": gap(tables[a], tables[b]),
+        }
+        for a, b in combinations(tables, 2)
+    ]
+
+
+def main() -> int:
+    """Prints the table; 1 where clones do not agree."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser.add_argument("--task", action="append")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        clones = [Path(folder) / str(i) for i in range(len(THREADS))]
+        for clone in clones:
+            subprocess.run(["git", "clone", "-q", paths.project_root(), clone], check=True)
+        tasks = options.task or ["rng-2", "us-states"]
+        rows = [row for task in tasks for row in compare(options.model, task, clones)]
+    found = pd.DataFrame(rows)
+    found.to_csv(sys.stdout, index=False, float_format="%.2g")
+    return int((found["largest difference"] > TOLERANCE).any())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
