@@ -205,9 +205,9 @@ def test_end_tokens_are_those_of_the_generation_settings(tiny_folder, tmp_path, 
 
 PLAN = Sweep(PROMPTS, (0, 1, 2), position=(1, 3), ranks=RANKS, max_tokens=3)
 CHILD = """
-import json, sys, time
+import json, os, sys, time
 import calib_utils as cu
-from calib_utils import completions, openended
+from calib_utils import openended
 from calib_utils.openset import OpenPrompt
 
 folder, results, point, plan = sys.argv[1:]
@@ -220,7 +220,7 @@ def wait():
     time.sleep(600)
 
 
-started, grow, replace = [], openended.grow, completions.os.replace
+started, grow, replace = [], openended.grow, os.replace
 
 
 def grow_and_wait(*args):
@@ -237,7 +237,7 @@ def replace_and_wait(draft, target):
     replace(draft, target)
 
 
-openended.grow, completions.os.replace = grow_and_wait, replace_and_wait
+openended.grow, os.replace = grow_and_wait, replace_and_wait
 openended.sweep(cu.load_model(folder, device="cpu"), openended.Sweep(**plan), results)
 """
 
@@ -386,7 +386,8 @@ def test_the_code_version_covers_what_a_completion_passes_through():
         return found.union(*map(reachable, found))
 
     # Inputs, identity and messages; and the tries, in which a sweep has one answer that is unused.
-    inputs = {"errors", "hashes", "openset", "paths", "registry", "tasks", "tries", "weights"}
+    inputs = {"conversion", "files", "gguf_header"}
+    inputs |= {"errors", "hashes", "openset", "paths", "registry", "tasks", "tries", "weights"}
     assert set(openended.CODE) == {"sweeps", *reachable("sweeps")} - inputs
 
 
