@@ -107,8 +107,7 @@ def build(output: Path | None = None, results_dir: Path | None = None) -> Path:
             # Never into the old one: an incremental build misses changed styles, removed pages.
             draft = output / f"._build-{uuid.uuid4().hex}"
             try:
-                first = _jupyter_book(draft, "html", "index.html")
-                _write_explorer(results_dir or paths.default_results_dir(), first.parent)
+                _build(draft, Path(results_dir or paths.default_results_dir()))
                 if target.exists():
                     os.replace(target, draft / "old")
                 os.replace(draft / "_build", target)
@@ -119,6 +118,13 @@ def build(output: Path | None = None, results_dir: Path | None = None) -> Path:
             f"cannot write the book to {output} ({error}): choose a writable --output with space"
         ) from error
     return target / "html" / "index.html"
+
+
+def _build(output: Path, results_dir: Path) -> None:
+    first = _jupyter_book(output, "html", "index.html")
+    pages = first.parent / "_static" / explorer_page.FOLDER
+    for row in explorer_page.write(results_dir, pages).itertuples():
+        print(f"explorer page, left out: {row.folder}: {row.why}", file=sys.stderr)
 
 
 def build_single(output: Path) -> Path:
@@ -144,9 +150,3 @@ def _jupyter_book(output: Path, builder: str, page: str) -> Path:
         told = [line for line in lines if "WARNING" in line or "ERROR" in line] or lines[-20:]
         raise BookBuildError("the book does not build cleanly:\n" + "\n".join(told))
     return first
-
-
-def _write_explorer(results_dir: Path, html: Path) -> None:
-    left_out = explorer_page.write(Path(results_dir), html / "_static" / explorer_page.FOLDER)
-    for row in left_out.itertuples():
-        print(f"explorer page, left out: {row.folder}: {row.why}", file=sys.stderr)
