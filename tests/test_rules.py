@@ -379,3 +379,11 @@ def test_a_share_may_have_a_lower_limit_of_its_own():
 )
 def test_keys_by_hand(rule, key):
     assert rule.key == key
+
+
+@pytest.mark.parametrize("k", [5, 5.0, np.int64(5), np.float32(5)])
+def test_whatever_number_is_given_a_rule_holds_a_plain_one(k):
+    assert type(cu.TopK(k).k) is int
+    assert type(cu.TopP(k / 10).p) is float
+    assert type(cu.MinP(k / 5).min_p) is float
+    assert cu.TopK(k).parameter == 5
