@@ -213,6 +213,12 @@ def test_top_p_keeps_the_token_that_crosses():
     assert kept == [1, 2, 2, 3, 3]
 
 
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_top_p_of_1_keeps_even_what_adds_nothing_to_the_mass(temperature):
+    logits = np.array([[0.0, -50.0, -1e4, -np.inf]], dtype=np.float32)
+    assert by_project(logits, cu.TopP(1.0), temperature)[1].all()
+
+
 @pytest.mark.parametrize("n_vocab", SIZES)
 @pytest.mark.parametrize("p", [1e-9, 0.5, 1 - 1e-12, 1.0])
 def test_flat_logits_at_block_boundaries(n_vocab, p):
