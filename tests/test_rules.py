@@ -372,6 +372,20 @@ def test_a_share_may_have_a_lower_limit_of_its_own():
         assert str(told.value) == f"epsilon={value!r}: must be above 0 and below 0.5"
 
 
+@pytest.mark.parametrize(("below", "limit"), [(1, "below 1"), (1.5, "at most 1")])
+def test_of_two_limits_the_tighter_is_named(below, limit):
+    with pytest.raises(InvalidRuleError, match=f"must be above 0 and {limit}$"):
+        rules.share("mass", 2, below=below)
+
+
+def test_a_rule_keeps_a_window_that_does_not_begin_at_the_top_where_it_is():
+    logits = torch.arange(9.0).flip(0)[None].contiguous()
+    step = Ranking(logits, np.ones(1)).at(1.0)
+    window = step.within(step.start + 2, step.start + 7)
+    found = cu.TopK(3).keep(window)
+    assert (found.start.tolist(), found.stop.tolist()) == ([2], [5])
+
+
 @pytest.mark.parametrize(
     ("rule", "key"),
     [
