@@ -5,7 +5,7 @@ and runs the module's own unit tests on each change: no model, no other module's
 `mutation.json` and the book's page of it. `make mutation` runs it.
 
     python benchmarks/mutation.py [module ...]     run, all modules by default
-    python benchmarks/mutation.py --again MODULE   only what its record says was not noticed
+    python benchmarks/mutation.py --again MODULE   what its record holds without a reason, once more
     python benchmarks/mutation.py --page           the page from the records alone
 """
 
@@ -62,7 +62,8 @@ def run(module: str, scratch: Path, before: dict | None = None) -> dict:
     """The record of one module: counts by state, and what each survivor changes.
 
     Args:
-        before: an earlier record; its survivors alone are tried again. Tests are only ever added.
+        before: an earlier record; only its survivors without a reason are tried again. Tests are
+            added, not taken away, so that the rest stands.
     """
     names = ["calib_utils", "data/panel", "data/tasks", "_config.yml", "tests/conftest.py"]
     tests = [f"tests/{name}" for name in TESTS.get(module, (f"test_{module}.py",))]
@@ -84,7 +85,10 @@ def run(module: str, scratch: Path, before: dict | None = None) -> dict:
             command, cwd=scratch, env=environment, capture_output=True, text=True, check=True
         ).stdout
 
-    again = [survivor["name"] for survivor in before["survivors"]] if before else []
+    known = before["survivors"] if before else []
+    reasons = json.loads(SURVIVORS.read_text())
+    open_ones = [survivor for survivor in known if why(module, survivor, reasons) is None]
+    again = [survivor["name"] for survivor in open_ones]
     mutmut("run", "--max-children", "1", *again)
     lines = [line.strip() for line in mutmut("results", "--all", "true").splitlines()]
     states = dict(line.rsplit(": ", 1) for line in lines if line.startswith("calib_utils."))
@@ -92,8 +96,8 @@ def run(module: str, scratch: Path, before: dict | None = None) -> dict:
     counts = Counter(states.values())
     if before:
         counts += Counter(before["states"])
-        counts.subtract(survivor["state"] for survivor in before["survivors"])
-    survivors = [
+        counts.subtract(survivor["state"] for survivor in open_ones)
+    survivors = [survivor for survivor in known if survivor not in open_ones] + [
         {
             "name": name,
             "state": state,

@@ -4,6 +4,7 @@ The lock's hashes are tried on a wheel made here, by pip with the options of `ma
 """
 
 import hashlib
+import json
 import re
 import subprocess
 import sys
@@ -135,10 +136,27 @@ def test_the_readme_tree_names_every_module():
     assert not missing, missing
 
 
-def test_the_speed_page_is_the_one_for_the_records():
+def _benchmark(name):
     import importlib.util
 
-    spec = importlib.util.spec_from_file_location("page", ROOT / "benchmarks" / "page.py")
-    page = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(page)
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_speed_page_is_the_one_for_the_records():
+    page = _benchmark("page")
     assert page.PAGE.read_text() == page.page(), "run python benchmarks/page.py"
+
+
+def test_the_page_of_mutation_tests_is_the_one_for_its_record_and_explains_every_survivor():
+    mutation = _benchmark("mutation")
+    assert mutation.PAGE.read_text() == mutation.page(), "run python benchmarks/mutation.py --page"
+    assert "not explained yet" not in mutation.page()
+    record = json.loads(mutation.RECORD.read_text())
+    assert {"metrics", "split"} <= set(record)
+    for module, found in record.items():
+        told = found["states"].get("killed", 0) + found["states"].get("timeout", 0)
+        assert told + len(found["survivors"]) == found["mutants"] > 0, module
+        assert told >= 0.9 * found["mutants"], module

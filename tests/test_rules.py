@@ -213,6 +213,12 @@ def test_top_p_keeps_the_token_that_crosses():
     assert kept == [1, 2, 2, 3, 3]
 
 
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_top_p_of_1_keeps_even_what_adds_nothing_to_the_mass(temperature):
+    logits = np.array([[0.0, -50.0, -1e4, -np.inf]], dtype=np.float32)
+    assert by_project(logits, cu.TopP(1.0), temperature)[1].all()
+
+
 @pytest.mark.parametrize("n_vocab", SIZES)
 @pytest.mark.parametrize("p", [1e-9, 0.5, 1 - 1e-12, 1.0])
 def test_flat_logits_at_block_boundaries(n_vocab, p):
@@ -366,6 +372,20 @@ def test_a_share_may_have_a_lower_limit_of_its_own():
         assert str(told.value) == f"epsilon={value!r}: must be above 0 and below 0.5"
 
 
+@pytest.mark.parametrize(("below", "limit"), [(1, "below 1"), (1.5, "at most 1")])
+def test_of_two_limits_the_tighter_is_named(below, limit):
+    with pytest.raises(InvalidRuleError, match=f"must be above 0 and {limit}$"):
+        rules.share("mass", 2, below=below)
+
+
+def test_a_rule_keeps_a_window_that_does_not_begin_at_the_top_where_it_is():
+    logits = torch.arange(9.0).flip(0)[None].contiguous()
+    step = Ranking(logits, np.ones(1)).at(1.0)
+    window = step.within(step.start + 2, step.start + 7)
+    found = cu.TopK(3).keep(window)
+    assert (found.start.tolist(), found.stop.tolist()) == ([2], [5])
+
+
 @pytest.mark.parametrize(
     ("rule", "key"),
     [
@@ -379,3 +399,11 @@ def test_a_share_may_have_a_lower_limit_of_its_own():
 )
 def test_keys_by_hand(rule, key):
     assert rule.key == key
+
+
+@pytest.mark.parametrize("k", [5, 5.0, np.int64(5), np.float32(5)])
+def test_whatever_number_is_given_a_rule_holds_a_plain_one(k):
+    assert type(cu.TopK(k).k) is int
+    assert type(cu.TopP(k / 10).p) is float
+    assert type(cu.MinP(k / 5).min_p) is float
+    assert cu.TopK(k).parameter == 5

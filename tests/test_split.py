@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 import calib_utils as cu
-from calib_utils import results, scoring
+from calib_utils import metrics, results, scoring
 from calib_utils.errors import InvalidRequestError, InvalidRuleError
 from calib_utils.operating import split_by_step, split_table
 from calib_utils.split import shapley, step_losses
@@ -76,8 +76,6 @@ def all_losses(steps):
 
 def numbers(measure_logits, steps, repair):
     """(answer ln p, Val, Div) of a repaired decoder, by the metrics rather than by steps."""
-    from calib_utils import metrics
-
     trie = steps.tokens.trie
     log_p = metrics.sequence_log_probability(trie, steps.edge_log_p(slice(None), repair))
     return log_p, metrics.validity(log_p), metrics.diversity(log_p)
@@ -125,6 +123,24 @@ def test_losses_by_hand():
     first = share_a * log(share_a / (2 / 3)) + share_b * log(share_b * 3)
     second = share_a * (2 / 3 * log(4 / 3) + 1 / 3 * log(2 / 3))
     assert lost.diversity[:, 0] == pytest.approx([first, second])
+
+
+@given(
+    st.sets(st.lists(st.integers(1, 3), min_size=1, max_size=4).map(tuple), min_size=1),
+    st.integers(0, 2**31),
+)
+def test_the_identities_hold_where_answers_of_many_lengths_end_by_themselves(words, seed):
+    # Without an end token no answer may begin another: of those that do, the shorter stays.
+    answers = [w for w in words if not any(w[:k] in words for k in range(1, len(w)))]
+    trie = trie_of(sorted(answers), ())
+    edge_log_p = -3 * np.random.default_rng(seed).random((trie.n_edges, 2))
+    log_p = metrics.answer_log_probability(trie, metrics.sequence_log_probability(trie, edge_log_p))
+    lost = step_losses(trie, edge_log_p)
+    total = np.logaddexp.reduce(log_p, axis=0)
+    np.testing.assert_allclose(lost.validity.sum(0), -total, atol=1e-10)
+    share = np.exp(log_p - total)
+    entropy = -(share * (log_p - total)).sum(0)
+    np.testing.assert_allclose(lost.diversity.sum(0), np.log(len(answers)) - entropy, atol=1e-10)
 
 
 def test_where_no_answer_is_left_losses_are_nan(measure_logits):

@@ -86,6 +86,7 @@ def test_nodes_counts_and_branching_agree_with_enumeration(answers):
         assert trie.node_count[node] == len(below)
         assert trie.node_branching[node] == len(following)
         assert trie.valid_symbols(node) == following
+        assert trie.prefix(node) == list(prefix)
         assert trie.node_depth[node] == len(prefix)
         assert trie.node_parent[node] < node
 
