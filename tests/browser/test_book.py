@@ -117,16 +117,11 @@ def test_every_chapter_has_its_command_and_its_launch_buttons(trees):
         assert f"{REPOSITORY}/edit/main/notebooks/{path.stem}.py" in links
 
 
-def test_figures_are_described_by_their_captions(trees):
-    described = [
-        (image.get("alt"), image.xpath("ancestor::figure/figcaption"))
-        for tree in trees.values()
-        for image in tree.xpath("//figure//img")
-    ]
+def test_figures_are_described_in_words(trees):
+    described = [i.get("alt") or "" for tree in trees.values() for i in tree.xpath("//figure//img")]
     assert len(described) > 50
-    assert all(
-        alt.startswith("Figure: ") and len(alt) > 25 for alt, caption in described if caption
-    )
+    nameless = [alt for alt in described if len(alt) < 25 or " " not in alt or ".png" in alt]
+    assert not nameless, nameless
 
 
 def test_a_shared_link_has_a_card(trees):
