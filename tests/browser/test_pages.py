@@ -31,6 +31,11 @@ EXCESS = "document.documentElement.scrollWidth - document.documentElement.client
 # An image file's name is no description: docutils puts it where no other text is.
 IMAGES = """[...document.images].filter(i => !i.complete || !i.naturalWidth
     || !i.alt.trim() || /\\.(png|svg|jpe?g)$/.test(i.alt)).map(i => `${i.alt} (${i.src})`)"""
+SET = """document.querySelectorAll('.math.notranslate').length
+    <= document.querySelectorAll('mjx-container').length"""
+# A formula that is cut scrolls, but nothing shows that it does.
+CUT = """[...document.querySelectorAll('div.math mjx-container')]
+    .filter(m => m.scrollWidth > m.clientWidth + 1).map(m => m.closest('div.math').id)"""
 
 
 @pytest.fixture
@@ -58,6 +63,8 @@ def visit(browser):
         if (excess := page.evaluate(EXCESS)) > 0:
             wrong.append(f"scrolls sideways by {excess} px")
         wrong += [f"image: {told}" for told in page.evaluate(IMAGES)]
+        page.wait_for_function(SET)
+        wrong += [f"formula cut: {told}" for told in page.evaluate(CUT)]
         page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
         # On a phone, once per notebook: the other models' pages are laid out alike.
         if view == "screen" or path.parent.parent.name != "results" or DEFAULT_MODEL in path.parts:
