@@ -69,8 +69,6 @@ def text_faults(folder: Path) -> Iterator[Fault]:
         return
     yield from _check_files(folder, record, None)
     yield from check_hashes(record, _TEXT_HASHES)
-    if any(not NAME.fullmatch(name) for name in record["files"]):
-        return  # nothing is read under such names
     yield from check_model(folder.parent.parent.name, record, None)
     if "sweep" in record:
         table = completions.read_completions(folder)

@@ -282,7 +282,7 @@ TEXTS = {
         "unfinished",
     ),
     "a name that leads out": (
-        "sweep", lambda f: nested(f, "files", **{"../../x.parquet": "0" * 64}), "lead out"
+        "sweep", lambda f: nested(f, "files", **{"../../x.parquet": "0" * 64}), "among its files"
     ),
     "a name of another kind": (
         "repeats", lambda f: nested(f, "files", **{"x.csv": "0" * 64}), "no run writes"
