@@ -314,3 +314,52 @@ def write_task(tmp_path):
         return str(path)
 
     return write
+
+
+# The parameters that every notebook about one model has.
+_PARAMETERS = """\
+model = ""
+revision = ""
+dtype = "float32"
+device = "cpu"
+seed = 0
+results_dir = ""
+quick = False"""
+
+
+@pytest.fixture(scope="session")
+def write_notebook():
+    """Writes a notebook into a project's folder: `write_notebook(folder, name, content)`.
+
+    The content is code cells in order, or a pair of tags and cells, parameters first.
+    """
+    import nbformat
+
+    def write(folder, name, content):
+        tags, cells = content if isinstance(content, tuple) else ([], [_PARAMETERS, *content])
+        first, *others = map(nbformat.v4.new_code_cell, cells)
+        first.metadata["tags"] = ["parameters", *tags]
+        kernel = {"name": "python3", "language": "python", "display_name": "Python 3"}
+        made = nbformat.v4.new_notebook(cells=[first, *others], metadata={"kernelspec": kernel})
+        nbformat.write(made, folder / "notebooks" / f"{name}.ipynb")
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def small_project(write_notebook):
+    """A copy of the project with notebooks by name, no rows, no pages: `small_project(to, {})`."""
+    from calib_utils import paths
+
+    def copy(folder, notebooks, parts=("calib_utils", "data/tasks", "data/panel")):
+        skip = shutil.ignore_patterns("__pycache__", ".state")
+        for name in parts:
+            shutil.copytree(paths.project_root() / name, folder / name, ignore=skip)
+        shutil.copy(paths.project_root() / "_config.yml", folder)
+        for name in ("notebooks", "book"):
+            (folder / name).mkdir()
+        for name, content in notebooks.items():
+            write_notebook(folder, name, content)
+        return folder
+
+    return copy

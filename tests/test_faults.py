@@ -194,14 +194,6 @@ def test_a_conversion_killed_or_damaged_is_made_anew(tiny_gguf, own_cache):
     pd.testing.assert_frame_equal(cu.evaluate(again, TASK), rows)
 
 
-PARAMETERS = """\
-model = ""
-revision = ""
-dtype = "float32"
-device = "cpu"
-seed = 0
-results_dir = ""
-quick = False"""
 EVALUATE = """\
 import calib_utils as cu
 from calib_utils import paths
@@ -220,23 +212,10 @@ while not Path("gate-open").exists():
 
 
 @pytest.fixture
-def project(tmp_path):
-    """A copy of the project with two small notebooks, and a book of one line a page."""
-    root = tmp_path / "project"
-    for name in ("calib_utils", "data/tasks", "data/panel"):
-        skip = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / name, root / name, ignore=skip)
-    shutil.copy(ROOT / "_config.yml", root)
-    for name in ("notebooks", "book"):
-        (root / name).mkdir()
-    for name, *cells in (("00_rows", EVALUATE), ("01_gate", EVALUATE, WAIT)):
-        first = nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
-        kernel = {"name": "python3", "language": "python", "display_name": "Python 3"}
-        made = nbformat.v4.new_notebook(
-            cells=[first, *map(nbformat.v4.new_code_cell, cells)], metadata={"kernelspec": kernel}
-        )
-        nbformat.write(made, root / "notebooks" / f"{name}.ipynb")
-    return root
+def project(small_project, tmp_path):
+    """Two small notebooks, of which the second waits."""
+    notebooks = {"00_rows": [EVALUATE], "01_gate": [EVALUATE, WAIT]}
+    return small_project(tmp_path / "project", notebooks)
 
 
 @pytest.mark.notebooks

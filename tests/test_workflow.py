@@ -12,7 +12,6 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import nbformat
 import pandas as pd
 import pytest
 
@@ -31,14 +30,6 @@ pytestmark = [
         not SNAKEMAKE.is_file(), reason=f"no Snakemake at {SNAKEMAKE}: make workflow-env"
     ),
 ]
-PARAMETERS = """\
-model = ""
-revision = ""
-dtype = "float32"
-device = "cpu"
-seed = 0
-results_dir = ""
-quick = False"""
 LOAD = """\
 import calib_utils as cu
 from calib_utils import paths
@@ -67,34 +58,25 @@ folder = Path(results_dir or paths.default_results_dir())
 for record in sorted(folder.glob("*/*/provenance.json")):
     print(record.parent.relative_to(folder))"""
 NOTEBOOKS = {
-    "00_rows": (["parameters"], PARAMETERS, LOAD, EVALUATE.format("rng-1")),
-    "01_gate": (["parameters"], PARAMETERS, LOAD, GATE, EVALUATE.format("rng-2")),
-    "05_all": (["parameters", "all-results"], 'results_dir = ""', ALL),
+    "00_rows": [LOAD, EVALUATE.format("rng-1")],
+    "01_gate": [LOAD, GATE, EVALUATE.format("rng-2")],
+    "05_all": (["all-results"], ['results_dir = ""', ALL]),
 }
 
 
-def put(project, name, tags, parameters, *cells):
-    """A notebook as the project keeps them."""
-    first = nbformat.v4.new_code_cell(parameters, metadata={"tags": tags})
-    cells = [first, *map(nbformat.v4.new_code_cell, cells)]
-    kernel = {"name": "python3", "language": "python", "display_name": "Python 3"}
-    book = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
-    nbformat.write(book, project / "notebooks" / f"{name}.ipynb")
+@pytest.fixture
+def make_project(small_project):
+    """A project with three small notebooks, whose gate is open or not."""
 
+    def get(folder, gate_open):
+        parts = ("calib_utils", "workflow", "data/tasks", "data/panel")
+        small_project(folder, NOTEBOOKS, parts)
+        (folder / "gate").mkdir()
+        if gate_open:
+            (folder / "gate" / "open").touch()
+        return folder
 
-def make_project(folder, gate_open):
-    """A copy of the project with three small notebooks, no rows and no pages."""
-    for name in ("calib_utils", "workflow", "data/tasks", "data/panel"):
-        skip = shutil.ignore_patterns("__pycache__", ".state")
-        shutil.copytree(ROOT / name, folder / name, ignore=skip)
-    shutil.copy(ROOT / "_config.yml", folder)
-    for name in ("notebooks", "book", "gate"):
-        (folder / name).mkdir()
-    for name, content in NOTEBOOKS.items():
-        put(folder, name, *content)
-    if gate_open:
-        (folder / "gate" / "open").touch()
-    return folder
+    return get
 
 
 @pytest.fixture
@@ -156,7 +138,9 @@ def leftovers(project):
     return [p for p in hidden if p.name != ".lock"]
 
 
-def test_on_this_machine_only_what_changed_is_executed(models, tmp_path):
+def test_on_this_machine_only_what_changed_is_executed(
+    models, tmp_path, make_project, write_notebook
+):
     """A run beside a model that cannot be loaded, one without it, one after an edit."""
     project = make_project(tmp_path / "project", gate_open=True)
     (tmp_path / "broken").mkdir()
@@ -176,7 +160,7 @@ def test_on_this_machine_only_what_changed_is_executed(models, tmp_path):
     assert status == 0, text
     assert told(text, "current") == everything(models), text
     assert (pages(project), tables(project, models)) == first
-    put(project, "00_rows", *NOTEBOOKS["00_rows"], "1 + 1")
+    write_notebook(project, "00_rows", [*NOTEBOOKS["00_rows"], "1 + 1"])
     status, text = run(*models.values())
     assert status == 0, text
     changed = {f"00_rows on {name}" for name in models}
@@ -301,7 +285,7 @@ def wait_for(condition, explain):
         time.sleep(0.2)
 
 
-def test_slurm_jobs_and_drivers_may_be_killed(slurm, models, tmp_path):
+def test_slurm_jobs_and_drivers_may_be_killed(slurm, models, tmp_path, make_project):
     """A job cancelled in the middle and retried, the driver killed and restarted: nothing lost."""
     project, plain = tmp_path / "project", tmp_path / "plain"
     make_project(project, gate_open=False)
