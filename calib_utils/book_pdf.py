@@ -12,7 +12,8 @@ from calib_utils.book import BookBuildError
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
 _LOADING_S = 300  # of the whole book: all figures and formulas are set before it is printed
-_SET = """() => document.querySelectorAll('.math.notranslate').length
+# In a page: whether every formula is set.
+FORMULAS_SET = """() => document.querySelectorAll('.math.notranslate').length
     <= document.querySelectorAll('mjx-container').length"""
 _FOOTER = """<div style="font-size:8px; width:100%; text-align:center">
     <span class="pageNumber"></span></div>"""
@@ -57,7 +58,7 @@ def print_page(page_file: Path, target: Path) -> Path:
         page = context.new_page()
         page.set_default_timeout(_LOADING_S * 1000)
         page.goto(page_file.resolve().as_uri(), wait_until="load")
-        page.wait_for_function(_SET)
+        page.wait_for_function(FORMULAS_SET)
         page.pdf(
             path=target,
             format="A4",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from calib_utils import paths
+from calib_utils import files, paths
 from calib_utils.checkpoints import checkpoints
 from calib_utils.registry import EMBEDDED, ENCODERS
 
@@ -88,9 +88,7 @@ def kind_of(licence: str) -> str:
 
 def write_page() -> Path:
     """Writes the book's page of licences and returns where it is."""
-    target = paths.book_dir() / "reference" / "licences.md"
-    target.write_text(page(), encoding="utf-8")
-    return target
+    return files.keep(paths.book_dir() / "reference" / "licences.md", page().encode())
 
 
 def page() -> str:

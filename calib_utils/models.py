@@ -84,18 +84,7 @@ def load_model(
     device: str = "auto",
     device_map: str | dict | None = None,
 ) -> Model:
-    """A model by embedded name, hub id, local folder or GGUF file.
-
-    Args:
-        name: see `calib_utils.registry.EMBEDDED` for the embedded names.
-        revision: hub commit, branch or tag; only for hub ids.
-        dtype: of the forward pass; probabilities are always reduced in float64.
-        device: `auto` takes CUDA, then MPS, then the CPU.
-        device_map: as in transformers, for models larger than one device (needs accelerate).
-
-    Raises:
-        UnknownNameError, HubUnreachableError, HashMismatchError, ModelFormatError, DeviceError
-    """
+    """As `loading.load_model`, which people call: it refuses more before it comes here."""
     if isinstance(name, Model):
         return name
     if dtype not in _DTYPES:

@@ -65,10 +65,28 @@ def _lacking(request, reason):
     pytest.skip(reason)
 
 
+@pytest.fixture(scope="session")
+def watch():
+    """Notes what goes wrong on a page: `watch(page, levels, own)` -> a list that grows.
+
+    `levels` of console messages count, and requests that begin otherwise than `own`.
+    """
+
+    def listen(page, levels, own):
+        wrong = []
+        page.on("console", lambda m: m.type in levels and wrong.append(f"console: {m.text}"))
+        page.on("pageerror", lambda e: wrong.append(f"script: {e}"))
+        page.on("requestfailed", lambda r: wrong.append(f"missing: {r.url}"))
+        page.on("request", lambda r: r.url.startswith(own) or wrong.append(f"left {r.url}"))
+        return wrong
+
+    return listen
+
+
 @pytest.fixture
-def open_page(browser):
+def open_page(browser, watch):
     """Opens a file with the network off; whatever goes wrong fails the test at its end."""
-    contexts, faults = [], []
+    contexts, watched = [], []
 
     def get(path, look="light", **options):
         scheme, width = LOOKS[look]
@@ -76,13 +94,7 @@ def open_page(browser):
         context = browser.new_context(viewport=view, color_scheme=scheme, offline=True, **options)
         contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda m: m.type in ("error", "warning") and faults.append(m.text))
-        page.on("pageerror", lambda e: faults.append(f"script: {e}"))
-        page.on("requestfailed", lambda r: faults.append(f"missing: {r.url}"))
-        page.on(
-            "request",
-            lambda r: r.url.startswith(("file:", "data:")) or faults.append(f"left: {r.url}"),
-        )
+        watched.append(watch(page, ("error", "warning"), ("file:", "data:")))
         page.goto(path.as_uri(), wait_until="load")
         page.wait_for_selector(".cu-explorer .cu-chart .cu-bar")
         return page
@@ -90,7 +102,8 @@ def open_page(browser):
     yield get
     for context in contexts:
         context.close()
-    assert not faults, sorted(set(faults))
+    faults = {fault for of_page in watched for fault in of_page}
+    assert not faults, sorted(faults)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-from calib_utils import paths
+from calib_utils import book_pdf, paths
 from calib_utils.registry import DEFAULT_MODEL
 
 HTML = paths.project_root() / "_build" / "_build" / "html"
@@ -31,15 +31,13 @@ EXCESS = "document.documentElement.scrollWidth - document.documentElement.client
 # An image file's name is no description: docutils puts it where no other text is.
 IMAGES = """[...document.images].filter(i => !i.complete || !i.naturalWidth
     || !i.alt.trim() || /\\.(png|svg|jpe?g)$/.test(i.alt)).map(i => `${i.alt} (${i.src})`)"""
-SET = """document.querySelectorAll('.math.notranslate').length
-    <= document.querySelectorAll('mjx-container').length"""
 # A formula that is cut scrolls, but nothing shows that it does.
 CUT = """[...document.querySelectorAll('div.math mjx-container')]
     .filter(m => m.scrollWidth > m.clientWidth + 1).map(m => m.closest('div.math').id)"""
 
 
 @pytest.fixture
-def visit(browser):
+def visit(browser, watch):
     """Opens a file in a view and tells what is wrong with it: `visit(path, "screen")`."""
     contexts = {}
 
@@ -49,21 +47,13 @@ def visit(browser):
             contexts[view] = browser.new_context(
                 viewport=size, color_scheme="light", offline=True, reduced_motion="reduce"
             )
-        page, wrong = contexts[view].new_page(), []
-        page.on("console", lambda m: m.type == "error" and wrong.append(f"console: {m.text}"))
-        page.on("pageerror", lambda e: wrong.append(f"script: {e}"))
-        page.on("requestfailed", lambda r: wrong.append(f"missing: {r.url}"))
-        page.on(
-            "request",
-            lambda r: (
-                r.url.startswith(("file:", "data:", "blob:")) or wrong.append(f"left {r.url}")
-            ),
-        )
+        page = contexts[view].new_page()
+        wrong = watch(page, ("error",), ("file:", "data:", "blob:"))
         page.goto(path.as_uri(), wait_until="load")
         if (excess := page.evaluate(EXCESS)) > 0:
             wrong.append(f"scrolls sideways by {excess} px")
         wrong += [f"image: {told}" for told in page.evaluate(IMAGES)]
-        page.wait_for_function(SET)
+        page.wait_for_function(book_pdf.FORMULAS_SET)
         wrong += [f"formula cut: {told}" for told in page.evaluate(CUT)]
         page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
         # On a phone, once per notebook: the other models' pages are laid out alike.
