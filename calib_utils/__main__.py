@@ -86,13 +86,15 @@ def _reproduce(options) -> int:
 
     from calib_utils import reproduce
 
-    folders = reproduce.stored_folders(options.results_dir, options.model)
-    if not folders:
+    asked = (options.results_dir, options.model)
+    todo = [(reproduce.recompute, folder) for folder in reproduce.stored_folders(*asked)]
+    todo += [(reproduce.recompute_study, path) for path in reproduce.stored_studies(*asked)]
+    if not todo:
         print(f"nothing is stored in {options.results_dir}", file=sys.stderr)
         return 1
     rows = []
-    for folder in folders:
-        row = reproduce.recompute(folder, update=options.update)
+    for recompute, place in todo:
+        row = recompute(place, update=options.update)
         row.to_csv(sys.stdout, index=False, header=not rows, float_format="%.3g")
         sys.stdout.flush()
         rows.append(row)

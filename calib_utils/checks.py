@@ -11,15 +11,28 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from calib_utils import kept_logits, kept_steps, paths, reproduce, results, weights
+from calib_utils import (
+    framework_study,
+    kept_logits,
+    kept_steps,
+    paths,
+    reproduce,
+    results,
+    weights,
+)
 from calib_utils.errors import CalibUtilsError
 from calib_utils.faults import ERROR, NOTE, Fault, table_faults, text_faults
-from calib_utils.kept_faults import label_faults, logit_faults, step_faults
+from calib_utils.kept_faults import label_faults, logit_faults, step_faults, study_faults
 from calib_utils.registry import EMBEDDED
 
 TEXTS, LABELS = "texts", "labels"
 # What is kept beside a model's tables.
-_KEPT = {LABELS: label_faults, kept_logits.FOLDER: logit_faults, kept_steps.FOLDER: step_faults}
+_KEPT = {
+    LABELS: label_faults,
+    kept_logits.FOLDER: logit_faults,
+    kept_steps.FOLDER: step_faults,
+    framework_study.FOLDER: study_faults,
+}
 _LOOK = {TEXTS: text_faults, **_KEPT}
 
 
@@ -28,7 +41,7 @@ class Checked:
     """A folder that was looked at."""
 
     folder: Path
-    kind: str  # "table", "texts", "labels", "logits", "steps" or "other"
+    kind: str  # "table", "texts", a name of `_KEPT`, or "other"
     faults: tuple[Fault, ...]
 
     @property

@@ -5,8 +5,6 @@ so a sweep that was killed goes on where it was. Runs no model.
 """
 
 import json
-import re
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,7 +42,6 @@ COLUMNS = SCHEMA.names
 IDENTITY = ("weights_sha256", "dtype", "prompts_sha256", "sweep_sha256", "code_version", "engine")
 _FORMAT = 1
 _RECORD = "provenance.json"
-_PLAIN = re.compile(r"\w[\w.@=+-]*")  # no file is read or hashed outside the folder
 _STALE_SECONDS = 600  # a draft that old was left by a killed run: writing one takes a second
 
 
@@ -69,9 +66,7 @@ def open_folder(folder: Path, record: dict) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for draft in folder.glob(".*.draft"):
-            if time.time() - draft.stat().st_mtime > _STALE_SECONDS:
-                draft.unlink(missing_ok=True)
+        files.remove_stale(folder, _STALE_SECONDS)
         fresh = not (folder / _RECORD).exists() and not any(folder.glob("*.parquet"))
     except (OSError, ValueError) as error:
         raise ResultsError(
@@ -154,7 +149,7 @@ def read_record(folder: Path) -> dict:
             )
         names = record.get("files")
         if names is not None and not (
-            isinstance(names, dict) and all(map(_PLAIN.fullmatch, names))
+            isinstance(names, dict) and all(map(files.PLAIN_NAME.fullmatch, names))
         ):
             raise ValueError("a name among its files that is none")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -17,9 +17,7 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from calib_utils import paths
-from calib_utils.deadlines import CutOff
-from calib_utils.deadlines import retry_after as _retry_after
+from calib_utils import deadlines, paths
 from calib_utils.errors import EndpointError, RefusedRequestError
 
 KEY_VARIABLE = "CALIB_UTILS_JUDGE_KEY"
@@ -202,7 +200,7 @@ class Endpoint:
         request = urllib.request.Request(f"{self.base_url.rstrip('/')}/{path}", body)
         request.add_header("Content-Type", "application/json")
         self._authorise(request)
-        watch = CutOff(self.timeout)
+        watch = deadlines.CutOff(self.timeout)
         handlers = [_NoRedirect, watch]
         if self._on_loopback():  # never through a proxy
             handlers.append(urllib.request.ProxyHandler({}))
@@ -252,7 +250,7 @@ class Endpoint:
             detail = ""
         problem = self._clean(f"HTTP {error.code} {error.reason}: {detail}")
         if error.code in _RETRIED:
-            return _Transient(problem, _retry_after(error.headers.get("Retry-After")))
+            return _Transient(problem, deadlines.retry_after(error.headers.get("Retry-After")))
         if error.code in _REFUSED:
             return RefusedRequestError(f"{self.base_url} refused the request: {problem}")
         remedy = {

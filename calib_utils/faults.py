@@ -13,7 +13,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from calib_utils import completions, drawing, models, openended, provenance, results, vllm_sweeps
+from calib_utils import (
+    completions,
+    drawing,
+    files,
+    models,
+    openended,
+    provenance,
+    results,
+    vllm_sweeps,
+)
 from calib_utils.errors import ResultsError, UnknownNameError
 from calib_utils.openset import OpenPrompt
 from calib_utils.prompts import Policies
@@ -25,7 +34,6 @@ from calib_utils.tasks import get_task
 ERROR, NOTE = "error", "note"
 _AGAIN = "restore the folder, or delete it and measure again"
 _SLACK = 1e-9
-NAME = re.compile(r"\w[\w.@=+-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HASHES = ("weights_sha256", "prompt_sha256", "sequences_sha256", "code_version")
@@ -102,7 +110,7 @@ def _check_files(folder: Path, record: dict, known: set[str] | None) -> Iterator
     """Names in the record are plain and known, and the folder holds these files, nothing else."""
     for name in record["files"]:
         wrong = not name.endswith(".parquet") if known is None else name not in known
-        if wrong or not NAME.fullmatch(name):
+        if wrong or not files.PLAIN_NAME.fullmatch(name):
             yield Fault(
                 f"the record names a file {name!r}, which no run writes: measure again; a name "
                 "may not lead out of the folder"

@@ -4,6 +4,7 @@ Knows the file system. Knows nothing of what is in a file.
 """
 
 import os
+import re
 import shutil
 import time
 import uuid
@@ -16,6 +17,8 @@ try:
 except ImportError:  # not on Windows, where two runs are not kept apart
     fcntl = None
 
+# A name that a run may give a file: none that leads out of a folder, or is hidden.
+PLAIN_NAME = re.compile(r"\w[\w.@=+-]*")
 _STALE_SECONDS = 86_400  # what a killed run left: no download or conversion takes a day
 
 
@@ -49,22 +52,31 @@ def keep(path: Path, content: bytes) -> Path:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[bool]:
-    """Waits until no other process is in such a block with the same folder; a kill ends the block.
+def alone(place: Path, waiting: Callable[[], object] = lambda: None) -> Iterator[int | None]:
+    """Waits until no other process is in such a block with the same place; a kill ends the block.
 
-    The folder itself is locked, so nothing is left in it. Not to be nested.
+    Args:
+        place: a folder or file, itself locked, so that nothing is left behind. Not to be nested.
+        waiting: called once, where another is there.
 
     Returns:
-        Whether it is known that no other is there; not where the file system has no locks.
+        The descriptor that holds the lock, and holds it on in a child that it is passed to; None
+        where the file system has no locks, so that others may be there.
     """
-    descriptor, locked = None, False
+    descriptor, held = None, None
     try:
         if fcntl is not None:
             with suppress(OSError):
-                descriptor = os.open(folder, os.O_RDONLY)
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-                locked = True
-        yield locked
+                # NFS locks a file only for those who may write to it; no folder can be opened so.
+                flags = os.O_RDONLY if place.is_dir() else os.O_RDWR
+                descriptor = os.open(place, flags)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    waiting()
+                    fcntl.flock(descriptor, fcntl.LOCK_EX)
+                held = descriptor
+        yield held
     finally:
         if descriptor is not None:
             os.close(descriptor)
@@ -96,9 +108,9 @@ def whole_folder(target: Path, is_whole: Callable[[Path], bool]) -> Iterator[Pat
             shutil.rmtree(left, ignore_errors=True)
 
 
-def remove_stale(folder: Path) -> None:
-    """Removes what killed runs left in a folder, by its date; what is dated ahead stays."""
+def remove_stale(folder: Path, after: float = _STALE_SECONDS) -> None:
+    """Removes what killed runs left in a folder so many seconds ago; what is dated ahead stays."""
     for draft in folder.glob(".*"):
         with suppress(OSError):
-            if time.time() - draft.stat().st_mtime > _STALE_SECONDS:
+            if time.time() - draft.stat().st_mtime > after:
                 shutil.rmtree(draft) if draft.is_dir() else draft.unlink()

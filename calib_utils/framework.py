@@ -1,79 +1,21 @@
 """The formal framework on a model's own prefix trees: definitions worked, hypotheses measured.
 
-One pass per task, its factors, hardness and heads as tables for people. Decides the claims of the
-chapter. Knows theory and measurements; computes no probability itself.
+Factors, hardness and heads of each task's study as tables for people. Decides the claims of the
+chapter. Knows theory and studies; computes no probability itself.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
 from calib_utils import geometric, theory
-from calib_utils.controlled import CURVE_TEMPERATURES, Finding, listed, verdict
-from calib_utils.evaluation import render_prompt
-from calib_utils.measure import Measurement, Settings, measure, untouched
-from calib_utils.models import Model
-from calib_utils.rules import TABLE3_TEMPERATURES, NoCutoff, TopK, table3_rules
-from calib_utils.tasks import Task, get_task
-from calib_utils.tries import Trie
+from calib_utils.controlled import Finding, listed, verdict
+from calib_utils.framework_study import Study
+from calib_utils.rules import TopK
 
-TASKS = ("us-states", "rng-2", "rng-3", "rng-3-sum-at-most-10")
-QUICK_TASKS = ("us-states", "rng-2")
-SIZES = (1, 2, 5, 8, 10, 11, 12, 15, 20, 50, 100, 500)
 ETAS = (0.05, 0.1, 0.5)
 HARD = 0.1  # nats of recall: a step that need not lose a tenth of it is not called hard
-
-
-@dataclass(frozen=True)
-class Study:
-    """One pass over a task: rules of Table 3, fixed sizes, and temperature alone."""
-
-    task: Task
-    found: Measurement
-
-    @property
-    def trie(self) -> Trie:
-        return self.found.steps.tokens.trie
-
-    @property
-    def settings(self) -> tuple:
-        return self.found.settings
-
-    @cached_property
-    def factors(self) -> theory.Factors:
-        """Alpha and beta of every setting (Thm. E.1). [step, setting]"""
-        share = np.exp(self.found.steps.edge_uniform_log_p(slice(None)))
-        return theory.factorise(self.trie, share)
-
-    @cached_property
-    def step_frontiers(self) -> dict[int, np.ndarray]:
-        """`theory.step_frontier` of every step, from 0, before which no answer ends."""
-        trie, steps = self.trie, self.found.steps
-        first_end = int(trie.node_depth[trie.edge_node[trie.sequence_edge]].min())
-        return {d: theory.step_frontier(steps.tokens, steps.rank, d) for d in range(first_end + 1)}
-
-    @property
-    def n_steps(self) -> int:
-        """Tokens of the longest answer, its end included."""
-        return int(self.trie.node_depth.max()) + 1
-
-    def columns(self, name: str) -> list[int]:
-        """The settings of one kind of rule."""
-        return [i for i, (rule, _) in enumerate(self.settings) if rule.name == name]
-
-
-def study(model: Model, task: Task | str, end: str = "eos") -> Study:
-    """Measures what the chapter needs of a task."""
-    task = get_task(task)
-    prompt = render_prompt(model, task, end=end)
-    grid = [(rule, t) for rule in table3_rules() for t in TABLE3_TEMPERATURES]
-    sizes: Settings = [(TopK(k), 1.0) for k in SIZES]
-    settings = list(dict.fromkeys([*grid, *sizes, *untouched(list(CURVE_TEMPERATURES))]))
-    found = measure(model, prompt, settings, ranks=True, description=f"{model.name} on {task.name}")
-    return Study(task, found)
 
 
 def factor_table(study: Study, sizes=(5, 10, 20, 100)) -> pd.DataFrame:
@@ -90,8 +32,8 @@ def factor_table(study: Study, sizes=(5, 10, 20, 100)) -> pd.DataFrame:
 def factor_gap(study: Study) -> float:
     """Largest difference between the products of Thm. E.1 and what the book reports."""
     gaps = [
-        study.factors.precision - study.found.sequence_precision,
-        study.factors.recall - study.found.sequence_recall,
+        study.factors.precision - study.numbers.sequence_precision,
+        study.factors.recall - study.numbers.sequence_recall,
     ]
     return float(np.abs(gaps).max())
 
@@ -151,7 +93,7 @@ def validity_price(study: Study) -> pd.DataFrame:
     Where Assumption 5.1 fails the theorem says nothing; the bound is then left out (NaN).
     """
     columns = study.columns("none")
-    val, div = study.found.validity[columns], study.found.diversity[columns]
+    val, div = (study.numbers[name].to_numpy()[columns] for name in ("validity", "diversity"))
     bound = np.full(len(val), np.nan)
     if has_fixed_branching(study):
         depth = study.trie.node_depth
@@ -166,19 +108,15 @@ def validity_price(study: Study) -> pd.DataFrame:
 
 def hypothesis_table(studies: list[Study]) -> pd.DataFrame:
     """The hypotheses of Thm. F.4 on every step with a choice, task by task."""
-    return _task_by_task(
-        lambda one: geometric.hypotheses(geometric.heads(one.found.steps)), studies
-    )
+    return _task_by_task(lambda one: geometric.hypotheses(geometric.heads(one.ranks)), studies)
 
 
 def calibration_table(studies: list[Study]) -> pd.DataFrame:
     """Def. D.1 at every prefix: how many are order calibrated, how far from shape calibrated."""
     rows = []
     for one in studies:
-        steps = one.found.steps
-        at_one = one.settings.index((NoCutoff(), 1.0))
-        error = theory.shape_error(one.trie, one.found.edge_log_p[:, at_one])
-        order = theory.order_calibrated(steps)
+        error = theory.shape_error(one.trie, one.edge_log_p)
+        order = theory.order_calibrated(one.ranks)
         for depth in range(one.n_steps):
             here = one.trie.node_depth == depth
             rows.append(

@@ -65,7 +65,7 @@ class LanguageModelJudge:
     ):
         if type(asks) is not int or asks < 1:
             raise JudgeError(f"asks={asks!r}: an item must be asked at least once")
-        if not isinstance(name, str) or not re.fullmatch(r"\w[\w.@=+-]*", name):
+        if not isinstance(name, str) or not files.PLAIN_NAME.fullmatch(name):
             raise JudgeError(
                 f"name={name!r}: use letters, digits and . @ = + - (it becomes part of a file name)"
             )

@@ -4,22 +4,17 @@ Knows one file a model and what it stands for. Logits are computed anew whenever
 the file changes only when they do, by more than machines differ in float32.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from calib_utils import completions, provenance
+from calib_utils import recorded
 from calib_utils.errors import ResultsError
 from calib_utils.models import Model
 
 FOLDER = "logits"
-# What must be equal for kept logits to be of one model.
-IDENTITY = ("model", "weights_sha256", "dtype")
-_KEY = b"calib_utils"
+_AGAIN = "delete it and run 06_logit_shape"
 _ROUNDING = 0.01  # in logits: what float32 kernels of two machines differ by, with room
 
 
@@ -37,29 +32,14 @@ def keep(curves: pd.DataFrame, model: Model, path: Path) -> None:
     Raises:
         ResultsError: logits of other weights hold the place, or it cannot be written.
     """
-    record = {
-        "model": model.name,
-        "revision": model.revision,
-        "weights_sha256": model.weights_sha256,
-        "dtype": model.dtype,
-        "code_version": provenance.code_version(),
-    }
+    record = recorded.of_model(model)
     if path.exists():
         kept, old = read(path)
-        differs = [name for name in IDENTITY if old[name] != record[name]]
-        if differs:
-            raise ResultsError(
-                f"{path} holds logits of another model (differs in {', '.join(differs)}): use "
-                "another results_dir, or delete it"
-            )
+        recorded.require_same(path, old, record)
         same = old == record and list(kept) == list(curves) and len(kept) == len(curves)
         if same and np.abs(kept.to_numpy() - curves.to_numpy()).max() <= _ROUNDING:
             return
-    table = pa.Table.from_pandas(curves.astype(np.float32), preserve_index=False)
-    table = table.replace_schema_metadata(
-        {**(table.schema.metadata or {}), _KEY: json.dumps(record, sort_keys=True).encode()}
-    )
-    completions.write_table(path, table, parents=True)
+    recorded.write(path, curves.astype(np.float32), record)
 
 
 def read(path: Path) -> tuple[pd.DataFrame, dict]:
@@ -68,23 +48,16 @@ def read(path: Path) -> tuple[pd.DataFrame, dict]:
     Raises:
         ResultsError: not such a file, or one that cannot be: logits that rise, or are not finite.
     """
+    needed = (*recorded.IDENTITY, "revision", "code_version")
+    curves, record = recorded.read(path, needed, "logits", _AGAIN)
     try:
-        table = pq.read_table(path)
-        record = json.loads(table.schema.metadata[_KEY])
-        curves = table.to_pandas().astype(float)
-        missing = {*IDENTITY, "revision", "code_version"} - set(record)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, pa.ArrowException) as error:
-        raise ResultsError(
-            f"{path} holds no logits ({type(error).__name__}): delete it and run 06_logit_shape"
-        ) from error
-    values = curves.to_numpy()
-    if (
-        missing
-        or not values.size
-        or not np.isfinite(values).all()
-        or (np.diff(values, axis=0) > 0).any()
-    ):
-        raise ResultsError(
-            f"{path} is no table of sorted logits with its record: delete it and run 06_logit_shape"
+        values = curves.to_numpy(dtype=float)
+        possible = (
+            values.size and np.isfinite(values).all() and (np.diff(values, axis=0) <= 0).all()
         )
-    return curves.set_index(pd.RangeIndex(1, len(curves) + 1, name="rank")), record
+    except (TypeError, ValueError):
+        possible = False
+    if not possible:
+        raise ResultsError(f"{path} is no table of sorted logits: {_AGAIN}")
+    rank = pd.RangeIndex(1, len(curves) + 1, name="rank")
+    return curves.astype(float).set_index(rank), record

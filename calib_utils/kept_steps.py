@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from calib_utils import completions, provenance
+from calib_utils import completions, recorded
 from calib_utils.errors import ResultsError
 from calib_utils.explorer import Bin, StepData, Token, steps_along
 from calib_utils.models import Model
@@ -25,7 +25,7 @@ ANSWERS = {
     "rng-3-sum-at-most-10": "3,4,2",
 }
 # What must be equal for kept steps to be of one model and one way to ask it.
-IDENTITY = ("model", "weights_sha256", "dtype", "task", "end")
+IDENTITY = (*recorded.IDENTITY, "task", "end")
 _AGAIN = "delete it and run 03_oracle_cutoffs"
 _ROUNDING = 0.01  # in logits: what float32 kernels of two machines differ by, with room
 
@@ -52,15 +52,7 @@ def keep(
     found = {}
     for task in (name for name in tasks if name in ANSWERS):
         found[task] = steps_along(model, task, ANSWERS[task], end)
-        record = {
-            "model": model.name,
-            "revision": model.revision,
-            "weights_sha256": model.weights_sha256,
-            "dtype": model.dtype,
-            "task": task,
-            "end": end,
-            "code_version": provenance.code_version(),
-        }
+        record = {**recorded.of_model(model), "task": task, "end": end}
         _keep(found[task], record, path_of(results_dir, model.key, task))
     return found
 
@@ -113,12 +105,7 @@ def _possible(step: StepData) -> bool:
 def _keep(steps: list[StepData], record: dict, path: Path) -> None:
     if path.exists():
         kept, old = read(path)
-        differs = [name for name in IDENTITY if old[name] != record[name]]
-        if differs:
-            raise ResultsError(
-                f"{path} holds steps of another model or question (differs in "
-                f"{', '.join(differs)}): use another results_dir, or delete it"
-            )
+        recorded.require_same(path, old, record, IDENTITY)
         if old == record and len(kept) == len(steps) and all(map(_alike, kept, steps)):
             return
     lines = (json.dumps(packed(step), separators=(",", ":")) for step in steps)

@@ -9,17 +9,15 @@ import json
 from pathlib import Path
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from calib_utils import completions
+from calib_utils import recorded
 from calib_utils.errors import ResultsError
 from calib_utils.labels import LABEL_COLUMNS
 from calib_utils.nodes import unique_texts
 from calib_utils.openset import OpenPrompt
 
 COLUMNS = ["prompt_id", "text", "ended", *LABEL_COLUMNS]
-_KEY = b"calib_utils"
+_AGAIN = "delete it, labels are made anew"
 
 
 def path_of(results_dir: str | Path | None, model_key: str, name: str, judge) -> Path | None:
@@ -58,7 +56,7 @@ def labels_of(
         labels = judge.judge(items[["prompt", "text", "ended"]])
         found = pd.concat([items[["prompt_id", "text", "ended"]], labels], axis=1)[COLUMNS]
         if path is not None:
-            _write(path, found, {"digest": digest, "judge": judge.identity})
+            recorded.write(path, found, {"digest": digest, "judge": judge.identity})
     return found
 
 
@@ -68,17 +66,10 @@ def read(path: Path) -> tuple[pd.DataFrame, dict]:
     Raises:
         ResultsError: not such a file, or not whole.
     """
-    try:
-        table = pq.read_table(path)
-        record = json.loads(table.schema.metadata[_KEY])
-        missing = {"digest", "judge"} - set(record) | set(COLUMNS) - set(table.column_names)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, pa.ArrowException) as error:
-        raise ResultsError(
-            f"{path} holds no labels ({type(error).__name__}): delete it, they are made anew"
-        ) from error
-    if missing:
-        raise ResultsError(f"{path} lacks {sorted(missing)}: delete it, labels are made anew")
-    return table.to_pandas(), record
+    table, record = recorded.read(path, ("digest", "judge"), "labels", _AGAIN)
+    if missing := sorted(set(COLUMNS) - set(table)):
+        raise ResultsError(f"{path} lacks {missing}: {_AGAIN}")
+    return table, record
 
 
 def _read(path: Path, digest: str) -> pd.DataFrame | None:
@@ -91,11 +82,3 @@ def _read(path: Path, digest: str) -> pd.DataFrame | None:
         return None
     integers = {name: "Int64" for name in ("grammar", "semantics", "overall")}
     return frame.astype({**integers, "valid": "boolean"})
-
-
-def _write(path: Path, labels: pd.DataFrame, record: dict) -> None:
-    table = pa.Table.from_pandas(labels, preserve_index=False)
-    table = table.replace_schema_metadata(
-        {**(table.schema.metadata or {}), _KEY: json.dumps(record, sort_keys=True).encode()}
-    )
-    completions.write_table(path, table, parents=True)

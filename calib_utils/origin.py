@@ -12,6 +12,7 @@ from pathlib import Path
 from pyarrow import parquet
 
 from calib_utils import completions, provenance, results
+from calib_utils.framework_study import Study
 from calib_utils.models import Model
 from calib_utils.prompts import Policies
 
@@ -38,6 +39,11 @@ def of_texts(results_dir: str | Path | None, model: Model, names: Iterable[str])
     files = (file for folder in folders for file in folder.glob("[!.]*.parquet"))
     n_texts = sum(parquet.read_metadata(file).num_rows for file in files)
     return _told(_records(folders), f"{n_texts:,} texts, written")
+
+
+def of_studies(studies: Iterable[Study]) -> str:
+    """Of passes kept for the formal framework; the seconds added up."""
+    return _told([study.record for study in studies], "measured")
 
 
 def of_all(results_dir: str | Path) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from calib_utils import results
+from calib_utils import files, framework_study, results
 from calib_utils.errors import ResultsError
 from calib_utils.evaluation import request_for
 from calib_utils.loading import load_model
@@ -62,13 +62,49 @@ def recompute(folder: Path, update: bool = False) -> pd.DataFrame:
         gap["diversity_loss"] = _largest_gap(lost.diversity_loss, lost.diversity_loss_new)
         if update:
             results.write(folder, again, again.record)
+    current = record["code_version"] == again.record["code_version"]
+    return _row(record["model"], folder.name, len(stored.settings), gap, current)
+
+
+def stored_studies(results_dir: Path, model: str | None = None) -> list[Path]:
+    """The kept studies of the formal framework, or one model's, by their tables of settings."""
+    found = sorted(Path(results_dir).glob(f"*/{framework_study.FOLDER}/[!.]*.settings.parquet"))
+    return [path for path in found if model in (None, path.parent.parent.name)]
+
+
+def recompute_study(path: Path, update: bool = False) -> pd.DataFrame:
+    """Measures a kept study again from the weights.
+
+    Args:
+        path: one of `stored_studies`.
+        update: replace the kept study by the new one.
+
+    Returns:
+        One row, as of `recompute`; a study holds no losses.
+    """
+    stored, record = framework_study.read(path)
+    model = load_model(record["model"], revision=record["revision"], dtype=record["dtype"])
+    task = get_task(record["task"])
+    with tempfile.TemporaryDirectory() as scratch:
+        again = framework_study.study(model, task, record["end"], scratch)
+        if update:
+            for new in (Path(scratch) / model.key / framework_study.FOLDER).iterdir():
+                files.keep(path.with_name(new.name), new.read_bytes())
+    both = stored.merge(again.numbers, how="left", on=KEY, suffixes=("", "_new"))
+    gap = {name: _largest_gap(both[name], both[f"{name}_new"]) for name in _NUMBERS}
+    current = record["code_version"] == again.record["code_version"]
+    name = f"{framework_study.FOLDER}/{path.name.removesuffix('.settings.parquet')}"
+    return _row(record["model"], name, len(stored), gap | {"diversity_loss": np.nan}, current)
+
+
+def _row(model: str, task: str, settings: int, gap: dict, current: bool) -> pd.DataFrame:
     row = {
-        "model": record["model"],
-        "task": folder.name,
-        "settings": len(stored.settings),
+        "model": model,
+        "task": task,
+        "settings": settings,
         **{f"max |Δ| {name}": value for name, value in gap.items()},
-        "same": max(gap.values()) <= TOLERANCE,
-        "code is current": record["code_version"] == again.record["code_version"],
+        "same": np.nanmax(list(gap.values())) <= TOLERANCE,
+        "code is current": current,
     }
     return pd.DataFrame([row])
 

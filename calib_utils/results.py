@@ -92,8 +92,8 @@ def _exists(folder: Path) -> bool:
         ) from error
     if not _left_behind(folder):
         return False
-    with files.alone(folder.parent) as locked:
-        if locked:
+    with files.alone(folder.parent) as held:
+        if held is not None:
             _recover(folder)
     return folder.exists()
 
@@ -133,7 +133,8 @@ def _read_once(folder: Path) -> Stored:
                 f"{folder} and measure again"
             )
         hashes = record["files"]
-        names = [name for name in FILES if FILES[name] in hashes or name == "settings"]
+        _require_complete(folder, hashes)
+        names = [name for name in FILES if FILES[name] in hashes]
         for file in (FILES[name] for name in names):
             if sha256_of_file(folder / file) != hashes[file]:
                 raise ResultsError(
@@ -149,6 +150,21 @@ def _read_once(folder: Path) -> Stored:
             "and measure again"
         ) from error
     return Stored(**tables, record=record)
+
+
+def _require_complete(folder: Path, hashes: dict) -> None:
+    """Lets no table pass for one that was never measured: the record names what is there.
+
+    Raises:
+        ResultsError: it does not.
+    """
+    known = set(FILES.values())
+    wrong = {*hashes} - known | {file for file in known - {*hashes} if (folder / file).exists()}
+    if wrong or FILES["settings"] not in hashes:
+        raise ResultsError(
+            f"{RECORD} of {folder} does not name its tables ({', '.join(sorted(wrong)) or 'none'} "
+            f"differs): restore it, or delete {folder} and measure again"
+        )
 
 
 def _read_table(path: Path) -> pd.DataFrame:
@@ -194,8 +210,8 @@ def update(folder: Path, make: Callable[[], Tables], record: dict) -> None:
     """
     with suppress(OSError):  # writing says what is wrong
         folder.parent.mkdir(parents=True, exist_ok=True)
-    with files.alone(folder.parent) as locked:
-        if locked:
+    with files.alone(folder.parent) as held:
+        if held is not None:
             _recover(folder)
         _write(folder, make(), record)
 

@@ -14,11 +14,6 @@ from pathlib import Path
 from calib_utils import files, freshness, runner
 from calib_utils.errors import ResultsError
 
-try:
-    import fcntl
-except ImportError:  # not on Windows, where two runs of one model are not kept apart
-    fcntl = None
-
 _LOCK, _JOURNAL = ".lock", ".running.json"
 _DRAFT = re.compile(r"\.[0-9a-f]{32}\.(?:ipynb|draft)")
 _FORCED = "asked for by --force"
@@ -95,15 +90,10 @@ def _alone(folder: Path) -> Iterator[None]:
         (folder / _LOCK).touch()
     except OSError as error:
         raise _unwritable(folder, error) from error
-    with open(folder / _LOCK, "a") as stream:
-        try:
-            if fcntl is not None:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _say(f"another run of {folder.name} is at work; waiting until it ends")
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        except OSError as error:
-            _say(f"no locks in {folder} ({error}): do not start two runs of {folder.name}")
+    waiting = f"another run of {folder.name} is at work; waiting until it ends"
+    with files.alone(folder / _LOCK, lambda: _say(waiting)) as held:
+        if held is None:
+            _say(f"no locks in {folder}: do not start two runs of {folder.name}")
         yield
 
 

@@ -84,7 +84,7 @@ class Request:
                 results.update(
                     self.folder, lambda: _without(self._with_stored(new, stored), names), record
                 )
-        wanted = _keys(settings)
+        wanted = keys(settings)
         parts = [have.answers[have.answers.temperature == t] for t in answer_temperatures]
         return Tables(
             wanted.merge(have.settings, how="left", on=KEY)[COLUMNS],
@@ -93,7 +93,8 @@ class Request:
             have.frontier if frontier else have.frontier.iloc[:0],
         )
 
-    def _identity(self) -> dict:
+    def identity(self) -> dict:
+        """What stored rows must be of to stand for a measurement now (`results.IDENTITY`)."""
         prompt_ids = repr(self.prompt.ids).encode()
         return {
             "weights_sha256": self.model.weights_sha256,
@@ -112,7 +113,7 @@ class Request:
         stored = results.read(self.folder) if self.folder is not None else None
         if stored is None:
             return None
-        stale = stored.stale(self._identity())
+        stale = stored.stale(self.identity())
         if foreign := [name for name in stale if name != "code_version"]:
             raise ResultsError(
                 f"{self.folder} holds rows of another measurement (differs in "
@@ -141,12 +142,12 @@ class Request:
             ranks=frontier or losses,
             description=f"{self.model.name} on {self.task.name}",
         )
-        keys = _keys(settings)
+        named = keys(settings)
         table = pd.DataFrame(
             {
                 "model": self.model.name,
                 "task": self.task.name,
-                **keys,
+                **named,
                 "validity": found.validity,
                 "diversity": found.diversity,
                 "sequence_precision": found.sequence_precision,
@@ -174,7 +175,7 @@ class Request:
             pd.DataFrame(points, columns=FRONTIER_COLUMNS),
         )
         record = {
-            **self._identity(),
+            **self.identity(),
             "model": self.model.name,
             "weights_file": self.model.weights_file,
             "revision": self.model.revision,
@@ -196,11 +197,11 @@ def loss_table(found: Measurement, settings: Settings) -> pd.DataFrame:
     trie, steps = found.steps.tokens.trie, found.steps
     rules = [pair for pair in settings if not isinstance(pair[0], Processors)]
     columns = np.flatnonzero(steps.is_rank_cutoff)
-    keys, parts = _keys([rules[column] for column in columns]), []
+    named, parts = keys([rules[column] for column in columns]), []
     for repair in REPAIRS:
         lost = step_losses(trie, steps.edge_log_p(columns, repair))
         n_steps, n_settings = lost.validity.shape
-        part = keys.loc[np.repeat(np.arange(n_settings), n_steps)].reset_index(drop=True)
+        part = named.loc[np.repeat(np.arange(n_settings), n_steps)].reset_index(drop=True)
         part["repair"] = repair
         part["step"] = np.tile(np.arange(1, n_steps + 1), n_settings)
         part["validity_loss"] = lost.validity.T.ravel()
@@ -223,7 +224,8 @@ def _is_known(sampler: Sampler) -> bool:
     return isinstance(sampler, Chain) or type(sampler) in FAMILIES.values()
 
 
-def _keys(settings: Settings) -> pd.DataFrame:
+def keys(settings: Settings) -> pd.DataFrame:
+    """What names the row of each setting in a table: `schema.KEY`."""
     rows = [(sampler.name, sampler.parameter, temperature) for sampler, temperature in settings]
     return pd.DataFrame(rows, columns=KEY).astype({"parameter": float, "temperature": float})
 
@@ -231,7 +233,7 @@ def _keys(settings: Settings) -> pd.DataFrame:
 def _absent(settings: Settings, table: pd.DataFrame) -> np.ndarray:
     """Which settings have no row in a table. [setting]"""
     here = table[KEY].astype({"parameter": float, "temperature": float})
-    found = _keys(settings).merge(here, how="left", on=KEY, indicator=True)
+    found = keys(settings).merge(here, how="left", on=KEY, indicator=True)
     return (found["_merge"] == "left_only").to_numpy()
 
 

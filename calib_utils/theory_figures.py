@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from calib_utils import geometric
 from calib_utils.explorer import GROUPS, StepData, group_masses, groups_of
 from calib_utils.figures import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, rule_style, unit_square
-from calib_utils.framework import Study
+from calib_utils.framework_study import Study
 from calib_utils.rules import TopK
 from calib_utils.tries import Trie
 

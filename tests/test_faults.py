@@ -6,7 +6,6 @@ last test here holds it to the tests that there are.
 
 import ast
 import json
-import multiprocessing
 import os
 import re
 import shutil
@@ -29,6 +28,7 @@ import pytest
 
 import calib_utils as cu
 from calib_utils import (
+    book,
     completions,
     files,
     freshness,
@@ -252,80 +252,103 @@ def alive(process_id):
     return False
 
 
-BUILD = """
-import sys, time
-from calib_utils import book
+@pytest.fixture
+def small_book(small_project, tmp_path):
+    """A project whose book is its prose pages, each a heading."""
+    folder = small_project(tmp_path / "project", {})
+    for name in ("assets", "templates"):
+        shutil.copytree(ROOT / "book" / name, folder / "book" / name)
+    shutil.copy(ROOT / "book" / "references.bib", folder / "book")
+    for page in re.findall(r"(?:root|file): (\S+)", book.table_of_contents(folder / "book")):
+        target = folder / "book" / f"{page}.md"
+        target.parent.mkdir(exist_ok=True)
+        target.write_text(f"# {page}\n")
+    return folder
 
-def build(output, results_dir):
-    output.mkdir()
-    print("building", flush=True)
-    time.sleep(600)
 
-book._build = build
-book.build(sys.argv[1])
-"""
+def stop_child(process):
+    """Stops the only child of a process and returns its number."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+    (child,) = map(int, children.split())
+    os.kill(child, signal.SIGSTOP)
+    return child
 
 
-def test_a_build_that_is_killed_or_fails_leaves_the_old_book(tmp_path, monkeypatch):
-    from calib_utils import book
-
-    page = tmp_path / "_build" / "html" / "index.html"
-
-    def sphinx(output, results_dir):
-        new = output / "_build" / "html" / "index.html"
-        new.parent.mkdir(parents=True)
-        new.write_text("new")
-
+def test_a_build_that_is_killed_leaves_the_old_book(small_book):
+    """Sphinx itself is at work when its parent is killed, and outlives it: the next build waits."""
+    command = [sys.executable, "-m", "calib_utils", "book"]
+    options = {"cwd": small_book, "env": environment(PYTHONPATH=str(small_book)), "text": True}
+    output = small_book / "_build"
+    page = output / "_build" / "html" / "index.html"
     page.parent.mkdir(parents=True)
     page.write_text("old")
-    process = python(BUILD, tmp_path, env=environment())
-    assert process.stdout.readline() == "building\n"
-    waiting = threading.Thread(target=book.build, args=(tmp_path,))
-    monkeypatch.setattr(book, "_build", sphinx)
-    waiting.start()  # a second build at once waits for the first
-    time.sleep(0.2)
-    assert page.read_text() == "old" and waiting.is_alive()
-    kill(process)
-    waiting.join(30)
-    assert page.read_text() == "new"
-    assert [path.name for path in tmp_path.iterdir()] == ["_build"]
+    with open(small_book / "log", "w") as stream:
+        first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stream, **options)
+        sphinx = []
 
-    def broken(output, results_dir):
+        def at_work():
+            if any(output.glob("._build-*/_build/.doctrees")):
+                sphinx.append(stop_child(first))
+            return sphinx
+
+        kill_when(at_work, first)
+    assert page.read_text() == "old" and len([*output.glob("._build-*")]) == 1
+    second = subprocess.Popen(command, stderr=subprocess.PIPE, **options)
+    waiting = "another build of this book is at work; waiting until it ends\n"
+    assert second.stderr.readline() == waiting and page.read_text() == "old"
+    os.kill(*sphinx, signal.SIGCONT)
+    assert second.wait(PATIENCE) == 0, second.stderr.read()
+    second.stderr.close()
+    assert "url=intro.html" in page.read_text()
+    assert [path.name for path in output.iterdir()] == ["_build"]
+
+
+def test_a_build_that_fails_leaves_the_old_book(tmp_path, monkeypatch):
+    page = tmp_path / "_build" / "html" / "index.html"
+    page.parent.mkdir(parents=True)
+    page.write_text("old")
+
+    def broken(draft, *_):
+        draft.mkdir()
         raise book.BookBuildError("Sphinx says no")
 
     monkeypatch.setattr(book, "_build", broken)
     with pytest.raises(book.BookBuildError, match="Sphinx says no"):
         book.build(tmp_path)
-    assert page.read_text() == "new"
+    assert page.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["_build"]
 
 
-def _measure(model, rules, results_dir, barrier):
-    measure = store.measure
+AT_ONCE = """
+import sys
+import calib_utils as cu
+from calib_utils import store
 
-    def together(*args, **options):
-        barrier.wait(60)  # both have looked for rows, and found none
-        return measure(*args, **options)
+measure = store.measure
 
-    store.measure = together
-    cu.evaluate(model, TASK, rules, results_dir=results_dir)
+def together(*args, **options):
+    print("looked for rows and found none", flush=True)
+    sys.stdin.readline()
+    return measure(*args, **options)
+
+store.measure = together
+task = cu.Task("few", "Name one. Answer:", ["ab", "1,2", "zoo", "zo"])
+cu.evaluate(cu.load_model(sys.argv[1], device="cpu"), task, sys.argv[3:], results_dir=sys.argv[2])
+"""
 
 
-def test_two_runs_that_measure_at_once_keep_both_rows(tiny, tmp_path):
-    model = tiny("llama", chat=True)
-    cu.evaluate(model, TASK)  # loaded before the processes part
-    context = multiprocessing.get_context("fork")
-    barrier = context.Barrier(2)
+def test_two_runs_that_measure_at_once_keep_both_rows(tiny_folder, tmp_path):
+    folder = tiny_folder("llama", chat=True)
     asked = (["top_k=5", "none"], ["top_p=0.9", "none"])
-    runs = [
-        context.Process(target=_measure, args=(model, rules, tmp_path, barrier)) for rules in asked
-    ]
+    options = {"env": environment(), "stdin": subprocess.PIPE}
+    runs = [python(AT_ONCE, folder, tmp_path, *rules, **options) for rules in asked]
     for run in runs:
-        run.start()
+        assert run.stdout.readline() == "looked for rows and found none\n"
     for run in runs:
-        run.join(120)
-    assert [run.exitcode for run in runs] == [0, 0]
-    found = results.read(results.folder_of(tmp_path, model.key, TASK.name))
+        run.communicate("go on\n", timeout=PATIENCE)
+    assert [run.returncode for run in runs] == [0, 0]
+    (model,) = tmp_path.iterdir()
+    found = results.read(results.folder_of(tmp_path, model.name, TASK.name))
     assert sorted(found.settings.rule) == ["none", "top_k", "top_p"]
     assert not found.settings.duplicated(KEY).any()
 

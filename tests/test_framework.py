@@ -1,5 +1,9 @@
 """The chapter on models that meet, or break, each hypothesis; the worked example by hand."""
 
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
@@ -7,7 +11,18 @@ import pandas as pd
 import pytest
 
 import calib_utils as cu
-from calib_utils import examples, framework, paths, theory_figures
+from calib_utils import (
+    checks,
+    examples,
+    framework,
+    framework_study,
+    paths,
+    recorded,
+    reproduce,
+    theory,
+    theory_figures,
+)
+from calib_utils.errors import ResultsError
 from calib_utils.explorer import group_masses, groups_of, step_data
 from calib_utils.laws import UniformOverV
 from calib_utils.ranked import Displaced, EquallySharp
@@ -22,7 +37,7 @@ LAWS = {"sharp": SHARP, "displaced": Displaced(SHARP, 2), "uniform": UniformOver
 def studies():
     tasks = ("rng-2", "rng-2-sum-at-most-10", "us-states")
     return {
-        (name, task): framework.study(reference_model(law, task), task)
+        (name, task): framework_study.study(reference_model(law, task), task)
         for name, law in LAWS.items()
         for task in tasks
     }
@@ -102,6 +117,119 @@ def test_calibration_is_counted_prefix_by_prefix(studies):
     assert one.prefixes.sum() == studies["uniform", "us-states"].trie.n_nodes
     broken = framework.calibration_table([studies["displaced", "rng-2"]])
     assert broken["order calibrated"].iloc[0] == 0
+
+
+@pytest.fixture(scope="module")
+def kept(tiny, tmp_path_factory):
+    """A tiny model, its study of two digits, and where it is kept."""
+    model, store = tiny("llama", chat=True), tmp_path_factory.mktemp("rows")
+    return model, framework_study.study(model, "rng-2", results_dir=store), store
+
+
+def files_of(store, key):
+    return sorted((store / key / framework_study.FOLDER).iterdir())
+
+
+def copied(store, folder):
+    return Path(shutil.copytree(store, folder))
+
+
+def test_a_kept_study_is_the_measured_one_and_stays(kept):
+    model, measured, store = kept
+    before = {
+        path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files_of(store, model.key)
+    }
+    assert len(before) == 2
+    again = framework_study.study(model, "rng-2", results_dir=store)
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in before} == before
+    pd.testing.assert_frame_equal(again.numbers, measured.numbers, check_exact=True)
+    assert (again.edge_log_p == measured.edge_log_p).all() and again.record == measured.record
+    assert (again.factors.alpha == measured.factors.alpha).all()
+    assert (
+        theory.order_calibrated(again.ranks).tolist()
+        == theory.order_calibrated(measured.ranks).tolist()
+    )
+    assert framework.factor_gap(again) < 1e-9
+
+
+def test_only_a_study_of_this_code_with_both_tables_is_reused(kept, tmp_path):
+    model, measured, store = kept
+    store = copied(store, tmp_path / "rows")
+    settings, tokens = files_of(store, model.key)
+    table, record = framework_study.read(settings)
+    table.loc[0, "validity"] = 0.123
+    recorded.write(settings, table, record)
+    reused = framework_study.study(model, "rng-2", results_dir=store)
+    assert reused.numbers.validity[0] == 0.123  # it was read, not measured
+    recorded.write(settings, table, record | {"code_version": "0" * 64})
+    again = framework_study.study(model, "rng-2", results_dir=store)
+    pd.testing.assert_frame_equal(again.numbers, measured.numbers, atol=1e-6)
+    assert framework_study.read(settings)[1]["code_version"] == record["code_version"]
+    recorded.write(settings, table.iloc[1:], record)  # other settings than today's
+    assert len(framework_study.study(model, "rng-2", results_dir=store).numbers) == len(table)
+    tokens.unlink()
+    framework_study.study(model, "rng-2", results_dir=store)
+    assert files_of(store, model.key) == [settings, tokens]
+
+
+def test_a_study_of_another_model_is_not_replaced(kept, tmp_path):
+    model, _, store = kept
+    store = copied(store, tmp_path / "rows")
+    other = replace(model, weights_sha256="0" * 64)
+    with pytest.raises(ResultsError, match=r"differs in weights_sha256.*delete it"):
+        framework_study.study(other, "rng-2", results_dir=store)
+
+
+def test_a_broken_study_names_itself_and_is_a_fault(kept, tmp_path):
+    model, _, store = kept
+    store = copied(store, tmp_path / "rows")
+    settings, tokens = files_of(store, model.key)
+    (found,) = checks.check(store)
+    assert found.kind == "framework" and found.verdict != "error"
+    whole = {path: path.read_bytes() for path in (settings, tokens)}
+    _, record = framework_study.read(settings)
+    for path, column, value in (
+        (settings, "beta_1", 1.5),
+        (settings, "validity", np.nan),
+        (tokens, "rank", -1),
+        (tokens, "log_p", 0.5),
+    ):
+        table, _ = framework_study.read(path)
+        table.loc[0, column] = value
+        recorded.write(path, table, record)
+        with pytest.raises(ResultsError, match="no possible study: delete it and run 01_formal"):
+            framework_study.study(model, "rng-2", results_dir=store)
+        (found,) = checks.check(store)
+        assert found.verdict == "error" and path.name in found.faults[0].what
+        path.write_bytes(whole[path])
+    tokens.write_bytes(whole[tokens][:200])
+    with pytest.raises(ResultsError, match="holds no study"):
+        framework_study.study(model, "rng-2", results_dir=store)
+    with pytest.raises(ResultsError, match="its record lacks"):
+        recorded.write(tokens, table, {})
+        framework_study.read(tokens)
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("task", framework_study.QUICK_TASKS)
+def test_the_committed_study_is_what_the_weights_give(task, tmp_path):
+    """The smallest model's, measured anew; and a number that is not shows."""
+    (path,) = (
+        path
+        for path in reproduce.stored_studies(paths.default_results_dir(), "smollm2-135m-instruct")
+        if path.name.startswith(f"{task}.")
+    )
+    row = reproduce.recompute_study(path).iloc[0]
+    assert row.same and row["code is current"]
+    if task == "rng-2":
+        table, record = framework_study.read(path)
+        table.loc[3, "diversity"] += 0.01
+        spoilt = tmp_path / path.parent.parent.name / framework_study.FOLDER / path.name
+        recorded.write(spoilt, table, record)
+        (spoilt,) = reproduce.stored_studies(tmp_path)
+        row = reproduce.recompute_study(spoilt, update=True).iloc[0]
+        assert not row.same and row["max |Δ| diversity"] == pytest.approx(0.01, abs=1e-4)
+        assert reproduce.recompute_study(spoilt).iloc[0].same
 
 
 def test_groups_of_a_step_and_their_masses():

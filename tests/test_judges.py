@@ -20,7 +20,8 @@ import pandas as pd
 import pytest
 
 import calib_utils as cu
-from calib_utils.endpoint import KEY_VARIABLE, Endpoint, _retry_after
+from calib_utils.deadlines import retry_after
+from calib_utils.endpoint import KEY_VARIABLE, Endpoint
 from calib_utils.errors import (
     EndpointError,
     JudgeError,
@@ -285,10 +286,10 @@ def test_order_is_that_of_the_items_whatever_comes_first(serve, judge_of):
 
 
 def test_retry_after_in_both_forms():
-    assert _retry_after("7") == 7 and _retry_after(None) is None
-    assert 20 < _retry_after(formatdate(time.time() + 30, usegmt=True)) <= 30
-    assert _retry_after(formatdate(time.time() - 30, usegmt=True)) == 0
-    assert [_retry_after(text) for text in ("", "soon", "-3", "1e9", "²")] == [None] * 5
+    assert retry_after("7") == 7 and retry_after(None) is None
+    assert 20 < retry_after(formatdate(time.time() + 30, usegmt=True)) <= 30
+    assert retry_after(formatdate(time.time() - 30, usegmt=True)) == 0
+    assert [retry_after(text) for text in ("", "soon", "-3", "1e9", "²")] == [None] * 5
 
 
 def test_a_long_retry_after_is_capped(serve, judge_of):
