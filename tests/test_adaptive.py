@@ -21,6 +21,7 @@ from calib_utils.tries import Sequences, build_trie, trie_of_strings
 
 AT_MOST = 20_000  # assignments of cutoffs
 N_VOCAB = 6  # more than are valid anywhere
+N_RANKS = 11  # of two subtrees
 CLOSE = 1e-9
 
 
@@ -50,10 +51,21 @@ def ranked_tries(draw):
     return tokens, ranks_in(tokens, rows)
 
 
-def every_assignment(tokens, rank):
+@st.composite
+def two_subtrees(draw):
+    """(tokens, rank [token]): five answers behind each of two tokens, so hulls of many corners."""
+    tokens = TokenTable(trie_of(product((1, 2), range(1, 6)), ()))
+    random = np.random.default_rng(draw(st.integers(0, 2**31)))
+    rank = np.arange(len(tokens.edge))
+    for node in (1, 2):
+        rank[tokens.node == node] = [0, *random.permutation(np.arange(1, N_RANKS))[:4]]
+    return tokens, rank
+
+
+def every_assignment(tokens, rank, n_vocab=N_VOCAB):
     """[assignment, 2]: sequence precision and recall (Def. 4.1) of every choice of cutoffs."""
     trie = tokens.trie
-    kept = np.array(list(product(range(1, N_VOCAB + 1), repeat=trie.n_nodes)))
+    kept = np.array(list(product(range(1, n_vocab + 1), repeat=trie.n_nodes)))
     precision, answers = np.zeros((2, *kept.shape))
     for node in range(trie.n_nodes - 1, -1, -1):
         reached = set()
@@ -92,9 +104,8 @@ def outside(points, frontier):
     return np.max(beyond)
 
 
-@given(ranked_tries())
-def test_the_frontier_is_the_hull_over_all_assignments(case):
-    frontier, points = adaptive_frontier(*case), every_assignment(*case)
+def check_hull(frontier, points):
+    """That a frontier is the upper right hull of the points of all assignments."""
     for point in frontier:
         assert np.abs(points - point).max(1).min() < CLOSE, "attained by some assignment"
     assert outside(points, frontier) < CLOSE, "no assignment does better"
@@ -107,6 +118,16 @@ def test_the_frontier_is_the_hull_over_all_assignments(case):
         on_a_side = outside(point[None], corners)
         assert abs(on_a_side) < CLOSE
     assert len(corners) <= len(frontier) <= len(corners) + 1
+
+
+@given(ranked_tries())
+def test_the_frontier_is_the_hull_over_all_assignments(case):
+    check_hull(adaptive_frontier(*case), every_assignment(*case))
+
+
+@given(two_subtrees())
+def test_hulls_of_many_corners_add_up_to_the_hull_over_all_assignments(case):
+    check_hull(adaptive_frontier(*case), every_assignment(*case, N_RANKS))
 
 
 @given(ranked_tries(), st.floats(0.01, 0.99))
@@ -124,6 +145,14 @@ def test_invalid_between_valid():
     assert points[1] == pytest.approx([1 / 2, 1 / 2])
     assert points[2] == pytest.approx([2 / 3, 1])
     assert adaptive_frontier(tokens, rank) == pytest.approx(np.array([[1, 1 / 2], [2 / 3, 1]]))
+
+
+def test_a_point_in_line_with_its_neighbours_is_no_corner():
+    # Each of two subtrees is worth (1, 1) or (1/2, 2): one of them in full is half way.
+    tokens = TokenTable(trie_of(product((1, 2), repeat=2), ()))
+    rank = np.array([0, 1, 0, 3, 0, 3])
+    assert [0.75, 0.75] in every_assignment(tokens, rank).tolist()
+    assert adaptive_frontier(tokens, rank).tolist() == [[1, 0.5], [0.5, 1]]
 
 
 def test_the_oracle_size_is_below_the_frontier(measure_logits):

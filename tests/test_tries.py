@@ -14,8 +14,10 @@ from calib_utils.errors import TokenizationError
 from calib_utils.tries import Sequences, build_trie, uniform_over_valid, weighted_by_count
 
 END = 9
-words = st.lists(st.integers(1, 4), min_size=1, max_size=4).map(tuple)
+SYMBOLS = range(4)  # 0 is a token like any other
+words = st.lists(st.sampled_from(SYMBOLS), min_size=1, max_size=4).map(tuple)
 answer_sets = st.lists(words, min_size=1, max_size=12, unique=True)
+some_ends = st.sampled_from([(END,), (7, END, 8)])
 
 
 def trie_of(answers, ends=(END,)):
@@ -43,6 +45,13 @@ def test_a_tree_counted_by_hand():
     assert trie.valid_symbols(1) == [2, 3]
     assert trie.valid_symbols(2) == [END]
     assert [c.tolist() for c in trie.children()] == [[1, 4], [2, 3], [], [], []]
+    assert trie.node_parent.tolist() == [-1, 0, 1, 1, 0]
+    assert trie.node_symbol.tolist() == [-1, 1, 2, 3, 4]
+    assert trie.edge_symbol.tolist() == [1, 2, -1, 3, -1, 4, -1]
+    assert trie.edge_child.tolist() == [1, 2, -1, 3, -1, 4, -1]
+    assert trie.sequence_edge.tolist() == [2, 4, 6]
+    arrays = [value for value in vars(trie).values() if isinstance(value, np.ndarray)]
+    assert {array.dtype.kind for array in arrays} == {"i"}, "all can be indices"
 
 
 def test_an_answer_may_begin_another_when_an_end_token_closes_it():
@@ -70,20 +79,24 @@ def test_an_answer_with_two_segmentations_counts_once():
     trie = build_trie(sequences)
     assert trie.node_count.tolist() == [2, 2, 1, 1, 1]
     assert trie.edge_count[trie.edge_node == 0].tolist() == [2, 1]
+    assert trie.sequence_answer.tolist() == [0, 0, 1]
+    sequence_p = metrics.sequence_log_probability(trie, uniform_over_valid(trie)[:, None])
+    answer_p = np.exp(metrics.answer_log_probability(trie, sequence_p)[:, 0])
+    assert answer_p == pytest.approx([1 / 4 + 1 / 2, 1 / 4])
 
 
-@given(answer_sets)
-def test_nodes_counts_and_branching_agree_with_enumeration(answers):
-    trie = trie_of(answers)
+@given(answer_sets, some_ends)
+def test_nodes_counts_and_branching_agree_with_enumeration(answers, ends):
+    trie = trie_of(answers, ends)
     expected = {a[:k] for a in answers for k in range(len(a) + 1)}
     found = prefixes(trie)
     assert len(found) == len(expected)
     assert set(found) == expected
-    closed = [(*a, END) for a in answers]
+    closed = [(*a, end) for a in answers for end in ends]
     for node, prefix in enumerate(found):
         below = [a for a in closed if a[: len(prefix)] == prefix]
         following = sorted({a[len(prefix)] for a in below})
-        assert trie.node_count[node] == len(below)
+        assert trie.node_count[node] == len({a[:-1] for a in below})
         assert trie.node_branching[node] == len(following)
         assert trie.valid_symbols(node) == following
         assert trie.prefix(node) == list(prefix)
@@ -119,9 +132,9 @@ def test_a_model_weighted_by_count_is_uniform_over_answers(answers):
     assert diversity_of(trie, weighted_by_count(trie)) == pytest.approx(1, abs=1e-12)
 
 
-@given(answer_sets)
-def test_uniform_over_valid_puts_all_mass_on_valid_answers(answers):
-    trie = trie_of(answers)
+@given(answer_sets, some_ends)
+def test_uniform_over_valid_puts_all_mass_on_valid_answers(answers, ends):
+    trie = trie_of(answers, ends)
     sequences = metrics.sequence_log_probability(trie, uniform_over_valid(trie)[:, None])
     assert np.exp(sequences).sum() == pytest.approx(1)
 
@@ -132,16 +145,16 @@ def test_the_order_of_answers_does_not_change_the_tree(answers, random):
     assert prefixes(trie_of(answers)) == prefixes(trie_of(shuffled))
 
 
-@given(answer_sets, st.permutations(range(1, 5)))
+@given(answer_sets, st.permutations(SYMBOLS))
 def test_renaming_the_symbols_renames_the_prefixes_and_keeps_their_counts(answers, names):
     def counted(trie):
         return dict(
             zip(prefixes(trie), zip(trie.node_count, trie.node_branching, strict=True), strict=True)
         )
 
-    renamed = [tuple(names[s - 1] for s in answer) for answer in answers]
+    renamed = [tuple(names[s] for s in answer) for answer in answers]
     plain, other = counted(trie_of(answers)), counted(trie_of(renamed))
-    assert other == {tuple(names[s - 1] for s in prefix): n for prefix, n in plain.items()}
+    assert other == {tuple(names[s] for s in prefix): n for prefix, n in plain.items()}
 
 
 @given(answer_sets, words)
@@ -186,26 +199,60 @@ def test_a_trie_of_letters():
     trie = cu.trie_of_strings(["ab", "ac", "a"])
     assert trie.n_nodes == 4
     assert trie.node_branching.tolist() == [1, 3, 1, 1]
+    # Letters are numbered from 1 in their order, the end is 0.
+    assert [trie.valid_symbols(node) for node in range(4)] == [[1], [0, 2, 3], [0], [0]]
 
 
 def test_a_trie_of_no_answers_is_refused_by_name():
-    with pytest.raises(cu.CalibUtilsError):
+    with pytest.raises(cu.CalibUtilsError, match="give at least one"):
         cu.trie_of_strings([])
 
 
+# In full, since a message says which answers are at fault and what to do.
 @pytest.mark.parametrize(
     ("symbols", "answer", "ends", "message"),
     [
-        (((1, 2), (1, 2)), (0, 1), (END,), "cannot tell them apart"),
-        (((1, 2), (1, 2)), (0, 0), (END,), "listed twice"),
-        (((1,), (1, 2)), (0, 1), (), "begins answer"),
-        (((1, END),), (0,), (END,), "contains the end token"),
-        (((),), (0,), (END,), "has no tokens"),
+        ((), (), (END,), "there are no answers to build a trie of: give at least one"),
+        (
+            ((3,), (1, 2), (1, 2)),
+            (0, 1, 2),
+            (END,),
+            "answers 1 and 2 have the same tokens (1, 2): the model cannot tell them apart; keep "
+            "one of them",
+        ),
+        (
+            ((1, 2), (1, 2)),
+            (0, 0),
+            (END,),
+            "the same token sequence is listed twice for one answer",
+        ),
+        (
+            ((3,), (1, 2), (1,)),
+            (0, 1, 2),
+            (),
+            "answer 2 begins answer 1; without an end token an output would count for both: use "
+            "end='eos' or end='line'",
+        ),
+        (
+            ((1,), (END, 1, 8)),
+            (0, 1),
+            (END, 8),
+            "answer 1 contains the end token(s) [8, 9]: remove it from the task, or choose another "
+            "end policy",
+        ),
+        (((1,), ()), (0, 1), (END,), "answer 1 has no tokens: remove it from the task"),
     ],
 )
 def test_ambiguous_sequences_are_refused(symbols, answer, ends, message):
-    with pytest.raises(TokenizationError, match=message):
-        build_trie(Sequences(symbols, answer, ends, max(answer) + 1))
+    with pytest.raises(TokenizationError) as caught:
+        build_trie(Sequences(symbols, answer, ends, len(set(answer))))
+    assert str(caught.value) == message
+
+
+def test_a_sequence_without_its_answer_or_an_answer_without_its_sequence_is_refused():
+    for symbols, answer in [(((1,), (2,)), (0,)), (((1,),), (0, 1))]:
+        with pytest.raises(ValueError, match=r"shorter|longer"):
+            build_trie(Sequences(symbols, answer, (END,), 2))
 
 
 @given(answer_sets)
