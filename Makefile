@@ -24,9 +24,11 @@ env: $(VENV)/.complete  ## An environment of its own in .venv
 $(VENV)/.complete: pyproject.toml requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --only-binary :all: -r requirements.lock
-	$(BIN)/python -m pip install --quiet torch==$(TORCH)
+	$(BIN)/python -m pip install --quiet --no-compile --require-hashes --no-deps --only-binary :all: -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-compile torch==$(TORCH)
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@# pip compiles one file after the other; some packages hold templates that are no Python.
+	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null || true
 	$(BIN)/python -m pip check
 	touch $@
 
@@ -70,7 +72,7 @@ test: env  ## Everything CI runs
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(CU) fetch --all
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests calib_utils --ignore=tests/browser -m "not notebooks" -n 2 --dist loadfile
-	$(BIN)/python -m pytest tests --ignore=tests/browser -m notebooks -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/browser -m notebooks -n 2 --dist loadfile
 	$(CU) book
 	$(BIN)/python -m pytest tests/browser --browser-required -n 2
 
@@ -81,7 +83,7 @@ reproduce: env  ## Recompute every stored row from the weights and print the dif
 	$(CU) reproduce
 
 sync: env  ## Regenerate notebooks/*.ipynb from the edited notebooks/*.py
-	$(BIN)/jupytext --quiet --to ipynb notebooks/*.py
+	$(BIN)/jupytext --quiet --update --to ipynb notebooks/*.py
 
 lock:  ## Rewrite requirements.lock and constraints.txt from pyproject.toml, pins kept (needs uv)
 	draft=$$(mktemp); trap "rm $$draft" EXIT; cp requirements.lock $$draft && echo "torch==$(TORCH)" | \
@@ -94,7 +96,7 @@ determinism: env  ## The same tables from three fresh clones (a minute)
 	$(BIN)/python benchmarks/clones.py
 
 # Ours to run at will, not part of the tests: see benchmarks/mutation.py.
-mutation: env  ## Deliberate faults in the metric core against its unit tests (an hour and a half)
+mutation: env  ## Deliberate faults in the metric core against its unit tests (an hour or more)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[mutation]'
 	$(BIN)/python benchmarks/mutation.py
 

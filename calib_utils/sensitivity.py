@@ -3,13 +3,13 @@
 Knows the public chain; asks it for the same task under other conventions.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from calib_utils.evaluation import evaluate, request_for
-from calib_utils.loading import load_model
 from calib_utils.measure import untouched
 from calib_utils.models import Model
 from calib_utils.operating import split_table
@@ -46,13 +46,8 @@ def sensitivity(
         },
     ]
     if model.dtype != "bfloat16":
-        half = load_model(
-            model.name,
-            revision=model.revision,
-            dtype="bfloat16",
-            device=model.device,
-            device_map=model.device_map,
-        )
+        half = replace(model, dtype="bfloat16")
+        vars(half)["tokenizer"] = model.tokenizer  # of the same files; reading them takes seconds
         rows.append({"variant": "bfloat16", **_numbers(half, task, end, results_dir)})
     for other in ENDS:
         if other != end:

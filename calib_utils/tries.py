@@ -198,7 +198,7 @@ def uniform_over_valid(trie: Trie) -> np.ndarray:
 def weighted_by_count(trie: Trie) -> np.ndarray:
     """Log-probability of every edge for a shape-calibrated model: p proportional to N. [edge]
 
-    Def. D.1; where one answer has several segmentations its mass is shared among them.
+    Def. D.1 over token sequences: an answer with several of them counts as often.
     """
     total = np.bincount(trie.edge_node, weights=trie.edge_count)
     return np.log(trie.edge_count / total[trie.edge_node])
