@@ -94,7 +94,7 @@ def study(
         "code_version": provenance.code_version(CODE),
     }
     places = None if request.folder is None else paths_of(request.folder)
-    kept = None if places is None else _kept(places, record)
+    kept = None if places is None else _kept(places, record, request.prompt.trie)
     if kept is None:
         began = time.perf_counter()
         tables = _measured(request)
@@ -152,7 +152,9 @@ def _settings_can_be(table: pd.DataFrame) -> bool:
     return bool(within.all() and not table.duplicated(KEY).any())
 
 
-def _kept(places: dict[str, Path], record: dict) -> tuple[dict[str, pd.DataFrame], dict] | None:
+def _kept(
+    places: dict[str, Path], record: dict, trie: Trie
+) -> tuple[dict[str, pd.DataFrame], dict] | None:
     """A kept study that stands for a pass now; one of other code or settings does not."""
     if not all(path.exists() for path in places.values()):
         return None
@@ -164,6 +166,9 @@ def _kept(places: dict[str, Path], record: dict) -> tuple[dict[str, pd.DataFrame
             return None
     if not tables["settings"][KEY].equals(keys(settings())):
         return None
+    steps = sum(name.startswith("alpha_") for name in tables["settings"])
+    if len(tables["tokens"]) != len(TokenTable(trie).edge) or steps != trie.node_depth.max() + 1:
+        raise ResultsError(f"{places['tokens']} is not of this prefix tree: {_AGAIN}")
     return tables, old
 
 

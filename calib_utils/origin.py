@@ -12,7 +12,6 @@ from pathlib import Path
 from pyarrow import parquet
 
 from calib_utils import completions, provenance, results
-from calib_utils.framework_study import Study
 from calib_utils.models import Model
 from calib_utils.prompts import Policies
 
@@ -41,9 +40,9 @@ def of_texts(results_dir: str | Path | None, model: Model, names: Iterable[str])
     return _told(_records(folders), f"{n_texts:,} texts, written")
 
 
-def of_studies(studies: Iterable[Study]) -> str:
-    """Of passes kept for the formal framework; the seconds added up."""
-    return _told([study.record for study in studies], "measured")
+def of_records(records: Iterable[dict]) -> str:
+    """Of what some records describe, such as those of `framework_study.Study`; seconds added up."""
+    return _told(list(records), "measured")
 
 
 def of_all(results_dir: str | Path) -> str:

@@ -228,7 +228,7 @@ studies = [
     framework_study.study(language_model, task, policy, store)
     for task in (framework_study.QUICK_TASKS if quick else framework_study.TASKS)
 ]
-when = origin.of_studies(studies)
+when = origin.of_records(one.record for one in studies)
 by_task = {one.task.name: one for one in studies}
 digits = by_task.get("rng-3", studies[-1])
 print(f"factors on {digits.task.name}; product against Def. 4.1: equal to 1e-9:", end=" ")
