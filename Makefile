@@ -5,6 +5,8 @@ MODEL ?= qwen2.5-coder-0.5b-instruct
 # The version is locked, the build is not: an index or wheel folder that offers a CPU build of it is
 # taken, so it has no hash in the lock, nor have the CUDA packages that some builds bring.
 TORCH := 2.13.0
+# Processes of the tests; each may hold a model, 3 GB.
+WORKERS ?= 2
 BIN := $(VENV)/bin
 CU := $(BIN)/python -m calib_utils
 VLLM_VENV := .venv-vllm
@@ -71,10 +73,10 @@ release: pdf  ## What a release holds, with checksums, in _build/release
 test: env  ## Everything CI runs
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(CU) fetch --all
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests calib_utils --ignore=tests/browser -m "not notebooks" -n 2 --dist loadfile
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/browser -m notebooks -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests calib_utils --ignore=tests/browser -m "not notebooks" -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/browser -m notebooks -n $(WORKERS) --dist loadfile
 	$(CU) book
-	$(BIN)/python -m pytest tests/browser --browser-required -n 2
+	$(BIN)/python -m pytest tests/browser --browser-required -n $(WORKERS)
 
 check: env  ## The quick tests: no model weights, no notebooks
 	$(BIN)/python -m pytest -m "not models and not notebooks"
