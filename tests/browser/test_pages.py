@@ -35,6 +35,15 @@ IMAGES = """[...document.images].filter(i => !i.complete || !i.naturalWidth
 CUT = """[...document.querySelectorAll('div.math mjx-container')]
     .filter(m => m.scrollWidth > m.clientWidth + 1).map(m => m.closest('div.math').id)"""
 
+# A cell in which words are broken letter by letter: more lines than its words need, at eight
+# letters a line.
+SQUEEZED = """[...document.querySelectorAll('article :is(th, td)')].filter(cell => {
+    const range = document.createRange(); range.selectNodeContents(cell);
+    const lines = new Set([...range.getClientRects()].map(r => Math.round(r.bottom))).size;
+    const words = cell.innerText.trim().split(/\\s+/);
+    return lines > 1 + words.reduce((n, w) => n + Math.ceil(w.length / 8), 0);
+}).map(cell => cell.innerText.slice(0, 60))"""
+
 
 @pytest.fixture
 def visit(browser, watch):
@@ -55,6 +64,7 @@ def visit(browser, watch):
         wrong += [f"image: {told}" for told in page.evaluate(IMAGES)]
         page.wait_for_function(book_pdf.FORMULAS_SET)
         wrong += [f"formula cut: {told}" for told in page.evaluate(CUT)]
+        wrong += [f"squeezed: {told}" for told in page.evaluate(SQUEEZED)]
         page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
         # On a phone, once per notebook: the other models' pages are laid out alike.
         if view == "screen" or path.parent.parent.name != "results" or DEFAULT_MODEL in path.parts:
@@ -99,7 +109,9 @@ def test_the_visit_sees_what_is_wrong(visit, tmp_path):
         <style>p { color: #888; background: #fff }
         @media (prefers-color-scheme: dark) { p { color: #333; background: #000 } }</style></head>
         <body><main><h1>Wrong</h1><p>Grey on white, then on black.</p>
-        <div style="width: 2000px">wide</div><img src="none.png" alt="a figure">
+        <div style="width: 2000px">wide</div>
+        <article><table style="width: 9px; overflow-wrap: anywhere"><tr><td>narrowness</td></tr>
+        </table></article><img src="none.png" alt="a figure">
         <img src="data:image/gif;base64,R0lGODlhAQABAAAAACw=" alt="figure.png">
         <input><script>console.error("said"); fetch("https://example.org/")</script>
         <script>undefined.name</script></main></body></html>""",
@@ -109,6 +121,7 @@ def test_the_visit_sees_what_is_wrong(visit, tmp_path):
     for each in (
         *("console: said", "script: ", "left https://example.org/", "missing: file:"),
         *("scrolls sideways", "image: a figure", "image: figure.png", "critical label"),
+        "squeezed: narrowness",
         *("\nserious color-contrast", "in the dark, serious color-contrast"),
     ):
         assert each in f"\n{told}", each
