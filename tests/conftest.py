@@ -31,11 +31,11 @@ settings.register_profile(
 
 def pytest_collection_modifyitems(items):
     """The longest test first, so that the others run beside it and not after it."""
-    items.sort(key=lambda item: _is_longest(item.iter_markers("notebooks")), reverse=True)
-
-
-def _is_longest(marks):
-    return any(mark.kwargs.get("longest", False) for mark in marks)
+    items.sort(
+        key=lambda item: (
+            not any(mark.kwargs.get("longest") for mark in item.iter_markers("notebooks"))
+        )
+    )
 
 
 WINDOW = 8
