@@ -74,7 +74,7 @@ test: env  ## Everything CI runs
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(CU) fetch --all
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests calib_utils --ignore=tests/browser -m "not notebooks" -n $(WORKERS) --dist loadfile
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/browser -m notebooks -n $(WORKERS) --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/browser -m notebooks -n $(WORKERS) --dist loadfile
 	$(CU) book
 	$(BIN)/python -m pytest tests/browser --browser-required -n $(WORKERS)
 

@@ -28,16 +28,6 @@ settings.register_profile(
     "mutation", settings.get_profile("calib"), phases=[Phase.explicit, Phase.generate]
 )
 
-
-def pytest_collection_modifyitems(items):
-    """The longest test first, so that the others run beside it and not after it."""
-    items.sort(
-        key=lambda item: (
-            not any(mark.kwargs.get("longest") for mark in item.iter_markers("notebooks"))
-        )
-    )
-
-
 WINDOW = 8
 REAL_CACHE_MARKERS = ("models", "notebooks")
 CHAT_TEMPLATE = (

@@ -124,7 +124,7 @@ def test_the_table_of_contents_is_the_one_for_these_notebooks():
 
 
 @pytest.mark.models
-@pytest.mark.notebooks(longest=True)
+@pytest.mark.notebooks
 def test_rerunning_gives_the_committed_outputs(tmp_path):
     """nbval in strict mode over every executed copy; a planted change must be caught."""
     planted = tmp_path / "planted.ipynb"
