@@ -148,8 +148,8 @@ def _jupyter_book(output: Path, builder: str, page: str, lock: int | None = None
     command = [str(tool), "build", str(paths.book_dir()), "-W", "-n", "--keep-going"]
     command += ["--path-output", str(output), "--builder", builder]
     environment = {**os.environ, "PYTHONWARNINGS": "ignore", "PYTHONIOENCODING": "utf-8"}
-    options = {"encoding": "utf-8", "errors": "replace", "env": environment}
-    options["pass_fds"] = () if lock is None else (lock,)
+    held = () if lock is None else (lock,)
+    options = {"encoding": "utf-8", "errors": "replace", "env": environment, "pass_fds": held}
     done = subprocess.run(command, capture_output=True, **options)
     first = output / "_build" / builder / page
     if done.returncode or not first.is_file():

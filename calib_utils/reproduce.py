@@ -21,7 +21,7 @@ from calib_utils.tasks import Task, get_task
 
 # Float32 forward passes differ in the fifth digit between machines and batch sizes.
 TOLERANCE = 1e-4
-_NUMBERS = ["validity", "diversity", "sequence_precision", "sequence_recall"]
+_NUMBERS = list(framework_study.NUMBERS)
 
 
 def stored_folders(results_dir: Path, model: str | None = None) -> list[Path]:
@@ -55,15 +55,11 @@ def recompute(folder: Path, update: bool = False) -> pd.DataFrame:
             frontier=not stored.frontier.empty,
         )
         again = results.read(request.folder)
-        both = stored.settings.merge(again.settings, how="left", on=KEY, suffixes=("", "_new"))
-        gap = {name: _largest_gap(both[name], both[f"{name}_new"]) for name in _NUMBERS}
-        key = [*KEY, "repair", "step"]
-        lost = stored.losses.merge(again.losses, how="left", on=key, suffixes=("", "_new"))
-        gap["diversity_loss"] = _largest_gap(lost.diversity_loss, lost.diversity_loss_new)
+        gaps = _gaps(stored.settings, again.settings, KEY, _NUMBERS)
+        gaps |= _gaps(stored.losses, again.losses, [*KEY, "repair", "step"], ["diversity_loss"])
         if update:
             results.write(folder, again, again.record)
-    current = record["code_version"] == again.record["code_version"]
-    return _row(record["model"], folder.name, len(stored.settings), gap, current)
+    return _row(folder.name, record, again.record, len(stored.settings), gaps)
 
 
 def stored_studies(results_dir: Path, model: str | None = None) -> list[Path]:
@@ -90,21 +86,25 @@ def recompute_study(path: Path, update: bool = False) -> pd.DataFrame:
         if update:
             for new in (Path(scratch) / model.key / framework_study.FOLDER).iterdir():
                 files.keep(path.with_name(new.name), new.read_bytes())
-    both = stored.merge(again.numbers, how="left", on=KEY, suffixes=("", "_new"))
-    gap = {name: _largest_gap(both[name], both[f"{name}_new"]) for name in _NUMBERS}
-    current = record["code_version"] == again.record["code_version"]
+    gaps = _gaps(stored, again.numbers, KEY, _NUMBERS) | {"diversity_loss": np.nan}
     name = f"{framework_study.FOLDER}/{path.name.removesuffix('.settings.parquet')}"
-    return _row(record["model"], name, len(stored), gap | {"diversity_loss": np.nan}, current)
+    return _row(name, record, again.record, len(stored), gaps)
 
 
-def _row(model: str, task: str, settings: int, gap: dict, current: bool) -> pd.DataFrame:
+def _gaps(old: pd.DataFrame, new: pd.DataFrame, key: list[str], names: list[str]) -> dict:
+    """`_largest_gap` of some columns between the rows of `old` and those of the same key."""
+    both = old.merge(new, how="left", on=key, suffixes=("", "_new"))
+    return {name: _largest_gap(both[name], both[f"{name}_new"]) for name in names}
+
+
+def _row(task: str, then: dict, now: dict, settings: int, gaps: dict) -> pd.DataFrame:
     row = {
-        "model": model,
+        "model": then["model"],
         "task": task,
         "settings": settings,
-        **{f"max |Δ| {name}": value for name, value in gap.items()},
-        "same": np.nanmax(list(gap.values())) <= TOLERANCE,
-        "code is current": current,
+        **{f"max |Δ| {name}": value for name, value in gaps.items()},
+        "same": np.nanmax(list(gaps.values())) <= TOLERANCE,
+        "code is current": then["code_version"] == now["code_version"],
     }
     return pd.DataFrame([row])
 
