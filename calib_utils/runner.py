@@ -10,6 +10,7 @@ import ast
 import hashlib
 import os
 import re
+import tempfile
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -143,8 +144,10 @@ def run(name: str, parameters: Mapping, output: Path) -> Path:
         NotebookParameterError, UnknownNameError: before anything runs.
         papermill.PapermillExecutionError: a cell failed; nothing is written to `output`, the
             failed copy stays beside it as `.failed-NN_topic.ipynb`.
+        RuntimeError: the kernel did not start, or (nbclient's DeadKernelError) was ended.
     """
     import papermill
+    from traitlets.config import Config
 
     parameters = check_parameters(name, parameters)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -155,16 +158,19 @@ def run(name: str, parameters: Mapping, output: Path) -> Path:
     record = made_from(name, parameters)
     os.environ.update(KERNEL_ENVIRONMENT)
     try:
-        papermill.execute_notebook(
-            str(paths.notebooks_dir() / f"{name}.ipynb"),
-            str(draft),
-            parameters=parameters,
-            kernel_name="python3",
-            progress_bar=False,
-            log_output=False,
-            cwd=str(paths.project_root()),
-            extra_arguments=["--IPKernelApp.log_level=40"],
-        )
+        with tempfile.TemporaryDirectory() as folder:
+            papermill.execute_notebook(
+                str(paths.notebooks_dir() / f"{name}.ipynb"),
+                str(draft),
+                parameters=parameters,
+                kernel_name="python3",
+                progress_bar=False,
+                log_output=False,
+                cwd=str(paths.project_root()),
+                start_timeout=300,  # of a dead one it hears at once; a cold network disk is slow
+                extra_arguments=["--IPKernelApp.log_level=40"],
+                config=Config({"KernelManager": kernel_channels(folder)}),
+            )
         notebook = nbformat.read(draft, as_version=4)
         after = made_from(name, parameters)
         record |= {part: after[part] for part in ("weights", "rows")}
@@ -185,6 +191,15 @@ def run(name: str, parameters: Mapping, output: Path) -> Path:
             os.environ.pop(key) if value is None else os.environ.update({key: value})
     output.with_name(f".failed-{output.name}").unlink(missing_ok=True)
     return output
+
+
+def kernel_channels(folder: str) -> dict[str, str]:
+    """Settings of a kernel manager whose kernel is reached by sockets in `folder`, not by ports.
+
+    Jupyter chooses free ports and lets go of them before the kernel takes them seconds later; on a
+    busy machine another program is quicker, and the kernel never answers.
+    """
+    return {"transport": "ipc", "connection_file": os.path.join(folder, "kernel.json")}
 
 
 def clean(notebook, origin: Mapping) -> None:

@@ -76,6 +76,8 @@ def _execute(name: str, parameters: Mapping, output: Path) -> bool:
     except DeadKernelError:
         why = "its process was ended, as when memory runs out; see the forecast"
         _say(f"{name} failed: {why}")
+    except RuntimeError as error:  # of jupyter_client; those of cells arrive as the first kind
+        _say(f"{name} failed: its kernel did not start ({error}); run it again")
     return False
 
 

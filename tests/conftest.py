@@ -9,7 +9,10 @@ import os
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_PROGRESS_BARS="1", TQDM_DISABLE="1")
 
 import json
+import random
 import shutil
+import socket
+from contextlib import suppress
 from types import SimpleNamespace
 from unittest.mock import patch
 
@@ -314,6 +317,25 @@ def write_task(tmp_path):
         return str(path)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def free_port():
+    """Gives a port nobody listens on, for a server that starts later: `free_port()`.
+
+    It is none of those the system hands out, one of which another program could be given before.
+    """
+    given = set()
+
+    def get():
+        while True:
+            port = random.SystemRandom().randrange(10_000, 32_000)
+            with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+                if port not in given:
+                    given.add(port)
+                    return port
+
+    return get
 
 
 # The parameters that every notebook about one model has.

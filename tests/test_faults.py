@@ -206,6 +206,9 @@ import os
 import time
 from pathlib import Path
 
+from ipykernel.connect import get_connection_info
+
+Path("transport").write_text(get_connection_info(unpack=True)["transport"])
 Path("gate-reached").write_text(str(os.getpid()))
 while not Path("gate-open").exists():
     time.sleep(0.05)"""
@@ -229,6 +232,8 @@ def test_a_run_killed_in_a_notebook_goes_on_with_that_one(project, tiny_folder, 
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, **options)
         kill_when(gate.exists, process)
     kernel = int(gate.read_text())
+    # Ports found free for it could be taken by another program before it starts.
+    assert (project / "transport").read_text() == "ipc"
     assert [path.name for path in pages.glob("[0-9]*")] == ["00_rows.ipynb"]
     nbformat.read(pages / "00_rows.ipynb", as_version=4)
     before = freshness.rows_of(rows / "mine")
@@ -244,6 +249,32 @@ def test_a_run_killed_in_a_notebook_goes_on_with_that_one(project, tiny_folder, 
     assert "01_gate on mine: never run" in done.stderr
     assert hidden(pages) == hidden(rows) == []
     assert freshness.rows_of(rows / "mine") == before
+
+
+@pytest.mark.notebooks
+@pytest.mark.parametrize(
+    ("kernel", "said", "pages"),
+    [
+        ("-m ipykernel_launcher -f {connection_file}", "its process was ended", ["01_lives.ipynb"]),
+        ("-m this", "its kernel did not start (Kernel died", []),
+    ],
+)
+def test_a_kernel_that_dies_fails_its_notebook(
+    kernel, said, pages, small_project, tiny_folder, tmp_path
+):
+    """Killed, as the system does where memory runs out, and ended before it answers."""
+    cells = {"00_dies": ["import os\n\nos.kill(os.getpid(), 9)"], "01_lives": ["print(1)"]}
+    project = small_project(tmp_path / "project", cells)
+    spec = project / "kernels" / "python3" / "kernel.json"
+    spec.parent.mkdir(parents=True)
+    argv = [sys.executable, *kernel.split()]
+    spec.write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"}))
+    command = [sys.executable, "-m", "calib_utils", "run", "--model", tiny_folder(chat=True)]
+    own = environment(PYTHONPATH=str(project), JUPYTER_PATH=str(project))
+    done = subprocess.run(command, capture_output=True, text=True, cwd=project, env=own)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert f"00_dies failed: {said}" in done.stderr
+    assert [path.name for path in (project / "book" / "results").glob("*/*.ipynb")] == pages
 
 
 def alive(process_id):

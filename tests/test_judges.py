@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -564,15 +563,13 @@ def test_a_base_model_cannot_judge(tiny):
 
 
 @pytest.mark.models
-def test_a_real_server(judge_of, tmp_path):
+def test_a_real_server(free_port, tmp_path):
     """`transformers serve` with an embedded model: replies come, log-probabilities are refused."""
     missing = [name for name in ("fastapi", "uvicorn", "openai") if find_spec(name) is None]
     if missing:
         pytest.skip(f"transformers serve needs {', '.join(missing)}")
     folder = str(cu.load_model("smollm2-135m-instruct").folder)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     program = Path(sys.executable).with_name("transformers")
     options = ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}

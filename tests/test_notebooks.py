@@ -138,6 +138,7 @@ def test_rerunning_gives_the_committed_outputs(tmp_path):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header"]
     command += ["--nbval", "--nbval-current-env", "--nbval-cell-timeout=900", "-o", "addopts="]
     command += ["--nbval-sanitize-with", str(ROOT / "tests" / "nbval_sanitize.cfg")]
+    command += ["-p", "tests.nbval_kernels"]
     command += ["-n", "2", "--dist", "loadfile", *map(str, EXECUTED), str(planted)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
     # Outside the root pytest names no file in its summary, so the planted text has to show.

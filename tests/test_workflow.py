@@ -170,7 +170,7 @@ def test_on_this_machine_only_what_changed_is_executed(
 
 
 @pytest.fixture
-def slurm(tmp_path_factory):
+def slurm(free_port):
     """A Slurm of one node with four pretended GPUs; hands out the variables of its commands."""
     missing = [name for name in SLURM if shutil.which(name, path=PATH) is None]
     if missing:
@@ -188,7 +188,7 @@ def slurm(tmp_path_factory):
     real = shutil.which("srun", path=PATH)
     (folder / "srun").write_text(f'#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec {real} "$@"\n')
     (folder / "srun").chmod(0o755)
-    controller, node = free_ports(2)
+    controller, node = free_port(), free_port()
     (folder / "slurm.conf").write_text(
         f"""\
 ClusterName=test
@@ -262,15 +262,6 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def free_ports(n):
-    """Ports that nobody listens on now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(n)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
 def text_of(folder):
     """What daemons or jobs said."""
     files = [*folder.rglob("*.out"), *folder.rglob("*.log")]
@@ -324,22 +315,24 @@ def test_slurm_jobs_and_drivers_may_be_killed(slurm, models, tmp_path, make_proj
     finally:
         first.send_signal(signal.SIGKILL)
     first.wait()
-    by_hand = {name: run_by_hand(model, tmp_path / f"{name}.log") for name, model in models.items()}
     # Its jobs go on. A new driver submits them again; those wait, and find that nothing is left.
     second = start()
+    by_hand = {name: run_by_hand(model, tmp_path / f"{name}.log") for name, model in models.items()}
     try:
         wait_for(lambda: waiting() == {*models}, explain)
         (project / "gate" / "open").touch()
         status, text = ended(second, project)
+        assert status == 0, text
+        for name, process in by_hand.items():
+            assert process.wait(PATIENCE) == 0, (tmp_path / f"{name}.log").read_text()
     finally:
-        second.kill()
-    assert status == 0, text
+        for process in (second, *by_hand.values()):
+            process.kill()
+            process.wait()
     jobs = {name: begun(name) for name in models}
     assert {name: len(lines) for name, lines in jobs.items()} == {"alpha": 2, "beta": 1}
     assert len({job for lines in jobs.values() for job, _ in lines}) == 3
     assert {gpu for lines in jobs.values() for _, gpu in lines} <= {*"0123"}
-    for name in models:
-        assert by_hand[name].wait(PATIENCE) == 0, (tmp_path / f"{name}.log").read_text()
     assert {*pages(project)} == {*pages(plain)}
     for name in models:
         for task in ("rng-1@end=line", "rng-2@end=line"):

@@ -1,0 +1,23 @@
+"""A pytest plugin for nbval: its kernels are started as `runner` starts those of papermill."""
+
+import tempfile
+from contextlib import ExitStack
+
+import nbval.kernel
+from jupyter_client import KernelManager
+
+from calib_utils.runner import kernel_channels
+
+_folders = ExitStack()
+
+
+def _manager(**arguments):
+    folder = _folders.enter_context(tempfile.TemporaryDirectory())
+    return KernelManager(**kernel_channels(folder), **arguments)
+
+
+nbval.kernel.KernelManager = _manager
+
+
+def pytest_unconfigure():
+    _folders.close()
