@@ -101,8 +101,7 @@ def build(output: Path | None = None, results_dir: Path | None = None) -> Path:
     try:
         page_figures.write()
         output.mkdir(parents=True, exist_ok=True)
-        waiting = "another build of this book is at work; waiting until it ends"
-        with files.alone(output, lambda: print(waiting, file=sys.stderr, flush=True)) as held:
+        with files.alone(output, "build of this book") as held:
             for left in output.glob("._build-*") if held is not None else ():  # of killed builds
                 shutil.rmtree(left, ignore_errors=True)
             # Never into the old one: an incremental build misses changed styles, removed pages.

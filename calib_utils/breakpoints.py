@@ -7,6 +7,7 @@ of u = c + 1 + C, and how to find the least of an error over both. Knows no fami
 import heapq
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy import fft, optimize
@@ -107,8 +108,8 @@ def residual(s, x, xx, xy, sy, yy) -> np.ndarray:
     return np.nan_to_num(np.maximum(total - explained, 0.0))
 
 
-def tail_sums(curve: Curve, grid, offset: int):
-    """For each u of the grid: sums of w x, w x^2, w x y over ranks beyond c. Yields [3, n + 1].
+def tail_sums(curve: Curve, offset: int):
+    """For each u of `u_grid`: sums of w x, w x^2, w x y over ranks beyond c. Yields [3, n + 1].
 
     x is log(1 + j/u), j = k - c - 1 + offset, over its largest value: an affine change of
     log(j + u), which no fitted value depends on, but which rounding does.
@@ -116,15 +117,21 @@ def tail_sums(curve: Curve, grid, offset: int):
     n = curve.n
     length = fft.next_fast_len(2 * n, real=True)
     spectrum = fft.rfft(np.stack([curve.w, curve.w * curve.y]), length)
-    lag = np.arange(n) + offset
+    grid = u_grid(n)
     for part in np.array_split(grid, math.ceil(len(grid) * length * 3 / _CHUNK)):
-        x = np.log1p(lag / np.exp(part)[:, None])
-        x /= x[:, -1:]
-        first, second = fft.rfft(x, length).conj(), fft.rfft(x * x, length).conj()
+        first, second = _spectra(tuple(part), n, offset, length)
         products = [first * spectrum[0], second * spectrum[0], first * spectrum[1]]
         sums = fft.irfft(np.stack(products, axis=1), length)[..., : n + 1]
         sums[..., n] = 0.0
         yield from sums
+
+
+@lru_cache(maxsize=2)  # one chunk of each offset; all curves of n ranks have it in common
+def _spectra(v: tuple[float, ...], n: int, offset: int, length: int) -> tuple[np.ndarray, ...]:
+    """Transforms of `tail_sums`'s x and x^2 at these log u."""
+    x = np.log1p((np.arange(n) + offset) / np.exp(v)[:, None])
+    x /= x[:, -1:]
+    return fft.rfft(x, length).conj(), fft.rfft(x * x, length).conj()
 
 
 def after(curve: Curve) -> np.ndarray:

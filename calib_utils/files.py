@@ -6,6 +6,7 @@ Knows the file system. Knows nothing of what is in a file.
 import os
 import re
 import shutil
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ except ImportError:  # not on Windows, where two runs are not kept apart
 
 # A name that a run may give a file: none that leads out of a folder, or is hidden.
 PLAIN_NAME = re.compile(r"\w[\w.@=+-]*")
+# The names of drafts below; what else is hidden in a folder is not ours to remove.
+_DRAFT = re.compile(r"\.(.+-)?[0-9a-f]{32}(\.draft|-old)?")
 _STALE_SECONDS = 86_400  # what a killed run left: no download or conversion takes a day
 
 
@@ -52,12 +55,12 @@ def keep(path: Path, content: bytes) -> Path:
 
 
 @contextmanager
-def alone(place: Path, waiting: Callable[[], object] = lambda: None) -> Iterator[int | None]:
+def alone(place: Path, what: str = "") -> Iterator[int | None]:
     """Waits until no other process is in such a block with the same place; a kill ends the block.
 
     Args:
         place: a folder or file, itself locked, so that nothing is left behind. Not to be nested.
-        waiting: called once, where another is there.
+        what: is at work there, said on stderr where it has to be waited for; empty: nothing is.
 
     Returns:
         The descriptor that holds the lock, and holds it on in a child that it is passed to; None
@@ -73,7 +76,9 @@ def alone(place: Path, waiting: Callable[[], object] = lambda: None) -> Iterator
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    waiting()
+                    if what:
+                        waiting = f"another {what} is at work; waiting until it ends"
+                        print(waiting, file=sys.stderr, flush=True)
                     fcntl.flock(descriptor, fcntl.LOCK_EX)
                 held = descriptor
         yield held
@@ -109,8 +114,8 @@ def whole_folder(target: Path, is_whole: Callable[[Path], bool]) -> Iterator[Pat
 
 
 def remove_stale(folder: Path, after: float = _STALE_SECONDS) -> None:
-    """Removes what killed runs left in a folder so many seconds ago; what is dated ahead stays."""
+    """Removes drafts that killed runs left in a folder so many seconds ago, none dated ahead."""
     for draft in folder.glob(".*"):
         with suppress(OSError):
-            if time.time() - draft.stat().st_mtime > after:
+            if _DRAFT.fullmatch(draft.name) and time.time() - draft.stat().st_mtime > after:
                 shutil.rmtree(draft) if draft.is_dir() else draft.unlink()

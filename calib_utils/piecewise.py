@@ -124,7 +124,7 @@ def two_part(y, weights=None, head: str = "linear") -> Fit:
     curve, grid = Curve(y, weights), u_grid(len(y))
     h = curve.k if head == "linear" else np.log(curve.k)
     before, rest = heads(curve, h), after(curve)
-    errors = np.stack([residual(rest[0], *s, *rest[1:]) for s in tail_sums(curve, grid, 0)])
+    errors = np.stack([residual(rest[0], *s, *rest[1:]) for s in tail_sums(curve, 0)])
     errors += before
     # The tail starts at a seen rank, so that every split of the seen ranks is tried once.
     errors[:, ~(allowed(curve) & np.append(curve.w > 0, False))] = np.inf
@@ -148,7 +148,7 @@ def two_part_continuous(y, weights=None) -> Fit:
     """Line and logarithm that meet at c: no jump. 5 parameters with c."""
     curve, grid = Curve(y, weights), u_grid(len(y))
     hinge = _hinge_sums(curve)
-    errors = np.stack([_bent(curve, hinge, sums) for sums in tail_sums(curve, grid, 1)])
+    errors = np.stack([_bent(curve, hinge, sums) for sums in tail_sums(curve, 1)])
     errors[:, ~allowed(curve)] = np.inf
     best = search(grid, errors, lambda c, v: _bent_at(curve, c, v).sse, EXACT * curve.sst)
     found = _bent_at(curve, best.c, best.v)

@@ -92,8 +92,7 @@ def _alone(folder: Path) -> Iterator[None]:
         (folder / _LOCK).touch()
     except OSError as error:
         raise _unwritable(folder, error) from error
-    waiting = f"another run of {folder.name} is at work; waiting until it ends"
-    with files.alone(folder / _LOCK, lambda: _say(waiting)) as held:
+    with files.alone(folder / _LOCK, f"run of {folder.name}") as held:
         if held is None:
             _say(f"no locks in {folder}: do not start two runs of {folder.name}")
         yield

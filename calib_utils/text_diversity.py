@@ -6,6 +6,7 @@ is sacrebleu's BLEU; only the counting of references is done here, once for all 
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from sacrebleu.metrics.bleu import BLEU
@@ -15,6 +16,7 @@ from calib_utils.errors import InvalidRequestError
 
 # How self-BLEU is computed, for captions.
 BLEU_CONVENTION = "sacrebleu, 13a tokens, case kept, exponential smoothing, effective order"
+_TOKENIZE = BLEU().tokenizer
 
 
 def embedding_diversity(vectors: np.ndarray) -> float:
@@ -74,8 +76,7 @@ def self_bleu(texts: Sequence[str], order: int = 4) -> float:
         raise InvalidRequestError(f"n-gram order {order!r}: must be at least 1")
     if len(texts) < 2:
         return float("nan")
-    tokenize = BLEU().tokenizer
-    counted = [extract_all_word_ngrams(tokenize(text.rstrip()), 1, order) for text in texts]
+    counted = [_counted(text, order) for text in texts]
     largest, second = Counter(), Counter()
     for ngrams, _ in counted:
         for ngram, count in ngrams.items():
@@ -130,6 +131,12 @@ def self_bleu_in_groups(
         starts = range(0, len(texts) - group + 1, group)
         scores += [self_bleu(shuffled[start : start + group], order) for start in starts]
     return float(np.mean(scores))
+
+
+@lru_cache(maxsize=10_000)  # a text is in one group of every round
+def _counted(text: str, order: int) -> tuple[Counter, int]:
+    """How often each n-gram up to an order occurs, and the number of tokens."""
+    return extract_all_word_ngrams(_TOKENIZE(text.rstrip()), 1, order)
 
 
 def _closest_other(length: int, lengths: Counter) -> int:

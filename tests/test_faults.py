@@ -562,11 +562,12 @@ def test_dates_in_the_future_or_the_past_change_nothing(stored, tiny, tmp_path, 
     texts = tmp_path / "texts"
     asked = dict.fromkeys(completions.IDENTITY, "x")
     completions.open_folder(texts, asked)
-    for name, date in (("old", 0), ("new", 2**33)):  # the clock was set back since
-        (texts / f".{name}.draft").touch()
-        os.utime(texts / f".{name}.draft", (date, date))
+    old, new = (f".{digit * 32}.draft" for digit in "01")
+    for name, date in ((old, 0), (new, 2**33), (".notes", 0)):  # the clock was set back since
+        (texts / name).touch()
+        os.utime(texts / name, (date, date))
     completions.open_folder(texts, asked)
-    assert [path.name for path in hidden(texts)] == [".new.draft"]
+    assert [path.name for path in hidden(texts)] == [new, ".notes"], "what is not ours stays"
 
 
 SPEAK = """

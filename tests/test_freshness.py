@@ -21,36 +21,21 @@ from calib_utils.resources import of_model, of_models
 from calib_utils.schema import COLUMNS, Tables
 
 ROOT = paths.project_root()
-NOTEBOOK = {"model": "", "revision": "", "dtype": "float32", "device": "auto", "seed": 0}
-NOTEBOOK |= {"results_dir": "", "quick": False}
 COMPUTE = "from calib_utils import paths\n1 + 1"
 
 
-def notebook_file(folder, name, *cells, parameters=NOTEBOOK, tags=("parameters",)):
-    """A notebook as the project keeps them."""
-    text = "\n".join(f"{key} = {value!r}" for key, value in parameters.items())
-    first = nbformat.v4.new_code_cell(text, metadata={"tags": list(tags)})
-    kernel = {"name": "python3", "language": "python", "display_name": "Python 3"}
-    made = nbformat.v4.new_notebook(
-        cells=[first, *map(nbformat.v4.new_code_cell, cells)], metadata={"kernelspec": kernel}
-    )
-    folder.mkdir(exist_ok=True)
-    nbformat.write(made, folder / f"{name}.ipynb")
-
-
 @pytest.fixture
-def project(tmp_path, monkeypatch):
+def project(tmp_path, monkeypatch, write_notebook):
     """A project root with two notebooks about one model and one about all; code is this one's."""
     root = tmp_path / "project"
     for name in ("tasks", "published", "panel"):
         shutil.copytree(ROOT / "data" / name, root / "data" / name)
     (root / "data" / "results").mkdir()
-    (root / "book").mkdir()
-    notebooks = root / "notebooks"
-    notebook_file(notebooks, "00_first", COMPUTE)
-    notebook_file(notebooks, "01_second", "from calib_utils import tasks")
-    panel = {"results_dir": "", "quick": False}
-    notebook_file(notebooks, "05_all", parameters=panel, tags=("parameters", "all-results"))
+    for name in ("book", "notebooks"):
+        (root / name).mkdir()
+    write_notebook(root, "00_first", [COMPUTE])
+    write_notebook(root, "01_second", ["from calib_utils import tasks"])
+    write_notebook(root, "05_all", (["all-results"], ['results_dir = ""\nquick = False']))
     monkeypatch.setattr(paths, "project_root", lambda: root)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     return root
@@ -114,12 +99,12 @@ def test_never_run_and_without_a_record(project, mine):
         assert why(mine) == ["the executed copy is unreadable"]
 
 
-def test_each_input_makes_it_stale_and_is_named(executed, mine, monkeypatch):
+def test_each_input_makes_it_stale_and_is_named(executed, mine, monkeypatch, write_notebook):
     assert why(mine, seed=1) == ["other parameters: seed"]
-    notebook_file(executed / "notebooks", "01_second", "from calib_utils import tasks\n2")
+    write_notebook(executed, "01_second", ["from calib_utils import tasks\n2"])
     assert why(mine, "01_second") == ["its source changed"]
     assert why(mine) == []
-    notebook_file(executed / "notebooks", "01_second", "from calib_utils import tasks")
+    write_notebook(executed, "01_second", ["from calib_utils import tasks"])
     config = Path(mine) / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"extra": 1}))
     assert why(mine) == ["the weights changed"]
@@ -295,8 +280,10 @@ def test_rows_that_a_run_adds_do_not_make_its_other_pages_stale(executed, mine):
 
 
 @pytest.mark.notebooks
-def test_a_run_executes_what_is_stale_and_the_page_about_all_last(project, mine, capsys):
-    notebook_file(project / "notebooks", "01_second", "raise ValueError('no')")
+def test_a_run_executes_what_is_stale_and_the_page_about_all_last(
+    project, mine, capsys, write_notebook
+):
+    write_notebook(project, "01_second", ["raise ValueError('no')"])
 
     def told():
         out, err = capsys.readouterr()
@@ -312,7 +299,7 @@ def test_a_run_executes_what_is_stale_and_the_page_about_all_last(project, mine,
     assert err[3] == "05_all on panel: never run; executing ..."
     assert "- caption: All models" in book.table_of_contents()
     assert book.table_of_contents().index("All models") < book.table_of_contents().index("mine")
-    notebook_file(project / "notebooks", "01_second", "2")
+    write_notebook(project, "01_second", ["2"])
     assert run("--model", mine, "--no-panel") == 0
     out, err = told()
     assert out == [str(paths.executed_dir("mine") / "01_second.ipynb")]
