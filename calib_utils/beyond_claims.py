@@ -20,7 +20,7 @@ from calib_utils.beyond_tables import (
     top_name,
 )
 from calib_utils.bootstrap import cluster_interval
-from calib_utils.controlled import Finding, verdict
+from calib_utils.controlled import NOT_TESTABLE, Finding, decided
 
 # Below these a claim is not testable.
 _NAMES = 30  # replies that answer the question
@@ -42,8 +42,8 @@ def findings(replies: pd.DataFrame, asked: Sequence[Question], table: pd.DataFra
         table: of `draw_programs`.
 
     Returns:
-        Columns claim, source, found, verdict. A claim is reproduced where the whole interval lies
-        on its side of the number named in `found`.
+        Columns claim, source, found, verdict. An interval that lies on both sides of the
+        number named in `found` decides nothing. Of several questions, one that disagrees refutes.
     """
     first, *others = asked
     rows = [
@@ -78,7 +78,7 @@ def headline(replies: pd.DataFrame, asked: Sequence[Question], table: pd.DataFra
 
 
 def _one_dominates(replies, asked, claim: str, source: str = "Fig. 11") -> Finding:
-    said, lows = [], []
+    said, intervals = [], []
     for question in asked:
         texts = replies.text[replies.question == question.label]
         given = names(texts, question.kind)
@@ -86,10 +86,13 @@ def _one_dominates(replies, asked, claim: str, source: str = "Fig. 11") -> Findi
         if len(given) < _NAMES:
             told += f", at least {_NAMES} are needed"
         else:
-            lows.append(repeats.summarise(given).top_share.low)
+            intervals.append(repeats.summarise(given).top_share)
         said.append(told)
     found = f"{'; '.join(said)} (decided at {_DOMINATES:g})"
-    return Finding(claim, source, found, verdict(bool(lows), min(lows, default=0.0) > _DOMINATES))
+    if not intervals:
+        return Finding(claim, source, found, NOT_TESTABLE)
+    low, high = (min(getattr(own, end) for own in intervals) for end in ("low", "high"))
+    return Finding(claim, source, found, decided(low, high, _DOMINATES))
 
 
 def _order(table: pd.DataFrame) -> list[Finding]:
@@ -100,18 +103,19 @@ def _order(table: pd.DataFrame) -> list[Finding]:
     found = measures.order_summary(table).iloc[0] if len(table) else None
     if found is None or found.problems < _PROBLEMS:
         said = _too_few(table, 0 if found is None else int(found.problems), "with both kinds")
-        return [
-            Finding(claim, where, said, verdict(False, False)) for claim, where in claims.items()
-        ]
+        return [Finding(claim, where, said, NOT_TESTABLE) for claim, where in claims.items()]
     said = (
         f"AUC {between(found.estimate, found.low, found.high)} over {found.problems:.0f} problems"
     )
     said += f", {found.prevalence:.0%} of their programs pass"
     told = (f"{said} (decided at {_ORDERED:g}; 1 is a perfect order)", f"{said} (decided at 0.5)")
-    holds = (found.high < _ORDERED, found.low > 0.5)
+    verdicts = (
+        decided(-found.high, -found.low, -_ORDERED),  # smaller, so mirrored
+        decided(found.low, found.high, 0.5),
+    )
     return [
-        Finding(claim, where, text, verdict(True, bool(true)))
-        for (claim, where), text, true in zip(claims.items(), told, holds, strict=True)
+        Finding(claim, where, text, verdict)
+        for (claim, where), text, verdict in zip(claims.items(), told, verdicts, strict=True)
     ]
 
 
@@ -121,12 +125,12 @@ def _drawn_shape(table: pd.DataFrame) -> Finding:
     own = shape[shape.passing >= _MANY]
     if len(own) < _PROBLEMS:
         said = _too_few(table, len(own), f"with {_MANY} different passing programs")
-        return Finding(claim, "Fig. 12 (shape)", said, verdict(False, False))
+        return Finding(claim, "Fig. 12 (shape)", said, NOT_TESTABLE)
     said = f"the top three hold {over_problems(own, 'top_3')} of it, "
     said += f"the top one {over_problems(own, 'top_1')}, over {len(own)} problems "
     said += f"with at least {_MANY} different ones (decided for three at 0.5)"
-    low = cluster_interval(own, "top_3", "problem", None).low
-    return Finding(claim, "Fig. 12 (shape)", said, verdict(True, low > 0.5))
+    held = cluster_interval(own, "top_3", "problem", None)
+    return Finding(claim, "Fig. 12 (shape)", said, decided(held.low, held.high, 0.5))
 
 
 def _whole_shape(table: pd.DataFrame) -> Finding:
@@ -135,12 +139,12 @@ def _whole_shape(table: pd.DataFrame) -> Finding:
     own = drawn[drawn.passing >= _DRAWS]
     if len(own) < _PROBLEMS:
         said = _too_few(table, len(own), f"with {_DRAWS} passing draws")
-        return Finding(claim, "Fig. 12 (shape)", said, verdict(False, False))
+        return Finding(claim, "Fig. 12 (shape)", said, NOT_TESTABLE)
     said = f"two draws that pass are the same program with probability {over_problems(own, 'same')}"
     said += f", over {len(own)} problems with at least {_DRAWS} of them "
     said += f"(decided at 1/{_FEW}, as if {_FEW} programs were equally likely)"
-    low = cluster_interval(own, "same", "problem", None).low
-    return Finding(claim, "Fig. 12 (shape)", said, verdict(True, low > 1 / _FEW))
+    same = cluster_interval(own, "same", "problem", None)
+    return Finding(claim, "Fig. 12 (shape)", said, decided(same.low, same.high, 1 / _FEW))
 
 
 def _too_few(table: pd.DataFrame, problems: int, what: str) -> str:

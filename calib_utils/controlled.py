@@ -195,6 +195,13 @@ def verdict(testable: bool, holds: bool) -> str:
     return REPRODUCED if holds else NOT_REPRODUCED
 
 
+def decided(low: float, high: float, above: float) -> str:
+    """The verdict on "larger than `above`" from an interval that does not hold both answers."""
+    if low > above:
+        return REPRODUCED
+    return NOT_REPRODUCED if high <= above else NOT_TESTABLE
+
+
 def too_low() -> str:
     """What is found where a model hardly does a task."""
     return f"validity stays below {TESTABLE:g} at every temperature"

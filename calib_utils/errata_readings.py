@@ -79,7 +79,8 @@ def states_ceiling() -> dict[str, float]:
     "Def. 4.1, demo page",
     "Recall counts valid tokens by their continuations.",
     CARE,
-    "the definition does, the authors' published points count tokens: of the first digit with sum "
+    "the definition weighs tokens by the answers behind them, the authors' published points count "
+    "each token once. Of the first digit with sum "
     "at most 10 (three digits), keeping 0 to 4 has recall {weighted:.2f} weighted, {count:.2f} "
     "unweighted",
 )
@@ -142,8 +143,8 @@ def cosine_range() -> dict[str, float]:
     "Def. of a cutoff, Sec. 3",
     "The hardness result covers every truncation rule.",
     CARE,
-    "not typical sampling: of p = (.4, ten times .06) it keeps {kept:.0f} of the small ones and "
-    "drops the top",
+    "typical sampling is not covered: with mass 1/2, of p = (.4, ten times .06) it keeps "
+    "{kept:.0f} of the small ones and drops the top",
 )
 def typical_drops_the_top() -> dict[str, float]:
     """Locally typical sampling with mass 1/2, by its definition."""

@@ -153,14 +153,15 @@ def show_prompt(model: Model | str, task: Task | str, **policies: str) -> None:
 
 
 def stored_measurement(
-    model: Model | str, task: Task | str, results_dir: str | Path
+    model: Model | str, task: Task | str, results_dir: str | Path, end: str = "eos"
 ) -> results.Stored:
-    """What is stored for a model and task under the default conventions, record included.
+    """What is stored for a model and task under these conventions, record included.
 
     Raises:
         ResultsError: nothing is stored, or it is corrupt.
     """
-    folder = results.folder_of(Path(results_dir), load_model(model).key, get_task(task).name)
+    key, name = load_model(model).key, get_task(task).name
+    folder = results.folder_of(Path(results_dir), key, name, Policies(end).suffix)
     stored = results.read(folder)
     if stored is None:
         raise ResultsError(f"nothing is stored in {folder}: run evaluate with this results_dir")

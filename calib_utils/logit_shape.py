@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from calib_utils import curve_selection, paths
-from calib_utils.controlled import Finding, listed, verdict
+from calib_utils.controlled import Finding, decided, listed, verdict
 from calib_utils.curve_selection import FAMILIES, REFERENCE
 from calib_utils.evaluation import render_prompt
 from calib_utils.explorer import logits_after
@@ -222,7 +222,7 @@ def findings(fits: pd.DataFrame, held_out: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Columns claim, source, found, verdict. Fits are exact for the model file; a comparison is
-        reproduced where the interval over blocks lies above 1 (`pooled_ratios`).
+        decided by the interval over blocks (`pooled_ratios`), and not testable where it holds 1.
     """
     ratios = pooled_ratios(held_out).set_index("family")
     rows = [_fits_as_well(fits), _head_is_short(fits)]
@@ -280,7 +280,7 @@ def _beats(ratios: pd.DataFrame, rival: str, claim: str) -> Finding:
         "App. I, not tested there",
         f"{said}: squared error on held-out ranks {_two_digits(ratio)} times that of "
         f"{NAMES[REFERENCE]} ({_two_digits(low)} to {_two_digits(high)})",
-        verdict(True, bool(low > 1)),
+        decided(low, high, 1.0),
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from calib_utils import pr_depths
-from calib_utils.controlled import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, Finding
+from calib_utils.controlled import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, Finding, decided
 from calib_utils.order_study import ITEMS, JUDGES, SOURCES, TEXTS
 from calib_utils.table1 import LEVEL
 
@@ -16,13 +16,6 @@ from calib_utils.table1 import LEVEL
 MIN_TREES = 3
 CLOSE = 0.05  # of area: what "nearly coincide" is taken to mean
 _STRATEGIES = {"top_k": "top-k", "min_p": "min-p", "top_p": "top-p", "none": "no filtering"}
-
-
-def decided(low: float, high: float, above: float) -> str:
-    """The verdict on "larger than `above`" from an interval."""
-    if low > above:
-        return REPRODUCED
-    return NOT_REPRODUCED if high < above else NOT_TESTABLE
 
 
 def findings(
@@ -100,7 +93,7 @@ def _little_better(kind: str, row: pd.Series) -> Finding:
 
 def _worsens(kind: str, changes: pd.DataFrame) -> Finding:
     """The last depth against the first of the deepest sweep that has enough trees."""
-    claim = f"The frontier worsens with depth ({_about(kind)})"
+    claim = f"The frontier worsens with depth, by its area ({_about(kind)})"
     own = changes[(changes.measure == "area") & (changes.minus == 1)]
     own = own[(own.depth == own.forced) & (own.n_runs >= MIN_TREES)]
     if own.empty:

@@ -24,6 +24,7 @@ from calib_utils import (
 from calib_utils.checkpoints import find, pairs
 from calib_utils.cutoffs import TASKS, areas
 from calib_utils.errors import ResultsError
+from calib_utils.rules import TABLE3_TEMPERATURES
 from calib_utils.schema import COLUMNS, LOSS_COLUMNS
 
 # Enough to see what a model does, and few enough for one figure.
@@ -146,11 +147,14 @@ def _read_task(found: _Read, results_dir: Path, key: str, task: str) -> None:
     found.left_out += left_out
     if stored is None:
         return
-    own = stored.settings[stored.settings.rule.isin(_RULES)]
     end = stored.record["policies"]["end"]
     weights = stored.record["weights_sha256"][:12]
-    found.settings.append(own.assign(model=key, end=end, weights=weights))
-    losses = stored.losses[stored.losses.rule.isin(_RULES)]
+    # Chapter 02 stores more temperatures of the same task: a grid of its own, for one rule alone.
+    settings, losses = (
+        table[table.rule.isin(_RULES) & table.temperature.isin(TABLE3_TEMPERATURES)]
+        for table in (stored.settings, stored.losses)
+    )
+    found.settings.append(settings.assign(model=key, end=end, weights=weights))
     found.losses.append(losses.assign(model=key, task=task))
 
 

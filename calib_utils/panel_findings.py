@@ -17,11 +17,12 @@ from calib_utils.controlled import (
     REPRODUCED,
     TESTABLE,
     Finding,
+    decided,
     too_low,
     verdict,
 )
 from calib_utils.operating import PRACTICAL
-from calib_utils.order_findings import MIN_TREES, decided
+from calib_utils.order_findings import MIN_TREES
 from calib_utils.order_study import ITEMS, JUDGES, TEXTS
 from calib_utils.panel import ORACLE, Panel
 from calib_utils.table1 import LEVEL
@@ -139,11 +140,15 @@ def _area_rises(kind: str, pairs: pd.DataFrame) -> Finding:
         )
         enough = int(row.over.split()[0]) >= MIN_TREES and not np.isnan(row.low)
         verdicts.append(decided(row.low, row.high, 0.0) if enough else NOT_TESTABLE)
+    said = _together(verdicts)
+    if said == REPRODUCED and len(verdicts) < 2:
+        said = NOT_TESTABLE
+        told.append("one pair is no trend")
     return Finding(
         f"The area under the frontier rises with size ({kind}, {JUDGES[kind]})",
         "Sec. 4, Fig. 4 and 8",
         "; ".join(told) or "no two sizes of one family have it",
-        _together(verdicts),
+        said,
     )
 
 

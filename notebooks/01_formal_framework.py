@@ -293,9 +293,10 @@ _ = figures.source_line(ax, source, when)
 #
 # Fig. 1 of the paper on a step whose valid tokens are known: the first token of a US state. A
 # valid token is *frequent* if it has at least its fair share of the valid mass, N/|V|, at T = 1,
-# otherwise *rare*. At low temperature the frequent ones hold everything; as it rises the rare ones
-# gain, and then the invalid tail takes over, because there are so many of it. The dots are the
-# masses that the authors published for another model, wording and choice of the frequent tokens.
+# otherwise *rare*. In the paper the frequent ones hold everything at low temperature; as it rises
+# the rare ones gain, and then the invalid tail takes over, because there are so many of it. The
+# dots are the masses that the authors published for another model, wording and choice of the
+# frequent tokens; the table has this model's.
 
 # %%
 step = step_data(language_model, "us-states")
@@ -311,7 +312,8 @@ _ = figures.source_line(figure.axes[0], source, origin.live())
 # ## Claims and findings
 #
 # *Not reproduced* for a hypothesis means that the theorem's premise fails for this model; the
-# theorem itself is not touched by it.
+# theorem itself is not touched by it. Tasks whose validity stays below 0.05 at every temperature
+# decide nothing but the bound on recall, which holds for any ranking.
 
 # %%
 found = framework.findings(studies)

@@ -31,18 +31,21 @@ device = "auto"  # cuda, mps or cpu
 seed = 0  # not used here: nothing is drawn
 results_dir = ""  # where rows are stored and reused; empty: data/results of this checkout
 quick = False  # two digits only
+end = ""  # what closes an answer: eos, line or none; empty: line for a base model, else eos
 
 # %%
 import pandas as pd
 
 import calib_utils as cu
-from calib_utils import controlled, figures, origin, paths, reporting
+from calib_utils import controlled, cutoffs, figures, origin, paths, reporting
 
 figures.use_style()
 language_model = cu.load_model(model, revision=revision or None, dtype=dtype, device=device)
 store = results_dir or paths.default_results_dir()
 tasks = controlled.task_names(lengths=(2,) if quick else (2, 3, 4))
-source = reporting.source_of(language_model)
+policy = cutoffs.end_policy(language_model, end)
+asked = {"end": policy, "results_dir": store}
+source = f"{reporting.source_of(language_model)}, end = {policy}"
 
 # %% [markdown]
 # ## The tasks, before any model runs
@@ -51,12 +54,12 @@ source = reporting.source_of(language_model)
 # the sum; both wordings are here, with 10. Three things are fixed by the answers and the tokenizer
 # alone: how many valid answers there are, how many tokens are valid at each step, and how diverse
 # a *perfectly ordered* model would be that is uniform over the valid tokens of each step. That
-# last number is below 1 wherever some tokens lead to more answers than others: it is the
-# {term}`structural ceiling` of any rule that knows only *how many* tokens are valid. A model whose
-# probabilities are proportional to the number of continuations, `weighted_by_n`, reaches 1.
+# last number, the {term}`structural ceiling`, is below 1 wherever some tokens lead to more answers
+# than others: it is where heat leads a rule that knows only *how many* tokens are valid. A model
+# whose probabilities are proportional to the number of continuations, `weighted_by_n`, reaches 1.
 
 # %%
-facts = cu.structural_facts(language_model, tasks)
+facts = cu.structural_facts(language_model, tasks, end=policy)
 reporting.show(facts, digits=3)
 
 # %% [markdown]
@@ -74,7 +77,7 @@ curves = pd.concat(
             task,
             temperatures=controlled.CURVE_TEMPERATURES,
             answer_temperatures=controlled.profile_temperatures(task),
-            results_dir=store,
+            **asked,
         )
         for task in tasks
     ],
@@ -82,7 +85,7 @@ curves = pd.concat(
 )
 curves = controlled.label_tasks(curves)
 summary = controlled.curve_summary(curves)
-when = origin.of_tasks(store, language_model, tasks)
+when = origin.of_tasks(store, language_model, tasks, policy)
 reporting.show(summary.drop(columns=["family", "length"]), digits=3)
 
 # %% mystnb={"figure": {"caption": "Diversity against validity as temperature rises from 0.01 to 4: digits of length 2, 3 and 4, without (solid) and with (dashed) a bound on their sum. Dots: T = 0.5, 1 and 1.6, growing. Star: a calibrated model. Curves nearer to the axes are worse (compare Fig. 5 left of the paper).", "name": "fig-val-div"}, "image": {"alt": "Curves of diversity against validity under temperature for six digit tasks, with a star at 1 and 1."}}
@@ -106,7 +109,7 @@ _ = figures.source_line(ax, source, when)
 answers = pd.concat(
     [
         cu.answer_probabilities(
-            language_model, task, controlled.profile_temperatures(task), results_dir=store
+            language_model, task, controlled.profile_temperatures(task), **asked
         ).assign(task=task)
         for task in tasks
     ],
@@ -129,15 +132,15 @@ _ = figures.source_line(figure.axes[0], source, when)
 # ## What ends an answer
 #
 # The paper does not say whether the {term}`end token` is part of a sequence. It is here (`eos`). A
-# base model rarely ends a turn, so `line` also accepts any token that starts with a line break,
-# and `none` counts an answer as soon as it is written, whatever follows.
+# base model rarely ends a turn, so for one this book takes `line`, which also accepts any token
+# that starts with a line break; `none` counts an answer as soon as it is written, whatever follows.
 
 # %%
 ends = pd.concat(
     [
-        cu.evaluate(language_model, task, end=end, results_dir=store).assign(end=end)
+        cu.evaluate(language_model, task, end=other, results_dir=store).assign(end=other)
         for task in ("rng-2", "us-states")
-        for end in ("eos", "line", "none")
+        for other in ("eos", "line", "none")
     ]
 )
 reporting.show(ends[["task", "end", "validity", "diversity"]], digits=3)
@@ -183,7 +186,7 @@ reporting.glue_verdicts(found)
 # code that the numbers pass through; they are reused only when all of them match.
 
 # %%
-records = [cu.stored_measurement(language_model, task, store).record for task in tasks]
+records = [cu.stored_measurement(language_model, task, store, end=policy).record for task in tasks]
 environment = records[0]["environment"]
 print("weights  ", source)
 print("code     ", records[0]["code_version"][:12])

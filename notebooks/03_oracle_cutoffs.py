@@ -18,7 +18,7 @@
 #
 # **What we find.** The best oracle-size point on US states has {term}`validity`
 # {glue:text}`oracle_validity_us-states` and {term}`diversity`
-# {glue:text}`oracle_diversity_us-states`, where a perfect order would allow
+# {glue:text}`oracle_diversity_us-states`, where a perfect order, even over the valid tokens, has
 # {glue:text}`ceiling_us-states`. {glue:text}`headline` All numbers are exact for the weights named
 # under each figure: nothing is drawn, and there is no interval.
 #
@@ -73,8 +73,8 @@ explorer(steps["us-states"][0], reporting.source_of(language_model))
 # kept, each rule's Pareto {term}`frontier` drawn. The dotted line and star are the
 # {term}`structural ceiling`: what a perfectly ordered model, uniform over the valid tokens of each
 # step, would reach with an oracle. It lies below 1 where some tokens lead to more answers than
-# others, so an oracle below (1, 1) is not by itself a failure of order. A model that weighs tokens
-# by their answers has ceiling 1 everywhere.
+# others, so an oracle below (1, 1) is not by itself a failure of order. It is where heat leads a
+# perfect order, and no bound: a model that weighs tokens by their answers lies above it, at 1.
 
 # %%
 facts = cu.structural_facts(language_model, tasks, end=policy)
@@ -89,7 +89,7 @@ reporting.show(cutoffs.areas(table), digits=3)
 # Numbers above: area under each frontier. For a validity v it takes the best diversity of any
 # setting with at least that validity, and 0 beyond the most valid one; no interpolation.
 
-# %% mystnb={"figure": {"caption": "Diversity against validity of every setting (a dot each), a panel per task; lines: each rule's Pareto frontier. Dotted line and star: the structural ceiling of a perfectly ordered model that is uniform over the valid tokens. What the oracle size lacks to the star is put down to order (compare Fig. 6 and 9 of the paper).", "name": "fig-frontiers"}, "image": {"alt": "Grid of scatter plots of diversity against validity by rule, a panel per task, with frontiers and a star."}}
+# %% mystnb={"figure": {"caption": "Diversity against validity of every setting (a dot each), a panel per task; lines: each rule's Pareto frontier. Dotted line and star: the structural ceiling of a perfectly ordered model that is uniform over the valid tokens. The paper puts down to order what the oracle size lacks; part can be shape that no temperature of the grid evens out (compare its Fig. 6 and 9).", "name": "fig-frontiers"}, "image": {"alt": "Grid of scatter plots of diversity against validity by rule, a panel per task, with frontiers and a star."}}
 figure = figures.frontier_grid(table, facts, tasks)
 _ = figures.source_line(figure.axes[0], source, when)
 
@@ -276,8 +276,8 @@ reporting.glue_number("ceiling_us-states", best.ceiling["us-states"], "{:.3g}")
 # ```
 #
 # Expect validity 1 and a diversity that is the structural ceiling of its own tokenizer, below 1.
-# An oracle point above its ceiling, an oracle with a {term}`size part`, or a setting above the
-# line of {numref}`fig-adaptive` would refute the reading of this page. That the *paper's* models
+# An oracle with a {term}`size part`, or a setting above the line of {numref}`fig-adaptive`, would
+# refute the reading of this page. That the *paper's* models
 # reach (1, 1) on states is not refuted here: other models, and another level, are one parameter
 # away (`-p level=0.5` after
 # `python -m calib_utils run --model NAME --notebook 03_oracle_cutoffs`).

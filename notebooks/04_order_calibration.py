@@ -84,8 +84,8 @@ items, texts = order_study.ITEMS, order_study.TEXTS
 # Candidates form a {term}`sweep`: at depth 1 every tenth rank up to 1,000 for items, 48 ranks
 # spaced evenly in their logarithm for free texts. Deeper trees force two or three tokens one after
 # another, at 12 or 5 such ranks each. So recall is relative to the ranks tried, never to the whole
-# vocabulary. The trees of free texts with one or three forced tokens begin after 1 to 12 words of
-# the model's own.
+# vocabulary. The trees of free texts with one or three forced tokens begin after 1 to 12 tokens
+# of the model's own.
 
 # %%
 study = order_study.run(language_model, plan, store)
@@ -308,8 +308,11 @@ reporting.show(found)
 # %% tags=["remove-cell"]
 reporting.glue_verdicts(found)
 for row in depths[depths.forced == 1].to_dict("records"):
-    for name in ("area", "random_area", "recall_at", "prevalence"):
+    for name in ("random_area", "prevalence"):
         reporting.glue_number(f"{row['kind']}_{name}", row[name])
+    for name in ("area", "recall_at"):
+        text = reporting.interval(row[name], row[f"{name}_low"], row[f"{name}_high"])
+        reporting.glue_number(f"{row['kind']}_{name}", text)
 
 # %% [markdown]
 # ## Check it yourself

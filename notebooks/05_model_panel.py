@@ -12,9 +12,9 @@
 # # All models: does size or training help?
 #
 # **What the paper claims** (Sec. 4 and 5, Fig. 4, 8, 9). Over 21 checkpoints of four families, 14
-# of them post-trained: the area under the precision–recall frontier rises mildly with size, recall
-# at precision 0.8 stays low whatever the size, and the oracle cutoff shows the same two failures,
-# of order and of shape, in every family.
+# of them post-trained: the area under the precision–recall frontier rises mildly with size, and
+# recall at precision 0.8 stays low whatever the size. On four models (of three families; the paper
+# says four) the oracle cutoff shows the same two failures, of order and of shape.
 #
 # **What this page is.** Every model that has results in this checkout, side by side. It reads what
 # the other chapters stored and loads no model, so it grows by a row when somebody runs one. A

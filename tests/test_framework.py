@@ -22,6 +22,7 @@ from calib_utils import (
     theory,
     theory_figures,
 )
+from calib_utils.controlled import TESTABLE
 from calib_utils.errors import ResultsError
 from calib_utils.explorer import group_masses, groups_of, step_data
 from calib_utils.laws import UniformOverV
@@ -109,6 +110,17 @@ def test_claims_are_decided_by_the_model(studies):
     )
     shaped = "The first token is far from shape calibrated"
     assert (sharp[shaped], uniform[shaped]) == ("reproduced", "not reproduced")
+
+
+def test_a_task_that_the_model_hardly_does_decides_no_claim_but_the_bound_on_recall(studies):
+    able = studies["sharp", "rng-2"]
+    numbers = able.numbers.assign(validity=able.numbers.validity * TESTABLE / 2)
+    unable = replace(able, numbers=numbers)
+    found = framework.findings([unable]).set_index("claim").verdict
+    assert found[framework._RECALL_BOUND] == "reproduced"
+    assert set(found.drop(framework._RECALL_BOUND)) == {"not testable here"}
+    both = framework.findings([able, unable]).verdict
+    assert (both == framework.findings([able]).verdict).all()
 
 
 def test_calibration_is_counted_prefix_by_prefix(studies):

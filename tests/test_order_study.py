@@ -295,7 +295,7 @@ def test_depth_has_to_worsen_the_frontier():
         pd.DataFrame(),
         pd.DataFrame(),
     ).set_index("claim")
-    claim = "The frontier worsens with depth (items, a list decides)"
+    claim = "The frontier worsens with depth, by its area (items, a list decides)"
     assert own.verdict[claim] == NOT_REPRODUCED
     assert (
         own.verdict[claim.replace("items, a list decides", "texts, grammar only")] == NOT_TESTABLE

@@ -25,6 +25,7 @@ from calib_utils import (
 from calib_utils.controlled import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, VERDICTS
 from calib_utils.errors import ResultsError
 from calib_utils.order_study import ITEMS, TEXTS
+from calib_utils.rules import TABLE3_TEMPERATURES
 
 REAL = "qwen2.5-coder-0.5b-instruct"
 STORE = paths.default_results_dir()
@@ -68,6 +69,8 @@ def test_numbers_are_those_that_are_stored(real):
     merged = own.merge(stored, on=["rule", "parameter", "temperature"], suffixes=("", "_stored"))
     assert len(merged) == len(own) > 150
     assert (merged.validity == merged.validity_stored).all()
+    # As many temperatures for every rule, whatever other chapters have stored.
+    assert set(real.settings.temperature) == set(real.losses.temperature) == {*TABLE3_TEMPERATURES}
     parts = panel.split_table(real)
     assert np.allclose(parts.total, parts.order + parts["shape"] + parts["size"], atol=1e-9)
     expected = -np.log(parts.validity) - np.log(parts.diversity)
@@ -107,14 +110,15 @@ def test_sizes_of_one_family_are_neighbours_and_others_never():
 def test_the_area_rises_only_where_an_interval_says_so():
     row = {"by": "size", "minus": "small", "model": "large"}
 
-    def verdict(low, high, over="4 trees"):
+    def verdict(low, high, over="4 trees", pairs=2):
         own = row | {"difference": 0.1, "low": low, "high": high, "over": over}
-        measures = ({"measure": f"{name}, {ITEMS}"} for name in ("area", "area_gain"))
-        table = pd.DataFrame([own | measure for measure in measures])
+        measures = [{"measure": f"{name}, {ITEMS}"} for name in ("area", "area_gain")]
+        table = pd.DataFrame([own | measure for measure in measures] * pairs)
         return panel_findings._area_rises(ITEMS, table).verdict
 
     assert verdict(0.01, 0.2) == REPRODUCED
-    assert verdict(-0.2, -0.01) == NOT_REPRODUCED
+    assert verdict(0.01, 0.2, pairs=1) == NOT_TESTABLE, "one pair is no trend"
+    assert verdict(-0.2, -0.01) == verdict(-0.2, -0.01, pairs=1) == NOT_REPRODUCED
     assert verdict(-0.1, 0.1) == verdict(0.01, 0.2, "2 trees") == NOT_TESTABLE
     empty = pd.DataFrame(columns=[*row, "measure"])
     assert panel_findings._area_rises(ITEMS, empty).verdict == NOT_TESTABLE

@@ -147,6 +147,10 @@ def test_the_record_names_what_a_number_depends_on(stored, model):
 def test_nothing_stored_is_said_plainly(model, tmp_path):
     with pytest.raises(ResultsError, match="nothing is stored"):
         cu.stored_measurement(model, TASK, tmp_path)
+    cu.evaluate(model, TASK, end="line", results_dir=tmp_path)
+    assert cu.stored_measurement(model, TASK, tmp_path, "line").record["policies"]["end"] == "line"
+    with pytest.raises(ResultsError, match="nothing is stored"):
+        cu.stored_measurement(model, TASK, tmp_path)
 
 
 def flip(path):
