@@ -197,9 +197,11 @@ def kernel_channels(folder: str) -> dict[str, str]:
     """Settings of a kernel manager whose kernel is reached by sockets in `folder`, not by ports.
 
     Jupyter chooses free ports and lets go of them before the kernel takes them seconds later; on a
-    busy machine another program is quicker, and the kernel never answers.
+    busy machine another program is quicker, and the kernel never answers. Nothing where the name of
+    the folder is too long for that of a socket, which has about a hundred bytes.
     """
-    return {"transport": "ipc", "connection_file": os.path.join(folder, "kernel.json")}
+    file = os.path.join(folder, "kernel.json")
+    return {"transport": "ipc", "connection_file": file} if len(os.fsencode(file)) < 90 else {}
 
 
 def clean(notebook, origin: Mapping) -> None:

@@ -84,6 +84,11 @@ def test_parameter_texts_are_read_as_their_defaults_type():
     assert parsed == {"seed": 3, "quick": True, "model": "a=b"}
 
 
+def test_only_a_folder_whose_name_is_too_long_for_a_socket_is_reached_by_ports():
+    assert runner.kernel_channels("/tmp/x")["transport"] == "ipc"
+    assert runner.kernel_channels("/tmp/" + "é" * 50) == {}
+
+
 def test_an_unknown_notebook_lists_the_known():
     with pytest.raises(UnknownNameError, match="00_quickstart"):
         runner.parameters_of("00_quick")
