@@ -271,7 +271,8 @@ def test_a_kernel_that_dies_fails_its_notebook(
     spec.write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"}))
     command = [sys.executable, "-m", "calib_utils", "run", "--model", tiny_folder(chat=True)]
     own = environment(PYTHONPATH=str(project), JUPYTER_PATH=str(project))
-    done = subprocess.run(command, capture_output=True, text=True, cwd=project, env=own)
+    options = {"cwd": project, "env": own, "timeout": PATIENCE}
+    done = subprocess.run(command, capture_output=True, text=True, **options)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     assert f"00_dies failed: {said}" in done.stderr
     assert [path.name for path in (project / "book" / "results").glob("*/*.ipynb")] == pages
@@ -567,7 +568,7 @@ def test_dates_in_the_future_or_the_past_change_nothing(stored, tiny, tmp_path, 
         (texts / name).touch()
         os.utime(texts / name, (date, date))
     completions.open_folder(texts, asked)
-    assert [path.name for path in hidden(texts)] == [new, ".notes"], "what is not ours stays"
+    assert {path.name for path in hidden(texts)} == {new, ".notes"}, "what is not ours stays"
 
 
 SPEAK = """
