@@ -12,14 +12,19 @@ from email.utils import parsedate_to_datetime
 
 
 class CutOff(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
-    """Opens URLs over connections that are shut after some time, or when `cancel` is called.
+    """Opens URLs over connections that are shut after some time, unless `cancel` comes first.
 
     Args:
-        seconds: from the first connection on. What is read from one that was shut is cut off.
+        seconds: from now on.
+
+    Attributes:
+        over: whether the time is over, known before any connection is shut. The end of what one
+            sent then looks like the end of an answer, and no clock of the reader's can tell.
     """
 
     def __init__(self, seconds: float):
         super().__init__()
+        self.over = False
         self._sockets: list[socket.socket] = []
         self._timer = threading.Timer(seconds, self._shut)
         self._timer.daemon = True
@@ -39,6 +44,8 @@ class CutOff(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
             def connect_and_watch():
                 connect()
                 self._sockets.append(connection.sock)
+                if self.over:  # before this connection was there to be shut
+                    raise TimeoutError
 
             connection.connect = connect_and_watch
             return connection
@@ -46,6 +53,7 @@ class CutOff(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
         return super().do_open(watched, request, **options)
 
     def _shut(self) -> None:
+        self.over = True
         for one in self._sockets:
             with suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)

@@ -9,7 +9,6 @@ import json
 import random
 import re
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
@@ -204,19 +203,19 @@ class Endpoint:
         handlers = [_NoRedirect, watch]
         if self._on_loopback():  # never through a proxy
             handlers.append(urllib.request.ProxyHandler({}))
-        deadline = time.monotonic() + self.timeout
         # "from None": the cause's frames hold the request's headers.
         try:
             with urllib.request.build_opener(*handlers).open(request, timeout=self.timeout) as got:
-                content = self._bounded(got, deadline)
+                content = self._bounded(got, watch)
         except urllib.error.HTTPError as error:
             with error:
                 raise self._status_error(error) from None
         except RefusedRequestError:  # an OSError too
             raise
         except (OSError, http.client.HTTPException) as error:
-            problem = f"{type(error).__name__}: {getattr(error, 'reason', error)}"
-            if time.monotonic() > deadline:
+            reason = getattr(error, "reason", error)
+            problem = f"{type(error).__name__}: {reason}"
+            if watch.over or isinstance(reason, TimeoutError):
                 problem = f"no whole answer in {self.timeout:g} s"
             raise _Transient(self._clean(problem)) from None
         finally:
@@ -228,7 +227,7 @@ class Endpoint:
         except (ValueError, RecursionError):
             raise _Transient(f"{len(content)} bytes that are not JSON in UTF-8") from None
 
-    def _bounded(self, response, deadline: float) -> bytes:
+    def _bounded(self, response, watch: deadlines.CutOff) -> bytes:
         content = bytearray()
         while chunk := response.read1(_CHUNK):
             content += chunk
@@ -237,9 +236,7 @@ class Endpoint:
                     f"{self.base_url} sent more than {self.max_bytes:,} bytes: lower max_tokens, "
                     "or raise max_bytes"
                 )
-            if time.monotonic() > deadline:
-                break
-        if time.monotonic() > deadline:
+        if watch.over:
             raise TimeoutError
         return bytes(content)
 

@@ -17,7 +17,7 @@ import sys
 import textwrap
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,6 +30,7 @@ import calib_utils as cu
 from calib_utils import (
     book,
     completions,
+    deadlines,
     files,
     freshness,
     gguf_header,
@@ -717,14 +718,9 @@ def silence(connection):
     time.sleep(30)
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        *(endless_status, endless_header, dripping_header, dripping_error),
-        *(endless_body, one_byte_of_many, silence),
-    ],
-)
-def test_an_endpoint_that_never_comes_to_an_end_is_given_up(answer):
+@contextmanager
+def talking(answer):
+    """The port of a server that meets every request with `answer(connection)`."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve():
@@ -738,12 +734,48 @@ def test_an_endpoint_that_never_comes_to_an_end_is_given_up(answer):
                 answer(connection)
 
         threading.Thread(target=serve, daemon=True).start()
-        url = f"http://127.0.0.1:{server.getsockname()[1]}/v1"
+        yield server.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(endless_status, endless_header, dripping_header, dripping_error),
+        *(endless_body, one_byte_of_many, silence),
+    ],
+)
+def test_an_endpoint_that_never_comes_to_an_end_is_given_up(answer):
+    with talking(answer) as port:
+        url = f"http://127.0.0.1:{port}/v1"
         endpoint = Endpoint(url, "m", timeout=0.4, attempts=2, max_wait=0.01, max_bytes=100_000)
         begun = time.monotonic()
         with pytest.raises(EndpointError, match=r"no whole answer|more than|refused|HTTPException"):
             endpoint.chat("hello")
         assert time.monotonic() - begun < 10
+
+
+def test_the_end_of_time_is_known_before_a_connection_is_shut():
+    """Else a cut answer passes for a whole one: no clock of the reader's is as exact as that."""
+    known = []
+    watch = deadlines.CutOff(3600)
+    watch._sockets.append(SimpleNamespace(shutdown=lambda how: known.append(watch.over)))
+    watch.cancel()
+    watch._shut()
+    assert known == [True]
+
+
+def test_a_connection_made_too_late_is_not_read(monkeypatch):
+    connect = socket.create_connection
+
+    def late(*args, **settings):
+        time.sleep(0.4)
+        return connect(*args, **settings)
+
+    monkeypatch.setattr(socket, "create_connection", late)
+    with talking(dripping_header) as port:
+        endpoint = Endpoint(f"http://127.0.0.1:{port}/v1", "m", timeout=0.2, attempts=1)
+        with pytest.raises(EndpointError, match=r"no whole answer in 0\.2 s"):
+            endpoint.chat("hello")
 
 
 # Hostile files
