@@ -20,7 +20,7 @@ from calib_utils.beyond_tables import (
     top_name,
 )
 from calib_utils.bootstrap import cluster_interval
-from calib_utils.controlled import NOT_TESTABLE, Finding, decided
+from calib_utils.controlled import NOT_TESTABLE, OURS, Finding, decided
 
 # Below these a claim is not testable.
 _NAMES = 30  # replies that answer the question
@@ -31,7 +31,6 @@ _DRAWS = 4  # passing draws among which pairs are compared
 _DOMINATES = 0.5
 _ORDERED = 0.95  # AUC; 1 is a perfect order
 _FEW = 4  # equally likely programs
-_NOT_TESTED = "not tested in the paper"
 
 
 def findings(replies: pd.DataFrame, asked: Sequence[Question], table: pd.DataFrame) -> pd.DataFrame:
@@ -54,13 +53,13 @@ def findings(replies: pd.DataFrame, asked: Sequence[Question], table: pd.DataFra
             replies,
             [question for question in others if question.prompt != first.prompt],
             "So it is when other names are asked for",
-            _NOT_TESTED,
+            OURS,
         ),
         *_order(table),
         _drawn_shape(table),
         _whole_shape(table),
     ]
-    return pd.DataFrame([vars(row) for row in rows])
+    return pd.DataFrame(rows)
 
 
 def headline(replies: pd.DataFrame, asked: Sequence[Question], table: pd.DataFrame) -> dict:
@@ -98,7 +97,7 @@ def _one_dominates(replies, asked, claim: str, source: str = "Fig. 11") -> Findi
 def _order(table: pd.DataFrame) -> list[Finding]:
     claims = {
         "Programs that pass and that fail interleave by log-probability": "Fig. 12 (order)",
-        "Log-probability puts programs that pass first more often than chance": _NOT_TESTED,
+        "Log-probability puts programs that pass first more often than chance": OURS,
     }
     found = measures.order_summary(table).iloc[0] if len(table) else None
     if found is None or found.problems < _PROBLEMS:

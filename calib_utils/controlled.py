@@ -29,6 +29,8 @@ FAMILIES = {
 TESTABLE = 0.05
 VERDICTS = ("reproduced", "not reproduced", "not testable here")
 REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE = VERDICTS
+# Ends the source of a claim whose test is ours; these are counted apart.
+OURS = "not tested in the paper"
 
 
 def task_names(lengths: tuple[int, ...]) -> list[str]:
@@ -97,7 +99,7 @@ def findings(curves: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
         _few_answers_hold_the_mass(answers, usable),
         _tail_takes_over(curves, usable),
     ]
-    return pd.DataFrame([vars(row) for row in rows])
+    return pd.DataFrame(rows)
 
 
 def _longer_is_worse(summary: pd.DataFrame, family: str) -> Finding:

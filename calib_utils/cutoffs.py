@@ -185,7 +185,7 @@ def findings(table: pd.DataFrame, facts: pd.DataFrame, points: pd.DataFrame) -> 
         _oracle_above(table, usable),
         _no_setting_has_both(table, usable),
     ]
-    return pd.DataFrame([vars(row) for row in rows])
+    return pd.DataFrame(rows)
 
 
 def _oracle_near(points: pd.DataFrame, tasks: Iterable[str], claim: str, near: bool) -> Finding:

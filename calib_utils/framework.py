@@ -16,7 +16,6 @@ from calib_utils.framework_study import Study
 from calib_utils.rules import TopK
 
 ETAS = (0.05, 0.1, 0.5)
-_RECALL_BOUND = "Recall stays below the bound, with constants measured on the same settings"
 HARD = 0.1  # nats of recall: a step that need not lose a tenth of it is not called hard
 
 
@@ -142,26 +141,25 @@ def findings(studies: list[Study]) -> pd.DataFrame:
     """
     fixed = [one for one in studies if has_fixed_branching(one)]
     rows = [
-        *_where_done(_many_hard_steps, studies),
+        _where_done(_many_hard_steps, studies),
         _recall_bound_holds(studies),
-        *_where_done(_diversity_bound_holds, fixed),
-        *_where_done(_f4_hypotheses, fixed),
-        *_where_done(_first_token_is_not_shaped, studies),
+        _where_done(_diversity_bound_holds, fixed),
+        _where_done(_valid_tokens_come_first, fixed),
+        _where_done(_heads_are_geometric, fixed),
+        _where_done(_prefixes_are_equally_sharp, fixed),
+        _where_done(_first_token_is_not_shaped, studies),
     ]
-    return pd.DataFrame([vars(row) for row in rows])
+    return pd.DataFrame(rows)
 
 
-def _where_done(
-    decide: Callable[[list[Study]], list[Finding]], studies: list[Study]
-) -> list[Finding]:
+def _where_done(decide: Callable[[list[Study]], Finding], studies: list[Study]) -> Finding:
     """What is found on the tasks that the model does at some temperature."""
     done = [one for one in studies if validity_price(one).validity.max() >= TESTABLE]
-    rows = decide(done or studies)
-    dead = {} if done else {"found": too_low(), "verdict": NOT_TESTABLE}
-    return [replace(row, **dead) for row in rows]
+    found = decide(done or studies)
+    return found if done else replace(found, found=too_low(), verdict=NOT_TESTABLE)
 
 
-def _many_hard_steps(studies: list[Study]) -> list[Finding]:
+def _many_hard_steps(studies: list[Study]) -> Finding:
     eta = 0.1
     counts = {}
     for one in studies:
@@ -169,80 +167,88 @@ def _many_hard_steps(studies: list[Study]) -> list[Finding]:
         counts[one.task.name] = int((hard > HARD).sum())
     digits = [name for name in counts if name.startswith("rng")]
     told = [f"{counts[one.task.name]} of {one.n_steps}" for one in studies]
-    found = Finding(
+    return Finding(
         "Long answers have many hard steps (over the cutoffs looked at)",
         "Def. E.2, Thm. 4.2",
         f"steps that lose more than {HARD:g} nat of recall at η = {eta:g}: "
         + listed(counts, told, "{}: {}"),
         verdict(bool(digits), all(counts[name] >= 2 for name in digits)),
     )
-    return [found]
 
 
 def _recall_bound_holds(studies: list[Study]) -> Finding:
     slack = {one.task.name: recall_bounds(one).eval("bound - recall").min() for one in studies}
     slack = {name: round(float(value), 9) + 0.0 for name, value in slack.items()}  # no minus 0
     return Finding(
-        _RECALL_BOUND,
+        "Recall stays below the bound, with constants measured on the same settings",
         "Thm. E.3 (4.2)",
         "least distance to the bound " + listed(slack, slack.values(), "{}: {:.2f}"),
         verdict(True, min(slack.values()) >= -1e-9),
     )
 
 
-def _diversity_bound_holds(studies: list[Study]) -> list[Finding]:
+def _diversity_bound_holds(studies: list[Study]) -> Finding:
     slack = {}
     for one in studies:
         table = validity_price(one).dropna()
         slack[one.task.name] = round(float((table.bound - table.diversity).min()), 6) + 0.0
-    found = Finding(
+    return Finding(
         "Diversity under temperature stays below the bound at its validity",
         "Thm. F.4 (5.2)",
         "least distance to the bound " + listed(slack, slack.values(), "{}: {:.3f}"),
         verdict(True, min(slack.values()) >= 0),
     )
-    return [found]
 
 
-def _f4_hypotheses(studies: list[Study]) -> list[Finding]:
+def _valid_tokens_come_first(studies: list[Study]) -> Finding:
+    table = _steps(studies)
+    first = table["valid first"]
+    return Finding(
+        "Valid tokens hold the first ranks",
+        "hypothesis of Thm. F.4",
+        "share of prefixes where they do " + listed(table["name"], first, "{}: {:.0%}"),
+        verdict(len(table) > 0, bool((first == 1).all())),
+    )
+
+
+def _heads_are_geometric(studies: list[Study]) -> Finding:
+    table = _steps(studies)
+    head = table["median R²"]
+    return Finding(
+        "Their logits fall linearly with rank (a geometric head)",
+        "hypothesis of Thm. F.4",
+        "median R² of the line (decided at .95) " + listed(table["name"], head, "{}: {:.2f}"),
+        verdict(len(table) > 0, bool((head >= 0.95).all())),
+    )
+
+
+def _prefixes_are_equally_sharp(studies: list[Study]) -> Finding:
+    table = _steps(studies)
+    table = table[table.prefixes > 1]
+    ratio = table["most sharpness"] / table["least sharpness"]
+    return Finding(
+        "All prefixes of a step are equally sharp",
+        "hypothesis of Thm. F.4",
+        "largest sharpness over smallest (decided at 1.25) "
+        + listed(table["name"], ratio, "{}: {:.1f}"),
+        verdict(len(table) > 0, bool((ratio <= 1.25).all())),
+    )
+
+
+def _steps(studies: list[Study]) -> pd.DataFrame:
+    """`hypothesis_table`, each row with a name."""
     table = hypothesis_table(studies)
-    names = table.task + " step " + table.step.astype(str)
-    several = table[table.prefixes > 1]
-    ratio = several["most sharpness"] / several["least sharpness"]
-    several_names = several.task + " step " + several.step.astype(str)
-    first, head = table["valid first"], table["median R²"]
-    return [
-        Finding(
-            "Valid tokens hold the first ranks",
-            "hypothesis of Thm. F.4",
-            "share of prefixes where they do " + listed(names, first, "{}: {:.0%}"),
-            verdict(len(table) > 0, bool((first == 1).all())),
-        ),
-        Finding(
-            "Their logits fall linearly with rank (a geometric head)",
-            "hypothesis of Thm. F.4",
-            "median R² of the line (decided at .95) " + listed(names, head, "{}: {:.2f}"),
-            verdict(len(table) > 0, bool((head >= 0.95).all())),
-        ),
-        Finding(
-            "All prefixes of a step are equally sharp",
-            "hypothesis of Thm. F.4",
-            "largest sharpness over smallest (decided at 1.25) "
-            + listed(several_names, ratio, "{}: {:.1f}"),
-            verdict(len(several) > 0, bool((ratio <= 1.25).all())),
-        ),
-    ]
+    return table.assign(name=table.task + " step " + table.step.astype(str))
 
 
-def _first_token_is_not_shaped(studies: list[Study]) -> list[Finding]:
+def _first_token_is_not_shaped(studies: list[Study]) -> Finding:
     table = calibration_table(studies)
     first = table[table.step == 1]
     error = first["shape error, median"]
-    found = Finding(
+    return Finding(
         "The first token is far from shape calibrated",
         "Def. D.1, Sec. 5",
         "total variation from the N-weighted law (decided at .1) "
         + listed(first.task, error, "{}: {:.2f}"),
         verdict(True, bool((error > 0.1).all())),
     )
-    return [found]

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from calib_utils import curve_selection, paths
-from calib_utils.controlled import Finding, decided, listed, verdict
+from calib_utils.controlled import OURS, Finding, decided, listed, verdict
 from calib_utils.curve_selection import FAMILIES, REFERENCE
 from calib_utils.evaluation import render_prompt
 from calib_utils.explorer import logits_after
@@ -241,7 +241,7 @@ def findings(fits: pd.DataFrame, held_out: pd.DataFrame) -> pd.DataFrame:
         linear = Finding(
             linear.claim, linear.source, "every head has two ranks", verdict(False, False)
         )
-    return pd.DataFrame([vars(row) for row in [*rows, linear]])
+    return pd.DataFrame([*rows, linear])
 
 
 def _fits_as_well(fits: pd.DataFrame) -> Finding:
@@ -277,7 +277,7 @@ def _beats(ratios: pd.DataFrame, rival: str, claim: str) -> Finding:
         said = "not told apart"
     return Finding(
         claim,
-        "App. I, not tested there",
+        f"App. I, {OURS}",
         f"{said}: squared error on held-out ranks {_two_digits(ratio)} times that of "
         f"{NAMES[REFERENCE]} ({_two_digits(low)} to {_two_digits(high)})",
         decided(low, high, 1.0),

@@ -48,7 +48,7 @@ def findings(
         own = apart[apart.kind == kind] if len(apart) else apart
         reached = compared[compared.kind == kind] if len(compared) else compared
         rows += [_oracle_wins(kind, own, reached, strategy) for strategy in _STRATEGIES]
-    return pd.DataFrame([vars(row) for row in rows])
+    return pd.DataFrame(rows)
 
 
 def _told(value: float, low: float, high: float) -> str:

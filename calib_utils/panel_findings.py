@@ -116,7 +116,7 @@ def findings(found: Panel) -> pd.DataFrame:
     rows += [_oracle_above(tasks), _oracle_best(parts)]
     rows += [_states_are_shape(tasks), _sums_are_order(tasks)]
     rows += [_forms_fit(fits), _heads_end(fits)]
-    return pd.DataFrame([vars(row) for row in rows])
+    return pd.DataFrame(rows)
 
 
 def _together(verdicts: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ import re
 import pandas as pd
 from IPython.display import HTML
 
-from calib_utils.controlled import NOT_REPRODUCED, VERDICTS
+from calib_utils.controlled import NOT_REPRODUCED, OURS, VERDICTS
 from calib_utils.models import Model
 
 
@@ -25,17 +25,39 @@ def glue_number(key: str, value: float | int | str, form: str = "{:.2f}") -> Non
 
 
 def glue_verdicts(found: pd.DataFrame) -> None:
-    """Stores how many of a chapter's claims have each verdict, and how many claims there are."""
-    for verdict in VERDICTS:
-        glue_number(verdict.replace(" ", "_"), int((found.verdict == verdict).sum()), "{}")
-    glue_number("claims", len(found), "{}")
+    """Stores how many of the paper's claims have each verdict, and how many claims there are.
+
+    Tests of ours are counted apart: `own_verdicts`, the three counts, where there are any.
+    """
+    claims, own = _by_test(found)
+    for verdict, count in _counts(claims).items():
+        glue_number(verdict.replace(" ", "_"), count, "{}")
+    glue_number("claims", len(claims), "{}")
+    if len(own):
+        glue_number("own_verdicts", ", ".join(map(str, _counts(own).values())))
     glue_number("headline", headline(found))
 
 
 def headline(found: pd.DataFrame) -> str:
     """A chapter's verdicts in words: how many of each, and the claims that do not hold."""
-    counts = (f"{int((found.verdict == verdict).sum())} {verdict}" for verdict in VERDICTS)
-    text = f"Of {len(found)} claims: {', '.join(counts)}."
+    claims, own = _by_test(found)
+    text = _in_words("claims", claims)
+    return f"{text} {_in_words('tests that the paper does not make', own)}" if len(own) else text
+
+
+def _by_test(found: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The claims that the paper tests, and those whose test is ours."""
+    ours = found.source.str.endswith(OURS)
+    return found[~ours], found[ours]
+
+
+def _counts(found: pd.DataFrame) -> dict[str, int]:
+    return {verdict: int((found.verdict == verdict).sum()) for verdict in VERDICTS}
+
+
+def _in_words(what: str, found: pd.DataFrame) -> str:
+    counts = (f"{count} {verdict}" for verdict, count in _counts(found).items())
+    text = f"Of {len(found)} {what}: {', '.join(counts)}."
     failed = [f"“{claim}”" for claim in found.claim[found.verdict == NOT_REPRODUCED]]
     return f"{text} Not reproduced: {'; '.join(failed)}." if failed else text
 

@@ -160,6 +160,9 @@ reporting.show(logit_shape.bic_table(compared), digits=2)
 
 # %% [markdown]
 # ## Claims and findings
+#
+# The paper shows fits and does not compare them with others: those comparisons are tests of ours,
+# and are counted apart.
 
 # %%
 found = logit_shape.findings(table, held_out)

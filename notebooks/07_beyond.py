@@ -187,7 +187,8 @@ reporting.show(shape, digits=3) if len(shape) else print(why_not)
 #
 # The claims about answers count the replies that are a name, and need 30 of them. Those about
 # programs need three problems. A claim is *reproduced* where the whole interval lies on its side
-# of the number that decides it, *not testable here* where it lies on both sides.
+# of the number that decides it, *not testable here* where it lies on both sides. Tests that the
+# paper does not make are counted apart.
 
 # %%
 found = beyond_claims.findings(replies, asked, programs)

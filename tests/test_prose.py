@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from calib_utils import figures, origin, page_figures, paths, reporting, runner
+from calib_utils.controlled import OURS
 from calib_utils.models import Model
 
 ROOT = paths.project_root()
@@ -61,10 +62,15 @@ def test_what_a_chapter_says_of_itself_is_glued_in_it(name):
 
 def test_verdicts_in_words():
     verdicts = ["reproduced", "not reproduced", "reproduced", "not testable here"]
-    found = pd.DataFrame({"claim": list("ABCD"), "verdict": verdicts})
+    found = pd.DataFrame({"claim": list("ABCD"), "source": "Fig. 1", "verdict": verdicts})
     told = "Of 4 claims: 2 reproduced, 1 not reproduced, 1 not testable here."
     assert reporting.headline(found) == f"{told} Not reproduced: “B”."
     assert "Not reproduced:" not in reporting.headline(found[found.claim != "B"])
+    ours = found.assign(source=["Fig. 1", f"Fig. 1, {OURS}", OURS, "Fig. 1"])
+    assert reporting.headline(ours) == (
+        "Of 2 claims: 1 reproduced, 0 not reproduced, 1 not testable here. "
+        "Of 2 tests that the paper does not make: 1 reproduced, 1 not reproduced, 0 not testable here. Not reproduced: “B”."
+    )
 
 
 def test_labels_of_text_carry_the_model_where_they_are_made_and_named():
