@@ -69,7 +69,8 @@ def test_verdicts_in_words():
     ours = found.assign(source=["Fig. 1", f"Fig. 1, {OURS}", OURS, "Fig. 1"])
     assert reporting.headline(ours).split(". ") == [
         "Of 2 claims: 1 reproduced, 0 not reproduced, 1 not testable here",
-        "Of 2 tests that the paper does not make: 1 reproduced, 1 not reproduced, 0 not testable here",
+        "Of 2 tests that the paper does not make: 1 reproduced, 1 not reproduced, "
+        "0 not testable here",
         "Not reproduced: “B”.",
     ]
 
