@@ -849,7 +849,7 @@ def test_a_hostile_gguf_is_a_named_error_at_once(tmp_path, own_cache, case):
             read(path)
         assert "fetch it again" in str(caught.value)
         if case != "nothing but a name":  # which transformers is asked about
-            assert time.monotonic() - begun < 2
+            assert time.monotonic() - begun < 20
     assert hidden(own_cache) == []
 
 

@@ -164,7 +164,7 @@ def test_the_threshold_is_applied_after_the_cache(serve, judge_of):
 )
 def test_a_passing_failure_is_retried(serve, judge_of, failure):
     server = serve([failure, failure, completion(json.dumps(GOOD))])
-    assert judged(judge_of(server, timeout=2), "Paris")["valid"].tolist() == [True]
+    assert judged(judge_of(server, timeout=20), "Paris")["valid"].tolist() == [True]
     assert len(server.requests) == 3
 
 
@@ -182,13 +182,13 @@ def test_a_lasting_failure_ends_the_run_and_keeps_what_is_there(serve, judge_of)
 
 def test_a_slow_server_is_given_up(serve, judge_of):
     def drip():
-        for _ in range(40):
+        for _ in range(100):
             time.sleep(0.05)
             yield b" "
 
     server = serve(lambda request, number: (200, {}, drip()))
     with pytest.raises(EndpointError, match="no whole answer"):
-        judged(judge_of(server, timeout=0.2, attempts=2), "Paris")
+        judged(judge_of(server, timeout=1, attempts=2), "Paris")
     assert len(server.requests) == 2
 
 
@@ -263,7 +263,7 @@ def test_an_answer_cut_off_by_max_tokens_is_none(serve, judge_of, reply):
 
 def test_requests_run_at_once_but_no_more_than_allowed(serve, judge_of):
     def script(request, number):
-        time.sleep(0.03)
+        time.sleep(0.1)
         return completion(json.dumps(GOOD))
 
     server = serve(script)
