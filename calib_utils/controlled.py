@@ -1,6 +1,6 @@
 """The controlled tasks of Sec. 5 and App. C: what to measure, and the paper's claims beside it.
 
-Knows the study's grids and how a claim is decided from a table. Runs nothing itself.
+Knows the study's grids, how answers end, and how a claim is decided from a table. Runs nothing.
 """
 
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from calib_utils.metrics import frontier_area
+from calib_utils.models import Model
 
 # The paper does not give its temperature grid for Fig. 5; this one is dense where curves bend.
 CURVE_TEMPERATURES = (
@@ -31,6 +32,11 @@ VERDICTS = ("reproduced", "not reproduced", "not testable here")
 REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE = VERDICTS
 # Ends the source of a claim whose test is ours; these are counted apart.
 OURS = "not tested in the paper"
+
+
+def end_policy(model: Model, end: str) -> str:
+    """The end policy asked for; by default `line` for a base model, which rarely ends a turn."""
+    return end or ("eos" if model.tokenizer.chat_template else "line")
 
 
 def task_names(lengths: tuple[int, ...]) -> list[str]:

@@ -11,7 +11,6 @@ import pandas as pd
 from calib_utils.budgets import best_by_budget
 from calib_utils.controlled import TESTABLE, Finding, listed, too_low, verdict
 from calib_utils.metrics import frontier_area, pareto_frontier
-from calib_utils.models import Model
 from calib_utils.operating import LEVEL, PRACTICAL
 from calib_utils.rules import Rule
 from calib_utils.samplers import MORE_GRIDS, ORDERS
@@ -31,11 +30,6 @@ _ABOVE = "The oracle-size frontier lies above those of all practical rules (by a
 # Close to (1, 1): within a twentieth of it in validity, and of the structural ceiling in diversity.
 _CLOSE = 0.95
 _BOTH = 0.9  # validity and diversity of a setting that has both
-
-
-def end_policy(model: Model, end: str) -> str:
-    """The end policy asked for; by default `line` for a base model, which rarely ends a turn."""
-    return end or ("eos" if model.tokenizer.chat_template else "line")
 
 
 def other_rules() -> list[Rule]:

@@ -44,9 +44,9 @@ import pandas as pd
 import calib_utils as cu
 from calib_utils import (
     conformance,
+    controlled,
     controls,
     controls_figures,
-    cutoffs,
     errata,
     errata_readings,
     errata_theory,
@@ -63,7 +63,7 @@ from calib_utils.explorer import group_masses, step_data
 
 figures.use_style()
 language_model = cu.load_model(model, revision=revision or None, dtype=dtype, device=device)
-policy = cutoffs.end_policy(language_model, end)
+policy = controlled.end_policy(language_model, end)
 store = results_dir or paths.default_results_dir()
 source = f"{reporting.source_of(language_model)}, end = {policy}"
 

@@ -37,13 +37,13 @@ end = ""  # what closes an answer: eos, line or none; empty: line for a base mod
 import pandas as pd
 
 import calib_utils as cu
-from calib_utils import controlled, cutoffs, figures, origin, paths, reporting
+from calib_utils import controlled, figures, origin, paths, reporting
 
 figures.use_style()
 language_model = cu.load_model(model, revision=revision or None, dtype=dtype, device=device)
 store = results_dir or paths.default_results_dir()
 tasks = controlled.task_names(lengths=(2,) if quick else (2, 3, 4))
-policy = cutoffs.end_policy(language_model, end)
+policy = controlled.end_policy(language_model, end)
 asked = {"end": policy, "results_dir": store}
 source = f"{reporting.source_of(language_model)}, end = {policy}"
 

@@ -39,7 +39,16 @@ level = 0.8  # the validity asked for, in (0, 1]
 import pandas as pd
 
 import calib_utils as cu
-from calib_utils import cutoffs, figures, kept_steps, operating, origin, paths, reporting
+from calib_utils import (
+    controlled,
+    cutoffs,
+    figures,
+    kept_steps,
+    operating,
+    origin,
+    paths,
+    reporting,
+)
 from calib_utils.explorer import explorer
 from calib_utils.rules import TABLE3_TEMPERATURES
 from calib_utils.sensitivity import largest_moves, sensitivity
@@ -49,7 +58,7 @@ language_model = cu.load_model(model, revision=revision or None, dtype=dtype, de
 store = results_dir or paths.default_results_dir()
 tasks = list(cutoffs.QUICK_TASKS if quick else cutoffs.TASKS)
 small = list(cutoffs.SMALL_TASKS)
-policy = cutoffs.end_policy(language_model, end)
+policy = controlled.end_policy(language_model, end)
 asked = {"end": policy, "results_dir": store}
 grid = {"rules": cu.table3_rules(), "temperatures": TABLE3_TEMPERATURES}
 source = f"{reporting.source_of(language_model)}, end = {policy}"

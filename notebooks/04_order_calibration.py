@@ -42,7 +42,7 @@ embedder = "all-MiniLM-L6-v2"  # of the embedding diversity: embedded name, hub 
 # %%
 import calib_utils as cu
 from calib_utils import (
-    cutoffs,
+    controlled,
     figures,
     judge_study,
     open_plans,
@@ -62,7 +62,7 @@ from calib_utils.embedders import load_embedder
 figures.use_style()
 language_model = cu.load_model(model, revision=revision or None, dtype=dtype, device=device)
 store = results_dir or paths.default_results_dir()
-policy = cutoffs.end_policy(language_model, end)
+policy = controlled.end_policy(language_model, end)
 plan = (open_plans.quick if quick else open_plans.laptop)(seed, policy)
 source = f"{reporting.source_of(language_model)}, end = {policy}"
 items, texts = order_study.ITEMS, order_study.TEXTS

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 import calib_utils as cu
-from calib_utils import checks, cutoffs, kept_steps, paths, provenance
+from calib_utils import checks, controlled, cutoffs, kept_steps, paths, provenance
 from calib_utils import explorer as ex
 from calib_utils.registry import CORE, EMBEDDED
 
@@ -180,7 +180,7 @@ def test_every_model_of_the_book_has_the_steps_of_its_tasks(key):
 @pytest.mark.models
 def test_the_committed_steps_are_what_the_weights_give(tmp_path):
     model = cu.load_model(SMALL)
-    steps = kept_steps.keep(model, cutoffs.TASKS, cutoffs.end_policy(model, ""), tmp_path)
+    steps = kept_steps.keep(model, cutoffs.TASKS, controlled.end_policy(model, ""), tmp_path)
     for task, own in steps.items():
         stored, _ = kept_steps.read(kept_steps.path_of(STORE, SMALL, task))
         assert len(stored) == len(own) and all(map(kept_steps._alike, stored, own))
