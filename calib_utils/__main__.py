@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import os
 import sys
 from pathlib import Path
 
@@ -12,15 +13,23 @@ from calib_utils.registry import CORE, DEFAULT_MODEL
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; a user's mistake prints one line and gives exit status 2."""
-    options = _parser().parse_args(arguments)
-    for stream in (sys.stdout, sys.stderr):  # answers are not ASCII, and a locale may be
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
-        return options.command(options) or 0
+        options = _parser().parse_args(arguments)
+        for stream in (sys.stdout, sys.stderr):  # answers are not ASCII, and a locale may be
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+        status = options.command(options) or 0
+        sys.stdout.flush()  # here, where a pipe that is closed can still be told
+        return status
     except CalibUtilsError as error:
         print(f"calib_utils: {type(error).__name__}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("calib_utils: interrupted; what is finished is kept", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # whoever read the output has had enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 def _evaluate(options) -> None:
@@ -90,7 +99,8 @@ def _reproduce(options) -> int:
     todo = [(reproduce.recompute, folder) for folder in reproduce.stored_folders(*asked)]
     todo += [(reproduce.recompute_study, path) for path in reproduce.stored_studies(*asked)]
     if not todo:
-        print(f"nothing is stored in {options.results_dir}", file=sys.stderr)
+        of = f" of {options.model}" if options.model else ""
+        print(f"nothing{of} is stored in {options.results_dir}", file=sys.stderr)
         return 1
     rows = []
     for recompute, place in todo:

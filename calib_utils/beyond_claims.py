@@ -11,6 +11,7 @@ from calib_utils import program_measures as measures
 from calib_utils import repeats
 from calib_utils.beyond import Question
 from calib_utils.beyond_tables import (
+    NAMES_NEEDED,
     NOT_RUN,
     between,
     names,
@@ -23,7 +24,6 @@ from calib_utils.bootstrap import cluster_interval
 from calib_utils.controlled import NOT_TESTABLE, OURS, Finding, decided
 
 # Below these a claim is not testable.
-_NAMES = 30  # replies that answer the question
 _PROBLEMS = 3  # problems that an interval is over
 _MANY = 6  # distinct passing programs: were all alike, the top three would hold half at most
 _DRAWS = 4  # passing draws among which pairs are compared
@@ -81,12 +81,12 @@ def _one_dominates(replies, asked, claim: str, source: str = "Fig. 11") -> Findi
     for question in asked:
         texts = replies.text[replies.question == question.label]
         given = names(texts, question.kind)
-        told = f"{question.label}: {top_name(given)} of the {len(given)} replies that are a name"
-        if len(given) < _NAMES:
-            told += f", at least {_NAMES} are needed"
+        if len(given) < NAMES_NEEDED:
+            told = f"{len(given)} replies are a name, at least {NAMES_NEEDED} are needed"
         else:
+            told = f"{top_name(given)} of the {len(given)} replies that are a name"
             intervals.append(repeats.summarise(given).top_share)
-        said.append(told)
+        said.append(f"{question.label}: {told}")
     found = f"{'; '.join(said)} (decided at {_DOMINATES:g})"
     if not intervals:
         return Finding(claim, source, found, NOT_TESTABLE)

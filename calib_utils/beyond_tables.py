@@ -18,15 +18,16 @@ from calib_utils.program_measures import PASSED
 from calib_utils.sampling import share_interval
 
 NOT_RUN = "not run for this model: programs are asked of chat models only"
+NAMES_NEEDED = 30  # for a share of them to say something
 _NOTHING = "nothing to show here: no problem has replies of the kinds that this needs"
 
 
 def answers_table(replies: pd.DataFrame, asked: Sequence[Question]) -> pd.DataFrame:
     """What came back to each question, a row each, with 95 % intervals in brackets.
 
-    An answer is a reply's first line (`repeats.plain_answer`); `names` is the share of replies that
-    are a name of the gazetteer and nothing else (what its lists leave open does
-    not count), and the last column is about these alone.
+    An answer is a reply's first line (`repeats.plain_answer`); `names` is the share of replies
+    whose answer is a name of the gazetteer and nothing else (what its lists leave open does not
+    count), and the last column is about these alone.
     """
     rows = []
     for question in asked:
@@ -51,17 +52,23 @@ def answers_table(replies: pd.DataFrame, asked: Sequence[Question]) -> pd.DataFr
 
 
 def names(texts: pd.Series, kind: str) -> pd.Series:
-    """The replies that are a name of this kind and nothing else."""
+    """The replies whose first line is a name of this kind and nothing else."""
     given = [gazetteer.decide(kind, repeats.plain_answer(text))[0] for text in texts]
     return texts[[answer is True for answer in given]]
 
 
 def top_name(given: pd.Series) -> str:
-    """The most frequent of some `names`, its share of them and the interval, as text."""
-    if len(given) < 2:
+    """The most frequent of some `names`, its share of them and the interval, as text.
+
+    Under `NAMES_NEEDED` names a count takes the place of a share.
+    """
+    if not len(given):
         return "–"
     found = repeats.summarise(given)
-    return f"{found.counts.index[0]} {between(*vars(found.top_share).values())}"
+    name = found.counts.index[0]
+    if found.n < NAMES_NEEDED:
+        return f"{name}, {found.counts.iloc[0]} of {found.n}"
+    return f"{name} {between(*vars(found.top_share).values())}"
 
 
 def pass_table(table: pd.DataFrame) -> pd.DataFrame:

@@ -12,6 +12,7 @@ import pandas as pd
 from calib_utils.errors import InvalidRequestError
 
 N_RESAMPLES, COVERAGE = 2000, 0.95
+LEAST = 3  # pairs; fewer give an interval that says nothing
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def cluster_interval(
         seed: of the draws.
 
     Returns:
-        An `Interval`; low and high are NaN with fewer than two (outer, inner) pairs. One outer
+        An `Interval`; low and high are NaN with fewer than `LEAST` (outer, inner) pairs. One outer
         cluster with several inner ones gives an interval for that one cluster only.
 
     Raises:
@@ -72,7 +73,7 @@ def cluster_interval(
     if not len(means):
         return Interval(np.nan, np.nan, np.nan, 0, 0)
     centre = float(means.mean())
-    if len(pairs) < 2:
+    if len(pairs) < LEAST:
         return Interval(centre, np.nan, np.nan, len(means), len(pairs))
     groups = [group.to_numpy(dtype=float) for _, group in pairs.groupby(level=0, sort=True)]
     drawn = _resampled_means(groups, n_resamples, np.random.default_rng(seed))

@@ -212,7 +212,7 @@ def decided(low: float, high: float, above: float) -> str:
 
 def too_low() -> str:
     """What is found where a model hardly does a task."""
-    return f"validity stays below {TESTABLE:g} at every temperature"
+    return f"validity stays below {TESTABLE:g} at every setting looked at"
 
 
 def listed(names, values, form: str) -> str:

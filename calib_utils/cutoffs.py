@@ -74,16 +74,18 @@ def oracle_table(table: pd.DataFrame, facts: pd.DataFrame, hulls: dict) -> pd.Da
         hulls: the adaptive frontier of each task.
 
     Returns:
-        Per task: the point with the largest Val x Div and its temperature; the diversity of a
-        perfectly ordered model uniform over G (`ceiling`); sequence precision and recall of the
-        oracle; the recall that the best adaptive rank cutoff has at the same precision (on the
-        hull, so an upper bound); the best precision with every answer kept.
+        Per task: the point with the largest Val x Div and its temperature (NaN if nothing is
+        valid); the diversity of a perfectly ordered model uniform over G (`ceiling`); sequence
+        precision and recall of the oracle; the recall that the best adaptive rank cutoff has at the
+        same precision (on the hull, so an upper bound); the best precision with every answer kept.
     """
     rows = []
     ceilings = facts.set_index("task").uniform_over_g
     for task, group in table[table.rule == "oracle_size"].groupby("task", sort=False):
         worth = (group.validity * group.diversity).fillna(0.0)
         best = group.loc[worth.idxmax()]
+        if worth.max() == 0:
+            best = best.where(best.isna())  # nothing is valid: all NaN
         hull = hulls[task].astype(float).to_numpy()
         rows.append(
             {

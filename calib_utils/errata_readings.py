@@ -96,9 +96,9 @@ def recall_is_weighted() -> dict[str, float]:
     "Fig. 2, 4 and 8",
     "The area under a precision-recall frontier tells how good an order is.",
     CARE,
-    "only beside the share that is valid: of the authors' eight published points, that share is "
-    "{least:.2f} to {most:.2f}, a random order has areas {random_least:.2f} to {random_most:.2f}, "
-    "and the models' areas lie {gain_least:.2f} to {gain_most:.2f} above it",
+    "only beside the share that is valid: at the eight prefixes of the authors' points that share "
+    "is {least:.2f} to {most:.2f}, a random order has areas {random_least:.2f} to "
+    "{random_most:.2f}, and the models' areas lie {gain_least:.2f} to {gain_most:.2f} above it",
 )
 def area_needs_prevalence() -> dict[str, float]:
     """Prevalence, random order and area from the published labels."""

@@ -3,7 +3,7 @@
 Knows the whole chain by name; computes nothing itself.
 """
 
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -59,7 +59,7 @@ def evaluate(
         CalibUtilsError: a named subclass, before the model runs wherever possible.
     """
     settings = _settings(rules, temperatures)
-    none = isinstance(answer_temperatures, Sized) and not len(answer_temperatures)
+    none = isinstance(answer_temperatures, Sequence) and not answer_temperatures
     also = [] if none else check_temperatures(answer_temperatures)
     request = request_for(
         model, task, Policies(end, tokenizations, surface), batch_size, results_dir
@@ -161,6 +161,8 @@ def stored_measurement(
         ResultsError: nothing is stored, or it is corrupt.
     """
     key, name = load_model(model).key, get_task(task).name
+    if not isinstance(results_dir, str | Path):
+        raise InvalidRequestError(f"results_dir={results_dir!r}: give a folder's path")
     folder = results.folder_of(Path(results_dir), key, name, Policies(end).suffix)
     stored = results.read(folder)
     if stored is None:
@@ -194,7 +196,7 @@ def request_for(
     """
     if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
         raise InvalidRequestError(f"batch_size={batch_size!r}: must be a whole number, at least 1")
-    if not isinstance(results_dir, str | Path | None):
+    if not isinstance(results_dir, str | Path | None) or results_dir == "":
         raise InvalidRequestError(f"results_dir={results_dir!r}: give a folder's path, or None")
     task, model = get_task(task), load_model(model)
     folder = None

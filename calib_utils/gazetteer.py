@@ -1,4 +1,4 @@
-"""Exact labels for prompts that ask for one item of a known kind: a list decides.
+"""Labels for prompts that ask for one item of a known kind: a list of English names decides.
 
 The whole answer must be one listed name after a stated normalisation (`normalise`); a sentence
 around it is not an answer to "name a city". Knows the lists under `data/tasks/gazetteer`, whose
@@ -6,7 +6,8 @@ README names their sources. Knows no model.
 
 Labels. *Valid*: the answer is a listed name. *Invalid*: it is not. *Ambiguous* (NA): the lists
 leave it open, such as territories and disputed countries, historical city names, an element's
-symbol, or a city with a region that the lists do not hold. A city may be followed by its country,
+symbol, a city with a region that the lists do not hold, or an answer in another script than Latin,
+since the lists are of English names. A city may be followed by its country,
 and in the US and the UK by its state or nation; a wrong one makes the answer invalid. Places below
 15,000 people are not listed, so naming one counts as invalid.
 
@@ -126,6 +127,8 @@ def decide(kind: str, text: str, ended: bool = True) -> tuple[bool | None, str]:
         return (None, f"ambiguous: {answer}") if found.ambiguous else (True, f"listed: {answer}")
     if not ended and _begins_a_valid_name(kind, answer):
         return True, f"cut off: {answer} begins a listed name"
+    if any(x.isalpha() and not unicodedata.name(x, "?").startswith("LATIN") for x in answer):
+        return None, f"ambiguous: {answer[:40]!r} is not in Latin letters"
     return False, f"not a listed {kind}: {answer[:80]!r}"
 
 

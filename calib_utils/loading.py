@@ -49,7 +49,45 @@ def load_model(
     if str(name) not in EMBEDDED:  # those are known by their hash
         templates.require_bounded(model.folder)
         _require_settings(model.folder / "generation_config.json")
+        _require_every_tensor(model)
     return model
+
+
+def _require_every_tensor(model: Model) -> None:
+    """Refuses weights that lack a part: transformers would draw it at random, with a note.
+
+    It is asked to load names and shapes alone; what it cannot load at all is told when it has to.
+
+    Raises:
+        ModelFormatError: with the parts' names.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        _, told = AutoModelForCausalLM.from_pretrained(
+            model.folder,
+            use_safetensors=True,
+            trust_remote_code=False,
+            dtype=model.dtype,
+            device_map="meta",
+            output_loading_info=True,
+        )
+    except Exception:
+        return
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
+    if missing := sorted(map(str, told["missing_keys"])):
+        names = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+        raise ModelFormatError(
+            f"{model.name}: {model.folder} lacks {len(missing)} of the model's tensors ({names}): "
+            "they would be random. Fetch or save the model again"
+        )
 
 
 def check_name(name: str | Path) -> None:

@@ -8,12 +8,11 @@ import numpy as np
 import pandas as pd
 
 from calib_utils import pr_depths
+from calib_utils.bootstrap import LEAST
 from calib_utils.controlled import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, Finding, decided
 from calib_utils.order_study import ITEMS, JUDGES, SOURCES, TEXTS
 from calib_utils.table1 import LEVEL
 
-# Fewer trees than this give an interval that says nothing.
-MIN_TREES = 3
 CLOSE = 0.05  # of area: what "nearly coincide" is taken to mean
 _STRATEGIES = {"top_k": "top-k", "min_p": "min-p", "top_p": "top-p", "none": "no filtering"}
 
@@ -51,11 +50,35 @@ def findings(
     return pd.DataFrame(rows)
 
 
+def headline(depths: pd.DataFrame, measured: pd.DataFrame) -> dict[str, str]:
+    """What the chapter's beginning and other pages quote of the trees with one forced token.
+
+    Args:
+        depths: of `order_study.depth_table`.
+        measured: of `order_study.measures`, which `depths` summarises.
+
+    Returns:
+        Texts by name, after the kind: counted (prompts with a valid candidate, of all), prevalence
+        (of all nodes), random_area, area, recall_at.
+    """
+    said = {}
+    for row in depths[depths.forced == 1].itertuples():
+        asked = measured[(measured.kind == row.kind) & (measured.forced == 1)].prompt_id.nunique()
+        said |= {
+            f"{row.kind}_counted": f"{row.n_prompts} of {asked}",
+            f"{row.kind}_prevalence": f"{row.prevalence_all:.2f}",
+            f"{row.kind}_random_area": f"{row.random_area:.2f}",
+            f"{row.kind}_area": _told(row.area, row.area_low, row.area_high),
+            f"{row.kind}_recall_at": _told(row.recall_at, row.recall_at_low, row.recall_at_high),
+        }
+    return said
+
+
 def _told(value: float, low: float, high: float) -> str:
     if np.isnan(value):
         return "not defined (nothing is valid)"
     if np.isnan(low):
-        return f"{value:.2f} (one tree, no interval)"
+        return f"{value:.2f} (too few trees for an interval)"
     return f"{value:.2f} ({low:.2f} to {high:.2f})"
 
 
@@ -63,25 +86,32 @@ def _about(kind: str) -> str:
     return f"{kind}, {JUDGES[kind]}"
 
 
+def keeps_less_than_half(row) -> str:
+    """The verdict on recall at the precision, for a row of `order_study.depth_table`.
+
+    Decided at one half; the opposite of "larger" is claimed, so the interval is mirrored. Where so
+    many candidates are valid that a random order keeps half as well, recall says nothing about the
+    ranking, and the claim is not testable.
+    """
+    enough = row.n_runs >= LEAST and row.random_recall_at < 0.5
+    return decided(-row.recall_at_high, -row.recall_at_low, -0.5) if enough else NOT_TESTABLE
+
+
 def _recall_is_low(kind: str, row: pd.Series) -> Finding:
-    """Decided at one half; the opposite of "larger" is claimed, so the interval is mirrored."""
-    value, low, high = row.recall_at, row.recall_at_low, row.recall_at_high
-    enough = row.n_runs >= MIN_TREES and not np.isnan(value)
-    # Where that many are valid, every cutoff has the precision, a random one too.
-    enough = enough and row.prevalence < LEVEL
+    told = _told(row.recall_at, row.recall_at_low, row.recall_at_high)
     return Finding(
         f"At precision {LEVEL:g} a rank cutoff keeps less than half of the valid tokens "
         f"({_about(kind)})",
         "Sec. 4, Fig. 4",
-        f"recall {_told(value, low, high)}, random order {row.random_recall_at:.2f}, "
-        f"prevalence {row.prevalence:.2f}",
-        decided(-high, -low, -0.5) if enough else NOT_TESTABLE,
+        f"recall {told}, random order {row.random_recall_at:.2f} (half of the valid tokens or more "
+        f"says nothing about the ranking), prevalence {row.prevalence:.2f}",
+        keeps_less_than_half(row),
     )
 
 
 def _little_better(kind: str, row: pd.Series) -> Finding:
     value, low, high = row.area_gain, row.area_gain_low, row.area_gain_high
-    enough = row.n_runs >= MIN_TREES and not np.isnan(value)
+    enough = row.n_runs >= LEAST and not np.isnan(value)
     return Finding(
         f"The ranking is closer to a random order than to a perfect one ({_about(kind)})",
         "Sec. 4, Fig. 2; the published points gain .02 to .11 of area",
@@ -95,7 +125,7 @@ def _worsens(kind: str, changes: pd.DataFrame) -> Finding:
     """The last depth against the first of the deepest sweep that has enough trees."""
     claim = f"The frontier worsens with depth, by its area ({_about(kind)})"
     own = changes[(changes.measure == "area") & (changes.minus == 1)]
-    own = own[(own.depth == own.forced) & (own.n_runs >= MIN_TREES)]
+    own = own[(own.depth == own.forced) & (own.n_runs >= LEAST)]
     if own.empty:
         return Finding(claim, "Sec. 4, Fig. 2 right", "too few trees", NOT_TESTABLE)
     row = own.loc[own.depth.idxmax()]
@@ -129,7 +159,7 @@ def _greedy_is_enough(sources: pd.DataFrame) -> Finding:
         f"{other}: area {_told(row.difference, row.low, row.high)} larger"
         for other, row in zip(SOURCES[1:], differences, strict=True)
     )
-    if any(row.n_runs < MIN_TREES or np.isnan(row.low) for row in differences):
+    if any(row.n_runs < LEAST or np.isnan(row.low) for row in differences):
         said = NOT_TESTABLE
     elif all(row.low > -CLOSE and row.high < CLOSE for row in differences):
         said = REPRODUCED
@@ -157,6 +187,6 @@ def _oracle_wins(kind: str, apart: pd.DataFrame, compared: pd.DataFrame, strateg
                 f"{validity['oracle']:.2f}, of the other {validity[strategy]:.2f}"
             )
             # More diverse and less valid would be no better decoder.
-            if row.n_prompts >= MIN_TREES and validity["oracle"] >= LEVEL:
+            if row.n_prompts >= LEAST and validity["oracle"] >= LEVEL:
                 said = decided(row.low, row.high, 0.0)
     return Finding(claim, "Table 1", found, said)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from calib_utils import logit_shape, panel, pr_depths
-from calib_utils.bootstrap import cluster_interval
+from calib_utils.bootstrap import LEAST, cluster_interval
 from calib_utils.controlled import (
     NOT_REPRODUCED,
     NOT_TESTABLE,
@@ -22,7 +22,7 @@ from calib_utils.controlled import (
     verdict,
 )
 from calib_utils.operating import PRACTICAL
-from calib_utils.order_findings import MIN_TREES
+from calib_utils.order_findings import keeps_less_than_half
 from calib_utils.order_study import ITEMS, JUDGES, TEXTS
 from calib_utils.panel import ORACLE, Panel
 from calib_utils.table1 import LEVEL
@@ -138,7 +138,7 @@ def _area_rises(kind: str, pairs: pd.DataFrame) -> Finding:
             f"{row.model} less {row.minus}: {_told(row)} over {row.over}, of which beyond a random "
             f"order {_told(gain)}"
         )
-        enough = int(row.over.split()[0]) >= MIN_TREES and not np.isnan(row.low)
+        enough = int(row.over.split()[0]) >= LEAST and not np.isnan(row.low)
         verdicts.append(decided(row.low, row.high, 0.0) if enough else NOT_TESTABLE)
     said = _together(verdicts)
     if said == REPRODUCED and len(verdicts) < 2:
@@ -159,17 +159,18 @@ def _told(row) -> str:
 def _recall_is_low(kind: str, order: pd.DataFrame) -> Finding:
     told, verdicts = [], []
     for row in order[(order.kind == kind) & (order.forced == 1)].itertuples():
-        if row.n_runs < MIN_TREES or np.isnan(row.recall_at):
+        if row.n_runs < LEAST:
             told.append(f"{row.model}: not counted, {row.n_runs:.0f} trees with a valid candidate")
             continue
-        if row.prevalence >= LEVEL:  # every cutoff has the precision, a random one too
-            told.append(f"{row.model}: not counted, prevalence {row.prevalence:.2f}")
+        if row.random_recall_at >= 0.5:
+            random = f"a random order keeps {row.random_recall_at:.2f}"
+            told.append(f"{row.model}: not counted, {random}")
             continue
         told.append(
             f"{row.model}: {row.recall_at:.2f} ({row.recall_at_low:.2f} to "
             f"{row.recall_at_high:.2f})"
         )
-        verdicts.append(decided(-row.recall_at_high, -row.recall_at_low, -0.5))
+        verdicts.append(keeps_less_than_half(row))
     return Finding(
         f"At precision {LEVEL:g} every model keeps less than half of the valid tokens "
         f"({kind}, {JUDGES[kind]})",

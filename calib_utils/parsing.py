@@ -5,13 +5,17 @@ Knows the rules by name. Knows nothing of models.
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from numbers import Real
 
 from calib_utils.errors import InvalidRuleError, InvalidTemperatureError, UnknownNameError
-from calib_utils.rules import NoCutoff, OracleSize, Rule, Sampler, is_number
+from calib_utils.rules import NoCutoff, OracleSize, Rule, Sampler, TopK, is_number
 from calib_utils.samplers import FAMILIES, ORDERS, Chain
 
 _WITHOUT_NUMBER = (NoCutoff, OracleSize)
+_LARGEST_K = 2**63 - 1
+# Float32 logits are further apart than what a lower one would tell apart.
+_COLDEST = 1e-6
 _EXAMPLES = {"top_k": "50", "top_nsigma": "1.0", "epsilon": "0.001", "eta": "0.001"}
 
 
@@ -52,8 +56,72 @@ def parse_rule(text: str) -> Rule:
     return family(value)
 
 
+class OwnRule(Rule):
+    """A rule that is not of this project, asked and its answers looked at.
+
+    Raises:
+        InvalidRuleError: no name, a parameter that is no number, or (from `n_kept`) no int64 tensor
+            with a number of tokens, from 1 to the step's, for every node.
+    """
+
+    def __init__(self, rule: Rule):
+        name, number = getattr(rule, "name", None), rule.parameter
+        if not isinstance(name, str) or not name:
+            raise InvalidRuleError(f"{rule!r} has name={name!r}: give its class a name, as text")
+        if name in FAMILIES:
+            raise InvalidRuleError(f"{rule!r} takes the name of the rule {name!r}: rename it")
+        if not isinstance(number, Real):
+            raise InvalidRuleError(f"{rule!r} has parameter={number!r}: give a number, or none")
+        self.rule, self.name, self._parameter = rule, name, float(number)
+        self.uses_ranks, self.is_rank_cutoff = rule.uses_ranks, rule.is_rank_cutoff
+        self.temperature_first = rule.temperature_first
+
+    @property
+    def parameter(self) -> float:
+        return self._parameter
+
+    def n_kept(self, step):
+        kept, wanted = self.rule.n_kept(step), tuple(step.size.shape)
+        form = str(getattr(kept, "dtype", type(kept).__name__)), getattr(kept, "shape", None)
+        if form[0] != "torch.int64" or tuple(form[1]) != wanted:
+            raise InvalidRuleError(
+                f"rule {self.name!r}: n_kept gave {form[0]} of shape {form[1]}, where an int64 "
+                f"tensor of shape {wanted} is needed, a number of tokens for every node"
+            )
+        wrong = (kept < 1) | (kept > step.size)
+        if wrong.any():
+            raise InvalidRuleError(
+                f"rule {self.name!r}: n_kept gave {int(kept[wrong][0])} of "
+                f"{int(step.size[wrong][0])} tokens: keep at least 1 and at most all"
+            )
+        return kept
+
+    def keep(self, step):
+        if type(self.rule).keep is not Rule.keep:
+            return self.rule.keep(step)
+        return super().keep(step)
+
+
+def is_known(sampler: Sampler) -> bool:
+    """Whether the sampler is this project's, so that its name says what it does."""
+    if type(sampler) is Chain:
+        return all(map(is_known, sampler.rules))
+    return type(sampler) in FAMILIES.values()
+
+
+def _checked(rule: Rule) -> Rule:
+    """A rule as it is where it is known, else watched; inside chains too."""
+    if isinstance(rule, TopK) and rule.k > _LARGEST_K:
+        raise InvalidRuleError(
+            f"top_k={rule.k}: must be at most {_LARGEST_K}; no vocabulary is so large"
+        )
+    if type(rule) is Chain:
+        return replace(rule, rules=tuple(map(_checked, rule.rules)))
+    return rule if is_known(rule) or isinstance(rule, OwnRule) else OwnRule(rule)
+
+
 def check_rules(rules: Iterable[Sampler | str]) -> list[Sampler]:
-    """The samplers as a list.
+    """The samplers as a list; rules of a user's own as an `OwnRule`.
 
     Raises:
         InvalidRuleError: none given, not a sampler, or one given twice.
@@ -71,7 +139,9 @@ def check_rules(rules: Iterable[Sampler | str]) -> list[Sampler]:
                 f"{rule!r} is not a rule: use cu.TopK(50), 'top_k=50', or cu.Processors([...]) "
                 "around logits processors of transformers"
             )
-        if rule.name in FAMILIES and type(rule) is not FAMILIES[rule.name]:
+    rules = [_checked(rule) if isinstance(rule, Rule) else rule for rule in rules]
+    for rule in rules:
+        if rule.name in FAMILIES and not is_known(rule):
             raise InvalidRuleError(f"{rule!r} takes the name of the rule {rule.name!r}: rename it")
         if rule.key in seen:
             raise InvalidRuleError(f"rule {rule.key!r} is given twice: remove one")
@@ -87,18 +157,24 @@ def check_temperatures(temperatures: Sequence[float] | float) -> list[float]:
     """
     if not isinstance(temperatures, Real | Iterable):
         raise InvalidTemperatureError(f"temperatures={temperatures!r}: give a list, such as [1.0]")
-    values = [temperatures] if isinstance(temperatures, Real) else list(temperatures)
+    try:
+        values = [temperatures] if isinstance(temperatures, Real) else list(temperatures)
+    except TypeError:  # an array without a dimension
+        values = [getattr(temperatures, "item", lambda: temperatures)()]
     if not values:
         raise InvalidTemperatureError("no temperatures given: pass at least 1.0")
     for value in values:
         if not is_number(value):
             raise InvalidTemperatureError(f"temperature {value!r} is not a number")
-        if not (math.isfinite(value) and value > 0):
+        if not (_COLDEST <= value < math.inf):
             raise InvalidTemperatureError(
-                f"temperature {value!r}: must be a finite number above 0 (greedy decoding is "
-                "the limit T -> 0; use a small one such as 0.01)"
+                f"temperature {str(value)[:40]}: must be a finite number, at least {_COLDEST:g} "
+                "(greedy decoding is the limit T -> 0; use a small one such as 0.01)"
             )
-    values = [float(value) for value in values]
+    try:
+        values = [float(value) for value in values]
+    except OverflowError as error:
+        raise InvalidTemperatureError(f"a temperature is too large: {error}") from None
     if len(set(values)) < len(values):
         raise InvalidTemperatureError(f"temperatures {values} repeat a value: remove it")
     return values

@@ -62,15 +62,16 @@ def _in_words(what: str, found: pd.DataFrame) -> str:
     return f"{text} Not reproduced: {'; '.join(failed)}." if failed else text
 
 
-def show(table: pd.DataFrame, digits: int = 2, floor: float = 0.0) -> HTML:
+def show(table: pd.DataFrame, digits: int = 2, floor: float = 0.0, zeros: bool = False) -> HTML:
     """The table for the page: numbers to `digits` significant digits, wide ones scroll.
 
-    What lies nearer to 0 than `floor` is only said to, where it is rounding and differs by machine.
+    What lies nearer to 0 than `floor` is only said to, where it is rounding and differs by machine;
+    with `zeros` an exact 0 is shown as such, where it is one on every machine.
     """
 
     def text(value) -> str:
         if isinstance(value, float):
-            if abs(value) < floor:
+            if abs(value) < floor and not (zeros and value == 0):
                 return f"< {floor:g}"
             return "–" if pd.isna(value) else f"{value:.{digits}g}"
         return str(value)

@@ -7,9 +7,11 @@ import numpy as np
 import pandas as pd
 import torch
 
+from calib_utils.errors import InvalidRequestError
 from calib_utils.evaluation import render_prompt
 from calib_utils.loading import load_model
 from calib_utils.models import Model
+from calib_utils.parsing import check_temperatures
 from calib_utils.scoring import continue_rows, forward
 from calib_utils.tasks import Task, get_task
 
@@ -27,7 +29,16 @@ def sample_answers(
     Returns:
         One row per draw: `text` as written, and `answer`, the valid answer that the drawn tokens
         spell under the policies of `evaluate`, or None.
+
+    Raises:
+        InvalidTemperatureError: not a finite number above 0.
+        InvalidRequestError: a number of draws or a seed that is none.
     """
+    (temperature,) = check_temperatures([temperature])
+    if type(n) is not int or n < 1:
+        raise InvalidRequestError(f"n={n!r} draws: must be a whole number, at least 1")
+    if type(seed) is not int or not 0 <= seed < 2**63:
+        raise InvalidRequestError(f"seed={seed!r}: must be a whole number, from 0 to 2**63 - 1")
     model = load_model(model)
     task = get_task(task)
     prompt = render_prompt(model, task, **policies)

@@ -34,6 +34,8 @@ TABLE_COLUMNS = {
     "frontier": FRONTIER_COLUMNS,
 }
 _SLACK = 1e-9
+# Of a probability from two passes of the model: low temperatures multiply the rounding of float32.
+_PASSES = 1e-2
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class Tables:
         mass = np.exp(answers.log_p.astype(float)).groupby(answers.temperature).sum()
         plain = settings[settings.rule == "none"].set_index("temperature").validity
         both = mass.index.intersection(plain.index)
-        if not np.allclose(mass[both], plain[both], atol=1e-6):
+        if not np.allclose(mass[both], plain[both], atol=0, rtol=_PASSES):
             raise ResultsError(f"{where}: the answers' probabilities do not add up to the validity")
 
     def _check_losses(self, where: str) -> None:
@@ -120,9 +122,11 @@ class Tables:
         for loss, column in (("validity_loss", "validity"), ("diversity_loss", "diversity")):
             # A validity that underflows is 0 with no diversity, where its logarithm still has one.
             defined = both[loss].notna() & both[column].notna()
-            found = np.exp(-both[loss][defined])
-            if not np.allclose(found, both[column][defined], atol=1e-6):
+            found, told = np.exp(-both[loss][defined]), both[column][defined]
+            if not np.allclose(found, told, atol=1e-300, rtol=_PASSES):
                 raise ResultsError(f"{where}: the steps' losses do not add up to -ln {column}")
+        if len(both) < len(total):
+            raise ResultsError(f"{where}: there are losses of settings that have no row")
 
     def _check_frontier(self, where: str) -> None:
         points = self.frontier.astype(float)

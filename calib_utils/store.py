@@ -13,13 +13,12 @@ import pandas as pd
 
 from calib_utils import provenance, results
 from calib_utils.adaptive import adaptive_frontier
-from calib_utils.errors import ResultsError
+from calib_utils.errors import ModelFormatError, ResultsError
 from calib_utils.measure import Measurement, Settings, measure, untouched
 from calib_utils.models import Model
+from calib_utils.parsing import is_known
 from calib_utils.processors import Processors
 from calib_utils.prompts import Policies, Prompt
-from calib_utils.rules import Sampler
-from calib_utils.samplers import FAMILIES, Chain
 from calib_utils.schema import COLUMNS, FRONTIER_COLUMNS, KEY, LOSS_COLUMNS, Tables
 from calib_utils.split import step_losses
 from calib_utils.steps import REPAIRS, require_one_sequence
@@ -57,8 +56,9 @@ class Request:
         if losses or frontier:
             require_one_sequence(self.prompt.trie)
         answer_temperatures = answer_temperatures or []
-        kept = [(s, t) for s, t in settings if _is_known(s)]
-        passing = [(s, t) for s, t in settings if not _is_known(s)]
+        # A name has to say what the sampler does for its rows to be stored.
+        kept = [(s, t) for s, t in settings if is_known(s)]
+        passing = [(s, t) for s, t in settings if not is_known(s)]
         stored = self._stored()
         todo, todo_answers, todo_frontier = kept, answer_temperatures, frontier
         if stored is not None:
@@ -134,6 +134,7 @@ class Request:
         frontier: bool,
     ) -> tuple[Tables, dict]:
         began = time.perf_counter()
+        _require_room(self.model, self.prompt)
         found = measure(
             self.model,
             self.prompt,
@@ -188,6 +189,29 @@ class Request:
         return tables, record
 
 
+def _require_room(model: Model, prompt: Prompt) -> None:
+    """Refuses a prompt that the network cannot take, which torch calls an index out of range.
+
+    Raises:
+        ModelFormatError: a token without an embedding, or more tokens than it has positions.
+    """
+    tokens = {token for sequence in prompt.sequences.symbols for token in sequence}
+    largest = max(tokens.union(prompt.ids))
+    known = model.network.get_input_embeddings().weight.shape[0]
+    if largest >= known:
+        raise ModelFormatError(
+            f"{model.name}: its tokenizer writes token {largest}, and the weights have embeddings "
+            f"for {known} tokens: they are not of one model"
+        )
+    length = len(prompt.ids) + max(map(len, prompt.sequences.symbols))
+    positions = getattr(getattr(model.network, "config", None), "max_position_embeddings", None)
+    if positions is not None and length > positions:
+        raise ModelFormatError(
+            f"{model.name}: prompt and answer have {length} tokens, and the model takes "
+            f"{positions} (max_position_embeddings in its config.json): shorten the prompt"
+        )
+
+
 def loss_table(found: Measurement, settings: Settings) -> pd.DataFrame:
     """Step losses of every rank cutoff among the settings, as measured and repaired.
 
@@ -217,11 +241,6 @@ def _in_fixed_order(sequences: Sequences) -> Sequences:
     pairs = sorted(zip(sequences.symbols, sequences.answer, strict=True))
     symbols, answer = zip(*pairs, strict=True)
     return replace(sequences, symbols=symbols, answer=answer)
-
-
-def _is_known(sampler: Sampler) -> bool:
-    """Whether a name says what the sampler does, so that its rows may be stored."""
-    return isinstance(sampler, Chain) or type(sampler) in FAMILIES.values()
 
 
 def keys(settings: Settings) -> pd.DataFrame:

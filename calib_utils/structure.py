@@ -16,9 +16,9 @@ from calib_utils.tries import Trie, uniform_over_valid, weighted_by_count
 
 
 def structural_facts(
-    model: Model | str, tasks: Iterable[Task | str], *, end: str = "eos"
+    model: Model | str, tasks: Iterable[Task | str] | Task | str, *, end: str = "eos"
 ) -> pd.DataFrame:
-    """One row per task: what is fixed by the answers and the tokenizer alone.
+    """One row per task, or for one task: what is fixed by the answers and the tokenizer alone.
 
     Columns: task; answers |V|; nodes (prefixes where the model is asked); tokens per answer;
     valid next tokens |G| by step; `uniform_over_g`, the diversity of a model that is perfectly
@@ -26,7 +26,7 @@ def structural_facts(
     model (Def. D.1), which is 1.
     """
     rows = []
-    for task in tasks:
+    for task in [tasks] if isinstance(tasks, Task | str) else tasks:
         task = get_task(task)
         trie = render_prompt(model, task, end=end).trie
         rows.append(

@@ -31,33 +31,36 @@ device = "auto"  # cuda, mps or cpu
 seed = 0  # of the draws in the cross-check
 results_dir = ""  # not used here: this page always computes live
 quick = False  # fewer draws
+end = ""  # what closes an answer: eos, line or none; empty: line for a base model, else eos
 
 # %%
 import calib_utils as cu
-from calib_utils import figures, origin, reporting
+from calib_utils import controlled, figures, origin, reporting
 from calib_utils.sampling import share_interval
 
 figures.use_style()
 language_model = cu.load_model(model, revision=revision or None, dtype=dtype, device=device)
 task = cu.get_task("rng-2")
-source = reporting.source_of(language_model)
+policy = controlled.end_policy(language_model, end)
+source = f"{reporting.source_of(language_model)}, end = {policy}"
 
 # %% [markdown]
 # ## What the model sees
 #
 # One user message in the model's own chat template (a base model gets the bare prompt). An answer
-# is its tokens plus the token that ends the turn.
+# is its tokens plus what ends it: the token that closes the turn, a line break for a base model.
 
 # %%
-cu.show_prompt(language_model, task)
+cu.show_prompt(language_model, task, end=policy)
 
 # %% [markdown]
 # ## Validity and diversity, exactly
 #
-# Raising the temperature flattens the distribution. Watch what it costs.
+# Raising the temperature flattens the distribution. Watch both numbers.
 
 # %%
-table = cu.evaluate(language_model, task, temperatures=[0.3, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 2.0])
+temperatures = [0.3, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 2.0]
+table = cu.evaluate(language_model, task, temperatures=temperatures, end=policy)
 reporting.show(table[["temperature", "validity", "diversity"]])
 
 # %% mystnb={"figure": {"caption": "Two random digits, no cutoff: validity (circles) and diversity (squares) against temperature. Temperature spreads the mass, over wrong answers as well as over right ones.", "name": "fig-quickstart"}, "image": {"alt": "Line chart of validity and diversity of two random digits against temperature."}}
@@ -71,7 +74,7 @@ _ = figures.source_line(ax, source, origin.live())
 
 # %%
 rules = [cu.NoCutoff(), cu.TopK(10), cu.TopP(0.9), cu.MinP(0.1), cu.OracleSize()]
-cutoffs = cu.evaluate(language_model, task, rules=rules, temperatures=[1.0])
+cutoffs = cu.evaluate(language_model, task, rules=rules, temperatures=[1.0], end=policy)
 reporting.show(cutoffs[["rule", "parameter", "validity", "diversity", "sequence_recall"]])
 
 # %% [markdown]
@@ -81,7 +84,8 @@ reporting.show(cutoffs[["rule", "parameter", "validity", "diversity", "sequence_
 # observed share (for one draw in twenty it does not).
 
 # %%
-draws = cu.sample_answers(language_model, task, n=100 if quick else 400, seed=seed)
+n = 100 if quick else 400
+draws = cu.sample_answers(language_model, task, n=n, seed=seed, end=policy)
 valid = int(draws.answer.notna().sum())
 low, high = share_interval(valid, len(draws))
 exact = table.loc[table.temperature == 1.0].iloc[0]
@@ -103,7 +107,7 @@ reporting.glue_number("draws", len(draws), "{}")
 # page:
 #
 # ```python
-# more = cu.sample_answers(language_model, task, n=2000, seed=1)
+# more = cu.sample_answers(language_model, task, n=2000, seed=1, end=policy)
 # print(share_interval(int(more.answer.notna().sum()), len(more)), exact.validity)
 # cu.evaluate(cu.reference_model(cu.UniformOverV(), task), task)
 # ```

@@ -220,8 +220,8 @@ _ = controls_figures.laws_under_temperature(
 #
 # The factors of Theorem E.1, equation {eq}`eq-factors`, on the model's own prefix trees, for
 # cutoffs that keep a fixed number of tokens ({numref}`fig-compounding`). On digits every second
-# step is a comma: keeping ten tokens there leaves one valid in ten, which is why no fixed number
-# can be right for a whole answer.
+# step is a comma, the only valid token: of ten tokens kept there at most one is valid, which is
+# why no fixed number can be right for a whole answer.
 
 # %%
 studies = [
@@ -233,7 +233,7 @@ by_task = {one.task.name: one for one in studies}
 digits = by_task.get("rng-3", studies[-1])
 print(f"factors on {digits.task.name}; product against Def. 4.1: equal to 1e-9:", end=" ")
 print(all(framework.factor_gap(one) < 1e-9 for one in studies))
-reporting.show(framework.factor_table(digits), digits=3, floor=1e-6)
+reporting.show(framework.factor_table(digits), digits=3, floor=1e-6, zeros=True)
 
 # %% mystnb={"figure": {"caption": "Three random digits, a fixed number of tokens kept: sequence precision (circles, solid) and recall (squares, dotted) of the answer so far against the steps taken, on a logarithmic axis. Each step multiplies by its factor of Theorem E.1. What falls below 0.0001 is drawn there.", "name": "fig-compounding"}, "image": {"alt": "Line chart, logarithmic: precision and recall of the answer so far against steps taken, for five cutoff sizes."}}
 ax = theory_figures.compounding(digits)
@@ -263,7 +263,7 @@ _ = figures.source_line(ax, source, when)
 # distance from shape calibration at T = 1.
 
 # %%
-reporting.show(framework.calibration_table(studies), digits=2, floor=1e-4)
+reporting.show(framework.calibration_table(studies), floor=1e-4, zeros=True)
 
 # %% [markdown]
 # ## Does the geometric model describe this one?

@@ -175,7 +175,7 @@ reporting.glue_verdicts(found)
 # cu.evaluate(language_model, cu.Task("colours", prompt, names), temperatures=[0.3, 0.6, 1.0, 1.6, 2.5])
 # ```
 #
-# Expect diversity to rise with temperature where validity has begun to fall. A task that the model
+# Expect validity to fall in the end, and diversity to rise with temperature at first. A task that the model
 # does (validity above 0.05) with validity *and* diversity at 0.9 or more at one temperature
 # refutes *no temperature reaches both*; one whose valid answers share their mass evenly refutes *a
 # few hold most*.

@@ -16,7 +16,7 @@
 # validity and diversity 1, so there only the shape was wrong. On digits with a sum it does not, so
 # there the order is wrong too.
 #
-# **What we find.** The best oracle-size point on US states has {term}`validity`
+# **What we find.** The best oracle-size point on US states (largest Val × Div) has {term}`validity`
 # {glue:text}`oracle_validity_us-states` and {term}`diversity`
 # {glue:text}`oracle_diversity_us-states`, where a perfect order, even over the valid tokens, has
 # {glue:text}`ceiling_us-states`. {glue:text}`headline` All numbers are exact for the weights named
@@ -105,7 +105,7 @@ _ = figures.source_line(figure.axes[0], source, when)
 # %% [markdown]
 # ## How good is the oracle, and how good could any cutoff be?
 #
-# Beside the best oracle point stand its ceiling and the best that *any* {term}`adaptive cutoff`
+# Beside the best oracle point (largest Val × Div; none where nothing is valid) stand its ceiling and the best that *any* {term}`adaptive cutoff`
 # could do, found by dynamic programming over the {term}`prefix tree`: {term}`sequence precision`
 # and {term}`sequence recall` (Def. 4.1) depend on ranks alone. Knowing the number of valid tokens
 # is not the best one can know: keeping one more token can raise precision and recall at once.
@@ -225,7 +225,7 @@ _ = figures.source_line(ax, source, when)
 # mean and 5–95 % band of the best diversity at the validity asked for, exact over all ways to draw
 # that many settings without replacement; 0 where none is valid enough. The table has the whole
 # grids, at two levels, and what is left of their lead when each may try as many settings as the
-# smallest; samplers that never get there are left out.
+# smallest; samplers that never get there are left out. Where none does, all lines lie at 0.
 
 # %%
 budget_task = cutoffs.task_for_budgets(table, level)
@@ -233,7 +233,8 @@ budgets = cu.best_by_budget(table[table.task == budget_task], level)
 print(f"figure: {budget_task}, validity at least {level:g}")
 levels = sorted({0.5, level})
 tables = [cutoffs.full_budgets(every, lowest) for lowest in levels]
-reporting.show(pd.concat(tables, ignore_index=True), digits=3)
+whole = pd.concat(tables, ignore_index=True)
+reporting.show(whole, digits=3) if len(whole) else print(f"none reaches validity {levels[0]:g}")
 
 # %% mystnb={"figure": {"caption": "Best diversity at the validity asked for against the number of settings of Table 3 tried (logarithmic): mean, and band from 5 % to 95 %, by sampler. Compare samplers at one number, not at the ends of their lines.", "name": "fig-budgets"}, "image": {"alt": "Lines with bands of the best diversity against the number of settings tried, by sampler."}}
 ax = figures.budgets(budgets)

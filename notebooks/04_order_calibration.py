@@ -19,10 +19,11 @@
 # than any cutoff does.
 #
 # **What we find.** One token forced, the names of things asked for: {term}`prevalence` of valid
-# tokens {glue:text}`items_prevalence`, area under the precision-recall {term}`frontier`
-# {glue:text}`items_area`, where a {term}`random order` has {glue:text}`items_random_area`, and
-# recall {glue:text}`items_recall_at` at precision 0.8. {glue:text}`headline` A sample of this size
-# leaves many claims open; the table near the end has the interval that decides each.
+# tokens {glue:text}`items_prevalence`. On the {glue:text}`items_counted` prompts that have a valid
+# candidate, area under the precision-recall {term}`frontier` {glue:text}`items_area`, where a
+# {term}`random order` has {glue:text}`items_random_area`, and recall {glue:text}`items_recall_at`
+# at precision 0.8. {glue:text}`headline` A sample of this size leaves many claims open; the table
+# near the end has the interval that decides each.
 #
 # **How to check it** is at the end.
 
@@ -73,8 +74,9 @@ items, texts = order_study.ITEMS, order_study.TEXTS
 # Two kinds of prompts, since no judge at a laptop's size is a good reader of stories.
 #
 # *Items*: name a city, a country, a chemical element, a city for a trip. A text is valid where a
-# list has it (the {term}`gazetteer`), so labels are exact although nobody told the model the list.
-# What a list leaves open is not counted.
+# list of English names has it (the {term}`gazetteer`), which nobody told the model; a name in
+# another language or form than the list's counts as invalid. What a list leaves open is not
+# counted, a name in another script among it.
 #
 # *Free texts*: a story, a joke, a poem, a plot. An offline checker of spelling and grammar
 # (*harper*) judges, so valid means **free of the errors that it finds**. It knows no meaning, it
@@ -101,7 +103,7 @@ reporting.show(order_study.label_counts(study))
 # share of valid candidates so far, recall the share of all valid ones found so far
 # ({term}`local precision` and {term}`local recall`, Def. 4.1).
 
-# %% mystnb={"figure": {"caption": "One next token: precision (solid) and recall (dashed) against the number of tokens kept, on a logarithmic axis, with prevalence (dotted). A perfect order would hold precision at 1 until recall reaches 1 (compare Fig. 3 of the paper). Exact labels.", "name": "fig-one-step"}, "image": {"alt": "Precision falling and recall rising as the cutoff moves down the ranking of one next token."}}
+# %% mystnb={"figure": {"caption": "One next token: precision (solid) and recall (dashed) against the number of tokens kept, on a logarithmic axis, with prevalence (dotted). A perfect order would hold precision at 1 until recall reaches 1 (compare Fig. 3 of the paper). Labels by a list.", "name": "fig-one-step"}, "image": {"alt": "Precision falling and recall rising as the cutoff moves down the ranking of one next token."}}
 city = study.candidates[plan.items[0].name].query("prompt_id == 'item-city'")
 ax = pr_figures.cutoff_curves(pr_curves.local_curves(city))
 _ = figures.source_line(ax, source, when)
@@ -123,14 +125,15 @@ reporting.show(order_study.examples(study, plan.texts[0].name, plan.texts[0].pro
 # ## Deeper trees
 #
 # A candidate is valid if *some* text below it is (the paper's rule). So a token near the root,
-# with more texts below it, is valid more easily: prevalence falls with depth **by definition**,
-# and precision with it. Look at prevalence and at what the ranking adds to a random order, which
-# the figures show beside the frontier, before reading a trend out of the area. A random order's
-# frontier lies above prevalence, since the best cutoff is picked after the fact. And a node
-# without any valid candidate has no frontier: deep down only nodes where the model is still on its
-# way to a valid text are left, which are the easy ones.
+# with more texts below it, is valid more easily: over all nodes prevalence falls with depth **by
+# definition** (*prevalence_all* in the tables), and precision with it. A node without any valid
+# candidate has no frontier: deep down only nodes where the model is still on its way to a valid
+# text are left, which are the easy ones. *prevalence* and the dotted lines count these alone, and
+# need not fall. Look at them and at what the ranking adds to a random order, which the figures show
+# beside the frontier, before reading a trend out of the area. A random order's frontier lies above
+# prevalence, since the best cutoff is picked after the fact.
 
-# %% mystnb={"figure": {"caption": "Items: precision against recall on the frontier of all cutoffs, a panel per depth: mean (line) and extremes (band) over nodes. Dotted: prevalence; dash-dotted: the mean height of a random order. What the ranking knows is the distance to the dash-dotted line (compare Fig. 2 right of the paper). Exact labels.", "name": "fig-depth-items"}, "image": {"alt": "Panels of precision-recall frontiers by depth for items, with prevalence and a random order."}}
+# %% mystnb={"figure": {"caption": "Items: precision against recall on the frontier of all cutoffs, a panel per depth: mean (line) and extremes (band) over nodes. Dotted: prevalence; dash-dotted: the mean height of a random order. What the ranking knows is the distance to the dash-dotted line (compare Fig. 2 right of the paper). Labels by lists.", "name": "fig-depth-items"}, "image": {"alt": "Panels of precision-recall frontiers by depth for items, with prevalence and a random order."}}
 measured = order_study.measures(study)
 depths = order_study.depth_table(measured)
 figure = pr_figures.depth_frontiers(*order_study.deepest(study, depths, items))
@@ -214,8 +217,9 @@ reporting.show(reporting.with_intervals(agreements))
 
 # %% [markdown]
 # The {term}`noise floor`: what a **perfect** ranking of 1,000 candidates would seem to have under
-# a judge that errs at random, at this page's prevalence. A frontier measured with such a judge
-# says little about the ranking.
+# a judge that errs at random, at the prevalence of this page's items (*prevalence* is then the
+# share that the judge calls valid). A frontier measured with such a judge says little about the
+# ranking.
 
 # %%
 first = depths[(depths.kind == items) & (depths.forced == 1)].iloc[0]
@@ -288,9 +292,9 @@ reporting.show(reporting.with_intervals(valid_compared))
 # ## The paper's own size
 #
 # Ten trees of depth 3 with 100 candidates a step, completed to 64 tokens (the length is not given),
-# beside what this page ran. On a graphics card the same command does it: `sweeps.Sweep` takes the
-# depth, the ranks and the prompts, `openset.noveltybench()` the paper's queries, and
-# `openended.forecast` says what it will cost before it runs.
+# beside what this page ran. On a graphics card the same functions do it: `sweeps.Sweep` takes the
+# depth, the ranks and the prompts, `openset.noveltybench()` the paper's queries,
+# `openended.forecast` says what it will cost before it runs, and `openended.sweep` runs it.
 
 # %%
 reporting.show(order_study.sizes(plan), digits=3)
@@ -307,12 +311,8 @@ reporting.show(found)
 
 # %% tags=["remove-cell"]
 reporting.glue_verdicts(found)
-for row in depths[depths.forced == 1].to_dict("records"):
-    for name in ("random_area", "prevalence"):
-        reporting.glue_number(f"{row['kind']}_{name}", row[name])
-    for name in ("area", "recall_at"):
-        text = reporting.interval(row[name], row[f"{name}_low"], row[f"{name}_high"])
-        reporting.glue_number(f"{row['kind']}_{name}", text)
+for name, text in order_findings.headline(depths, measured).items():
+    reporting.glue_number(name, text)
 
 # %% [markdown]
 # ## Check it yourself

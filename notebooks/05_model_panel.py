@@ -94,10 +94,11 @@ else:
 # Area under the precision–recall frontier of the next token, and recall at precision 0.8, one
 # token forced. Bars are 95 % intervals over prompts and seeds, of which there are few. The black
 # tick is what a {term}`random order` of the same candidates has: where most candidates are valid,
-# as among free texts judged by grammar, the area is high without any order. The open diamonds are
-# computed from the points that the authors published for two models (one story prompt, four
-# prefixes each, ranks to 2,000, their judge): another measurement, beside ours and not comparable
-# in height.
+# as among free texts judged by grammar, the area is high without any order. Recall is weighted
+# (Def. 4.1); nodes without a valid candidate are in no mean but that of *prevalence_all*. The open
+# diamonds are computed from the points that the authors published for two models (one story prompt,
+# four prefixes each, ranks to 2,000, their judge): another measurement, beside ours and not
+# comparable in height.
 
 # %% mystnb={"figure": {"caption": "Order against size: area under the precision-recall frontier (upper) and recall at precision 0.8 (lower) against parameters, for items (left) and free texts (right), with 95 % intervals. Black tick: a random order. Lines join two sizes of one family, or a base model and its post-trained one. Open: the authors' points (compare Fig. 4 and 8 of the paper).", "name": "fig-size"}, "image": {"alt": "Dots with intervals of area and recall against the number of parameters, by family, published points open."}}
 order = panel.order_table(found)
@@ -109,7 +110,8 @@ _ = figures.source_line(figure.axes[0], source, when)
 # %%
 columns = ["model", "kind", "forced", "depth"]
 estimates = order.loc[:, "area":"recall_at_high"].columns
-shown = order[[*columns, *estimates, "random_area", "prevalence", "n_prompts", "n_runs"]]
+counts = ["n_nodes", "n_undefined", "n_prompts", "n_runs"]
+shown = order[[*columns, *estimates, "random_area", "prevalence", "prevalence_all", *counts]]
 reporting.show(reporting.with_intervals(shown))
 
 # %% [markdown]

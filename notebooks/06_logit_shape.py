@@ -98,9 +98,10 @@ figure = shape_figures.published_dots(both)
 _ = figures.source_line(figure.axes[0], f"filled: {source}", f"{when}; open: arXiv:2605.11128v1")
 
 # %% [markdown]
-# **bfloat16.** Between 16 and 32 its numbers are 1/8 apart. Rounding the logits, and nothing before
-# them, leaves few different values among 2,000 ranks, the tail becomes a staircase, and the error
-# cannot fall below that of the steps. Logits on the paper's demo page lie on that grid.
+# **bfloat16.** Its numbers are 1/8 apart between 16 and 32, 1/16 between 8 and 16. Rounding the
+# logits, and nothing before them, leaves fewer different values among 2,000 ranks: where logits are
+# that large the tail becomes a staircase, and the error cannot fall below that of the steps. Logits
+# on the paper's demo page lie on that grid.
 
 # %%
 reporting.show(logit_shape.bfloat16_table(curves), digits=3)

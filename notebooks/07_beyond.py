@@ -18,14 +18,16 @@
 # (*shape*).
 #
 # **What we find.** Of the replies to *Name a random city in the world*, {glue:text}`city_names`
-# are a city's name and nothing else, and the most frequent of these is {glue:text}`city_top`.
+# have a first line that is a city's name and nothing else, and the most frequent of these is
+# {glue:text}`city_top`.
 # Programs: pass@1 {glue:text}`pass_1`, {term}`order (AUC)` {glue:text}`program_auc`.
 # {glue:text}`headline`
 #
 # The paper shows one example of each, of far larger models; here are five questions and twelve
-# small problems. All numbers are estimates from draws and carry a 95 % interval in brackets. They
-# are of the model file named under each figure, in 4 bits for the models of this book, and not of
-# the model's family.
+# small problems, for a base model two questions and no problem. All numbers are estimates from
+# draws; shares and means carry a 95 % interval in brackets where there are draws enough. They are
+# of the model file named under each figure, in 4 bits for the models of this book, and not of the
+# model's family.
 #
 # **How to check it** is at the end.
 

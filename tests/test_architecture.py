@@ -126,7 +126,16 @@ ORDER = (
     "__main__",
 )
 TORCH = {
-    *("models", "conversion", "templates", "scoring", "ranking", "samplers", "processors"),
+    *(
+        "models",
+        "conversion",
+        "templates",
+        "loading",
+        "scoring",
+        "ranking",
+        "samplers",
+        "processors",
+    ),
     *("measure", "sampling"),
     *("reference", "starts", "generation", "embedders", "chat", "drawing", "table1_texts"),
 }

@@ -34,7 +34,7 @@ COMMANDS = {
     "rule without number": ([*EVALUATE, "--rule", "eta"], "InvalidRule", "eta", "eta=0.001"),
     "order without name": ([*EVALUATE, "--rule", "none@"], "UnknownName", "''", "llama.cpp"),
     "rule twice": ([*EVALUATE, *["--rule", "top_k=5"] * 2], "InvalidRule", "top_k=5", "remove one"),
-    "temperature 0": ([*EVALUATE, "--temperature", "0"], "InvalidTemperature", "0.0", "above 0"),
+    "temperature 0": ([*EVALUATE, "--temperature", "0"], "InvalidTemperature", "0.0", "at least"),
     "temperature nan": ([*EVALUATE, "--temperature", "nan"], "InvalidTemperature", "nan", "finite"),
     "end": ([*EVALUATE, "--end", "stop"], "InvalidTask", "stop", "eos"),
     "surface": ([*EVALUATE, "--surface", "any"], "InvalidTask", "any", "any_space"),

@@ -27,7 +27,7 @@ from calib_utils import (
 )
 from calib_utils.beyond import Question
 from calib_utils.beyond_claims import findings
-from calib_utils.controlled import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
+from calib_utils.controlled import NOT_REPRODUCED, NOT_TESTABLE, OURS, REPRODUCED, VERDICTS
 from calib_utils.registry import CORE
 
 CITY, COUNTRY = Question("random-city", "?", "city"), Question("country", "!", "country")
@@ -84,7 +84,7 @@ def test_replies_that_are_no_names_decide_nothing():
     found = decided(sure)
     assert (found["city"], found["others"]) == (NOT_TESTABLE, REPRODUCED)
     said = findings(replies_of(*sure), [CITY, COUNTRY], NONE).found[0]
-    assert "of the 25 replies that are a name, at least 30 are needed" in said
+    assert "25 replies are a name, at least 30 are needed" in said
     more = [["Sure, here is a city."] * 150 + ["Paris"] * 50, ["Chile"] * 200]
     assert decided(more)["city"] == REPRODUCED  # of those that are names
 
@@ -108,7 +108,9 @@ def test_the_answers_table_has_every_interval():
 def test_names_are_whole_answers():
     texts = pd.Series(["Valparaíso, Chile", "Any city", "", "**Oslo**\nIt lies in Norway.", "OSLO"])
     assert list(beyond_tables.names(texts, "city").index) == [0, 3, 4]
-    assert beyond_tables.top_name(beyond_tables.names(texts, "city")).startswith("oslo 0.67 (")
+    assert beyond_tables.top_name(beyond_tables.names(texts, "city")) == "oslo, 2 of 3"
+    many = pd.Series(["Oslo"] * 20 + ["Paris"] * 10)
+    assert beyond_tables.top_name(many).startswith("oslo 0.67 (")
     assert beyond_tables.top_name(texts[:0]) == "–"
     assert beyond_tables.share_of(1, 2) == "0.50 (0.09 to 0.91)"
 
@@ -315,9 +317,11 @@ def test_a_page_tells_what_the_stored_texts_hold(name, monkeypatch):
         if key:
             glued[key] = ast.literal_eval(output.data["application/papermill.record/text/plain"])
     assert told.items() <= glued.items()
-    counts = found.verdict.value_counts()
-    for verdict in (REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE):
+    ours = found.source.str.endswith(OURS)
+    counts, own = found.verdict[~ours].value_counts(), found.verdict[ours].value_counts()
+    for verdict in VERDICTS:
         assert int(glued[verdict.replace(" ", "_")]) == counts.get(verdict, 0)
+    assert glued["own_verdicts"] == ", ".join(str(own.get(verdict, 0)) for verdict in VERDICTS)
     assert (len(replies), len(table)) == (200 * len(asked), 0 if table.empty else 240)
 
 

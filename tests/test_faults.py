@@ -93,6 +93,39 @@ def hidden(folder):
 # Killed processes
 
 
+INTERRUPTED = """
+import signal, sys
+from calib_utils.__main__ import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+print("ready", flush=True)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("delay", [0.1, 0.5, 2.0])
+def test_an_interrupted_command_is_one_line_and_leaves_nothing(tiny_folder, tmp_path, delay):
+    asked = ["evaluate", "--model", tiny_folder("llama"), "--task", "rng-4"]
+    asked += [f"--temperature={t / 10}" for t in range(1, 41)] + ["--results-dir", tmp_path]
+    process = python(INTERRUPTED, *asked, env=environment(), stderr=subprocess.PIPE)
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(delay)
+    process.send_signal(signal.SIGINT)
+    out, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130 and not out
+    assert said.splitlines()[-1] == "calib_utils: interrupted; what is finished is kept"
+    assert "Traceback" not in said
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"]
+
+
+def test_a_reader_that_has_had_enough_ends_a_command_quietly():
+    command = [sys.executable, "-m", "calib_utils", "models", "--format", "csv"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, env=environment(), text=True, **pipes)
+    process.stdout.close()
+    assert (process.wait(PATIENCE), process.stderr.read()) == (1, "")
+    process.stderr.close()
+
+
 WRITER = """
 import sys
 from pathlib import Path

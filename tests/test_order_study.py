@@ -213,7 +213,8 @@ def test_the_shared_prompt_changes_no_text(architecture, tiny):
 
 def depth_row(kind="items", **values):
     row = {"kind": kind, "forced": 1, "depth": 1, "n_runs": 4, "prevalence": 0.3, "area": 0.4}
-    row |= {"random_area": 0.32, "random_recall_at": 0.0, "n_runs": values.get("n_runs", 4)}
+    row |= {"random_area": 0.32, "random_recall_at": values.get("random_recall_at", 0.0)}
+    row["n_runs"] = values.get("n_runs", 4)
     for name, value in {"recall_at": (0.2, 0.1, 0.3), "area_gain": (0.1, 0.0, 0.2)}.items():
         row |= dict(
             zip((name, f"{name}_low", f"{name}_high"), values.get(name, value), strict=True)
@@ -276,8 +277,9 @@ def test_the_claim_on_recall_follows_its_interval(recall, said):
 
 
 def test_where_most_candidates_are_valid_recall_at_a_precision_says_nothing():
-    row = depth_row(recall_at=(0.9, 0.8, 1.0), prevalence=0.85)
-    assert verdicts(row)[0][RECALL] == NOT_TESTABLE
+    for recall in ((0.9, 0.8, 1.0), (0.2, 0.1, 0.3)):
+        row = depth_row(recall_at=recall, prevalence=0.7, random_recall_at=0.5)
+        assert verdicts(row)[0][RECALL] == NOT_TESTABLE
 
 
 def test_the_claim_on_the_ranking_is_decided_at_half_of_a_perfect_gain():

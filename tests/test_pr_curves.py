@@ -373,7 +373,7 @@ def test_the_interval_covers_at_about_its_rate():
 
 
 @settings(max_examples=20)
-@given(st.lists(st.integers(1, 3), min_size=2, max_size=4), st.integers(0, 99))
+@given(st.lists(st.integers(1, 3), min_size=3, max_size=4), st.integers(0, 99))
 def test_resampling_is_that_of_a_loop(sizes, seed):
     rng = np.random.default_rng(seed)
     groups = [rng.normal(size=size) for size in sizes]

@@ -404,12 +404,6 @@ def test_a_users_rule_is_measured_and_split_but_not_stored(tiny, tmp_path):
     assert set(cu.stored_measurement(model, TASK, tmp_path).settings.rule) == {"top_k"}
 
 
-def test_a_users_rule_may_not_take_a_name(tiny, monkeypatch):
-    monkeypatch.setattr(Third, "name", "top_k")
-    with pytest.raises(InvalidRuleError, match="rename it"):
-        cu.evaluate(tiny("llama", chat=True), TASK, [Third()])
-
-
 @pytest.mark.models
 def test_the_page_that_shows_how_runs_as_printed(capsys):
     page = (paths.book_dir() / "bring_a_sampler.md").read_text(encoding="utf-8")

@@ -300,8 +300,10 @@ def test_pass_rates():
     rates = measures.pass_rates(table, (1, 2)).set_index("k")
     assert rates.estimate[1] == pytest.approx((0.5 + 0) / 2)
     assert rates.estimate[2] == pytest.approx((5 / 6 + 0) / 2)
-    assert (rates.low <= rates.estimate).all() and (rates.estimate <= rates.high).all()
+    assert rates.low.isna().all(), "two problems are too few for an interval"
     assert list(rates.problems) == [2, 2]
+    rates = measures.pass_rates(pd.concat([table, table[4:].assign(problem="c")]), (1, 2))
+    assert (rates.low <= rates.estimate).all() and (rates.estimate <= rates.high).all()
 
 
 def test_the_interval_over_problems_covers():

@@ -668,7 +668,7 @@ def test_a_real_models_trie_is_followed(real_tokenizer):
     assert (row.validity, row.diversity) == pytest.approx((1, 1), abs=1e-11)
     blind = reference_model(UniformOverG(), "us-states", real_tokenizer)
     row = cu.evaluate(blind, "us-states").iloc[0]
-    ceiling = cu.structural_facts(blind, ["us-states"]).uniform_over_g[0]
+    ceiling = cu.structural_facts(blind, "us-states").uniform_over_g[0]
     assert (row.validity, row.diversity) == pytest.approx((1, ceiling), abs=EXACT)
     words = cu.trie_of_strings([a.split() for a in cu.get_task("us-states").answers])
     assert diversity_of(words, uniform_over_valid(words)) == pytest.approx(0.957, abs=5e-4)
