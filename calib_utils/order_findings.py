@@ -103,8 +103,8 @@ def _recall_is_low(kind: str, row: pd.Series) -> Finding:
         f"At precision {LEVEL:g} a rank cutoff keeps less than half of the valid tokens "
         f"({_about(kind)})",
         "Sec. 4, Fig. 4",
-        f"recall {told}, random order {row.random_recall_at:.2f} (half of the valid tokens or more "
-        f"says nothing about the ranking), prevalence {row.prevalence:.2f}",
+        f"recall {told}, random order {row.random_recall_at:.2f} (from 0.5 on it decides nothing), "
+        f"prevalence {row.prevalence:.2f}",
         keeps_less_than_half(row),
     )
 

@@ -14,7 +14,7 @@ from calib_utils.samplers import FAMILIES, ORDERS, Chain
 
 _WITHOUT_NUMBER = (NoCutoff, OracleSize)
 _LARGEST_K = 2**63 - 1
-# Float32 logits are further apart than what a lower one would tell apart.
+# Below it, all that has any mass lies within the rounding of one float32 logit.
 _COLDEST = 1e-6
 _EXAMPLES = {"top_k": "50", "top_nsigma": "1.0", "epsilon": "0.001", "eta": "0.001"}
 
