@@ -64,11 +64,11 @@ def top_name(given: pd.Series) -> str:
     """
     if not len(given):
         return "–"
+    if len(given) < NAMES_NEEDED:
+        counts = given.map(repeats.plain_answer).value_counts().sort_index()
+        return f"{counts.idxmax()}, {counts.max()} of {len(given)}"
     found = repeats.summarise(given)
-    name = found.counts.index[0]
-    if found.n < NAMES_NEEDED:
-        return f"{name}, {found.counts.iloc[0]} of {found.n}"
-    return f"{name} {between(*vars(found.top_share).values())}"
+    return f"{found.counts.index[0]} {between(*vars(found.top_share).values())}"
 
 
 def pass_table(table: pd.DataFrame) -> pd.DataFrame:

@@ -112,6 +112,7 @@ def test_names_are_whole_answers():
     many = pd.Series(["Oslo"] * 20 + ["Paris"] * 10)
     assert beyond_tables.top_name(many).startswith("oslo 0.67 (")
     assert beyond_tables.top_name(texts[:0]) == "–"
+    assert beyond_tables.top_name(pd.Series(["Oslo"])) == "oslo, 1 of 1"
     assert beyond_tables.share_of(1, 2) == "0.50 (0.09 to 0.91)"
 
 
