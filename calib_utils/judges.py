@@ -96,7 +96,9 @@ class LanguageModelJudge:
             if self._cache and item not in verdicts and (found := self._cache.read(item)):
                 verdicts[item] = found
         open_items = {item: None for item in rows if item not in verdicts}
-        with tqdm(total=len(open_items), desc=self.name, disable=not progress) as bar:
+        # Passed as False, `disable` would outweigh TQDM_DISABLE, and bars would stand on pages.
+        quiet = {} if progress else {"disable": True}
+        with tqdm(total=len(open_items), desc=self.name, **quiet) as bar:
             self._ask(open_items, verdicts, bar)
         return label_table((verdicts[item] for item in rows), self.criteria, self.threshold)
 

@@ -180,6 +180,13 @@ def test_a_lasting_failure_ends_the_run_and_keeps_what_is_there(serve, judge_of)
     assert len(server.requests) == 6
 
 
+def test_where_bars_are_disabled_there_is_none(serve, judge_of, capsys):
+    """On a page that is executed for the book a bar would be an output."""
+    assert os.environ["TQDM_DISABLE"] == "1"
+    assert judge_of(serve([completion(json.dumps(GOOD))])).judge(items("Paris"))["valid"].all()
+    assert capsys.readouterr().err == ""
+
+
 def test_a_slow_server_is_given_up(serve, judge_of):
     def drip():
         for _ in range(100):
