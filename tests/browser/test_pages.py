@@ -43,6 +43,12 @@ SQUEEZED = """[...document.querySelectorAll('article :is(th, td)')].filter(cell 
     const words = cell.innerText.trim().split(/\\s+/);
     return lines > 1 + words.reduce((n, w) => n + Math.ceil(w.length / 8), 0);
 }).map(cell => cell.innerText.slice(0, 60))"""
+# Text that runs out of its cell, over the next one.
+OUTSIDE = """[...document.querySelectorAll('article :is(th, td)')].filter(cell => {
+    const range = document.createRange(); range.selectNodeContents(cell);
+    return cell.innerText.trim() && range.getBoundingClientRect().right >
+        cell.getBoundingClientRect().right + 1;
+}).map(cell => cell.innerText.slice(0, 60))"""
 
 
 @pytest.fixture
@@ -65,6 +71,7 @@ def visit(browser, watch):
         page.wait_for_function(book_pdf.FORMULAS_SET)
         wrong += [f"formula cut: {told}" for told in page.evaluate(CUT)]
         wrong += [f"squeezed: {told}" for told in page.evaluate(SQUEEZED)]
+        wrong += [f"outside its cell: {told}" for told in page.evaluate(OUTSIDE)]
         page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
         # On a phone, once per notebook: the other models' pages are laid out alike.
         if view == "screen" or path.parent.parent.name != "results" or DEFAULT_MODEL in path.parts:
@@ -111,7 +118,8 @@ def test_the_visit_sees_what_is_wrong(visit, tmp_path):
         <body><main><h1>Wrong</h1><p>Grey on white, then on black.</p>
         <div style="width: 2000px">wide</div>
         <article><table style="width: 9px; overflow-wrap: anywhere"><tr><td>narrowness</td></tr>
-        </table></article><img src="none.png" alt="a figure">
+        </table><table><tr><td style="max-width: 9px">overflowing</td></tr></table></article>
+        <img src="none.png" alt="a figure">
         <img src="data:image/gif;base64,R0lGODlhAQABAAAAACw=" alt="figure.png">
         <input><script>console.error("said"); fetch("https://example.org/")</script>
         <script>undefined.name</script></main></body></html>""",
@@ -121,7 +129,7 @@ def test_the_visit_sees_what_is_wrong(visit, tmp_path):
     for each in (
         *("console: said", "script: ", "left https://example.org/", "missing: file:"),
         *("scrolls sideways", "image: a figure", "image: figure.png", "critical label"),
-        "squeezed: narrowness",
+        *("squeezed: narrowness", "outside its cell: overflowing"),
         *("\nserious color-contrast", "in the dark, serious color-contrast"),
     ):
         assert each in f"\n{told}", each
