@@ -93,22 +93,27 @@ def hidden(folder):
 # Killed processes
 
 
+# While the model runs: before, an interrupt may fall into a destructor, where Python drops it.
 INTERRUPTED = """
-import signal, sys
+import signal, sys, time
+from calib_utils import store
 from calib_utils.__main__ import main
 signal.signal(signal.SIGINT, signal.default_int_handler)
-print("ready", flush=True)
+measure = store.measure
+def slowly(*arguments, **options):
+    measure(*arguments, **options)
+    print("measured", flush=True)
+    time.sleep(600)
+store.measure = slowly
 sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("delay", [0.1, 0.5, 2.0])
-def test_an_interrupted_command_is_one_line_and_leaves_nothing(tiny_folder, tmp_path, delay):
-    asked = ["evaluate", "--model", tiny_folder("llama"), "--task", "rng-4"]
-    asked += [f"--temperature={t / 10}" for t in range(1, 41)] + ["--results-dir", tmp_path]
+def test_an_interrupted_command_is_one_line_and_leaves_nothing(tiny_folder, tmp_path):
+    asked = ["evaluate", "--model", tiny_folder("llama"), "--task", "rng-2"]
+    asked += ["--results-dir", tmp_path]
     process = python(INTERRUPTED, *asked, env=environment(), stderr=subprocess.PIPE)
-    assert process.stdout.readline() == "ready\n"
-    time.sleep(delay)
+    assert process.stdout.readline() == "measured\n"
     process.send_signal(signal.SIGINT)
     out, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130 and not out
