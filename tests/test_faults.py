@@ -688,21 +688,36 @@ def online(tmp_path):
     return env
 
 
-def test_a_hub_that_stalls_is_given_up(online):
-    held = []
+@contextmanager
+def talking(answer):
+    """The port of a server that meets every request with `answer(connection)`."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
-        def accept():
+        def serve():
             with suppress(OSError):
                 while True:
-                    held.append(server.accept()[0])
+                    threading.Thread(target=talk, args=server.accept(), daemon=True).start()
 
-        threading.Thread(target=accept, daemon=True).start()
-        online["HF_ENDPOINT"] = f"http://127.0.0.1:{server.getsockname()[1]}"
+        def talk(connection, address):
+            with suppress(OSError), connection:
+                connection.recv(65_536)
+                answer(connection)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield server.getsockname()[1]
+
+
+def test_a_hub_that_stalls_is_given_up(online):
+    held = []
+
+    def stall(connection):
+        held.append(connection)
+        time.sleep(600)
+
+    with talking(stall) as port:
+        online["HF_ENDPOINT"] = f"http://127.0.0.1:{port}"
         assert asked(online | {"HF_HUB_ETAG_TIMEOUT": "1"}) < 60
     assert held, "it was asked"
-    for connection in held:
-        connection.close()
 
 
 def test_without_any_network_a_hub_model_is_a_named_error(online):
@@ -754,25 +769,6 @@ def one_byte_of_many(connection):
 
 def silence(connection):
     time.sleep(30)
-
-
-@contextmanager
-def talking(answer):
-    """The port of a server that meets every request with `answer(connection)`."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def serve():
-            with suppress(OSError):
-                while True:
-                    threading.Thread(target=talk, args=server.accept(), daemon=True).start()
-
-        def talk(connection, address):
-            with suppress(OSError), connection:
-                connection.recv(65_536)
-                answer(connection)
-
-        threading.Thread(target=serve, daemon=True).start()
-        yield server.getsockname()[1]
 
 
 @pytest.mark.parametrize(
@@ -887,7 +883,7 @@ def test_a_hostile_gguf_is_a_named_error_at_once(tmp_path, own_cache, case):
             read(path)
         assert "fetch it again" in str(caught.value)
         if case != "nothing but a name":  # which transformers is asked about
-            assert time.monotonic() - begun < 20
+            assert time.monotonic() - begun < 2
     assert hidden(own_cache) == []
 
 

@@ -7,13 +7,11 @@ import calib_utils as cu
 from calib_utils import parsing
 from calib_utils.errors import InvalidRuleError
 
-NAMED = {"name": "own"}
-
 
 def own(n_kept, **attributes):
     """A rule as a user may write it."""
-    body = {"n_kept": lambda self, step: n_kept(step)}
-    return type("Own", (cu.Rule,), body | NAMED | attributes)()
+    body = {"name": "own", "n_kept": lambda self, step: n_kept(step)}
+    return type("Own", (cu.Rule,), body | attributes)()
 
 
 def ten(step):
@@ -26,15 +24,12 @@ ALIKE = {"alone": lambda rule: rule, "in a chain": lambda rule: cu.Chain([rule, 
 @pytest.mark.parametrize("place", ALIKE)
 def test_a_rule_of_ones_own_gives_the_numbers_of_the_same_rule(tiny, place):
     mine, ours = (ALIKE[place](rule) for rule in (own(ten), cu.TopK(10)))
-    model, columns = tiny("llama"), ["validity", "diversity", "sequence_recall"]
-    temperatures = [0.7, 2.0]
-    found = cu.evaluate(model, "rng-2", [mine], temperatures)[columns]
-    assert found.equals(cu.evaluate(model, "rng-2", [ours], temperatures)[columns])
-    losses = cu.step_losses(model, "rng-2", [mine], temperatures).drop(
-        columns=["rule", "parameter"]
-    )
-    wanted = cu.step_losses(model, "rng-2", [ours], temperatures)
-    assert losses.equals(wanted.drop(columns=["rule", "parameter"]))
+    for measured in (cu.evaluate, cu.step_losses):
+        found, wanted = (
+            measured(tiny("llama"), "rng-2", [rule], [0.7, 2.0]).drop(columns=["rule", "parameter"])
+            for rule in (mine, ours)
+        )
+        assert len(found) and found.equals(wanted)
 
 
 @pytest.mark.parametrize("place", ALIKE)
