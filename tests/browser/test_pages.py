@@ -34,7 +34,8 @@ IMAGES = """[...document.images].filter(i => !i.complete || !i.naturalWidth
 # A formula that is cut scrolls, but nothing shows that it does.
 CUT = """[...document.querySelectorAll('div.math mjx-container')]
     .filter(m => m.scrollWidth > m.clientWidth + 1).map(m => m.closest('div.math').id)"""
-
+# Where scripts that follow the system's colours have been heard.
+NEXT_FRAME = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
 # A cell in which words are broken letter by letter: more lines than its words need, at eight
 # letters a line.
 SQUEEZED = """[...document.querySelectorAll('article :is(th, td)')].filter(cell => {
@@ -80,6 +81,7 @@ def visit(browser, watch):
             assert page.evaluate(ONE_OF_EACH_LOOK)
             wrong += _axe(page, CONTRAST, "[data-look]")
             page.emulate_media(color_scheme="dark")
+            page.evaluate(NEXT_FRAME)
             wrong += [f"in the dark, {told}" for told in _axe(page, CONTRAST, "[data-look]")]
         page.close()
         return sorted(set(wrong))
@@ -145,16 +147,14 @@ def test_the_pages_follow_the_theme_of_the_system(browser, pages):
     text, ground = page.evaluate(shade)
     assert text < ground - 80
     page.emulate_media(color_scheme="dark")
-    page.wait_for_selector("html[data-theme=dark]")
-    page.wait_for_timeout(500)
-    text, ground = page.evaluate(shade)
+    page.wait_for_function(f"(([text, ground]) => text > ground + 80)(({shade})())")
     page.close()
-    assert text > ground + 80, f"text {text:.0f} on background {ground:.0f}"
 
 
 def test_formulas_are_set_without_the_network(browser, pages):
     page = browser.new_page(offline=True)
     page.goto((HTML / "intro.html").as_uri())
-    page.wait_for_selector("mjx-container mjx-math", timeout=15_000)
+    page.wait_for_selector("mjx-container mjx-math")
+    page.wait_for_function(book_pdf.FORMULAS_SET)
     assert page.locator(".math.notranslate").count() == page.locator("mjx-container").count()
     page.close()
