@@ -54,7 +54,7 @@ from calib_utils.schema import KEY, Tables
 
 ROOT = paths.project_root()
 TASK = cu.Task("few", "Name one. Answer:", ["ab", "1,2", "zoo", "zo"])
-PATIENCE = 240  # seconds until a wait is a failure
+PATIENCE = 600  # seconds until a wait is a failure
 
 
 def environment(**more):
