@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.stats import norm, t
 
 from calib_utils.errors import InvalidRequestError
 
 N_RESAMPLES, COVERAGE = 2000, 0.95
 LEAST = 3  # pairs; fewer give an interval that says nothing
+DECIDES = 4  # outer clusters; the interval of fewer covers three times in four at best
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ def cluster_interval(
     clusters: a prompt counts once, however many nodes or seeds it has. A resample draws as many
     outer clusters with replacement, and inside each drawn one as many inner clusters with
     replacement; rows of a pair stay together. Percentiles of the resampled means are the interval,
-    which with few clusters is known to be too narrow: print their number beside it.
+    further out the fewer the outer clusters. It ends at the least and the largest resample, so with
+    fewer than six clusters it still is too narrow: print their number beside it.
 
     Args:
         table: rows with `outer`, `inner` and `value`; rows where the value is NaN are left out.
@@ -59,8 +62,8 @@ def cluster_interval(
     Raises:
         InvalidRequestError: no resamples, or a coverage outside (0, 1).
 
-    >>> t = pd.DataFrame({"prompt_id": list("aab"), "seed": [0, 1, 0], "x": [0.0, 1.0, 1.0]})
-    >>> cluster_interval(t, "x").mean
+    >>> table = pd.DataFrame({"prompt_id": list("aab"), "seed": [0, 1, 0], "x": [0.0, 1.0, 1.0]})
+    >>> cluster_interval(table, "x").mean
     0.75
     """
     if n_resamples < 1 or not 0 < coverage < 1:
@@ -77,9 +80,19 @@ def cluster_interval(
         return Interval(centre, np.nan, np.nan, len(means), len(pairs))
     groups = [group.to_numpy(dtype=float) for _, group in pairs.groupby(level=0, sort=True)]
     drawn = _resampled_means(groups, n_resamples, np.random.default_rng(seed))
-    tail = (1 - coverage) / 2
+    tail = _expanded_tail(len(means) if len(means) > 1 else len(pairs), coverage)
     low, high = np.quantile(drawn, [tail, 1 - tail])
     return Interval(centre, float(low), float(high), len(means), len(pairs))
+
+
+def _expanded_tail(n: int, coverage: float) -> float:
+    """The share of resamples to leave out at each end: the expanded percentiles of Hesterberg.
+
+    (What Teachers Should Know About the Bootstrap, The American Statistician 69, 2015.) Means of
+    resamples vary by the variance over n, not n - 1, and like a normal, not a t, so that plain
+    percentiles of n clusters are too narrow.
+    """
+    return float(norm.sf(np.sqrt(n / (n - 1)) * t.isf((1 - coverage) / 2, n - 1)))
 
 
 def cluster_mean(
@@ -92,6 +105,22 @@ def cluster_mean(
 def _pair_means(table: pd.DataFrame, value: str, outer: str, inner: str | None) -> pd.Series:
     keys = [outer] if inner is None else [outer, inner]
     return table.dropna(subset=value).groupby(keys, sort=True, observed=True)[value].mean()
+
+
+def as_text(
+    value: float,
+    low: float,
+    high: float,
+    *,
+    digits: int = 2,
+    undefined: str = "–",
+    alone: str = "no interval",
+) -> str:
+    """An estimate and its interval as text; `undefined` without it, `alone` without an interval."""
+    if pd.isna(value):
+        return undefined
+    value, low, high = (f"{x:.{digits}f}" for x in (value, low, high))
+    return f"{value} ({alone})" if low == "nan" else f"{value} ({low} to {high})"
 
 
 def _resampled_means(groups: list[np.ndarray], n: int, rng: np.random.Generator) -> np.ndarray:

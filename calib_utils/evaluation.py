@@ -4,12 +4,18 @@ Knows the whole chain by name; computes nothing itself.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from calib_utils import prompts, results
-from calib_utils.errors import InvalidRequestError, InvalidRuleError, ResultsError
+from calib_utils.errors import (
+    InvalidRequestError,
+    InvalidRuleError,
+    ResultsError,
+    TokenizationError,
+)
 from calib_utils.loading import load_model
 from calib_utils.measure import Settings
 from calib_utils.models import Model
@@ -141,15 +147,14 @@ def adaptive_frontier(
 
 def render_prompt(model: Model | str, task: Task | str, **policies: str) -> Prompt:
     """The prompt text, its ids and the answers' trie, as `evaluate` uses them."""
-    model, task = load_model(model), get_task(task)
-    return prompts.render(model.tokenizer, task, Policies(**policies))
+    return _rendered(load_model(model), get_task(task), Policies(**policies))
 
 
 def show_prompt(model: Model | str, task: Task | str, **policies: str) -> None:
     """Prints exactly what the model sees for a task, and how its answers become tokens."""
-    model, task = load_model(model), get_task(task)
-    prompt = prompts.render(model.tokenizer, task, Policies(**policies))
-    print(prompts.describe(model.tokenizer, task, prompt, Policies(**policies)))
+    model, task, policies = load_model(model), get_task(task), Policies(**policies)
+    prompt = _rendered(model, task, policies)
+    print(prompts.describe(model.tokenizer, task, prompt, policies))
 
 
 def stored_measurement(
@@ -203,5 +208,28 @@ def request_for(
     if results_dir is not None:
         suffix = policies.suffix + (f"@dtype={model.dtype}" if model.dtype != "float32" else "")
         folder = results.folder_of(Path(results_dir), model.key, task.name, suffix)
-    prompt = prompts.render(model.tokenizer, task, policies)
+    prompt = _rendered(model, task, policies)
     return Request(model, task, policies, prompt, batch_size, folder)
+
+
+def _rendered(model: Model, task: Task, policies: Policies) -> Prompt:
+    """The task as the model sees it. "all" tokenizations that lack the tokenizer's own are refused.
+
+    Raises:
+        TokenizationError: the tokenizer rewrites an answer (many compose accents), so that of the
+            sequences that spell it as listed none is the one that it writes itself.
+    """
+    prompt = prompts.render(model.tokenizer, task, policies)
+    if policies.tokenizations != "all":
+        return prompt
+    own = prompts.render(model.tokenizer, task, replace(policies, tokenizations="canonical"))
+    every = set(prompt.sequences.symbols)
+    for symbols, answer in zip(own.sequences.symbols, own.sequences.answer, strict=True):
+        if symbols not in every:
+            written = model.tokenizer.decode(list(symbols)).strip()
+            raise TokenizationError(
+                f"answer {task.answers[answer]!a} is written {written!a} by this "
+                "tokenizer, so its own tokens are not among tokenizations='all': list the answer "
+                "so, or use tokenizations='canonical'"
+            )
+    return prompt

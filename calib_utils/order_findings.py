@@ -4,12 +4,21 @@ Tables in, findings out. Where an interval holds both answers, the claim is not 
 sample is too small to decide it, and the number is printed.
 """
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 
 from calib_utils import pr_depths
-from calib_utils.bootstrap import LEAST
-from calib_utils.controlled import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, Finding, decided
+from calib_utils.bootstrap import DECIDES, as_text
+from calib_utils.controlled import (
+    NOT_REPRODUCED,
+    NOT_TESTABLE,
+    OURS,
+    REPRODUCED,
+    Finding,
+    decided,
+)
 from calib_utils.order_study import ITEMS, JUDGES, SOURCES, TEXTS
 from calib_utils.table1 import LEVEL
 
@@ -74,12 +83,11 @@ def headline(depths: pd.DataFrame, measured: pd.DataFrame) -> dict[str, str]:
     return said
 
 
-def _told(value: float, low: float, high: float) -> str:
-    if np.isnan(value):
-        return "not defined (nothing is valid)"
-    if np.isnan(low):
-        return f"{value:.2f} (too few trees for an interval)"
-    return f"{value:.2f} ({low:.2f} to {high:.2f})"
+_told = partial(
+    as_text,
+    undefined="not defined (nothing is valid)",
+    alone="too few trees for an interval",
+)
 
 
 def _about(kind: str) -> str:
@@ -93,7 +101,7 @@ def keeps_less_than_half(row) -> str:
     many candidates are valid that a random order keeps half as well, recall says nothing about the
     ranking, and the claim is not testable.
     """
-    enough = row.n_runs >= LEAST and row.random_recall_at < 0.5
+    enough = row.n_prompts >= DECIDES and row.random_recall_at < 0.5
     return decided(-row.recall_at_high, -row.recall_at_low, -0.5) if enough else NOT_TESTABLE
 
 
@@ -110,24 +118,25 @@ def _recall_is_low(kind: str, row: pd.Series) -> Finding:
 
 
 def _little_better(kind: str, row: pd.Series) -> Finding:
-    value, low, high = row.area_gain, row.area_gain_low, row.area_gain_high
-    enough = row.n_runs >= LEAST and not np.isnan(value)
+    enough = row.n_prompts >= DECIDES
     return Finding(
         f"The ranking is closer to a random order than to a perfect one ({_about(kind)})",
-        "Sec. 4, Fig. 2; the published points gain .02 to .11 of area",
-        f"area {row.area:.2f}, of which beyond a random order {_told(value, low, high)}; half of "
-        f"what a perfect order would gain is {(1 - row.random_area) / 2:.2f}",
-        decided(-high, -low, -(1 - row.random_area) / 2) if enough else NOT_TESTABLE,
+        f"Sec. 4, Fig. 2; the published points gain .02 to .11 of area; {OURS}",
+        f"area {row.area:.2f}, of which beyond a random order "
+        f"{_told(row.area_gain, row.area_gain_low, row.area_gain_high)}; that less half of what a "
+        "perfect order would gain "
+        f"{_told(row.past_half, row.past_half_low, row.past_half_high)}",
+        decided(-row.past_half_high, -row.past_half_low, 0.0) if enough else NOT_TESTABLE,
     )
 
 
 def _worsens(kind: str, changes: pd.DataFrame) -> Finding:
-    """The last depth against the first of the deepest sweep that has enough trees."""
+    """The last depth against the first of the deepest sweep that has enough prompts."""
     claim = f"The frontier worsens with depth, by its area ({_about(kind)})"
     own = changes[(changes.measure == "area") & (changes.minus == 1)]
-    own = own[(own.depth == own.forced) & (own.n_runs >= LEAST)]
+    own = own[(own.depth == own.forced) & (own.n_prompts >= DECIDES)]
     if own.empty:
-        return Finding(claim, "Sec. 4, Fig. 2 right", "too few trees", NOT_TESTABLE)
+        return Finding(claim, "Sec. 4, Fig. 2 right", "too few prompts", NOT_TESTABLE)
     row = own.loc[own.depth.idxmax()]
     gain = changes[
         (changes.measure == "area_gain")
@@ -139,8 +148,8 @@ def _worsens(kind: str, changes: pd.DataFrame) -> Finding:
         claim,
         "Sec. 4, Fig. 2 right",
         f"area at depth {row.depth:.0f} less area at depth 1: "
-        f"{_told(row.difference, row.low, row.high)} over {row.n_runs:.0f} trees; beyond a random "
-        f"order {_told(gain.difference, gain.low, gain.high)}",
+        f"{_told(row.difference, row.low, row.high)} over {row.n_prompts:.0f} prompts; beyond a "
+        f"random order {_told(gain.difference, gain.low, gain.high)}",
         decided(-row.high, -row.low, 0.0),
     )
 
@@ -156,10 +165,10 @@ def _greedy_is_enough(sources: pd.DataFrame) -> Finding:
         table = pr_depths.depth_differences(own, by="order")
         differences.append(table[table.measure == "area"].iloc[0])
     found = "; ".join(
-        f"{other}: area {_told(row.difference, row.low, row.high)} larger"
+        f"{other}: difference of area {_told(row.difference, row.low, row.high)}"
         for other, row in zip(SOURCES[1:], differences, strict=True)
     )
-    if any(row.n_runs < LEAST or np.isnan(row.low) for row in differences):
+    if any(row.n_prompts < DECIDES or np.isnan(row.low) for row in differences):
         said = NOT_TESTABLE
     elif all(row.low > -CLOSE and row.high < CLOSE for row in differences):
         said = REPRODUCED
@@ -172,7 +181,7 @@ def _greedy_is_enough(sources: pd.DataFrame) -> Finding:
 
 def _oracle_wins(kind: str, apart: pd.DataFrame, compared: pd.DataFrame, strategy: str) -> Finding:
     claim = (
-        "An oracle on the first two tokens gives more diverse texts than "
+        "An oracle on the first two tokens gives more diverse texts, by their embeddings, than "
         f"{_STRATEGIES[strategy]} ({_about(kind)})"
     )
     found, said = "no prompt has a valid opening", NOT_TESTABLE
@@ -182,11 +191,11 @@ def _oracle_wins(kind: str, apart: pd.DataFrame, compared: pd.DataFrame, strateg
         if len(own) and own.n_prompts.iloc[0]:
             row, validity = own.iloc[0], compared.set_index("strategy").validity
             found = (
-                f"embedding diversity {_told(row.difference, row.low, row.high)} larger, in favour "
-                f"on {row.in_favour} of {row.n_prompts} prompts; validity of the oracle "
+                f"difference {_told(row.difference, row.low, row.high)}, in favour on "
+                f"{row.in_favour} of {row.n_prompts} prompts; validity of the oracle "
                 f"{validity['oracle']:.2f}, of the other {validity[strategy]:.2f}"
             )
             # More diverse and less valid would be no better decoder.
-            if row.n_prompts >= LEAST and validity["oracle"] >= LEVEL:
+            if row.n_prompts >= DECIDES and validity["oracle"] >= LEVEL:
                 said = decided(row.low, row.high, 0.0)
     return Finding(claim, "Table 1", found, said)

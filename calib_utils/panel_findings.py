@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from calib_utils import logit_shape, panel, pr_depths
-from calib_utils.bootstrap import LEAST, cluster_interval
+from calib_utils.bootstrap import DECIDES, as_text, cluster_interval
 from calib_utils.controlled import (
     NOT_REPRODUCED,
     NOT_TESTABLE,
@@ -101,7 +101,7 @@ def _order_difference(order: pd.DataFrame, kind: str, first: str, second: str) -
             "difference": row.difference,
             "low": row.low,
             "high": row.high,
-            "over": f"{row.n_runs} trees",
+            "over": f"{row.n_prompts} prompts",
         }
 
 
@@ -138,7 +138,7 @@ def _area_rises(kind: str, pairs: pd.DataFrame) -> Finding:
             f"{row.model} less {row.minus}: {_told(row)} over {row.over}, of which beyond a random "
             f"order {_told(gain)}"
         )
-        enough = int(row.over.split()[0]) >= LEAST and not np.isnan(row.low)
+        enough = int(row.over.split()[0]) >= DECIDES and not np.isnan(row.low)
         verdicts.append(decided(row.low, row.high, 0.0) if enough else NOT_TESTABLE)
     said = _together(verdicts)
     if said == REPRODUCED and len(verdicts) < 2:
@@ -153,14 +153,15 @@ def _area_rises(kind: str, pairs: pd.DataFrame) -> Finding:
 
 
 def _told(row) -> str:
-    return f"{row.difference:.3f} ({row.low:.3f} to {row.high:.3f})"
+    return as_text(row.difference, row.low, row.high, digits=3)
 
 
 def _recall_is_low(kind: str, order: pd.DataFrame) -> Finding:
     told, verdicts = [], []
     for row in order[(order.kind == kind) & (order.forced == 1)].itertuples():
-        if row.n_runs < LEAST:
-            told.append(f"{row.model}: not counted, {row.n_runs:.0f} trees with a valid candidate")
+        if row.n_prompts < DECIDES:
+            few = f"{row.n_prompts:.0f} prompts with a valid candidate"
+            told.append(f"{row.model}: not counted, {few}")
             continue
         if row.random_recall_at >= 0.5:
             random = f"a random order keeps {row.random_recall_at:.2f}"

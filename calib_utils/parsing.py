@@ -69,7 +69,7 @@ class OwnRule(Rule):
         if not isinstance(name, str) or not name:
             raise InvalidRuleError(f"{rule!r} has name={name!r}: give its class a name, as text")
         if name in FAMILIES:
-            raise InvalidRuleError(f"{rule!r} takes the name of the rule {name!r}: rename it")
+            raise _taken(rule)
         if not isinstance(number, Real):
             raise InvalidRuleError(f"{rule!r} has parameter={number!r}: give a number, or none")
         self.rule, self.name, self._parameter = rule, name, float(number)
@@ -100,6 +100,10 @@ class OwnRule(Rule):
         if type(self.rule).keep is not Rule.keep:
             return self.rule.keep(step)
         return super().keep(step)
+
+
+def _taken(sampler: Sampler) -> InvalidRuleError:
+    return InvalidRuleError(f"{sampler!r} takes the name of the rule {sampler.name!r}: rename it")
 
 
 def is_known(sampler: Sampler) -> bool:
@@ -142,7 +146,7 @@ def check_rules(rules: Iterable[Sampler | str]) -> list[Sampler]:
     rules = [_checked(rule) if isinstance(rule, Rule) else rule for rule in rules]
     for rule in rules:
         if rule.name in FAMILIES and not is_known(rule):
-            raise InvalidRuleError(f"{rule!r} takes the name of the rule {rule.name!r}: rename it")
+            raise _taken(rule)
         if rule.key in seen:
             raise InvalidRuleError(f"rule {rule.key!r} is given twice: remove one")
         seen.add(rule.key)

@@ -49,8 +49,8 @@ def depth_summary(measures: pd.DataFrame, by: str = "depth", **bootstrap) -> pd.
     Returns:
         A row per depth: n_prompts and n_runs ((prompt, seed) pairs) with a defined node, n_nodes,
         n_undefined (nodes without recall, in no mean but that of `prevalence_all`), prevalence,
-        random_area and random_recall_at (means over defined nodes), area, area_gain and recall_at,
-        each with _low and _high.
+        random_area and random_recall_at (means over defined nodes), area, area_gain, recall_at and
+        past_half (what area_gain exceeds half of a perfect order's by), each with _low and _high.
     """
     rows = []
     for group, own in measures.groupby(by, sort=True):
@@ -60,8 +60,9 @@ def depth_summary(measures: pd.DataFrame, by: str = "depth", **bootstrap) -> pd.
         row["prevalence_all"] = cluster_mean(own, "prevalence")
         for name in ("prevalence", "random_area", "random_recall_at"):
             row[name] = cluster_mean(defined, name)
-        for name in _MEASURES:
-            found = cluster_interval(defined, name, **bootstrap)
+        past_half = defined.area_gain - (1 - defined.random_area) / 2
+        for name in (*_MEASURES, "past_half"):
+            found = cluster_interval(defined.assign(past_half=past_half), name, **bootstrap)
             row |= {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
         rows.append(row | {"n_prompts": found.n_outer, "n_runs": found.n_inner})
     return pd.DataFrame(rows)

@@ -8,6 +8,7 @@ import re
 import pandas as pd
 from IPython.display import HTML
 
+from calib_utils.bootstrap import as_text
 from calib_utils.controlled import NOT_REPRODUCED, OURS, VERDICTS
 from calib_utils.models import Model
 
@@ -97,18 +98,9 @@ def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
         if low == "low":
             value = table.columns[table.columns.get_loc(low) - 1]
         cells = table[[value, low, high]].itertuples(index=False, name=None)
-        table[value] = [interval(*cell) for cell in cells]
+        table[value] = [as_text(*cell) for cell in cells]
         table = table.drop(columns=[low, high])
     return table
-
-
-def interval(value: float, low: float, high: float) -> str:
-    """An estimate and its interval as text; a dash where there is none."""
-    if pd.isna(value):
-        return "–"
-    return (
-        f"{value:.2f} (no interval)" if pd.isna(low) else f"{value:.2f} ({low:.2f} to {high:.2f})"
-    )
 
 
 def source_of(model: Model) -> str:

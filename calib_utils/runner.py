@@ -166,6 +166,8 @@ def run(name: str, parameters: Mapping, output: Path) -> Path:
                 kernel_name="python3",
                 progress_bar=False,
                 log_output=False,
+                # A print may come in two parts, by the moment.
+                coalesce_streams=True,
                 cwd=str(paths.project_root()),
                 start_timeout=300,  # of a dead one it hears at once; a cold network disk is slow
                 extra_arguments=["--IPKernelApp.log_level=40"],

@@ -20,15 +20,16 @@ _PATIENCE = 60  # seconds in all, where other processes take the cores
 _TOO_MUCH = 3
 # The two conversations that `prompts` renders. An error of the template itself is told there.
 _TRY = """
-import json, sys
+import sys, time
+from transformers.utils.chat_template_utils import _compile_jinja_template
 try:
     import resource
     seconds, megabytes = map(int, sys.argv[1:3])
+    seconds += int(time.process_time()) + 1  # the import's are not the template's
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     resource.setrlimit(resource.RLIMIT_AS, (megabytes << 20,) * 2)
 except ImportError:
     pass
-from transformers.utils.chat_template_utils import _compile_jinja_template
 tokens = {name: f"<{name}>" for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
 messages = [{"role": "user", "content": "question"}]
 try:

@@ -203,7 +203,9 @@ _ = theory_figures.price_of_validity()
 # blind to N. *Leaky shape* puts a tenth of each step on invalid tokens and is right otherwise.
 # *Equally sharp* is the geometric law of Def. F.1, *Zipf* has a heavy tail; *displaced* is the
 # geometric law with two valid tokens pushed below two invalid ones at every step with a choice.
-# `deviation` is the largest difference from what the formulas say, in any of the numbers.
+# `deviation` is the largest difference from what the formulas say, in any of the numbers. Controls
+# write a character a token, so their answers have more steps, and other numbers, than a real
+# tokenizer's: *uniform over G*, say, is less diverse here than the ceiling of the next chapters.
 
 # %%
 control = controls.controls_table(controls.TASKS[:1] if quick else controls.TASKS)

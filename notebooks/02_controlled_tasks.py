@@ -147,6 +147,9 @@ reporting.show(ends[["task", "end", "validity", "diversity"]], digits=3)
 
 # %% [markdown]
 # ## Claims and findings
+#
+# Areas compare whole curves. Curves may cross: a longer answer can reach a validity that a shorter
+# one does not, as the best validities show.
 
 # %%
 found = controlled.findings(curves, answers)

@@ -96,7 +96,9 @@ reporting.show(cutoffs.areas(table), digits=3)
 
 # %% [markdown]
 # Numbers above: area under each frontier. For a validity v it takes the best diversity of any
-# setting with at least that validity, and 0 beyond the most valid one; no interpolation.
+# setting with at least that validity, and 0 beyond the most valid one; no interpolation. The
+# temperatures are the twelve of Table 3; the curves of the chapter before try more of them, so
+# their areas are a little larger.
 
 # %% mystnb={"figure": {"caption": "Diversity against validity of every setting (a dot each), a panel per task; lines: each rule's Pareto frontier. Dotted line and star: the structural ceiling of a perfectly ordered model that is uniform over the valid tokens. The paper puts down to order what the oracle size lacks; part can be shape that no temperature of the grid evens out (compare its Fig. 6 and 9).", "name": "fig-frontiers"}, "image": {"alt": "Grid of scatter plots of diversity against validity by rule, a panel per task, with frontiers and a star."}}
 figure = figures.frontier_grid(table, facts, tasks)
@@ -105,10 +107,12 @@ _ = figures.source_line(figure.axes[0], source, when)
 # %% [markdown]
 # ## How good is the oracle, and how good could any cutoff be?
 #
-# Beside the best oracle point (largest Val × Div; none where nothing is valid) stand its ceiling and the best that *any* {term}`adaptive cutoff`
-# could do, found by dynamic programming over the {term}`prefix tree`: {term}`sequence precision`
-# and {term}`sequence recall` (Def. 4.1) depend on ranks alone. Knowing the number of valid tokens
-# is not the best one can know: keeping one more token can raise precision and recall at once.
+# Beside the best oracle point (largest Val × Div; none where nothing is valid) stand its ceiling
+# and the best that *any* {term}`adaptive cutoff` could do, found by dynamic programming over the
+# {term}`prefix tree`: {term}`sequence precision` and {term}`sequence recall` (Def. 4.1) depend on
+# ranks alone. Knowing the number of valid tokens is not the best one can know: keeping one more
+# token can raise precision and recall at once. Where the best point has the hottest temperature of
+# Table 3, hotter ones were not tried.
 
 # %%
 hulls = {task: cu.adaptive_frontier(language_model, task, **asked) for task in tasks}

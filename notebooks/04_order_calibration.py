@@ -146,9 +146,16 @@ _ = figures.source_line(figure.axes[0], source, when)
 # %% [markdown]
 # Area and recall at precision 0.8 of all trees (recall weighted by the valid texts below a
 # candidate, Def. 4.1). *Forced* is how deep the tree is, *depth* the step in it. Means over
-# prompts, with 95 % bootstrap intervals over prompts and seeds; with so few prompts they are too
-# narrow rather than too wide. Nodes without a valid candidate have no recall and are counted as
-# undefined.
+# prompts, with 95 % bootstrap intervals over prompts and seeds, widened for few of them
+# {cite:p}`hesterberg2015bootstrap`. Resamples of four prompts reach no further than the prompts
+# do, so there the intervals still are too narrow: they cover the truth in 7 of 8 cases at best.
+# Nodes without a valid candidate have no recall and are counted as undefined.
+#
+# - *area_gain*: area less that of a random order; *past_half*: what it is above half of the gain of
+#   a perfect order, which reaches 1.
+# - *random_area*, *random_recall_at*: what a random order has on average.
+# - *prevalence*: of valid candidates, over the nodes that have one; *prevalence_all*: over all.
+# - *n_runs*: trees with a valid candidate, one per prompt and seed.
 
 # %%
 reporting.show(reporting.with_intervals(depths.drop(columns="recall")))
@@ -238,9 +245,10 @@ reporting.show(noise)
 # ## Knowing validity for two steps
 #
 # Table 1 of the paper: an *oracle* draws its first two tokens uniformly from those found valid,
-# then the model goes on as usual. The others cut every step. For each strategy four settings are
-# drawn from its grid in Table 3, the same number for all, each writes 12 texts for each prompt,
-# and the most diverse setting with validity 0.8 or more counts. Validity is the judge's above, so
+# then the model goes on as usual. The others cut every step. For each of them four settings are
+# drawn from its grid in Table 3 (the oracle has one), each writes 12 texts for each prompt, and
+# the most diverse setting with validity 0.8 or more counts; *best_of* is the expected best of as
+# many settings as the smallest grid has. Validity is the judge's above, so
 # *grammar* for free texts. {term}`Embedding diversity <embedding diversity>` is the mean of 1 −
 # cosine over pairs of texts; {term}`self-BLEU` is high where texts repeat each other, over all
 # texts and in groups of four, since the paper's "n = 4" can mean either.
@@ -303,7 +311,8 @@ reporting.show(order_study.sizes(plan), digits=3)
 # ## Claims and findings
 #
 # Decided by the interval; where it holds both answers the claim is not testable here, nor where the
-# oracle's own texts are valid less often than 0.8.
+# oracle's own texts are valid less often than 0.8. Fewer than four prompts decide nothing, and four
+# only what they agree on. The test of the ranking is ours, and counted apart.
 
 # %%
 found = order_findings.findings(depths, changes, sources, compared, apart)

@@ -95,7 +95,8 @@ else:
 # token forced. Bars are 95 % intervals over prompts and seeds, of which there are few. The black
 # tick is what a {term}`random order` of the same candidates has: where most candidates are valid,
 # as among free texts judged by grammar, the area is high without any order. Recall is weighted
-# (Def. 4.1); nodes without a valid candidate are in no mean but that of *prevalence_all*. The open
+# (Def. 4.1); nodes without a valid candidate are in no mean but that of *prevalence_all*;
+# *area_gain* is area less that of a random order, *n_runs* counts trees (prompts and seeds). The open
 # diamonds are computed from the points that the authors published for two models (one story prompt,
 # four prefixes each, ranks to 2,000, their judge): another measurement, beside ours and not
 # comparable in height.

@@ -122,7 +122,7 @@ reporting.show(table) if endpoint_url else print(beyond.NOT_ASKED)
 # load.
 #
 # {term}`pass@k` is the probability that k draws hold one that passes, by the unbiased estimator of
-# Chen et al. (2021). Intervals are over problems, for problems like these; there are twelve, so
+# Chen et al. {cite:p}`chen2021evaluating`. Intervals are over problems, for problems like these; there are twelve, so
 # read them as a guide.
 
 # %%
@@ -160,7 +160,7 @@ else:
 # %%
 reporting.show(beyond_tables.order_table(programs)) if len(ranked) else print(why_not)
 
-# %% mystnb={"figure": {"caption": "Precision against recall of keeping the replies above each log-probability (line), for the problem whose replies pass nearest to half the time, with a random order (dashed).", "name": "fig-beyond-curve"}, "image": {"alt": "Precision against recall of programs kept by log-probability, with a random order."}}
+# %% mystnb={"figure": {"caption": "Precision against recall of keeping the replies above each log-probability (line), for the problem whose different complete replies pass nearest to half the time, with a random order (dashed).", "name": "fig-beyond-curve"}, "image": {"alt": "Precision against recall of programs kept by log-probability, with a random order."}}
 mixed = beyond_tables.most_mixed(programs)
 if mixed:
     ax = beyond_figures.program_curves(*beyond_tables.curve_of(programs, mixed))

@@ -152,6 +152,19 @@ def test_rerunning_gives_the_committed_outputs(tmp_path):
     assert len(failed) == 1, done.stdout[-6000:]
 
 
+@pytest.mark.notebooks
+def test_what_a_cell_prints_is_one_output_however_it_arrives(small_project, tiny_folder, tmp_path):
+    """On a busy machine a line may come apart from its end, and bytes would not be repeated."""
+    cell = "import time\n\nprint(1, end='', flush=True)\ntime.sleep(1)\nprint(2)"
+    project = small_project(tmp_path / "project", {"00_prints": [cell]})
+    command = [sys.executable, "-m", "calib_utils", "run", "--model", tiny_folder(chat=True)]
+    own = {**os.environ, "PYTHONPATH": str(project)}
+    subprocess.run(command, check=True, cwd=project, env=own, capture_output=True)
+    (page,) = (project / "book" / "results").glob("*/00_prints.ipynb")
+    outputs = nbformat.read(page, as_version=4).cells[-1].outputs
+    assert [output.text for output in outputs] == ["12\n"]
+
+
 @pytest.mark.models
 @pytest.mark.notebooks
 def test_a_quick_run_with_parameters_stores_its_rows(tmp_path):

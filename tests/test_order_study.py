@@ -10,6 +10,7 @@ import pytest
 import calib_utils as cu
 from calib_utils import (
     annotation,
+    bootstrap,
     drawing,
     judge_study,
     labelled,
@@ -212,18 +213,20 @@ def test_the_shared_prompt_changes_no_text(architecture, tiny):
 
 
 def depth_row(kind="items", **values):
-    row = {"kind": kind, "forced": 1, "depth": 1, "n_runs": 4, "prevalence": 0.3, "area": 0.4}
+    row = {"kind": kind, "forced": 1, "depth": 1, "n_prompts": 4, "prevalence": 0.3, "area": 0.4}
     row |= {"random_area": 0.32, "random_recall_at": values.get("random_recall_at", 0.0)}
-    row["n_runs"] = values.get("n_runs", 4)
+    row["n_prompts"] = values.get("n_prompts", 4)
     for name, value in {"recall_at": (0.2, 0.1, 0.3), "area_gain": (0.1, 0.0, 0.2)}.items():
         row |= dict(
             zip((name, f"{name}_low", f"{name}_high"), values.get(name, value), strict=True)
         )
+    for bound in ("", "_low", "_high"):
+        row[f"past_half{bound}"] = row[f"area_gain{bound}"] - (1 - row["random_area"]) / 2
     return row | {"prevalence": values.get("prevalence", 0.3)}
 
 
 def change_row(difference, low, high, measure="area", **values):
-    row = {"kind": "items", "forced": 3, "depth": 3, "minus": 1, "measure": measure, "n_runs": 4}
+    row = {"kind": "items", "forced": 3, "depth": 3, "minus": 1, "measure": measure, "n_prompts": 4}
     return row | {"difference": difference, "low": low, "high": high} | values
 
 
@@ -286,7 +289,7 @@ def test_the_claim_on_the_ranking_is_decided_at_half_of_a_perfect_gain():
     assert verdicts(depth_row(area_gain=(0.1, 0.0, 0.3)))[0][RANKING] == REPRODUCED
     assert verdicts(depth_row(area_gain=(0.5, 0.4, 0.6)))[0][RANKING] == NOT_REPRODUCED
     assert verdicts(depth_row(area_gain=(0.34, 0.2, 0.5)))[0][RANKING] == NOT_TESTABLE
-    assert verdicts(depth_row(area_gain=(0.1, 0.0, 0.3), n_runs=2))[0][RANKING] == NOT_TESTABLE
+    assert verdicts(depth_row(area_gain=(0.1, 0.0, 0.3), n_prompts=3))[0][RANKING] == NOT_TESTABLE
 
 
 def test_depth_has_to_worsen_the_frontier():
@@ -397,7 +400,7 @@ def test_intervals_move_into_the_cell_of_their_estimate():
     assert list(table.columns) == ["n", "area", "left", "difference"]
     assert table.iloc[0].tolist() == [3, "0.50 (0.25 to 0.75)", 1.0, "–"]
     assert reporting.with_intervals(pd.DataFrame()).empty
-    assert reporting.interval(0.5, np.nan, np.nan) == "0.50 (no interval)"
+    assert bootstrap.as_text(0.5, np.nan, np.nan) == "0.50 (no interval)"
 
 
 def test_without_a_judge_nothing_is_asked(study):

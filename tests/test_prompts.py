@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from tokenizers import normalizers
 
 import calib_utils as cu
 from calib_utils.errors import InvalidTaskError, ModelFormatError, TokenizationError
@@ -156,6 +157,18 @@ def test_all_tokenizations_contain_the_canonical_one_and_can_only_raise_p(tiny):
     )
     assert (many[:2] > one[:2] + 0.1).all()
     assert many[2] == pytest.approx(one[2], abs=1e-4)  # ' zoo' has one segmentation only
+
+
+def test_all_tokenizations_are_refused_where_they_lack_the_tokenizers_own(tiny):
+    """As Qwen's does, a tokenizer composes an accent; the answer is listed with it apart."""
+    model = tiny("llama")
+    model.tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    apart, composed = (cu.Task("t", TASK.prompt, [f"caf{e}"]) for e in ("e\u0301", "\u00e9"))
+    for ask in (cu.render_prompt, cu.show_prompt, cu.evaluate):
+        with pytest.raises(TokenizationError, match=r"'cafe\\u0301' is written 'caf\\xe9'"):
+            ask(model, apart, tokenizations="all")
+        ask(model, composed, tokenizations="all")
+        ask(model, apart)
 
 
 def test_surfaces_add_spaces_and_cases(tokenizer_of, chat_template):
