@@ -303,12 +303,26 @@ def test_means_weigh_prompts_and_seeds_equally():
         assert summary.area_low[depth] < summary.area[depth] < summary.area_high[depth]
         gain = summary.area[depth] - summary.random_area[depth]
         assert summary.area_gain[depth] == pytest.approx(gain)
+        half = (1 - summary.random_area[depth]) / 2
+        assert summary.past_half[depth] == pytest.approx(gain - half)
     assert summary.n_nodes.tolist() == [12, 36]
     assert summary.n_undefined[2] == (measures.n_valid == 0).sum()
     grid = pr_depths.frontiers_by_depth(pr_curves.frontiers_on_grid(curves))
     assert (grid.lowest <= grid["mean"] + 1e-12).all()
     assert (grid["mean"] <= grid.highest + 1e-12).all()
     assert (grid.groupby("depth")["mean"].diff().dropna() <= 1e-12).all()
+
+
+def test_the_gain_is_held_against_half_of_a_perfect_one_node_by_node():
+    """Gains and halves differ by prompt, and together: their difference hardly varies."""
+    table = pr_curves.node_measures(sweep(lose=0.5)).assign(depth=1)
+    own = np.linspace(0.1, 0.9, table.prompt_id.nunique())
+    table["random_area"] = own[table.prompt_id.factorize()[0]]
+    table["area_gain"] = (1 - table.random_area) / 2 - 0.01
+    row = pr_depths.depth_summary(table).iloc[0]
+    found = row.past_half, row.past_half_low, row.past_half_high
+    assert found == pytest.approx((-0.01, -0.01, -0.01))
+    assert row.area_gain_high - row.area_gain_low > 0.1
 
 
 def test_undefined_nodes_are_counted_and_in_no_mean_but_one():
