@@ -54,7 +54,7 @@ from calib_utils.schema import KEY, Tables
 
 ROOT = paths.project_root()
 TASK = cu.Task("few", "Name one. Answer:", ["ab", "1,2", "zoo", "zo"])
-PATIENCE = 600  # seconds until a wait is a failure
+PATIENCE = 240  # seconds until a wait is a failure
 
 
 def environment(**more):
@@ -878,12 +878,12 @@ def test_a_hostile_gguf_is_a_named_error_at_once(tmp_path, own_cache, case):
     path = tmp_path / "hostile.gguf"
     path.write_bytes(HOSTILE_GGUF[case])
     for read in (lambda p: cu.load_model(p, device="cpu"), sizes.size_of):
-        begun = time.process_time()
+        begun = time.monotonic()
         with pytest.raises(ModelFormatError, match=r"hostile\.gguf") as caught:
             read(path)
         assert "fetch it again" in str(caught.value)
         if case != "nothing but a name":  # which transformers is asked about
-            assert time.process_time() - begun < 2
+            assert time.monotonic() - begun < 2
     assert hidden(own_cache) == []
 
 
