@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from calib_utils.cutoff_figures import frontiers, split_bars
 from calib_utils.figures import (
     BLUE,
     GREEN,
@@ -17,8 +18,6 @@ from calib_utils.figures import (
     SKY,
     TICKS,
     VERMILION,
-    frontiers,
-    split_bars,
     two_lines,
 )
 from calib_utils.order_study import ITEMS, JUDGES, TEXTS

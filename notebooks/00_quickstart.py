@@ -35,7 +35,7 @@ end = ""  # what closes an answer: eos, line or none; empty: line for a base mod
 
 # %%
 import calib_utils as cu
-from calib_utils import controlled, figures, origin, reporting
+from calib_utils import controlled, controlled_figures, figures, origin, reporting
 from calib_utils.sampling import share_interval
 
 figures.use_style()
@@ -64,7 +64,7 @@ table = cu.evaluate(language_model, task, temperatures=temperatures, end=policy)
 reporting.show(table[["temperature", "validity", "diversity"]])
 
 # %% mystnb={"figure": {"caption": "Two random digits, no cutoff: validity (circles) and diversity (squares) against temperature. Temperature spreads the mass, over wrong answers as well as over right ones.", "name": "fig-quickstart"}, "image": {"alt": "Line chart of validity and diversity of two random digits against temperature."}}
-ax = figures.temperature_response(table)
+ax = controlled_figures.temperature_response(table)
 _ = figures.source_line(ax, source, origin.live())
 
 # %% [markdown]

@@ -37,7 +37,7 @@ end = ""  # what closes an answer: eos, line or none; empty: line for a base mod
 import pandas as pd
 
 import calib_utils as cu
-from calib_utils import controlled, figures, origin, paths, reporting
+from calib_utils import controlled, controlled_figures, figures, origin, paths, reporting
 
 figures.use_style()
 language_model = cu.load_model(model, revision=revision or None, dtype=dtype, device=device)
@@ -90,12 +90,12 @@ reporting.show(summary.drop(columns=["family", "length"]), digits=3)
 
 # %% mystnb={"figure": {"caption": "Diversity against validity as temperature rises from 0.01 to 4: digits of length 2, 3 and 4, without (solid) and with (dashed) a bound on their sum. Dots: T = 0.5, 1 and 1.6, growing. Star: a calibrated model. Curves nearer to the axes are worse (compare Fig. 5 left of the paper).", "name": "fig-val-div"}, "image": {"alt": "Curves of diversity against validity under temperature for six digit tasks, with a star at 1 and 1."}}
 digits = curves[curves.family.isin(["unconstrained", "sum at most 10"])]
-ax = figures.validity_diversity(digits)
+ax = controlled_figures.validity_diversity(digits)
 _ = figures.source_line(ax, source, when)
 
 # %% mystnb={"figure": {"caption": "The same for the tasks that the paper's figure leaves out: a sum that must be equal (dotted), and US states (solid).", "name": "fig-val-div-others"}, "image": {"alt": "Curves of diversity against validity under temperature for sums that must be equal and for US states."}}
 others = curves[curves.family.isin(["sum equals 10", "states"])]
-ax = figures.validity_diversity(others)
+ax = controlled_figures.validity_diversity(others)
 _ = figures.source_line(ax, source, when)
 
 # %% [markdown]
@@ -117,15 +117,15 @@ answers = pd.concat(
 )
 
 # %% mystnb={"figure": {"caption": "Two random digits: probability of each of the 100 valid answers by rank, on a logarithmic axis, at four temperatures. Dashed: what each would have were all equally likely. The title gives what invalid outputs hold (compare Fig. 5 right and 10 of the paper).", "name": "fig-profile-rng"}, "image": {"alt": "Four panels of answer probabilities by rank with a dashed uniform level, one for each temperature."}}
-figure = figures.answer_profiles(answers, "rng-2")
+figure = controlled_figures.answer_profiles(answers, "rng-2")
 _ = figures.source_line(figure.axes[0], source, when)
 
 # %% mystnb={"figure": {"caption": "The same for two random digits with a sum of at most 10.", "name": "fig-profile-sum"}, "image": {"alt": "Four panels of answer probabilities by rank for digits with a bounded sum, one for each temperature."}}
-figure = figures.answer_profiles(answers, "rng-2-sum-at-most-10")
+figure = controlled_figures.answer_profiles(answers, "rng-2-sum-at-most-10")
 _ = figures.source_line(figure.axes[0], source, when)
 
 # %% mystnb={"figure": {"caption": "The same for the 50 US states (compare Fig. 10 of the paper).", "name": "fig-profile-states"}, "image": {"alt": "Four panels of the probabilities of the US states by rank, one for each temperature."}}
-figure = figures.answer_profiles(answers, "us-states")
+figure = controlled_figures.answer_profiles(answers, "us-states")
 _ = figures.source_line(figure.axes[0], source, when)
 
 # %% [markdown]

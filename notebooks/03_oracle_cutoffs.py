@@ -41,6 +41,7 @@ import pandas as pd
 import calib_utils as cu
 from calib_utils import (
     controlled,
+    cutoff_figures,
     cutoffs,
     figures,
     kept_steps,
@@ -101,7 +102,7 @@ reporting.show(cutoffs.areas(table), digits=3)
 # their areas are a little larger.
 
 # %% mystnb={"figure": {"caption": "Diversity against validity of every setting (a dot each), a panel per task; lines: each rule's Pareto frontier. Dotted line and star: the structural ceiling of a perfectly ordered model that is uniform over the valid tokens. The paper puts down to order what the oracle size lacks; part can be shape that no temperature of the grid evens out (compare its Fig. 6 and 9).", "name": "fig-frontiers"}, "image": {"alt": "Grid of scatter plots of diversity against validity by rule, a panel per task, with frontiers and a star."}}
-figure = figures.frontier_grid(table, facts, tasks)
+figure = cutoff_figures.frontier_grid(table, facts, tasks)
 _ = figures.source_line(figure.axes[0], source, when)
 
 # %% [markdown]
@@ -120,7 +121,7 @@ points = cutoffs.oracle_table(table, facts, hulls)
 reporting.show(points, digits=3)
 
 # %% mystnb={"figure": {"caption": "Two random digits: sequence precision against sequence recall of every setting (dots, by rule), under the frontier over all adaptive rank cutoffs (line). The gap from a dot to the line is what choosing the cutoff at each prefix could gain without changing the ranking.", "name": "fig-adaptive"}, "image": {"alt": "Scatter plot of sequence precision against recall by rule, under the line of the best adaptive cutoff."}}
-ax = figures.adaptive(table[table.task == "rng-2"], hulls["rng-2"])
+ax = cutoff_figures.adaptive(table[table.task == "rng-2"], hulls["rng-2"])
 _ = figures.source_line(ax, source, when)
 
 # %% [markdown]
@@ -150,7 +151,7 @@ losses = pd.concat(
 plain = losses[(losses.rule == "none") & (losses.temperature == 1) & (losses.repair == "none")]
 
 # %% mystnb={"figure": {"caption": "Diversity lost at each step of an answer at temperature 1 without cutoff, a bar per task, a shade per step, in nats. The parts add up to −ln diversity exactly.", "name": "fig-steps"}, "image": {"alt": "Stacked bars of lost diversity in nats by task, one shade for each step."}}
-ax = figures.step_losses(plain)
+ax = cutoff_figures.step_losses(plain)
 _ = figures.source_line(ax, source, when)
 
 # %% [markdown]
@@ -180,7 +181,7 @@ parts = ["total", "order", "shape", "size", "carried by"]
 reporting.show(shown[[*columns, *parts]], floor=1e-6)  # below that is rounding
 
 # %% mystnb={"figure": {"caption": "The loss −ln(Val × Div) of decoders in nats, split between order (hatched), shape (plain) and size of the cutoff (dotted), a bar per task and decoder. A decoder that no setting brings to the validity asked for has no bar. Left of 0 a repair makes things worse.", "name": "fig-split"}, "image": {"alt": "Stacked bars of the loss of each task and decoder, split between order, shape and size."}}
-ax = figures.split_bars(decoders)
+ax = cutoff_figures.split_bars(decoders)
 _ = figures.source_line(ax, source, when)
 
 # %% [markdown]
@@ -219,7 +220,7 @@ recipe = cu.evaluate(language_model, cutoffs.ORDER_TASK, **orders, **asked)
 recipe["engine"] = recipe.rule.str.partition("@")[2]
 
 # %% mystnb={"figure": {"caption": "US states with top-k 50, top-p 0.95 and min-p 0.02: diversity against validity in the order of three engines, a dot per temperature of Table 3. Lines that lie on each other: there the order does not matter.", "name": "fig-orders"}, "image": {"alt": "Three curves of diversity against validity, one for each engine's order of operations."}}
-ax = figures.sampler_curves(recipe, "engine")
+ax = cutoff_figures.sampler_curves(recipe, "engine")
 _ = figures.source_line(ax, source, when)
 
 # %% [markdown]
@@ -241,7 +242,7 @@ whole = pd.concat(tables, ignore_index=True)
 reporting.show(whole, digits=3) if len(whole) else print(f"none reaches validity {levels[0]:g}")
 
 # %% mystnb={"figure": {"caption": "Best diversity at the validity asked for against the number of settings of Table 3 tried (logarithmic): mean, and band from 5 % to 95 %, by sampler. Compare samplers at one number, not at the ends of their lines.", "name": "fig-budgets"}, "image": {"alt": "Lines with bands of the best diversity against the number of settings tried, by sampler."}}
-ax = figures.budgets(budgets)
+ax = cutoff_figures.budgets(budgets)
 _ = figures.source_line(ax, source, when)
 
 # %% [markdown]

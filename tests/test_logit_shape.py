@@ -191,6 +191,8 @@ def test_figures_show_what_the_tables_hold():
     import matplotlib
 
     matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
     from calib_utils import figures, shape_figures
 
     figures.use_style()
@@ -202,13 +204,13 @@ def test_figures_show_what_the_tables_hold():
     assert [ax.get_visible() for ax in grid.axes] == [True] * 3 + [False]
     dots = shape_figures.published_dots(logit_shape.beside_published(table, "ours"))
     assert sum(len(c.get_offsets()) for c in dots.axes[0].collections) == 9 + 3
-    figures.plt.figure()
+    plt.figure()
     for draw in (
         lambda: shape_figures.residuals(curves, fits),
         lambda: shape_figures.breakpoint_profiles(fits),
         lambda: shape_figures.held_out_ratios(compared, pooled),
         lambda: shape_figures.curve_and_fit(curves["city"], fits["city"], log_rank=False),
     ):
-        figures.plt.clf()
+        plt.clf()
         draw().figure.savefig(io.BytesIO())
-    figures.plt.close("all")
+    plt.close("all")
