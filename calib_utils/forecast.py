@@ -54,7 +54,7 @@ def memory(size: ModelSize, dtype: str = "float32", device: str = "cpu") -> floa
     else:
         caches = row * nodes * _LEVELS
     beside = caches + _LOGIT_COPIES * 4 * nodes * size.vocabulary
-    return size.parameters * BYTES[dtype] + beside + (_BASE_BYTES if kind == "cpu" else 0)
+    return size.weight_bytes(dtype) + beside + (_BASE_BYTES if kind == "cpu" else 0)
 
 
 def seconds(size: ModelSize, probe_s: float | None = None) -> pd.Series:
@@ -102,7 +102,7 @@ def resources(names: Iterable[str], dtype: str = "float32", gpu_gb: float = 0.0)
         size, key = sizes.size_of(name), freshness.identity(name).key
         needed = memory(size, dtype, "cuda" if gpu_gb else "cpu") * _MARGIN
         # A loader holds the weights in main memory before they go to the device.
-        held = size.parameters * BYTES[dtype] * _MARGIN + _DRIVER_BYTES if gpu_gb else needed
+        held = size.weight_bytes(dtype) * _MARGIN + _DRIVER_BYTES if gpu_gb else needed
         times = seconds(size)
         # A notebook that was never timed counts as much as the others do.
         mean = times.sum() / len(times) * SPREAD / 60

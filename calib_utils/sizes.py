@@ -53,6 +53,10 @@ class ModelSize:
     disk_bytes: int
     source: str
 
+    def weight_bytes(self, dtype: str) -> int:
+        """Bytes of the loaded weights."""
+        return self.parameters * BYTES[dtype]
+
 
 def size_of(name: str | Path, revision: str | None = None) -> ModelSize:
     """The size of an embedded model, a local folder or GGUF file, or a model on the hub.
