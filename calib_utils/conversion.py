@@ -4,6 +4,7 @@ Knows both formats and transformers' reader. Fetches nothing.
 """
 
 import json
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -59,10 +60,10 @@ def read_header(path: Path):
             if raw_type != GGUFValueType.ARRAY:
                 return super()._get_field_parts(orig_offs, raw_type)
             kind, length = self._get(orig_offs, np.uint32)[0], self._get(orig_offs + 4, np.uint64)
-            end = orig_offs + 12
+            end, content = orig_offs + 12, memoryview(self.data)
             if kind == GGUFValueType.STRING:
-                for _ in range(int(length[0])):  # past the end of the file there is no [0]
-                    end += 8 + int(self._get(end, np.uint64)[0])
+                for _ in range(int(length[0])):  # struct raises past the end of the file
+                    end += 8 + struct.unpack_from("<Q", content, end)[0]
             else:
                 element = self.gguf_scalar_to_np[GGUFValueType(kind)]
                 end += int(length[0]) * np.dtype(element).itemsize
