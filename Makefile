@@ -14,7 +14,7 @@ VLLM_VENV := .venv-vllm
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help env fetch forecast run workflow workflow-env book pages pdf release test check reproduce sync lock determinism mutation bench vllm clean
+.PHONY: help env fetch forecast run workflow workflow-env book pages pdf release test check reproduce sync lock licences determinism mutation bench vllm clean
 
 help:  ## This list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -96,6 +96,10 @@ lock:  ## Rewrite requirements.lock and constraints.txt from pyproject.toml, pin
 
 determinism: env  ## The same tables from three fresh clones (a minute)
 	$(BIN)/python benchmarks/clones.py
+
+licences: env  ## The installed packages with their licences
+	$(BIN)/python -m pip install --quiet pip-licenses
+	$(BIN)/pip-licenses --order=license --format=markdown
 
 # Ours to run at will, not part of the tests: see benchmarks/mutation.py.
 mutation: env  ## Deliberate faults in the metric core against its unit tests (an hour or more)

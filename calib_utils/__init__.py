@@ -45,7 +45,7 @@ _PUBLIC = {
     "evaluate": "evaluation",
     "get_task": "tasks",
     "list_tasks": "tasks",
-    "load_model": "loading",
+    "load_model": "models",
     "parse_rule": "parsing",
     "reference_model": "reference",
     "render_prompt": "evaluation",

@@ -59,7 +59,7 @@ def _prompt(options) -> None:
 
 
 def _fetch(options) -> None:
-    from calib_utils.loading import load_model
+    from calib_utils.models import load_model
 
     for name in CORE if options.all else [options.model]:
         print(f"{name}: {load_model(name).folder}")
@@ -82,12 +82,6 @@ def _toc(options) -> None:
     from calib_utils.book import write_table_of_contents
 
     print(write_table_of_contents())
-
-
-def _licences(options) -> None:
-    from calib_utils.licences import write_page
-
-    print(write_page())
 
 
 def _reproduce(options) -> int:
@@ -114,7 +108,7 @@ def _reproduce(options) -> int:
 
 
 def _load(options):
-    from calib_utils.loading import load_model
+    from calib_utils.models import load_model
 
     return load_model(
         options.model, revision=options.revision, dtype=options.dtype, device=options.device
@@ -162,9 +156,6 @@ def _parser() -> argparse.ArgumentParser:
 
     add = commands.add_parser("toc", help="rewrite the book's table of contents")
     add.set_defaults(command=_toc)
-
-    add = commands.add_parser("licences", help="rewrite the book's page of licences")
-    add.set_defaults(command=_licences)
 
     add = commands.add_parser("reproduce", help="recompute stored rows, print the differences")
     add.add_argument("--model", help="only this model's rows")

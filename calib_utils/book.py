@@ -99,8 +99,8 @@ def build(output: Path | None = None, results_dir: Path | None = None) -> Path:
     output = Path(output or paths.project_root() / "_build")
     target = output / "_build"
     try:
-        page_figures.write()
         output.mkdir(parents=True, exist_ok=True)
+        page_figures.write()
         with files.alone(output, "build of this book") as held:
             for left in output.glob("._build-*") if held is not None else ():  # of killed builds
                 shutil.rmtree(left, ignore_errors=True)

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from calib_utils.endpoint import Reply
 from calib_utils.errors import JudgeError
-from calib_utils.loading import load_model
-from calib_utils.models import Model
+from calib_utils.models import Model, load_model
 from calib_utils.prompts import render
 from calib_utils.tasks import Task
 

@@ -4,9 +4,11 @@ Knows both formats and transformers' reader. Fetches nothing.
 """
 
 import json
+import struct
+from collections.abc import Mapping
 from pathlib import Path
 
-from calib_utils import files, gguf_header, paths
+from calib_utils import files, paths
 from calib_utils.errors import CacheError, ModelFormatError
 from calib_utils.hashes import sha256_of_file
 
@@ -29,7 +31,7 @@ def converted_folder(gguf: Path, sha256: str) -> Path:
     target = paths.cache_dir() / "converted" / f"{sha256[:16]}-v{_CONVERTER}"
     if is_whole(target):
         return target
-    gguf_header.read(gguf)
+    read_header(gguf)
     try:
         with files.whole_folder(target, is_whole) as folder:
             _convert(gguf, folder)
@@ -39,6 +41,61 @@ def converted_folder(gguf: Path, sha256: str) -> Path:
     except OSError as error:
         raise unwritable(target, error) from error
     return target
+
+
+def read_header(path: Path):
+    """Fields and tensors of a GGUF file; of an array among the fields only its length.
+
+    The elements of the arrays are the vocabulary, for which the package's own reader takes up to
+    half a minute. Nothing is believed that the file cannot hold.
+
+    Raises:
+        ModelFormatError: not a GGUF file, cut off, or with counts that the file cannot hold.
+    """
+    import numpy as np
+    from gguf import GGUFReader, GGUFValueType
+
+    class Header(GGUFReader):
+        def _get_field_parts(self, orig_offs, raw_type):
+            if raw_type != GGUFValueType.ARRAY:
+                return super()._get_field_parts(orig_offs, raw_type)
+            kind, length = self._get(orig_offs, np.uint32)[0], self._get(orig_offs + 4, np.uint64)
+            end, content = orig_offs + 12, memoryview(self.data)
+            if kind == GGUFValueType.STRING:
+                for _ in range(int(length[0])):  # struct raises past the end of the file
+                    end += 8 + struct.unpack_from("<Q", content, end)[0]
+            else:
+                element = self.gguf_scalar_to_np[GGUFValueType(kind)]
+                end += int(length[0]) * np.dtype(element).itemsize
+            return end - orig_offs, [length], [0], [GGUFValueType.ARRAY]
+
+    try:
+        header = Header(path)
+        architecture = header.fields["general.architecture"].contents()
+        # transformers builds all layers before it looks at a tensor.
+        layers = header.fields[f"{architecture}.block_count"].contents()
+        if layers > len(header.tensors):
+            raise ValueError(f"{layers:,} layers, {len(header.tensors)} tensors")
+    except Exception as error:
+        raise _unreadable(path, error) from error
+    return header
+
+
+def require_every_tensor(source: Path, told: Mapping) -> None:
+    """Refuses weights that lack a part, which transformers would draw at random.
+
+    Args:
+        told: the loading information of transformers.
+
+    Raises:
+        ModelFormatError: with the parts' names.
+    """
+    if missing := sorted(map(str, told["missing_keys"])):
+        names = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+        raise ModelFormatError(
+            f"{source} lacks {len(missing)} of the model's tensors ({names}), and they would be "
+            "random: fetch or save the model again"
+        )
 
 
 def is_whole(folder: Path) -> bool:
@@ -67,12 +124,12 @@ def _convert(gguf: Path, folder: Path) -> None:
     try:
         options = {"gguf_file": gguf.name, "trust_remote_code": False}
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
-        network = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **options)
+        network, told = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, dtype=torch.float32, output_loading_info=True, **options
+        )
     except Exception as error:
-        raise ModelFormatError(
-            f"{gguf} cannot be read as GGUF ({type(error).__name__}: {error}); fetch it again, "
-            "or use a safetensors folder"
-        ) from error
+        raise _unreadable(gguf, error) from error
+    require_every_tensor(gguf, told)
     # transformers refuses to save what it believes is still quantised.
     network.is_quantized = False
     network.hf_quantizer = None
@@ -83,6 +140,13 @@ def _convert(gguf: Path, folder: Path) -> None:
         tokenizer.save_pretrained(folder)
     except Exception as error:  # safetensors and tokenizers have errors of their own
         raise OSError(str(error)) from error
+
+
+def _unreadable(gguf: Path, error: Exception) -> ModelFormatError:
+    return ModelFormatError(
+        f"{gguf} cannot be read as GGUF ({type(error).__name__}: {error}); fetch it again, or use "
+        "a safetensors folder"
+    )
 
 
 def _state(file: Path) -> list:

@@ -17,8 +17,7 @@ from IPython.display import HTML
 from calib_utils import scoring
 from calib_utils.errors import InvalidRequestError, ModelFormatError
 from calib_utils.evaluation import render_prompt
-from calib_utils.loading import load_model
-from calib_utils.models import Model
+from calib_utils.models import Model, load_model
 from calib_utils.prompts import Prompt
 from calib_utils.steps import TokenTable
 from calib_utils.tasks import Task, get_task

@@ -1,64 +1,41 @@
-"""What a run will take, before it runs: memory, disk, and seconds of the notebooks timed so far.
+"""What a run will take, before it runs: memory, disk, a rough time; what to ask a batch system for.
 
-Knows sizes and how long the notebooks took for the embedded models (`data/panel/seconds.csv`).
-A forecast is not a measurement, and nothing here is stored as one.
+Knows sizes, and how long the notebooks took for one small model (`data/panel/seconds.csv`). A
+forecast is not a measurement, and nothing here is stored as one.
 """
 
+import math
 import os
 import shutil
 import time
-from dataclasses import dataclass
+from collections.abc import Iterable
 
-import numpy as np
 import pandas as pd
-from scipy.optimize import linprog
 
-from calib_utils import checkpoints, paths, runner, scoring, sizes
+from calib_utils import checkpoints, freshness, paths, runner, scoring, sizes
 from calib_utils.errors import InvalidRequestError
 from calib_utils.evaluation import evaluate
 from calib_utils.models import Model
-from calib_utils.sizes import ModelSize
+from calib_utils.sizes import BYTES, ModelSize
 
 PROBE, PROBE_TASK = "probe", "rng-2"
+_TIMED = "smollm2-135m-instruct"  # the one model for which every timed notebook was run
+# The times of the other embedded models are within this factor of those scaled from it.
+SPREAD = 3
 # Python, torch and transformers, measured before any weights.
 _BASE_BYTES = 0.55e9
 # Memory beside the model was 2 to 4 times the logits of a batch (benchmarks/results/scaling.json).
-_LOGIT_COPIES = (2, 4)
+_LOGIT_COPIES = 4
 _ROW_TOKENS = 150  # the longest prompt of the controlled tasks in a chat template, and an answer
 _LEVELS = 8  # steps of an answer whose caches the branched way holds at once, at most
-# The branched way took 2.3 times the packed one (DECISIONS.md); recurrent layers were not timed.
-_BRANCHED = 2.3
-# Another processor of the same class, another depth: no forecast is narrower than this.
-_LEAST_SPREAD, _MORE = 1.5, 1.1
-_PEAK = 103e9  # products and sums a second of one core (benchmarks/results/scoring.json)
-_SERIAL = 1.5  # what more threads do not speed up
-_START_S = 8.0  # kernel and imports, CPU seconds
+# A job that asks for too little is killed, one that asks for too much waits a little longer.
+_MARGIN = 1.5
+_LEAST_MINUTES = 10
+_DRIVER_BYTES = 1e9  # the command beside the kernel of a notebook
 
 
-@dataclass(frozen=True)
-class Range:
-    """From `low` to `high`: neither is promised."""
-
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes: weights once, and what exact evaluation holds beside them with default batches."""
-
-    weights: float
-    beside: Range
-    here: float | None  # of this machine; None on a GPU, and where it is not told
-
-    @property
-    def total(self) -> Range:
-        """Everything."""
-        return Range(self.weights + self.beside.low, self.weights + self.beside.high)
-
-
-def memory(size: ModelSize, dtype: str = "float32", device: str = "cpu") -> Memory:
-    """Memory of a run.
+def memory(size: ModelSize, dtype: str = "float32", device: str = "cpu") -> float:
+    """Bytes that exact evaluation takes at most with default batches, the weights included.
 
     Args:
         device: cpu, cuda or mps, which decides the batch.
@@ -66,62 +43,35 @@ def memory(size: ModelSize, dtype: str = "float32", device: str = "cpu") -> Memo
     Raises:
         InvalidRequestError: a dtype that does not exist.
     """
-    if dtype not in sizes.BYTES:
-        known = ", ".join(sizes.BYTES)
-        raise InvalidRequestError(f"dtype={dtype!r} does not exist: choose from {known}")
-    kind = device.split(":")[0]
-    nodes, most = scoring._BATCH.get(kind, scoring._BATCH["cpu"])
-    nodes = max(1, min(nodes, int(most / (4 * size.vocabulary))))
-    row = size.cache_values * sizes.BYTES[dtype] * _ROW_TOKENS + size.state_bytes
-    if size.model_type in scoring.PACKABLE:
+    if dtype not in BYTES:
+        raise InvalidRequestError(f"dtype={dtype!r} does not exist: choose from {', '.join(BYTES)}")
+    kind, packed = device.split(":")[0], size.model_type in scoring.PACKABLE
+    nodes = scoring.default_batch(kind, size.vocabulary, packed)
+    row = size.cache_values * BYTES[dtype] * _ROW_TOKENS + size.state_bytes
+    if packed:
         # One row holds the prompt and the batch; attention copies it while it grows.
-        row += size.cache_values * sizes.BYTES[dtype] * nodes
-        caches = Range(row, 2 * row)
+        caches = 2 * (row + size.cache_values * BYTES[dtype] * nodes)
     else:
-        nodes = max(1, nodes // scoring._BRANCHED_SHARE)
-        caches = Range(row * nodes, row * nodes * _LEVELS)
-    logits = 4 * nodes * size.vocabulary
-    base = _BASE_BYTES if kind == "cpu" else 0.0
-    beside = Range(
-        base + caches.low + _LOGIT_COPIES[0] * logits,
-        base + caches.high + _LOGIT_COPIES[1] * logits,
-    )
-    return Memory(size.weight_bytes(dtype), beside, _memory_here(device))
+        caches = row * nodes * _LEVELS
+    beside = caches + _LOGIT_COPIES * 4 * nodes * size.vocabulary
+    return size.weight_bytes(dtype) + beside + (_BASE_BYTES if kind == "cpu" else 0)
 
 
-def seconds(
-    size: ModelSize, probe_s: float | None = None, cores: int | None = None
-) -> pd.DataFrame:
-    """Seconds for every notebook that was timed, scaled from those of the embedded models.
+def seconds(size: ModelSize, probe_s: float | None = None) -> pd.Series:
+    """CPU seconds of every notebook that was timed, by name; the truth is within `SPREAD` of it.
 
-    A notebook's CPU time is taken as a constant plus a multiple of the numbers in matrix products
-    plus a multiple of the vocabulary (sorting, sums). The range is all that agrees with the
-    embedded models' times, and what was never timed: experts that a batch touches together, and
-    the branched way.
+    The times of one small model are scaled by the parameters that a token passes through.
 
     Args:
-        probe_s: seconds of `measure_probe` on this machine; then only the number of probes that a
-            notebook is worth is taken from the embedded models.
-        cores: that share the work; by default this machine's.
-
-    Returns:
-        Columns notebook, low, high.
+        probe_s: of `measure_probe` on this machine; then by the ratio of the probes instead.
     """
-    table = timings()
-    probes = table[table.notebook == PROBE].set_index("model").cpu_s
-    rows = []
-    for notebook, part in table[table.notebook != PROBE].groupby("notebook"):
-        if probe_s is None:
-            found = _predicted(size, part)
-            share = min(cores or os.cpu_count() or 1, int(part.cores.max()))
-            low, high = found.low / share, _SERIAL * found.high / share
-        else:
-            # What takes a model so many probes takes another about as many.
-            ratio = part.cpu_s.to_numpy() / probes[part.model].to_numpy()
-            low = probe_s * ratio.min() / _LEAST_SPREAD
-            high = probe_s * ratio.max() * _LEAST_SPREAD
-        rows.append({"notebook": notebook, "low": _START_S + low, "high": _START_S + high})
-    return pd.DataFrame(rows)
+    table = pd.read_csv(paths.package_data("panel", "seconds.csv"))
+    table = table[(table.model == _TIMED) & (table.source == "run")]
+    times = table.set_index("notebook").cpu_s
+    probe = times.pop(PROBE)
+    if probe_s is not None:
+        return times * probe_s / probe
+    return times * size.active / checkpoints.get_checkpoint(_TIMED).active
 
 
 def measure_probe(model: Model | str) -> float:
@@ -133,101 +83,93 @@ def measure_probe(model: Model | str) -> float:
     return wall
 
 
-def timings() -> pd.DataFrame:
-    """CPU seconds of the notebooks for the embedded models, one row each, start left out.
+def resources(names: Iterable[str], dtype: str = "float32", gpu_gb: float = 0.0) -> list[dict]:
+    """What to ask a batch system for, for each model: `model`, `key`, `gpus`, `mem_mb`, `minutes`.
 
-    A run counts before what the sidecars of stored tables add up to.
+    Minutes are CPU time also where a GPU is asked for, since no rate of one was measured.
+
+    Args:
+        gpu_gb: memory of one GPU, 10^9 bytes; 0 asks for none.
+
+    Raises:
+        InvalidRequestError: a negative size of a GPU, or two models that would share a folder.
+        UnknownNameError, ModelFormatError, HubUnreachableError: a model whose size is not known.
     """
-    table = pd.read_csv(paths.package_data("panel", "seconds.csv"))
-    table = table.sort_values("source").drop_duplicates(["notebook", "model"])  # run < sidecars
-    start = np.where((table.source == "run") & (table.notebook != PROBE), _START_S, 0.0)
-    cpu = table.cpu_s.fillna(table.wall_s * table.threads)
-    return table.assign(cpu_s=(cpu - start).clip(lower=0.1)).reset_index(drop=True)
-
-
-def _predicted(size: ModelSize, part: pd.DataFrame) -> Range:
-    """CPU seconds: all that agrees with the embedded models' times within the spread.
-
-    Seconds are a P + b V + c with P the numbers in matrix products and V the vocabulary. Two or
-    three times do not fix a, b and c, so both ends are sought among all that explain them, with a
-    no smaller than the products of the counted nodes take at the machine's peak.
-    """
-    known = [sizes.size_of_checkpoint(checkpoints.get_checkpoint(name)) for name in part.model]
-    inputs = np.array([[one.products / 1e9, one.vocabulary / 1e5, 1.0] for one in known])
-    relative = inputs / part.cpu_s.to_numpy()[:, None]
-    nodes = part.nodes.max()
-    least = 0.0 if pd.isna(nodes) else 2e9 * nodes / _PEAK
-    bounds = [(least, None), (0, None), (0, None)]
-    # The smallest spread that explains every time, then some more.
-    n, one = len(known), np.ones(len(known))
-    slack = np.concatenate([np.c_[relative, -one], np.c_[-relative, -one]])
-    best = linprog([0, 0, 0, 1], slack, np.concatenate([one, -one]), bounds=[*bounds, (0, None)])
-    spread = max(_LEAST_SPREAD, _MORE * (1 + best.fun), _MORE / max(1 - best.fun, 0.1))
-    # A batch of tokens reads nearly all experts, so memory may be the limit, not products.
-    everything = size.products + size.parameters - size.active
-    low, high = [size.products, size.vocabulary], [everything, size.vocabulary]
-    rows = np.concatenate([relative, -relative])
-    limits = np.concatenate([np.full(n, spread), np.full(n, -1 / spread)])
-    ends = []
-    for sign, (products, vocabulary) in ((1, low), (-1, high)):
-        wanted = sign * np.array([products / 1e9, vocabulary / 1e5, 1.0])
-        ends.append(sign * linprog(wanted, rows, limits, bounds=bounds).fun)
-    if size.model_type not in scoring.PACKABLE:
-        ends[1] *= _BRANCHED
-    return Range(*ends)
-
-
-def disk(size: ModelSize) -> tuple[float, float]:
-    """Bytes that the model still takes, at most, and bytes free where models are cached."""
-    folder = paths.cache_dir()
-    while not folder.exists():
-        folder = folder.parent
-    return float(size.disk_bytes), float(shutil.disk_usage(folder).free)
-
-
-def _memory_here(device: str) -> float | None:
-    if device != "cpu":
-        return None
-    try:
-        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (AttributeError, ValueError, OSError):  # not on Windows
-        return None
+    if not gpu_gb >= 0:
+        raise InvalidRequestError(f"gpu_gb={gpu_gb!r}: must be 0 (no GPU) or more")
+    found = []
+    for name in names:
+        size, key = sizes.size_of(name), freshness.identity(name).key
+        needed = memory(size, dtype, "cuda" if gpu_gb else "cpu") * _MARGIN
+        # A loader holds the weights in main memory before they go to the device.
+        held = size.weight_bytes(dtype) * _MARGIN + _DRIVER_BYTES if gpu_gb else needed
+        times = seconds(size)
+        # A notebook that was never timed counts as much as the others do.
+        mean = times.sum() / len(times) * SPREAD / 60
+        found.append(
+            {
+                "model": name,
+                "key": key,
+                "gpus": math.ceil(needed / (gpu_gb * 1e9)) if gpu_gb else 0,
+                "mem_mb": math.ceil((held + _DRIVER_BYTES) / 1e6),
+                "minutes": max(_LEAST_MINUTES, math.ceil(mean * len(runner.notebook_names()))),
+            }
+        )
+    keys = [one["key"] for one in found]
+    if twice := sorted({key for key in keys if keys.count(key) > 1}):
+        raise InvalidRequestError(
+            f"more than one model would go into {', '.join(twice)}: rename a folder or file"
+        )
+    return found
 
 
 def report(size: ModelSize, dtype: str, device: str, probe_s: float | None = None) -> str:
     """The forecast for people; its first word says that it is one."""
-    found, (needed, free) = memory(size, dtype, device), disk(size)
+    needed, here, free = memory(size, dtype, device), _memory_here(device), _disk_here()
+    active = f", {size.active / 1e9:.3g} B active" if size.active < size.parameters else ""
+    times = seconds(size, probe_s)
+    by = f"scaled from {_TIMED} by parameters; --measure times this model and machine"
+    if probe_s is not None:
+        by = f"times follow from {probe_s:.2g} s for {PROBE_TASK}, taken just now"
     lines = [
         f"FORECAST for {size.name}, {dtype} on {device}; not a measurement",
-        f"  parameters  {size.parameters / 1e9:.3g} B"
-        + (f", {size.active / 1e9:.3g} B active" if size.active < size.parameters else "")
-        + f", vocabulary {size.vocabulary:,} ({size.source})",
-        f"  memory      {_gb(found.weights)} weights + {_span(found.beside, _gb)} beside them"
-        + (f"; here {_gb(found.here)}" if found.here else ""),
-        f"  disk        {_gb(needed)} to fetch or convert unless it is cached; {_gb(free)} free",
+        f"  parameters  {size.parameters / 1e9:.3g} B{active}, vocabulary {size.vocabulary:,} "
+        f"({size.source})",
+        f"  memory      {_gb(needed)} at most" + (f"; here {_gb(here)}" if here else ""),
+        f"  disk        {_gb(size.disk_bytes)} to fetch or convert unless it is cached; "
+        f"{_gb(free)} free",
+        f"  CPU time    {_clock(times.sum())} for {len(times)} notebooks, within a factor of "
+        f"{SPREAD} either way",
+        f"              {by}",
     ]
-    times = seconds(size, probe_s)
-    for row in times.itertuples():
-        lines.append(f"  {row.notebook:<22} {_span(Range(row.low, row.high), _clock)}")
-    total = Range(times.low.sum(), times.high.sum())
-    lines.append(f"  {'all of these':<22} {_span(total, _clock)}")
-    if untimed := sorted(set(runner.notebook_names()) - set(times.notebook)):
+    if untimed := sorted(set(runner.notebook_names()) - set(times.index)):
         lines.append(f"  not timed so far: {', '.join(untimed)}")
-    if probe_s is not None:
-        lines.append(f"  times follow from {probe_s:.2g} s for {PROBE_TASK}, taken just now")
-    else:
-        lines.append(
-            "  times are scaled from those of the embedded models in float32 on "
-            f"{timings().cores.max()} cores; --measure times this model and machine"
-        )
-    if found.here and found.total.low > found.here:
+    if here and needed > here:
         lines.append(
             "  WARNING: does not fit into the memory here, and the times do not hold; "
             "use --dtype bfloat16, a smaller model, or a larger machine"
         )
-    if needed > free:
+    if size.disk_bytes > free:
         lines.append("  WARNING: the disk is too small; CALIB_UTILS_CACHE and HF_HOME move caches")
     return "\n".join(lines)
+
+
+def _disk_here() -> int:
+    """Bytes free where models are cached."""
+    folder = paths.cache_dir()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def _memory_here(device: str) -> int | None:
+    """Bytes of this machine; None on a GPU, and where it is not told."""
+    if device != "cpu":
+        return None
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not on Windows
+        return None
 
 
 def _gb(value: float) -> str:
@@ -239,8 +181,3 @@ def _clock(value: float) -> str:
         if value >= 2 * length:
             return f"{value / length:.2g} {unit}"
     return f"{value:.2g} s"
-
-
-def _span(span: Range, show) -> str:
-    low, high = show(span.low), show(span.high)
-    return low if low == high else f"{low} to {high}"

@@ -31,15 +31,6 @@ def sha256_of_folder(folder: Path) -> str:
     Raises:
         ModelFormatError: no config.json, or weights that are not safetensors.
     """
-    try:
-        return _sha256_of_folder(folder)
-    except OSError as error:
-        raise ModelFormatError(
-            f"{folder} cannot be read ({error}): restore the file, or fetch the model again"
-        ) from error
-
-
-def _sha256_of_folder(folder: Path) -> str:
     weights = sorted(folder.glob("*.safetensors"))
     config = folder / "config.json"
     if not config.is_file():
@@ -52,16 +43,19 @@ def _sha256_of_folder(folder: Path) -> str:
             "model.save_pretrained(folder)"
         )
     parts = [config, *weights]
-    state = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in map(Path.resolve, parts)]
     memo = paths.cache_dir() / "hashes" / f"{_sha256_of_text(str(folder.resolve()))[:32]}.json"
     try:
-        remembered = json.loads(memo.read_text())
-        if remembered["state"] == state and _SHA256.fullmatch(remembered["sha256"]):
-            return remembered["sha256"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        pass
-    bar = tqdm(parts, desc=f"hashing {folder.name}", unit="file", leave=False)
-    digest = _sha256_of_text(json.dumps([[f.name, sha256_of_file(f)] for f in bar]))
+        state = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in map(Path.resolve, parts)]
+        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+            remembered = json.loads(memo.read_text())
+            if remembered["state"] == state and _SHA256.fullmatch(remembered["sha256"]):
+                return remembered["sha256"]
+        bar = tqdm(parts, desc=f"hashing {folder.name}", unit="file", leave=False)
+        digest = _sha256_of_text(json.dumps([[f.name, sha256_of_file(f)] for f in bar]))
+    except OSError as error:
+        raise ModelFormatError(
+            f"{folder} cannot be read ({error}): restore the file, or fetch the model again"
+        ) from error
     # A cache that cannot be written costs time, not the result.
     with suppress(OSError):
         with files.whole(memo, parents=True) as draft:

@@ -14,8 +14,7 @@ from calib_utils.controlled import OURS, Finding, decided, listed, verdict
 from calib_utils.curve_selection import FAMILIES, REFERENCE
 from calib_utils.evaluation import render_prompt
 from calib_utils.explorer import logits_after
-from calib_utils.loading import load_model
-from calib_utils.models import Model
+from calib_utils.models import Model, load_model
 from calib_utils.piecewise import Fit, two_part
 from calib_utils.tasks import Task
 

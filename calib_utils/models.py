@@ -3,16 +3,20 @@
 Knows torch models and tokenizers. Knows nothing of tasks.
 """
 
+import json
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from calib_utils import weights
+from calib_utils.conversion import converted_folder, require_every_tensor
 from calib_utils.errors import DeviceError, ModelFormatError, UnknownNameError
+from calib_utils.hashes import sha256_of_file, sha256_of_folder
 from calib_utils.registry import EMBEDDED
 
 _DTYPES = ("float32", "bfloat16", "float16")
+_REVISION = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")
 _HINT = "Or give a hub id (owner/name), a local folder, or a .gguf file."
 
 
@@ -61,8 +65,8 @@ class Model:
         if self.device_map is not None:
             options["device_map"] = self.device_map
         try:
-            network = AutoModelForCausalLM.from_pretrained(
-                self.folder, use_safetensors=True, **options
+            network, told = AutoModelForCausalLM.from_pretrained(
+                self.folder, use_safetensors=True, output_loading_info=True, **options
             )
         except ImportError as error:
             raise ModelFormatError(f"{self.name}: {error}") from error
@@ -72,6 +76,7 @@ class Model:
                 f"({type(error).__name__}: {error}); if a file is truncated, delete the folder and "
                 "load again; models that need their own code are not run"
             ) from error
+        require_every_tensor(self.folder, told)
         network.eval()
         return network if self.device_map is not None else network.to(self.device)
 
@@ -84,37 +89,85 @@ def load_model(
     device: str = "auto",
     device_map: str | dict | None = None,
 ) -> Model:
-    """As `loading.load_model`, which people call: it refuses more before it comes here."""
+    """A model by embedded name, hub id, local folder or GGUF file; a loaded one is returned as is.
+
+    Args:
+        name: see `calib_utils.registry.EMBEDDED` for the embedded names.
+        revision: hub commit, branch or tag; only for hub ids.
+        dtype: of the forward pass; probabilities are always reduced in float64.
+        device: `auto` takes CUDA, then MPS, then the CPU.
+        device_map: as in transformers, for models larger than one device (needs accelerate).
+
+    Raises:
+        UnknownNameError, HubUnreachableError, HashMismatchError, ModelFormatError, DeviceError
+    """
     if isinstance(name, Model):
         return name
+    check_name(name)
+    text, path = str(name), Path(name).expanduser()
+    if revision is not None:
+        if not (isinstance(revision, str) and _REVISION.fullmatch(revision)):
+            hint = "Give a commit, branch or tag."
+            raise UnknownNameError("revision", str(revision), ("main",), hint)
+        if path.is_dir() or not _is_hub_id(text):
+            hint = "revision= is for hub ids; drop it here."
+            raise UnknownNameError("hub model", f"{text}@{revision}", (), hint)
     if dtype not in _DTYPES:
         raise DeviceError(f"dtype={dtype!r} does not exist: choose from {', '.join(_DTYPES)}")
-    device = _resolve_device(device)
-    text = str(name)
-    settings = {"dtype": dtype, "device": device, "device_map": device_map}
-    path = Path(text).expanduser()
-    if revision is not None and (path.is_dir() or not _is_hub_id(text)):
-        raise UnknownNameError(
-            "hub model", f"{text}@{revision}", (), "revision= is for hub ids; drop it here."
-        )
+    settings = {"dtype": dtype, "device": _resolve_device(device), "device_map": device_map}
     if text in EMBEDDED:
         spec = EMBEDDED[text]
-        folder = weights.converted_folder(weights.embedded_file(spec), spec.sha256)
+        folder = converted_folder(weights.embedded_file(spec), spec.sha256)
         return Model(text, text, folder, spec.sha256, spec.filename, None, **settings)
     if path.suffix == ".gguf" and path.is_file():
-        digest = weights.sha256_of_file(path)
-        folder = weights.converted_folder(path, digest)
+        digest = sha256_of_file(path)
+        folder = converted_folder(path, digest)
         return Model(text, _file_key(path.stem), folder, digest, path.name, None, **settings)
     if path.is_dir():
-        digest = weights.sha256_of_folder(path)
-        key = _file_key(path.resolve().name)
-        return Model(text, key, path, digest, f"{path.resolve().name}/", None, **settings)
-    if _is_hub_id(text) and path.suffix != ".gguf":
-        folder = weights.hub_folder(text, revision)
-        digest = weights.sha256_of_folder(folder)
+        own = path.resolve().name
+        folder, key, file = path, _file_key(own), f"{own}/"
+    elif _is_hub_id(text) and path.suffix != ".gguf":
+        folder, file = weights.hub_folder(text, revision), text
         key = _file_key(text.replace("/", "--") + (f"@{revision}" if revision else ""))
-        return Model(text, key, folder, digest, text, revision or folder.name, **settings)
-    raise UnknownNameError("model", text, EMBEDDED, _HINT)
+        revision = revision or folder.name
+    else:
+        raise UnknownNameError("model", text, EMBEDDED, _HINT)
+    digest = sha256_of_folder(folder)
+    _require_settings(folder / "generation_config.json")
+    return Model(text, key, folder, digest, file, revision, **settings)
+
+
+def check_name(name: str | Path) -> None:
+    """Refuses what can be neither a model's name nor a path on this machine.
+
+    Raises:
+        UnknownNameError: naming what a model can be given by.
+    """
+    try:
+        if isinstance(name, str | Path) and str(name).strip():
+            Path(name).expanduser().exists()
+            return
+        problem = "no name"
+    except (OSError, RuntimeError, ValueError) as error:
+        problem = str(error)
+    raise UnknownNameError("model", str(name)[:200], EMBEDDED, f"{problem}. {_HINT}")
+
+
+def _require_settings(path: Path) -> None:
+    """End tokens and the model's own sampling settings are read from this file, if it is there.
+
+    Raises:
+        ModelFormatError: it holds no JSON object.
+    """
+    try:
+        if not isinstance(json.loads(path.read_text(encoding="utf-8")), dict):
+            raise ValueError("not an object")
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelFormatError(
+            f"{path} cannot be read ({type(error).__name__}: {error}): restore or delete it"
+        ) from error
 
 
 def _is_hub_id(text: str) -> bool:
@@ -137,16 +190,11 @@ def _resolve_device(device: str) -> str:
         return available[0]
     try:
         known = torch.device(device)
-        if known.type in available and (known.index or 0) < _count(known.type):
+        n = torch.cuda.device_count() if known.type == "cuda" else 1
+        if known.type in available and (known.index or 0) < n:
             return device
-    except RuntimeError:  # not the form of a device
+    except (RuntimeError, TypeError):  # not the form of a device
         pass
     raise DeviceError(
         f"device={device!r} is not available here: choose 'auto' or {', '.join(available)}"
     )
-
-
-def _count(device_type: str) -> int:
-    import torch
-
-    return torch.cuda.device_count() if device_type == "cuda" else 1

@@ -15,8 +15,7 @@ from tqdm.auto import tqdm
 from calib_utils import completions, provenance
 from calib_utils.errors import InvalidRequestError
 from calib_utils.generation import Continuations
-from calib_utils.loading import load_model
-from calib_utils.models import Model
+from calib_utils.models import Model, load_model
 from calib_utils.starts import start_of, vocabulary_size
 from calib_utils.sweeps import Sweep, grow
 

@@ -82,8 +82,7 @@ def forecast(options) -> None:
     """Prints what a run would take; with `--measure` the model is loaded and timed for it."""
     from calib_utils import forecast as forecasts
     from calib_utils import sizes
-    from calib_utils.loading import check_name, load_model
-    from calib_utils.models import _resolve_device
+    from calib_utils.models import _resolve_device, check_name, load_model
 
     check_name(options.model)
     device, probe_s = _resolve_device(options.device), None
@@ -100,10 +99,10 @@ def forecast(options) -> None:
 
 def resources(options) -> None:
     """Prints GPUs, memory and minutes to ask for, one JSON list for all models."""
-    from calib_utils import resources as asked
+    from calib_utils import forecast as forecasts
 
     names = map(_named, options.models)
-    print(json.dumps(asked.of_models(names, dtype=options.dtype, gpu_gb=options.gpu_gb), indent=1))
+    print(json.dumps(forecasts.resources(names, options.dtype, options.gpu_gb), indent=1))
 
 
 def run(options) -> int:
@@ -144,7 +143,7 @@ def run(options) -> int:
 
 def _fetch_model(options) -> None:
     """Refuses what cannot be loaded, and fetches the rest, before a notebook is executed."""
-    from calib_utils.loading import load_model
+    from calib_utils.models import load_model
 
     if options.model not in EMBEDDED:
         _show_forecast(options)
@@ -153,7 +152,7 @@ def _fetch_model(options) -> None:
 
 def _named(model: str) -> str:
     """A file or folder by its whole path, since notebooks run in another folder."""
-    from calib_utils.loading import check_name
+    from calib_utils.models import check_name
 
     check_name(model)
     path = Path(model).expanduser()

@@ -15,10 +15,13 @@ from calib_utils.vocabulary import Vocabulary
 ENDS = ("eos", "line", "none")
 TOKENIZATIONS = ("canonical", "all")
 SURFACES = ("exact", "any_space", "any_case")
-# Template variables that switch thinking, and the value that turns it off.
-_THINKING_OFF = {"enable_thinking": False, "thinking": False}
-# Llama templates print today's date unless told one; a number must not change overnight.
-_FIXED_DATE = {"date_string": "26 Jul 2024"}
+# Variables of chat templates, which ignore what they do not know: thinking is switched off, and the
+# date fixed, since Llama's print today's and a number must not change overnight.
+_TEMPLATE_VARIABLES = {
+    "enable_thinking": False,
+    "thinking": False,
+    "date_string": "26 Jul 2024",
+}
 
 
 @dataclass(frozen=True)
@@ -42,25 +45,18 @@ class Policies:
     surface: str = "exact"
 
     def __post_init__(self):
-        for field, known in (
-            ("end", ENDS),
-            ("tokenizations", TOKENIZATIONS),
-            ("surface", SURFACES),
-        ):
-            if getattr(self, field) not in known:
+        known = {"end": ENDS, "tokenizations": TOKENIZATIONS, "surface": SURFACES}
+        for field, value in vars(self).items():
+            if value not in known[field]:
                 raise InvalidTaskError(
-                    f"{field}={getattr(self, field)!r} does not exist: choose from {known}"
+                    f"{field}={value!r} does not exist: choose from {known[field]}"
                 )
 
     @property
     def suffix(self) -> str:
         """What distinguishes these from the defaults, for a file name; empty for the defaults."""
-        changed = [
-            f"{name}={value}"
-            for name, value in vars(self).items()
-            if value != getattr(Policies, name)
-        ]
-        return "".join(f"@{part}" for part in changed)
+        changed = ((k, v) for k, v in vars(self).items() if v != getattr(Policies, k))
+        return "".join(f"@{name}={value}" for name, value in changed)
 
 
 @dataclass(frozen=True)
@@ -84,7 +80,8 @@ def render(tokenizer, task: Task, policies: Policies | None = None) -> Prompt:
     """The prompt ids and answer token sequences of a task for one tokenizer.
 
     Raises:
-        TokenizationError: an answer whose tokens do not simply follow the prompt's.
+        TokenizationError: an answer whose tokens do not simply follow the prompt's, or with
+            tokenizations="all" one that the tokenizer rewrites.
         ModelFormatError: the chat template fails, or there is no end token.
     """
     policies = policies or Policies()
@@ -133,22 +130,16 @@ def describe(tokenizer, task: Task, prompt: Prompt, policies: Policies) -> str:
 
 
 def _chat_text(tokenizer, message: str, reply: str | None = None) -> str:
-    import jinja2
-    from jinja2 import meta
-
+    """A conversation as the template writes it, in the sandbox in which transformers renders it."""
     messages = [{"role": "user", "content": message}]
     if reply is not None:
         messages.append({"role": "assistant", "content": reply})
-    template = tokenizer.chat_template
-    try:
-        names = meta.find_undeclared_variables(jinja2.Environment().parse(template))
-        # Templates may use statement extensions that plain jinja2 does not parse.
-    except (jinja2.TemplateError, TypeError):
-        names = {name for name in (*_THINKING_OFF, *_FIXED_DATE) if name in str(template)}
-    switches = {k: v for k, v in (_THINKING_OFF | _FIXED_DATE).items() if k in names}
     try:
         return tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=reply is None, **switches
+            messages,
+            tokenize=False,
+            add_generation_prompt=reply is None,
+            **_TEMPLATE_VARIABLES,
         )
     except Exception as error:
         raise ModelFormatError(
@@ -195,9 +186,19 @@ def _segmentations(tokenizer, prompt_text, prompt_ids, form, is_chat, policies):
             f"{tokenizer.decode(list(prompt_ids[at:]))!r}; end the prompt differently (for "
             "example without trailing white space)"
         )
+    own = whole[len(prompt_ids) :]
     if policies.tokenizations == "canonical":
-        return [whole[len(prompt_ids) :]]
-    return _vocabulary(tokenizer).segmentations(form)
+        return [own]
+    every = _vocabulary(tokenizer).segmentations(form)
+    if own not in every:
+        # Many tokenizers compose accents: then none of these is what the tokenizer itself writes.
+        written = tokenizer.decode(list(own)).strip()
+        raise TokenizationError(
+            f"answer {form.strip()!a} is written {written!a} by this tokenizer, so its own tokens "
+            "are not among tokenizations='all': list the answer so, or use "
+            "tokenizations='canonical'"
+        )
+    return every
 
 
 @lru_cache(maxsize=4)
@@ -223,8 +224,5 @@ def _end_of_turn(tokenizer) -> int | None:
     text = _chat_text(tokenizer, "question", marker)
     _, found, rest = text.rpartition(marker)
     ids = tokenizer(rest, add_special_tokens=False).input_ids if found and rest else []
-    return (
-        ids[0]
-        if ids and ids[0] in tokenizer.all_special_ids + list(tokenizer.added_tokens_decoder)
-        else None
-    )
+    known = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    return ids[0] if ids and ids[0] in known else None

@@ -15,8 +15,7 @@ import pandas as pd
 
 from calib_utils import completions, drawing
 from calib_utils.errors import InvalidRequestError
-from calib_utils.loading import load_model
-from calib_utils.models import Model
+from calib_utils.models import Model, load_model
 from calib_utils.sampling import share_interval
 
 CITY_PROMPT = "Name a random city in the world"  # Fig. 11

@@ -12,8 +12,7 @@ import pandas as pd
 from calib_utils import files, framework_study, results
 from calib_utils.errors import ResultsError
 from calib_utils.evaluation import request_for
-from calib_utils.loading import load_model
-from calib_utils.models import Model
+from calib_utils.models import Model, load_model
 from calib_utils.parsing import parse_rule
 from calib_utils.prompts import Policies
 from calib_utils.schema import KEY

@@ -9,8 +9,7 @@ import torch
 
 from calib_utils.errors import InvalidRequestError
 from calib_utils.evaluation import render_prompt
-from calib_utils.loading import load_model
-from calib_utils.models import Model
+from calib_utils.models import Model, load_model
 from calib_utils.parsing import check_temperatures
 from calib_utils.scoring import continue_rows, forward
 from calib_utils.tasks import Task, get_task

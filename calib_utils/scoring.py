@@ -54,7 +54,8 @@ def score(
     device = network.get_input_embeddings().weight.device
     if packed is None:
         packed = network.config.model_type in PACKABLE
-    batch = _Batch(batch_size or _default_batch(network, device, packed), device)
+    vocabulary = network.get_output_embeddings().weight.shape[0]
+    batch = _Batch(batch_size or default_batch(device.type, vocabulary, packed), device)
     ids = torch.tensor([prompt.ids], device=device)
     cache = None
     if packed:
@@ -77,9 +78,10 @@ def score(
         yield from _Branched(network, prompt.trie, batch).below(np.zeros(1, dtype=np.int64), cache)
 
 
-def _default_batch(network, device, packed: bool) -> int:
-    nodes, logits_bytes = _BATCH.get(device.type, _BATCH["cpu"])
-    nodes = min(nodes, int(logits_bytes / (4 * network.get_output_embeddings().weight.shape[0])))
+def default_batch(device_type: str, vocabulary: int, packed: bool) -> int:
+    """Nodes per forward pass on a kind of device (`cpu`, `mps` or `cuda`)."""
+    nodes, logits_bytes = _BATCH.get(device_type, _BATCH["cpu"])
+    nodes = min(nodes, int(logits_bytes / (4 * vocabulary)))
     return max(1, nodes if packed else nodes // _BRANCHED_SHARE)
 
 

@@ -19,13 +19,9 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from calib_utils import files, paths
-from calib_utils.conversion import converted_folder, unwritable  # noqa: F401  # also from here
-from calib_utils.errors import (
-    HashMismatchError,
-    HubUnreachableError,
-    UnknownNameError,
-)
-from calib_utils.hashes import sha256_of_file, sha256_of_folder  # noqa: F401  # also read from here
+from calib_utils.conversion import unwritable
+from calib_utils.errors import HashMismatchError, HubUnreachableError, UnknownNameError
+from calib_utils.hashes import sha256_of_file
 from calib_utils.registry import EMBEDDED, EmbeddedEncoder, EmbeddedModel, Wheel
 
 _CHUNK = 1 << 22

@@ -24,12 +24,11 @@ ORDER = (
     "vocabulary",
     "prompts",
     "hashes",
-    *("gguf_header", "conversion"),
+    "conversion",
     "weights",
     "sizes",
     "openset",
     "models",
-    *("templates", "loading"),
     "starts",
     "scoring",
     "generation",
@@ -118,8 +117,7 @@ ORDER = (
     "freshness",
     "runner",
     "forecast",
-    "resources",
-    *("licences", "page_figures", "book_pages", "book", "book_pdf"),
+    *("page_figures", "book_pages", "book", "book_pdf"),
     "runs",
     "panel_commands",
     "__init__",
@@ -129,8 +127,6 @@ TORCH = {
     *(
         "models",
         "conversion",
-        "templates",
-        "loading",
         "scoring",
         "ranking",
         "samplers",
@@ -141,7 +137,7 @@ TORCH = {
 }
 # What a number passes through before it is a number of this code: inputs, identity, messages.
 NOT_NUMERIC = {"errors", "paths", "files", "registry", "hashes", "weights", "tasks"}
-NOT_NUMERIC |= {"gguf_header", "conversion"}
+NOT_NUMERIC |= {"conversion"}
 MAX_LINES = 300
 
 

@@ -170,7 +170,7 @@ def written(folder):
     """What was made below a folder, but for what the cache remembers of the model."""
     found = (path for path in folder.rglob("*") if path.is_file())
     names = {path.relative_to(folder).as_posix() for path in found}
-    return {name for name in names if not name.startswith(("cache/hashes/", "cache/templates/"))}
+    return {name for name in names if not name.startswith("cache/hashes/")}
 
 
 def committed():

@@ -21,7 +21,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
-import jinja2
 import nbformat
 import pandas as pd
 import pytest
@@ -33,13 +32,10 @@ from calib_utils import (
     deadlines,
     files,
     freshness,
-    gguf_header,
-    models,
     paths,
     results,
     sizes,
     store,
-    templates,
 )
 from calib_utils.endpoint import Endpoint
 from calib_utils.errors import (
@@ -432,7 +428,7 @@ import json, os, subprocess, sys
 from pathlib import Path
 import pyarrow as pa
 import calib_utils as cu
-from calib_utils import annotation, book, completions, kept_steps, results, runs, weights
+from calib_utils import annotation, book, completions, conversion, kept_steps, results, runs
 from calib_utils.errors import CalibUtilsError
 from calib_utils.labels import Item, Verdict
 from calib_utils.judges import LanguageModelJudge
@@ -474,7 +470,7 @@ actions = {
     "pages": pages,
     "labels for people": lambda: annotation.write_text(disk / "sheet.csv", "x" * 9999),
     "book": lambda: book.write_table_of_contents(disk),
-    "conversion": lambda: weights.converted_folder(gguf, "0" * 64),
+    "conversion": lambda: conversion.converted_folder(gguf, "0" * 64),
     "forgotten hash": lambda: cu.load_model(folder, device="cpu").weights_sha256,
 }
 
@@ -819,56 +815,28 @@ def kv(key, kind, payload):
     return struct.pack("<Q", len(key)) + key.encode() + struct.pack("<I", kind) + payload
 
 
-def header(*fields, n_fields=None, n_tensors=0, tensors=b"", version=3, magic=b"GGUF"):
+def header(*fields, n_fields=None, n_tensors=0, version=3, magic=b"GGUF"):
     count = len(fields) if n_fields is None else n_fields
-    return magic + struct.pack("<IQQ", version, n_tensors, count) + b"".join(fields) + tensors
+    return magic + struct.pack("<IQQ", version, n_tensors, count) + b"".join(fields)
 
 
-def tensor(shape=(4,), kind=0, offset=0, name=b"t", n_dims=None):
-    sizes = struct.pack(f"<{len(shape)}Q", *shape)
-    n_dims = len(shape) if n_dims is None else n_dims
-    parts = (struct.pack("<Q", len(name)), name, struct.pack("<I", n_dims), sizes)
-    return b"".join(parts) + struct.pack("<IQ", kind, offset)
-
-
-STRING = struct.pack("<Q", 5) + b"llama"
-ARCHITECTURE = kv("general.architecture", 8, STRING)
+ARCHITECTURE = kv("general.architecture", 8, struct.pack("<Q", 5) + b"llama")
 HOSTILE_GGUF = {
     "empty": b"",
     "magic alone": b"GGUF",
     "another magic": header(magic=b"GGML"),
     "version 1": header(version=1),
-    "big endian": header(version=3 << 24),
-    "cut off in the counts": header()[:12],
     "absurd number of fields": header(n_fields=2**63),
-    "many fields that are not there": header(n_fields=100_000),
-    "absurd number of tensors": header(n_tensors=2**63),
+    "absurd number of tensors": header(ARCHITECTURE, n_tensors=2**63),
     "absurd text": header(kv("a", 8, struct.pack("<Q", 2**62))),
-    "text beyond the file": header(kv("a", 8, struct.pack("<Q", 1000) + b"x")),
-    "absurd key": header(struct.pack("<Q", 2**40) + b"a"),
-    "no UTF-8": header(kv("a", 8, struct.pack("<Q", 2) + b"\xff\xfe")),
+    "no UTF-8": header(kv("general.architecture", 8, struct.pack("<Q", 2) + b"\xff\xfe")),
     # With these the reader of the package gguf takes all memory.
     "absurd array": header(kv("a", 9, struct.pack("<IQ", 0, 2**60))),
     "absurd array of texts": header(kv("a", 9, struct.pack("<IQ", 8, 2**60))),
     "arrays in arrays": header(kv("a", 9, struct.pack("<IQ", 9, 1) * 5_000)),
     "unknown type": header(kv("a", 99, b"")),
     "field twice": header(ARCHITECTURE, ARCHITECTURE),
-    "absurd shape": header(n_tensors=1, tensors=tensor((2**40, 2**40))),
-    "no elements": header(n_tensors=1, tensors=tensor((0,))),
-    "absurd dimensions": header(n_tensors=1, tensors=tensor(n_dims=2**31)),
-    "unknown numbers": header(n_tensors=1, tensors=tensor(kind=999)),
-    "tensor beyond the file": header(n_tensors=1, tensors=tensor(offset=2**50) + b"x" * 99),
-    "absurd layers": header(
-        *(ARCHITECTURE, kv("llama.block_count", 4, struct.pack("<I", 2**31))),
-        n_tensors=1,
-        tensors=tensor() + b"x" * 99,
-    ),
-    "absurd width": header(
-        *(ARCHITECTURE, kv("llama.embedding_length", 10, struct.pack("<Q", 2**50))),
-        n_tensors=1,
-        tensors=tensor() + b"x" * 99,
-    ),
-    "absurd alignment": header(kv("general.alignment", 4, struct.pack("<I", 0))),
+    "absurd layers": header(ARCHITECTURE, kv("llama.block_count", 4, struct.pack("<I", 2**31))),
     "nothing but a name": header(ARCHITECTURE),
 }
 
@@ -879,30 +847,38 @@ def test_a_hostile_gguf_is_a_named_error_at_once(tmp_path, own_cache, case):
     path.write_bytes(HOSTILE_GGUF[case])
     for read in (lambda p: cu.load_model(p, device="cpu"), sizes.size_of):
         begun = time.monotonic()
-        with pytest.raises(ModelFormatError, match=r"hostile\.gguf") as caught:
+        with pytest.raises(ModelFormatError, match=r"hostile\.gguf.*fetch it again"):
             read(path)
-        assert "fetch it again" in str(caught.value)
-        if case != "nothing but a name":  # which transformers is asked about
-            assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < 2
     assert hidden(own_cache) == []
 
 
-def test_a_sound_gguf_is_read(tiny_gguf, tiny_folder):
-    found = gguf_header.read(tiny_gguf)
-    assert found.fields["general.architecture"] == "llama"
-    assert found.fields["tokenizer.ggml.tokens"].length > 256
-    assert sum(found.tensors.values()) == sizes.size_of(tiny_folder("llama")).parameters
-    assert sizes.size_of(tiny_gguf).cache_values == sizes.size_of(tiny_folder("llama")).cache_values
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.99])
+def test_a_truncated_gguf_is_a_named_error(tiny_gguf, tmp_path, own_cache, share):
+    path = tmp_path / "truncated.gguf"
+    content = tiny_gguf.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    for read in (lambda p: cu.load_model(p, device="cpu"), sizes.size_of):
+        with pytest.raises(ModelFormatError, match=r"truncated\.gguf.*fetch it again"):
+            read(path)
+    assert hidden(own_cache) == []
 
 
-UNBOUNDED = {
-    "endless loop": "{% for i in range(9**5) %}{% for j in range(9**5) %}{% endfor %}{% endfor %}",
-    "huge output": "{% for i in range(99999) %}{{ messages[0]['content'] * 99 }}{% endfor %}",
-    "huge text": "{{ 'a' * 10 ** 11 }}",
-    "huge number": "{% set n = 9 ** (9 ** 9) %}",
-    "doubling": "{% set ns = namespace(x='aa') %}{% for i in range(60) %}"
-    "{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}",
-}
+def test_a_gguf_that_lacks_a_tensor_is_refused(tiny_gguf, tmp_path, own_cache):
+    """As transformers would draw it at random, and the copy would be taken for the model."""
+    path = tmp_path / "lacking.gguf"
+    path.write_bytes(tiny_gguf.read_bytes().replace(b"output_norm.weight", b"output_nrom.weight"))
+    with pytest.raises(ModelFormatError, match=r"lacking\.gguf lacks 1 .*model\.norm\.weight"):
+        cu.load_model(path, device="cpu")
+    assert hidden(own_cache) == []
+
+
+def test_the_size_of_a_gguf_is_that_of_its_copy(tiny_gguf, tiny_folder):
+    file, folder = sizes.size_of(tiny_gguf), sizes.size_of(tiny_folder("llama"))
+    for name in ("parameters", "vocabulary", "cache_values", "model_type"):
+        assert getattr(file, name) == getattr(folder, name)
+
+
 ESCAPES = {
     "globals": "{{ messages.__class__.__mro__ }}",
     "of a function": "{{ raise_exception.__globals__ }}",
@@ -914,56 +890,16 @@ ESCAPES = {
 }
 
 
-def with_template(folder, target, template, how):
-    copy = shutil.copytree(folder, target)
-    (copy / "chat_template.jinja").unlink(missing_ok=True)
-    if how == "file":
-        (copy / "chat_template.jinja").write_text(template)
-        return copy
-    config = json.loads((copy / "tokenizer_config.json").read_text())
-    config["chat_template"] = template
-    (copy / "tokenizer_config.json").write_text(json.dumps(config))
-    return copy
-
-
-# Where a template stands is tried once.
-@pytest.mark.parametrize(
-    ("case", "how"), [*((case, "file") for case in UNBOUNDED), ("huge output", "config")]
-)
-def test_a_chat_template_without_bounds_is_refused(
-    tiny_folder, tmp_path, monkeypatch, own_cache, case, how
-):
-    monkeypatch.setattr(templates, "SECONDS", 2)
-    templates._ends.cache_clear()
-    folder = with_template(tiny_folder("llama"), tmp_path / "m", UNBOUNDED[case], how)
-    with pytest.raises(ModelFormatError, match=r"does not end within 2 s.*repair it") as caught:
-        cu.load_model(folder, device="cpu")
-    assert str(folder) in str(caught.value)
-
-
 @pytest.mark.parametrize("case", ESCAPES)
 def test_a_chat_template_cannot_leave_its_sandbox(tiny_folder, tmp_path, case):
-    folder = with_template(tiny_folder("llama"), tmp_path / "m", ESCAPES[case], "file")
+    folder = shutil.copytree(tiny_folder("llama"), tmp_path / "m")
+    (folder / "chat_template.jinja").write_text(ESCAPES[case])
     try:
-        # Past the trial under limits, which is the next wall.
-        prompt = cu.render_prompt(models.load_model(folder, device="cpu"), TASK).text
+        prompt = cu.render_prompt(cu.load_model(folder, device="cpu"), TASK).text
     except ModelFormatError as error:
         assert "repair the template" in str(error)
     else:  # rendered as nothing
         assert "class" not in prompt and "uid=" not in prompt and "globals" not in prompt
-
-
-def test_plain_jinja_would_let_a_template_out():
-    rendered = jinja2.Environment().from_string(ESCAPES["globals"]).render(messages=[])
-    assert "class" in rendered
-
-
-def test_a_template_that_was_tried_is_not_tried_again(tiny_folder, own_cache, monkeypatch):
-    templates._ends.cache_clear()
-    cu.load_model(tiny_folder("llama", chat=True), device="cpu")
-    templates._ends.cache_clear()
-    monkeypatch.setattr(templates.subprocess, "run", lambda *a, **k: pytest.fail("tried again"))
-    cu.load_model(tiny_folder("llama", chat=True), device="cpu")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff", b"[" * 100_000])
@@ -979,8 +915,7 @@ def test_spoilt_settings_of_a_model_are_a_named_error(tiny_folder, tmp_path, con
     [
         {"vocab_size": "many"},
         {"vocab_size": -1},
-        {"hidden_size": 0},
-        {"num_attention_heads": None},
+        {"head_dim": None, "num_attention_heads": None},
         {"num_hidden_layers": 1e9},
         {"layer_types": 5},
         {"text_config": 5},

@@ -16,8 +16,8 @@ import pytest
 
 from calib_utils import book, freshness, paths, provenance, registry, results, runner, runs
 from calib_utils.__main__ import main
-from calib_utils.errors import InvalidRequestError, ResultsError
-from calib_utils.resources import of_model, of_models
+from calib_utils.errors import InvalidRequestError, ModelFormatError, ResultsError
+from calib_utils.forecast import resources
 from calib_utils.schema import COLUMNS, Tables
 
 ROOT = paths.project_root()
@@ -371,18 +371,19 @@ def test_a_place_that_cannot_be_written_is_still_an_error(tmp_path):
 
 
 def test_what_a_batch_system_is_asked_for(tiny_folder, tmp_path):
-    small, large = (of_model(name) for name in ("smollm2-135m-instruct", "Qwen/Qwen3-8B"))
-    assert small["known"] and small["gpus"] == 0
+    small, large = resources(["smollm2-135m-instruct", "Qwen/Qwen3-8B"])
+    assert small["gpus"] == 0
     assert large["mem_mb"] > 32_000 > small["mem_mb"] > 500
     assert large["minutes"] > small["minutes"] >= 10
-    halves = of_model("Qwen/Qwen3-8B", dtype="bfloat16", gpu_gb=80)
+    (halves,) = resources(["Qwen/Qwen3-8B"], dtype="bfloat16", gpu_gb=80)
     assert (halves["gpus"], halves["key"]) == (1, "Qwen--Qwen3-8B")
-    assert of_model("Qwen/Qwen3-8B", gpu_gb=24)["gpus"] > 1
-    (tmp_path / "empty").mkdir()
-    assert not of_model(str(tmp_path / "empty"), gpu_gb=80)["known"]
+    assert resources(["Qwen/Qwen3-8B"], gpu_gb=24)[0]["gpus"] > 1
     with pytest.raises(InvalidRequestError, match="gpu_gb=-1"):
-        of_model("smollm2-135m-instruct", gpu_gb=-1)
+        resources(["smollm2-135m-instruct"], gpu_gb=-1)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelFormatError, match="not a model folder"):
+        resources([str(tmp_path / "empty")])
     (tmp_path / "x").mkdir()
     twin = shutil.copytree(tiny_folder(), tmp_path / "x" / tiny_folder().name)
     with pytest.raises(InvalidRequestError, match="more than one model"):
-        of_models([str(tiny_folder()), str(twin)])
+        resources([str(tiny_folder()), str(twin)])

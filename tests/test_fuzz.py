@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import calib_utils as cu
-from calib_utils import completions, gguf_header, results, tasks
+from calib_utils import completions, paths, results, tasks
 from calib_utils.errors import (
     InvalidRuleError,
     InvalidTaskError,
@@ -246,22 +246,20 @@ def test_damaged_completions_are_the_same_or_a_named_error(swept, place, data, c
 # GGUF
 
 
-@fuzz
+@few
 @given(changes=mutations(), large=st.integers(0, 2**64 - 1), where=st.none() | st.integers(0, 900))
-def test_a_damaged_gguf_header_is_read_or_a_named_error(tiny_gguf, place, changes, large, where):
-    content = bytearray(tiny_gguf.read_bytes()[:20_000])
-    size = tiny_gguf.stat().st_size
+def test_a_damaged_gguf_is_loaded_or_a_named_error(tiny_gguf, place, changes, large, where):
+    content = bytearray(tiny_gguf.read_bytes())
     if where is not None:
         content[where : where + 8] = large.to_bytes(8, "little")
     path = place / "damaged.gguf"
     path.write_bytes(mutated(content, changes))
-    os.truncate(path, size)
     try:
-        found = gguf_header.read(path)
+        cu.load_model(path, device="cpu")
     except ModelFormatError as error:
         assert str(path) in str(error)
-        return
-    assert sum(found.tensors.values()) <= size * 8
+    finally:
+        shutil.rmtree(paths.cache_dir() / "converted", ignore_errors=True)
 
 
 # A judge's answers
