@@ -92,10 +92,13 @@ def _rows(stored: Stored, task: str) -> list[list]:
 
 
 def _short(value: str | float) -> str | float | None:
-    """A number in ten digits, of which the page shows three; null if there is none."""
+    """A number in few digits that rounds to the same three as the stored one; null if none."""
     if isinstance(value, str):
         return value
-    return None if pd.isna(value) else float(f"{value:.10g}")
+    if pd.isna(value):
+        return None
+    short = float(f"{value:.8g}")
+    return short if f"{short:.3g}" == f"{value:.3g}" else value
 
 
 def _steps(path: Path, key: str, record: dict) -> tuple[list[dict], list[tuple[str, str]]]:

@@ -33,7 +33,7 @@
   const HOME = new URL("explorer/", document.currentScript.src);
 
   const sum = (list, of) => list.reduce((total, x) => total + of(x), 0);
-  const least = (list, of) => list.reduce((best, x) => (of(x) < of(best) ? x : best));
+  const least = (list, of) => list.reduce((best, x) => (of(x) < of(best) ? x : best), list[0]);
   // Settings are spread by ratio.
   const nearest = (list, x) => least(list, (y) => Math.abs(Math.log(y / x)));
   const ascending = (list) => [...new Set(list)].sort((a, b) => a - b);
@@ -119,8 +119,7 @@
   const percent = (p) => (p < 1e-6 ? "below 0.0001 %" : `${Number((100 * p).toPrecision(3))} %`);
   const words = (name) => name.replace("_", " ");
   const cutoff = (rule, value) => (value === null ? RULES[rule].label : `${RULES[rule].label} ${value}`);
-  const set = (node, attributes) =>
-    Object.entries(attributes).forEach(([key, value]) => node.setAttribute(key, value));
+  const set = (node, attributes) => Object.entries(attributes).forEach((entry) => node.setAttribute(...entry));
   function el(tag, attributes = {}, parent = null, text = null) {
     const svg = tag === "svg" || parent instanceof SVGElement;
     const node = document.createElementNS(`http://www.w3.org/${svg ? "2000/svg" : "1999/xhtml"}`, tag);
@@ -135,6 +134,12 @@
     return { label, line, name: el("span", {}, line, text), shown: el("b", {}, line) };
   }
   const slider = (label) => el("input", { type: "range", min: 0, step: 1 }, label);
+  /* Puts a slider to one of its stops and says which it is. */
+  function stop(input, count, at, text) {
+    set(input, { max: Math.max(0, count - 1), "aria-valuetext": text });
+    input.value = Math.max(0, at);
+    input.disabled = count < 2;
+  }
   const choice = (parent, text) => el("select", {}, field(parent, text).line);
   function options(select, entries, chosen) {
     select.replaceChildren(...entries.map(([value, text]) => el("option", { value }, null, text)));
@@ -232,7 +237,7 @@
     when(warmSlider, "input", () => { state.T = stops().temperatures[warmSlider.value]; });
     /* To a stop of the sliders: what was last chosen for the cutoff, or where it starts. */
     function snap() {
-      const { values, temperatures } = stops(), { label, start } = RULES[state.rule];
+      const { values, temperatures } = stops(), { start } = RULES[state.rule];
       state.value = values.length ? nearest(values, state.moved[state.rule] ?? start) : null;
       state.T = nearest(temperatures, state.T);
     }
@@ -248,12 +253,8 @@
         const oracle = rule === "oracle_size" && size !== undefined;
         cut.name.textContent = oracle ? "size here" : values.length ? RULES[rule].label : "";
         cut.shown.textContent = oracle ? size : value ?? "";
-        cutSlider.disabled = !values.length;
-        set(cutSlider, { max: Math.max(0, values.length - 1),
-          "aria-valuetext": values.length ? cutoff(rule, value) : "" });
-        cutSlider.value = Math.max(0, values.indexOf(value));
-        set(warmSlider, { max: temperatures.length - 1, "aria-valuetext": `temperature ${T}` });
-        warmSlider.value = temperatures.indexOf(T);
+        stop(cutSlider, values.length, values.indexOf(value), cutoff(rule, value));
+        stop(warmSlider, temperatures.length, temperatures.indexOf(T), `temperature ${T}`);
         warm.shown.textContent = T;
       },
     };
@@ -342,7 +343,6 @@
       line = { rule: el("line", { y1: HEAD - 6, y2: base }, chart),
         kept: el("text", { y: HEAD + 13 }, chart, "◂ kept"),
         gone: el("text", { y: HEAD + 13 }, chart, "dropped ▸") };
-      set(lookSlider, { max: columns.length - 1 });
       picked = Math.min(picked, columns.length - 1);
       drawBars();
     }
@@ -405,8 +405,7 @@
         said.textContent = `ranks ${whole(c.from + 1)} to ${whole(c.to)}: ${inside.length} of ` +
           `${whole(c.to - c.from)} valid ${some}; ${percent(p)}${after}`;
       }
-      lookSlider.value = index;
-      set(lookSlider, { "aria-valuetext": said.textContent });
+      stop(lookSlider, columns.length, index, said.textContent);
     }
     function point(event) {
       const x = event.clientX - chart.getBoundingClientRect().left;
@@ -483,22 +482,19 @@
       const nth = best.indexOf(stored);
       big.mark(stored);
       const where = !stored ? "is not stored" : stored.diversity === null ? "reaches no valid answer"
-        : nth >= 0 ? `is on the frontier: no other setting of ${RULES[stored.rule].label} is at least as valid and as diverse`
+        : nth >= 0 ? `is on the frontier: no other setting of ${label} is at least as valid and as diverse`
         : "lies inside the frontier: another setting is more valid or more diverse, and not less of the other";
       place.textContent = `${snapped}${setting} ${where}.`;
       for (const [name, node] of Object.entries({ ...shown, ...losses })) {
         node.textContent = three(stored?.[name] ?? null);
       }
       showLosses();
-      set(alongSlider, { max: Math.max(0, best.length - 1) });
-      alongSlider.disabled = best.length < 2;
-      // From inside the frontier the slider starts at the point of it that is nearest.
-      const off = (r) => Math.hypot(r.validity - (stored?.validity ?? 0), r.diversity - (stored?.diversity ?? 0));
-      if (best.length) alongSlider.value = best.indexOf(least(best, off));
       along.shown.textContent = nth >= 0 ? `${nth + 1} of ${best.length}`
         : best.length ? `inside; ${best.length} points` : "no setting is valid";
-      set(alongSlider, { "aria-valuetext":
-        nth >= 0 ? `${along.shown.textContent}: ${setting}` : "inside the frontier" });
+      // From inside the frontier the slider starts at the point of it that is nearest.
+      const off = (r) => Math.hypot(r.validity - (stored?.validity ?? 0), r.diversity - (stored?.diversity ?? 0));
+      stop(alongSlider, best.length, best.indexOf(least(best, off)),
+        nth >= 0 ? `${along.shown.textContent}: ${setting}` : "inside the frontier");
       frontier.update();
     }
     function showLosses() {
@@ -532,9 +528,8 @@
     root.querySelector(".cu-fallback").remove();
     const body = el("div"), state = fresh();
     root.prepend(body);
-    const how = el("div", { class: "cu-controls" }, body);
-    const control = controls(how, state, () =>
-      ({ values: RULES[state.rule].values(step.n_vocab), temperatures: TEMPERATURES }), update);
+    const stops = () => ({ values: RULES[state.rule].values(step.n_vocab), temperatures: TEMPERATURES });
+    const control = controls(el("div", { class: "cu-controls" }, body), state, stops, update);
     const view = picture(step, body), say = announcer(body);
     function update() {
       control.show(view.show(state).n);
