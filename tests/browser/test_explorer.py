@@ -87,12 +87,12 @@ def write_figures(folder, model, task, prefixes):
     body = "".join(ex.explorer(step, reporting.source_of(model)).data for step in steps)
     page = folder / "index.html"
     page.write_text(PAGE.format(body=body), encoding="utf-8")
-    return page, *logits_of(model, steps[0])
+    return page, *logits_of(model, task, steps[0])
 
 
-def logits_of(model, step, end="eos", task=None):
+def logits_of(model, task, step, end="eos"):
     """(N by valid token, logits [1, vocab]) of a fresh forward pass at a step."""
-    prompt = cu.render_prompt(model, task or step.task, end=end)
+    prompt = cu.render_prompt(model, task, end=end)
     ids = model.tokenizer(prompt.text + prompt.lead + step.prefix).input_ids[len(prompt.ids) :]
     row = ex.logits_after(model, prompt, ids)
     order = np.argsort(-row, kind="stable")
@@ -349,7 +349,7 @@ def test_a_kept_step_shows_what_the_weights_give(path, open_page, choose, number
     """With all logits of a fresh forward pass."""
     page, model = open_page(path), cu.load_model(SMALL)
     steps, record = kept_steps.read(kept_steps.path_of(STORE, SMALL, task))
-    answers, logits = logits_of(model, steps[number], record["end"])
+    answers, logits = logits_of(model, task, steps[number], record["end"])
     for setting in (("none", None, 1.0), ("min_p", 0.1, 1.4), ("oracle_size", None, 2.0)):
         choose(page, SMALL, task, number, *setting)
         assert_step(page, numbers_of, setting, logits, answers)
