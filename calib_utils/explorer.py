@@ -8,7 +8,8 @@ import html
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ from calib_utils.models import Model, load_model
 from calib_utils.prompts import Prompt
 from calib_utils.steps import TokenTable
 from calib_utils.tasks import Task, get_task
-from calib_utils.tries import Sequences, build_trie
+from calib_utils.tries import Sequences, Trie, build_trie
 
 N_TOP, MIN_TEMPERATURE = 150, 0.1
 MAX_ERROR = 1e-4  # relative, of Z, at any temperature from MIN_TEMPERATURE on
@@ -35,8 +36,7 @@ GROUPS = ("valid and frequent", "valid and rare", "invalid")
 _VISIBLE = str.maketrans({" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"})
 
 
-@dataclass(frozen=True)
-class Token:
+class Token(NamedTuple):
     """A next token: `rank` from 0, `gap` in nats below the top logit, N(prefix + token) answers
     that begin with it; valid where that is above 0 (Def. 3.2)."""
 
@@ -46,8 +46,7 @@ class Token:
     n_answers: int
 
 
-@dataclass(frozen=True)
-class Bin:
+class Bin(NamedTuple):
     """`count` tokens of consecutive ranks: the gap of the first one, and the mean of all."""
 
     count: int
@@ -71,6 +70,17 @@ class StepData:
     n_listed: int
     tokens: tuple[Token, ...]
     tail: tuple[Bin, ...]
+
+    @classmethod
+    def from_json(cls, content: dict) -> "StepData":
+        """What `to_json` wrote, parsed; raises TypeError where fields are missing or too many."""
+        tokens = tuple(Token(*row) for row in content["tokens"])
+        tail = tuple(Bin(*row) for row in content["tail"])
+        return cls(**content | {"tokens": tokens, "tail": tail})
+
+    def to_json(self) -> str:
+        """One line; tokens and bins are lists there, without the names of their fields."""
+        return json.dumps(vars(self), separators=(",", ":"))
 
     def log_partition(self, temperature: float) -> float:
         """ln Z in nats, relative to the top token; Z is right to `MAX_ERROR` for T >= 0.1."""
@@ -98,8 +108,17 @@ def step_data(model: Model | str, task: Task | str, prefix: str = "", end: str =
     """
     model, task = load_model(model), get_task(task)
     prompt = render_prompt(model, task, end=end)
-    node, path = _find(model.tokenizer, prompt, task, prefix)
-    return _step(model, task, prompt, node, path, prefix)
+    n_ends = bool(prompt.end_ids)  # whether something is left to choose after a whole answer
+    answers = prompt.sequences.symbols
+    texts = []
+    for path in sorted({a[:n] for a in answers for n in range(len(a) + n_ends)}, key=len):
+        texts.append(_text_after(model.tokenizer, prompt, path))
+        if texts[-1] == prefix:
+            return _step(model, task, prompt, path, prefix)
+    raise InvalidRequestError(
+        f"prefix {prefix!r} is not the beginning of an answer of task {task.name!r}, cut between "
+        f"two tokens: take '' for the first step, or one like {', '.join(map(repr, texts[1:6]))}"
+    )
 
 
 def steps_along(
@@ -119,17 +138,19 @@ def steps_along(
         )
     prompt = render_prompt(model, task, end=end)
     which = prompt.sequences.answer.index(task.answers.index(answer))
-    path, trie = list(prompt.sequences.symbols[which]), prompt.trie
-    children, node, found = trie.children(), 0, []
-    for length, token in enumerate(path):
-        if trie.node_branching[node] > 1 and trie.node_count[node] > 1:
-            text = _text_after(model.tokenizer, prompt, path[:length])
-            # A base model may write the space before its answer as a token of its own.
-            prefix = text or prompt.lead.translate(_VISIBLE) * bool(length)
-            found.append(_step(model, task, prompt, node, path[:length], prefix))
-        node = next((c for c in children[node] if trie.node_symbol[c] == token), None)
-        if node is None or len(found) == most:  # no node: nothing has to close the answer
-            break
+    path, trie = prompt.sequences.symbols[which], prompt.trie
+    nodes = _nodes(trie, path)
+    open_lengths = [
+        length
+        for length, node in enumerate(nodes)
+        if trie.node_branching[node] > 1 and trie.node_count[node] > 1
+    ]
+    found = []
+    for length in open_lengths[:most]:
+        text = _text_after(model.tokenizer, prompt, path[:length])
+        # A base model may write the space before its answer as a token of its own.
+        prefix = text or prompt.lead.translate(_VISIBLE) * bool(length)
+        found.append(_step(model, task, prompt, path[:length], prefix))
     return found
 
 
@@ -138,15 +159,10 @@ def groups_of(step: StepData) -> list[str]:
 
     A valid token is frequent if it holds at least its fair share N/|V| of the valid mass at T = 1.
     """
-    total = sum(token.n_answers for token in step.tokens)
-    valid = np.exp([-token.gap for token in step.tokens if token.n_answers]).sum()
-    found = []
-    for token in step.tokens:
-        fair = token.n_answers / total
-        frequent = np.exp(-token.gap) / valid >= fair
-        kind = GROUPS[0] if frequent else GROUPS[1]
-        found.append(kind if token.n_answers else GROUPS[2])
-    return found
+    n_answers, gaps = np.array([(token.n_answers, token.gap) for token in step.tokens]).T
+    share = np.exp(-gaps) / np.exp(-gaps[n_answers > 0]).sum()
+    kinds = np.where(share >= n_answers / n_answers.sum(), *GROUPS[:2])
+    return np.where(n_answers > 0, kinds, GROUPS[2]).tolist()
 
 
 def group_masses(step: StepData, temperatures: np.ndarray) -> pd.DataFrame:
@@ -188,7 +204,7 @@ def explorer(step: StepData, source: str) -> HTML:
         source: where the numbers come from, in one line, as `reporting.source_of` writes it.
     """
     # Token texts may hold anything, "</script" included.
-    data = json.dumps(asdict(step), separators=(",", ":")).replace("<", "\\u003c")
+    data = step.to_json().replace("<", "\\u003c")
     n_valid = sum(token.n_answers > 0 for token in step.tokens)
     place = f"after “{step.prefix}”" if step.prefix else "first token"
     title = html.escape(f"Explorer of one step: {step.task}, {place}, {step.model}")
@@ -203,13 +219,14 @@ def explorer(step: StepData, source: str) -> HTML:
     )
 
 
-def _step(
-    model: Model, task: Task, prompt: Prompt, node: int, path: list[int], prefix: str
-) -> StepData:
+def _step(model: Model, task: Task, prompt: Prompt, path: Sequence[int], prefix: str) -> StepData:
     logits = logits_after(model, prompt, path)
     order = np.argsort(-logits, kind="stable")  # stable: ties by ascending token id
     gaps = np.minimum(logits[order[0]] - logits[order], _INFINITE_GAP)
-    answers = _answers_below(prompt, node)
+    table = TokenTable(prompt.trie)
+    own, _ = table.of(np.array([_nodes(prompt.trie, path)[-1]]))
+    counts = prompt.trie.edge_count[table.edge[own]]  # N(prefix + token) of the valid tokens
+    answers = dict(zip(table.symbol[own].tolist(), counts.tolist(), strict=True))
     n_listed = min(N_TOP, len(order))
     deep = n_listed + np.flatnonzero(np.isin(order[n_listed:], list(answers)))
     tokens = []
@@ -222,20 +239,12 @@ def _step(
     return StepData(*known, tuple(tokens), tail)
 
 
-def _find(tokenizer, prompt: Prompt, task: Task, prefix: str) -> tuple[int, list[int]]:
-    """The node that `prefix` leads to, and the token ids on the way."""
-    children, seen, open_nodes = prompt.trie.children(), [], [(0, [])]
-    for node, path in open_nodes:  # grows while it is read
-        text = _text_after(tokenizer, prompt, path)
-        if text == prefix:
-            return node, path
-        seen.append(text)
-        if prefix.startswith(text):
-            open_nodes += [(c, [*path, int(prompt.trie.node_symbol[c])]) for c in children[node]]
-    raise InvalidRequestError(
-        f"prefix {prefix!r} is not the beginning of an answer of task {task.name!r}, cut between "
-        f"two tokens: take '' for the first step, or one like {', '.join(map(repr, seen[-5:]))}"
-    )
+def _nodes(trie: Trie, path: Sequence[int]) -> list[int]:
+    """The nodes along a path from the root; one fewer where nothing has to close the answer."""
+    children, nodes = trie.children(), [0]
+    for token in path:
+        nodes += [c for c in children[nodes[-1]] if trie.node_symbol[c] == token]
+    return nodes
 
 
 def _text_after(tokenizer, prompt: Prompt, path: Sequence[int]) -> str:
@@ -244,7 +253,7 @@ def _text_after(tokenizer, prompt: Prompt, path: Sequence[int]) -> str:
     return tokenizer.decode([*prompt.ids, *path], **_EXACTLY)[start:]
 
 
-def logits_after(model: Model, prompt: Prompt, path: list[int]) -> np.ndarray:
+def logits_after(model: Model, prompt: Prompt, path: Sequence[int]) -> np.ndarray:
     """Logits [vocab] after the prompt and `path`, float64.
 
     Raises:
@@ -260,14 +269,6 @@ def logits_after(model: Model, prompt: Prompt, path: list[int]) -> np.ndarray:
         remedy = "try dtype='float32', or check that the weight files are intact"
         raise ModelFormatError(f"{model.name} returned NaN or infinite logits: {remedy}")
     return row
-
-
-def _answers_below(prompt: Prompt, node: int) -> dict[int, int]:
-    """N(prefix + token) of every valid next token."""
-    tokens = TokenTable(prompt.trie)
-    own, _ = tokens.of(np.array([node]))
-    counts = prompt.trie.edge_count[tokens.edge[own]]
-    return dict(zip(tokens.symbol[own].tolist(), counts.tolist(), strict=True))
 
 
 def _visible(tokenizer, token: int) -> str:

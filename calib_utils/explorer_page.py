@@ -1,11 +1,10 @@
 """Data of the book's explorer page: stored rows and kept steps as small scripts, one a model.
 
 A page opened from a file may load scripts but no data, so each model's data is a script that calls
-a function of `book/assets/explorer_page.js`. Reads what is stored; loads no model.
+a function of `book/assets/explorer.js`. Reads what is stored; loads no model.
 """
 
 import json
-import math
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +12,7 @@ import pandas as pd
 from calib_utils import kept_steps, operating, panel, provenance
 from calib_utils.cutoffs import TASKS, frontier_points
 from calib_utils.errors import ResultsError
-from calib_utils.figures import CAUSES, RULE_COLOURS, RULE_NAMES
+from calib_utils.figures import CAUSES, RULE_COLOURS
 from calib_utils.panel import PARTS
 from calib_utils.registry import DEFAULT_MODEL
 from calib_utils.results import Stored
@@ -24,7 +23,6 @@ FOLDER = "explorer"  # below the built book's `_static`
 MEASURES = ("validity", "diversity", "sequence_precision", "sequence_recall")
 COLUMNS = (*KEY, *MEASURES, *PARTS, "on_frontier")
 _ROUNDING = 1e-6  # nats: parts of a loss below that are rounding, as in the chapter's table
-_DIGITS = 8  # of a number in a script; the page shows three
 
 
 def write(results_dir: str | Path, folder: str | Path) -> pd.DataFrame:
@@ -36,21 +34,19 @@ def write(results_dir: str | Path, folder: str | Path) -> pd.DataFrame:
     folder, models, left_out = Path(folder), [], []
     folder.mkdir(parents=True, exist_ok=True)
     keys = panel.keys_in(results_dir) if Path(results_dir).is_dir() else []
-    table = panel.models(keys).set_index("model")
-    first = [key for key in table.index if key == DEFAULT_MODEL]
-    for key, known in table.loc[[*first, *table.index.drop(first)]].iterrows():
-        data, missing = model_data(results_dir, key)
+    for known in panel.models(keys).itertuples():
+        tasks, missing = model_data(results_dir, known.model)
         left_out += missing
-        if data["tasks"]:
-            _write(folder / f"model-{key}.js", f"calibUtilsModel({_js(key)},", data, ")")
-            models.append({"key": key, "name": known["name"], "stage": known.stage})
-    styles = {
-        rule: {"label": RULE_NAMES[rule], "colour": RULE_COLOURS[rule]}
-        for rule in dict.fromkeys(rule.name for rule in table3_rules())
-    }
-    causes = {cause: colour for cause, (colour, _) in CAUSES.items()}
-    index = {"models": models, "rules": styles, "causes": causes, "columns": COLUMNS}
-    _write(folder / "index.js", "globalThis.calibUtilsModels =", index, "")
+        if tasks:
+            script = f"calibUtilsModel({_js(known.model)}, {_js(tasks)});\n"
+            (folder / f"model-{known.model}.js").write_text(script, encoding="utf-8")
+            models.append({"key": known.model, "stage": known.stage})
+    models.sort(key=lambda one: one["key"] != DEFAULT_MODEL)  # the default first
+    colours = {rule.name: RULE_COLOURS[rule.name] for rule in table3_rules()}
+    colours |= {cause: colour for cause, (colour, _) in CAUSES.items()}
+    index = {"models": models, "colours": colours, "columns": COLUMNS}
+    script = f"globalThis.calibUtilsModels = {_js(index)};\n"
+    (folder / "index.js").write_text(script, encoding="utf-8")
     return pd.DataFrame(left_out, columns=["folder", "why"])
 
 
@@ -58,8 +54,8 @@ def model_data(results_dir: str | Path, key: str) -> tuple[dict, list[tuple[str,
     """What the page shows of a model, and what was left out, as (folder, why).
 
     Returns:
-        `tasks` by name: `rows` (columns `COLUMNS`; null where there is no number), `n_answers`,
-        `prompt`, `end`, `dtype`, `weights` (SHA-256), `code`, and `steps` as kept.
+        By task: `rows` (columns `COLUMNS`; null where there is no number), `prompt`, `source` (of
+        the numbers, in one line), and `steps` as kept.
     """
     tasks, left_out = {}, []
     for task in TASKS:
@@ -68,82 +64,59 @@ def model_data(results_dir: str | Path, key: str) -> tuple[dict, list[tuple[str,
         rows = _rows(stored, task) if stored else []
         if not rows:
             continue
-        steps, missing = _steps(results_dir, key, task, stored.record)
-        left_out += missing
         record = stored.record
-        tasks[task] = {
-            "prompt": record["prompt"],
-            "end": record["policies"]["end"],
-            "dtype": record["dtype"],
-            "weights": record["weights_sha256"],
-            "code": record["code_version"],
-            "n_answers": int(stored.settings.n_answers.iloc[0]),
-            "rows": rows,
-            "steps": steps,
-        }
-    return {"tasks": tasks}, left_out
+        steps, missing = _steps(kept_steps.path_of(results_dir, key, task), key, record)
+        left_out += missing
+        source = (
+            f"{key}, SHA-256 of the weights {record['weights_sha256'][:12]}…, {record['dtype']}, "
+            f"end = {record['policies']['end']}, {stored.settings.n_answers.iloc[0]} answers, "
+            f"code version {record['code_version'][:12]}…"
+        )
+        tasks[task] = {"prompt": record["prompt"], "source": source, "rows": rows, "steps": steps}
+    return tasks, left_out
 
 
 def _rows(stored: Stored, task: str) -> list[list]:
     """The settings of Table 3 and the oracle size, each with its loss split and its place."""
-    asked = pd.DataFrame(
-        [(rule.name, rule.parameter, t) for rule in table3_rules() for t in TABLE3_TEMPERATURES],
-        columns=KEY,
-    )
-    table = asked.merge(stored.settings, on=KEY)
+    settings = [(r.name, r.parameter, t) for r in table3_rules() for t in TABLE3_TEMPERATURES]
+    split = operating.split_table(stored.losses.assign(task=task))[[*KEY, *PARTS]]
+    table = pd.DataFrame(settings, columns=KEY).merge(stored.settings, on=KEY)
     if table.empty:
         return []
-    split = operating.split_table(stored.losses.assign(task=task))[[*KEY, *PARTS]]
-    parts = split[list(PARTS)]
-    # Without a valid answer there is no loss to split, though its size part alone may be known.
-    split[list(PARTS)] = parts.where(parts.abs() >= _ROUNDING, parts * 0).where(parts.total.notna())
-    table = table.merge(split, on=KEY, how="left")
     best = frontier_points(table)[KEY].assign(on_frontier=1)
-    table = table.merge(best, on=KEY, how="left")
-    table["on_frontier"] = table.on_frontier.notna().astype(int)
-    return [
-        [_short(value) for value in row] for row in table[list(COLUMNS)].itertuples(index=False)
-    ]
+    table = table.merge(split, on=KEY, how="left").merge(best, on=KEY, how="left")
+    parts = table[list(PARTS)]
+    # Without a valid answer there is no loss to split, though its size part alone may be known.
+    table[list(PARTS)] = parts.mask(parts.abs() < _ROUNDING, 0.0).where(parts.total.notna())
+    return [[_short(value) for value in row] for row in table[list(COLUMNS)].values.tolist()]
 
 
-def _short(value):
+def _short(value: str | float) -> str | float | None:
     """A number in few digits that rounds to the same three as the stored one; null if none."""
-    if isinstance(value, str | int):
+    if isinstance(value, str):
         return value
-    if not math.isfinite(value):
+    if pd.isna(value):
         return None
-    short = float(f"{value:.{_DIGITS}g}")
+    short = float(f"{value:.8g}")
     return short if f"{short:.3g}" == f"{value:.3g}" else value
 
 
-def _steps(
-    results_dir: str | Path, key: str, task: str, record: dict
-) -> tuple[list[dict], list[tuple[str, str]]]:
+def _steps(path: Path, key: str, record: dict) -> tuple[list[dict], list[tuple[str, str]]]:
     """Kept steps of the model file and the question that the task's rows are of."""
-    path = kept_steps.path_of(results_dir, key, task)
     if not path.is_file():
         return [], []
     try:
         steps, own = kept_steps.read(path)
     except ResultsError as error:
         return [], [(f"{key}/{path.name}", str(error))]
-    same = {
-        "weights": own["weights_sha256"] == record["weights_sha256"],
-        "dtype": own["dtype"] == record["dtype"],
-        "end": own["end"] == record["policies"]["end"],
-        "code": own["code_version"] == provenance.code_version(),
-    }
-    differs = [name for name, equal in same.items() if not equal]
-    if differs:
-        why = f"of another {' and '.join(differs)} than the rows: run 03_oracle_cutoffs again"
+    rows = {**record, "end": record["policies"]["end"], "code_version": provenance.code_version()}
+    names = ("weights_sha256", "dtype", "end", "code_version")
+    if differs := [name for name in names if own[name] != rows[name]]:
+        why = f"differs from the rows in {', '.join(differs)}: run 03_oracle_cutoffs again"
         return [], [(f"{key}/{path.name}", why)]
-    return [kept_steps.packed(step) for step in steps], []
+    return [vars(step) for step in steps], []
 
 
-def _write(path: Path, before: str, data: dict, after: str) -> None:
-    path.write_text(f"{before} {_js(data)}{after};\n", encoding="utf-8")
-
-
-def _js(data) -> str:
+def _js(data: dict | str) -> str:
     """JSON in ASCII: as it stands, an expression of JavaScript."""
     return json.dumps(data, separators=(",", ":"), allow_nan=False)

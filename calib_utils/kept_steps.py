@@ -6,14 +6,13 @@ a file changes only when they do, by more than machines differ in float32.
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, astuple
 from pathlib import Path
 
 import numpy as np
 
 from calib_utils import completions, recorded
 from calib_utils.errors import ResultsError
-from calib_utils.explorer import Bin, StepData, Token, steps_along
+from calib_utils.explorer import StepData, steps_along
 from calib_utils.models import Model
 
 FOLDER = "steps"
@@ -26,7 +25,6 @@ ANSWERS = {
 }
 # What must be equal for kept steps to be of one model and one way to ask it.
 IDENTITY = (*recorded.IDENTITY, "task", "end")
-_AGAIN = "delete it and run 03_oracle_cutoffs"
 _ROUNDING = 0.01  # in logits: what float32 kernels of two machines differ by, with room
 
 
@@ -51,9 +49,19 @@ def keep(
     """
     found = {}
     for task in (name for name in tasks if name in ANSWERS):
-        found[task] = steps_along(model, task, ANSWERS[task], end)
+        steps = found[task] = steps_along(model, task, ANSWERS[task], end)
         record = {**recorded.of_model(model), "task": task, "end": end}
-        _keep(found[task], record, path_of(results_dir, model.key, task))
+        path = path_of(results_dir, model.key, task)
+        if path.exists():
+            kept, old = read(path)
+            recorded.require_same(path, old, record, IDENTITY)
+            if old == record and len(kept) == len(steps) and all(map(alike, kept, steps)):
+                continue
+        lines = ",\n".join(step.to_json() for step in steps)
+        head = json.dumps(record, sort_keys=True)
+        with completions.whole_file(path, parents=True) as draft:
+            text = f'{{"record": {head},\n"steps": [\n{lines}\n]}}\n'
+            draft.write_text(text, encoding="utf-8")
     return found
 
 
@@ -63,67 +71,37 @@ def read(path: Path) -> tuple[list[StepData], dict]:
     Raises:
         ResultsError: not such a file, or steps that cannot be.
     """
+    why = "it is incomplete"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        record, steps = content["record"], [unpacked(step) for step in content["steps"]]
-        missing = {*IDENTITY, "revision", "code_version"} - set(record)
-        wrong = [step for step in steps if step.task != record.get("task") or not _possible(step)]
+        record, steps = content["record"], [StepData.from_json(one) for one in content["steps"]]
+        named = {*IDENTITY, "revision", "code_version"} <= set(record)
+        tasks = {record["task"], path.stem, *(step.task for step in steps)}
+        if steps and named and len(tasks) == 1 and all(map(_complete, steps)):
+            return steps, record
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ResultsError(f"{path} holds no steps ({type(error).__name__}): {_AGAIN}") from error
-    if missing or wrong or not steps or record["task"] != path.stem:
-        raise ResultsError(f"{path} holds no possible steps with their record: {_AGAIN}")
-    return steps, record
+        why = type(error).__name__
+    raise ResultsError(f"{path} holds no steps ({why}): delete it and run 03_oracle_cutoffs")
 
 
-def packed(step: StepData) -> dict:
-    """A step as JSON holds it: tokens and bins without their field names, a third of the size."""
-    rows = {name: [astuple(part) for part in getattr(step, name)] for name in ("tokens", "tail")}
-    return asdict(step) | rows
+def _complete(step: StepData) -> bool:
+    """Ranks and gaps ascend, and every token of the vocabulary is counted once."""
+    listed = step.tokens[: step.n_listed]
+    gaps = [token.gap for token in listed] + [part.first for part in step.tail]
+    n_tokens = step.n_listed + sum(part.count for part in step.tail)
+    ranks = [token.rank for token in listed]
+    return ranks == list(range(step.n_listed)) and gaps == sorted(gaps) and n_tokens == step.n_vocab
 
 
-def unpacked(content: dict) -> StepData:
-    """The step that `packed` packed; raises TypeError where fields are missing or too many."""
-    tokens = tuple(Token(*row) for row in content["tokens"])
-    return StepData(**content | {"tokens": tokens, "tail": tuple(Bin(*r) for r in content["tail"])})
-
-
-def _possible(step: StepData) -> bool:
-    """Ranks complete, gaps from 0 upwards, every token of the vocabulary counted once."""
-    gaps = [token.gap for token in step.tokens if token.rank < step.n_listed]
-    gaps += [part.first for part in step.tail]
-    ranks = [token.rank for token in step.tokens]
-    return (
-        ranks[: step.n_listed] == list(range(step.n_listed))
-        and step.n_listed + sum(part.count for part in step.tail) == step.n_vocab
-        and any(token.n_answers > 0 for token in step.tokens)
-        and all(token.n_answers >= 0 for token in step.tokens)
-        and gaps[0] == 0
-        and bool(np.isfinite(gaps).all() and (np.diff(gaps) >= 0).all())
-    )
-
-
-def _keep(steps: list[StepData], record: dict, path: Path) -> None:
-    if path.exists():
-        kept, old = read(path)
-        recorded.require_same(path, old, record, IDENTITY)
-        if old == record and len(kept) == len(steps) and all(map(_alike, kept, steps)):
-            return
-    lines = (json.dumps(packed(step), separators=(",", ":")) for step in steps)
-    head = json.dumps(record, sort_keys=True)
-    text = '{"record": ' + head + ',\n"steps": [\n' + ",\n".join(lines) + "\n]}\n"
-    with completions.whole_file(path, parents=True) as draft:
-        draft.write_text(text, encoding="utf-8")
-
-
-def _alike(one: StepData, other: StepData) -> bool:
-    """The same step up to rounding, in which near ties may change places."""
+def alike(one: StepData, other: StepData) -> bool:
+    """Whether two steps are the same up to rounding, in which near ties may change places."""
 
     def facts(step: StepData) -> tuple:
         valid = sorted((t.text, t.n_answers, t.gap) for t in step.tokens if t.n_answers)
         names = [(text, n_answers) for text, n_answers, _ in valid]
         same = (step.model, step.task, step.prompt, step.prefix, step.n_vocab, step.n_listed, names)
-        listed = [token.gap for token in step.tokens if token.rank < step.n_listed]
-        return same, np.array([*listed, *(gap for *_, gap in valid)])
+        gaps = [token.gap for token in step.tokens[: step.n_listed]]
+        return same, np.array(gaps + [gap for *_, gap in valid])
 
     (same, gaps), (same_other, gaps_other) = facts(one), facts(other)
     return same == same_other and bool(np.abs(gaps - gaps_other).max() <= _ROUNDING)

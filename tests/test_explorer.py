@@ -1,8 +1,9 @@
-"""The explorer's data is the step itself: tokens, counts and partition function."""
+"""The explorer's data is the step itself, fresh or kept: tokens, counts, partition function."""
 
 import json
 import math
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -10,11 +11,15 @@ import pytest
 import torch
 
 import calib_utils as cu
+from calib_utils import checks, controlled, cutoffs, figures, kept_steps, paths, provenance, scoring
 from calib_utils import explorer as ex
-from calib_utils import figures, paths, scoring
+from calib_utils.registry import CORE, EMBEDDED
 
 TEMPERATURES = np.geomspace(ex.MIN_TEMPERATURE, 5, 40)
 N_VOCAB = 262_144
+STORE = paths.default_results_dir()
+SMALL = "smollm2-135m-instruct"
+REAL = STORE / SMALL / kept_steps.FOLDER / "us-states.json"
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +94,7 @@ def test_bins_keep_the_partition_function_on_any_logits(shape):
         # Half of the tokens at either end of a bin, at the temperature that weighs them most.
         "worst": lambda: np.repeat([1.2476, 1.2499], N_VOCAB // 2),
         "tied": lambda: np.round(draw.uniform(0, 5, N_VOCAB), 1),
-        "infinite": lambda: np.append(draw.uniform(0, 9, N_VOCAB), [ex._INFINITE_GAP] * 50),
+        "infinite": lambda: np.append(draw.uniform(0, 9, N_VOCAB), [1e5] * 50),
     }[shape]()
     gaps = np.sort(gaps)
     bins = ex.tail_bins(gaps, np.array([7, 1000]), len(gaps))
@@ -121,21 +126,23 @@ def test_logits_that_are_not_numbers_are_named(fresh_tiny, small_task):
 def test_any_text_survives_the_page(tiny, small_task):
     step = ex.step_data(tiny("llama", chat=True), small_task)
     nasty = '</script><!--<script> & " \\ \u2028 \U0001f600'
-    tokens = (replace(step.tokens[0], text=nasty), *step.tokens[1:])
+    tokens = (step.tokens[0]._replace(text=nasty), *step.tokens[1:])
     step = replace(step, tokens=tokens, prompt=nasty, prefix='"><b>')
     page = ex.explorer(step, "<weights> & more").data
     assert page.count("</script") == page.count("<script") == 1
     assert "<b>" not in page and "&lt;weights&gt;" in page
     data = json.loads(re.search(r"<script[^>]*>(.*?)</script>", page, re.DOTALL)[1])
-    assert data["tokens"][0]["text"] == data["prompt"] == nasty
-    assert len(data["tail"]) == len(step.tail)
+    assert data["tokens"][0][0] == data["prompt"] == nasty
+    assert ex.StepData.from_json(data) == step
     assert " id=" not in page  # two copies on one page
 
 
-def test_white_space_and_controls_are_visible(tiny):
-    tokenizer = tiny("llama", chat=True).tokenizer
-    texts = {ex._visible(tokenizer, token) for token in range(len(tokenizer))}
+def test_white_space_and_controls_are_visible(tiny, small_task, monkeypatch):
+    monkeypatch.setattr(ex, "N_TOP", 10**6)  # every token by name
+    step = ex.step_data(tiny("llama", chat=True), small_task)
+    texts = {token.text for token in step.tokens}
     assert {"␣", "␣a", "⏎", "⇥", "\\x07", "a", "<|end|>"} <= texts
+    assert len(step.tokens) == step.n_vocab and not step.tail
     assert all(text.isprintable() and text for text in texts)
 
 
@@ -143,3 +150,170 @@ def test_the_page_has_the_figures_colours():
     style = (paths.book_dir() / "assets" / "explorer.css").read_text(encoding="utf-8")
     assert f"--cu-valid: {figures.BLUE};" in style
     assert f"--cu-invalid: {figures.VERMILION};" in style
+
+
+@pytest.fixture(scope="module")
+def kept(tiny, tmp_path_factory):
+    """(a tiny model, its steps, the results folder)."""
+    model, root = tiny("llama", chat=True), tmp_path_factory.mktemp("kept")
+    return model, kept_steps.keep(model, ["rng-2", "rng-4"], "eos", root), root
+
+
+def test_what_is_kept_is_the_step_itself(kept):
+    model, steps, root = kept
+    assert list(steps) == ["rng-2"]  # rng-4 is not a task whose steps are kept
+    assert [step.prefix for step in steps["rng-2"]] == ["", "4,"]
+    for step in steps["rng-2"]:
+        assert step == ex.step_data(model, "rng-2", step.prefix)
+    read, record = kept_steps.read(kept_steps.path_of(root, model.key, "rng-2"))
+    assert read == steps["rng-2"]
+    assert record["weights_sha256"] == model.weights_sha256
+    assert (record["task"], record["end"]) == ("rng-2", "eos")
+    assert record["code_version"] == provenance.code_version()
+
+
+def test_the_space_before_a_base_models_answer_is_a_step_of_its_own(tiny):
+    """A tokenizer that writes it as a token leaves nothing to choose at the root."""
+    steps = ex.steps_along(tiny("llama", chat=False), "rng-2", "4,7", end="line")
+    assert [step.prefix for step in steps] == ["␣", "4,"]
+    assert all(sum(token.n_answers for token in step.tokens) > 1 for step in steps)
+
+
+def test_only_steps_that_leave_a_choice_count_and_not_more_than_asked(tiny, small_task):
+    model = tiny("llama", chat=True)
+    steps = ex.steps_along(model, small_task, "1,2,3")
+    assert [step.prefix for step in steps] == ["", "1,", "1,2,"]
+    for step in steps:
+        assert sum(token.n_answers > 0 for token in step.tokens) > 1
+        assert sum(token.n_answers for token in step.tokens) > 1
+        assert step == ex.step_data(model, small_task, step.prefix)
+    assert ex.steps_along(model, small_task, "1,2,3", most=1) == steps[:1]
+    with pytest.raises(cu.CalibUtilsError, match="'2,2' is no answer of task 'small'"):
+        ex.steps_along(model, small_task, "2,2")
+
+
+def moved(root, target, by):
+    """A copy of kept steps in which every gap but the first is `by` nats larger."""
+    shutil.copytree(root, target)
+    (path,) = target.rglob("rng-2.json")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for step in content["steps"]:
+        step["tokens"] = [[a, rank, gap + by * (rank > 0), n] for a, rank, gap, n in step["tokens"]]
+        step["tail"] = [[count, first + by, mean + by] for count, first, mean in step["tail"]]
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+def test_rounding_leaves_a_file_alone_and_other_numbers_do_not(kept, tmp_path):
+    model, steps, root = kept
+    near, other = moved(root, tmp_path / "near", 1e-4), moved(root, tmp_path / "far", 0.1)
+    before = near.read_bytes()
+    kept_steps.keep(model, ["rng-2"], "eos", tmp_path / "near")
+    assert near.read_bytes() == before
+    kept_steps.keep(model, ["rng-2"], "eos", tmp_path / "far")
+    assert kept_steps.read(other)[0] == steps["rng-2"]
+    assert [path.name for path in other.parent.iterdir()] == ["rng-2.json"]  # no draft stays
+
+
+@pytest.mark.parametrize(("end", "what"), [("line", "end"), ("eos", "weights_sha256")])
+def test_steps_of_another_question_or_model_are_not_replaced(kept, tiny, tmp_path, end, what):
+    model, _, root = kept
+    shutil.copytree(root, tmp_path / "rows")
+    if what == "weights_sha256":
+        model = replace(model, weights_sha256="0" * 64)
+    with pytest.raises(cu.CalibUtilsError, match=f"differs in {what}.*delete it"):
+        kept_steps.keep(model, ["rng-2"], end, tmp_path / "rows")
+
+
+def test_a_place_that_cannot_be_written_is_named(kept, tmp_path):
+    model = kept[0]
+    (tmp_path / model.key).write_text("a file where the folder should be")
+    with pytest.raises(cu.CalibUtilsError, match="choose a writable results_dir"):
+        kept_steps.keep(model, ["rng-2"], "eos", tmp_path)
+
+
+def broken(content, how):
+    step = content["steps"][0]
+    if how == "no record":
+        del content["record"]
+    elif how == "no steps":
+        content["steps"] = []
+    elif how == "a list":
+        return []
+    elif how == "a token twice":
+        step["tokens"][3][1] = 2
+    elif how == "a bin lost":
+        step["tail"].pop()
+    elif how == "gaps that fall":
+        step["tokens"][5][2] = 0.0
+    elif how == "another task":
+        content["record"]["task"] = step["task"] = "rng-2"
+    elif how == "a field too many":
+        step["more"] = 1
+    elif how == "text for a gap":
+        step["tokens"][5][2] = "0.5"
+    elif how == "hash lost":
+        del content["record"]["weights_sha256"]
+    return content
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        *("cut off", "no record", "no steps", "a list", "a token twice", "a bin lost"),
+        *("gaps that fall", "another task", "a field too many", "text for a gap", "hash lost"),
+    ],
+)
+def test_a_broken_file_names_itself_and_the_remedy(tmp_path, how):
+    text = REAL.read_text(encoding="utf-8")
+    path = tmp_path / REAL.name
+    kept_steps.read(shutil.copy(REAL, path))
+    changed = json.dumps(broken(json.loads(text), how))
+    path.write_text(text[:-100] if how == "cut off" else changed, encoding="utf-8")
+    with pytest.raises(
+        cu.CalibUtilsError, match=r"us-states\.json holds no .*run 03_oracle_cutoffs"
+    ):
+        kept_steps.read(path)
+
+
+def test_steps_are_looked_at_by_check(tmp_path):
+    folder = tmp_path / SMALL / kept_steps.FOLDER
+    shutil.copytree(REAL.parent, folder)
+    (found,) = checks.check(tmp_path)
+    assert (found.kind, found.verdict) == ("steps", "ok")
+
+    def findings():
+        (found,) = checks.check(tmp_path)
+        return " ".join(fault.what for fault in found.faults)
+
+    (folder / "notes.txt").write_text("mine")
+    assert findings() == "notes.txt is not a file of steps: delete it"
+    (folder / "notes.txt").unlink()
+    path = folder / "rng-3.json"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace(provenance.code_version(), "0" * 64), encoding="utf-8")
+    assert "measured by other code" in findings() and "run 03_oracle_cutoffs again" in findings()
+    path.write_text(text.replace(EMBEDDED[SMALL].sha256, "1" * 64), encoding="utf-8")
+    assert "the weights are not those of" in findings()
+    path.write_text(text[:-9], encoding="utf-8")
+    assert "rng-3.json holds no steps" in findings()
+    path.rename(folder / "rng-4.json")
+    assert "rng-4.json" in findings()
+
+
+@pytest.mark.parametrize("key", CORE)
+def test_every_model_of_the_book_has_the_steps_of_its_tasks(key):
+    for task, answer in kept_steps.ANSWERS.items():
+        steps, record = kept_steps.read(kept_steps.path_of(STORE, key, task))
+        assert record["weights_sha256"] == EMBEDDED[key].sha256
+        assert len(steps) in (2, 3) and answer in cu.get_task(task).answers
+        assert all(answer.startswith(step.prefix.removeprefix("␣")) for step in steps)
+
+
+@pytest.mark.models
+def test_the_committed_steps_are_what_the_weights_give(tmp_path):
+    model = cu.load_model(SMALL)
+    steps = kept_steps.keep(model, cutoffs.TASKS, controlled.end_policy(model, ""), tmp_path)
+    for task, own in steps.items():
+        stored, _ = kept_steps.read(kept_steps.path_of(STORE, SMALL, task))
+        assert len(stored) == len(own) and all(map(kept_steps.alike, stored, own))

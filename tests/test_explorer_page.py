@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from calib_utils import cutoffs, explorer_page, kept_steps, operating, paths, results
-from calib_utils.figures import CAUSES, RULE_COLOURS, RULE_NAMES
+from calib_utils.explorer import StepData
+from calib_utils.figures import CAUSES, RULE_COLOURS
 from calib_utils.operating import PRACTICAL
 from calib_utils.registry import DEFAULT_MODEL
 from calib_utils.schema import KEY
@@ -59,25 +60,23 @@ def test_every_committed_model_has_a_small_script_and_the_default_is_first(writt
     assert all(path.stat().st_size < MOST_BYTES for path in folder.iterdir())
 
 
-def test_names_and_colours_are_those_of_the_figures(written):
+def test_colours_are_those_of_the_figures(written):
     index, _ = scripts(written[0])
-    assert list(index["rules"]) == [*PRACTICAL, "oracle_size"]
-    for rule, style in index["rules"].items():
-        assert style == {"label": RULE_NAMES[rule], "colour": RULE_COLOURS[rule]}
-    assert index["causes"] == {cause: colour for cause, (colour, _) in CAUSES.items()}
+    wanted = {rule: RULE_COLOURS[rule] for rule in (*PRACTICAL, "oracle_size")}
+    assert index["colours"] == wanted | {cause: colour for cause, (colour, _) in CAUSES.items()}
 
 
 def test_the_numbers_are_the_stored_rows(written):
     index, models = scripts(written[0])
-    for key, data in models.items():
-        assert set(data["tasks"]) <= set(cutoffs.TASKS)
-        for task, one in data["tasks"].items():
+    for key, tasks in models.items():
+        assert set(tasks) <= set(cutoffs.TASKS)
+        for task, one in tasks.items():
             found = pd.DataFrame(one["rows"], columns=index["columns"])
             found = found.astype({name: float for name in found if name != "rule"})
-            suffix = "@end=line" if one["end"] == "line" else ""
+            suffix = "@end=line" if "end = line" in one["source"] else ""
             stored = results.read(STORE / key / f"{task}{suffix}")
             assert len(found) == 17 * 12 and not found.duplicated(KEY).any()
-            assert one["weights"] == stored.record["weights_sha256"]
+            assert stored.record["weights_sha256"][:12] in one["source"]
             assert one["prompt"] == stored.record["prompt"]
             split = operating.split_table(stored.losses.assign(task=task))
             right = found[KEY].merge(stored.settings, on=KEY).merge(split, on=["task", *KEY])
@@ -96,7 +95,7 @@ def test_the_numbers_are_the_stored_rows(written):
 def test_the_frontier_is_the_one_of_the_chapter(written):
     index, models = scripts(written[0])
     for key, end in ((DEFAULT_MODEL, ""), ("gemma-3-270m", "@end=line")):
-        one = models[key]["tasks"]["rng-2"]
+        one = models[key]["rng-2"]
         found = pd.DataFrame(one["rows"], columns=index["columns"])
         marked = found[found.on_frontier == 1].astype({"parameter": float})
         table = results.read(STORE / key / f"rng-2{end}").settings
@@ -107,13 +106,13 @@ def test_the_frontier_is_the_one_of_the_chapter(written):
 
 def test_steps_are_the_kept_ones(written):
     _, models = scripts(written[0])
-    for key, data in models.items():
-        for task, one in data["tasks"].items():
+    for key, tasks in models.items():
+        for task, one in tasks.items():
             path = kept_steps.path_of(STORE, key, task)
             assert bool(one["steps"]) == path.is_file()
             if one["steps"]:
                 steps, _ = kept_steps.read(path)
-                assert [kept_steps.unpacked(step) for step in one["steps"]] == steps
+                assert [StepData.from_json(step) for step in one["steps"]] == steps
 
 
 def test_a_new_model_appears_and_one_without_these_rows_does_not(store, tmp_path):
@@ -123,10 +122,9 @@ def test_a_new_model_appears_and_one_without_these_rows_does_not(store, tmp_path
     left_out = explorer_page.write(store, tmp_path / "out")
     index, models = scripts(tmp_path / "out")
     assert left_out.empty
-    named = {one["key"]: one["name"] for one in index["models"]}
-    assert named == {SMALL: SMALL, ADDED: "Qwen3-0.6B"}
-    assert list(models[ADDED]["tasks"]) == ["us-states"]
-    assert models[ADDED]["tasks"]["us-states"]["steps"] == []
+    assert {one["key"] for one in index["models"]} == {SMALL, ADDED}
+    assert list(models[ADDED]) == ["us-states"]
+    assert models[ADDED]["us-states"]["steps"] == []
 
 
 def test_no_results_at_all_is_a_page_without_models(tmp_path):
@@ -162,15 +160,15 @@ def spoil(store, how):
         ("table changed", "is not the file that"),
         ("table of other code", "measured by other code"),
         ("steps cut off", "holds no steps"),
-        ("steps of other code", "of another code than the rows"),
-        ("steps of other weights", "of another weights than the rows"),
-        ("steps of another end", "of another end than the rows"),
+        ("steps of other code", "differs from the rows in code_version"),
+        ("steps of other weights", "differs from the rows in weights_sha256"),
+        ("steps of another end", "differs from the rows in end"),
     ],
 )
 def test_what_is_broken_or_stale_is_left_out_and_named(store, tmp_path, how, why):
     spoil(store, how)
     left_out = explorer_page.write(store, tmp_path / "out")
-    tasks = scripts(tmp_path / "out")[1][SMALL]["tasks"]
+    tasks = scripts(tmp_path / "out")[1][SMALL]
     assert len(left_out) == 1 and why in left_out.why[0]
     assert left_out.folder[0].startswith(f"{SMALL}/us-states")
     assert tasks["rng-2"]["steps"]

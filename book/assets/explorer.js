@@ -1,5 +1,8 @@
-/* Brings every .cu-explorer to life: one real decoding step under a temperature and a cutoff.
-   Plain JavaScript, no request, no id shared between two copies. Data: calib_utils/explorer.py. */
+/* Brings every explorer to life: one real decoding step under a temperature and a cutoff. In a
+   notebook page the figure's data are inside it (calib_utils/explorer.py). On the explorer page the
+   stored numbers of whole answers stand above the step, read from one script a model
+   (calib_utils/explorer_page.py): a page opened from a file may load scripts and nothing else.
+   Plain JavaScript, no id shared between two copies. */
 (() => {
   "use strict";
   const span = (from, to, by) =>
@@ -10,27 +13,49 @@
   const RATIOS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, ...span(0.1, 1, 0.05)];
   const MANTISSAS = [1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9];
   const SIZES = [0, 1, 2, 3, 4, 5].flatMap((e) => MANTISSAS.map((m) => Math.floor(m * 10 ** e)));
-  const sizes = (n) => [...new Set(SIZES)].filter((k) => k < n).concat(n);
   const RULES = {
-    none: { label: "no cutoff" },
-    top_k: { label: "top-k", name: "k", values: (s) => sizes(s.n_vocab), start: 20 },
-    top_p: { label: "top-p", name: "p", values: () => SHARES, start: 0.9 },
-    min_p: { label: "min-p", name: "min-p", values: () => RATIOS, start: 0.1 },
-    oracle_size: { label: "oracle size" },
+    none: { label: "temperature alone", values: () => [] },
+    top_k: { label: "top-k", values: (n) => ascending(SIZES.filter((k) => k < n).concat(n)), start: 20 },
+    top_p: { label: "top-p", values: () => SHARES, start: 0.9 },
+    min_p: { label: "min-p", values: () => RATIOS, start: 0.1 },
+    oracle_size: { label: "oracle size", values: () => [] },
   };
+  const STEP_NUMBERS = ["validity", "diversity", "kept", "local_precision", "local_recall"];
+  const MEASURES = ["validity", "diversity", "sequence_precision", "sequence_recall"];
+  const PARTS = {
+    order: "invalid tokens rank above valid ones",
+    shape: "valid tokens share their mass unevenly",
+    size: "the cutoff keeps too many tokens, or too few",
+  };
+  const SCALES = [0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 1e9]; // nats
+  const LISTED = 40; // tokens in the table, beside the valid ones
+  const REST = 600; // milliseconds after which controls are at rest
+  const HOME = new URL("explorer/", document.currentScript.src);
+
+  const sum = (list, of) => list.reduce((total, x) => total + of(x), 0);
+  const least = (list, of) => list.reduce((best, x) => (of(x) < of(best) ? x : best), list[0]);
+  // Settings are spread by ratio.
+  const nearest = (list, x) => least(list, (y) => Math.abs(Math.log(y / x)));
+  const ascending = (list) => [...new Set(list)].sort((a, b) => a - b);
+  /* Rows travel without the names of their fields; figures stored earlier have them. */
+  const named = (rows, names) => rows.map((row) =>
+    Array.isArray(row) ? Object.fromEntries(names.map((name, i) => [name, row[i]])) : row);
 
   /* ---- the numbers: same conventions as calib_utils/rules.py, temperature first ---- */
 
   class Step {
     constructor(data) {
       Object.assign(this, data);
-      const top = data.tokens.slice(0, data.n_listed);
-      this.bins = top.map((t) => ({ count: 1, first: t.gap, mean: t.gap })).concat(data.tail);
+      this.tokens = named(data.tokens, ["text", "rank", "gap", "n_answers"]);
+      const top = this.tokens.slice(0, data.n_listed);
+      this.bins = top.map((t) => ({ count: 1, first: t.gap, mean: t.gap }))
+        .concat(named(data.tail, ["count", "first", "mean"]));
       this.firsts = this.bins.map((b) => b.first);
-      this.valid = data.tokens.filter((t) => t.n_answers > 0);
-      this.answers = this.valid.reduce((sum, t) => sum + t.n_answers, 0);
+      this.valid = this.tokens.filter((t) => t.n_answers > 0);
+      this.answers = sum(this.valid, (t) => t.n_answers);
       this.start = [0]; // rank at which each bin starts
       for (const b of this.bins) this.start.push(this.start.at(-1) + b.count);
+      this.place = this.prefix ? `after “${this.prefix}”` : "first token";
     }
     /* Masses relative to the top token: cumulative at every bin's start, and within any rank. */
     at(T) {
@@ -62,22 +87,18 @@
       return this.start[i] + Math.max(1, Math.floor(share * count));
     }
     /* Validity and diversity at this prefix (Def. 3.1), local precision and recall (Def. 4.1). */
-    measure(rule, value, T) {
+    measure({ rule, value, T }) {
       const d = this.at(T), n = this.kept(rule, value, d), mass = d.top(n);
       const hit = this.valid.filter((t) => t.rank < n);
-      const out = { d, n, mass, recall: hit.reduce((s, t) => s + t.n_answers, 0) / this.answers };
-      out.exact = this.start.includes(n);
-      out.precision = hit.length / n;
-      if (!hit.length) return { ...out, validity: 0, diversity: NaN };
+      const out = { d, n, mass, exact: this.start.includes(n), validity: 0, diversity: NaN,
+        local_precision: hit.length / n, local_recall: sum(hit, (t) => t.n_answers) / this.answers };
+      if (!hit.length) return out;
       const best = hit[0].gap; // shifted, so that a low temperature does not underflow
-      const weights = hit.map((t) => Math.exp((best - t.gap) / T));
-      const sum = weights.reduce((a, b) => a + b);
-      let kl = 0;
-      hit.forEach((t, i) => {
-        const logQ = (best - t.gap) / T - Math.log(sum);
-        kl += (weights[i] / sum) * (logQ - Math.log(t.n_answers / this.answers));
-      });
-      const validity = Math.min(1, Math.exp(Math.log(sum) - best / T - Math.log(mass)));
+      const logs = hit.map((t) => (best - t.gap) / T);
+      const logSum = Math.log(sum(logs, Math.exp));
+      const kl = sum(hit.map((t, i) => [logs[i] - logSum, t.n_answers / this.answers]),
+        ([logQ, p]) => Math.exp(logQ) * (logQ - Math.log(p)));
+      const validity = Math.min(1, Math.exp(logSum - best / T - Math.log(mass)));
       return { ...out, validity, diversity: Math.min(1, Math.exp(-kl)) };
     }
   }
@@ -91,14 +112,14 @@
     return low - 1;
   }
 
-  /* ---- the page ---- */
+  /* ---- words and elements ---- */
 
   const whole = (n) => n.toLocaleString("en");
-  const three = (x) => (Number.isNaN(x) ? "–" : x === 0 ? "0" : x.toPrecision(3));
+  const three = (x) => (x === null || Number.isNaN(x) ? "–" : x === 0 ? "0" : x.toPrecision(3));
   const percent = (p) => (p < 1e-6 ? "below 0.0001 %" : `${Number((100 * p).toPrecision(3))} %`);
-  const sum = (list, of) => list.reduce((total, x) => total + of(x), 0);
-  const set = (node, attributes) =>
-    Object.entries(attributes).forEach(([key, value]) => node.setAttribute(key, value));
+  const words = (name) => name.replace("_", " ");
+  const cutoff = (rule, value) => (value === null ? RULES[rule].label : `${RULES[rule].label} ${value}`);
+  const set = (node, attributes) => Object.entries(attributes).forEach((entry) => node.setAttribute(...entry));
   function el(tag, attributes = {}, parent = null, text = null) {
     const svg = tag === "svg" || parent instanceof SVGElement;
     const node = document.createElementNS(`http://www.w3.org/${svg ? "2000/svg" : "1999/xhtml"}`, tag);
@@ -107,65 +128,167 @@
     if (parent) parent.append(node);
     return node;
   }
-  const slider = (parent) => el("input", { type: "range", min: 0, step: 1 }, parent);
-  const HEAD = 18, FOOT = 84, LEFT = 36, BREAK = 14; // of the chart, in pixels
-  let copies = 0;
-
   /* A label over a control, with the control's value at the right end of its line. */
   function field(parent, text) {
     const label = el("label", {}, parent), line = el("span", { class: "cu-name" }, label);
     return { label, line, name: el("span", {}, line, text), shown: el("b", {}, line) };
   }
-  /* Says a text to screen readers once the controls rest. */
-  function announcer(parent) {
-    const live = el("p", { class: "cu-live", role: "status", "aria-live": "polite" }, parent);
+  const slider = (label) => el("input", { type: "range", min: 0, step: 1 }, label);
+  /* Puts a slider to one of its stops and says which it is. */
+  function stop(input, count, at, text) {
+    set(input, { max: Math.max(0, count - 1), "aria-valuetext": text });
+    input.value = Math.max(0, at);
+    input.disabled = count < 2;
+  }
+  const choice = (parent, text) => el("select", {}, field(parent, text).line);
+  function options(select, entries, chosen) {
+    select.replaceChildren(...entries.map(([value, text]) => el("option", { value }, null, text)));
+    select.value = chosen;
+  }
+  /* Runs `then` once the controls rest. */
+  function resting(then) {
     let timer = 0;
-    return (text) => {
+    return (...args) => {
       clearTimeout(timer);
-      timer = setTimeout(() => { live.textContent = text; }, 600);
+      timer = setTimeout(then, REST, ...args);
     };
   }
-  function asked(parent, step) {
-    const line = el("p", { class: "cu-asked" }, parent, `${step.prompt} `);
-    el("b", {}, line, step.prefix);
-    el("span", { class: "cu-blank", role: "img", "aria-label": "next token" }, line, "?");
+  /* Says a text to screen readers. */
+  function announcer(parent) {
+    const live = el("p", { class: "cu-live", role: "status", "aria-live": "polite" }, parent);
+    return resting((text) => { live.textContent = text; });
+  }
+  function legend(parent, entries) {
+    parent.replaceChildren();
+    for (const [mark, text] of entries) {
+      const entry = el("span", {}, parent);
+      el("i", { class: `cu-${mark}` }, entry, mark === "star" ? "★" : "");
+      entry.append(text);
+    }
+  }
+  /* A list of named numbers: the nodes that hold them, by name. */
+  function numbers(parent, names, attribute) {
+    const list = el("dl", {}, parent);
+    return Object.fromEntries(names.map((name) => {
+      const row = el("div", {}, list);
+      el("dt", {}, row, words(name));
+      return [name, el("dd", { [attribute]: name }, row)];
+    }));
+  }
+  const read = (shown) =>
+    Object.entries(shown).map(([name, node]) => `${words(name)} ${node.textContent}`).join(", ");
+  /* A table that is made when it is opened, and while it is open. */
+  function details(parent, title, make) {
+    const box = el("details", {}, parent);
+    el("summary", {}, box, title);
+    const scroll = el("div", { class: "table-scroll", tabindex: 0, role: "region", "aria-label": title }, box);
+    const update = () => { if (box.open) scroll.replaceChildren(make()); };
+    box.addEventListener("toggle", update);
+    return { box, update };
+  }
+  function table(head, body, marked = -1) {
+    const made = el("table", { class: "numbers" });
+    const line = el("tr", {}, el("thead", {}, made));
+    for (const text of head) el("th", { scope: "col" }, line, text);
+    const inside = el("tbody", {}, made);
+    body.forEach((cells, i) => {
+      const row = el("tr", i === marked ? { class: "cu-here", "aria-current": "true" } : {}, inside);
+      for (const text of cells) el("td", { class: "short" }, row, text);
+    });
+    return made;
+  }
+  /* Validity across and diversity upwards, from 0 to 1. Callers draw into `marks`; `mark(point)`
+     moves the marker, which consists of `circles`. */
+  function plane(parent, name, { side, left, top, size, ticks, circles }) {
+    const x = (v) => left + size * v, y = (v) => top + size * (1 - v);
+    const svg = el("svg", { class: name, viewBox: `0 0 ${side} ${side}`, role: "img" }, parent);
+    el("rect", { x: x(0), y: y(1), width: size, height: size, class: "cu-frame" }, svg);
+    for (const tick of ticks) {
+      el("line", { x1: x(tick), x2: x(tick), y1: y(0), y2: y(1), class: "cu-grid" }, svg);
+      el("line", { x1: x(0), x2: x(1), y1: y(tick), y2: y(tick), class: "cu-grid" }, svg);
+      el("text", { x: x(tick), y: y(0) + 15, class: "cu-small cu-middle" }, svg, tick);
+      el("text", { x: x(0) - 6, y: y(tick) + 4, class: "cu-small cu-end" }, svg, tick);
+    }
+    el("text", { x: x(0.5), y: side - 6, class: "cu-middle" }, svg, "validity →");
+    el("text", { x: -y(0.5), y: 12, class: "cu-middle", transform: "rotate(-90)" }, svg, "diversity →");
+    const marks = el("g", {}, svg);
+    el("text", { x: x(1), y: y(1) + 6, class: "cu-star cu-middle" }, svg, "★");
+    const marker = el("g", {}, svg);
+    for (const [kind, r] of circles) el("circle", { r, class: `cu-${kind}` }, marker);
+    return { svg, marks, x, y,
+      path: (points) => points.map((p) => `${x(p.validity)},${y(p.diversity)}`).join(" "),
+      mark(point) {
+        const known = point && Number.isFinite(point.diversity);
+        set(marker, { class: known ? "cu-marker" : "cu-none" });
+        if (known) set(marker, { transform: `translate(${x(point.validity)} ${y(point.diversity)})` });
+      } };
   }
 
-  /* The picture of one step: numbers and plane into `panel`, the rest into `body`. */
-  function figure(step, panel, body) {
-    const hatch = `cu-hatch-${++copies}-${Math.random().toString(36).slice(2)}`;
-    const state = { rule: "none", value: NaN, T: 1, picked: 0 };
-    const numbers = el("dl", {}, panel), shown = {};
-    for (const name of ["validity", "diversity", "kept", "local precision", "local recall"]) {
-      const row = el("div", { class: name.endsWith("ity") ? "cu-main" : "" }, numbers);
-      el("dt", {}, row, name);
-      shown[name] = el("dd", { "data-number": name }, row);
+  /* ---- the controls: cutoff, its value, temperature ---- */
+
+  /* Sliders stop where `stops()` says; `changed()` is called when `state` has moved. */
+  function controls(parent, state, stops, changed) {
+    const select = choice(parent, "cutoff");
+    const cut = field(parent, ""), cutSlider = slider(cut.label);
+    const warm = field(parent, "temperature"), warmSlider = slider(warm.label);
+    const when = (control, event, then) => control.addEventListener(event, () => { then(); changed(); });
+    when(select, "change", () => { state.rule = select.value; snap(); });
+    when(cutSlider, "input", () => { state.value = state.moved[state.rule] = stops().values[cutSlider.value]; });
+    when(warmSlider, "input", () => { state.T = stops().temperatures[warmSlider.value]; });
+    /* To a stop of the sliders: what was last chosen for the cutoff, or where it starts. */
+    function snap() {
+      const { values, temperatures } = stops(), { start } = RULES[state.rule];
+      state.value = values.length ? nearest(values, state.moved[state.rule] ?? start) : null;
+      state.T = nearest(temperatures, state.T);
     }
-    const plane = el("svg", { class: "cu-plane", viewBox: "0 0 150 150", role: "img", "aria-label":
-      "Validity across, diversity upwards; the curve is every temperature, the star calibration" }, panel);
-    el("rect", { x: 18, y: 8, width: 122, height: 122, class: "cu-frame" }, plane);
-    el("text", { x: 79, y: 145, "text-anchor": "middle" }, plane, "validity →");
-    el("text", { x: -69, y: 12, "text-anchor": "middle", transform: "rotate(-90)" }, plane, "diversity →");
-    el("text", { x: 140, y: 13.5, "text-anchor": "middle", class: "cu-star" }, plane, "★");
-    const trail = el("polyline", { class: "cu-trail" }, plane);
-    const dot = el("circle", { r: 6 }, plane);
-    const across = (v) => 18 + 122 * v, upwards = (v) => 130 - 122 * v;
+    return {
+      snap,
+      offer(rules) {
+        options(select, rules.map((rule) => [rule, RULES[rule].label]), state.rule);
+        snap();
+      },
+      /* `size`: what the oracle keeps at the step in sight, if there is one. */
+      show(size) {
+        const { rule, value, T } = state, { values, temperatures } = stops();
+        const oracle = rule === "oracle_size" && size !== undefined;
+        cut.name.textContent = oracle ? "size here" : values.length ? RULES[rule].label : "";
+        cut.shown.textContent = oracle ? size : value ?? "";
+        stop(cutSlider, values.length, values.indexOf(value), cutoff(rule, value));
+        stop(warmSlider, temperatures.length, temperatures.indexOf(T), `temperature ${T}`);
+        warm.shown.textContent = T;
+      },
+    };
+  }
+
+  /* ---- the picture of one step ---- */
+
+  const HEAD = 18, FOOT = 84, LEFT = 36, BREAK = 14; // of the chart, in pixels
+  let copies = 0;
+
+  function picture(step, body) {
+    const hatch = `cu-hatch-${++copies}-${Math.random().toString(36).slice(2)}`;
+    const asked = el("p", { class: "cu-asked" }, body, `${step.prompt} `);
+    el("b", {}, asked, step.prefix);
+    el("span", { class: "cu-blank", role: "img", "aria-label": "next token" }, asked, "?");
+    const panel = el("div", { class: "cu-panel" }, body);
+    const shown = numbers(panel, STEP_NUMBERS, "data-number");
+    const small = plane(panel, "cu-plane",
+      { side: 150, left: 18, top: 8, size: 122, ticks: [], circles: [["dot", 6]] });
+    set(small.svg, { "aria-label":
+      "Validity across, diversity upwards; the curve is every temperature, the star calibration" });
+    const trail = el("polyline", { class: "cu-trail" }, small.marks);
 
     const strip = el("div", { class: "cu-strip", role: "img" }, body);
     const parts = ["valid", "invalid", "valid cu-faded", "invalid cu-faded"]
       .map((kind) => el("span", { class: `cu-${kind}` }, strip));
-    const legend = el("p", { class: "cu-legend" }, body);
-    for (const kind of ["valid", "invalid", "dropped"]) {
-      el("i", { class: `cu-${kind}` }, legend);
-      el("span", {}, legend, kind);
-    }
+    legend(el("p", { class: "cu-legend" }, body), ["valid", "invalid", "dropped"].map((kind) => [kind, kind]));
     const chart = el("svg", { class: "cu-chart", role: "img", "aria-label":
       "Probability of the next tokens by rank; the slider below reads them out" }, body);
     const look = el("label", { class: "cu-look" }, body);
     el("span", {}, look, "look at");
     const lookSlider = slider(look);
     const said = el("p", { class: "cu-said" }, body);
-    let columns = [], line = {}, wide = 0, high = 0;
+    let setting, m, columns = [], line = {}, wide = 0, high = 0, picked = 0;
 
     /* Columns for the width at hand: single tokens by rank, then the rest in powers of ten. */
     function arrange() {
@@ -181,7 +304,6 @@
       return single.concat(edges.slice(1).map((to, i) => ({ from: edges[i], to, x: first + i * group,
         width: group, text: `${short(edges[i] + (edges[i] < 1000))}–${short(to)}` })));
     }
-
     function layout() {
       const width = Math.floor(chart.getBoundingClientRect().width);
       if (!width || width === wide) return;
@@ -221,40 +343,36 @@
       line = { rule: el("line", { y1: HEAD - 6, y2: base }, chart),
         kept: el("text", { y: HEAD + 13 }, chart, "◂ kept"),
         gone: el("text", { y: HEAD + 13 }, chart, "dropped ▸") };
-      set(lookSlider, { max: columns.length - 1 });
-      state.picked = Math.min(state.picked, columns.length - 1);
-      update();
+      picked = Math.min(picked, columns.length - 1);
+      drawBars();
     }
 
-    function update() {
-      const { rule, value, T } = state, m = (state.m = step.measure(rule, value, T)), { d, n } = m;
-      const all = n === step.n_vocab;
-      for (const name of ["validity", "diversity", "local precision", "local recall"]) {
-        shown[name].textContent = three(m[name.replace("local ", "")]);
-      }
-      const count = m.exact ? whole(n) : `≈ ${whole(Number(n.toPrecision(3)))}`;
+    /* Probability of the valid and the invalid tokens from one rank to another. */
+    function mass(from, to) {
+      const inside = step.valid.filter((t) => t.rank >= from && t.rank < to);
+      const valid = sum(inside, (t) => Math.exp(-t.gap / setting.T)) / m.d.total;
+      const both = Math.max(0, m.d.top(to) - m.d.top(from)) / m.d.total;
+      return { valid, invalid: Math.max(0, both - valid) };
+    }
+    function show(next) {
+      setting = next;
+      m = step.measure(setting);
+      for (const [name, node] of Object.entries(shown)) if (name in m) node.textContent = three(m[name]);
+      const count = m.exact ? whole(m.n) : `≈ ${whole(Number(m.n.toPrecision(3)))}`;
       shown.kept.textContent = `${count} of ${whole(step.n_vocab)}`;
-
-      const valid = (from, to) => sum(step.valid.filter((t) => t.rank >= from && t.rank < to),
-        (t) => Math.exp(-t.gap / T)) / d.total;
-      const mass = (from, to) => {
-        const good = valid(from, to), both = Math.max(0, d.top(to) - d.top(from)) / d.total;
-        return { valid: good, invalid: Math.max(0, both - good) };
-      };
-      const kept = mass(0, n), gone = mass(n, step.n_vocab);
+      const kept = mass(0, m.n), gone = mass(m.n, step.n_vocab);
       const shares = [kept.valid, kept.invalid, gone.valid, gone.invalid];
       parts.forEach((part, i) => { part.style.flexGrow = shares[i]; });
       set(strip, { "aria-label": "Of the probability, kept: valid " + percent(shares[0]) + ", invalid " +
         percent(shares[1]) + "; dropped: valid " + percent(shares[2]) + ", invalid " + percent(shares[3]) });
-      const none = Number.isNaN(m.diversity);
-      set(dot, { class: none ? "cu-none" : "cu-dot" });
-      if (!none) set(dot, { cx: across(m.validity), cy: upwards(m.diversity) });
-      if (state.trail !== `${rule} ${value}`) {
-        state.trail = `${rule} ${value}`;
-        const path = TEMPERATURES.map((t) => step.measure(rule, value, t)).filter((p) => p.diversity > 0);
-        set(trail, { points: path.map((p) => `${across(p.validity)},${upwards(p.diversity)}`).join(" ") });
-      }
-
+      small.mark(m);
+      const every = TEMPERATURES.map((T) => step.measure({ ...setting, T }));
+      set(trail, { points: small.path(every.filter((p) => p.diversity > 0)) });
+      if (wide) drawBars(); else layout();
+      return m;
+    }
+    function drawBars() {
+      const { n } = m, all = n === step.n_vocab;
       for (const c of columns) {
         const end = Math.max(c.from, Math.min(c.to, n));
         c.mass = { all: mass(c.from, c.to), kept: mass(c.from, end) };
@@ -269,13 +387,12 @@
       set(line.rule, { x1: x, x2: x, class: all ? "cu-none" : "cu-cut" });
       set(line.kept, { x: x - 4, class: x < LEFT + 45 || all ? "cu-none" : "cu-end" });
       set(line.gone, { x: x + 4, class: x > wide - 65 || all ? "cu-none" : "" });
-      pick(state.picked);
+      pick(picked);
     }
-
     function pick(index) {
-      state.picked = index;
+      picked = index;
       columns.forEach((one, i) => one.band.classList.toggle("cu-picked", i === index));
-      const c = columns[index], p = c.mass.all.valid + c.mass.all.invalid, { m } = state;
+      const c = columns[index], p = c.mass.all.valid + c.mass.all.invalid;
       const left = (c.mass.kept.valid + c.mass.kept.invalid) * (m.d.total / m.mass);
       const after = c.from >= m.n ? ", dropped" : m.n < step.n_vocab ? `, after the cutoff ${percent(left)}` : "";
       if (c.token) {
@@ -288,76 +405,292 @@
         said.textContent = `ranks ${whole(c.from + 1)} to ${whole(c.to)}: ${inside.length} of ` +
           `${whole(c.to - c.from)} valid ${some}; ${percent(p)}${after}`;
       }
-      lookSlider.value = index;
-      set(lookSlider, { "aria-valuetext": said.textContent });
+      stop(lookSlider, columns.length, index, said.textContent);
     }
-
     function point(event) {
       const x = event.clientX - chart.getBoundingClientRect().left;
-      const far = columns.map((c) => Math.abs(c.x + c.width / 2 - x));
-      pick(far.indexOf(Math.min(...far)));
+      pick(columns.indexOf(least(columns, (c) => Math.abs(c.x + c.width / 2 - x))));
     }
     chart.addEventListener("pointerdown", point);
     chart.addEventListener("pointermove", point);
     lookSlider.addEventListener("input", () => pick(+lookSlider.value));
-    new ResizeObserver(layout).observe(chart);
-
-    return {
-      show(rule, value, T) {
-        Object.assign(state, { rule, value, T });
-        if (wide) update();
-        else layout();
-        return step.measure(rule, value, T);
-      },
-      said: () => Object.entries(shown).map(([k, node]) => `${k} ${node.textContent}`).join(", "),
-    };
+    new ResizeObserver(() => m && layout()).observe(chart);
+    return { show, said: () => read(shown) };
   }
 
-  function build(root) {
-    const step = new Step(JSON.parse(root.querySelector("script").textContent));
-    const state = { rule: "top_p", value: 0.9, T: 1, moved: {} };
-    root.querySelector(".cu-fallback").remove();
-    const body = el("div");
-    root.prepend(body);
-    asked(body, step);
-    const panel = el("div", { class: "cu-panel" }, body);
-    const controls = el("div", { class: "cu-controls" }, panel);
-    const warm = field(controls, "temperature"), warmSlider = slider(warm.label);
-    set(warmSlider, { max: TEMPERATURES.length - 1, value: TEMPERATURES.indexOf(state.T) });
-    const select = el("select", {}, field(controls, "cutoff").line);
-    for (const [key, rule] of Object.entries(RULES)) el("option", { value: key }, select, rule.label);
-    select.value = state.rule;
-    const cut = field(controls, ""), cutSlider = slider(cut.label);
-    const view = figure(step, panel, body), say = announcer(body);
+  /* ---- the whole answer: stored numbers, their place on the plane, the split of the loss ---- */
 
+  /* The stored rows of one model and task by cutoff: all, the values of its parameter, the best. */
+  const byRule = (rows) => Object.fromEntries([...new Set(rows.map((r) => r.rule))].map((rule) => {
+    const own = rows.filter((r) => r.rule === rule);
+    return [rule, { own, values: ascending(own.map((r) => r.parameter).filter((v) => v !== null)),
+      best: own.filter((r) => r.on_frontier).sort((a, b) => a.validity - b.validity) }];
+  }));
+
+  /* `take(row)` is called when the reader picks a stored setting. */
+  function wholeAnswer(parent, take) {
+    el("h2", {}, parent, "The whole answer");
+    const place = el("p", { class: "cu-place" }, parent);
+    const grid = el("div", { class: "cu-halves" }, parent);
+    const left = el("div", {}, grid), right = el("div", {}, grid);
+    const big = plane(left, "cu-frontier", { side: 340, left: 46, top: 12, size: 280,
+      ticks: span(0, 1, 0.2), circles: [["halo", 10], ["ring", 10], ["dot", 3.5]] });
+    const key = el("p", { class: "cu-legend" }, left);
+    const along = field(left, "along the frontier"), alongSlider = slider(along.label);
+    const shown = numbers(right, MEASURES, "data-stored"), losses = {}, bars = {};
+    const split = el("table", { class: "cu-split" }, right);
+    const caption = el("caption", {}, split, "loss −ln(Val × Div): ");
+    losses.total = el("b", { "data-stored": "total" }, caption);
+    caption.append(" nats");
+    const tbody = el("tbody", {}, split);
+    for (const [part, why] of Object.entries(PARTS)) {
+      const row = el("tr", {}, tbody);
+      el("small", {}, el("th", { scope: "row" }, row, part), why);
+      const track = el("div", { class: "cu-track", "aria-hidden": "true" }, el("td", {}, row));
+      bars[part] = el("span", { class: `cu-${part}` }, track);
+      losses[part] = el("td", { class: "cu-number", "data-stored": part }, row);
+    }
+    const scale = el("p", { class: "cu-scale", "aria-hidden": "true" }, right);
+    let own, best, stored; // settings of the cutoff, its frontier, the one that is shown
+    const frontier = details(parent, "The frontier as a table", () => table(
+      ["cutoff", "temperature", ...MEASURES.map(words), "loss in nats"],
+      best.map((r) => [cutoff(r.rule, r.parameter), r.temperature,
+        ...[...MEASURES, "total"].map((name) => three(r[name]))]), best.indexOf(stored)));
+
+    function show(rules, rule, row, setting, snapped) {
+      stored = row;
+      const { label } = RULES[rule];
+      ({ own, best } = rules[rule]);
+      set(big.svg, { "aria-label": `Validity across and diversity upwards, from 0 to 1: the ${own.length} ` +
+        `stored settings of ${label}, ${best.length} of them on its frontier, and the chosen one. ` +
+        "The table below has the frontier's numbers." });
+      own = own.filter((r) => r.diversity !== null);
+      big.marks.replaceChildren();
+      for (const other of Object.keys(rules).filter((name) => name !== rule)) {
+        el("polyline", { points: big.path(rules[other].best), class: "cu-other" }, big.marks);
+      }
+      for (const r of own) {
+        el("circle", { cx: big.x(r.validity), cy: big.y(r.diversity), r: 2.5, class: "cu-setting" }, big.marks);
+      }
+      el("polyline", { points: big.path(best), class: "cu-best" }, big.marks);
+      for (const r of best) {
+        el("rect", { x: -3.6, y: -3.6, width: 7.2, height: 7.2, class: "cu-best-point",
+          transform: `translate(${big.x(r.validity)} ${big.y(r.diversity)}) rotate(45)` }, big.marks);
+      }
+      legend(key, [["key-best", `frontier of ${label}`], ["key-setting", "its other settings"],
+        ["key-other", "frontiers of the other cutoffs"], ["key-ring", "this setting"], ["star", "calibrated"]]);
+      const nth = best.indexOf(stored);
+      big.mark(stored);
+      const where = !stored ? "is not stored" : stored.diversity === null ? "reaches no valid answer"
+        : nth >= 0 ? `is on the frontier: no other setting of ${label} is at least as valid and as diverse`
+        : "lies inside the frontier: another setting is more valid or more diverse, and not less of the other";
+      place.textContent = `${snapped}${setting} ${where}.`;
+      for (const [name, node] of Object.entries({ ...shown, ...losses })) {
+        node.textContent = three(stored?.[name] ?? null);
+      }
+      showLosses();
+      along.shown.textContent = nth >= 0 ? `${nth + 1} of ${best.length}`
+        : best.length ? `inside; ${best.length} points` : "no setting is valid";
+      // From inside the frontier the slider starts at the point of it that is nearest.
+      const off = (r) => Math.hypot(r.validity - (stored?.validity ?? 0), r.diversity - (stored?.diversity ?? 0));
+      stop(alongSlider, best.length, best.indexOf(least(best, off)),
+        nth >= 0 ? `${along.shown.textContent}: ${setting}` : "inside the frontier");
+      frontier.update();
+    }
+    function showLosses() {
+      const known = Object.keys(PARTS).map((part) => stored?.[part] ?? null).filter((x) => x !== null);
+      const low = Math.min(0, ...known);
+      const top = SCALES.find((s) => s >= Math.max(0, ...known, -low));
+      const from = low < 0 ? -top : 0, share = (x) => (100 * (x - from)) / (top - from);
+      for (const [part, bar] of Object.entries(bars)) {
+        const x = stored?.[part] ?? 0, start = share(Math.min(0, x));
+        bar.style.marginLeft = `${start}%`;
+        bar.style.width = `${share(Math.max(0, x)) - start}%`;
+        bar.parentElement.style.setProperty("--cu-zero", `${share(0)}%`);
+      }
+      scale.textContent = known.length ? `bars run from ${from} to ${top} nats` : "";
+    }
+    big.svg.addEventListener("click", (event) => {
+      const box = big.svg.getBoundingClientRect(), unit = big.svg.viewBox.baseVal.width / box.width;
+      const x = (event.clientX - box.left) * unit, y = (event.clientY - box.top) * unit;
+      if (own.length) take(least(own, (r) => Math.hypot(big.x(r.validity) - x, big.y(r.diversity) - y)));
+    });
+    alongSlider.addEventListener("input", () => take(best[alongSlider.value]));
+    return { show, said: () => `${read(shown)}, loss ${read(losses)}` };
+  }
+
+  /* ---- the figure in a notebook page ---- */
+
+  const fresh = () => ({ rule: "top_p", value: 0.9, T: 1, moved: {} });
+
+  function buildFigure(root) {
+    const step = new Step(JSON.parse(root.querySelector("script").textContent));
+    root.querySelector(".cu-fallback").remove();
+    const body = el("div"), state = fresh();
+    root.prepend(body);
+    const stops = () => ({ values: RULES[state.rule].values(step.n_vocab), temperatures: TEMPERATURES });
+    const control = controls(el("div", { class: "cu-controls" }, body), state, stops, update);
+    const view = picture(step, body), say = announcer(body);
     function update() {
-      const { rule, value, T } = state, { n } = view.show(rule, value, T);
-      warm.shown.textContent = T;
-      set(warmSlider, { "aria-valuetext": `temperature ${T}` });
-      set(cutSlider, { "aria-valuetext": cutSlider.disabled ? "" : `${RULES[rule].name} ${value}` });
-      cut.shown.textContent = { none: "", oracle_size: `${n}, as many as are valid` }[rule] ?? value;
+      control.show(view.show(state).n);
       say(view.said());
     }
-    function choose() {
-      state.rule = select.value;
-      const { name = "", values, start } = RULES[state.rule], list = values ? values(step) : [NaN];
-      cut.name.textContent = name || (state.rule === "none" ? "" : "keeps");
-      cutSlider.disabled = !values;
-      set(cutSlider, { max: list.length - 1 });
-      cutSlider.value = state.moved[state.rule] ?? Math.max(0, list.findIndex((v) => v >= start));
-      state.value = list[cutSlider.value];
-    }
-    warmSlider.addEventListener("input", () => { state.T = TEMPERATURES[warmSlider.value]; update(); });
-    cutSlider.addEventListener("input", () => { state.moved[state.rule] = cutSlider.value; choose(); update(); });
-    select.addEventListener("change", () => { choose(); update(); });
-    choose();
+    control.offer(Object.keys(RULES));
     update();
   }
 
-  // The explorer page (explorer_page.js) shows steps with the same arithmetic and the same picture.
-  globalThis.calibUtilsStep = { Step, RULES, TEMPERATURES, el, set, slider, field, announcer, asked,
-    figure, three, percent, whole };
-  const start = () => document.querySelectorAll(".cu-explorer:has(> script)").forEach(build);
+  /* ---- the explorer page ---- */
+
+  const loaded = new Map();
+  globalThis.calibUtilsModel = (key, data) => loaded.set(key, data);
+
+  function buildPage(root, index) {
+    const state = { ...fresh(), model: index.models[0].key, task: "", step: 0, free: false };
+    let rules, temperatures, steps, step, view;
+    root.replaceChildren();
+    const page = el("div", { class: "cu-explorer cu-explorer-page" }, root);
+    for (const [name, colour] of Object.entries(index.colours)) page.style.setProperty(`--cu-${name}`, colour);
+    const fieldset = (title, name) => {
+      const box = el("fieldset", { class: `cu-controls ${name}` }, page);
+      el("legend", {}, box, title);
+      return box;
+    };
+    const what = fieldset("What is asked", "cu-what");
+    const modelSelect = choice(what, "model"), taskSelect = choice(what, "task"), stepSelect = choice(what, "step");
+    const control = controls(fieldset("How the next token is drawn", "cu-how"), state, stops, change);
+    const told = el("p", { class: "cu-told", role: "alert", hidden: "" }, page);
+    const answer = wholeAnswer(el("section", { "aria-label": "The whole answer" }, page), (row) => {
+      Object.assign(state, { value: row.parameter, T: row.temperature });
+      state.moved[state.rule] = state.value;
+      change();
+    });
+    const single = el("section", { "aria-label": "One step of the answer" }, page);
+    const heading = el("h2", {}, single);
+    const freeLabel = el("label", { class: "cu-free" }, single);
+    const freeBox = el("input", { type: "checkbox" }, freeLabel);
+    el("span", {}, freeLabel, "sliders stop between the stored settings too, and move this step alone");
+    const stage = el("div", {}, single);
+    const tokens = details(single, "The tokens as a table", tokenTable);
+    const source = el("p", { class: "cu-source" }, page), say = announcer(page);
+
+    function stops() {
+      const { values } = rules[state.rule];
+      if (!state.free) return { values, temperatures };
+      return { values: ascending([...values, ...RULES[state.rule].values(step.n_vocab)]),
+        temperatures: ascending([...temperatures, ...TEMPERATURES]) };
+    }
+    function tokenTable() {
+      const m = step.measure(state);
+      const listed = step.tokens.filter((t) => t.rank < LISTED || t.n_answers);
+      return table(["rank", "token", "answers it begins", "cutoff", "probability", "after the cutoff"],
+        listed.map((t) => {
+          const weight = Math.exp(-t.gap / state.T), kept = t.rank < m.n;
+          return [whole(t.rank + 1), t.text, t.n_answers ? `${t.n_answers} (valid)` : "0 (invalid)",
+            kept ? "kept" : "dropped", percent(weight / m.d.total), kept ? percent(weight / m.mass) : "–"];
+        }));
+    }
+    function update() {
+      const { rule, value, T } = state, { own, values } = rules[rule];
+      const m = step && view.show(state);
+      control.show(m?.n);
+      page.style.setProperty("--cu-rule", `var(--cu-${rule === "none" ? "muted" : rule})`);
+      const at = { value: values.length ? nearest(values, value) : null, T: nearest(temperatures, T) };
+      const setting = `${cutoff(rule, at.value)}, temperature ${at.T}`;
+      const snapped = at.T === T && at.value === value ? "" : "nearest stored setting: ";
+      const row = own.find((r) => r.parameter === at.value && r.temperature === at.T);
+      answer.show(rules, rule, row, setting, snapped);
+      if (step) tokens.update();
+      say(`${snapped}${setting}; whole answer: ${answer.said()}` + (step ? `; this step: ${view.said()}` : ""));
+    }
+    function change() {
+      update();
+      remember();
+    }
+
+    /* Another model, task or step; each shows what hangs on it. */
+    function showModel() {
+      const key = state.model;
+      const ready = () => {
+        if (key !== state.model) return; // another was chosen meanwhile
+        told.hidden = true;
+        showTask();
+      };
+      if (loaded.has(key)) { ready(); return; }
+      const script = document.createElement("script");
+      script.src = new URL(`model-${encodeURIComponent(key)}.js`, HOME);
+      script.addEventListener("load", ready);
+      script.addEventListener("error", () => {
+        told.hidden = false;
+        told.textContent = `The numbers of ${key} could not be loaded: the file ${script.src} is missing. ` +
+          "Build the book again.";
+      });
+      document.head.append(script);
+    }
+    function showTask() {
+      const tasks = loaded.get(state.model);
+      if (!Object.hasOwn(tasks, state.task)) state.task = Object.keys(tasks)[0];
+      options(taskSelect, Object.keys(tasks).map((name) => [name, name]), state.task);
+      const one = tasks[state.task];
+      const rows = named(one.rows, index.columns);
+      rules = byRule(rows);
+      temperatures = ascending(rows.map((r) => r.temperature));
+      steps = one.steps.map((data) => new Step(data));
+      state.step = Math.min(state.step, Math.max(0, steps.length - 1));
+      options(stepSelect, steps.map((s, i) => [i, s.place]), state.step);
+      if (!Object.hasOwn(rules, state.rule)) [state.rule] = Object.keys(rules);
+      source.textContent = `numbers from ${one.source}`;
+      showStep(one.prompt);
+    }
+    function showStep(prompt) {
+      stage.replaceChildren();
+      step = steps[state.step];
+      stepSelect.disabled = freeBox.disabled = tokens.box.hidden = freeLabel.hidden = !step;
+      if (!step) state.free = freeBox.checked = false;
+      heading.textContent = step ? `One step of it: ${step.place}` : "One step of it";
+      if (step) view = picture(step, stage);
+      else {
+        el("p", { class: "cu-asked" }, stage, prompt);
+        el("p", {}, stage, "No step of this task is stored. The chapter on oracle cutoffs stores those of " +
+          "us-states, rng-2, rng-3 and rng-3-sum-at-most-10.");
+      }
+      control.offer(Object.keys(rules));
+      update();
+    }
+
+    /* ---- a link to what is shown, in the address once the controls rest ---- */
+    const remember = resting(() => {
+      const { model, task, step: nth, rule, value, T } = state;
+      history.replaceState(null, "", `#${new URLSearchParams({ model, task, step: nth, rule, value: value ?? "", T })}`);
+    });
+    function recall() {
+      const link = new URLSearchParams(location.hash.slice(1));
+      const model = link.get("model"), rule = link.get("rule"), value = +link.get("value"), T = +link.get("T");
+      if (index.models.some((one) => one.key === model)) state.model = model;
+      if (Object.hasOwn(RULES, rule)) state.rule = rule;
+      state.task = link.get("task") ?? "";
+      state.step = Math.max(0, Math.floor(+link.get("step")) || 0);
+      if (value > 0 && Number.isFinite(value)) state.moved[state.rule] = value;
+      if (T > 0 && Number.isFinite(T)) state.T = T;
+    }
+
+    const when = (box, then) => box.addEventListener("change", () => {
+      then();
+      remember();
+    });
+    when(modelSelect, () => { state.model = modelSelect.value; showModel(); });
+    when(taskSelect, () => { Object.assign(state, { task: taskSelect.value, step: 0 }); showTask(); });
+    when(stepSelect, () => { state.step = +stepSelect.value; showStep(); });
+    when(freeBox, () => { state.free = freeBox.checked; control.snap(); update(); });
+    recall();
+    options(modelSelect, index.models.map(({ key, stage }) => [key, stage ? `${key} (${stage})` : key]), state.model);
+    showModel();
+  }
+
+  function start() {
+    document.querySelectorAll(".cu-explorer:has(> script)").forEach(buildFigure);
+    const root = document.querySelector(".cu-page"), index = globalThis.calibUtilsModels;
+    if (root && index?.models.length) buildPage(root, index);
+  }
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
   else start();
 })();

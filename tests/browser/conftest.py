@@ -143,8 +143,8 @@ def numbers_of():
             "validity": weight.sum() / mass,
             "diversity": np.exp(-(q * np.log(q / target)).sum()) if inside.any() else math.nan,
             "kept": kept,
-            "local precision": inside.sum() / kept,
-            "local recall": n[inside].sum() / n.sum(),
+            "local_precision": inside.sum() / kept,
+            "local_recall": n[inside].sum() / n.sum(),
         }
 
     return get

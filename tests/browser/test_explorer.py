@@ -1,19 +1,33 @@
-"""The interactive step in a real browser, network off: its numbers are Python's, by keyboard."""
+"""The explorers in a real browser, network off, by keyboard: figures in pages, and the page."""
 
 import json
 import math
 import re
 import shutil
+from functools import cache
 
+import numpy as np
+import pandas as pd
 import pytest
+import torch
 from playwright.sync_api import expect
 
 import calib_utils as cu
+from calib_utils import cutoffs, explorer_page, kept_steps, operating, paths, reporting, results
 from calib_utils import explorer as ex
-from calib_utils import paths, reporting, scoring
+from calib_utils.figures import RULE_NAMES
+from calib_utils.registry import DEFAULT_MODEL
+from calib_utils.schema import KEY
 
-ASSETS = ("explorer.js", "explorer.css")
-SETTINGS = [
+STORE = paths.default_results_dir()
+SMALL, BASE, ADDED = "smollm2-135m-instruct", "gemma-3-270m", "Qwen--Qwen3-0.6B"
+LOOKS = ("light", "dark", "phone")
+PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>explorer</title>
+<meta name="viewport" content="width=device-width">
+<style>:root {{ color-scheme: light dark }}</style>
+<link rel="stylesheet" href="_static/explorer.css"><script src="_static/explorer.js"></script>
+</head><body>{body}</body></html>"""
+STEP_SETTINGS = [
     ("none", None, 1.0),
     ("none", None, 0.1),
     ("none", None, 5.0),
@@ -26,143 +40,501 @@ SETTINGS = [
     ("min_p", 0.01, 2.5),
     ("oracle_size", None, 1.2),
 ]
-LOOKS = ("light", "dark", "phone")
-PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>step</title>
-<meta name="viewport" content="width=device-width">
-<style>:root {{ color-scheme: light dark }}</style>
-<link rel="stylesheet" href="explorer.css"><script src="explorer.js"></script></head>
-<body>{body}</body></html>"""
+SETTINGS = [
+    (DEFAULT_MODEL, "us-states", "top_p", 0.95, 0.6),
+    (DEFAULT_MODEL, "rng-3-sum-at-most-10", "oracle_size", None, 1.0),
+    (DEFAULT_MODEL, "rng-2-sum-equals-10", "none", None, 0.3),
+    (SMALL, "us-states", "top_k", 500, 3.0),
+    (SMALL, "rng-3", "min_p", 0.5, 2.5),
+    (SMALL, "rng-2", "none", None, 0.01),
+    (BASE, "rng-3", "top_p", 0.1, 1.2),
+    (BASE, "us-states", "min_p", 0.01, 0.8),
+    (ADDED, "us-states", "top_k", 10, 1.0),
+]
 
 
-def write_case(folder, model, task, prefixes):
-    """(page with an explorer per prefix, N by valid token, logits [1, vocab] of the first one)."""
-    for name in ASSETS:
-        shutil.copy(paths.book_dir() / "assets" / name, folder)
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    """The book's own markup, the committed results and one more model beside them."""
+    root = tmp_path_factory.mktemp("book")
+    store, static = root / "results", root / "_static"
+    for key in (DEFAULT_MODEL, SMALL, BASE):
+        (store / key).mkdir(parents=True)
+        for folder in (STORE / key).iterdir():
+            if folder.name.partition("@end=line")[0] in (*cutoffs.TASKS, "steps"):
+                shutil.copytree(folder, store / key / folder.name)
+    shutil.copytree(STORE / DEFAULT_MODEL / "us-states", store / ADDED / "us-states")
+    copy_assets(static)
+    left_out = explorer_page.write(store, static / explorer_page.FOLDER)
+    assert left_out.empty
+    markdown = (paths.book_dir() / "explorer.md").read_text(encoding="utf-8")
+    body = re.search(r"```\{raw\} html\n(.*?)```", markdown, re.DOTALL)[1]
+    page = root / "explorer.html"
+    page.write_text(PAGE.format(body=body), encoding="utf-8")
+    return page
+
+
+def copy_assets(static):
+    static.mkdir()
+    for asset in (paths.book_dir() / "assets").glob("explorer*"):
+        shutil.copy(asset, static)
+
+
+def write_figures(folder, model, task, prefixes):
+    """(page with a figure per prefix, N by valid token, logits [1, vocab] of the first one)."""
+    copy_assets(folder / "_static")
     steps = [ex.step_data(model, task, prefix) for prefix in prefixes]
     body = "".join(ex.explorer(step, reporting.source_of(model)).data for step in steps)
     page = folder / "index.html"
     page.write_text(PAGE.format(body=body), encoding="utf-8")
-    prompt = cu.render_prompt(model, task)
-    node, _ = ex._find(model.tokenizer, prompt, cu.get_task(task), prefixes[0])
-    scored = scoring.score(model, prompt, batch_size=32)
-    logits = next(rows[nodes == node] for nodes, rows in scored if node in nodes)
-    return page, ex._answers_below(prompt, node), logits
+    return page, *logits_of(model, task, steps[0])
+
+
+def logits_of(model, task, step, end="eos"):
+    """(N by valid token, logits [1, vocab]) of a fresh forward pass at a step."""
+    prompt = cu.render_prompt(model, task, end=end)
+    ids = model.tokenizer(prompt.text + prompt.lead + step.prefix).input_ids[len(prompt.ids) :]
+    row = ex.logits_after(model, prompt, ids)
+    order = np.argsort(-row, kind="stable")
+    answers = {int(order[t.rank]): t.n_answers for t in step.tokens if t.n_answers}
+    return answers, torch.tensor(row)[None]
 
 
 @pytest.fixture(scope="module")
-def case(tiny, small_task, tmp_path_factory):
-    """Two explorers of a tiny model, after "1," and at the root."""
-    folder = tmp_path_factory.mktemp("page")
-    return write_case(folder, tiny("llama", chat=True), small_task, ("1,", ""))
+def figures(tiny, small_task, tmp_path_factory):
+    """Two figures of a tiny model, after "1," and at the root."""
+    folder = tmp_path_factory.mktemp("figures")
+    return write_figures(folder, tiny("llama", chat=True), small_task, ("1,", ""))
 
 
-def rule_of(name, parameter):
-    return cu.parse_rule(name if parameter is None else f"{name}={parameter}")
-
-
-def shown(root):
-    cells = root.locator("[data-number]").all()
-    texts = {cell.get_attribute("data-number"): cell.inner_text() for cell in cells}
-    texts["kept"] = texts["kept"].split(" of ")[0].lstrip("≈ ").replace(",", "")
-    return {name: math.nan if text == "–" else float(text) for name, text in texts.items()}
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def choose(slide):
-    """Sets an explorer by keyboard: `choose(page, root, rule, parameter, temperature)`."""
+    """Sets the page by keyboard alone, lists and sliders by arrows."""
+
+    def pick(page, name, wanted):
+        select = page.get_by_role("combobox", name=name)
+        select.focus()
+        page.keyboard.press("Home")
+        for _ in range(20):
+            if select.input_value() == str(wanted):
+                return
+            page.keyboard.press("ArrowDown")
+        raise AssertionError(f"{name} has no {wanted}")
+
+    def get(page, model=None, task=None, step=None, rule=None, parameter=None, temperature=None):
+        for name, wanted in (("model", model), ("task", task), ("step", step), ("cutoff", rule)):
+            if wanted is not None:
+                pick(page, name, wanted)
+                page.wait_for_selector(".cu-explorer-page .cu-source:not(:empty)")
+                if name == "model":
+                    page.wait_for_function(
+                        "m => document.querySelector('.cu-source').textContent.includes(m)",
+                        arg=model,
+                    )
+        if parameter is not None:
+            slide(page, page.locator(".cu-how input").nth(0), parameter)
+        if temperature is not None:
+            slide(page, page.locator(".cu-how input").nth(1), temperature)
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def choose_step(slide):
+    """Sets a figure by keyboard: `choose_step(page, root, rule, parameter, temperature)`."""
 
     def get(page, root, name, parameter, temperature):
-        """A setting, by keyboard alone: the list by its first letters, sliders by arrows."""
         select = root.locator("select")
         select.focus()
         page.keyboard.press("Home")
         while select.input_value() != name:
             page.keyboard.press("ArrowDown")
         if parameter is not None:
-            slide(page, root.get_by_role("slider").nth(1), parameter)
-        slide(page, root.get_by_role("slider").nth(0), temperature)
+            slide(page, root.locator(".cu-controls input").nth(0), parameter)
+        slide(page, root.locator(".cu-controls input").nth(1), temperature)
 
     return get
 
 
-def assert_numbers_are_those_of_python(case, open_page, choose, numbers_of):
+@cache
+def stored(model, task):
+    """The settings with their loss parts, straight from the stored tables, and the record."""
+    key = DEFAULT_MODEL if model == ADDED else model
+    found = results.read(STORE / key / f"{task}{'@end=line' if key == BASE else ''}")
+    split = operating.split_table(found.losses.assign(task=task))
+    return found.settings.merge(split, on=["task", *KEY], how="left"), found.record
+
+
+def stored_row(model, task, rule, parameter, temperature):
+    setting = {"rule": rule, "parameter": parameter, "temperature": temperature, "task": task}
+    (row,) = operating.at_setting(stored(model, task)[0], pd.Series(setting)).to_dict("records")
+    return row
+
+
+def lines_of_table(page, title):
+    """Opens a table by keyboard. Its lines are made when the page hears of it: a moment later."""
+    page.get_by_text(title).focus()
+    page.keyboard.press("Enter")
+    lines = page.get_by_role("region", name=title).locator("tbody tr")
+    lines.first.wait_for()
+    return lines
+
+
+def temperature_of(page):
+    return float(page.locator(".cu-how b").last.inner_text())
+
+
+def three(value):
+    """A number as the page rounds it; None where it shows a dash."""
+    return None if pd.isna(value) else float(f"{value:.3g}")
+
+
+def shown(page):
+    cells = page.locator("[data-stored]").all()
+    texts = {cell.get_attribute("data-stored"): cell.inner_text() for cell in cells}
+    return {name: None if text == "–" else float(text) for name, text in texts.items()}
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=str)
+def test_a_setting_shows_exactly_the_stored_numbers(path, open_page, choose, setting):
+    page = open_page(path)
+    model, task, rule, parameter, temperature = setting
+    choose(page, model, task, None, rule, parameter, temperature)
+    row, found = stored_row(*setting), shown(page)
+    for name in explorer_page.MEASURES:
+        assert found[name] == three(row[name]), name
+    for name in explorer_page.PARTS:
+        value = math.nan if pd.isna(row["total"]) else row[name]
+        assert found[name] == three(0.0 if abs(value) < 1e-6 else value), name
+    weights = stored(model, task)[1]["weights_sha256"]
+    assert weights[:12] in page.locator(".cu-source").inner_text()
+
+
+def test_every_temperature_and_the_marker_on_the_frontier(path, open_page, choose):
+    """A cutoff at each temperature: numbers, the marker's place, whether it is on the frontier."""
+    page = open_page(path)
+    choose(page, DEFAULT_MODEL, "us-states", None, "top_k", 20, 0.01)
+    rows, _ = stored(DEFAULT_MODEL, "us-states")
+    best = cutoffs.frontier_points(rows[rows.rule == "top_k"])
+    seen = []
+    while True:
+        temperature = temperature_of(page)
+        row = stored_row(DEFAULT_MODEL, "us-states", "top_k", 20, temperature)
+        assert shown(page)["validity"] == three(row["validity"])
+        place = page.locator(".cu-frontier .cu-marker").get_attribute("transform")
+        x, y = map(float, re.findall(r"[\d.]+", place))
+        assert (x - 46) / 280 == pytest.approx(row["validity"], abs=1e-6)
+        assert (292 - y) / 280 == pytest.approx(row["diversity"], abs=1e-6)
+        own = best[(best.parameter == 20) & (best.temperature == temperature)]
+        assert ("is on the frontier" in page.locator(".cu-place").inner_text()) == (len(own) == 1)
+        seen.append(temperature)
+        page.keyboard.press("ArrowRight")
+        if temperature_of(page) == temperature:
+            break
+    assert seen == list(cu.rules.TABLE3_TEMPERATURES)
+
+
+def test_the_slider_along_the_frontier_and_its_table(path, open_page, choose):
+    page = open_page(path)
+    choose(page, BASE, "us-states", None, "top_p")
+    rows, _ = stored(BASE, "us-states")
+    best = cutoffs.frontier_points(rows[rows.rule == "top_p"]).sort_values("validity")
+    lines = lines_of_table(page, "The frontier as a table")
+    slider = page.get_by_role("slider", name="along the frontier")
+    slider.focus()
+    page.keyboard.press("Home")
+    for number, (_, row) in enumerate(best.iterrows()):
+        assert slider.get_attribute("aria-valuetext").startswith(f"{number + 1} of {len(best)}")
+        assert shown(page)["diversity"] == three(row.diversity)
+        cells = lines.nth(number).locator("td").all_inner_texts()
+        assert float(cells[1]) == row.temperature and float(cells[2]) == three(row.validity)
+        assert lines.nth(number).get_attribute("aria-current") == "true"
+        page.keyboard.press("ArrowRight")
+    assert lines.count() == len(best)
+
+
+def expanded(step):
+    """Logits that `step` is the step of: bins become as many tokens at their mean."""
+    gaps = [torch.tensor([t.gap for t in step.tokens if t.rank < step.n_listed])]
+    gaps += [torch.full((part.count,), part.mean) for part in step.tail]
+    logits = -torch.cat([gap.double() for gap in gaps])[None]
+    answers = {t.rank: t.n_answers for t in step.tokens if t.n_answers}
+    for token in step.tokens:
+        if token.rank >= step.n_listed:
+            logits[0, token.rank] = -token.gap
+    return logits, answers
+
+
+def assert_figure(case, open_page, choose_step, numbers_of):
     path, answers, logits = case
     page = open_page(path)
     root = page.locator(".cu-explorer").first
-    for name, parameter, temperature in SETTINGS:
-        choose(page, root, name, parameter, temperature)
-        right = numbers_of(rule_of(name, parameter), temperature, logits, answers)
-        where = f"{name}={parameter} at {temperature}"
-        # Three digits are shown, so the last one is off by at most a half and what Z is off by.
-        assert shown(root) == pytest.approx(right, rel=5.2e-3, nan_ok=True), where
-        kept = root.locator('[data-number="kept"]').inner_text()
-        assert "≈" in kept or shown(root)["kept"] == right["kept"], where
+    for setting in STEP_SETTINGS:
+        choose_step(page, root, *setting)
+        assert_step(root, numbers_of, setting, logits, answers)
 
 
-def test_the_numbers_shown_are_those_of_python(case, open_page, choose, numbers_of):
-    assert_numbers_are_those_of_python(case, open_page, choose, numbers_of)
+def test_a_figures_numbers_are_those_of_python(figures, open_page, choose_step, numbers_of):
+    assert_figure(figures, open_page, choose_step, numbers_of)
 
 
 @pytest.mark.models
 @pytest.mark.parametrize(("task", "prefix"), [("us-states", ""), ("rng-3", "1,")])
-def test_the_numbers_of_a_real_model_are_those_of_python(
-    tmp_path, open_page, choose, numbers_of, task, prefix
+def test_a_figures_numbers_of_a_real_model_are_those_of_python(
+    tmp_path, open_page, choose_step, numbers_of, task, prefix
 ):
     """With a vocabulary of 49,152, nearly all of it in the binned tail."""
-    model = cu.load_model("smollm2-135m-instruct")
-    case = write_case(tmp_path, model, task, (prefix,))
-    assert_numbers_are_those_of_python(case, open_page, choose, numbers_of)
+    case = write_figures(tmp_path, cu.load_model(SMALL), task, (prefix,))
+    assert_figure(case, open_page, choose_step, numbers_of)
 
 
-def test_two_copies_are_independent(case, open_page, choose):
-    page = open_page(case[0])
+def test_two_figures_are_independent(figures, open_page, choose_step):
+    page = open_page(figures[0])
     first, second = page.locator(".cu-explorer").all()
-    before = shown(second)
-    choose(page, first, "none", None, 3.0)
-    assert shown(second) == before != shown(first)
+    before = shown_step(second)
+    choose_step(page, first, "none", None, 3.0)
+    assert shown_step(second) == before != shown_step(first)
     ids = page.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")
     assert len(ids) == len(set(ids)) == 2
 
 
-def test_a_bar_says_what_it_is_by_keyboard_and_by_touch(case, open_page):
-    page = open_page(case[0], "phone", has_touch=True)
+def test_a_bar_says_what_it_is_by_keyboard_and_by_touch(figures, open_page):
+    page = open_page(figures[0], "phone", has_touch=True)
     root = page.locator(".cu-explorer").first
-    step = json.loads(root.locator("script").inner_text())
+    step = ex.StepData.from_json(json.loads(root.locator("script").inner_text()))
     look = root.get_by_role("slider", name="look at")
     look.focus()
     page.keyboard.press("ArrowRight")
-    token, said = step["tokens"][1], look.get_attribute("aria-valuetext")
-    role = f"valid, begins {token['n_answers']} of" if token["n_answers"] else "invalid"
-    assert f"“{token['text']}”: {role}" in said and "rank 2," in said and "%" in said
+    token, said = step.tokens[1], look.get_attribute("aria-valuetext")
+    role = f"valid, begins {token.n_answers} of" if token.n_answers else "invalid"
+    assert f"“{token.text}”: {role}" in said and "rank 2," in said and "%" in said
     assert root.locator(".cu-said").inner_text() == said
     box = root.locator(".cu-chart").bounding_box()
     page.touchscreen.tap(box["x"] + box["width"] - 5, box["y"] + 60)
     expect(root.locator(".cu-said")).to_have_text(re.compile("^ranks "))
 
 
-def test_the_numbers_are_read_out_once_the_slider_rests(case, open_page, choose):
-    page = open_page(case[0])
+def test_a_figures_numbers_are_read_out_once_the_slider_rests(figures, open_page, choose_step):
+    page = open_page(figures[0])
     root = page.locator(".cu-explorer").first
     live = root.get_by_role("status")
-    choose(page, root, "top_k", 7, 1.0)
+    choose_step(page, root, "top_k", 7, 1.0)
     page.wait_for_function("e => e.textContent.includes('kept 7 of')", arg=live.element_handle())
     assert live.get_attribute("aria-live") == "polite"
     assert root.locator("[data-number='validity']").inner_text() in live.inner_text()
 
 
+@pytest.mark.parametrize("key", [DEFAULT_MODEL, SMALL, BASE])
+@pytest.mark.parametrize("task", ["us-states", "rng-3"])
+def test_a_steps_numbers_are_those_of_python(path, open_page, choose, numbers_of, key, task):
+    page = open_page(path)
+    steps, _ = kept_steps.read(kept_steps.path_of(STORE, key, task))
+    assert page.get_by_role("combobox", name="step").locator("option").count() == 2
+    for number, step in enumerate(steps):
+        logits, answers = expanded(step)
+        for name, parameter, temperature in (
+            ("none", None, 1.4),
+            ("top_k", 20, 0.6),
+            ("top_p", 0.9, 1.0),
+        ):
+            choose(page, key, task, number, name, parameter, temperature)
+            assert_step(page, numbers_of, (name, parameter, temperature), logits, answers)
+        where = f"after “{step.prefix}”" if step.prefix else "first token"
+        assert page.locator("h2").nth(1).inner_text() == f"One step of it: {where}"
+
+
+@pytest.mark.models
+@pytest.mark.parametrize(("task", "number"), [("us-states", 1), ("rng-3-sum-at-most-10", 2)])
+def test_a_kept_step_shows_what_the_weights_give(path, open_page, choose, numbers_of, task, number):
+    """With all logits of a fresh forward pass."""
+    page, model = open_page(path), cu.load_model(SMALL)
+    steps, record = kept_steps.read(kept_steps.path_of(STORE, SMALL, task))
+    answers, logits = logits_of(model, task, steps[number], record["end"])
+    for setting in (("none", None, 1.0), ("min_p", 0.1, 1.4), ("oracle_size", None, 2.0)):
+        choose(page, SMALL, task, number, *setting)
+        assert_step(page, numbers_of, setting, logits, answers)
+
+
+def shown_step(root):
+    """The numbers of the step that is shown, and whether the one of kept tokens is exact."""
+    cells = root.locator("[data-number]").all()
+    texts = {cell.get_attribute("data-number"): cell.inner_text() for cell in cells}
+    kept = texts["kept"].split(" of ")[0]
+    texts["kept"] = kept.lstrip("≈ ").replace(",", "")
+    found = {name: math.nan if text == "–" else float(text) for name, text in texts.items()}
+    return found, "≈" not in kept
+
+
+def assert_step(root, numbers_of, setting, logits, answers):
+    name, parameter, temperature = setting
+    rule = cu.parse_rule(name if parameter is None else f"{name}={parameter}")
+    right = numbers_of(rule, temperature, logits, answers)
+    found, exact = shown_step(root)
+    # Three digits are shown, so the last one is off by at most a half and what Z is off by.
+    assert found == pytest.approx(right, rel=5.2e-3, nan_ok=True), setting
+    assert not exact or found["kept"] == right["kept"], setting
+
+
+def test_the_table_of_tokens_says_what_is_kept(path, open_page, choose):
+    page = open_page(path)
+    choose(page, SMALL, "us-states", 0, "top_k", 10, 1.0)
+    (step, *_), _ = kept_steps.read(kept_steps.path_of(STORE, SMALL, "us-states"))
+    lines = lines_of_table(page, "The tokens as a table").all()
+    cells = [line.locator("td").all_inner_texts() for line in lines]
+    listed = [token for token in step.tokens if token.rank < 40 or token.n_answers]
+    assert len(cells) == len(listed)
+    log_z = step.log_partition(1.0)
+    for (rank, text, answers, kept, p, _), token in zip(cells, listed, strict=True):
+        assert (int(rank.replace(",", "")), text) == (token.rank + 1, token.text)
+        assert answers == f"{token.n_answers} ({'' if token.n_answers else 'in'}valid)"
+        assert kept == ("kept" if token.rank < 10 else "dropped")
+        exact = math.exp(-token.gap - log_z)
+        if not p.startswith("below"):
+            assert float(p.split()[0]) / 100 == pytest.approx(exact, rel=6e-3)
+
+
+def test_between_the_stored_settings_only_the_step_moves(path, open_page, choose, slide):
+    page = open_page(path)
+    choose(page, DEFAULT_MODEL, "us-states", 0, "top_p", 0.9, 1.0)
+    before = shown(page)
+    box = page.get_by_role("checkbox")
+    box.focus()
+    page.keyboard.press("Space")
+    slide(page, page.locator(".cu-how input").nth(1), 0.95)
+    step_validity = page.locator("[data-number='validity']").inner_text()
+    assert shown(page) == before
+    assert (
+        page.locator(".cu-place").inner_text().startswith("nearest stored setting: top-p 0.9, temp")
+    )
+    box.focus()
+    page.keyboard.press("Space")
+    assert temperature_of(page) == 1
+    assert page.locator("[data-number='validity']").inner_text() != step_validity
+
+
+def test_a_task_without_steps_shows_its_answers_all_the_same(path, open_page, choose):
+    page = open_page(path)
+    choose(page, SMALL, "rng-2-sum-equals-10", None, "top_p", 0.9, 1.0)
+    assert page.get_by_text("No step of this task is stored").is_visible()
+    assert cu.get_task("rng-2-sum-equals-10").prompt in page.locator("section").nth(1).inner_text()
+    assert page.get_by_role("combobox", name="step").is_disabled()
+    assert shown(page)["sequence_recall"] is not None
+
+
+def test_every_model_with_results_is_offered_and_the_default_is_first(path, open_page):
+    page = open_page(path)
+    offered = page.get_by_role("combobox", name="model").locator("option")
+    values = [option.get_attribute("value") for option in offered.all()]
+    assert values[0] == DEFAULT_MODEL and set(values) == {DEFAULT_MODEL, SMALL, BASE, ADDED}
+    labels = page.get_by_role("combobox", name="cutoff").locator("option").all_inner_texts()
+    rules = dict.fromkeys(rule.name for rule in cu.table3_rules())
+    assert labels == [RULE_NAMES[name] for name in rules]
+
+
+def test_tab_reaches_every_control_and_shows_where_it_is(path, open_page):
+    page = open_page(path)
+    controls = ".cu-page :is(select, input, summary, [tabindex='0']):not(:disabled)"
+    wanted = page.locator(f"{controls}:visible").count()
+    outlines = {}
+    for _ in range(wanted + 5):
+        page.keyboard.press("Tab")
+        place, outline = page.evaluate(
+            """controls => { const e = document.activeElement;
+            return [[...document.querySelectorAll(controls)].indexOf(e),
+                getComputedStyle(e).outlineStyle]; }""",
+            controls,
+        )
+        outlines[place] = outline
+    outlines.pop(-1, None)  # beyond the page's controls
+    assert len(outlines) == wanted >= 10
+    assert "none" not in outlines.values()
+
+
+def test_what_changed_is_read_out_and_kept_in_the_address(path, open_page, choose):
+    page = open_page(path)
+    assert "#" not in page.url
+    choose(page, SMALL, "rng-3", 1, "top_k", 50, 1.6)
+    live = page.get_by_role("status")
+    said = "top-k 50, temperature 1.6; whole answer: validity "
+    page.wait_for_function(
+        "([e, t]) => e.textContent.includes(t)", arg=[live.element_handle(), said]
+    )
+    for name in ("validity", "sequence_precision", "order"):
+        assert page.locator(f"[data-stored='{name}']").inner_text() in live.inner_text()
+    assert "this step: validity" in live.inner_text()
+    page.wait_for_url("**#*T=1.6")
+    numbers, address = shown(page), page.url
+    again = open_page(path)
+    again.goto("about:blank")
+    again.goto(address)
+    again.wait_for_selector(".cu-explorer .cu-chart .cu-bar")
+    assert shown(again) == numbers
+    assert again.locator("h2").nth(1).inner_text().endswith("“4,”")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "#model=nothing&task=x&step=-4&rule=constructor&value=NaN&T=-1",
+        "#step=1e9&rule=top_p&value=1e308&T=1e-300",
+        "#%E0%A4%A&<script>alert(1)</script>",
+    ],
+)
+def test_any_address_opens_a_page_that_works(path, open_page, address):
+    page = open_page(path)
+    page.goto("about:blank")
+    page.goto(path.as_uri() + address)
+    page.wait_for_selector(".cu-explorer .cu-chart .cu-bar")
+    assert shown(page)["validity"] is not None
+
+
+def test_a_missing_file_is_named_and_the_rest_goes_on(path, browser, tmp_path):
+    shutil.copytree(path.parent, copy := tmp_path / "book")
+    (copy / "_static" / "explorer" / f"model-{SMALL}.js").unlink()
+    context = browser.new_context(offline=True)
+    page = context.new_page()
+    page.goto((copy / path.name).as_uri())
+    page.wait_for_selector(".cu-explorer .cu-chart .cu-bar")
+    page.get_by_role("combobox", name="model").select_option(SMALL)
+    alert = page.get_by_role("alert")
+    alert.wait_for()
+    assert f"model-{SMALL}.js is missing" in alert.inner_text()
+    page.get_by_role("combobox", name="model").select_option(BASE)
+    page.wait_for_function(
+        "m => document.querySelector('.cu-source').textContent.includes(m)", arg=BASE
+    )
+    assert not alert.is_visible()
+    context.close()
+
+
+def test_without_javascript_a_text_says_where_the_numbers_are(path, browser):
+    context = browser.new_context(offline=True, java_script_enabled=False)
+    page = context.new_page()
+    page.goto(path.as_uri())
+    text = page.locator(".cu-page").inner_text()
+    assert "need JavaScript" in text and "data/results" in text
+    context.close()
+
+
 @pytest.mark.parametrize("look", LOOKS)
-def test_it_fits_and_can_be_read(case, open_page, fits_and_can_be_read, look):
-    fits_and_can_be_read(open_page(case[0], look))
+def test_it_fits_and_can_be_read(path, figures, open_page, fits_and_can_be_read, look):
+    fits_and_can_be_read(open_page(figures[0], look))
+    page = open_page(path, look)
+    fits_and_can_be_read(page)
+    for title in ("The frontier as a table", "The tokens as a table"):
+        lines_of_table(page, title)
+    fits_and_can_be_read(page)
 
 
-def test_motion_is_spared_where_asked(case, open_page):
-    page = open_page(case[0], reduced_motion="reduce")
-    duration = "getComputedStyle(document.querySelector('.cu-bar')).transitionDuration"
-    assert page.evaluate(duration) == "0s"
+def test_motion_is_spared_where_asked(path, open_page):
+    page = open_page(path, reduced_motion="reduce")
+    for part in (".cu-bar", ".cu-marker", ".cu-track span"):
+        duration = f"getComputedStyle(document.querySelector('{part}')).transitionDuration"
+        assert page.evaluate(duration) == "0s"
 
 
-def test_on_paper_the_sliders_go_and_the_values_stay(case, open_page):
-    page = open_page(case[0])
+def test_on_paper_the_sliders_go_and_the_values_stay(figures, open_page):
+    page = open_page(figures[0])
     page.emulate_media(media="print")
     root = page.locator(".cu-explorer").first
     assert not any(s.is_visible() for s in root.locator("input[type=range]").all())
@@ -170,18 +542,30 @@ def test_on_paper_the_sliders_go_and_the_values_stay(case, open_page):
 
 
 @pytest.mark.parametrize("look", LOOKS)
-def test_the_books_own_explorers_work(pages, open_page, choose, fits_and_can_be_read, look):
+def test_the_books_own_page_works(pages, open_page, fits_and_can_be_read, look):
+    (built,) = [page for page in pages if page.name == "explorer.html"]
+    page = open_page(built, look)
+    fits_and_can_be_read(page)
+    assert shown(page)["validity"] == three(
+        stored_row(DEFAULT_MODEL, "us-states", "top_p", 0.9, 1.0)["validity"]
+    )
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_the_books_own_figures_work(pages, open_page, choose_step, fits_and_can_be_read, look):
     found = [p for p in pages if 'class="cu-explorer"' in p.read_text(encoding="utf-8")]
-    assert found, "no page of the book holds an explorer"
+    assert found, "no page of the book holds a figure"
     for path in found:
         page = open_page(path, look)
         fits_and_can_be_read(page)
         for root in page.locator(".cu-explorer").all():
             data = json.loads(root.locator("script").text_content())
-            for field, kind in (("tokens", ex.Token), ("tail", ex.Bin)):
-                data[field] = tuple(kind(**entry) for entry in data[field])
-            step = ex.StepData(**data)
+            for name in ("tokens", "tail"):  # pages executed earlier have the fields' names
+                data[name] = [
+                    [*row.values()] if isinstance(row, dict) else row for row in data[name]
+                ]
+            step = ex.StepData.from_json(data)
             for temperature in (0.5, 2.0):
-                choose(page, root, "none", None, temperature)
-                found_value = shown(root)["validity"]
-                assert found_value == pytest.approx(step.validity(temperature), rel=6e-3)
+                choose_step(page, root, "none", None, temperature)
+                validity = shown_step(root)[0]["validity"]
+                assert validity == pytest.approx(step.validity(temperature), rel=6e-3)
