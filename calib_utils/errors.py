@@ -92,11 +92,7 @@ class LogProbabilityError(EndpointError):
 
 
 class JudgeError(CalibUtilsError, ValueError):
-    """Items that cannot be judged, or a judge that fails on texts whose verdict is known."""
-
-
-class AnnotationError(CalibUtilsError, ValueError):
-    """A file of human labels that is not one, or labels that contradict each other."""
+    """Items that cannot be judged, a judge that fails on known texts, or labels that are none."""
 
 
 class SandboxError(CalibUtilsError, RuntimeError):

@@ -430,9 +430,10 @@ def test_two_runs_that_measure_at_once_keep_both_rows(tiny_folder, tmp_path):
 ON_DISK = """
 import json, os, subprocess, sys
 from pathlib import Path
+import pandas as pd
 import pyarrow as pa
 import calib_utils as cu
-from calib_utils import annotation, book, completions, kept_steps, results, runs, weights
+from calib_utils import book, completions, kept_steps, labels, results, runs, weights
 from calib_utils.errors import CalibUtilsError
 from calib_utils.labels import Item, Verdict
 from calib_utils.judges import LanguageModelJudge
@@ -465,6 +466,7 @@ def judge():
 
 record = {name: "x" for name in completions.IDENTITY}
 table = pa.table({"x": list(range(1000))})
+texts = pd.DataFrame({"prompt": ["Why?"], "text": ["x" * 9999], "ended": [True]})
 actions = {
     "rows": lambda: cu.evaluate(model, task, ["top_k=5"], results_dir=rows),
     "sweep": lambda: completions.open_folder(disk / "texts", record),
@@ -472,7 +474,7 @@ actions = {
     "steps": lambda: kept_steps.keep(model, ["rng-2"], "eos", rows),
     "answers": judge,
     "pages": pages,
-    "labels for people": lambda: annotation.write_text(disk / "sheet.csv", "x" * 9999),
+    "labels for people": lambda: labels.write_sheet(disk / "sheet.csv", texts),
     "book": lambda: book.write_table_of_contents(disk),
     "conversion": lambda: weights.converted_folder(gguf, "0" * 64),
     "forgotten hash": lambda: cu.load_model(folder, device="cpu").weights_sha256,
@@ -489,7 +491,7 @@ def tried():
             found[name] = f"{type(error).__name__}: {error}"
         except BaseException as error:
             found[name] = f"UNNAMED {type(error).__name__}: {error}"
-    left = [str(p.relative_to(disk)) for p in disk.rglob(".*")]
+    left = [str(p.relative_to(disk)) for p in disk.rglob(".*") if p.name != ".lock"]
     now = results.read(stored)
     return {"tried": found, "left": left, "rows": len(now.settings), "same": bool(
         now.settings[now.settings.rule == "none"].reset_index(drop=True).equals(before.settings))}
@@ -541,7 +543,7 @@ NEEDS_SPACE = {
     "steps": "ResultsError: cannot write",
     "answers": "JudgeError: cannot keep answers",
     "pages": "ResultsError: cannot write pages",
-    "labels for people": "AnnotationError: cannot write",
+    "labels for people": "JudgeError: cannot write",
     "book": "BookBuildError: cannot write",
     "conversion": "CacheError: cannot write",
     "forgotten hash": "done",  # a memo costs time, not the result

@@ -9,11 +9,11 @@ import pytest
 
 import calib_utils as cu
 from calib_utils import (
-    annotation,
     bootstrap,
     drawing,
     judge_study,
     labelled,
+    labels,
     open_plans,
     order_findings,
     order_study,
@@ -386,11 +386,10 @@ def test_a_text_is_embedded_once():
     assert asked == ["a", "bb", "ccc"]
 
 
-def test_texts_for_people_make_an_annotation_page(study):
+def test_texts_for_people_make_a_sheet(study, tmp_path):
     items = judge_study.to_annotate(study, 2)
-    page = annotation.annotation_page(items)
-    assert all(prompt in page for prompt in set(items.prompt))
-    assert len(annotation.annotation_sheet(items).splitlines()) > 1
+    sheet = labels.write_sheet(tmp_path / "sheet.csv", items).read_text("utf-8")
+    assert all(prompt in sheet for prompt in set(items.prompt))
 
 
 def test_intervals_move_into_the_cell_of_their_estimate():
