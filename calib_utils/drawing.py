@@ -14,11 +14,11 @@ import pandas as pd
 
 from calib_utils import completions, provenance
 from calib_utils.errors import InvalidRequestError, ResultsError
+from calib_utils.files import sha256_of_file
 from calib_utils.generation import complete
 from calib_utils.models import Model, load_model
 from calib_utils.openset import OpenPrompt
 from calib_utils.starts import Start, start_of
-from calib_utils.weights import sha256_of_file
 
 COLUMNS = ["draw", "text", "n_tokens", "log_p", "ended"]
 # What a drawn reply passes through; users of this module add what their columns pass through.

@@ -25,7 +25,7 @@ from calib_utils.errors import (
     HubUnreachableError,
     UnknownNameError,
 )
-from calib_utils.hashes import sha256_of_file, sha256_of_folder  # noqa: F401  # also read from here
+from calib_utils.files import sha256_of_file, sha256_of_folder  # noqa: F401  # also read from here
 from calib_utils.registry import EMBEDDED, EmbeddedEncoder, EmbeddedModel, Wheel
 
 _CHUNK = 1 << 22

@@ -13,7 +13,6 @@ from calib_utils import (
     drawing,
     judge_study,
     labelled,
-    labels,
     open_plans,
     order_findings,
     order_study,
@@ -25,7 +24,7 @@ from calib_utils import (
 from calib_utils.controlled import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
 from calib_utils.errors import InvalidRequestError, ResultsError
 from calib_utils.gazetteer import GazetteerJudge, known_prompts
-from calib_utils.labels import Verdict, label_table
+from calib_utils.labels import Verdict, label_table, write_sheet
 from calib_utils.language import LanguageChecker
 from calib_utils.nodes import node_table
 from calib_utils.openset import OpenPrompt, open_prompts
@@ -388,7 +387,7 @@ def test_a_text_is_embedded_once():
 
 def test_texts_for_people_make_a_sheet(study, tmp_path):
     items = judge_study.to_annotate(study, 2)
-    sheet = labels.write_sheet(tmp_path / "sheet.csv", items).read_text("utf-8")
+    sheet = write_sheet(tmp_path / "sheet.csv", items).read_text("utf-8")
     assert all(prompt in sheet for prompt in set(items.prompt))
 
 
