@@ -4,7 +4,6 @@ Knows the whole chain by name; computes nothing itself.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +13,7 @@ from calib_utils.errors import (
     InvalidRequestError,
     InvalidRuleError,
     ResultsError,
-    TokenizationError,
+    whole_number,
 )
 from calib_utils.loading import load_model
 from calib_utils.measure import Settings
@@ -147,13 +146,13 @@ def adaptive_frontier(
 
 def render_prompt(model: Model | str, task: Task | str, **policies: str) -> Prompt:
     """The prompt text, its ids and the answers' trie, as `evaluate` uses them."""
-    return _rendered(load_model(model), get_task(task), Policies(**policies))
+    return prompts.render(load_model(model).tokenizer, get_task(task), Policies(**policies))
 
 
 def show_prompt(model: Model | str, task: Task | str, **policies: str) -> None:
     """Prints exactly what the model sees for a task, and how its answers become tokens."""
     model, task, policies = load_model(model), get_task(task), Policies(**policies)
-    prompt = _rendered(model, task, policies)
+    prompt = prompts.render(model.tokenizer, task, policies)
     print(prompts.describe(model.tokenizer, task, prompt, policies))
 
 
@@ -199,8 +198,8 @@ def request_for(
     Raises:
         InvalidRequestError: a batch size that is none.
     """
-    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
-        raise InvalidRequestError(f"batch_size={batch_size!r}: must be a whole number, at least 1")
+    if batch_size is not None:
+        batch_size = whole_number("batch_size", batch_size)
     if not isinstance(results_dir, str | Path | None) or results_dir == "":
         raise InvalidRequestError(f"results_dir={results_dir!r}: give a folder's path, or None")
     task, model = get_task(task), load_model(model)
@@ -208,28 +207,5 @@ def request_for(
     if results_dir is not None:
         suffix = policies.suffix + (f"@dtype={model.dtype}" if model.dtype != "float32" else "")
         folder = results.folder_of(Path(results_dir), model.key, task.name, suffix)
-    prompt = _rendered(model, task, policies)
-    return Request(model, task, policies, prompt, batch_size, folder)
-
-
-def _rendered(model: Model, task: Task, policies: Policies) -> Prompt:
-    """The task as the model sees it. "all" tokenizations that lack the tokenizer's own are refused.
-
-    Raises:
-        TokenizationError: the tokenizer rewrites an answer (many compose accents), so that of the
-            sequences that spell it as listed none is the one that it writes itself.
-    """
     prompt = prompts.render(model.tokenizer, task, policies)
-    if policies.tokenizations != "all":
-        return prompt
-    own = prompts.render(model.tokenizer, task, replace(policies, tokenizations="canonical"))
-    every = set(prompt.sequences.symbols)
-    for symbols, answer in zip(own.sequences.symbols, own.sequences.answer, strict=True):
-        if symbols not in every:
-            written = model.tokenizer.decode(list(symbols)).strip()
-            raise TokenizationError(
-                f"answer {task.answers[answer]!a} is written {written!a} by this "
-                "tokenizer, so its own tokens are not among tokenizations='all': list the answer "
-                "so, or use tokenizations='canonical'"
-            )
-    return prompt
+    return Request(model, task, policies, prompt, batch_size, folder)

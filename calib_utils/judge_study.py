@@ -39,7 +39,7 @@ def sample_texts(study: Study, kind: str, n: int, seed: int = 0) -> pd.DataFrame
 
 
 def to_annotate(study: Study, n: int, seed: int = 0) -> pd.DataFrame:
-    """A sample of either kind for people to label, for `labels.write_sheet`: prompt, text, ended."""
+    """A sample of either kind for `labels.write_sheet`, for people: prompt, text, ended."""
     parts = []
     for kind in (ITEMS, TEXTS):
         asked = {prompt.id: prompt.prompt for prompt in study.sweeps_of(kind)[0].prompts}

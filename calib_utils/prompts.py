@@ -84,7 +84,9 @@ def render(tokenizer, task: Task, policies: Policies | None = None) -> Prompt:
     """The prompt ids and answer token sequences of a task for one tokenizer.
 
     Raises:
-        TokenizationError: an answer whose tokens do not simply follow the prompt's.
+        TokenizationError: an answer whose tokens do not simply follow the prompt's, or, for "all"
+            tokenizations, one that the tokenizer rewrites (many compose accents), so that of the
+            sequences that spell it as listed none is the one that it writes itself.
         ModelFormatError: the chat template fails, or there is no end token.
     """
     policies = policies or Policies()
@@ -195,9 +197,18 @@ def _segmentations(tokenizer, prompt_text, prompt_ids, form, is_chat, policies):
             f"{tokenizer.decode(list(prompt_ids[at:]))!r}; end the prompt differently (for "
             "example without trailing white space)"
         )
+    own = whole[len(prompt_ids) :]
     if policies.tokenizations == "canonical":
-        return [whole[len(prompt_ids) :]]
-    return _vocabulary(tokenizer).segmentations(form)
+        return [own]
+    every = _vocabulary(tokenizer).segmentations(form)
+    if own not in every:
+        written = tokenizer.decode(list(own)).strip()
+        raise TokenizationError(
+            f"answer {form.strip()!a} is written {written!a} by this tokenizer, so its own tokens "
+            "are not among tokenizations='all': list the answer so, or use "
+            "tokenizations='canonical'"
+        )
+    return every
 
 
 @lru_cache(maxsize=4)

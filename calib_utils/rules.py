@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from calib_utils.errors import InvalidRuleError
 
+_LARGEST_K = 2**63 - 1  # of int64
 TABLE3_TEMPERATURES = (0.01, 0.3, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0)
 TABLE3_TOP_K = (10, 20, 50, 80, 100, 500)
 TABLE3_TOP_P = (0.1, 0.5, 0.7, 0.9, 0.95)
@@ -87,8 +88,10 @@ class TopK(Rule):
     name: ClassVar[str] = "top_k"
 
     def __post_init__(self):
-        if not is_number(self.k) or self.k < 1 or not float(self.k).is_integer():
-            raise InvalidRuleError(f"top_k={self.k!r}: k must be a whole number, at least 1")
+        if not is_number(self.k) or not 1 <= self.k <= _LARGEST_K or self.k != int(self.k):
+            raise InvalidRuleError(
+                f"top_k={self.k!r}: k must be a whole number, from 1 to {_LARGEST_K}"
+            )
         object.__setattr__(self, "k", int(self.k))
 
     @property

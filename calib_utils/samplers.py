@@ -5,6 +5,7 @@ each on what the last one left, in an order of its own or in that of an inferenc
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -155,7 +156,7 @@ class Chain(Rule):
     order: str = ""
 
     def __post_init__(self):
-        rules = tuple(self.rules)
+        rules = tuple(self.rules) if isinstance(self.rules, Iterable) else ()
         families = [rule.name for rule in rules if isinstance(rule, Rule)]
         if not rules or len(families) < len(rules) or any(isinstance(r, Chain) for r in rules):
             raise InvalidRuleError(f"a chain needs plain rules, at least one, not {self.rules!r}")
