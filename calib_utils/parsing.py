@@ -9,10 +9,9 @@ from dataclasses import replace
 from numbers import Real
 
 from calib_utils.errors import InvalidRequestError, InvalidRuleError, UnknownNameError
-from calib_utils.rules import NoCutoff, OracleSize, Rule, Sampler, is_number
+from calib_utils.rules import NumberedRule, Rule, Sampler, is_number
 from calib_utils.samplers import FAMILIES, ORDERS, Chain
 
-_WITHOUT_NUMBER = (NoCutoff, OracleSize)
 # Below it, all that has any mass lies within the rounding of one float32 logit.
 _COLDEST = 1e-6
 _EXAMPLES = {"top_k": "50", "top_nsigma": "1.0", "epsilon": "0.001", "eta": "0.001"}
@@ -42,7 +41,7 @@ def parse_rule(text: str) -> Rule:
     if name not in FAMILIES:
         raise UnknownNameError("rule", name, FAMILIES)
     family = FAMILIES[name]
-    if family in _WITHOUT_NUMBER:
+    if not issubclass(family, NumberedRule):
         if equals:
             raise InvalidRuleError(f"rule {text!r}: {name} takes no number; write just {name!r}")
         return family()
@@ -128,24 +127,23 @@ def check_rules(rules: Iterable[Sampler | str]) -> list[Sampler]:
     if not isinstance(rules, Sampler | str | Iterable):
         raise InvalidRuleError(f"rules={rules!r}: give a list, such as ['none', 'top_p=0.9']")
     rules = [rules] if isinstance(rules, Sampler | str) else list(rules)
-    rules = [parse_rule(rule) if isinstance(rule, str) else rule for rule in rules]
     if not rules:
         raise InvalidRuleError("no rules given: pass at least cu.NoCutoff()")
-    seen = set()
+    found: dict[str, Sampler] = {}
     for rule in rules:
+        rule = parse_rule(rule) if isinstance(rule, str) else rule
         if not isinstance(rule, Sampler):
             raise InvalidRuleError(
                 f"{rule!r} is not a rule: use cu.TopK(50), 'top_k=50', or cu.Processors([...]) "
                 "around logits processors of transformers"
             )
-    rules = [_checked(rule) if isinstance(rule, Rule) else rule for rule in rules]
-    for rule in rules:
+        rule = _checked(rule) if isinstance(rule, Rule) else rule
         if rule.name in FAMILIES and not is_known(rule):
             raise _taken(rule)
-        if rule.key in seen:
+        if rule.key in found:
             raise InvalidRuleError(f"rule {rule.key!r} is given twice: remove one")
-        seen.add(rule.key)
-    return rules
+        found[rule.key] = rule
+    return list(found.values())
 
 
 def check_temperatures(temperatures: Sequence[float] | float) -> list[float]:

@@ -175,7 +175,10 @@ BAD = {
     "a list": (lambda w: cu.get_task(w.task_file([1])), "InvalidTask", "it must be JSON"),
     "bad policy": (lambda w: evaluate(w, end="stop"), "InvalidTask", "choose from"),
     # rules and temperatures
-    "k = 0": (lambda w: cu.TopK(0), "InvalidRule", "at least 1"),
+    "k = 0": (lambda w: cu.TopK(0), "InvalidRule", "from 1 to"),
+    "k beyond floats": (lambda w: cu.TopK(10**400), "InvalidRule", "from 1 to"),
+    "chain of nothing": (lambda w: cu.Chain(None), "InvalidRule", "not None"),
+    "no processors": (lambda w: cu.Processors(None, "mine"), "InvalidRule", "got None"),
     "k = 1.5": (lambda w: cu.parse_rule("top_k=1.5"), "InvalidRule", "whole number"),
     "k = nan": (lambda w: cu.parse_rule("top_k=nan"), "InvalidRule", "whole number"),
     "k = inf": (lambda w: cu.parse_rule("top_k=inf"), "InvalidRule", "whole number"),
@@ -207,7 +210,7 @@ BAD = {
     ),
     "too cold": (lambda w: evaluate(w, temperatures=1e-9), "InvalidRequest", "at least 1e-06"),
     "too hot": (lambda w: evaluate(w, temperatures=10**400), "InvalidRequest", "finite"),
-    "huge k": (lambda w: evaluate(w, rules=f"top_k={2**63}"), "InvalidRule", "top_k=9223"),
+    "huge k": (lambda w: evaluate(w, rules=f"top_k={2**63}"), "InvalidRule", "top_k=9.22"),
     "no folder": (lambda w: evaluate(w, results_dir=""), "InvalidRequest", "a folder's path"),
     "no folder to read": (
         lambda w: cu.stored_measurement(w.model, TASK, None), "InvalidRequest", "a folder's path"
