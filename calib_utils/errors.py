@@ -93,6 +93,10 @@ class SandboxError(CalibUtilsError, RuntimeError):
     """Programs cannot be run here with the isolation that was asked for."""
 
 
+class NoCheckoutError(CalibUtilsError, FileNotFoundError):
+    """Something that needs a clone of the project, asked of an installed package elsewhere."""
+
+
 class BookBuildError(CalibUtilsError, RuntimeError):
     """The book cannot be written, or Sphinx reported an error or a warning."""
 
