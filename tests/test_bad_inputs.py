@@ -50,6 +50,10 @@ COMMANDS = {
         ["prompt", "--model", "a/b", "--revision", "../../x", "--task", "rng-1"],
         *("UnknownName", "../../x", "commit, branch or tag"),
     ),
+    "table in no folder": (
+        [*EVALUATE, "--output", "no/where.csv"], "InvalidRequest", "no/where.csv", "--output"
+    ),
+    "table as a folder": ([*EVALUATE, "--output", "."], "InvalidRequest", "folder", "--output"),
     "results in a file": ([*EVALUATE, "--results-dir", "FILE"], "Results", "FILE", "writable"),
     "results with NUL": ([*EVALUATE, "--results-dir", "a\0b"], "Results", r"a\x00b", "another"),
     "no such notebook": ([*RUN, "--notebook", "99_x"], "UnknownName", "99_x", "00_quickstart"),
