@@ -6,8 +6,8 @@ import os
 import sys
 from pathlib import Path
 
-from calib_utils import panel_commands, paths
-from calib_utils.errors import CalibUtilsError
+from calib_utils import files, panel_commands, paths
+from calib_utils.errors import CalibUtilsError, InvalidRequestError
 from calib_utils.registry import CORE, DEFAULT_MODEL
 
 
@@ -33,6 +33,25 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _evaluate(options) -> None:
+    output = options.output
+    if output is None:
+        print(_evaluated(options))
+        return
+    try:
+        if output.is_dir():
+            raise IsADirectoryError("it is a folder")
+        with files.whole(output) as draft:
+            draft.touch()  # tells what cannot be written before minutes of work
+            draft.write_text(_evaluated(options) + "\n", encoding="utf-8")
+    except CalibUtilsError:  # some are an OSError too
+        raise
+    except OSError as error:
+        raise InvalidRequestError(
+            f"cannot write {output} ({error}): choose another place for --output"
+        ) from error
+
+
+def _evaluated(options) -> str:
     from calib_utils.evaluation import evaluate
 
     table = evaluate(
@@ -46,10 +65,7 @@ def _evaluate(options) -> None:
         batch_size=options.batch_size,
         results_dir=options.results_dir,
     )
-    if options.format == "json":
-        print(table.to_json(orient="records", indent=1))
-    else:
-        table.to_csv(sys.stdout, index=False, lineterminator="\n")
+    return panel_commands.formatted(table, options.format)
 
 
 def _prompt(options) -> None:
@@ -89,12 +105,12 @@ def _reproduce(options) -> int:
 
     from calib_utils import reproduce
 
-    asked = (options.results_dir, options.model)
+    asked = (options.results_dir or paths.default_results_dir(), options.model)
     todo = [(reproduce.recompute, folder) for folder in reproduce.stored_folders(*asked)]
     todo += [(reproduce.recompute_study, path) for path in reproduce.stored_studies(*asked)]
     if not todo:
         of = f" of {options.model}" if options.model else ""
-        print(f"nothing{of} is stored in {options.results_dir}", file=sys.stderr)
+        print(f"nothing{of} is stored in {asked[0]}", file=sys.stderr)
         return 1
     rows = []
     for recompute, place in todo:
@@ -136,7 +152,8 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--surface", default="exact", help="exact, any_space or any_case")
     add.add_argument("--batch-size", type=int)
     add.add_argument("--results-dir", type=Path, help="reuse and store rows here")
-    add.add_argument("--format", choices=["csv", "json"], default="csv")
+    add.add_argument("--format", choices=panel_commands.FORMATS, default="csv")
+    add.add_argument("--output", type=Path, help="a file for the table, instead of stdout")
     add.set_defaults(command=_evaluate)
 
     add = commands.add_parser("prompt", parents=[model, task], help="what the model sees")
@@ -159,7 +176,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add = commands.add_parser("reproduce", help="recompute stored rows, print the differences")
     add.add_argument("--model", help="only this model's rows")
-    add.add_argument("--results-dir", type=Path, default=paths.default_results_dir())
+    add.add_argument("--results-dir", type=Path, help="by default this checkout's")
     add.add_argument("--update", action="store_true", help="replace the stored rows")
     add.set_defaults(command=_reproduce)
     return parser

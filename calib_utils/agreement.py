@@ -4,9 +4,9 @@ Labels in, numbers out (App. A.2 of the paper). Knows no judge and no text. What
 do to a measured frontier is in `pr_baselines`.
 """
 
-from collections import Counter
 from dataclasses import dataclass
 
+import krippendorff
 import numpy as np
 import pandas as pd
 
@@ -103,9 +103,6 @@ def _f1(counts: np.ndarray) -> np.ndarray:
 def krippendorff_alpha(labels) -> float:
     """Krippendorff's alpha for nominal labels: 1 is full agreement, 0 what chance gives.
 
-    Alpha is 1 - (observed disagreement) / (expected disagreement), over pairs of labels of the
-    same item. Items with fewer than two labels do not count.
-
     Args:
         labels: [item, judge], any values; NA or None where a judge has no label.
 
@@ -115,45 +112,38 @@ def krippendorff_alpha(labels) -> float:
     >>> round(krippendorff_alpha([[1, 1], [0, 0], [1, 0], [1, 1]]), 3)
     0.533
     """
-    kinds, counts = _kinds(labels)
-    return float(_alphas(kinds, counts[None])[0])
+    return _alpha(*_kinds(labels))
 
 
 def alpha_interval(labels, *, resamples: int = 2_000, seed: int = 0) -> tuple[float, float]:
-    """95 % percentile bootstrap of alpha over items; samples in which it is undefined are left out.
+    """95 % percentile bootstrap of alpha over items, of the samples in which it is defined.
 
-    Raises:
-        InvalidRequestError: alpha is undefined in every sample.
+    Both ends are NaN where it is defined in none.
     """
-    kinds, counts = _kinds(labels)
+    values, times = _kinds(labels)
     rng = np.random.default_rng(seed)
-    values = _alphas(kinds, rng.multinomial(counts.sum(), counts / counts.sum(), size=resamples))
-    values = values[~np.isnan(values)]
-    if not len(values):
-        raise InvalidRequestError("alpha is undefined: all labels are equal, or no item has two")
-    low, high = np.quantile(values, [0.025, 0.975])
+    draws = rng.multinomial(times.sum(), times / times.sum(), size=resamples)
+    alphas = np.array([_alpha(values, draw) for draw in draws])
+    if np.isnan(alphas).all():
+        return float("nan"), float("nan")
+    low, high = np.nanquantile(alphas, [0.025, 0.975])
     return float(low), float(high)
 
 
-def _kinds(labels) -> tuple[list[tuple], np.ndarray]:
-    """The different rows of labels, None where one is missing, and how often each occurs."""
+def _kinds(labels) -> tuple[np.ndarray, np.ndarray]:
+    """The different rows of labels as counts per value [row, value], and how often each occurs."""
     table = pd.DataFrame(labels).astype(object)
-    rows = table.where(table.notna(), None).itertuples(index=False, name=None)
-    counts = Counter(rows)
-    return list(counts), np.array(list(counts.values()), dtype=np.int64)
+    codes, values = pd.factorize(table.to_numpy().ravel())  # -1 where a label is missing
+    rows = pd.DataFrame(codes.reshape(table.shape))
+    times = rows.groupby(list(rows), sort=False).size()
+    kinds = times.index.to_frame().to_numpy()
+    return (kinds[:, :, None] == np.arange(len(values))).sum(axis=1), times.to_numpy()
 
 
-def _alphas(kinds: list[tuple], draws: np.ndarray) -> np.ndarray:
-    """Alpha of each draw [draw, kind], which says how often each row of labels occurs."""
-    values = list(dict.fromkeys(label for kind in kinds for label in kind if label is not None))
-    counts = np.zeros((len(kinds), len(values)))
-    for row, kind in zip(counts, kinds, strict=True):
-        if len(kind) - kind.count(None) > 1:  # one label alone makes no pair
-            row[:] = [kind.count(value) for value in values]
-    per_kind = counts.sum(axis=1)
-    pairs_apart = per_kind**2 - (counts**2).sum(axis=1)
-    observed = draws @ (pairs_apart / np.maximum(per_kind - 1, 1))
-    n = draws @ per_kind
-    expected = n**2 - ((draws @ counts) ** 2).sum(axis=1)
-    alpha = np.full(len(draws), np.nan)
-    return np.divide(expected - (n - 1) * observed, expected, out=alpha, where=expected > 0)
+def _alpha(values: np.ndarray, times: np.ndarray) -> float:
+    """Alpha of rows of labels [row, value], each so many times; the package divides 0 by 0."""
+    counts = np.repeat(values, times, axis=0)
+    counts = counts[counts.sum(axis=1) > 1]
+    if np.count_nonzero(counts.sum(axis=0)) < 2:
+        return float("nan")
+    return float(krippendorff.alpha(value_counts=counts, level_of_measurement="nominal"))

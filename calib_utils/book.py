@@ -102,12 +102,12 @@ def build(output: Path | None = None, results_dir: Path | None = None) -> Path:
         output.mkdir(parents=True, exist_ok=True)
         page_figures.write()
         with files.alone(output, "build of this book") as held:
-            for left in output.glob("._build-*") if held is not None else ():  # of killed builds
+            for left in output.glob("._build-*") if held else ():  # of killed builds
                 shutil.rmtree(left, ignore_errors=True)
             # Never into the old one: an incremental build misses changed styles, removed pages.
             draft = output / f"._build-{uuid.uuid4().hex}"
             try:
-                _build(draft, Path(results_dir or paths.default_results_dir()), held)
+                _build(draft, Path(results_dir or paths.default_results_dir()))
                 if target.exists():
                     os.replace(target, draft / "old")
                 os.replace(draft / "_build", target)
@@ -120,8 +120,8 @@ def build(output: Path | None = None, results_dir: Path | None = None) -> Path:
     return target / "html" / "index.html"
 
 
-def _build(output: Path, results_dir: Path, lock: int | None) -> None:
-    first = _jupyter_book(output, "html", "index.html", lock)
+def _build(output: Path, results_dir: Path) -> None:
+    first = _jupyter_book(output, "html", "index.html")
     pages = first.parent / "_static" / explorer_page.FOLDER
     for row in explorer_page.write(results_dir, pages).itertuples():
         print(f"explorer page, left out: {row.folder}: {row.why}", file=sys.stderr)
@@ -137,18 +137,13 @@ def build_single(output: Path) -> Path:
     return _jupyter_book(output, "singlehtml", "intro.html")
 
 
-def _jupyter_book(output: Path, builder: str, page: str, lock: int | None = None) -> Path:
-    """Builds and returns one page.
-
-    Args:
-        lock: held by Sphinx as well, which goes on where this process is killed.
-    """
+def _jupyter_book(output: Path, builder: str, page: str) -> Path:
+    """Builds and returns one page."""
     tool = Path(sys.executable).with_name("jupyter-book")
     command = [str(tool), "build", str(paths.book_dir()), "-W", "-n", "--keep-going"]
     command += ["--path-output", str(output), "--builder", builder]
     environment = {**os.environ, "PYTHONWARNINGS": "ignore", "PYTHONIOENCODING": "utf-8"}
-    held = () if lock is None else (lock,)
-    options = {"encoding": "utf-8", "errors": "replace", "env": environment, "pass_fds": held}
+    options = {"encoding": "utf-8", "errors": "replace", "env": environment}
     done = subprocess.run(command, capture_output=True, **options)
     first = output / "_build" / builder / page
     if done.returncode or not first.is_file():

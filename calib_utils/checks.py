@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from calib_utils import (
+    files,
     framework_study,
     kept_logits,
     kept_steps,
@@ -104,6 +105,8 @@ def _model(folder: Path) -> Iterator[Checked]:
     """Every entry of a model's folder, or of its folder of texts."""
     kind = TEXTS if folder.name == TEXTS else "table"
     for entry in sorted(folder.iterdir()):
+        if entry.name == files.LOCK:
+            continue
         if entry.is_symlink() or not entry.is_dir() or entry.name.startswith("."):
             yield _stray(entry)
         elif kind == "table" and entry.name == TEXTS:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from calib_utils import files
 from calib_utils.errors import ResultsError
-from calib_utils.hashes import sha256_of_file
+from calib_utils.files import sha256_of_file
 
 # One row per completion. Natural logarithms, at temperature 1; ranks from 0.
 SCHEMA = pa.schema(

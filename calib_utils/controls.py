@@ -59,7 +59,7 @@ def expected(law: Law, trie: Trie, n_vocab: int, temperature: float = 1.0) -> Ex
     precision and recall, which no temperature changes.
 
     Raises:
-        InvalidLawError: the law does not fit the trie.
+        InvalidRequestError: the law does not fit the trie.
     """
     tokens = TokenTable(trie)
     log_p, uniform = np.empty((2, len(tokens.edge)))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from calib_utils import files, paths
 from calib_utils.errors import CacheError, ModelFormatError
-from calib_utils.hashes import sha256_of_file
+from calib_utils.files import sha256_of_file
 
 # Bump when the conversion below would write other bytes.
 _CONVERTER = 1

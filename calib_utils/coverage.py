@@ -4,12 +4,15 @@ Knows the panel's table and folder names. Reads no numbers: a row says that ther
 what is in them.
 """
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 
 from calib_utils import paths
 from calib_utils.checkpoints import Checkpoint, checkpoints, find
+from calib_utils.errors import NoCheckoutError
 from calib_utils.registry import DEFAULT_MODEL
 from calib_utils.results import RECORD
 from calib_utils.sizes import size_of_checkpoint
@@ -25,15 +28,15 @@ def coverage(results_dir: str | Path | None = None, book: str | Path | None = No
     """The paper's 21 checkpoints, the embedded models, and whatever else has results.
 
     Args:
-        results_dir, book: by default this checkout's.
+        results_dir, book: by default this checkout's; nothing where there is none.
 
     Returns:
         One row per model, columns `COLUMNS`: sizes of the loaded weights in 10^9 bytes, how many
         tables, folders of texts and executed notebooks there are, and what would measure it. Of a
         model outside the panel only its folder's name is known.
     """
-    results_dir = Path(results_dir or paths.default_results_dir())
-    pages = Path(book or paths.book_dir()) / "results"
+    results_dir = _folder(results_dir, paths.default_results_dir)
+    pages = _folder(book, paths.book_dir) / "results"
     keys = {path.parent.parent.name for path in results_dir.glob(f"*/*/{RECORD}")}
     keys |= {path.parent.name for path in pages.glob("*/[0-9][0-9]_*.ipynb")}
     rows = [_known(one, keys, results_dir, pages) for one in checkpoints()]
@@ -43,6 +46,13 @@ def coverage(results_dir: str | Path | None = None, book: str | Path | None = No
     table = pd.DataFrame(rows, columns=COLUMNS)
     numbers = ["parameters", "active", "tables", "texts", "pages"]
     return table.astype(dict.fromkeys(numbers, "Int64"))
+
+
+def _folder(given: str | Path | None, default: Callable[[], Path]) -> Path:
+    try:
+        return Path(given or default())
+    except NoCheckoutError:
+        return Path(os.devnull)
 
 
 def _known(one: Checkpoint, keys: set[str], results_dir: Path, pages: Path) -> dict:

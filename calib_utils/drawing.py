@@ -13,9 +13,9 @@ from pathlib import Path
 import pandas as pd
 
 from calib_utils import completions, provenance
-from calib_utils.errors import InvalidRequestError, ResultsError
+from calib_utils.errors import ResultsError, whole_number
+from calib_utils.files import sha256_of_file
 from calib_utils.generation import complete
-from calib_utils.hashes import sha256_of_file
 from calib_utils.models import Model, load_model
 from calib_utils.openset import OpenPrompt
 from calib_utils.starts import Start, start_of
@@ -62,10 +62,9 @@ def draw(
         and so is what its `log_p` says.
 
     Raises:
-        InvalidRequestError, InvalidTemperatureError: a number out of range.
+        InvalidRequestError: a number out of range.
     """
-    if not isinstance(n, int) or n < 1:
-        raise InvalidRequestError(f"n={n!r}: must be a whole number, at least 1")
+    n = whole_number("n", n)
     model = load_model(model)
     start = message_start(model, message)
     options = {"n_samples": n, "temperature": temperature, "seed": seed}

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from calib_utils import weights
 from calib_utils.errors import DeviceError, InvalidRequestError, ModelFormatError, UnknownNameError
-from calib_utils.hashes import sha256_of_folder
+from calib_utils.files import sha256_of_folder
 from calib_utils.registry import DEFAULT_ENCODER, ENCODERS
 
 # The names that a pooling config gives its switches; the files of others are refused.

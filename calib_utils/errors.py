@@ -4,7 +4,9 @@ Each message names the offending value and what to do about it.
 """
 
 import difflib
+import math
 from collections.abc import Iterable
+from numbers import Integral
 
 
 class CalibUtilsError(Exception):
@@ -31,16 +33,8 @@ class InvalidRuleError(CalibUtilsError, ValueError):
     """A cutoff parameter out of range, or rules that contradict or repeat each other."""
 
 
-class InvalidTemperatureError(CalibUtilsError, ValueError):
-    """A temperature that is not a finite number above zero, or that is given twice."""
-
-
 class InvalidRequestError(CalibUtilsError, ValueError):
-    """An argument of a computation out of range, such as a batch size below 1."""
-
-
-class InvalidLawError(CalibUtilsError, ValueError):
-    """A reference distribution with a parameter out of range, or that a task has no room for."""
+    """An argument of a computation out of range, such as a temperature or a batch size of 0."""
 
 
 class TokenizationError(CalibUtilsError, ValueError):
@@ -92,16 +86,28 @@ class LogProbabilityError(EndpointError):
 
 
 class JudgeError(CalibUtilsError, ValueError):
-    """Items that cannot be judged, or a judge that fails on texts whose verdict is known."""
-
-
-class AnnotationError(CalibUtilsError, ValueError):
-    """A file of human labels that is not one, or labels that contradict each other."""
+    """Items that cannot be judged, a judge that fails on known texts, or labels that are none."""
 
 
 class SandboxError(CalibUtilsError, RuntimeError):
     """Programs cannot be run here with the isolation that was asked for."""
 
 
+class NoCheckoutError(CalibUtilsError, FileNotFoundError):
+    """Something that needs a clone of the project, asked of an installed package elsewhere."""
+
+
 class BookBuildError(CalibUtilsError, RuntimeError):
     """The book cannot be written, or Sphinx reported an error or a warning."""
+
+
+def whole_number(name: str, value, least: int = 1, most: float = math.inf) -> int:
+    """`value` as an int, where it is a whole number within these bounds; truth values are none.
+
+    Raises:
+        InvalidRequestError: it is not.
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool) or not least <= value <= most:
+        bounds = f"at least {least}" if most == math.inf else f"from {least} to {most}"
+        raise InvalidRequestError(f"{name}={value!r}: must be a whole number, {bounds}")
+    return int(value)

@@ -9,7 +9,12 @@ from pathlib import Path
 import pandas as pd
 
 from calib_utils import prompts, results
-from calib_utils.errors import InvalidRequestError, InvalidRuleError, ResultsError
+from calib_utils.errors import (
+    InvalidRequestError,
+    InvalidRuleError,
+    ResultsError,
+    whole_number,
+)
 from calib_utils.measure import Settings
 from calib_utils.models import Model, load_model
 from calib_utils.parsing import check_rules, check_temperatures
@@ -192,8 +197,8 @@ def request_for(
     Raises:
         InvalidRequestError: a batch size that is none.
     """
-    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
-        raise InvalidRequestError(f"batch_size={batch_size!r}: must be a whole number, at least 1")
+    if batch_size is not None:
+        batch_size = whole_number("batch_size", batch_size)
     if not isinstance(results_dir, str | Path | None) or results_dir == "":
         raise InvalidRequestError(f"results_dir={results_dir!r}: give a folder's path, or None")
     task, model = get_task(task), load_model(model)

@@ -1,8 +1,10 @@
-"""Files that appear whole or not at all, and folders that one process changes at a time.
+"""Files that appear whole or not at all, folders that one process changes at a time, and SHA-256.
 
 Knows the file system. Knows nothing of what is in a file.
 """
 
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -13,16 +15,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # not on Windows, where two runs are not kept apart
-    fcntl = None
+from filelock import FileLock, Timeout
+from tqdm.auto import tqdm
+
+from calib_utils import paths
+from calib_utils.errors import ModelFormatError
 
 # A name that a run may give a file: none that leads out of a folder, or is hidden.
 PLAIN_NAME = re.compile(r"\w[\w.@=+-]*")
+LOCK = ".lock"
 # The names of drafts below; what else is hidden in a folder is not ours to remove.
 _DRAFT = re.compile(r"\.(.+-)?[0-9a-f]{32}(\.draft|-old)?")
 _STALE_SECONDS = 86_400  # what a killed run left: no download or conversion takes a day
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @contextmanager
@@ -55,36 +60,33 @@ def keep(path: Path, content: bytes) -> Path:
 
 
 @contextmanager
-def alone(place: Path, what: str = "") -> Iterator[int | None]:
-    """Waits until no other process is in such a block with the same place; a kill ends the block.
+def alone(folder: Path, label: str = "") -> Iterator[bool]:
+    """Waits until no other process is in such a block with the same folder; a kill ends the block.
+
+    The lock is the file `LOCK` in the folder, which stays behind. Not to be nested.
 
     Args:
-        place: a folder or file, itself locked, so that nothing is left behind. Not to be nested.
-        what: is at work there, said on stderr where it has to be waited for; empty: nothing is.
+        label: shown on stderr while waiting; empty for silence.
 
     Returns:
-        The descriptor that holds the lock, and holds it on in a child that it is passed to; None
-        where the file system has no locks, so that others may be there.
+        False where the folder cannot be locked (no locks there, or not writable), so that other
+        processes may be in the block too.
     """
-    descriptor, held = None, None
+    lock = FileLock(folder / LOCK, fallback_to_soft=False)  # a soft lock outlives its process
     try:
-        if fcntl is not None:
-            with suppress(OSError):
-                # NFS locks a file only for those who may write to it; no folder can be opened so.
-                flags = os.O_RDONLY if place.is_dir() else os.O_RDWR
-                descriptor = os.open(place, flags)
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    if what:
-                        waiting = f"another {what} is at work; waiting until it ends"
-                        print(waiting, file=sys.stderr, flush=True)
-                    fcntl.flock(descriptor, fcntl.LOCK_EX)
-                held = descriptor
-        yield held
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            if label:
+                waiting = f"another {label} is at work; waiting until it ends"
+                print(waiting, file=sys.stderr, flush=True)
+            lock.acquire()
+    except OSError:
+        pass
+    try:
+        yield lock.is_locked
     finally:
-        if descriptor is not None:
-            os.close(descriptor)
+        lock.release()
 
 
 @contextmanager
@@ -119,3 +121,52 @@ def remove_stale(folder: Path, after: float = _STALE_SECONDS) -> None:
         with suppress(OSError):
             if _DRAFT.fullmatch(draft.name) and time.time() - draft.stat().st_mtime > after:
                 shutil.rmtree(draft) if draft.is_dir() else draft.unlink()
+
+
+def sha256_of_file(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_of_folder(folder: Path) -> str:
+    """SHA-256 over names and bytes of a model folder's config and safetensors files.
+
+    Remembered by path, size and modification time, since a large model takes minutes to read.
+
+    Raises:
+        ModelFormatError: no config.json, or weights that are not safetensors.
+    """
+    weights = sorted(folder.glob("*.safetensors"))
+    config = folder / "config.json"
+    if not config.is_file():
+        raise ModelFormatError(f"{folder} has no config.json: not a model folder")
+    if not weights:
+        pickles = [p.name for p in sorted((*folder.glob("*.bin"), *folder.glob("*.pt")))]
+        found = f"only {', '.join(pickles)}, which can run code when loaded" if pickles else "none"
+        raise ModelFormatError(
+            f"{folder} has no safetensors weights ({found}): convert them with "
+            "model.save_pretrained(folder)"
+        )
+    parts = [config, *weights]
+    memo = paths.cache_dir() / "hashes" / f"{_sha256_of_text(str(folder.resolve()))[:32]}.json"
+    try:
+        state = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in map(Path.resolve, parts)]
+        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+            remembered = json.loads(memo.read_text())
+            if remembered["state"] == state and _SHA256.fullmatch(remembered["sha256"]):
+                return remembered["sha256"]
+        bar = tqdm(parts, desc=f"hashing {folder.name}", unit="file", leave=False)
+        digest = _sha256_of_text(json.dumps([[f.name, sha256_of_file(f)] for f in bar]))
+    except OSError as error:
+        raise ModelFormatError(
+            f"{folder} cannot be read ({error}): restore the file, or fetch the model again"
+        ) from error
+    # A cache that cannot be written costs time, not the result.
+    with suppress(OSError), whole(memo, parents=True) as draft:
+        draft.write_text(json.dumps({"state": state, "sha256": digest}))
+    return digest
+
+
+def _sha256_of_text(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

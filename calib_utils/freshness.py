@@ -17,7 +17,7 @@ import nbformat
 
 from calib_utils import files, models, paths, provenance, results, weights
 from calib_utils.errors import HubUnreachableError, ModelFormatError, UnknownNameError
-from calib_utils.hashes import sha256_of_file, sha256_of_folder
+from calib_utils.files import sha256_of_file, sha256_of_folder
 from calib_utils.registry import EMBEDDED
 
 METADATA, RECORD = "calib_utils", "made_from"

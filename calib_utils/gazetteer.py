@@ -25,7 +25,7 @@ import pandas as pd
 
 from calib_utils import paths, provenance
 from calib_utils.errors import UnknownNameError
-from calib_utils.hashes import sha256_of_file
+from calib_utils.files import sha256_of_file
 from calib_utils.labels import HIGHEST, LOWEST, Item, Verdict, check_items, label_table
 from calib_utils.openset import open_prompts
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from calib_utils import scoring
-from calib_utils.errors import InvalidRequestError, InvalidTemperatureError, ModelFormatError
+from calib_utils.errors import InvalidRequestError, ModelFormatError, whole_number
 from calib_utils.models import Model
 from calib_utils.scoring import continue_rows, forward
 
@@ -79,10 +79,8 @@ class Continuations:
     def __init__(self, model: Model, prompt_ids: Sequence[int], batch_size: int | None = None):
         if not len(prompt_ids):
             raise InvalidRequestError("prompt_ids is empty: give at least one token")
-        if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
-            raise InvalidRequestError(
-                f"batch_size={batch_size!r}: must be a whole number, at least 1"
-            )
+        if batch_size is not None:
+            batch_size = whole_number("batch_size", batch_size)
         self._network = model.network
         self._device = self._network.get_input_embeddings().weight.device
         self.vocab_size = self._network.get_output_embeddings().weight.shape[0]
@@ -149,7 +147,7 @@ class Continuations:
             Completions in the order of the prefixes, the draws of one prefix together.
 
         Raises:
-            InvalidRequestError, InvalidTemperatureError: a number out of range.
+            InvalidRequestError: a number out of range.
         """
         _check(max_tokens, n_samples, temperature)
         rows = [(tuple(p), sample) for p in prefixes for sample in range(max(1, n_samples))]
@@ -235,11 +233,10 @@ class Continuations:
 
 
 def _check(max_tokens: int, n_samples: int, temperature: float) -> None:
-    for name, value, least in (("max_tokens", max_tokens, 1), ("n_samples", n_samples, 0)):
-        if not isinstance(value, int) or value < least:
-            raise InvalidRequestError(f"{name}={value!r}: must be a whole number, at least {least}")
+    whole_number("max_tokens", max_tokens)
+    whole_number("n_samples", n_samples, 0)
     if not (math.isfinite(temperature) and temperature > 0):
-        raise InvalidTemperatureError(f"temperature {temperature!r}: must be finite and above 0")
+        raise InvalidRequestError(f"temperature {temperature!r}: must be finite and above 0")
 
 
 def _uniforms(seed: int, prefix: Tokens, sample: int, n: int) -> np.ndarray:

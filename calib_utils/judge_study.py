@@ -39,7 +39,7 @@ def sample_texts(study: Study, kind: str, n: int, seed: int = 0) -> pd.DataFrame
 
 
 def to_annotate(study: Study, n: int, seed: int = 0) -> pd.DataFrame:
-    """A sample of either kind for people to label, for `annotation`: prompt, text, ended."""
+    """A sample of either kind for `labels.write_sheet`, for people: prompt, text, ended."""
     parts = []
     for kind in (ITEMS, TEXTS):
         asked = {prompt.id: prompt.prompt for prompt in study.sweeps_of(kind)[0].prompts}
@@ -116,11 +116,7 @@ def agreement_table(
 
 def _compared(says: pd.Series, reference: pd.Series) -> dict:
     found = agreement.compare(says, reference)
-    both = pd.DataFrame({"judge": says, "reference": reference})
-    try:
-        low, high = agreement.alpha_interval(both)
-    except agreement.InvalidRequestError:
-        low = high = np.nan
+    low, high = agreement.alpha_interval(pd.DataFrame({"judge": says, "reference": reference}))
     positives = found.true_positive + found.false_negative
     return {
         "n": found.n,

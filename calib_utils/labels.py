@@ -1,22 +1,27 @@
 """What every judge is given and returns: the table of items and the table of labels.
 
 A judge is an object with `name`, `criteria` (which of `CRITERIA` it scores) and
-`judge(items) -> labels`. Knows no particular judge and no model.
+`judge(items) -> labels`. People label in a CSV sheet. Knows no particular judge and no model.
 """
 
+import csv
 import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
+from calib_utils import files
 from calib_utils.errors import JudgeError
 
 CRITERIA = ("grammar", "semantics", "overall")
 LABEL_COLUMNS = (*CRITERIA, "valid", "reason")
 ITEM_COLUMNS = ("prompt", "text", "ended")
 LOWEST, HIGHEST = 1, 10
+SHEET_COLUMNS = ("item", "prompt", "text", "ended", "annotator", "valid", "note")
+_SHEET_ANSWERS = {"yes": True, "no": False, "": None}
 # The paper's threshold (App. A): valid where every scored criterion reaches it.
 THRESHOLD = 9
 
@@ -106,3 +111,66 @@ def label_table(
     table["valid"] = pd.array(valid, dtype="boolean")
     table["reason"] = pd.Series([plain_text(verdict.reason) for verdict in verdicts], dtype=str)
     return table
+
+
+def write_sheet(path: Path | str, items: pd.DataFrame, annotator: str = "") -> Path:
+    """Writes a CSV sheet for one person to label: each item once, in order, `SHEET_COLUMNS`.
+
+    The person fills in `annotator` (a name or code), `valid` (yes, no, or empty where undecided)
+    and, if there is something to say, `note`. `item` is the digest by which the sheet is read.
+
+    Raises:
+        JudgeError: not a table of items, or the place cannot be written.
+    """
+    rows = [
+        [item.digest, _inert(item.prompt), _inert(item.text), "yes" if item.ended else "no"]
+        for item in dict.fromkeys(check_items(items))
+    ]
+    table = pd.DataFrame([[*row, annotator, "", ""] for row in rows], columns=SHEET_COLUMNS)
+    try:
+        with files.whole(Path(path)) as draft:
+            table.to_csv(draft, index=False, quoting=csv.QUOTE_ALL)
+    except OSError as error:
+        raise JudgeError(f"cannot write {path} ({error}): choose another place") from error
+    return Path(path)
+
+
+def _inert(text: str) -> str:
+    """A cell that no spreadsheet takes for a formula and that UTF-8 can hold."""
+    return ("'" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else "") + plain_text(text)
+
+
+def read_sheets(items: pd.DataFrame, *paths: Path | str) -> pd.DataFrame:
+    """What people said of the items: a row per item, in order, and a boolean column per annotator.
+
+    NA where a person has no label. `agreement` takes the columns.
+
+    Raises:
+        JudgeError: a file that is no sheet, a label other than yes, no or empty, a label without
+            annotator or of a text that is not among the items, or two of one person for a text.
+    """
+    digests = [item.digest for item in check_items(items)]
+    labels: dict[str, dict[str, bool]] = {}
+    for path in paths:
+        try:
+            sheet = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        except (OSError, ValueError) as error:
+            raise JudgeError(f"{path} is unreadable ({error}): save it as CSV in UTF-8") from error
+        if tuple(sheet) != SHEET_COLUMNS:
+            raise JudgeError(f"{path}: the first line must be {','.join(SHEET_COLUMNS)}")
+        for number, row in enumerate(sheet.fillna("").itertuples(index=False), start=1):
+            place, answer, person = f"{path}, text {number}", row.valid.lower(), row.annotator
+            if answer.strip() not in _SHEET_ANSWERS:
+                raise JudgeError(f"{place}: valid={row.valid!r} must be yes, no or empty")
+            if (label := _SHEET_ANSWERS[answer.strip()]) is None:
+                continue
+            if not person.strip():
+                raise JudgeError(f"{place}: a label without annotator; write a name or code")
+            if row.item not in digests:
+                raise JudgeError(f"{place} is not among the items: give those of the sheet")
+            own = labels.setdefault(person.strip(), {})
+            if row.item in own:
+                raise JudgeError(f"{place}: {person!r} labelled it before; keep one of the rows")
+            own[row.item] = label
+    columns = {name: [own.get(digest) for digest in digests] for name, own in labels.items()}
+    return pd.DataFrame(columns, index=range(len(digests)), dtype="boolean")

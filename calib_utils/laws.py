@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calib_utils.errors import InvalidLawError
+from calib_utils.errors import InvalidRequestError
 from calib_utils.rules import is_number
 from calib_utils.steps import TokenTable
 
@@ -56,7 +56,7 @@ class Law(ABC):
         """Refuses a node on which the law is not defined.
 
         Raises:
-            InvalidLawError: naming the value that does not fit.
+            InvalidRequestError: naming the value that does not fit.
         """
         return
 
@@ -107,7 +107,7 @@ class LeakyShape(Law):
 
     def __post_init__(self):
         if not is_number(self.local_validity) or not 0 < self.local_validity <= 1:
-            raise InvalidLawError(
+            raise InvalidRequestError(
                 f"local_validity={self.local_validity!r}: must be above 0 and at most 1"
             )
         object.__setattr__(self, "local_validity", float(self.local_validity))
@@ -129,7 +129,7 @@ class LeakyShape(Law):
 
     def require_fits(self, node: Node) -> None:
         if self.local_validity < 1 and not node.n_invalid:
-            raise InvalidLawError(
+            raise InvalidRequestError(
                 f"local_validity={self.local_validity!r}: all {node.n_vocab} tokens are valid "
                 f"after {node.prefix}, so none can hold the rest: take 1, or a larger vocabulary"
             )
@@ -144,7 +144,7 @@ class ByStep(Law):
     def __post_init__(self):
         object.__setattr__(self, "laws", tuple(self.laws))
         if not self.laws or not all(isinstance(law, Law) for law in self.laws):
-            raise InvalidLawError(f"laws={self.laws!r}: must be one law or more")
+            raise InvalidRequestError(f"laws={self.laws!r}: must be one law or more")
 
     def _at(self, node: Node) -> Law:
         return self.laws[min(len(node.prefix), len(self.laws) - 1)]

@@ -12,7 +12,7 @@ from pathlib import Path
 from calib_utils import weights
 from calib_utils.conversion import converted_folder, require_every_tensor
 from calib_utils.errors import DeviceError, ModelFormatError, UnknownNameError
-from calib_utils.hashes import sha256_of_file, sha256_of_folder
+from calib_utils.files import sha256_of_file, sha256_of_folder
 from calib_utils.registry import EMBEDDED
 
 _DTYPES = ("float32", "bfloat16", "float16")

@@ -19,13 +19,14 @@ from calib_utils.registry import CORE, DEFAULT_MODEL, EMBEDDED
 
 # Parameters of notebooks that have options of their own.
 _OPTIONS = ("model", "revision", "dtype", "device", "results_dir")
+FORMATS = ("csv", "json", "markdown")
 
 
 def add_commands(commands, model_options) -> None:
     """Adds the commands to a parser's subcommands; `model_options` are those that name a model."""
     add = commands.add_parser("models", help="the paper's panel and the embedded models")
-    add.add_argument("--format", choices=["text", "csv", "json"], default="text")
-    add.add_argument("--results-dir", type=Path, default=paths.default_results_dir())
+    add.add_argument("--format", choices=["text", *FORMATS], default="text")
+    add.add_argument("--results-dir", type=Path, help="by default this checkout's")
     add.set_defaults(command=models)
 
     add = commands.add_parser(
@@ -54,11 +55,11 @@ def add_commands(commands, model_options) -> None:
     add.add_argument("--force", action="store_true", help="execute those that are current as well")
     add.add_argument("-p", "--parameter", action="append", default=[], metavar="KEY=VALUE")
     add.add_argument("--results-dir", type=Path, help="rows go here, not into data/results")
-    add.add_argument("--book-dir", type=Path, default=paths.book_dir(), help="pages go here")
+    add.add_argument("--book-dir", type=Path, help="pages go here, not into book")
     add.set_defaults(command=run)
 
     add = commands.add_parser("check", help="are stored results what they say")
-    add.add_argument("folder", nargs="?", type=Path, default=paths.default_results_dir())
+    add.add_argument("folder", nargs="?", type=Path, help="by default this checkout's results")
     add.add_argument("--recompute", type=int, default=0, metavar="N", help="N rows of each model")
     add.add_argument("--seed", type=int, default=0, help="of the choice of rows")
     add.add_argument("--strict", action="store_true", help="notes count as well: fit to contribute")
@@ -70,12 +71,16 @@ def models(options) -> None:
     from calib_utils.coverage import as_text, coverage
 
     table = coverage(options.results_dir)
-    if options.format == "csv":
-        table.to_csv(sys.stdout, index=False, lineterminator="\n")
-    elif options.format == "json":
-        print(table.to_json(orient="records", indent=1))
-    else:
-        print(as_text(table))
+    print(as_text(table) if options.format == "text" else formatted(table, options.format))
+
+
+def formatted(table, form: str) -> str:
+    """A table as text, in one of `FORMATS`, without a line break at the end."""
+    if form == "json":
+        return table.to_json(orient="records", indent=1)
+    if form == "markdown":
+        return table.to_markdown(index=False)
+    return table.to_csv(index=False, lineterminator="\n").rstrip("\n")
 
 
 def forecast(options) -> None:
@@ -111,15 +116,13 @@ def run(options) -> int:
 
     options.model = _named(options.model)
     names = options.notebook or [*runner.notebook_names(), *runner.panel_names()]
-    about_all = [name for name in names if runner.is_about_all(name)]
-    own = [name for name in names if name not in about_all]
     # All parameters are checked before a model is fetched and a notebook takes its minutes.
     jobs, panel_jobs = {}, {}
-    if options.panel is not True:
-        jobs = {name: _notebook_parameters(options, name) for name in own}
-    if options.panel is not False:
-        panel_jobs = {name: _panel_parameters(options, name) for name in about_all}
-    book_dir, failed = options.book_dir.resolve(), []
+    for name in names:
+        about_all = runner.is_about_all(name)
+        if options.panel in (None, about_all):
+            (panel_jobs if about_all else jobs)[name] = _parameters(options, name)
+    book_dir, failed = Path(options.book_dir or paths.book_dir()).resolve(), []
     if jobs:
         _require_known(options.model)
         key = freshness.identity(options.model, options.revision).key
@@ -180,37 +183,28 @@ def _show_forecast(options) -> None:
     print(told, file=sys.stderr, flush=True)
 
 
-def _notebook_parameters(options, name: str) -> dict:
+def _parameters(options, name: str) -> dict:
+    """What is injected into a notebook; one about all models takes of it what it has."""
     from calib_utils import runner
 
-    for pair in options.parameter:
-        key = pair.partition("=")[0]
-        if key in _OPTIONS:
-            raise NotebookParameterError(
-                f"parameter {pair!r}: pages and rows are placed by it, so give it as "
-                f"--{key.replace('_', '-')}"
-            )
-    given = runner.parse_parameters(name, options.parameter)
-    named = {"model": options.model, "revision": options.revision or ""}
-    named |= {"dtype": options.dtype, "device": options.device}
+    defaults, given, named = runner.parameters_of(name), options.parameter, {}
+    if runner.is_about_all(name):
+        given = [pair for pair in given if pair.partition("=")[0] in defaults]
+    else:
+        for pair in given:
+            key = pair.partition("=")[0]
+            if key in _OPTIONS:
+                raise NotebookParameterError(
+                    f"parameter {pair!r}: pages and rows are placed by it, so give it as "
+                    f"--{key.replace('_', '-')}"
+                )
+        named = {"model": options.model, "revision": options.revision or ""}
+        named |= {"dtype": options.dtype, "device": options.device}
     if options.results_dir is not None:
         named["results_dir"] = str(options.results_dir.resolve())
-    defaults = runner.parameters_of(name)
     # Only what differs is injected, so that the default model's pages show no parameters.
     changed = {key: value for key, value in named.items() if value != defaults.get(key)}
-    return runner.check_parameters(name, {**changed, **given})
-
-
-def _panel_parameters(options, name: str) -> dict:
-    """Of what is given for a run, what a notebook about all models has."""
-    from calib_utils import runner
-
-    known = runner.parameters_of(name)
-    given = [pair for pair in options.parameter if pair.partition("=")[0] in known]
-    named = {}
-    if options.results_dir is not None:
-        named["results_dir"] = str(options.results_dir.resolve())
-    return runner.check_parameters(name, {**named, **runner.parse_parameters(name, given)})
+    return runner.check_parameters(name, changed | runner.parse_parameters(name, given))
 
 
 def check(options) -> int:
@@ -219,11 +213,12 @@ def check(options) -> int:
 
     if options.recompute < 0:
         raise InvalidRequestError(f"--recompute {options.recompute}: must be 0 or more")
-    found = checks.check(options.folder)
-    checks.as_table(found, options.folder).to_csv(sys.stdout, index=False, lineterminator="\n")
+    folder = options.folder or paths.default_results_dir()
+    found = checks.check(folder)
+    checks.as_table(found, folder).to_csv(sys.stdout, index=False, lineterminator="\n")
     if options.recompute:
         again = checks.recompute(found, options.recompute, options.seed)
-        table = checks.as_table(again, options.folder).replace({"kind": {"table": "recomputed"}})
+        table = checks.as_table(again, folder).replace({"kind": {"table": "recomputed"}})
         table.to_csv(sys.stdout, index=False, header=False, lineterminator="\n")
         found += again
     fatal = ("error", "note") if options.strict else ("error",)

@@ -8,12 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from numbers import Real
 
-from calib_utils.errors import InvalidRuleError, InvalidTemperatureError, UnknownNameError
-from calib_utils.rules import NoCutoff, OracleSize, Rule, Sampler, TopK, is_number
+from calib_utils.errors import InvalidRequestError, InvalidRuleError, UnknownNameError
+from calib_utils.rules import NumberedRule, Rule, Sampler, is_number
 from calib_utils.samplers import FAMILIES, ORDERS, Chain
 
-_WITHOUT_NUMBER = (NoCutoff, OracleSize)
-_LARGEST_K = 2**63 - 1
 # Below it, all that has any mass lies within the rounding of one float32 logit.
 _COLDEST = 1e-6
 _EXAMPLES = {"top_k": "50", "top_nsigma": "1.0", "epsilon": "0.001", "eta": "0.001"}
@@ -43,7 +41,7 @@ def parse_rule(text: str) -> Rule:
     if name not in FAMILIES:
         raise UnknownNameError("rule", name, FAMILIES)
     family = FAMILIES[name]
-    if family in _WITHOUT_NUMBER:
+    if not issubclass(family, NumberedRule):
         if equals:
             raise InvalidRuleError(f"rule {text!r}: {name} takes no number; write just {name!r}")
         return family()
@@ -115,10 +113,6 @@ def is_known(sampler: Sampler) -> bool:
 
 def _checked(rule: Rule) -> Rule:
     """A rule as it is where it is known, else watched; inside chains too."""
-    if isinstance(rule, TopK) and rule.k > _LARGEST_K:
-        raise InvalidRuleError(
-            f"top_k={rule.k}: must be at most {_LARGEST_K}; no vocabulary is so large"
-        )
     if type(rule) is Chain:
         return replace(rule, rules=tuple(map(_checked, rule.rules)))
     return rule if is_known(rule) or isinstance(rule, OwnRule) else OwnRule(rule)
@@ -133,52 +127,49 @@ def check_rules(rules: Iterable[Sampler | str]) -> list[Sampler]:
     if not isinstance(rules, Sampler | str | Iterable):
         raise InvalidRuleError(f"rules={rules!r}: give a list, such as ['none', 'top_p=0.9']")
     rules = [rules] if isinstance(rules, Sampler | str) else list(rules)
-    rules = [parse_rule(rule) if isinstance(rule, str) else rule for rule in rules]
     if not rules:
         raise InvalidRuleError("no rules given: pass at least cu.NoCutoff()")
-    seen = set()
+    found: dict[str, Sampler] = {}
     for rule in rules:
+        rule = parse_rule(rule) if isinstance(rule, str) else rule
         if not isinstance(rule, Sampler):
             raise InvalidRuleError(
                 f"{rule!r} is not a rule: use cu.TopK(50), 'top_k=50', or cu.Processors([...]) "
                 "around logits processors of transformers"
             )
-    rules = [_checked(rule) if isinstance(rule, Rule) else rule for rule in rules]
-    for rule in rules:
+        rule = _checked(rule) if isinstance(rule, Rule) else rule
         if rule.name in FAMILIES and not is_known(rule):
             raise _taken(rule)
-        if rule.key in seen:
+        if rule.key in found:
             raise InvalidRuleError(f"rule {rule.key!r} is given twice: remove one")
-        seen.add(rule.key)
-    return rules
+        found[rule.key] = rule
+    return list(found.values())
 
 
 def check_temperatures(temperatures: Sequence[float] | float) -> list[float]:
     """The temperatures as a list of floats.
 
     Raises:
-        InvalidTemperatureError: none given, one not finite, not above zero, or given twice.
+        InvalidRequestError: none given, one not finite, not above zero, or given twice.
     """
-    if not isinstance(temperatures, Real | Iterable):
-        raise InvalidTemperatureError(f"temperatures={temperatures!r}: give a list, such as [1.0]")
-    try:
-        values = [temperatures] if isinstance(temperatures, Real) else list(temperatures)
-    except TypeError:  # an array without a dimension
-        values = [getattr(temperatures, "item", lambda: temperatures)()]
+    if getattr(temperatures, "ndim", None) == 0:  # an array without a dimension
+        temperatures = temperatures.item()
+    values = list(temperatures) if isinstance(temperatures, Iterable) else [temperatures]
     if not values:
-        raise InvalidTemperatureError("no temperatures given: pass at least 1.0")
+        raise InvalidRequestError("no temperatures given: pass at least 1.0")
+    found = []
     for value in values:
         if not is_number(value):
-            raise InvalidTemperatureError(f"temperature {value!r} is not a number")
-        if not (_COLDEST <= value < math.inf):
-            raise InvalidTemperatureError(
-                f"temperature {str(value)[:40]}: must be a finite number, at least {_COLDEST:g} "
+            raise InvalidRequestError(f"temperature {value!r} is not a number: such as 1.0")
+        try:
+            found.append(float(value))
+        except OverflowError:
+            found.append(math.inf)
+        if not _COLDEST <= found[-1] < math.inf:
+            raise InvalidRequestError(
+                f"temperature {found[-1]}: must be a finite number, at least {_COLDEST:g} "
                 "(greedy decoding is the limit T -> 0; use a small one such as 0.01)"
             )
-    try:
-        values = [float(value) for value in values]
-    except OverflowError as error:
-        raise InvalidTemperatureError(f"a temperature is too large: {error}") from None
-    if len(set(values)) < len(values):
-        raise InvalidTemperatureError(f"temperatures {values} repeat a value: remove it")
-    return values
+    if len(set(found)) < len(found):
+        raise InvalidRequestError(f"temperatures {found} repeat a value: remove it")
+    return found

@@ -4,6 +4,8 @@ import os
 from functools import cache
 from pathlib import Path
 
+from calib_utils.errors import NoCheckoutError
+
 _MARKER = "_config.yml"
 
 
@@ -15,15 +17,15 @@ def project_root() -> Path:
     found from this file first (editable install), then from the working directory.
 
     Raises:
-        FileNotFoundError: outside a checkout, where notebooks and results have no home.
+        NoCheckoutError: outside a checkout, where notebooks and results have no home.
     """
     for start in (Path(__file__).resolve().parent, Path.cwd().resolve()):
         for folder in (start, *start.parents):
             if (folder / _MARKER).is_file() and (folder / "calib_utils").is_dir():
                 return folder
-    raise FileNotFoundError(
-        f"no folder with {_MARKER} above {Path.cwd()}: run inside a clone of the project, "
-        "or pass results_dir explicitly"
+    raise NoCheckoutError(
+        f"no folder with {_MARKER} above {Path.cwd()}: notebooks, the book and stored results need "
+        "a clone of the project; run inside one, or give the folder"
     )
 
 
@@ -43,8 +45,8 @@ def vllm_python() -> Path | None:
 
     `CALIB_UTILS_VLLM_PYTHON` names another (default `.venv-vllm/bin/python` in the checkout).
     """
-    default = project_root() / ".venv-vllm" / "bin" / "python"
-    found = Path(os.environ.get("CALIB_UTILS_VLLM_PYTHON") or default)
+    named = os.environ.get("CALIB_UTILS_VLLM_PYTHON")
+    found = Path(named or project_root() / ".venv-vllm" / "bin" / "python")
     return found if found.is_file() else None
 
 
@@ -54,13 +56,14 @@ def judgement_cache_dir() -> Path:
 
 
 def package_data(*parts: str) -> Path:
-    """A file under the checkout's `data/` folder."""
-    return project_root().joinpath("data", *parts)
+    """A file of `data/`: beside this module where installed from a wheel, else in the checkout."""
+    installed = Path(__file__).parent / "data"
+    return (installed if installed.is_dir() else project_root() / "data").joinpath(*parts)
 
 
 def default_results_dir() -> Path:
     """The committed result tables."""
-    return package_data("results")
+    return project_root() / "data" / "results"
 
 
 def notebooks_dir() -> Path:

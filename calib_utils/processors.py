@@ -5,7 +5,7 @@ every node of a trie with the node's own prefix, so there is no sampling error.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
@@ -41,11 +41,12 @@ class Processors(Sampler):
         parameter: float = math.nan,
         temperature_at: int | None = 0,
     ):
-        processors = [processors] if callable(processors) else list(processors)
+        given = [processors] if callable(processors) else processors
+        processors = list(given) if isinstance(given, Iterable) else []
         if not processors or not all(map(callable, processors)):
             raise InvalidRuleError(
                 f"sampler {name!r}: give logits processors, called as f(input_ids, scores); got "
-                f"{processors!r}"
+                f"{given!r}"
             )
         if not isinstance(name, str) or not name or set(name) & set("=+@"):
             raise InvalidRuleError(f"sampler name {name!r}: use a word without '=', '+' and '@'")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calib_utils.errors import InvalidLawError
+from calib_utils.errors import InvalidRequestError, whole_number
 from calib_utils.laws import Law, Node
 from calib_utils.rules import is_number
 
@@ -127,7 +127,7 @@ class _Reordered(Ranked):
 
     def __post_init__(self):
         if not isinstance(self.law, Ranked):
-            raise InvalidLawError(
+            raise InvalidRequestError(
                 f"law={self.law!r} has no ranks to exchange: take Geometric, Zipf or another Ranked"
             )
 
@@ -161,8 +161,7 @@ class Displaced(_Reordered):
 
     def __post_init__(self):
         super().__post_init__()
-        if not isinstance(self.k, int) or isinstance(self.k, bool) or self.k < 1:
-            raise InvalidLawError(f"k={self.k!r}: must be a whole number, at least 1")
+        whole_number("k", self.k)
 
     def ranks(self, node: Node) -> np.ndarray:
         ranks, v = self.law.ranks(node).copy(), node.n_valid
@@ -174,7 +173,7 @@ class Displaced(_Reordered):
     def require_fits(self, node: Node) -> None:
         super().require_fits(node)
         if node.n_valid > 1 and (most := min(node.n_valid, node.n_invalid)) < self.k:
-            raise InvalidLawError(
+            raise InvalidRequestError(
                 f"k={self.k}: after {node.prefix} there are {node.n_valid} valid and "
                 f"{node.n_invalid} invalid tokens to exchange: take at most {most}"
             )
@@ -197,7 +196,7 @@ class Permuted(_Reordered):
         super().__post_init__()
         object.__setattr__(self, "to", tuple(self.to))
         if sorted(self.to) != list(range(len(self.to))):
-            raise InvalidLawError(
+            raise InvalidRequestError(
                 f"to={self.to!r}: must hold every rank from 0 to {len(self.to) - 1} once"
             )
 
@@ -208,7 +207,7 @@ class Permuted(_Reordered):
     def require_fits(self, node: Node) -> None:
         super().require_fits(node)
         if len(self.to) > node.n_vocab:
-            raise InvalidLawError(
+            raise InvalidRequestError(
                 f"to has {len(self.to)} ranks, the vocabulary {node.n_vocab}: permute fewer"
             )
 
@@ -225,5 +224,5 @@ def _log_geometric_sum(rate: float, n: int) -> float:
 
 def _positive(name: str, value: float) -> float:
     if not is_number(value) or not 0 < value < math.inf:
-        raise InvalidLawError(f"{name}={value!r}: must be a finite number above 0")
+        raise InvalidRequestError(f"{name}={value!r}: must be a finite number above 0")
     return float(value)

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import torch
 
 from calib_utils import laws, prompts, ranked
-from calib_utils.errors import InvalidLawError, InvalidRequestError
+from calib_utils.errors import InvalidRequestError, whole_number
 from calib_utils.laws import Law, node_of
 from calib_utils.models import Model
 from calib_utils.prompts import Policies, Prompt
@@ -64,11 +64,11 @@ def reference_model(law: Law, task: Task | str, tokenizer=None, end: str = "eos"
         end: what closes an answer, as in `evaluate`; evaluate under the same policy.
 
     Raises:
-        InvalidLawError: the law does not fit the task.
+        InvalidRequestError: the law does not fit the task.
         TokenizationError, ModelFormatError: as for `render_prompt`.
     """
     if not isinstance(law, Law):
-        raise InvalidLawError(f"law={law!r} is no law: take one such as laws.UniformOverV()")
+        raise InvalidRequestError(f"law={law!r} is no law: take one such as laws.UniformOverV()")
     task = get_task(task)
     tokenizer = character_tokenizer(task) if tokenizer is None else tokenizer
     prompt = prompts.render(tokenizer, task, Policies(end=end))
@@ -112,8 +112,7 @@ def character_tokenizer(task: Task | str, n_fillers: int = N_FILLERS):
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    if not isinstance(n_fillers, int) or n_fillers < 0:
-        raise InvalidRequestError(f"n_fillers={n_fillers!r}: must be a whole number, 0 or more")
+    n_fillers = whole_number("n_fillers", n_fillers, 0)
     task = get_task(task)
     known = sorted(set(task.prompt).union("\n", *task.answers))
     pieces = [character.replace(" ", _SPACE) for character in known]

@@ -20,7 +20,7 @@ import pandas as pd
 
 from calib_utils import files
 from calib_utils.errors import ResultsError
-from calib_utils.hashes import sha256_of_file
+from calib_utils.files import sha256_of_file
 from calib_utils.schema import COLUMNS, SCHEMA, Tables
 
 # What must be equal for stored rows to stand for a computation.
@@ -93,7 +93,7 @@ def _exists(folder: Path) -> bool:
     if not _left_behind(folder):
         return False
     with files.alone(folder.parent) as held:
-        if held is not None:
+        if held:
             _recover(folder)
     return folder.exists()
 
@@ -211,7 +211,7 @@ def update(folder: Path, make: Callable[[], Tables], record: dict) -> None:
     with suppress(OSError):  # writing says what is wrong
         folder.parent.mkdir(parents=True, exist_ok=True)
     with files.alone(folder.parent) as held:
-        if held is not None:
+        if held:
             _recover(folder)
         _write(folder, make(), record)
 

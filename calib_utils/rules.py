@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from calib_utils.errors import InvalidRuleError
 
+_LARGEST_K = 2**63 - 1  # of int64
 TABLE3_TEMPERATURES = (0.01, 0.3, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0)
 TABLE3_TOP_K = (10, 20, 50, 80, 100, 500)
 TABLE3_TOP_P = (0.1, 0.5, 0.7, 0.9, 0.95)
@@ -68,6 +69,31 @@ class Rule(Sampler):
         return step.within(step.start, step.start + self.n_kept(step))
 
 
+class NumberedRule(Rule):
+    """A rule with one number, its only field: by default above 0, at most 1 and below `below`."""
+
+    below: ClassVar[float] = math.inf
+
+    def __post_init__(self):
+        ((field, value),) = vars(self).items()
+        object.__setattr__(self, field, self.checked(value))
+
+    @property
+    def parameter(self) -> float:
+        return float(*vars(self).values())
+
+    def checked(self, value):
+        """The number as it is kept.
+
+        Raises:
+            InvalidRuleError: out of range.
+        """
+        if not is_number(value) or not 0 < value <= 1 or value >= self.below:
+            limit = "at most 1" if self.below > 1 else f"below {self.below:g}"
+            raise InvalidRuleError(f"{self.name}={value!r}: must be above 0 and {limit}")
+        return float(value)
+
+
 @dataclass(frozen=True)
 class NoCutoff(Rule):
     """Keeps the whole vocabulary: temperature alone."""
@@ -80,56 +106,40 @@ class NoCutoff(Rule):
 
 
 @dataclass(frozen=True)
-class TopK(Rule):
+class TopK(NumberedRule):
     """Keeps the min(k, |vocabulary|) most probable tokens; ties go to the lower token id."""
 
     k: int
     name: ClassVar[str] = "top_k"
 
-    def __post_init__(self):
-        if not is_number(self.k) or self.k < 1 or not float(self.k).is_integer():
-            raise InvalidRuleError(f"top_k={self.k!r}: k must be a whole number, at least 1")
-        object.__setattr__(self, "k", int(self.k))
-
-    @property
-    def parameter(self) -> float:
-        return float(self.k)
+    def checked(self, value):
+        if not is_number(value) or not 1 <= value <= _LARGEST_K or value != int(value):
+            raise InvalidRuleError(
+                f"top_k={value!r}: k must be a whole number, from 1 to {_LARGEST_K}"
+            )
+        return int(value)
 
     def n_kept(self, step):
         return step.size.clamp(max=self.k)
 
 
 @dataclass(frozen=True)
-class TopP(Rule):
+class TopP(NumberedRule):
     """Keeps the smallest top set with mass of at least p, the crossing token included."""
 
     p: float
     name: ClassVar[str] = "top_p"
-
-    def __post_init__(self):
-        object.__setattr__(self, "p", share("top_p", self.p))
-
-    @property
-    def parameter(self) -> float:
-        return self.p
 
     def n_kept(self, step):
         return step.size if self.p >= 1 else step.count_reaching(self.p)
 
 
 @dataclass(frozen=True)
-class MinP(Rule):
+class MinP(NumberedRule):
     """Keeps every token with p(v) >= min_p * max p; tied tokens stay or go together."""
 
     min_p: float
     name: ClassVar[str] = "min_p"
-
-    def __post_init__(self):
-        object.__setattr__(self, "min_p", share("min_p", self.min_p))
-
-    @property
-    def parameter(self) -> float:
-        return self.min_p
 
     def n_kept(self, step):
         return step.count_within(-math.log(self.min_p))
@@ -159,15 +169,3 @@ def table3_rules() -> list[Rule]:
 def is_number(value) -> bool:
     """Whether a value is a real number; truth values are not."""
     return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def share(name: str, value: float, below: float = math.inf) -> float:
-    """`value` as a float in (0, 1], and below `below`.
-
-    Raises:
-        InvalidRuleError: it is not.
-    """
-    if not is_number(value) or not 0 < value <= 1 or value >= below:
-        limit = "at most 1" if below > 1 else f"below {below:g}"
-        raise InvalidRuleError(f"{name}={value!r}: must be above 0 and {limit}")
-    return float(value)

@@ -14,7 +14,7 @@ from pathlib import Path
 from calib_utils import files, freshness, runner
 from calib_utils.errors import ResultsError
 
-_LOCK, _JOURNAL = ".lock", ".running.json"
+_JOURNAL = ".running.json"
 _DRAFT = re.compile(r"\.[0-9a-f]{32}\.(?:ipynb|draft)")
 _FORCED = "asked for by --force"
 
@@ -89,11 +89,11 @@ def _alone(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / _LOCK).touch()
+        (folder / files.LOCK).touch()
     except OSError as error:
         raise _unwritable(folder, error) from error
-    with files.alone(folder / _LOCK, f"run of {folder.name}") as held:
-        if held is None:
+    with files.alone(folder, f"run of {folder.name}") as held:
+        if not held:
             _say(f"no locks in {folder}: do not start two runs of {folder.name}")
         yield
 

@@ -5,13 +5,14 @@ each on what the last one left, in an order of its own or in that of an inferenc
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
 from calib_utils.errors import InvalidRuleError, UnknownNameError
-from calib_utils.rules import MinP, NoCutoff, OracleSize, Rule, TopK, TopP, is_number, share
+from calib_utils.rules import MinP, NoCutoff, NumberedRule, OracleSize, Rule, TopK, TopP, is_number
 
 TOP_H_CANDIDATES = 100  # transformers looks no further; so do we, to be equal
 # Which families an engine has, in its order, and whether temperature comes before them.
@@ -25,7 +26,7 @@ ORDERS: dict[str, tuple[tuple[str, ...], bool]] = {
 
 
 @dataclass(frozen=True)
-class Typical(Rule):
+class Typical(NumberedRule):
     """Keeps the tokens whose surprisal is nearest to the entropy, with mass of at least `mass`.
 
     Locally typical sampling (Meister et al. 2023). What it keeps is a window of the ranking that
@@ -34,14 +35,8 @@ class Typical(Rule):
 
     mass: float
     name: ClassVar[str] = "typical"
+    below: ClassVar[float] = 1.0
     is_rank_cutoff: ClassVar[bool] = False
-
-    def __post_init__(self):
-        object.__setattr__(self, "mass", share("typical", self.mass, below=1))
-
-    @property
-    def parameter(self) -> float:
-        return self.mass
 
     def n_kept(self, step):
         return self.keep(step).size
@@ -51,36 +46,24 @@ class Typical(Rule):
 
 
 @dataclass(frozen=True)
-class Epsilon(Rule):
+class Epsilon(NumberedRule):
     """Keeps every token with p(v) >= epsilon, at least the most probable (Hewitt et al. 2022)."""
 
     epsilon: float
     name: ClassVar[str] = "epsilon"
-
-    def __post_init__(self):
-        object.__setattr__(self, "epsilon", share("epsilon", self.epsilon, below=1))
-
-    @property
-    def parameter(self) -> float:
-        return self.epsilon
+    below: ClassVar[float] = 1.0
 
     def n_kept(self, step):
         return step.count_above(math.log(self.epsilon)).maximum(step.count_within(0.0))
 
 
 @dataclass(frozen=True)
-class Eta(Rule):
+class Eta(NumberedRule):
     """Keeps p(v) >= min(epsilon, sqrt(epsilon) e^-H), H the entropy (Hewitt et al. 2022)."""
 
     epsilon: float
     name: ClassVar[str] = "eta"
-
-    def __post_init__(self):
-        object.__setattr__(self, "epsilon", share("eta", self.epsilon, below=1))
-
-    @property
-    def parameter(self) -> float:
-        return self.epsilon
+    below: ClassVar[float] = 1.0
 
     def n_kept(self, step):
         log_epsilon = math.log(self.epsilon)
@@ -89,7 +72,7 @@ class Eta(Rule):
 
 
 @dataclass(frozen=True)
-class TopH(Rule):
+class TopH(NumberedRule):
     """Keeps top tokens that hold at most `top_h` of the entropy (Potraghloo et al. 2025).
 
     As transformers computes it: among the 100 most probable tokens, renormalised.
@@ -97,13 +80,6 @@ class TopH(Rule):
 
     top_h: float
     name: ClassVar[str] = "top_h"
-
-    def __post_init__(self):
-        object.__setattr__(self, "top_h", share("top_h", self.top_h))
-
-    @property
-    def parameter(self) -> float:
-        return self.top_h
 
     def n_kept(self, step):
         log_p = step.first_log_p(TOP_H_CANDIDATES).log_softmax(-1)
@@ -115,7 +91,7 @@ class TopH(Rule):
 
 
 @dataclass(frozen=True)
-class TopNSigma(Rule):
+class TopNSigma(NumberedRule):
     """Keeps logits within n standard deviations of the highest (Tang et al. 2024).
 
     The deviation is that of all of the model's logits, so temperature does not change what is kept.
@@ -124,14 +100,10 @@ class TopNSigma(Rule):
     n: float
     name: ClassVar[str] = "top_nsigma"
 
-    def __post_init__(self):
-        if not is_number(self.n) or not 0 < self.n < math.inf:
-            raise InvalidRuleError(f"top_nsigma={self.n!r}: must be a finite number above 0")
-        object.__setattr__(self, "n", float(self.n))
-
-    @property
-    def parameter(self) -> float:
-        return self.n
+    def checked(self, value):
+        if not is_number(value) or not 0 < value < math.inf:
+            raise InvalidRuleError(f"top_nsigma={value!r}: must be a finite number above 0")
+        return float(value)
 
     def n_kept(self, step):
         return step.count_within(self.n * step.deviation / step.temperature)
@@ -155,7 +127,7 @@ class Chain(Rule):
     order: str = ""
 
     def __post_init__(self):
-        rules = tuple(self.rules)
+        rules = tuple(self.rules) if isinstance(self.rules, Iterable) else ()
         families = [rule.name for rule in rules if isinstance(rule, Rule)]
         if not rules or len(families) < len(rules) or any(isinstance(r, Chain) for r in rules):
             raise InvalidRuleError(f"a chain needs plain rules, at least one, not {self.rules!r}")

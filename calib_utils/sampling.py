@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from calib_utils.errors import InvalidRequestError
+from calib_utils.errors import whole_number
 from calib_utils.evaluation import render_prompt
 from calib_utils.models import Model, load_model
 from calib_utils.parsing import check_temperatures
@@ -30,14 +30,10 @@ def sample_answers(
         spell under the policies of `evaluate`, or None.
 
     Raises:
-        InvalidTemperatureError: not a finite number above 0.
-        InvalidRequestError: a number of draws or a seed that is none.
+        InvalidRequestError: a temperature, a number of draws or a seed out of range.
     """
     (temperature,) = check_temperatures([temperature])
-    if type(n) is not int or n < 1:
-        raise InvalidRequestError(f"n={n!r} draws: must be a whole number, at least 1")
-    if type(seed) is not int or not 0 <= seed < 2**63:
-        raise InvalidRequestError(f"seed={seed!r}: must be a whole number, from 0 to 2**63 - 1")
+    n, seed = whole_number("n", n), whole_number("seed", seed, 0, 2**63 - 1)
     model = load_model(model)
     task = get_task(task)
     prompt = render_prompt(model, task, **policies)

@@ -15,12 +15,12 @@ from calib_utils.errors import InvalidTaskError, UnknownNameError
 MAX_ANSWERS = 200_000
 _LONGEST_NAME = 100  # it becomes part of file names
 # Devices of Windows, and folders that lie beside a model's tables.
-_TAKEN = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?|texts|labels|logits|steps")
+_TAKEN = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?|framework|labels|logits|steps|texts")
 _DIGITS = (0, 9)
 _STATES_PROMPT = "Randomly name a US state with no additional explanation. Answer:"
 _SUM_WORDS = {"at-most": "sum to at most", "equals": "sum to exactly"}
 _RNG_NAME = re.compile(r"rng-(\d{1,9})(?:-sum-(at-most|equals)-(\d{1,9}))?")
-_PARAPHRASE = re.compile(r"(.+)-paraphrase-(\d{1,9})")
+_PARAPHRASE = re.compile(r"(.+)-paraphrase-\d{1,9}")
 _SHORTEST = re.compile(r"(.+)-shortest-(\d{1,9})")
 NAME_FORMS = (
     *("rng-{n}", "rng-{n}-sum-at-most-{s}", "rng-{n}-sum-equals-{s}", "us-states"),
@@ -52,15 +52,11 @@ class Task:
                 f"task {self.name!r}: answers must be a list of strings, not {self.answers!r}"
             )
         object.__setattr__(self, "answers", tuple(self.answers))
-        if not isinstance(self.name, str) or not re.fullmatch(r"[\w][\w.-]*", self.name):
+        fits = isinstance(self.name, str) and re.fullmatch(r"\w([\w.-]*[\w-])?", self.name)
+        if not fits or len(self.name.encode()) > _LONGEST_NAME:
             raise InvalidTaskError(
-                f"task name {self.name!r}: use letters, digits, '.', '_' and '-' "
-                "(it becomes part of a file name)"
-            )
-        if len(self.name.encode()) > _LONGEST_NAME or self.name.endswith("."):
-            raise InvalidTaskError(
-                f"task name {self.name[:80]!r}: use at most {_LONGEST_NAME} bytes and no dot at "
-                "the end (it becomes part of a file name)"
+                f"task name {str(self.name)[:80]!r}: use letters, digits, '.', '_' and '-', at "
+                f"most {_LONGEST_NAME} bytes and no dot at the end (it becomes part of a file name)"
             )
         if _TAKEN.fullmatch(self.name):
             raise InvalidTaskError(f"task name {self.name!r} is a reserved word: choose another")
@@ -126,7 +122,10 @@ def get_task(name: Task | str | Path) -> Task:
     if text.endswith(".json"):
         return _read_task_file(Path(text))
     if match := _PARAPHRASE.fullmatch(text):
-        return _paraphrase(get_task(match[1]), text, int(match[2]))
+        known = {other.name: other for other in paraphrases(match[1])}
+        if text not in known:
+            raise UnknownNameError("paraphrase", text, known)
+        return known[text]
     if match := _SHORTEST.fullmatch(text):
         whole = get_task(match[1])
         return Task(text, whole.prompt, sorted(whole.answers, key=len)[: int(match[2])])
@@ -178,30 +177,16 @@ def _sum_clause(relation: str | None, total: int | str) -> str:
 def paraphrases(task: Task | str) -> list[Task]:
     """The same task in other words of ours: `{name}-paraphrase-1`, ...; none for other tasks."""
     task = get_task(task)
-    known = _paraphrase_templates().get(_paraphrase_family(task.name), [])
-    return [_paraphrase(task, f"{task.name}-paraphrase-{i + 1}", i + 1) for i in range(len(known))]
-
-
-def _paraphrase(task: Task, name: str, number: int) -> Task:
-    templates = _paraphrase_templates().get(_paraphrase_family(task.name), [])
-    if not 1 <= number <= len(templates):
-        known = [f"{task.name}-paraphrase-{i + 1}" for i in range(len(templates))]
-        raise UnknownNameError("paraphrase", name, known)
-    values = {}
+    prompts = json.loads(paths.package_data("tasks", "paraphrases.json").read_text("utf-8"))
+    own, values = prompts.get(task.name, []), {}
     if match := _RNG_NAME.fullmatch(task.name):
         length, relation, total = match.groups()
-        start, end = _DIGITS
+        own, (start, end) = prompts["rng"], _DIGITS
         values = {"n": length, "start": start, "end": end, "clause": _sum_clause(relation, total)}
-    return Task(name, templates[number - 1].format(**values), task.answers)
-
-
-def _paraphrase_family(name: str) -> str:
-    return "rng" if _RNG_NAME.fullmatch(name) else name
-
-
-def _paraphrase_templates() -> dict[str, list[str]]:
-    path = paths.package_data("tasks", "paraphrases.json")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return [
+        Task(f"{task.name}-paraphrase-{number}", prompt.format(**values), task.answers)
+        for number, prompt in enumerate(own, start=1)
+    ]
 
 
 def _read_task_file(path: Path) -> Task:

@@ -18,7 +18,6 @@ from calib_utils.endpoint import Endpoint
 from calib_utils.errors import (
     EndpointError,
     InvalidRequestError,
-    InvalidTemperatureError,
     RefusedRequestError,
 )
 from calib_utils.generation import Completion, Tokens
@@ -124,7 +123,7 @@ class ServedContinuations:
         """
         generation._check(max_tokens, n_samples, temperature)
         if n_samples and temperature < _MIN_TEMPERATURE:
-            raise InvalidTemperatureError(
+            raise InvalidRequestError(
                 f"temperature {temperature!r}: vLLM draws at {_MIN_TEMPERATURE} or more; for less "
                 "leave out n_samples, which is greedy"
             )

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from calib_utils import files, paths
 from calib_utils.conversion import unwritable
 from calib_utils.errors import HashMismatchError, HubUnreachableError, UnknownNameError
-from calib_utils.hashes import sha256_of_file
+from calib_utils.files import sha256_of_file
 from calib_utils.registry import EMBEDDED, EmbeddedEncoder, EmbeddedModel, Wheel
 
 _CHUNK = 1 << 22

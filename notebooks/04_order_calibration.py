@@ -234,12 +234,13 @@ noise = judge_study.noise_table(agreements, first.prevalence_all)
 reporting.show(noise)
 
 # %% [markdown]
-# People are the better reference. No human label comes with this book; this writes an offline page
-# to label 50 texts of either kind with, and `annotation.read_annotations` reads what it saves:
+# People are the better reference. No human label comes with this book. This writes a sheet with 50
+# texts of either kind for a person to fill in, and `labels.read_sheets` reads what comes back:
 #
 # ```python
-# page = annotation.annotation_page(judge_study.to_annotate(study, 50))
-# annotation.write_text("label-me.html", page)
+# texts = judge_study.to_annotate(study, 50)
+# labels.write_sheet("label-me.csv", texts)
+# labels.read_sheets(texts, "label-me.csv")
 # ```
 #
 # ## Knowing validity for two steps

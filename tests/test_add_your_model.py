@@ -44,7 +44,7 @@ def test_every_architecture_runs_from_a_hub_id(tiny_folder, hub, architecture, c
 def project(tmp_path, monkeypatch):
     """A copy of the project for this process and for the kernels it starts."""
     copy = tmp_path / "project"
-    skip = shutil.ignore_patterns("__pycache__", "reference", "annotation")
+    skip = shutil.ignore_patterns("__pycache__", "reference")
     for name in ("calib_utils", "notebooks"):
         shutil.copytree(ROOT / name, copy / name, ignore=skip)
     for name in ("data/tasks", "data/panel", "data/published", "book/results", "book/panel"):

@@ -23,7 +23,6 @@ ORDER = (
     "tries",
     "vocabulary",
     "prompts",
-    "hashes",
     "conversion",
     "weights",
     "sizes",
@@ -89,7 +88,7 @@ ORDER = (
         "chat",
         "judges",
     ),
-    *("gazetteer", "language", "agreement", "annotation", "labelled"),
+    *("gazetteer", "language", "agreement", "labelled"),
     *("verdicts", "sandbox_worker", "sandbox", "problems", "drawing", "programs"),
     "faults",
     *("program_measures", "repeats"),
@@ -136,7 +135,7 @@ TORCH = {
     *("reference", "starts", "generation", "embedders", "chat", "drawing", "table1_texts"),
 }
 # What a number passes through before it is a number of this code: inputs, identity, messages.
-NOT_NUMERIC = {"errors", "paths", "files", "registry", "hashes", "weights", "tasks"}
+NOT_NUMERIC = {"errors", "paths", "files", "registry", "weights", "tasks"}
 NOT_NUMERIC |= {"conversion"}
 MAX_LINES = 300
 

@@ -34,8 +34,8 @@ COMMANDS = {
     "rule without number": ([*EVALUATE, "--rule", "eta"], "InvalidRule", "eta", "eta=0.001"),
     "order without name": ([*EVALUATE, "--rule", "none@"], "UnknownName", "''", "llama.cpp"),
     "rule twice": ([*EVALUATE, *["--rule", "top_k=5"] * 2], "InvalidRule", "top_k=5", "remove one"),
-    "temperature 0": ([*EVALUATE, "--temperature", "0"], "InvalidTemperature", "0.0", "at least"),
-    "temperature nan": ([*EVALUATE, "--temperature", "nan"], "InvalidTemperature", "nan", "finite"),
+    "temperature 0": ([*EVALUATE, "--temperature", "0"], "InvalidRequest", "0.0", "at least"),
+    "temperature nan": ([*EVALUATE, "--temperature", "nan"], "InvalidRequest", "nan", "finite"),
     "end": ([*EVALUATE, "--end", "stop"], "InvalidTask", "stop", "eos"),
     "surface": ([*EVALUATE, "--surface", "any"], "InvalidTask", "any", "any_space"),
     "tokenizations": ([*EVALUATE, "--tokenizations", "x"], "InvalidTask", "'x'", "canonical"),
@@ -50,6 +50,10 @@ COMMANDS = {
         ["prompt", "--model", "a/b", "--revision", "../../x", "--task", "rng-1"],
         *("UnknownName", "../../x", "commit, branch or tag"),
     ),
+    "table in no folder": (
+        [*EVALUATE, "--output", "no/where.csv"], "InvalidRequest", "no/where.csv", "--output"
+    ),
+    "table as a folder": ([*EVALUATE, "--output", "."], "InvalidRequest", "folder", "--output"),
     "results in a file": ([*EVALUATE, "--results-dir", "FILE"], "Results", "FILE", "writable"),
     "results with NUL": ([*EVALUATE, "--results-dir", "a\0b"], "Results", r"a\x00b", "another"),
     "no such notebook": ([*RUN, "--notebook", "99_x"], "UnknownName", "99_x", "00_quickstart"),

@@ -13,7 +13,7 @@ import calib_utils as cu
 from calib_utils import checks, completions, paths, provenance, repeats, results
 from calib_utils.__main__ import main
 from calib_utils.errors import ResultsError
-from calib_utils.hashes import sha256_of_file
+from calib_utils.files import sha256_of_file
 from calib_utils.openended import Sweep, sweep
 from calib_utils.openset import OpenPrompt
 from calib_utils.schema import Tables

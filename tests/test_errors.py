@@ -175,7 +175,10 @@ BAD = {
     "a list": (lambda w: cu.get_task(w.task_file([1])), "InvalidTask", "it must be JSON"),
     "bad policy": (lambda w: evaluate(w, end="stop"), "InvalidTask", "choose from"),
     # rules and temperatures
-    "k = 0": (lambda w: cu.TopK(0), "InvalidRule", "at least 1"),
+    "k = 0": (lambda w: cu.TopK(0), "InvalidRule", "from 1 to"),
+    "k beyond floats": (lambda w: cu.TopK(10**400), "InvalidRule", "from 1 to"),
+    "chain of nothing": (lambda w: cu.Chain(None), "InvalidRule", "not None"),
+    "no processors": (lambda w: cu.Processors(None, "mine"), "InvalidRule", "got None"),
     "k = 1.5": (lambda w: cu.parse_rule("top_k=1.5"), "InvalidRule", "whole number"),
     "k = nan": (lambda w: cu.parse_rule("top_k=nan"), "InvalidRule", "whole number"),
     "k = inf": (lambda w: cu.parse_rule("top_k=inf"), "InvalidRule", "whole number"),
@@ -191,23 +194,23 @@ BAD = {
     "rule twice": (
         lambda w: evaluate(w, rules=["top_k=5", cu.TopK(5)]), "InvalidRule", "given twice"
     ),
-    "T = 0": (lambda w: evaluate(w, temperatures=[1, 0]), "InvalidTemperature", "0.01"),
-    "T < 0": (lambda w: evaluate(w, temperatures=-1), "InvalidTemperature", "-1"),
-    "T = nan": (lambda w: evaluate(w, temperatures=[float("nan")]), "InvalidTemperature", "nan"),
-    "T = inf": (lambda w: evaluate(w, temperatures=[float("inf")]), "InvalidTemperature", "inf"),
-    "T = text": (lambda w: evaluate(w, temperatures=["1"]), "InvalidTemperature", "'1'"),
-    "T = True": (lambda w: evaluate(w, temperatures=[True]), "InvalidTemperature", "True"),
-    "no T": (lambda w: evaluate(w, temperatures=[]), "InvalidTemperature", "at least 1.0"),
-    "T twice": (lambda w: evaluate(w, temperatures=[1, 1.0]), "InvalidTemperature", "repeat"),
-    "draws": (lambda w: cu.sample_answers(w.model, TASK, n=0), "InvalidRequest", "n=0 draws"),
+    "T = 0": (lambda w: evaluate(w, temperatures=[1, 0]), "InvalidRequest", "0.01"),
+    "T < 0": (lambda w: evaluate(w, temperatures=-1), "InvalidRequest", "-1"),
+    "T = nan": (lambda w: evaluate(w, temperatures=[float("nan")]), "InvalidRequest", "nan"),
+    "T = inf": (lambda w: evaluate(w, temperatures=[float("inf")]), "InvalidRequest", "inf"),
+    "T = text": (lambda w: evaluate(w, temperatures=["1"]), "InvalidRequest", "'1'"),
+    "T = True": (lambda w: evaluate(w, temperatures=[True]), "InvalidRequest", "True"),
+    "no T": (lambda w: evaluate(w, temperatures=[]), "InvalidRequest", "at least 1.0"),
+    "T twice": (lambda w: evaluate(w, temperatures=[1, 1.0]), "InvalidRequest", "repeat"),
+    "draws": (lambda w: cu.sample_answers(w.model, TASK, n=0), "InvalidRequest", "n=0"),
     "draws in words": (lambda w: cu.sample_answers(w.model, TASK, n="5"), "InvalidRequest", "'5'"),
     "seed": (lambda w: cu.sample_answers(w.model, TASK, seed=2**70), "InvalidRequest", "seed="),
     "cold draws": (
-        lambda w: cu.sample_answers(w.model, TASK, temperature=0), "InvalidTemperature", "finite"
+        lambda w: cu.sample_answers(w.model, TASK, temperature=0), "InvalidRequest", "finite"
     ),
-    "too cold": (lambda w: evaluate(w, temperatures=1e-9), "InvalidTemperature", "at least 1e-06"),
-    "too hot": (lambda w: evaluate(w, temperatures=10**400), "InvalidTemperature", "too large"),
-    "huge k": (lambda w: evaluate(w, rules=f"top_k={2**63}"), "InvalidRule", "top_k=9223"),
+    "too cold": (lambda w: evaluate(w, temperatures=1e-9), "InvalidRequest", "at least 1e-06"),
+    "too hot": (lambda w: evaluate(w, temperatures=10**400), "InvalidRequest", "finite"),
+    "huge k": (lambda w: evaluate(w, rules=f"top_k={2**63}"), "InvalidRule", "top_k=9.22"),
     "no folder": (lambda w: evaluate(w, results_dir=""), "InvalidRequest", "a folder's path"),
     "no folder to read": (
         lambda w: cu.stored_measurement(w.model, TASK, None), "InvalidRequest", "a folder's path"

@@ -27,9 +27,9 @@ sys.addaudithook(guard)
 """
 EVERY_MODULE = """
 import importlib, pkgutil, calib_utils
-found = [m.name for m in pkgutil.iter_modules(calib_utils.__path__)]
-for name in found:
-    importlib.import_module(f"calib_utils.{name}")
+for module in pkgutil.walk_packages(calib_utils.__path__, "calib_utils."):
+    if not module.name.endswith(".__main__"):
+        importlib.import_module(module.name)
 assert {"torch", "matplotlib", "pandas"} <= set(sys.modules)
 """
 

@@ -387,7 +387,7 @@ def test_the_code_version_covers_what_a_completion_passes_through():
 
     # Inputs, identity and messages; and the tries, in which a sweep has one answer that is unused.
     inputs = {"conversion", "files", "gguf_header"}
-    inputs |= {"errors", "hashes", "openset", "paths", "registry", "tasks", "tries", "weights"}
+    inputs |= {"errors", "files", "openset", "paths", "registry", "tasks", "tries", "weights"}
     assert set(openended.CODE) == {"sweeps", *reachable("sweeps")} - inputs
 
 

@@ -9,7 +9,6 @@ import pytest
 
 import calib_utils as cu
 from calib_utils import (
-    annotation,
     bootstrap,
     drawing,
     judge_study,
@@ -25,7 +24,7 @@ from calib_utils import (
 from calib_utils.controlled import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
 from calib_utils.errors import InvalidRequestError, ResultsError
 from calib_utils.gazetteer import GazetteerJudge, known_prompts
-from calib_utils.labels import Verdict, label_table
+from calib_utils.labels import Verdict, label_table, write_sheet
 from calib_utils.language import LanguageChecker
 from calib_utils.nodes import node_table
 from calib_utils.openset import OpenPrompt, open_prompts
@@ -386,11 +385,10 @@ def test_a_text_is_embedded_once():
     assert asked == ["a", "bb", "ccc"]
 
 
-def test_texts_for_people_make_an_annotation_page(study):
+def test_texts_for_people_make_a_sheet(study, tmp_path):
     items = judge_study.to_annotate(study, 2)
-    page = annotation.annotation_page(items)
-    assert all(prompt in page for prompt in set(items.prompt))
-    assert len(annotation.annotation_sheet(items).splitlines()) > 1
+    sheet = write_sheet(tmp_path / "sheet.csv", items).read_text("utf-8")
+    assert all(prompt in sheet for prompt in set(items.prompt))
 
 
 def test_intervals_move_into_the_cell_of_their_estimate():

@@ -5,7 +5,9 @@ The lock's hashes are tried on a wheel made here, by pip with the options of `ma
 
 import hashlib
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -129,11 +131,60 @@ def test_the_workflow_pins_its_actions_and_releases_what_make_release_makes():
     assert sums.split() == ["book.pdf", "book.zip", "results.tar.gz"]
 
 
-def test_the_readme_tree_names_every_module():
-    readme = (ROOT / "README.md").read_text()
-    modules = {p.name for p in (ROOT / "calib_utils").glob("*.py") if not p.name.startswith("__")}
-    missing = [name for name in sorted(modules) if name not in readme]
-    assert not missing, missing
+ELSEWHERE = """
+import sys
+from pathlib import Path
+import calib_utils as cu
+from calib_utils import errors, paths
+from calib_utils.__main__ import main
+
+assert Path(cu.__file__).is_relative_to(sys.argv[1]), cu.__file__
+{example}
+assert len(cu.sample_answers(model, "us-states", n=2)) == 2
+assert main(["models", "--format", "csv"]) == 0
+asked = ["evaluate", "--model", str(model.folder), "--task", "us-states", "--format", "markdown"]
+assert main([*asked, "--output", "table.md"]) == 0
+for command in (["run"], ["book"], ["toc"], ["check"], ["reproduce"]):
+    assert main(command) == 2, command
+"""
+
+
+def test_the_wheel_is_a_library_without_a_checkout(tmp_path, tiny_folder):
+    """The README's example on a tiny model; only what needs notebooks and pages is refused."""
+    source, target, place = (tmp_path / name for name in ("source", "installed", "elsewhere"))
+    # A copy, since setuptools packs again what an earlier build has left in build/.
+    skip = shutil.ignore_patterns("results", "__pycache__")
+    for name in ("calib_utils", "data"):
+        shutil.copytree(ROOT / name, source / name, ignore=skip)
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    pip = [sys.executable, "-m", "pip", "--isolated", "-q"]
+    wheel = [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, source]
+    subprocess.run(wheel, check=True)
+    (made,) = tmp_path.glob("*.whl")
+    subprocess.run([*pip, "install", "--no-deps", "--target", target, made], check=True)
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    example, n = re.subn(r'load_model\(".*?"\)', f'load_model("{tiny_folder()}")', code)
+    assert n == 1 and "rng-3" in example
+    place.mkdir()
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            ELSEWHERE.replace("{example}", example.replace("rng-3", "rng-2")),
+            target,
+        ],
+        cwd=place,
+        env={**os.environ, "PYTHONPATH": str(target)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    refused = [line for line in done.stderr.splitlines() if line.startswith("calib_utils: ")]
+    assert len(refused) == 5 and all("NoCheckoutError" in line for line in refused)
+    assert (place / "table.md").read_text().startswith("| model")
+    assert [path.name for path in place.iterdir()] == ["table.md"]
+    assert not list(target.rglob("results"))
 
 
 def _benchmark(name):

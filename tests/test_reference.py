@@ -15,7 +15,6 @@ import calib_utils as cu
 from calib_utils import explorer, reproduce, scoring
 from calib_utils.controls import expected
 from calib_utils.errors import (
-    InvalidLawError,
     InvalidRequestError,
     ResultsError,
     TokenizationError,
@@ -637,13 +636,13 @@ def test_random_tasks_agree_with_listing_and_formulas(answers, law, rule, end):
     ],
 )
 def test_a_law_that_does_not_fit_is_refused(make, message):
-    with pytest.raises(InvalidLawError, match=message):
+    with pytest.raises(InvalidRequestError, match=message):
         make()
 
 
 def test_a_vocabulary_of_valid_tokens_has_no_room_for_a_leak():
     node = Node((), np.arange(4), np.ones(4), 4)
-    with pytest.raises(InvalidLawError, match=r"local_validity=0.5: all 4 tokens are valid"):
+    with pytest.raises(InvalidRequestError, match=r"local_validity=0.5: all 4 tokens are valid"):
         LeakyShape(0.5).require_fits(node)
 
 

@@ -413,7 +413,7 @@ def test_a_full_disk_leaves_the_old_rows(stored, monkeypatch):
         results.write(stored, whole, whole.record)
     monkeypatch.undo()
     pd.testing.assert_frame_equal(results.read(stored).settings, whole.settings)
-    assert [path.name for path in stored.parent.iterdir()] == [stored.name]
+    assert {path.name for path in stored.parent.iterdir()} == {".lock", stored.name}
 
 
 WRITER = """
