@@ -21,7 +21,6 @@ from calib_utils import (
     openended,
     provenance,
     results,
-    vllm_sweeps,
 )
 from calib_utils.errors import ResultsError, UnknownNameError
 from calib_utils.openset import OpenPrompt
@@ -81,8 +80,7 @@ def text_faults(folder: Path) -> Iterator[Fault]:
     if "sweep" in record:
         table = completions.read_completions(folder)
         yield from _check_sweep(record, table)
-        code = vllm_sweeps.CODE if "engine" in record else openended.CODE
-        yield from check_code(record, provenance.code_version(code), "sweep again")
+        yield from check_code(record, provenance.code_version(openended.CODE), "sweep again")
     else:
         table = drawing.read(folder)
         if "text" not in table or not table.text.map(lambda text: isinstance(text, str)).all():

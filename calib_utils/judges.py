@@ -14,7 +14,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from calib_utils import files, paths
-from calib_utils.endpoint import Endpoint, Reply
+from calib_utils.endpoint import Endpoint
 from calib_utils.errors import JudgeError, RefusedRequestError
 from calib_utils.labels import (
     CRITERIA,
@@ -29,11 +29,6 @@ from calib_utils.labels import (
 )
 from calib_utils.models import Model
 from calib_utils.rubric import VERSION, UnreadableReplyError, question, read_reply
-
-KNOWN = (
-    Item("What is the capital of France?", "The capital of France is Paris.", True),
-    Item("What is the capital of France?", "franse capitalis teh 猫 of of nine,because", True),
-)
 
 
 class LanguageModelJudge:
@@ -72,7 +67,9 @@ class LanguageModelJudge:
         self.backend, self.name, self.asks = backend, name, asks
         self.threshold = check_threshold(threshold)
         root = paths.judgement_cache_dir() if cache_dir == "default" else cache_dir
-        self._cache = None if root is None else _Cache(Path(root), self.identity)
+        text = json.dumps(self.identity, sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        self._folder = None if root is None else Path(root) / digest
 
     @property
     def identity(self) -> dict:
@@ -91,11 +88,8 @@ class LanguageModelJudge:
             EndpointError: the endpoint cannot be used; answers so far are kept on disk.
         """
         rows = check_items(items)
-        verdicts: dict[Item, Verdict] = {}
-        for item in rows:
-            if self._cache and item not in verdicts and (found := self._cache.read(item)):
-                verdicts[item] = found
-        open_items = {item: None for item in rows if item not in verdicts}
+        verdicts = {item: self._kept(item) for item in dict.fromkeys(rows)}
+        open_items = {item: None for item, verdict in verdicts.items() if verdict is None}
         # Passed as False, `disable` would outweigh TQDM_DISABLE, and bars would stand on pages.
         quiet = {} if progress else {"disable": True}
         with tqdm(total=len(open_items), desc=self.name, **quiet) as bar:
@@ -115,12 +109,13 @@ class LanguageModelJudge:
                     verdicts[item] = Verdict(reason=f"not judged: {reply}")
                 else:
                     try:
-                        verdicts[item] = _read(reply, item)
+                        if not reply.ended:
+                            raise UnreadableReplyError("the reply was cut off at max_tokens")
+                        verdicts[item] = read_reply(reply.text, item.text)
                     except UnreadableReplyError as error:
                         problems[item] = str(error)
                         continue
-                    if self._cache:
-                        self._cache.write(item, verdicts[item])
+                    self._keep(item, verdicts[item])
                 del problems[item]
                 bar.update()
         if refusals and len(refusals) == bar.total:
@@ -129,24 +124,35 @@ class LanguageModelJudge:
             reason = f"not judged: unreadable in {self.asks} replies, at last: {problem}"
             verdicts[item] = Verdict(reason=reason)
 
-    def probe(self) -> pd.DataFrame:
-        """Labels of a flawless and of a broken text, to see whether the judge can tell them apart.
+    def _path(self, item: Item) -> Path:
+        return self._folder / item.digest[:2] / f"{item.digest}.json"
 
-        Raises:
-            JudgeError: it gives no readable answer, or the broken text as good a score.
-            EndpointError: the endpoint cannot be used.
-        """
-        items = pd.DataFrame(map(asdict, KNOWN))
-        labels = self.judge(items, progress=False)
-        scores = labels[list(CRITERIA)]
-        if scores.isna().any(axis=None):
-            raise JudgeError(f"{self.name} does not judge a known text: {list(labels.reason)}")
-        if not (scores.loc[0] > scores.loc[1]).all():
+    def _kept(self, item: Item) -> Verdict | None:
+        """The stored verdict; None where there is none, or none that can be trusted."""
+        if self._folder is None:
+            return None
+        try:
+            record = json.loads(self._path(item).read_text(encoding="utf-8"))
+            verdict = Verdict(**record["verdict"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+        scores = [getattr(verdict, name) for name in CRITERIA]
+        whole = all(type(score) is int and LOWEST <= score <= HIGHEST for score in scores)
+        return verdict if whole and isinstance(verdict.reason, str) else None
+
+    def _keep(self, item: Item, verdict: Verdict) -> None:
+        """One small file per item, renamed into place: a kill loses at most what was asked."""
+        if self._folder is None:
+            return
+        record = {"judge": self.identity, "item": item.digest, "verdict": asdict(verdict)}
+        try:
+            with files.whole(self._path(item), parents=True) as draft:
+                draft.write_text(json.dumps(record, indent=1, sort_keys=True), encoding="utf-8")
+        except OSError as error:
             raise JudgeError(
-                f"{self.name} scores a broken text {scores.loc[1].tolist()} and a flawless one "
-                f"{scores.loc[0].tolist()} on {', '.join(CRITERIA)}: use a stronger judge"
-            )
-        return labels
+                f"cannot keep answers in {self._folder} ({error}): choose a writable cache_dir, "
+                "or None"
+            ) from error
 
 
 def endpoint_judge(base_url: str, model: str, *, name: str | None = None, **settings):
@@ -155,10 +161,9 @@ def endpoint_judge(base_url: str, model: str, *, name: str | None = None, **sett
     Args:
         settings: of `LanguageModelJudge` and of `endpoint.Endpoint`.
     """
-    own = {key: settings.pop(key) for key in ("threshold", "asks", "cache_dir") if key in settings}
-    backend = Endpoint(base_url, model, **settings)
+    own = _taken_from(settings)
     name = name or re.sub(r"[^\w.@=+-]", "-", model.replace("/", "--")).lstrip(".@=+-")
-    return LanguageModelJudge(backend, name=name, **own)
+    return LanguageModelJudge(Endpoint(base_url, model, **settings), name=name, **own)
 
 
 def local_judge(model: Model | str, *, name: str | None = None, **settings):
@@ -169,47 +174,11 @@ def local_judge(model: Model | str, *, name: str | None = None, **settings):
     """
     from calib_utils.chat import LocalChat
 
-    own = {key: settings.pop(key) for key in ("threshold", "asks", "cache_dir") if key in settings}
-    backend = LocalChat(model, **settings)
+    own, backend = _taken_from(settings), LocalChat(model, **settings)
     return LanguageModelJudge(backend, name=name or backend.model.key, **own)
 
 
-def _read(reply: Reply, item: Item) -> Verdict:
-    if not reply.ended:
-        raise UnreadableReplyError("the reply was cut off at max_tokens")
-    return read_reply(reply.text, item.text)
-
-
-class _Cache:
-    """One small file per item, renamed into place, so that a kill loses at most what was asked."""
-
-    def __init__(self, root: Path, identity: dict):
-        text = json.dumps(identity, sort_keys=True)
-        self._identity = json.loads(text)  # as it will be read back
-        self._folder = root / hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    def _path(self, item: Item) -> Path:
-        return self._folder / item.digest[:2] / f"{item.digest}.json"
-
-    def read(self, item: Item) -> Verdict | None:
-        """The stored verdict; None where there is none, or none that can be trusted."""
-        try:
-            record = json.loads(self._path(item).read_text(encoding="utf-8"))
-            same = record["judge"] == self._identity and record["item"] == item.digest
-            verdict = Verdict(**record["verdict"])
-            scores = [getattr(verdict, name) for name in CRITERIA]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            return None
-        whole = all(type(score) is int and LOWEST <= score <= HIGHEST for score in scores)
-        return verdict if same and whole and isinstance(verdict.reason, str) else None
-
-    def write(self, item: Item, verdict: Verdict) -> None:
-        record = {"judge": self._identity, "item": item.digest, "verdict": asdict(verdict)}
-        try:
-            with files.whole(self._path(item), parents=True) as draft:
-                draft.write_text(json.dumps(record, indent=1, sort_keys=True), encoding="utf-8")
-        except OSError as error:
-            raise JudgeError(
-                f"cannot keep answers in {self._folder} ({error}): choose a writable cache_dir, "
-                "or None"
-            ) from error
+def _taken_from(settings: dict) -> dict:
+    """The settings of a judge, which are left out of its backend's."""
+    names = {"threshold", "asks", "cache_dir"} & set(settings)
+    return {name: settings.pop(name) for name in names}

@@ -16,6 +16,7 @@ from calib_utils import completions, provenance
 from calib_utils.errors import InvalidRequestError
 from calib_utils.generation import Continuations
 from calib_utils.models import Model, load_model
+from calib_utils.served import Engine
 from calib_utils.starts import start_of, vocabulary_size
 from calib_utils.sweeps import Sweep, grow
 
@@ -70,6 +71,7 @@ def sweep(
     results_dir: str | Path | None = None,
     *,
     batch_size: int | None = None,
+    engine: Engine | None = None,
 ) -> pd.DataFrame:
     """Every completion of a sweep, computed now or taken from where an earlier run stored it.
 
@@ -77,6 +79,8 @@ def sweep(
         results_dir: trees are kept under `results_dir/<model>/texts/<sweep.name>`, one file each as
             soon as it is done; a run after a kill goes on from there. Without it nothing is kept.
         batch_size: rows per forward pass; chosen for the device by default.
+        engine: a server that completes in place of this process, from `served.connect`. What it
+            gives is kept under `<sweep.name>.served`; neither takes up what the other has stored.
 
     Returns:
         One row per completion, columns `completions.COLUMNS`, trees in the order of `Sweep.trees`.
@@ -86,9 +90,11 @@ def sweep(
     """
     model = load_model(model)
     _check_ranks(model, sweep)
-    folder = completions.folder_of(results_dir, model.key, sweep.name)
+    name = f"{sweep.name}.served" if engine else sweep.name
+    folder = completions.folder_of(results_dir, model.key, name)
     if folder is not None:
-        completions.open_folder(folder, _record(model, sweep))
+        completions.open_folder(folder, _record(model, sweep, engine))
+    generator = engine.continuations if engine else Continuations
     names = [completions.chunk_name(prompt.id, seed) for prompt, seed in sweep.trees]
     found: list[dict] = []
     with tqdm(
@@ -98,7 +104,7 @@ def sweep(
             if folder is not None and (folder / name).exists():
                 bar.update(sweep.n_completions)
                 continue
-            rows = grow(model, sweep, prompt, seed, batch_size, bar.update)
+            rows = grow(model, sweep, prompt, seed, batch_size, bar.update, generator)
             if folder is None:
                 found += rows
             else:
@@ -118,7 +124,7 @@ def _check_ranks(model: Model, sweep: Sweep) -> None:
         )
 
 
-def _record(model: Model, sweep: Sweep) -> dict:
+def _record(model: Model, sweep: Sweep, engine: Engine | None = None) -> dict:
     starts = [start_of(model, prompt, sweep.end) for prompt in sweep.prompts]
     return {
         "weights_sha256": model.weights_sha256,
@@ -130,7 +136,8 @@ def _record(model: Model, sweep: Sweep) -> dict:
         "weights_file": model.weights_file,
         "revision": model.revision,
         "sweep": sweep.parameters(),
-        "environment": provenance.environment(model.device),
+        "environment": provenance.environment(engine.version if engine else model.device),
+        **({"engine": engine.version, "engine_apart": engine.apart} if engine else {}),
     }
 
 

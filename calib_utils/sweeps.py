@@ -179,6 +179,7 @@ def grow(
     seed: int,
     batch_size: int | None = None,
     advance: Callable[[int], object] | None = None,
+    generator: Callable = Continuations,
 ) -> Iterator[dict]:
     """One tree: every completion as a row with the columns of `completions.SCHEMA`.
 
@@ -186,11 +187,13 @@ def grow(
 
     Args:
         advance: called with the number of completions whenever some are done.
+        generator: makes the continuations of a prompt, given what `Continuations` is given; by
+            default in this process, `served.Engine.continuations` on a server.
     """
     start = start_of(model, prompt, sweep.end)
     key = _key(prompt, seed)
-    written = _opening(model, sweep, start, key, batch_size)
-    tree = Continuations(model, start.ids + written, batch_size)
+    written = _opening(model, sweep, start, key, batch_size, generator)
+    tree = generator(model, start.ids + written, batch_size)
     ranks = _leaves(tree, sweep, start.end_ids)
     done = tree.complete(
         ranks,
@@ -228,13 +231,13 @@ def _key(prompt: OpenPrompt, seed: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{prompt.id}/{seed}".encode()).digest()[:8])
 
 
-def _opening(model, sweep, start, key, batch_size) -> tuple[int, ...]:
+def _opening(model, sweep, start, key, batch_size, generator) -> tuple[int, ...]:
     """What the model writes before the tree starts, without an end token."""
     low, high = _pair(sweep.position)
     length = int(np.random.default_rng(key).integers(low, high + 1))
     if not length:
         return ()
-    shared = Continuations(model, start.ids, batch_size)
+    shared = generator(model, start.ids, batch_size)
     (drawn,) = shared.complete([()], length, start.end_ids, n_samples=1, seed=key)
     return drawn.token_ids[:-1] if drawn.ended else drawn.token_ids
 

@@ -57,6 +57,7 @@ ORDER = (
     "curve_selection",
     "measure",
     "provenance",
+    *("endpoint", "served"),
     "openended",
     "reference",
     "schema",
@@ -77,17 +78,7 @@ ORDER = (
     "errata_readings",
     "examples",
     "sampling",
-    *(
-        "labels",
-        "rubric",
-        "deadlines",
-        "endpoint",
-        "probes",
-        "vllm_engine",
-        "vllm_sweeps",
-        "chat",
-        "judges",
-    ),
+    *("labels", "rubric", "chat", "judges"),
     *("gazetteer", "language", "agreement", "labelled"),
     *("verdicts", "sandbox_worker", "sandbox", "problems", "drawing", "programs"),
     "faults",
@@ -193,9 +184,9 @@ def test_only_the_model_side_imports_torch():
 
 
 def test_only_the_weights_and_the_endpoint_talk_to_the_network():
-    network = {"urllib", "http", "socket", "requests", "huggingface_hub"}
+    network = {"urllib", "http", "socket", "requests", "huggingface_hub", "openai"}
     found = {n for n in modules() if network & {i.split(".")[0] for i in imports(n)}}
-    assert found == {"weights", "endpoint", "deadlines"}
+    assert found == {"weights", "endpoint"}
 
 
 def test_only_paths_reads_the_projects_environment_variables():

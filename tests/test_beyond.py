@@ -145,6 +145,7 @@ def test_an_endpoint_is_asked_and_its_refusals_left_out():
             choice = {"message": {"content": "Valparaíso, Chile"}, "finish_reason": "stop"}
             body = json.dumps({"choices": [choice]}).encode()
             self.send_response(200)
+            self.send_header("Content-Type", "application/json")
             self.end_headers()
             self.wfile.write(body)
 

@@ -29,7 +29,6 @@ import calib_utils as cu
 from calib_utils import (
     book,
     completions,
-    deadlines,
     files,
     freshness,
     paths,
@@ -37,9 +36,7 @@ from calib_utils import (
     sizes,
     store,
 )
-from calib_utils.endpoint import Endpoint
 from calib_utils.errors import (
-    EndpointError,
     JudgeError,
     ModelFormatError,
     ResultsError,
@@ -428,7 +425,7 @@ import pyarrow as pa
 import calib_utils as cu
 from calib_utils import book, completions, conversion, kept_steps, labels, results, runs
 from calib_utils.errors import CalibUtilsError
-from calib_utils.labels import Item, Verdict
+from calib_utils.endpoint import Reply
 from calib_utils.judges import LanguageModelJudge
 
 folder, gguf, disk = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
@@ -446,6 +443,9 @@ before = results.read(stored)
 class Backend:
     identity = {}
 
+    def replies(self, messages):
+        yield 0, Reply('{"reason": "fine", "grammar": 9, "semantics": 9, "overall": 9}', True)
+
 
 def pages():
     with runs._adding_rows(disk, "00_quickstart", {"model": folder}):
@@ -454,7 +454,7 @@ def pages():
 
 def judge():
     judge = LanguageModelJudge(Backend(), name="x", cache_dir=disk / "answers")
-    judge._cache.write(Item("a", "b", True), Verdict(9, 9, 9, reason="fine"))
+    judge.judge(pd.DataFrame([{"prompt": "a", "text": "b", "ended": True}]))
 
 
 record = {name: "x" for name in completions.IDENTITY}
@@ -724,87 +724,6 @@ def test_without_any_network_a_hub_model_is_a_named_error(online):
     if not possible:
         pytest.skip("the network cannot be taken away here")
     assert asked(online, before=spaces) < 60
-
-
-def endless_status(connection):
-    while True:
-        connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n" * 99)
-
-
-def endless_header(connection):
-    connection.sendall(b"HTTP/1.1 200 OK\r\n")
-    while True:
-        connection.sendall(b"X: y\r\n")
-        time.sleep(0.02)
-
-
-def dripping_header(connection):
-    for letter in b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 100_000:
-        connection.sendall(bytes([letter]))
-        time.sleep(0.02)
-
-
-def dripping_error(connection):
-    connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-    while True:
-        connection.sendall(b"x")
-        time.sleep(0.02)
-
-
-def endless_body(connection):
-    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<html>")
-    while True:
-        connection.sendall(b"<p>" * 10_000)
-
-
-def one_byte_of_many(connection):
-    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999\r\n\r\n{")
-    time.sleep(30)
-
-
-def silence(connection):
-    time.sleep(30)
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        *(endless_status, endless_header, dripping_header, dripping_error),
-        *(endless_body, one_byte_of_many, silence),
-    ],
-)
-def test_an_endpoint_that_never_comes_to_an_end_is_given_up(answer):
-    with talking(answer) as port:
-        url = f"http://127.0.0.1:{port}/v1"
-        endpoint = Endpoint(url, "m", timeout=0.4, attempts=2, max_wait=0.01, max_bytes=100_000)
-        begun = time.monotonic()
-        with pytest.raises(EndpointError, match=r"no whole answer|more than|refused|HTTPException"):
-            endpoint.chat("hello")
-        assert time.monotonic() - begun < 10
-
-
-def test_the_end_of_time_is_known_before_a_connection_is_shut():
-    """Else a cut answer passes for a whole one: no clock of the reader's is as exact as that."""
-    known = []
-    watch = deadlines.CutOff(3600)
-    watch._sockets.append(SimpleNamespace(shutdown=lambda how: known.append(watch.over)))
-    watch.cancel()
-    watch._shut()
-    assert known == [True]
-
-
-def test_a_connection_made_too_late_is_not_read(monkeypatch):
-    connect = socket.create_connection
-
-    def late(*args, **settings):
-        time.sleep(0.4)
-        return connect(*args, **settings)
-
-    monkeypatch.setattr(socket, "create_connection", late)
-    with talking(dripping_header) as port:
-        endpoint = Endpoint(f"http://127.0.0.1:{port}/v1", "m", timeout=0.2, attempts=1)
-        with pytest.raises(EndpointError, match=r"no whole answer in 0\.2 s"):
-            endpoint.chat("hello")
 
 
 # Hostile files
