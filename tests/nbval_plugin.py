@@ -69,10 +69,11 @@ def differences(old: str, new: str, relative: float | None = None) -> tuple[list
     """What two outputs differ in: what fails, in words; and every pair of numbers that passes."""
     words = [NUMBER.sub("#", text).split() for text in (old, new)]
     if words[0] != words[1]:
+        before, after = old.split(), new.split()
         opcodes = difflib.SequenceMatcher(None, *words, autojunk=False).get_opcodes()
         return [
-            f"words: '{' '.join(words[0][max(0, a - 3) : b])}' became "
-            f"'{' '.join(words[1][max(0, c - 3) : d])}'"
+            f"words: '{' '.join(before[max(0, a - 3) : b + 2])}' became "
+            f"'{' '.join(after[max(0, c - 3) : d + 2])}'"
             for what, a, b, c, d in opcodes
             if what != "equal"
         ], []
