@@ -5,10 +5,12 @@ to the byte on another machine. In a cell's text, HTML and glue records every nu
 point, an exponent or a percent sign may therefore differ by `allowed`. Whole numbers are counts and
 must be equal, as must everything between the numbers: a verdict, a row, the order of rows. A tag
 `tolerance-0.1` gives a cell a relative tolerance of its own, for whole numbers as well. Images are
-not compared. `--nbval-differences FILE` collects what differs within the tolerance.
+not compared. `--nbval-differences FILE`, or the variable NBVAL_DIFFERENCES, collects what differs
+within the tolerance.
 """
 
 import difflib
+import os
 import re
 import tempfile
 from collections import defaultdict
@@ -147,7 +149,11 @@ def _manager(**arguments):
 
 
 def pytest_addoption(parser: pytest.Parser):
-    parser.addoption("--nbval-differences", help="a file: what differs within the tolerance")
+    parser.addoption(
+        "--nbval-differences",
+        default=os.environ.get("NBVAL_DIFFERENCES"),
+        help="a file: what differs within the tolerance",
+    )
 
 
 def pytest_configure():
