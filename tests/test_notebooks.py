@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from calib_utils import paths, runner
 from calib_utils.book import models_with_pages, table_of_contents
 from calib_utils.errors import NotebookParameterError, UnknownNameError
 from calib_utils.registry import CORE
+from calib_utils.sampling import share_interval
 
 ROOT = paths.project_root()
 NOTEBOOKS = runner.notebook_names()
@@ -137,6 +139,17 @@ def nbval(*pages, options=()):
     command += ["--nbval-sanitize-with", str(ROOT / "tests" / "nbval_sanitize.cfg")]
     command += ["-p", "tests.nbval_plugin", *options, *map(str, pages)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT).stdout
+
+
+@pytest.mark.parametrize("model", CORE)
+def test_the_quickstarts_exact_validity_agrees_with_its_draws(model):
+    """Of the committed copies, whose draws nbval does not compare; wide enough for any seed."""
+    page = nbformat.read(paths.executed_dir(model) / "00_quickstart.ipynb", as_version=4)
+    printed = "".join(o.text for c in page.cells for o in c.get("outputs", ()) if o.get("name"))
+    valid, n = map(int, re.search(r"drawn: (\d+) of (\d+) valid", printed).groups())
+    exact = float(re.search(r"exact: validity (\S+),", printed)[1])
+    low, high = share_interval(valid, n, z=4)
+    assert low <= exact <= high
 
 
 @pytest.mark.models
