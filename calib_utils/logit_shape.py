@@ -10,7 +10,17 @@ import numpy as np
 import pandas as pd
 
 from calib_utils import curve_selection, paths
-from calib_utils.controlled import OURS, Finding, decided, listed, verdict
+from calib_utils.controlled import (
+    NOT_REPRODUCED,
+    NOT_TESTABLE,
+    OURS,
+    RATIO_AGREEMENT,
+    REPRODUCED,
+    Finding,
+    decided,
+    listed,
+    verdict,
+)
 from calib_utils.curve_selection import FAMILIES, REFERENCE
 from calib_utils.evaluation import render_prompt
 from calib_utils.explorer import logits_after
@@ -250,7 +260,7 @@ def _fits_as_well(fits: pd.DataFrame) -> Finding:
         "App. I, Fig. 13–15",
         f"R² from {fits.r2.min():.3f} to {fits.r2.max():.4f} "
         f"(published: {theirs.min():.3f} to {theirs.max():.4f}; decided at the lowest of those)",
-        verdict(True, bool(fits.r2.min() >= theirs.min())),
+        verdict(True, fits.r2.min() - theirs.min()),
     )
 
 
@@ -268,18 +278,18 @@ def _head_is_short(fits: pd.DataFrame) -> Finding:
 
 def _beats(ratios: pd.DataFrame, rival: str, claim: str) -> Finding:
     ratio, low, high = ratios.loc[rival, ["ratio", "low", "high"]]
-    if low > 1:
-        said = f"{NAMES[rival]} misses by more"
-    elif high < 1:
-        said = f"{NAMES[rival]} misses by less"
-    else:
-        said = "not told apart"
+    beaten = decided(np.log(low), np.log(high), 0.0, RATIO_AGREEMENT)
+    said = {
+        REPRODUCED: f"{NAMES[rival]} misses by more",
+        NOT_REPRODUCED: f"{NAMES[rival]} misses by less",
+        NOT_TESTABLE: "not told apart",
+    }[beaten]
     return Finding(
         claim,
         f"App. I, {OURS}",
         f"{said}: squared error on held-out ranks {_two_digits(ratio)} times that of "
         f"{NAMES[REFERENCE]} ({_two_digits(low)} to {_two_digits(high)})",
-        decided(low, high, 1.0),
+        beaten,
     )
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 from calib_utils import pr_depths
 from calib_utils.bootstrap import DECIDES, as_text
 from calib_utils.controlled import (
+    AGREEMENT,
     NOT_REPRODUCED,
     NOT_TESTABLE,
     OURS,
@@ -168,11 +169,12 @@ def _greedy_is_enough(sources: pd.DataFrame) -> Finding:
         f"{other}: difference of area {_told(row.difference, row.low, row.high)}"
         for other, row in zip(SOURCES[1:], differences, strict=True)
     )
+    near, far = CLOSE - AGREEMENT, CLOSE + AGREEMENT
     if any(row.n_prompts < DECIDES or np.isnan(row.low) for row in differences):
         said = NOT_TESTABLE
-    elif all(row.low > -CLOSE and row.high < CLOSE for row in differences):
+    elif all(row.low > -near and row.high < near for row in differences):
         said = REPRODUCED
-    elif any(row.low > CLOSE or row.high < -CLOSE for row in differences):
+    elif any(row.low > far or row.high < -far for row in differences):
         said = NOT_REPRODUCED
     else:
         said = NOT_TESTABLE

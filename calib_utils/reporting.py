@@ -16,8 +16,8 @@ from calib_utils.models import Model
 def glue_number(key: str, value: float | int | str, form: str = "{:.2f}") -> None:
     """Stores a number for the book's prose, as text in the form it is shown.
 
-    The text is rounded here, so that a rerun on another machine, whose float32 arithmetic
-    differs in the sixth digit, gives the same record.
+    The text is rounded here. Another machine, whose float32 arithmetic differs in the sixth digit,
+    may round it to the neighbouring text, so copies are compared within a tolerance.
     """
     from myst_nb import glue
 

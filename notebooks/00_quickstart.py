@@ -83,7 +83,7 @@ reporting.show(cutoffs[["rule", "parameter", "validity", "diversity", "sequence_
 # Draw answers at temperature 1 and count. The exact validity should lie in the 95 % interval of the
 # observed share (for one draw in twenty it does not).
 
-# %%
+# %% tags=["nbval-ignore-output"]
 n = 100 if quick else 400
 draws = cu.sample_answers(language_model, task, n=n, seed=seed, end=policy)
 valid = int(draws.answer.notna().sum())
@@ -96,6 +96,8 @@ print("first draws:", list(draws.text[:6]))
 # %% tags=["remove-cell"]
 reporting.glue_number("validity", exact.validity, "{:.2g}")
 reporting.glue_number("diversity", exact.diversity, "{:.2g}")
+
+# %% tags=["remove-cell", "nbval-ignore-output"]
 reporting.glue_number("drawn_low", low)
 reporting.glue_number("drawn_high", high)
 reporting.glue_number("draws", len(draws), "{}")

@@ -138,7 +138,7 @@ _ = figures.source_line(ax, source, when)
 # data made by each family are traced back to it, and that the usual BIC sees a breakpoint where
 # there is none.
 
-# %%
+# %% tags=["tolerance-0.1"]
 held_out = logit_shape.held_out_table(curves)
 compared = logit_shape.comparison(curves, held_out)
 pooled = logit_shape.pooled_ratios(held_out)
@@ -156,7 +156,7 @@ _ = figures.source_line(ax, source, when)
 # For comparison what the BIC puts first and by how much (10 counts as strong): with all ranks
 # counted, and with an effective number of them from the residuals' correlation at lag 1.
 
-# %%
+# %% tags=["tolerance-0.1"]
 reporting.show(logit_shape.bic_table(compared), digits=2)
 
 # %% [markdown]
@@ -165,7 +165,7 @@ reporting.show(logit_shape.bic_table(compared), digits=2)
 # The paper shows fits and does not compare them with others: those comparisons are tests of ours,
 # and are counted apart.
 
-# %%
+# %% tags=["tolerance-0.1"]
 found = logit_shape.findings(table, held_out)
 reporting.show(found)
 

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 import calib_utils as cu
-from calib_utils import cutoffs, operating
-from calib_utils.controlled import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
+from calib_utils import controlled, cutoffs, operating
+from calib_utils.controlled import AGREEMENT, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
 from calib_utils.errors import UnknownNameError
 from calib_utils.sensitivity import largest_moves, sensitivity
 from calib_utils.tasks import paraphrases
@@ -125,3 +125,20 @@ def test_sensitivity_compares_like_with_like(tiny, tmp_path, monkeypatch):
                 for i in (1, 2, 3, 4))  # fmt: skip
     found = moves.set_index("choice").validity
     assert found["paraphrase"] == pytest.approx(worst)
+
+
+def test_a_verdict_that_hangs_on_less_than_two_machines_agree_by_is_none():
+    def above(margin):
+        points = [*PRACTICAL, ("oracle_size", 0.7, 0.3 + margin / 0.7)]  # of the area
+        return decided(points)[cutoffs._ABOVE]
+
+    for way, word in ((1, REPRODUCED), (-1, NOT_REPRODUCED)):
+        assert above(way * 1.1 * AGREEMENT) == word
+        assert above(way * 0.9 * AGREEMENT) == NOT_TESTABLE
+    assert controlled.decided(0.5 + AGREEMENT / 2, 0.9, 0.5) == NOT_TESTABLE
+    assert controlled.verdict(True, [0.2, -AGREEMENT / 2]) == NOT_TESTABLE
+    assert controlled.verdict(True, [AGREEMENT / 2, -0.2]) == NOT_REPRODUCED
+    assert controlled.verdict(True, []) == controlled.verdict(True, [np.nan]) == NOT_TESTABLE
+    # What may be met is not missed by a rounding.
+    assert controlled.verdict(True, controlled.or_equal([0.0, -1e-7])) == REPRODUCED
+    assert controlled.verdict(True, controlled.or_equal([0.2, -0.01])) == NOT_REPRODUCED

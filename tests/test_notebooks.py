@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from calib_utils import paths, runner
 from calib_utils.book import models_with_pages, table_of_contents
 from calib_utils.errors import NotebookParameterError, UnknownNameError
 from calib_utils.registry import CORE
+from calib_utils.sampling import share_interval
 
 ROOT = paths.project_root()
 NOTEBOOKS = runner.notebook_names()
@@ -128,28 +130,131 @@ def test_the_table_of_contents_is_the_one_for_these_notebooks():
     assert models_with_pages()[0] == CORE[0]
 
 
+def nbval(*pages, options=()):
+    """What nbval prints about executed copies, with our comparer."""
+    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2))}
+    environment = {**os.environ, **runner.KERNEL_ENVIRONMENT, **threads, "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header"]
+    command += ["--nbval", "--nbval-current-env", "--nbval-cell-timeout=900", "-o", "addopts="]
+    command += ["--nbval-sanitize-with", str(ROOT / "tests" / "nbval_sanitize.cfg")]
+    command += ["-p", "tests.nbval_plugin", *options, *map(str, pages)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT).stdout
+
+
+@pytest.mark.parametrize("model", CORE)
+def test_the_quickstarts_exact_validity_agrees_with_its_draws(model):
+    """Of the committed copies, whose draws nbval does not compare; wide enough for any seed."""
+    page = nbformat.read(paths.executed_dir(model) / "00_quickstart.ipynb", as_version=4)
+    printed = "".join(o.text for c in page.cells for o in c.get("outputs", ()) if o.get("name"))
+    valid, n = map(int, re.search(r"drawn: (\d+) of (\d+) valid", printed).groups())
+    exact = float(re.search(r"exact: validity (\S+),", printed)[1])
+    low, high = share_interval(valid, n, z=4)
+    assert low <= exact <= high
+
+
 @pytest.mark.models
 @pytest.mark.notebooks
 def test_rerunning_gives_the_committed_outputs(tmp_path):
-    """nbval in strict mode over every executed copy; a planted change must be caught."""
+    """nbval over every executed copy; a planted change must be caught."""
     planted = tmp_path / "planted.ipynb"
     small = ROOT / "book" / "results" / "smollm2-135m-instruct" / "00_quickstart.ipynb"
     notebook = nbformat.read(small, as_version=4)
     shown = next(o for c in notebook.cells for o in c.get("outputs", ()) if o.get("name"))
     shown.text = shown.text.replace("100 token sequences", "101 token sequences")
     nbformat.write(notebook, planted)
-    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2))}
-    environment = {**os.environ, **runner.KERNEL_ENVIRONMENT, **threads, "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header"]
-    command += ["--nbval", "--nbval-current-env", "--nbval-cell-timeout=900", "-o", "addopts="]
-    command += ["--nbval-sanitize-with", str(ROOT / "tests" / "nbval_sanitize.cfg")]
-    command += ["-p", "tests.nbval_kernels"]
-    command += ["-n", "2", "--dist", "loadfile", *map(str, EXECUTED), str(planted)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+    said = nbval(*EXECUTED, planted, options=["-n", "2", "--dist", "loadfile"])
     # Outside the root pytest names no file in its summary, so the planted text has to show.
-    failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    assert "(101 token se" in done.stdout, "the planted change went unnoticed:\n" + done.stdout
-    assert len(failed) == 1, done.stdout[-6000:]
+    failed = [line for line in said.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    assert "number: 101 became 100" in said, "the planted change went unnoticed:\n" + said
+    assert len(failed) == 1, said[-6000:]
+
+
+ROWS = ["<td>states</td><td>0.31</td>", "<td>digits</td><td>0.52</td>"]
+# What a page holds, what its cell prints now, tags of the cell.
+PASSES = {
+    "nothing": ("a 0.31 b", "a 0.31 b"),
+    "the last digit shown": ("mse 0.00393", "mse 0.00394"),
+    "the fourth digit": ("0.1234 and 12.34", "0.1236 and 12.35"),
+    "a rounded share": ("12%", "13%"),
+    "two decimals": ("0.05 (0.01 to 0.09)", "0.05 (0.02 to 0.09)"),
+    "no digits after the point": ("1", "0.99"),
+    "a list of numbers": ("[0.50,-1.25,3]", "[0.501,-1.24,3]"),
+    "an exponent": ("8.9e-12", "8.92e-12"),
+    "a tolerance of the cell": ("lead 230", "lead 240", "tolerance-0.1"),
+    "draws": ("a city", "another city", "nbval-ignore-output"),
+}
+FAILS = {
+    "a verdict": ("0.31 reproduced", "0.31 not reproduced"),
+    "a number": ("0.31", "0.33"),
+    "a small number": ("4.5e-06", "5.5e-06"),
+    "a lone digit": ("0.9", "0.8"),
+    "a sign": ("area -0.21", "area 0.21"),
+    "a count": ("100 token sequences", "101 token sequences"),
+    "a rounded count": ("lead 230", "lead 240"),
+    "a version": ("numpy 2.3.1", "numpy 2.3.2"),
+    "a hash": ("SHA-256 b179c9523d0e", "SHA-256 b179c9523d1e"),
+    "a missing row": ("\n".join(ROWS), ROWS[0]),
+    "one more row": (ROWS[0], "\n".join(ROWS)),
+    "the order of rows": ("\n".join(ROWS), "\n".join(reversed(ROWS))),
+    "the order of rows with one name": ("0.31 0.52", "0.52 0.31"),
+    "undefined": ("0.31", "nan"),
+    "beyond a tolerance of the cell": ("lead 230", "lead 260", "tolerance-0.1"),
+}
+_PIXEL = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+)
+
+
+@pytest.mark.notebooks
+def test_pages_are_compared_word_for_word_and_number_within_tolerance(tmp_path):
+    cells, expected = [], []
+
+    def add(name, source, output, fails, *tags):
+        metadata = {"tags": list(tags)} if tags else {}
+        cells.append(
+            nbformat.v4.new_code_cell(
+                f"# {name}\n{source}", execution_count=1, outputs=[output], metadata=metadata
+            )
+        )
+        expected.append(fails)
+
+    def shown(data, **metadata):
+        return nbformat.v4.new_output("display_data", data=data, metadata=metadata)
+
+    def displays(data, **metadata):
+        call = f"display({data!r}, raw=True, metadata={metadata!r})"
+        return f"from IPython.display import display\n{call}"
+
+    for fails, cases in ((False, PASSES), (True, FAILS)):
+        for name, (then, now, *tags) in cases.items():
+            printed = nbformat.v4.new_output("stream", name="stdout", text=f"{then}\n")
+            add(name, f"print({now!r})", printed, fails, *tags)
+            old, new = ({"text/html": f"<p>{text}</p>"} for text in (then, now))
+            add(f"{name}, shown", displays(new), shown(old), fails, *tags)
+    old, new = ({"application/papermill.record/text/plain": x} for x in ("0.31", "0.312"))
+    names = [{"scrapbook": {"name": name}} for name in ("validity", "diversity")]
+    add("glue", displays(new, **names[0]), shown(old, **names[0]), False)
+    add("glue by another name", displays(new, **names[1]), shown(old, **names[0]), True)
+    old, new = ({"image/png": x} for x in (_PIXEL, f"{_PIXEL}\n"))
+    add("another picture", displays(new), shown(old), False)
+    add("no picture", "None", shown(old), True)
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "page.ipynb")
+
+    report = tmp_path / "differences.tsv"
+    said = nbval(tmp_path / "page.ipynb", options=["-rA", "--nbval-differences", str(report)])
+    lines = [line for line in said.splitlines() if line.startswith(("PASSED", "FAILED"))]
+    outcome = {int(line.rsplit("Cell ", 1)[1].split()[0]): line[:6] for line in lines}
+    wrong = [
+        cell.source
+        for number, (cell, fails) in enumerate(zip(cells, expected, strict=True))
+        if outcome.get(number) != ("FAILED" if fails else "PASSED")
+    ]
+    assert not wrong, said
+    assert "0.31 became 0.33, a difference of 0.02 where 0.01 is allowed" in said
+    assert "words: '0.31 reproduced' became '0.31 not reproduced'" in said
+    close = report.read_text().splitlines()
+    assert any("0.00393 became 0.00394, by 1e-05" in line for line in close)
+    assert not any("0.33" in line for line in close)
 
 
 @pytest.mark.notebooks
