@@ -48,6 +48,7 @@ def laptop(seed: int = 0, end: str = "eos") -> Plan:
     items = {"seeds": (seed,), "max_tokens": _ITEM_TOKENS, "end": end}
     texts = {"max_tokens": _TEXT_TOKENS, "end": end}
     several = (2 * seed, 2 * seed + 1)  # disjoint for every seed
+    many = {"ranks": log_ranks(48, 1000)}
     two = {"depth": 2, "ranks": log_ranks(12, 1000)}
     three = {"depth": 3, "ranks": log_ranks(5, 1000)}
     inside = {"position": (1, 12)}
@@ -58,7 +59,7 @@ def laptop(seed: int = 0, end: str = "eos") -> Plan:
     return Plan(
         items=(one, pairs, Sweep(_ITEM_PROMPTS, name=f"items-3{tag}", **items, **three)),
         texts=(
-            Sweep(_TEXT_PROMPTS, several, f"texts-1{tag}", ranks=log_ranks(48, 1000), **inside, **texts),
+            Sweep(_TEXT_PROMPTS, several, f"texts-1{tag}", **inside, **texts, **many),
             openings,
             Sweep(_TEXT_PROMPTS, (seed,), f"texts-3{tag}", **inside, **texts, **three),
         ),

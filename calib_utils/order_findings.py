@@ -180,8 +180,8 @@ def _oracle_wins(kind: str, apart: pd.DataFrame, compared: pd.DataFrame, strateg
         if len(own) and own.n_prompts.iloc[0]:
             row, validity = own.iloc[0], compared.set_index("strategy").validity
             found = (
-                f"difference {_told(row)}, in favour on {row.in_favour} of {row.n_prompts} prompts; "
-                f"validity of the oracle {validity['oracle']:.2f}, of the other "
+                f"difference {_told(row)}, in favour on {row.in_favour} of {row.n_prompts} "
+                f"prompts; validity of the oracle {validity['oracle']:.2f}, of the other "
                 f"{validity[strategy]:.2f}"
             )
             # More diverse and less valid would be no better decoder.

@@ -168,5 +168,6 @@ def noise_floor(
             seen.append((area, reached, precision[-1]))
     if len(seen) < 2:
         return NoiseFloor(*[math.nan] * 5)
-    (area, reached, prevalence), (area_sd, reached_sd, _) = np.mean(seen, 0), np.std(seen, 0, ddof=1)
+    area, reached, prevalence = np.mean(seen, axis=0)
+    area_sd, reached_sd, _ = np.std(seen, axis=0, ddof=1)
     return NoiseFloor(*map(float, (area, area_sd, reached, reached_sd, prevalence)))

@@ -65,9 +65,9 @@ def node_measures(curves: pd.DataFrame, recall: str = WEIGHTED) -> pd.DataFrame:
 
     Returns:
         A row per node: its columns, recall (the kind), n_candidates, n_valid, prevalence, area,
-        recall_at (at precision `LEVEL`, 0 where no cutoff reaches it), random_area and random_recall_at (of
-        `random_order`), area_gain = area - random_area. NaN but for the counts and the prevalence
-        where nothing is valid: such a node has no recall.
+        recall_at (at precision `LEVEL`, 0 where no cutoff reaches it), random_area and
+        random_recall_at (of `random_order`), area_gain = area - random_area. NaN but for the counts
+        and the prevalence where nothing is valid: such a node has no recall.
     """
     rows = []
     for key, own in curves.groupby(NODE, sort=False, dropna=False):
