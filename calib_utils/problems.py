@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from calib_utils import paths, sandbox
-from calib_utils.sandbox import Limits
 from calib_utils.verdicts import Verdict
 
 _ASKS = (
@@ -53,11 +52,9 @@ class Problem:
         """The user's message, exactly as the model is to see it."""
         return _ASKS.format(signature=self.signature, prompt=self.prompt)
 
-    def run(
-        self, source: str, limits: Limits | None = None, isolation: str = "namespaces"
-    ) -> Verdict:
+    def run(self, source: str, isolation: str = "namespaces") -> Verdict:
         """The tests' verdict on a program, see `sandbox.run_tests`."""
-        return sandbox.run_tests(source, self.entry_point, self.tests, limits, isolation)
+        return sandbox.run_tests(source, self.entry_point, self.tests, isolation=isolation)
 
 
 def read_problems() -> tuple[Problem, ...]:
