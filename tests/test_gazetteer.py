@@ -143,5 +143,5 @@ def test_the_prompt_chooses_the_list():
     assert labels["overall"].tolist() == [10, 1, pd.NA, 10]
     assert labels["grammar"].isna().all()
     assert judge.judge(items.iloc[:0]).empty
-    odd = items[:1].assign(text="\ud800")
+    odd = pd.DataFrame({"prompt": [city], "text": ["\ud800"], "ended": [True]}, dtype=object)
     assert "ud800" in judge.judge(odd)["reason"][0]
