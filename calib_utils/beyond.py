@@ -75,7 +75,6 @@ def ask_all(
             model,
             question.prompt,
             n,
-            settings="plain",
             temperature=question.temperature,
             max_tokens=REPLY_TOKENS,
             seed=seed,

@@ -45,16 +45,11 @@ def findings(replies: pd.DataFrame, asked: Sequence[Question], table: pd.DataFra
         number named in `found` decides nothing. Of several questions, one that disagrees refutes.
     """
     first, *others = asked
+    others = [question for question in others if question.prompt != first.prompt]
+    one = "One name outnumbers all other answers to Fig. 11's question"
     rows = [
-        _one_dominates(
-            replies, [first], "One name outnumbers all other answers to Fig. 11's question"
-        ),
-        _one_dominates(
-            replies,
-            [question for question in others if question.prompt != first.prompt],
-            "So it is when other names are asked for",
-            OURS,
-        ),
+        _one_dominates(replies, [first], one, "Fig. 11"),
+        _one_dominates(replies, others, "So it is when other names are asked for", OURS),
         *_order(table),
         _drawn_shape(table),
         _whole_shape(table),
@@ -76,7 +71,7 @@ def headline(replies: pd.DataFrame, asked: Sequence[Question], table: pd.DataFra
     return said
 
 
-def _one_dominates(replies, asked, claim: str, source: str = "Fig. 11") -> Finding:
+def _one_dominates(replies, asked, claim: str, source: str) -> Finding:
     said, intervals = [], []
     for question in asked:
         texts = replies.text[replies.question == question.label]
@@ -95,56 +90,67 @@ def _one_dominates(replies, asked, claim: str, source: str = "Fig. 11") -> Findi
 
 
 def _order(table: pd.DataFrame) -> list[Finding]:
-    claims = {
-        "Programs that pass and that fail interleave by log-probability": "Fig. 12 (order)",
-        "Log-probability puts programs that pass first more often than chance": OURS,
-    }
-    found = measures.order_summary(table).iloc[0] if len(table) else None
-    if found is None or found.problems < _PROBLEMS:
-        said = _too_few(table, 0 if found is None else int(found.problems), "with both kinds")
-        return [Finding(claim, where, said, NOT_TESTABLE) for claim, where in claims.items()]
-    said = (
-        f"AUC {between(found.estimate, found.low, found.high)} over {found.problems:.0f} problems"
-    )
-    said += f", {found.prevalence:.0%} of their programs pass"
-    told = (f"{said} (decided at {_ORDERED:g}; 1 is a perfect order)", f"{said} (decided at 0.5)")
-    verdicts = (
-        decided(-found.high, -found.low, -_ORDERED),  # smaller, so mirrored
-        decided(found.low, found.high, 0.5),
-    )
+    kept = measures.order_by_problem(table).dropna(subset="auc") if len(table) else table
+    share = f", {kept.prevalence.mean():.0%} of their programs pass" if len(kept) else ""
+    told = f"AUC {{auc}} over {{n}} problems{share} "
+    few = "with both kinds"
     return [
-        Finding(claim, where, text, verdict)
-        for (claim, where), text, verdict in zip(claims.items(), told, verdicts, strict=True)
+        _over_problems(
+            "Programs that pass and that fail interleave by log-probability",
+            "Fig. 12 (order)",
+            (table, kept, few),
+            told + f"(decided at {_ORDERED:g}; 1 is a perfect order)",
+            ("auc", _ORDERED, False),
+        ),
+        _over_problems(
+            "Log-probability puts programs that pass first more often than chance",
+            OURS,
+            (table, kept, few),
+            told + "(decided at 0.5)",
+            ("auc", 0.5, True),
+        ),
     ]
 
 
 def _drawn_shape(table: pd.DataFrame) -> Finding:
-    claim = "Few of the drawn programs that pass hold most of their mass"
-    shape = measures.shape_by_problem(table) if len(table) else pd.DataFrame({"passing": []})
-    own = shape[shape.passing >= _MANY]
-    if len(own) < _PROBLEMS:
-        said = _too_few(table, len(own), f"with {_MANY} different passing programs")
-        return Finding(claim, "Fig. 12 (shape)", said, NOT_TESTABLE)
-    said = f"the top three hold {over_problems(own, 'top_3')} of it, "
-    said += f"the top one {over_problems(own, 'top_1')}, over {len(own)} problems "
-    said += f"with at least {_MANY} different ones (decided for three at 0.5)"
-    held = cluster_interval(own, "top_3", "problem", None)
-    return Finding(claim, "Fig. 12 (shape)", said, decided(held.low, held.high, 0.5))
+    kept = measures.shape_by_problem(table) if len(table) else pd.DataFrame({"passing": []})
+    return _over_problems(
+        "Few of the drawn programs that pass hold most of their mass",
+        "Fig. 12 (shape)",
+        (table, kept[kept.passing >= _MANY], f"with {_MANY} different passing programs"),
+        "the top three hold {top_3} of it, the top one {top_1}, over {n} problems with at least "
+        f"{_MANY} different ones (decided for three at 0.5)",
+        ("top_3", 0.5, True),
+    )
 
 
 def _whole_shape(table: pd.DataFrame) -> Finding:
-    claim = "Few programs hold most of the mass of all that pass, undrawn ones included"
-    drawn = same_program(table)
-    own = drawn[drawn.passing >= _DRAWS]
-    if len(own) < _PROBLEMS:
-        said = _too_few(table, len(own), f"with {_DRAWS} passing draws")
-        return Finding(claim, "Fig. 12 (shape)", said, NOT_TESTABLE)
-    said = f"two draws that pass are the same program with probability {over_problems(own, 'same')}"
-    said += f", over {len(own)} problems with at least {_DRAWS} of them "
-    said += f"(decided at 1/{_FEW}, as if {_FEW} programs were equally likely)"
-    same = cluster_interval(own, "same", "problem", None)
-    return Finding(claim, "Fig. 12 (shape)", said, decided(same.low, same.high, 1 / _FEW))
+    kept = same_program(table)
+    return _over_problems(
+        "Few programs hold most of the mass of all that pass, undrawn ones included",
+        "Fig. 12 (shape)",
+        (table, kept[kept.passing >= _DRAWS], f"with {_DRAWS} passing draws"),
+        "two draws that pass are the same program with probability {same}, over {n} problems with "
+        f"at least {_DRAWS} of them (decided at 1/{_FEW}, as if {_FEW} programs were equally "
+        "likely)",
+        ("same", 1 / _FEW, True),
+    )
 
 
-def _too_few(table: pd.DataFrame, problems: int, what: str) -> str:
-    return f"problems {what}: {problems}, {_PROBLEMS} are needed" if len(table) else NOT_RUN
+def _over_problems(claim: str, source: str, rows: tuple, told: str, rule: tuple) -> Finding:
+    """A claim about the mean of a column over problems, decided by its interval.
+
+    Args:
+        rows: the programs, the table of problems that count, and which these are in words.
+        told: what is found, with fields for columns and for `n`, the number of problems.
+        rule: the column, the number it is decided at, and whether more or less is claimed.
+    """
+    table, kept, which = rows
+    if len(kept) < _PROBLEMS:
+        few = f"problems {which}: {len(kept)}, {_PROBLEMS} are needed"
+        return Finding(claim, source, few if len(table) else NOT_RUN, NOT_TESTABLE)
+    column, at, more = rule
+    means = {name: over_problems(kept, name) for name in kept if f"{{{name}}}" in told}
+    mean = cluster_interval(kept, column, "problem", None)
+    said = decided(mean.low, mean.high, at) if more else decided(-mean.high, -mean.low, -at)
+    return Finding(claim, source, told.format(n=len(kept), **means), said)

@@ -9,6 +9,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from calib_utils.beyond_tables import shortened
+from calib_utils.bootstrap import as_text
 from calib_utils.figures import BLUE, GREEN, ORANGE, VERMILION
 from calib_utils.repeats import Repeats
 
@@ -25,7 +27,11 @@ def answer_bars(repeats: Repeats, ax: Axes | None = None, top: int = 10) -> Axes
     counts, n = repeats.counts, repeats.n
     several = counts[counts > 1]
     shown, rest = several.iloc[:top], several.iloc[top:]
-    bars = [(_short(answer), int(count), BLUE) for answer, count in shown.items()]
+    bars = [
+        # A dollar sign would start a formula.
+        (shortened(answer, _LONGEST).replace("$", r"\$"), int(count), BLUE)
+        for answer, count in shown.items()
+    ]
     if len(rest):
         bars.append((f"{len(rest)} others, more than once", int(rest.sum()), _GREY))
     if repeats.seen_once:
@@ -43,8 +49,8 @@ def answer_bars(repeats: Repeats, ax: Axes | None = None, top: int = 10) -> Axes
     ax.set_yticks(place, labels, fontsize=10)
     ax.invert_yaxis()
     ax.grid(visible=False, axis="y")
-    told = [f"{x:.1f}" if x < 100 else f"{x:.0f}" for x in vars(repeats.effective).values()]
-    label = f"answers of {n}\neffective number {told[0]} ({told[1]} to {told[2]})"
+    told = as_text(*repeats.effective, digits=1, whole_from=100)
+    label = f"answers of {n}\neffective number {told}"
     ax.set(xlabel=label, xlim=(0, 1.12 * max(*widths, high)))
     return ax
 
@@ -100,10 +106,3 @@ def program_curves(curves: pd.DataFrame, prevalence: float, ax: Axes | None = No
     ax.set(xlabel="recall", ylabel="precision", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncol=2, frameon=False)
     return ax
-
-
-def _short(answer: str) -> str:
-    answer = answer or "(nothing)"
-    # A dollar sign would start a formula.
-    text = answer if len(answer) <= _LONGEST else answer[: _LONGEST - 1] + "…"
-    return text.replace("$", r"\$")

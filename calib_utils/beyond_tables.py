@@ -5,6 +5,7 @@ Knows how estimates and their intervals are written. Estimates themselves are th
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -12,13 +13,14 @@ import pandas as pd
 from calib_utils import gazetteer, repeats
 from calib_utils import program_measures as measures
 from calib_utils.beyond import Question
-from calib_utils.bootstrap import cluster_interval
+from calib_utils.bootstrap import as_text, cluster_interval
 from calib_utils.problems import extract_code, normalised
 from calib_utils.program_measures import PASSED
 from calib_utils.sampling import share_interval
 
 NOT_RUN = "not run for this model: programs are asked of chat models only"
 NAMES_NEEDED = 30  # for a share of them to say something
+_LONGEST = 40  # characters of an answer in a table
 _NOTHING = "nothing to show here: no problem has replies of the kinds that this needs"
 
 
@@ -40,11 +42,11 @@ def answers_table(replies: pd.DataFrame, asked: Sequence[Question]) -> pd.DataFr
                 "T": question.temperature,
                 "replies": found.n,
                 "names": share_of(len(given), len(texts)),
-                "most frequent": _short(found.counts.index[0]),
-                "its share": between(*vars(found.top_share).values()),
+                "most frequent": shortened(found.counts.index[0], _LONGEST),
+                "its share": between(*found.top_share),
                 "different": len(found.counts),
-                "effective number": between(*vars(found.effective).values()),
-                "unseen": between(*vars(found.unseen).values()),
+                "effective number": between(*found.effective),
+                "unseen": between(*found.unseen),
                 "top of the names": top_name(given),
             }
         )
@@ -68,7 +70,7 @@ def top_name(given: pd.Series) -> str:
         counts = given.map(repeats.plain_answer).value_counts().sort_index()
         return f"{counts.idxmax()}, {counts.max()} of {len(given)}"
     found = repeats.summarise(given)
-    return f"{found.counts.index[0]} {between(*vars(found.top_share).values())}"
+    return f"{found.counts.index[0]} {between(*found.top_share)}"
 
 
 def pass_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -173,16 +175,13 @@ def curve_of(table: pd.DataFrame, problem: str) -> tuple[pd.DataFrame, float]:
     return curve, float(own.passed.mean())
 
 
+between = partial(as_text, whole_from=10, undefined="nan", alone="")
+
+
 def over_problems(table: pd.DataFrame, column: str) -> str:
     """The mean of a column with its interval over problems, as text."""
     found = cluster_interval(table, column, outer="problem", inner=None)
     return between(found.mean, found.low, found.high)
-
-
-def between(value: float, low: float, high: float) -> str:
-    """Two decimals below ten, whole numbers from there; without an interval the value alone."""
-    value, low, high = (f"{x:.2f}" if x < 10 else f"{x:.0f}" for x in (value, low, high))
-    return value if "nan" in (low, high) else f"{value} ({low} to {high})"
 
 
 def share_of(hits: int, n: int) -> str:
@@ -190,6 +189,7 @@ def share_of(hits: int, n: int) -> str:
     return between(hits / n, *share_interval(hits, n))
 
 
-def _short(answer: str) -> str:
+def shortened(answer: str, longest: int) -> str:
+    """An answer of at most so many characters."""
     answer = answer or "(nothing)"
-    return answer if len(answer) <= 40 else answer[:39] + "…"
+    return answer if len(answer) <= longest else answer[: longest - 1] + "…"

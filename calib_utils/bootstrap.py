@@ -10,8 +10,6 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm, t
 
-from calib_utils.errors import InvalidRequestError
-
 N_RESAMPLES, COVERAGE = 2000, 0.95
 LEAST = 3  # pairs; fewer give an interval that says nothing
 DECIDES = 4  # outer clusters; the interval of fewer covers three times in four at best
@@ -27,14 +25,16 @@ class Interval:
     n_outer: int  # prompts with a value
     n_inner: int  # (prompt, seed) pairs with a value
 
+    def columns(self, name: str) -> dict[str, float]:
+        """The mean as `name`, and its bounds as `name_low` and `name_high`."""
+        return {name: self.mean, f"{name}_low": self.low, f"{name}_high": self.high}
+
 
 def cluster_interval(
     table: pd.DataFrame,
     value: str,
     outer: str = "prompt_id",
     inner: str | None = "seed",
-    n_resamples: int = N_RESAMPLES,
-    coverage: float = COVERAGE,
     seed: int = 0,
 ) -> Interval:
     """Mean over clusters with a two-level bootstrap interval.
@@ -51,26 +51,16 @@ def cluster_interval(
         value: the column to average.
         outer: clusters of the first level (prompts).
         inner: clusters inside them (seeds); None where there is one level.
-        n_resamples: draws of the bootstrap.
-        coverage: share of resampled means between low and high.
-        seed: of the draws.
+        seed: of the resamples.
 
     Returns:
         An `Interval`; low and high are NaN with fewer than `LEAST` (outer, inner) pairs. One outer
         cluster with several inner ones gives an interval for that one cluster only.
 
-    Raises:
-        InvalidRequestError: no resamples, or a coverage outside (0, 1).
-
     >>> table = pd.DataFrame({"prompt_id": list("aab"), "seed": [0, 1, 0], "x": [0.0, 1.0, 1.0]})
     >>> cluster_interval(table, "x").mean
     0.75
     """
-    if n_resamples < 1 or not 0 < coverage < 1:
-        raise InvalidRequestError(
-            f"bootstrap with {n_resamples} resamples and coverage {coverage!r}: needs at least 1 "
-            "resample and a coverage between 0 and 1"
-        )
     pairs = _pair_means(table, value, outer, inner)
     means = pairs.groupby(level=0, sort=True).mean()
     if not len(means):
@@ -79,20 +69,20 @@ def cluster_interval(
     if len(pairs) < LEAST:
         return Interval(centre, np.nan, np.nan, len(means), len(pairs))
     groups = [group.to_numpy(dtype=float) for _, group in pairs.groupby(level=0, sort=True)]
-    drawn = _resampled_means(groups, n_resamples, np.random.default_rng(seed))
-    tail = _expanded_tail(len(means) if len(means) > 1 else len(pairs), coverage)
+    drawn = _resampled_means(groups, N_RESAMPLES, np.random.default_rng(seed))
+    tail = _expanded_tail(len(means) if len(means) > 1 else len(pairs))
     low, high = np.quantile(drawn, [tail, 1 - tail])
     return Interval(centre, float(low), float(high), len(means), len(pairs))
 
 
-def _expanded_tail(n: int, coverage: float) -> float:
+def _expanded_tail(n: int) -> float:
     """The share of resamples to leave out at each end: the expanded percentiles of Hesterberg.
 
     (What Teachers Should Know About the Bootstrap, The American Statistician 69, 2015.) Means of
     resamples vary by the variance over n, not n - 1, and like a normal, not a t, so that plain
     percentiles of n clusters are too narrow.
     """
-    return float(norm.sf(np.sqrt(n / (n - 1)) * t.isf((1 - coverage) / 2, n - 1)))
+    return float(norm.sf(np.sqrt(n / (n - 1)) * t.isf((1 - COVERAGE) / 2, n - 1)))
 
 
 def cluster_mean(
@@ -113,14 +103,21 @@ def as_text(
     high: float,
     *,
     digits: int = 2,
+    whole_from: float = np.inf,
     undefined: str = "–",
     alone: str = "no interval",
 ) -> str:
-    """An estimate and its interval as text; `undefined` without it, `alone` without an interval."""
+    """An estimate and its interval as text; `undefined` without it, `alone` without an interval.
+
+    Numbers from `whole_from` on have no decimals. With an empty `alone` the estimate stands alone.
+    """
     if pd.isna(value):
         return undefined
-    value, low, high = (f"{x:.{digits}f}" for x in (value, low, high))
-    return f"{value} ({alone})" if low == "nan" else f"{value} ({low} to {high})"
+    value, low, high = (
+        f"{x:.0f}" if x >= whole_from else f"{x:.{digits}f}" for x in (value, low, high)
+    )
+    inside = alone if low == "nan" else f"{low} to {high}"
+    return f"{value} ({inside})" if inside else value
 
 
 def _resampled_means(groups: list[np.ndarray], n: int, rng: np.random.Generator) -> np.ndarray:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from calib_utils import completions, provenance
-from calib_utils.errors import ResultsError, whole_number
+from calib_utils.errors import ResultsError
 from calib_utils.files import sha256_of_file
 from calib_utils.generation import complete
 from calib_utils.models import Model, load_model
@@ -62,9 +62,8 @@ def draw(
         and so is what its `log_p` says.
 
     Raises:
-        InvalidRequestError: a number out of range.
+        InvalidRequestError: a temperature out of range.
     """
-    n = whole_number("n", n)
     model = load_model(model)
     start = message_start(model, message)
     options = {"n_samples": n, "temperature": temperature, "seed": seed}
@@ -85,27 +84,17 @@ def draw(
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def own_settings(model: Model | str) -> dict:
+def own_settings(model: Model) -> dict:
     """Sampling settings that the model's own files give; empty where they give none.
 
     transformers would fill gaps with its own defaults (top-k 50); here a gap means no cutoff.
     """
-    path = Path(load_model(model).folder) / "generation_config.json"
+    path = Path(model.folder) / "generation_config.json"
     try:
         given = json.loads(path.read_text(encoding="utf-8"))
     except OSError:  # the file is optional
         return {}
     return {name: given[name] for name in _NEUTRAL if given.get(name) is not None}
-
-
-def draw_by_own_settings(
-    model: Model | str, message: str, n: int, max_tokens: int, *, seed: int = 0
-) -> list[str]:
-    """Replies drawn by transformers' `generate` under `own_settings`; texts without end tokens."""
-    model = load_model(model)
-    start, settings = message_start(model, message), own_settings(model)
-    found = draw_under(model, start, [()] * n, max_tokens, settings, seed=seed)
-    return [text for text, _ in found]
 
 
 def draw_under(

@@ -24,7 +24,6 @@ from functools import cache
 import pandas as pd
 
 from calib_utils import paths, provenance
-from calib_utils.errors import UnknownNameError
 from calib_utils.files import sha256_of_file
 from calib_utils.labels import HIGHEST, LOWEST, Item, Verdict, check_items, label_table
 from calib_utils.openset import open_prompts
@@ -40,21 +39,12 @@ _SILENT = re.compile("['’‘ʻʼ`´.]")
 class GazetteerJudge:
     """Labels by list: `overall` is 10 for a valid answer and 1 for an invalid one.
 
-    Args:
-        kind: one of `KINDS` for all items; by default each item's prompt decides
-            (`known_prompts`), and items with another prompt are NA.
-
-    Raises:
-        UnknownNameError: no such kind.
+    An item's prompt says which list decides (`known_prompts`); items with another prompt are NA.
     """
 
+    name = "gazetteer"
     criteria = ("overall",)
-
-    def __init__(self, kind: str | None = None):
-        if kind is not None and kind not in KINDS:
-            raise UnknownNameError("gazetteer", kind, KINDS)
-        self.kind = kind
-        self.name = "gazetteer" if kind is None else f"gazetteer-{kind}"
+    kind = None  # part of the identity of stored labels
 
     @property
     def identity(self) -> dict:
@@ -69,7 +59,7 @@ class GazetteerJudge:
         return label_table(map(self._verdict, check_items(items)), self.criteria)
 
     def _verdict(self, item: Item) -> Verdict:
-        kind = self.kind or known_prompts().get(item.prompt)
+        kind = known_prompts().get(item.prompt)
         if kind is None:
             return Verdict(reason="not judged: no list for this prompt")
         valid, reason = decide(kind, item.text, item.ended)

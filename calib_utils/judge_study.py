@@ -82,11 +82,6 @@ def ask(
     return samples, judged
 
 
-def reference_of(study: Study, kind: str) -> str:
-    """The name of the judge that made the labels of a kind."""
-    return judge_of(study.sweeps_of(kind)[0].prompts).name
-
-
 def agreement_table(
     samples: dict[str, pd.DataFrame], judged: dict[str, pd.DataFrame], study: Study
 ) -> pd.DataFrame:
@@ -107,14 +102,14 @@ def agreement_table(
             continue
         own = samples[kind].merge(judged[kind], on=["prompt_id", "text"], suffixes=("", "_judge"))
         says = own.valid_judge if criterion == "all three" else own[criterion] >= THRESHOLD
-        row = {"texts": kind, "reference": reference_of(study, kind), "criterion": criterion}
-        if not says.notna().any():
-            continue
-        rows.append(row | _compared(says, own.valid))
+        if says.notna().any():
+            reference = judge_of(study.sweeps_of(kind)[0].prompts).name
+            row = {"texts": kind, "reference": reference, "criterion": criterion}
+            rows.append(row | _agreement(says, own.valid))
     return pd.DataFrame(rows)
 
 
-def _compared(says: pd.Series, reference: pd.Series) -> dict:
+def _agreement(says: pd.Series, reference: pd.Series) -> dict:
     found = agreement.compare(says, reference)
     low, high = agreement.alpha_interval(pd.DataFrame({"judge": says, "reference": reference}))
     positives = found.true_positive + found.false_negative

@@ -32,7 +32,6 @@ from calib_utils.labels import (
     Item,
     Verdict,
     check_items,
-    check_threshold,
     label_table,
     plain_text,
 )
@@ -58,14 +57,14 @@ class LanguageChecker:
     """Harper with a script and spacing check, as a judge of grammar.
 
     Raises:
-        JudgeError: `harper-py` is not installed, or the threshold is out of range.
+        JudgeError: `harper-py` is not installed.
     """
 
     name = "harper"
     criteria = ("grammar",)
+    threshold = THRESHOLD
 
-    def __init__(self, threshold: int = THRESHOLD):
-        self.threshold = check_threshold(threshold)
+    def __init__(self):
         _linter(_DIALECTS[0])
 
     @property
@@ -76,7 +75,7 @@ class LanguageChecker:
 
     def judge(self, items: pd.DataFrame) -> pd.DataFrame:
         """One row of labels per item, in order (see `labels.label_table`)."""
-        return label_table(map(self._verdict, check_items(items)), self.criteria, self.threshold)
+        return label_table(map(self._verdict, check_items(items)), self.criteria)
 
     def _verdict(self, item: Item) -> Verdict:
         if not item.text.strip():

@@ -5,7 +5,7 @@ Tables in, tables out. Knows nothing of models, judges or files.
 
 import pandas as pd
 
-from calib_utils.errors import InvalidRequestError, ResultsError
+from calib_utils.errors import ResultsError
 
 _TREE = ["prompt_id", "category", "seed"]
 _CANDIDATE = [*_TREE, "depth", "node", "rank"]
@@ -36,7 +36,7 @@ def node_table(
     Args:
         completions: columns of `completions.COLUMNS`.
         labels: prompt_id, text, valid (True, False or missing); one row per text at most.
-        min_share: in (0, 1].
+        min_share: above 0, at most 1.
 
     Returns:
         prompt_id, category, seed, `depth` (the node's level from 1), `node` (tuple of ranks of
@@ -45,12 +45,9 @@ def node_table(
         unknown validity). `attrs["dropped"]` is the number of candidates dropped.
 
     Raises:
-        InvalidRequestError: a share out of range.
         ResultsError: two labels for one text.
     """
-    if min_share is not None and not 0 < min_share <= 1:
-        raise InvalidRequestError(f"min_share={min_share!r}: must be above 0 and at most 1")
-    leaves = _leaves(completions, labels, min_share)
+    leaves = _judged_leaves(completions, labels, min_share)
     levels = []
     for level in range(1, int(leaves.depth.max()) + 1 if len(leaves) else 1):
         here = leaves[leaves.depth >= level]
@@ -83,7 +80,7 @@ def node_table(
     return kept
 
 
-def _leaves(completions, labels, min_share) -> pd.DataFrame:
+def _judged_leaves(completions, labels, min_share) -> pd.DataFrame:
     """One row per path of forced tokens: whether it is valid, or unknown."""
     again = labels.duplicated(["prompt_id", "text"])
     if again.any():

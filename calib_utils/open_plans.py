@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from calib_utils.openset import OpenPrompt, open_prompts
 from calib_utils.sweeps import Sweep, log_ranks
 
-ITEMS = tuple(prompt.id for prompt in open_prompts(["item"]))
-TEXTS = ("story-robot", "joke-cat", "poem-autumn", "plot-heist")
+_ITEM_PROMPTS = tuple(prompt.id for prompt in open_prompts(["item"]))
+_TEXT_PROMPTS = ("story-robot", "joke-cat", "poem-autumn", "plot-heist")
 _ITEM_TOKENS, _TEXT_TOKENS = 12, 24
 
 
@@ -48,26 +48,23 @@ def laptop(seed: int = 0, end: str = "eos") -> Plan:
     items = {"seeds": (seed,), "max_tokens": _ITEM_TOKENS, "end": end}
     texts = {"max_tokens": _TEXT_TOKENS, "end": end}
     several = (2 * seed, 2 * seed + 1)  # disjoint for every seed
+    many = {"ranks": log_ranks(48, 1000)}
     two = {"depth": 2, "ranks": log_ranks(12, 1000)}
     three = {"depth": 3, "ranks": log_ranks(5, 1000)}
     inside = {"position": (1, 12)}
     tag = "" if seed == 0 else f"-seed{seed}"
-    one = Sweep(ITEMS, name=f"items-1{tag}", **items)
-    pairs = Sweep(ITEMS, name=f"items-2{tag}", **items, **two)
-    openings = Sweep(TEXTS, (seed,), name=f"openings-2{tag}", **texts, **two)
+    one = Sweep(_ITEM_PROMPTS, name=f"items-1{tag}", **items)
+    pairs = Sweep(_ITEM_PROMPTS, name=f"items-2{tag}", **items, **two)
+    openings = Sweep(_TEXT_PROMPTS, (seed,), name=f"openings-2{tag}", **texts, **two)
     return Plan(
-        items=(
-            one,
-            pairs,
-            Sweep(ITEMS, name=f"items-3{tag}", **items, **three),
-        ),
+        items=(one, pairs, Sweep(_ITEM_PROMPTS, name=f"items-3{tag}", **items, **three)),
         texts=(
-            Sweep(TEXTS, several, f"texts-1{tag}", ranks=log_ranks(48, 1000), **inside, **texts),
+            Sweep(_TEXT_PROMPTS, several, f"texts-1{tag}", **inside, **texts, **many),
             openings,
-            Sweep(TEXTS, (seed,), f"texts-3{tag}", **inside, **texts, **three),
+            Sweep(_TEXT_PROMPTS, (seed,), f"texts-3{tag}", **inside, **texts, **three),
         ),
         greedy=one,
-        drawn=Sweep(ITEMS, name=f"items-drawn{tag}", stride=40, n_samples=10, **items),
+        drawn=Sweep(_ITEM_PROMPTS, name=f"items-drawn{tag}", stride=40, n_samples=10, **items),
         oracle=(pairs, openings),
         n_texts=12,
         budget=4,
@@ -79,7 +76,7 @@ def quick(seed: int = 0, end: str = "eos") -> Plan:
     """The same parts in seconds, for smoke runs: no number of it means anything."""
     tag = f"-quick{seed or ''}"
     few = {"seeds": (seed,), "ranks": (0, 1, 8), "max_tokens": 4, "end": end}
-    some, others = ITEMS[:2], TEXTS[:2]
+    some, others = _ITEM_PROMPTS[:2], _TEXT_PROMPTS[:2]
     items = Sweep(some, name=f"items-2{tag}", depth=2, **few)
     texts = Sweep(others, name=f"openings-2{tag}", depth=2, **few)
     one = Sweep(some, name=f"items-1{tag}", **few)

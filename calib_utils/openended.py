@@ -6,7 +6,6 @@ measures come after.
 
 import hashlib
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -25,44 +24,23 @@ CODE = ("generation", "models", "prompts", "scoring", "starts", "sweeps", "vocab
 _RATE_TOKENS = 4
 
 
-@dataclass(frozen=True)
-class Forecast:
-    """What a sweep costs before it runs: completions and tokens at most, seconds by estimate.
-
-    `tokens` counts forced and completed ones, as if no text ended early; `rate` is in tokens per
-    second of full batches. Batches that are not full and longer contexts are slower than that.
-    """
-
-    completions: int
-    tokens: int
-    rate: float
-    seconds: float
-
-
 def size_of(sweep: Sweep) -> tuple[int, int]:
     """Completions of a sweep and their tokens, forced ones counted, as if no text ended early."""
     n = len(sweep.trees) * sweep.n_completions
     return n, n * (sweep.depth + sweep.max_tokens)
 
 
-def forecast(
-    model: Model | str, sweep: Sweep, rate: float | None = None, batch_size: int | None = None
-) -> Forecast:
+def forecast(model: Model | str, sweep: Sweep) -> dict[str, float]:
     """The cost of a sweep before it runs.
 
-    Args:
-        rate: tokens per second; measured here by default, on one batch of the first prompt.
-
-    Raises:
-        InvalidRequestError: a rate that is none.
+    Returns:
+        completions and tokens, at most; rate, in tokens per second of a full batch of the first
+        prompt, measured here; seconds, by that rate, which batches that are not full and longer
+        contexts do not reach.
     """
-    model = load_model(model)
-    if rate is None:
-        rate = _rate(model, sweep, batch_size)
-    if not rate > 0:
-        raise InvalidRequestError(f"rate={rate!r}: must be above 0 tokens per second")
+    rate = _rate(load_model(model), sweep)
     n, tokens = size_of(sweep)
-    return Forecast(n, tokens, rate, tokens / rate)
+    return {"completions": n, "tokens": tokens, "rate": rate, "seconds": tokens / rate}
 
 
 def sweep(
@@ -141,10 +119,10 @@ def _record(model: Model, sweep: Sweep, engine: Engine | None = None) -> dict:
     }
 
 
-def _rate(model: Model, sweep: Sweep, batch_size: int | None) -> float:
+def _rate(model: Model, sweep: Sweep) -> float:
     """Tokens per second of a full batch in which no text ends."""
     start = start_of(model, sweep.prompts[0], sweep.end)
-    tree = Continuations(model, start.ids, batch_size)
+    tree = Continuations(model, start.ids)
     n = min(tree.batch_size, sweep.n_completions)
     forced = tree.candidates([()], range(min(n, tree.vocab_size)))[0]
     prefixes = [(int(token),) for token in forced]

@@ -98,8 +98,8 @@ def noveltybench(
         split: `curated` (100 prompts) or `wildchat` (1,000).
         revision: commit, branch or tag on the hub. No commit is known to this project, so a run
             that must stay the same has to name one.
-        file: a `.jsonl` or `.parquet` with the columns id, prompt and perhaps category; the hub
-            is then left alone.
+        file: a `.jsonl` or `.parquet` with the columns id, prompt and perhaps category, in place of
+            the hub.
 
     Raises:
         HubUnreachableError: no connection and nothing cached; the message names the way without.
@@ -108,10 +108,6 @@ def noveltybench(
     if split not in SPLITS:
         raise UnknownNameError("NoveltyBench split", split, SPLITS)
     if file is not None:
-        if revision is not None:
-            raise InvalidTaskError(
-                f"revision={revision!r} is for the hub and file={str(file)!r} is a file: drop one"
-            )
         return _prompts(_rows(Path(file)), str(file))
     try:
         folder = weights.hub_dataset(NOVELTYBENCH, revision, (f"data/{split}*", f"{split}*"))
@@ -122,11 +118,6 @@ def noveltybench(
             "this project's own prompts: openset.open_prompts()"
         ) from error
     files = sorted(p for p in folder.rglob(f"{split}*") if p.suffix in (".jsonl", ".parquet"))
-    if not files:
-        raise InvalidTaskError(
-            f"{NOVELTYBENCH} holds no .jsonl or .parquet file of the split {split!r}: fetch it by "
-            "hand and pass its path as file="
-        )
     return _prompts([row for path in files for row in _rows(path)], NOVELTYBENCH)
 
 

@@ -4,9 +4,6 @@ Tables in, findings out. Where an interval holds both answers, the claim is not 
 sample is too small to decide it, and the number is printed.
 """
 
-from functools import partial
-
-import numpy as np
 import pandas as pd
 
 from calib_utils import pr_depths
@@ -47,10 +44,8 @@ def findings(
         Columns claim, source, found, verdict.
     """
     rows = []
-    for kind in (ITEMS, TEXTS):
-        first = depths[(depths.kind == kind) & (depths.forced == 1)]
-        if len(first):
-            rows += [_recall_is_low(kind, first.iloc[0]), _little_better(kind, first.iloc[0])]
+    for row in depths[depths.forced == 1].drop_duplicates("kind").itertuples():
+        rows += [_recall_is_low(row), _little_better(row)]
     rows += [_worsens(kind, changes[changes.kind == kind]) for kind in (ITEMS, TEXTS)]
     rows.append(_greedy_is_enough(sources))
     for kind in (ITEMS, TEXTS):
@@ -78,21 +73,15 @@ def headline(depths: pd.DataFrame, measured: pd.DataFrame) -> dict[str, str]:
             f"{row.kind}_counted": f"{row.n_prompts} of {asked}",
             f"{row.kind}_prevalence": f"{row.prevalence_all:.2f}",
             f"{row.kind}_random_area": f"{row.random_area:.2f}",
-            f"{row.kind}_area": _told(row.area, row.area_low, row.area_high),
-            f"{row.kind}_recall_at": _told(row.recall_at, row.recall_at_low, row.recall_at_high),
+            f"{row.kind}_area": _told(row, "area"),
+            f"{row.kind}_recall_at": _told(row, "recall_at"),
         }
     return said
 
 
-_told = partial(
-    as_text,
-    undefined="not defined (nothing is valid)",
-    alone="too few trees for an interval",
-)
-
-
-def _about(kind: str) -> str:
-    return f"{kind}, {JUDGES[kind]}"
+def decided_over(n_prompts: int, low: float, high: float, above: float = 0.0) -> str:
+    """The verdict on "larger than `above`", which fewer than `DECIDES` prompts do not give."""
+    return decided(low, high, above) if n_prompts >= DECIDES else NOT_TESTABLE
 
 
 def keeps_less_than_half(row) -> str:
@@ -102,90 +91,90 @@ def keeps_less_than_half(row) -> str:
     many candidates are valid that a random order keeps half as well, recall says nothing about the
     ranking, and the claim is not testable.
     """
-    enough = row.n_prompts >= DECIDES and row.random_recall_at < 0.5
-    return decided(-row.recall_at_high, -row.recall_at_low, -0.5) if enough else NOT_TESTABLE
+    if row.random_recall_at >= 0.5:
+        return NOT_TESTABLE
+    return decided_over(row.n_prompts, -row.recall_at_high, -row.recall_at_low, -0.5)
 
 
-def _recall_is_low(kind: str, row: pd.Series) -> Finding:
-    told = _told(row.recall_at, row.recall_at_low, row.recall_at_high)
+def _told(row, name: str = "") -> str:
+    """A column of a row with its interval, or the row's difference with its own."""
+    columns = (name, f"{name}_low", f"{name}_high") if name else ("difference", "low", "high")
+    return as_text(
+        *(getattr(row, column) for column in columns),
+        undefined="not defined (nothing is valid)",
+        alone="too few trees for an interval",
+    )
+
+
+def _about(kind: str) -> str:
+    return f"{kind}, {JUDGES[kind]}"
+
+
+def _recall_is_low(row) -> Finding:
     return Finding(
         f"At precision {LEVEL:g} a rank cutoff keeps less than half of the valid tokens "
-        f"({_about(kind)})",
+        f"({_about(row.kind)})",
         "Sec. 4, Fig. 4",
-        f"recall {told}, random order {row.random_recall_at:.2f} (from 0.5 on it decides nothing), "
-        f"prevalence {row.prevalence:.2f}",
+        f"recall {_told(row, 'recall_at')}, random order {row.random_recall_at:.2f} (from 0.5 on "
+        f"it decides nothing), prevalence {row.prevalence:.2f}",
         keeps_less_than_half(row),
     )
 
 
-def _little_better(kind: str, row: pd.Series) -> Finding:
-    enough = row.n_prompts >= DECIDES
+def _little_better(row) -> Finding:
     return Finding(
-        f"The ranking is closer to a random order than to a perfect one ({_about(kind)})",
+        f"The ranking is closer to a random order than to a perfect one ({_about(row.kind)})",
         f"Sec. 4, Fig. 2; the published points gain .02 to .11 of area; {OURS}",
-        f"area {row.area:.2f}, of which beyond a random order "
-        f"{_told(row.area_gain, row.area_gain_low, row.area_gain_high)}; that less half of what a "
-        "perfect order would gain "
-        f"{_told(row.past_half, row.past_half_low, row.past_half_high)}",
-        decided(-row.past_half_high, -row.past_half_low, 0.0) if enough else NOT_TESTABLE,
+        f"area {row.area:.2f}, of which beyond a random order {_told(row, 'area_gain')}; that less "
+        f"half of what a perfect order would gain {_told(row, 'past_half')}",
+        decided_over(row.n_prompts, -row.past_half_high, -row.past_half_low),
     )
 
 
 def _worsens(kind: str, changes: pd.DataFrame) -> Finding:
     """The last depth against the first of the deepest sweep that has enough prompts."""
     claim = f"The frontier worsens with depth, by its area ({_about(kind)})"
-    own = changes[(changes.measure == "area") & (changes.minus == 1)]
-    own = own[(own.depth == own.forced) & (own.n_prompts >= DECIDES)]
-    if own.empty:
+    last = changes[(changes.minus == 1) & (changes.depth == changes.forced)]
+    areas = last[(last.measure == "area") & (last.n_prompts >= DECIDES)]
+    if areas.empty:
         return Finding(claim, "Sec. 4, Fig. 2 right", "too few prompts", NOT_TESTABLE)
-    row = own.loc[own.depth.idxmax()]
-    gain = changes[
-        (changes.measure == "area_gain")
-        & (changes.minus == 1)
-        & (changes.depth == row.depth)
-        & (changes.forced == row.forced)
-    ].iloc[0]
+    row = areas.loc[areas.depth.idxmax()]
+    gain = last[(last.measure == "area_gain") & (last.depth == row.depth)].iloc[0]
     return Finding(
         claim,
         "Sec. 4, Fig. 2 right",
-        f"area at depth {row.depth:.0f} less area at depth 1: "
-        f"{_told(row.difference, row.low, row.high)} over {row.n_prompts:.0f} prompts; beyond a "
-        f"random order {_told(gain.difference, gain.low, gain.high)}",
+        f"area at depth {row.depth:.0f} less area at depth 1: {_told(row)} over "
+        f"{row.n_prompts:.0f} prompts; beyond a random order {_told(gain)}",
         decided(-row.high, -row.low, 0.0),
     )
 
 
 def _greedy_is_enough(sources: pd.DataFrame) -> Finding:
     """Equivalence: the whole interval within `CLOSE` of 0, for both readings of "valid"."""
-    claim = f"Labels from one greedy completion give the same frontier as 10 drawn ones ({ITEMS})"
-    differences = []
+    differences = {}
     for other in SOURCES[1:]:
         own = sources[sources.labels.isin([SOURCES[0], other])]
         # Numbered, so that the difference is always the drawn one minus the greedy one.
         own = own.assign(order=(own.labels == other).astype(int))
         table = pr_depths.depth_differences(own, by="order")
-        differences.append(table[table.measure == "area"].iloc[0])
-    found = "; ".join(
-        f"{other}: difference of area {_told(row.difference, row.low, row.high)}"
-        for other, row in zip(SOURCES[1:], differences, strict=True)
+        differences[other] = table[table.measure == "area"].iloc[0]
+    said, rows = NOT_TESTABLE, differences.values()
+    if all(row.n_prompts >= DECIDES for row in rows):
+        near, far = CLOSE - AGREEMENT, CLOSE + AGREEMENT
+        if all(row.low > -near and row.high < near for row in rows):
+            said = REPRODUCED
+        elif any(row.low > far or row.high < -far for row in rows):
+            said = NOT_REPRODUCED
+    told = (f"{other}: difference of area {_told(row)}" for other, row in differences.items())
+    return Finding(
+        f"Labels from one greedy completion give the same frontier as 10 drawn ones ({ITEMS})",
+        "Fig. 7",
+        f"{'; '.join(told)}; decided at {CLOSE:g}",
+        said,
     )
-    near, far = CLOSE - AGREEMENT, CLOSE + AGREEMENT
-    if any(row.n_prompts < DECIDES or np.isnan(row.low) for row in differences):
-        said = NOT_TESTABLE
-    elif all(row.low > -near and row.high < near for row in differences):
-        said = REPRODUCED
-    elif any(row.low > far or row.high < -far for row in differences):
-        said = NOT_REPRODUCED
-    else:
-        said = NOT_TESTABLE
-    return Finding(claim, "Fig. 7", f"{found}; decided at {CLOSE:g}", said)
 
 
 def _oracle_wins(kind: str, apart: pd.DataFrame, compared: pd.DataFrame, strategy: str) -> Finding:
-    claim = (
-        "An oracle on the first two tokens gives more diverse texts, by their embeddings, than "
-        f"{_STRATEGIES[strategy]} ({_about(kind)})"
-    )
     found, said = "no prompt has a valid opening", NOT_TESTABLE
     if len(apart):
         own = apart[(apart.measure == "embedding_diversity") & (apart.strategy == strategy)]
@@ -193,11 +182,15 @@ def _oracle_wins(kind: str, apart: pd.DataFrame, compared: pd.DataFrame, strateg
         if len(own) and own.n_prompts.iloc[0]:
             row, validity = own.iloc[0], compared.set_index("strategy").validity
             found = (
-                f"difference {_told(row.difference, row.low, row.high)}, in favour on "
-                f"{row.in_favour} of {row.n_prompts} prompts; validity of the oracle "
-                f"{validity['oracle']:.2f}, of the other {validity[strategy]:.2f}"
+                f"difference {_told(row)}, in favour on {row.in_favour} of {row.n_prompts} "
+                f"prompts; validity of the oracle {validity['oracle']:.2f}, of the other "
+                f"{validity[strategy]:.2f}"
             )
             # More diverse and less valid would be no better decoder.
-            if row.n_prompts >= DECIDES and validity["oracle"] >= LEVEL:
-                said = decided(row.low, row.high, 0.0)
+            if validity["oracle"] >= LEVEL:
+                said = decided_over(row.n_prompts, row.low, row.high)
+    claim = (
+        "An oracle on the first two tokens gives more diverse texts, by their embeddings, than "
+        f"{_STRATEGIES[strategy]} ({_about(kind)})"
+    )
     return Finding(claim, "Table 1", found, said)

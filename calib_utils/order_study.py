@@ -130,8 +130,7 @@ def depth_table(table: pd.DataFrame) -> pd.DataFrame:
     """`pr_depths.depth_summary` of every sweep in `measures`: a row per kind, sweep and depth."""
     found = _of_each_sweep(table, pr_depths.depth_summary)
     # What is asked for first, so that it is seen on a phone without scrolling.
-    bounds = ("", "_low", "_high")
-    wanted = [f"{name}{bound}" for name in ("area", "area_gain", "recall_at") for bound in bounds]
+    wanted = [f"{name}{bound}" for name in pr_depths.MEASURES for bound in ("", "_low", "_high")]
     first = ["kind", "forced", "depth", *wanted, "prevalence"]
     return found[[*first, *found.columns.difference(first, sort=False)]]
 

@@ -6,7 +6,6 @@ counted agrees, not reproduced where one does not, and open where one is undecid
 
 from collections.abc import Iterable
 
-import numpy as np
 import pandas as pd
 
 from calib_utils import logit_shape, panel, pr_depths
@@ -17,12 +16,11 @@ from calib_utils.controlled import (
     REPRODUCED,
     TESTABLE,
     Finding,
-    decided,
     too_low,
     verdict,
 )
 from calib_utils.operating import PRACTICAL
-from calib_utils.order_findings import keeps_less_than_half
+from calib_utils.order_findings import decided_over, keeps_less_than_half
 from calib_utils.order_study import ITEMS, JUDGES, TEXTS
 from calib_utils.panel import ORACLE, Panel
 from calib_utils.table1 import LEVEL
@@ -35,7 +33,7 @@ _TASK_MEASURES = {
     "order": "order part at T = 1, nats",
     "shape": "shape part at T = 1, nats",
 }
-_COLUMNS = ["by", "minus", "model", "measure", "difference", "low", "high", "over"]
+_COLUMNS = ["by", "minus", "model", "measure", "difference", "low", "high", "over", "n"]
 
 
 def testable(found: Panel, table: pd.DataFrame) -> pd.DataFrame:
@@ -45,20 +43,21 @@ def testable(found: Panel, table: pd.DataFrame) -> pd.DataFrame:
     return table[pd.MultiIndex.from_frame(table[["model", "task"]]).isin(enough)]
 
 
-def pair_table(found: Panel, measures: pd.DataFrame | None = None) -> pd.DataFrame:
+def pair_table(found: Panel) -> pd.DataFrame:
     """Larger less smaller and post-trained less base, for every pair of which both are here.
 
     Order is paired by prompt and seed, tasks by task; the interval is a bootstrap over them. On
     tasks both models' numbers are exact, and the interval says how far the tasks agree.
 
-    Args:
-        measures: of `_task_measures`, where they are at hand.
-
     Returns:
         Columns by, minus, model, measure, difference, low, high, over (what was paired).
     """
+    return _pairs(found, _task_measures(found, panel.split_table(found))).drop(columns="n")
+
+
+def _pairs(found: Panel, whole: pd.DataFrame) -> pd.DataFrame:
+    """`pair_table` from the table of `_task_measures`, with `n`, the number of what was paired."""
     rows = []
-    whole = _task_measures(found, panel.split_table(found)) if measures is None else measures
     known = ((SIZE, panel.size_pairs), (STAGE, panel.stage_pairs))
     for by, (first, second) in [(by, pair) for by, of in known for pair in of(found.models)]:
         names = {"by": by, "minus": first, "model": second}
@@ -70,7 +69,8 @@ def pair_table(found: Panel, measures: pd.DataFrame | None = None) -> pd.DataFra
                 apart = (wide[second] - wide[first]).dropna().rename("d").reset_index()
                 mean = cluster_interval(apart, "d", outer="task", inner=None)
                 row = {"measure": words, "difference": mean.mean, "low": mean.low}
-                rows.append(names | row | {"high": mean.high, "over": f"{len(apart)} tasks"})
+                row |= {"high": mean.high, "over": f"{len(apart)} tasks", "n": len(apart)}
+                rows.append(names | row)
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
@@ -102,6 +102,7 @@ def _order_difference(order: pd.DataFrame, kind: str, first: str, second: str) -
             "low": row.low,
             "high": row.high,
             "over": f"{row.n_prompts} prompts",
+            "n": row.n_prompts,
         }
 
 
@@ -110,7 +111,7 @@ def findings(found: Panel) -> pd.DataFrame:
     order, fits = panel.order_table(found), panel.shape_table(found)
     parts = panel.split_table(found)
     tasks = _task_measures(found, parts)
-    pairs = pair_table(found, tasks)
+    pairs = _pairs(found, tasks)
     rows = [_area_rises(kind, pairs) for kind in (ITEMS, TEXTS)]
     rows += [_recall_is_low(kind, order) for kind in (ITEMS, TEXTS)]
     rows += [_oracle_above(tasks), _oracle_best(parts)]
@@ -138,8 +139,7 @@ def _area_rises(kind: str, pairs: pd.DataFrame) -> Finding:
             f"{row.model} less {row.minus}: {_told(row)} over {row.over}, of which beyond a random "
             f"order {_told(gain)}"
         )
-        enough = int(row.over.split()[0]) >= DECIDES and not np.isnan(row.low)
-        verdicts.append(decided(row.low, row.high, 0.0) if enough else NOT_TESTABLE)
+        verdicts.append(decided_over(row.n, row.low, row.high))
     said = _together(verdicts)
     if said == REPRODUCED and len(verdicts) < 2:
         said = NOT_TESTABLE
@@ -167,10 +167,8 @@ def _recall_is_low(kind: str, order: pd.DataFrame) -> Finding:
             random = f"a random order keeps {row.random_recall_at:.2f}"
             told.append(f"{row.model}: not counted, {random}")
             continue
-        told.append(
-            f"{row.model}: {row.recall_at:.2f} ({row.recall_at_low:.2f} to "
-            f"{row.recall_at_high:.2f})"
-        )
+        recall = as_text(row.recall_at, row.recall_at_low, row.recall_at_high)
+        told.append(f"{row.model}: {recall}")
         verdicts.append(keeps_less_than_half(row))
     return Finding(
         f"At precision {LEVEL:g} every model keeps less than half of the valid tokens "

@@ -11,8 +11,6 @@ from functools import lru_cache
 
 import numpy as np
 
-from calib_utils.errors import InvalidRequestError
-
 LEVEL = 0.8  # of precision, Fig. 4 and 8
 # The exact computation holds (n/2)^2 thresholds against n states; beyond this it is simulated.
 _EXACT_UP_TO = 110
@@ -41,6 +39,7 @@ class NoiseFloor:
     prevalence: float  # as the judge sees it
 
 
+@lru_cache(maxsize=4096)
 def random_order(
     n: int,
     n_valid: int,
@@ -63,31 +62,17 @@ def random_order(
         n: candidates.
         n_valid: valid ones among them.
         level: precision, in (0, 1].
-        cutoffs: numbers of candidates kept that a frontier may use; all from 1 to n by default.
+        cutoffs: numbers of candidates kept that a frontier may use, rising to n; all from 1 to n
+            by default.
         seed: of the simulation.
 
     Returns:
         NaN for area and recall where nothing is valid.
 
-    Raises:
-        InvalidRequestError: a level outside (0, 1], counts or cutoffs that contradict one another.
-
     >>> random_order(2, 1).area  # the valid one is first (1) or second (1/2)
     0.75
     """
-    kept = tuple(range(1, n + 1)) if cutoffs is None else tuple(sorted(set(cutoffs)))
-    if not 0 < level <= 1:
-        raise InvalidRequestError(f"precision level {level!r}: must be above 0 and at most 1")
-    if not 0 <= n_valid <= n or n < 1 or not kept or kept[0] < 1 or kept[-1] != n:
-        raise InvalidRequestError(
-            f"{n_valid} valid of {n} candidates, cutoffs {kept[:3]} to {kept[-1:]}: needs "
-            "0 <= valid <= candidates and cutoffs from 1 on that end with all candidates"
-        )
-    return _random_order(n, n_valid, float(level), kept, seed)
-
-
-@lru_cache(maxsize=4096)
-def _random_order(n: int, n_valid: int, level: float, cutoffs: tuple, seed: int) -> RandomOrder:
+    cutoffs = cutoffs or tuple(range(1, n + 1))
     if n_valid == 0:
         return RandomOrder(n, 0, math.nan, math.nan, 0.0)
     if n <= _EXACT_UP_TO:
@@ -155,7 +140,6 @@ def noise_floor(
     n_valid: int,
     false_positive: float,
     false_negative: float,
-    level: float = LEVEL,
     n_draws: int = 50,
     seed: int = 0,
 ) -> NoiseFloor:
@@ -169,20 +153,9 @@ def noise_floor(
         n_valid: truly valid ones, at least 1.
         false_positive: share of invalid candidates that the judge calls valid.
         false_negative: share of valid candidates that the judge calls invalid.
-        level: precision, in (0, 1].
         n_draws: seeded sets of labels; those without a valid label are left out.
         seed: of the draws.
-
-    Raises:
-        InvalidRequestError: rates or counts out of range.
     """
-    rates = 0 <= false_positive <= 1 and 0 <= false_negative <= 1
-    if not rates or not 1 <= n_valid <= n or not 0 < level <= 1 or n_draws < 2:
-        raise InvalidRequestError(
-            f"{n_valid} valid of {n}, false positives {false_positive!r}, false negatives "
-            f"{false_negative!r}, level {level!r}, {n_draws} draws: rates lie in [0, 1], the level "
-            "in (0, 1], something is valid, and at least 2 draws"
-        )
     rng = np.random.default_rng(seed)
     called = np.where(np.arange(n) < n_valid, 1 - false_negative, false_positive)
     kept = np.arange(1, n + 1)
@@ -191,12 +164,10 @@ def noise_floor(
         found = np.cumsum(rng.random(n) < called)
         if found[-1]:
             precision = found / kept
-            area, reached = _area_and_recall(precision, found / found[-1], level)
+            area, reached = _area_and_recall(precision, found / found[-1], LEVEL)
             seen.append((area, reached, precision[-1]))
     if len(seen) < 2:
         return NoiseFloor(*[math.nan] * 5)
-    (area, reached, prevalence), (area_sd, reached_sd, _) = (
-        np.mean(seen, 0),
-        np.std(seen, 0, ddof=1),
-    )
+    area, reached, prevalence = np.mean(seen, axis=0)
+    area_sd, reached_sd, _ = np.std(seen, axis=0, ddof=1)
     return NoiseFloor(*map(float, (area, area_sd, reached, reached_sd, prevalence)))

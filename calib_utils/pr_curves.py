@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from calib_utils import paths
-from calib_utils.errors import InvalidRequestError, ResultsError
-from calib_utils.metrics import frontier_area, pareto_frontier
+from calib_utils.errors import ResultsError
+from calib_utils.metrics import frontier_area
 from calib_utils.pr_baselines import LEVEL, random_order
 
 NODE = ["prompt_id", "category", "seed", "depth", "node"]
@@ -34,11 +34,7 @@ def local_curves(candidates: pd.DataFrame) -> pd.DataFrame:
         A row per node and cutoff, by rising rank: the node's columns, rank (of the last candidate
         kept), n_kept, n_valid, precision, recall_weighted, recall_unweighted. Both recalls are NaN
         at a node without a valid candidate, where Def. 4.1 divides by 0.
-
-    Raises:
-        InvalidRequestError: columns missing, a candidate twice, or validity and weight at odds.
     """
-    _check(candidates)
     number = candidates.groupby(NODE, sort=False, dropna=False).ngroup()
     table = candidates.assign(_number=number).sort_values(["_number", "rank"], kind="stable")
     number = table.pop("_number").to_numpy()
@@ -57,9 +53,7 @@ def local_curves(candidates: pd.DataFrame) -> pd.DataFrame:
     return curves.reset_index(drop=True)
 
 
-def node_measures(
-    curves: pd.DataFrame, recall: str = WEIGHTED, level: float = LEVEL
-) -> pd.DataFrame:
+def node_measures(curves: pd.DataFrame, recall: str = WEIGHTED) -> pd.DataFrame:
     """Area under each node's frontier and recall at a precision, beside a random order's.
 
     The area is a staircase: at a recall level r the best precision of a cutoff with recall of at
@@ -68,23 +62,17 @@ def node_measures(
     Args:
         curves: of `local_curves`.
         recall: "weighted" or "unweighted".
-        level: the precision at which recall is read, in (0, 1].
 
     Returns:
         A row per node: its columns, recall (the kind), n_candidates, n_valid, prevalence, area,
-        recall_at (0 where no cutoff reaches the level), random_area and random_recall_at (of
-        `random_order`), area_gain = area - random_area. NaN but for the counts and the prevalence
-        where nothing is valid: such a node has no recall.
+        recall_at (at precision `LEVEL`, 0 where no cutoff reaches it), random_area and
+        random_recall_at (of `random_order`), area_gain = area - random_area. NaN but for the counts
+        and the prevalence where nothing is valid: such a node has no recall.
     """
-    column = _recall_column(recall)
     rows = []
     for key, own in curves.groupby(NODE, sort=False, dropna=False):
-        found = measures_of_curve(
-            own.n_kept.to_numpy(),
-            own.n_valid.to_numpy(),
-            own[column].to_numpy(),
-            level,
-        )
+        columns = own[["n_kept", "n_valid", f"recall_{recall}"]]
+        found = measures_of_curve(*(columns[name].to_numpy() for name in columns))
         rows.append(dict(zip(NODE, key, strict=True)) | {"recall": recall} | found)
     return pd.DataFrame(rows)
 
@@ -112,37 +100,24 @@ def measures_of_curve(
     }
 
 
-def frontier_points(curves: pd.DataFrame, recall: str = WEIGHTED) -> pd.DataFrame:
-    """The rows of `local_curves` on their node's Pareto frontier, by rising recall."""
-    column = _recall_column(recall)
-    parts = [
-        own.iloc[pareto_frontier(own[column].to_numpy(), own.precision.to_numpy())]
-        for _, own in curves.groupby(NODE, sort=False, dropna=False)
-    ]
-    return pd.concat(parts, ignore_index=True)
-
-
-def frontiers_on_grid(
-    curves: pd.DataFrame, recall: str = WEIGHTED, levels: np.ndarray = RECALL_GRID
-) -> pd.DataFrame:
-    """The best precision of each node with recall of at least each level.
+def frontiers_on_grid(curves: pd.DataFrame, recall: str = WEIGHTED) -> pd.DataFrame:
+    """The best precision of each node with recall of at least each level of `RECALL_GRID`.
 
     Returns:
         A row per node and level: the node's columns, recall (the kind), recall_level, precision;
         NaN where nothing is valid.
     """
-    column = _recall_column(recall)
     keys, best = [], []
     for key, own in curves.groupby(NODE, sort=False, dropna=False):
-        row = np.full(len(levels), np.nan)
+        row = np.full(len(RECALL_GRID), np.nan)
         if own.n_valid.iloc[-1]:
             ahead = np.maximum.accumulate(own.precision.to_numpy()[::-1])[::-1]
-            row = ahead[np.searchsorted(own[column].to_numpy(), levels, side="left")]
+            row = ahead[np.searchsorted(own[f"recall_{recall}"].to_numpy(), RECALL_GRID)]
         keys.append(key)
         best.append(row)
     nodes = pd.DataFrame(keys, columns=NODE)
-    grid = nodes.loc[nodes.index.repeat(len(levels))].reset_index(drop=True)
-    levels = np.tile(levels, len(nodes))
+    grid = nodes.loc[nodes.index.repeat(len(RECALL_GRID))].reset_index(drop=True)
+    levels = np.tile(RECALL_GRID, len(nodes))
     return grid.assign(recall=recall, recall_level=levels, precision=np.concatenate(best))
 
 
@@ -178,7 +153,7 @@ def published_points() -> pd.DataFrame:
     return points.assign(recall_unweighted=recall)
 
 
-def from_published(level: float = LEVEL) -> pd.DataFrame:
+def from_published() -> pd.DataFrame:
     """The numbers of `node_measures` from the authors' demo points: one row per model and prefix.
 
     Unweighted recall, over the 60 published cutoffs only; the random order is given the same 60.
@@ -186,38 +161,7 @@ def from_published(level: float = LEVEL) -> pd.DataFrame:
     """
     rows = []
     for (model, prefix), own in published_points().groupby(["model", "prefix"], sort=False):
-        found = measures_of_curve(
-            own.n_kept.to_numpy(), own.n_valid.to_numpy(), own.recall_unweighted.to_numpy(), level
-        )
+        columns = own[["n_kept", "n_valid", "recall_unweighted"]]
+        found = measures_of_curve(*(columns[name].to_numpy() for name in columns))
         rows.append({"model": model, "prefix": prefix, "recall": UNWEIGHTED} | found)
     return pd.DataFrame(rows)
-
-
-def _check(candidates: pd.DataFrame) -> None:
-    missing = {*NODE, "rank", "valid", "weight"} - set(candidates.columns)
-    if missing or not len(candidates):
-        raise InvalidRequestError(
-            f"candidates: {len(candidates)} rows, columns {sorted(missing)} missing; a row per "
-            "swept candidate is needed"
-        )
-    twice = candidates.duplicated([*NODE, "rank"])
-    if twice.any():
-        row = candidates[twice].iloc[0]
-        raise InvalidRequestError(
-            f"rank {row['rank']} of node {row.node!r} ({row.prompt_id}, seed {row.seed}, depth "
-            f"{row.depth}) is there twice: merge its completions into one row"
-        )
-    weight, valid = candidates.weight.to_numpy(dtype=float), candidates.valid.to_numpy()
-    odd = ~(np.isfinite(weight) & (weight >= 0)) | ((weight > 0) != valid.astype(bool))
-    if valid.dtype != bool or odd.any():
-        row = candidates.iloc[int(odd.argmax())]
-        raise InvalidRequestError(
-            f"rank {row['rank']} of node {row.node!r}: valid {row.valid} with weight "
-            f"{row.weight}; `valid` is boolean and holds exactly where the weight is above 0"
-        )
-
-
-def _recall_column(recall: str) -> str:
-    if recall not in (WEIGHTED, UNWEIGHTED):
-        raise InvalidRequestError(f"recall {recall!r}: use {WEIGHTED!r} or {UNWEIGHTED!r}")
-    return f"recall_{recall}"

@@ -8,9 +8,8 @@ from itertools import combinations
 import pandas as pd
 
 from calib_utils.bootstrap import cluster_interval, cluster_mean
-from calib_utils.errors import InvalidRequestError
 
-_MEASURES = ("area", "area_gain", "recall_at")
+MEASURES = ("area", "area_gain", "recall_at")
 
 
 def frontiers_by_depth(grid: pd.DataFrame, by: str = "depth") -> pd.DataFrame:
@@ -35,7 +34,7 @@ def frontiers_by_depth(grid: pd.DataFrame, by: str = "depth") -> pd.DataFrame:
     return found.reset_index()
 
 
-def depth_summary(measures: pd.DataFrame, by: str = "depth", **bootstrap) -> pd.DataFrame:
+def depth_summary(measures: pd.DataFrame, by: str = "depth") -> pd.DataFrame:
     """Mean area and recall at the precision by depth, with bootstrap intervals and baselines.
 
     Means and intervals are those of `cluster_interval`: prompts and seeds within them are drawn
@@ -44,7 +43,6 @@ def depth_summary(measures: pd.DataFrame, by: str = "depth", **bootstrap) -> pd.
     Args:
         measures: of `node_measures`, of one kind of recall.
         by: the column of groups.
-        bootstrap: passed to `cluster_interval`.
 
     Returns:
         A row per depth: n_prompts and n_runs ((prompt, seed) pairs) with a defined node, n_nodes,
@@ -55,20 +53,21 @@ def depth_summary(measures: pd.DataFrame, by: str = "depth", **bootstrap) -> pd.
     rows = []
     for group, own in measures.groupby(by, sort=True):
         defined = own[own.n_valid > 0]
-        row = {by: group, "recall": _one_recall(own), "n_nodes": len(own)}
+        past_half = defined.area_gain - (1 - defined.random_area) / 2
+        defined = defined.assign(past_half=past_half)
+        row = {by: group, "recall": own.recall.iloc[0], "n_nodes": len(own)}
         row["n_undefined"] = len(own) - len(defined)
         row["prevalence_all"] = cluster_mean(own, "prevalence")
         for name in ("prevalence", "random_area", "random_recall_at"):
             row[name] = cluster_mean(defined, name)
-        past_half = defined.area_gain - (1 - defined.random_area) / 2
-        for name in (*_MEASURES, "past_half"):
-            found = cluster_interval(defined.assign(past_half=past_half), name, **bootstrap)
-            row |= {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
+        for name in (*MEASURES, "past_half"):
+            found = cluster_interval(defined, name)
+            row |= found.columns(name)
         rows.append(row | {"n_prompts": found.n_outer, "n_runs": found.n_inner})
     return pd.DataFrame(rows)
 
 
-def depth_differences(measures: pd.DataFrame, by: str = "depth", **bootstrap) -> pd.DataFrame:
+def depth_differences(measures: pd.DataFrame, by: str = "depth") -> pd.DataFrame:
     """Every two depths compared within the same (prompt, seed): the later one minus the earlier.
 
     Runs that have a defined node at one of the two depths only are left out, and counted.
@@ -77,15 +76,18 @@ def depth_differences(measures: pd.DataFrame, by: str = "depth", **bootstrap) ->
         A row per pair and measure: `by`, minus, measure, difference, low, high, n_prompts, n_runs,
         n_unpaired.
     """
-    _one_recall(measures)
     defined = measures[measures.n_valid > 0]
-    means = defined.groupby([by, "prompt_id", "seed"])[list(_MEASURES)].mean()
+    means = defined.groupby([by, "prompt_id", "seed"])[list(MEASURES)].mean()
+
+    def of(group) -> pd.DataFrame:
+        return means[means.index.get_level_values(0) == group].droplevel(0)
+
     rows = []
     for early, late in combinations(sorted(measures[by].unique()), 2):
-        apart = (_of_group(means, late) - _of_group(means, early)).reset_index()
+        apart = (of(late) - of(early)).reset_index()
         paired = apart.dropna(subset="area")
-        for name in _MEASURES:
-            found = cluster_interval(paired, name, **bootstrap)
+        for name in MEASURES:
+            found = cluster_interval(paired, name)
             rows.append(
                 {
                     by: late,
@@ -100,14 +102,3 @@ def depth_differences(measures: pd.DataFrame, by: str = "depth", **bootstrap) ->
                 }
             )
     return pd.DataFrame(rows)
-
-
-def _of_group(means: pd.DataFrame, group) -> pd.DataFrame:
-    return means[means.index.get_level_values(0) == group].droplevel(0)
-
-
-def _one_recall(measures: pd.DataFrame) -> str:
-    kinds = measures.recall.unique()
-    if len(kinds) != 1:
-        raise InvalidRequestError(f"recalls {list(kinds)} in one table: summarise one at a time")
-    return str(kinds[0])

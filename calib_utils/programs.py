@@ -30,9 +30,7 @@ def sample_programs(
     seed: int = 0,
     results_dir: str | Path | None = None,
     name: str = "programs",
-    limits: Limits | None = None,
     isolation: str = "namespaces",
-    batch_size: int | None = None,
 ) -> pd.DataFrame:
     """Replies of a model to every problem, each program tested in a sandbox.
 
@@ -43,7 +41,7 @@ def sample_programs(
         results_dir: problems are kept under `results_dir/<model>/texts/<name>`, one file each as
             soon as it is done. A run after a kill goes on from there; a finished one needs neither
             the weights nor a sandbox. Without it nothing is kept.
-        limits, isolation: see `sandbox`. What the isolation cannot offer here is an error.
+        isolation: see `sandbox`. What it cannot offer here is an error.
 
     Returns:
         One row per reply, columns `COLUMNS`; `log_p` as in `drawing.draw`.
@@ -53,15 +51,14 @@ def sample_programs(
     """
     model = load_model(model)
     chosen = {p.id: p for p in (read_problems() if problems is None else problems)}
-    limits = limits or Limits()
     settings = {"n": n, "temperature": temperature, "max_tokens": max_tokens, "seed": seed}
 
     def make(problem_id: str) -> pd.DataFrame:
         sandbox.require(isolation)  # before minutes of drawing, not after
         problem = chosen[problem_id]
-        options = {"temperature": temperature, "seed": seed, "batch_size": batch_size}
+        options = {"temperature": temperature, "seed": seed}
         drawn = drawing.draw(model, problem.message, n, max_tokens, **options)
-        table = run_programs(drawn.assign(problem=problem_id), [problem], limits, isolation)
+        table = run_programs(drawn.assign(problem=problem_id), [problem], isolation)
         bar.update(n)
         return table
 
@@ -70,7 +67,7 @@ def sample_programs(
         key: (drawing.message_start(model, problem.message), problem.entry_point, problem.tests)
         for key, problem in chosen.items()
     }
-    settings |= {"isolation": isolation, **vars(limits)}
+    settings |= {"isolation": isolation, **vars(Limits())}
     record = drawing.record_of(model, asked, settings, _CODE)
     with tqdm(total=len(chosen) * n, unit="program", desc=model.name, leave=False) as bar:
         return drawing.kept(folder, record, chosen, make)
@@ -79,7 +76,6 @@ def sample_programs(
 def run_programs(
     drawn: pd.DataFrame,
     problems: Sequence[Problem] | None = None,
-    limits: Limits | None = None,
     isolation: str = "namespaces",
 ) -> pd.DataFrame:
     """Tests the programs in replies, whoever wrote them; needs no model.
@@ -94,7 +90,7 @@ def run_programs(
     verdicts = {}
     for key in dict.fromkeys(zip(drawn.problem, drawn.text, strict=True)):
         problem, text = key
-        verdicts[key] = chosen[problem].run(extract_code(text), limits, isolation)
+        verdicts[key] = chosen[problem].run(extract_code(text), isolation)
     found = [verdicts[key] for key in zip(drawn.problem, drawn.text, strict=True)]
     columns = {name: [getattr(verdict, name) for verdict in found] for name in _VERDICT}
     table = drawn.assign(**columns)

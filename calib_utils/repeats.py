@@ -6,9 +6,10 @@ model. Knows nothing of which answers are right.
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,8 +24,7 @@ N_RESAMPLES, Z = 500, 1.96
 _TAIL = 40.0  # e^-40 is nothing beside what is summed
 
 
-@dataclass(frozen=True)
-class Estimate:
+class Estimate(NamedTuple):
     """A value and a 95 % interval."""
 
     value: float
@@ -57,57 +57,36 @@ class Repeats:
         """Answers that came once."""
         return int((self.counts == 1).sum())
 
-    def row(self) -> dict:
-        """One row of a table: every number, intervals as two columns."""
-        found = {"n": self.n, "distinct": len(self.counts), "seen_once": self.seen_once}
-        found["top"] = self.counts.index[0]
-        for name in ("top_share", "effective", "unseen"):
-            estimate = getattr(self, name)
-            found |= {name: estimate.value, f"{name}_low": estimate.low}
-            found[f"{name}_high"] = estimate.high
-        return found | {"effective_seen": self.effective_seen}
-
 
 def ask(
     model: Model | str,
     prompt: str = CITY_PROMPT,
     n: int = 200,
     *,
-    settings: str = "own",
     temperature: float = 1.0,
     max_tokens: int = 32,
     seed: int = 0,
     results_dir: str | Path | None = None,
     name: str = "repeats",
 ) -> pd.DataFrame:
-    """Replies of a model to one prompt.
+    """Replies of a model to one prompt, without cutoff.
 
     Args:
-        settings: `own` draws under `drawing.own_settings`, as a user of the model's files would;
-            `plain` without cutoff at `temperature`, with log-probabilities.
         results_dir: where to keep them, under `results_dir/<model>/texts/<name>`.
 
     Returns:
-        Columns of `drawing.COLUMNS`; under `own` only draw and text.
+        Columns of `drawing.COLUMNS`.
     """
-    if settings not in ("own", "plain"):
-        raise InvalidRequestError(f"settings={settings!r} does not exist: choose 'own' or 'plain'")
-    if settings == "own" and temperature != 1.0:
-        raise InvalidRequestError(
-            f"temperature={temperature!r} with the model's own settings: use settings='plain'"
-        )
     model = load_model(model)
 
     def make(_: str) -> pd.DataFrame:
-        if settings == "plain":
-            options = {"temperature": temperature, "seed": seed}
-            return drawing.draw(model, prompt, n, max_tokens, **options)
-        texts = drawing.draw_by_own_settings(model, prompt, n, max_tokens, seed=seed)
-        return pd.DataFrame({"draw": range(n), "text": texts})
+        options = {"temperature": temperature, "seed": seed}
+        return drawing.draw(model, prompt, n, max_tokens, **options)
 
     folder = completions.folder_of(results_dir, model.key, name)
     asked = {"repeats": drawing.message_start(model, prompt)}
-    request = {"n": n, "settings": settings, "temperature": temperature, "seed": seed}
+    # Part of the identity of stored replies, though all are drawn without cutoff.
+    request = {"n": n, "settings": "plain", "temperature": temperature, "seed": seed}
     request |= {"max_tokens": max_tokens, "own_settings": drawing.own_settings(model)}
     return drawing.kept(folder, drawing.record_of(model, asked, request), asked, make)
 
@@ -123,19 +102,16 @@ def plain_answer(text: str) -> str:
     return re.sub(r"\s+", " ", line).strip(" .,;:!?'-–—")
 
 
-def summarise(
-    texts: Iterable[str], answer_of: Callable[[str], str] = plain_answer, seed: int = 0
-) -> Repeats:
-    """Counts of the answers in some replies, with estimates.
+def summarise(texts: Iterable[str], seed: int = 0) -> Repeats:
+    """Counts of the answers (`plain_answer`) in some replies, with estimates.
 
     Args:
-        answer_of: what counts as the same answer; replies it maps to one string are one answer.
         seed: of the bootstrap.
 
     Raises:
         InvalidRequestError: fewer than two replies.
     """
-    answers = pd.Series([answer_of(text) for text in texts], dtype=object)
+    answers = pd.Series([plain_answer(text) for text in texts], dtype=object)
     if len(answers) < 2:
         raise InvalidRequestError(f"{len(answers)} replies: at least two are needed")
     counts = answers.value_counts().sort_index().sort_values(ascending=False, kind="stable")

@@ -15,6 +15,7 @@ from calib_utils.budgets import best_by_budget
 from calib_utils.errors import InvalidRequestError
 from calib_utils.text_diversity import embedding_diversity, self_bleu, self_bleu_in_groups
 
+Embed = Callable[[Sequence[str]], np.ndarray]
 ORACLE = "oracle"
 SETTING = ["strategy", "parameter", "temperature"]
 # Higher is more diverse in the first; lower in the others.
@@ -25,55 +26,34 @@ _ROUNDING = 1e-9  # a mean of shares that is .8 may come out a hair below
 
 def setting_scores(
     generations: pd.DataFrame,
-    embed: Callable[[Sequence[str]], np.ndarray],
-    n_texts: int | None = None,
-    among: str = "all",
+    embed: Embed,
+    n_valid: int | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Validity and the three diversities of every prompt under every setting.
 
     Each diversity is over the same number of texts, a seeded sample where there are more, since
-    self-BLEU rises with their number.
+    self-BLEU rises with their number. The paper does not say whether invalid texts are among them.
 
     Args:
         generations: a row per text: prompt_id, strategy, parameter (NaN where there is none),
-            temperature, text, valid.
+            temperature, text, and a boolean valid.
         embed: texts to vectors [text, dimension], such as `Embedder.embed`; called once.
-        n_texts: texts compared per prompt and setting; by default as many as the smallest has.
-        among: "all" texts, or only the "valid" ones, so that nonsense does not count as diverse.
-            The paper does not say which. With "valid", n_texts must be given, and a setting with
-            fewer valid texts has no diversity at that prompt (NaN).
+        n_valid: compare this many of the valid texts, so that nonsense does not count as diverse;
+            a setting with fewer has no diversity at that prompt (NaN). By default as many of all
+            texts as the smallest setting has.
         seed: of the samples.
 
     Returns:
         Columns prompt_id, strategy, parameter, temperature, n_generated, n_texts, validity,
         embedding_diversity, self_bleu, self_bleu_in_groups.
-
-    Raises:
-        InvalidRequestError: columns missing, labels that are not boolean, or too few texts.
     """
-    missing = {"prompt_id", *SETTING, "text", "valid"} - set(generations.columns)
-    if missing or not len(generations) or generations.valid.dtype != bool:
-        raise InvalidRequestError(
-            f"generations: {len(generations)} rows, columns {sorted(missing)} missing; a row per "
-            "text with a boolean `valid` is needed"
-        )
-    if among not in ("all", "valid") or (among == "valid" and n_texts is None):
-        raise InvalidRequestError(
-            f"among={among!r}, n_texts={n_texts}: use 'all', or 'valid' with a number of texts"
-        )
     cells = list(generations.groupby(["prompt_id", *SETTING], sort=False, dropna=False))
-    smallest = min(len(own) for _, own in cells)
-    wanted = smallest if n_texts is None else n_texts
-    if wanted < 2 or (among == "all" and wanted > smallest):
-        raise InvalidRequestError(
-            f"{wanted} texts per prompt and setting: at least 2 are compared, and the smallest "
-            f"setting has {smallest}; generate more, or ask for fewer"
-        )
+    wanted = n_valid or min(len(own) for _, own in cells)
     rng = np.random.default_rng(seed)
     samples = []
     for _, own in cells:
-        pool = own.text[own.valid] if among == "valid" else own.text
+        pool = own.text[own.valid] if n_valid else own.text
         few = len(pool) < wanted
         samples.append([] if few else [pool.iloc[i] for i in rng.permutation(len(pool))[:wanted]])
     unique = list(dict.fromkeys(text for sample in samples for text in sample))
@@ -90,11 +70,11 @@ def setting_scores(
     return pd.DataFrame(rows)
 
 
-def settings_table(scores: pd.DataFrame, level: float = LEVEL) -> pd.DataFrame:
+def settings_table(scores: pd.DataFrame) -> pd.DataFrame:
     """Every setting's means over prompts, which are valid enough, and which is chosen.
 
     Chosen is, per strategy, the setting with the largest mean embedding diversity among those whose
-    mean validity reaches the level: one setting for all prompts. The oracle is held to the level
+    mean validity reaches `LEVEL`: one setting for all prompts. The oracle is held to the level
     where it can be; where no setting of it reaches the level, its most valid one is chosen, and
     `valid_enough` says so. A setting whose diversity is undefined at some prompt is not chosen.
 
@@ -112,38 +92,34 @@ def settings_table(scores: pd.DataFrame, level: float = LEVEL) -> pd.DataFrame:
         means = own[["validity", *MEASURES]].mean(skipna=False)
         rows.append(dict(zip(SETTING, key, strict=True)) | means.to_dict())
     table = pd.DataFrame(rows)
-    table["valid_enough"] = table.validity >= level - _ROUNDING
+    table["valid_enough"] = table.validity >= LEVEL - _ROUNDING
     best = [_best_setting(own) for _, own in table.groupby("strategy", sort=False)]
     return table.assign(chosen=table.index.isin([i for i in best if i is not None]))
 
 
-def comparison(
-    scores: pd.DataFrame, level: float = LEVEL, budget: int | None = None, **bootstrap
-) -> pd.DataFrame:
+def comparison(scores: pd.DataFrame) -> pd.DataFrame:
     """Table 1 from one's own texts: the chosen setting of each strategy, and equal budgets.
 
     Args:
         scores: of `setting_scores`.
-        level: validity that a setting must have.
-        budget: settings tried in `best_of`; by default as many as the smallest grid beside the
-            oracle's has, so that a larger grid is no advantage.
-        bootstrap: passed to `cluster_interval`.
 
     Returns:
         A row per strategy: parameter and temperature chosen, validity, tried (settings), usable
         (settings valid enough), n_prompts, each measure's mean with _sd over prompts and bootstrap
-        interval _low and _high over prompts, at the chosen setting; best_of, the exact expected
-        embedding diversity of the best of `budget` settings drawn from the grid (0 counted where
-        none is valid enough), NaN where fewer were tried; held_out, the mean embedding diversity
-        where each prompt's setting is chosen on the other prompts: noisy, but not flattered by
-        choosing and judging on the same texts. NaN for a strategy without a usable setting.
+        interval _low and _high over prompts, at the chosen setting; budget, the size of the
+        smallest grid beside the oracle's; best_of, the exact expected embedding diversity of the
+        best of that many settings drawn from the grid, so that a larger grid is no advantage (0
+        counted where none is valid enough), NaN where fewer were tried; held_out, the mean
+        embedding diversity where each prompt's setting is chosen on the other prompts: noisy, but
+        not flattered by choosing and judging on the same texts. NaN for a strategy without a usable
+        setting.
     """
-    table = settings_table(scores, level)
+    table = settings_table(scores)
     sizes = table.groupby("strategy", sort=False).size()
     others = sizes.drop(ORACLE, errors="ignore")
-    budget = int(budget or (others if len(others) else sizes).min())
+    budget = int((others if len(others) else sizes).min())
     tried = table.rename(columns={"embedding_diversity": "diversity"})
-    expected = best_by_budget(tried, level - _ROUNDING, by="strategy").set_index(
+    expected = best_by_budget(tried, LEVEL - _ROUNDING, by="strategy").set_index(
         ["strategy", "budget"]
     )["mean"]
     rows = []
@@ -155,36 +131,30 @@ def comparison(
         at = _at_chosen(scores, chosen)
         row["n_prompts"] = len(at)
         for name in MEASURES:
-            found = cluster_interval(at, name, inner=None, **bootstrap)
-            row |= {name: found.mean, f"{name}_sd": at[name].std(ddof=1)}
-            row |= {f"{name}_low": found.low, f"{name}_high": found.high}
-        row["held_out"] = _held_out(scores[scores.strategy == strategy], level)
+            found = cluster_interval(at, name, inner=None).columns(name)
+            row |= {name: found.pop(name), f"{name}_sd": at[name].std(ddof=1)} | found
+        row["held_out"] = _held_out(scores[scores.strategy == strategy])
         row |= {"budget": budget, "best_of": expected.get((strategy, budget), np.nan)}
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def paired_differences(scores: pd.DataFrame, level: float = LEVEL, **bootstrap) -> pd.DataFrame:
+def paired_differences(scores: pd.DataFrame) -> pd.DataFrame:
     """The oracle minus each strategy, prompt by prompt at the chosen settings.
 
     Returns:
         A row per strategy and measure: difference, low, high (bootstrap over prompts), n_prompts,
         in_favour (prompts where the oracle is the more diverse).
-
-    Raises:
-        InvalidRequestError: no oracle among the strategies.
     """
-    table = settings_table(scores, level)
+    table = settings_table(scores)
     chosen = {s: own[own.chosen] for s, own in table.groupby("strategy", sort=False)}
-    if ORACLE not in chosen:
-        raise InvalidRequestError(f"strategies {list(chosen)}: there is no {ORACLE!r} among them")
     oracle = _at_chosen(scores, chosen.pop(ORACLE)).set_index("prompt_id")
     rows = []
     for strategy, setting in chosen.items():
         other = _at_chosen(scores, setting).set_index("prompt_id")
         for name in MEASURES:
             apart = (oracle[name] - other[name]).dropna()
-            found = cluster_interval(apart.reset_index(), name, inner=None, **bootstrap)
+            found = cluster_interval(apart.reset_index(), name, inner=None)
             better = apart > 0 if name == "embedding_diversity" else apart < 0
             rows.append(
                 {
@@ -218,7 +188,7 @@ def _at_chosen(scores: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
     return scores.merge(chosen[SETTING], on=SETTING)
 
 
-def _held_out(own: pd.DataFrame, level: float) -> float:
+def _held_out(own: pd.DataFrame) -> float:
     """Mean diversity of prompts at the setting that is best on the others."""
     setting = own.groupby(SETTING, sort=False, dropna=False).ngroup()
     prompt = own.groupby("prompt_id", sort=False).ngroup()
@@ -228,7 +198,7 @@ def _held_out(own: pd.DataFrame, level: float) -> float:
     wide = np.full((2, setting.max() + 1, n_prompts), np.nan)
     wide[:, setting, prompt] = own[["validity", "embedding_diversity"]].to_numpy().T
     validity, diversity = (wide.sum(axis=2, keepdims=True) - wide) / (n_prompts - 1)
-    usable = (validity >= level - _ROUNDING) & np.isfinite(diversity)
+    usable = (validity >= LEVEL - _ROUNDING) & np.isfinite(diversity)
     best = np.where(usable, diversity, -np.inf).argmax(axis=0)
     none = ~usable.any(axis=0)
     if own.strategy.iloc[0] == ORACLE:

@@ -3,7 +3,7 @@
 Knows the parts by name and joins them. Decides no claim and draws nothing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,9 @@ import pandas as pd
 from calib_utils import labelled, table1, table1_texts
 from calib_utils.models import Model
 from calib_utils.order_study import ITEMS, TEXTS, Study, judge_of
-from calib_utils.table1_plan import plan_generations
+from calib_utils.table1 import Embed
+from calib_utils.table1_plan import forced_tokens, plan_generations
 
-Embed = Callable[[Sequence[str]], np.ndarray]
 MIN_VALID = 6  # valid texts compared where nonsense is left out
 
 
@@ -29,7 +29,7 @@ def texts_of(
     found = {}
     for kind, sweep in zip((ITEMS, TEXTS), study.plan.oracle, strict=True):
         candidates = study.candidates[sweep.name]
-        forced = table1_texts.forced_tokens(candidates, study.plan.n_texts, seed)
+        forced = forced_tokens(candidates, study.plan.n_texts, seed)
         prompts = {prompt.id: prompt for prompt in sweep.prompts}
         if not forced:
             continue
@@ -65,37 +65,33 @@ def scores_of(
     """`table1.setting_scores` by kind of prompt.
 
     Args:
-        embed: texts to vectors, such as `Embedder.embed`.
-        among: all texts, or only the valid ones, `MIN_VALID` of each prompt and setting.
+        among: `all` texts, or `MIN_VALID` of the `valid` ones of each prompt and setting.
     """
-    n_texts = MIN_VALID if among == "valid" else None
-    return {
-        kind: table1.setting_scores(own, embed, n_texts, among, seed) for kind, own in texts.items()
-    }
+    n_valid = MIN_VALID if among == "valid" else None
+    return {kind: table1.setting_scores(own, embed, n_valid, seed) for kind, own in texts.items()}
 
 
 def comparisons(scores: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """`table1.comparison` of every kind, with the column kind in front."""
-    return _by_kind(scores, table1.comparison)
+    return _each_kind(scores, table1.comparison)
 
 
 def differences(scores: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """`table1.paired_differences` of every kind, with the column kind in front."""
-    return _by_kind(scores, table1.paired_differences)
+    return _each_kind(scores, table1.paired_differences)
 
 
 def compact(compared: pd.DataFrame) -> pd.DataFrame:
     """The columns of `comparisons` that a page shows."""
     if compared.empty:
         return compared
-    bounds = ("", "_low", "_high")
-    wanted = [f"{name}{bound}" for name in table1.MEASURES for bound in bounds]
+    wanted = [f"{name}{bound}" for name in table1.MEASURES for bound in ("", "_low", "_high")]
     first = ["kind", "strategy", "validity", *wanted]
     rest = ["parameter", "temperature", "tried", "usable", "n_prompts", "best_of", "held_out"]
     return compared[[*first, *rest]]
 
 
-def _by_kind(scores: dict[str, pd.DataFrame], table) -> pd.DataFrame:
+def _each_kind(scores: dict[str, pd.DataFrame], table) -> pd.DataFrame:
     parts = []
     for kind, own in scores.items():
         found = table(own)

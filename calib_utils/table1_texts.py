@@ -8,33 +8,13 @@ from pathlib import Path
 import pandas as pd
 
 from calib_utils import completions, drawing
-from calib_utils.errors import InvalidRequestError
 from calib_utils.models import Model
 from calib_utils.openset import OpenPrompt
 from calib_utils.scoring import continue_rows, forward
 from calib_utils.starts import Start, start_of
 from calib_utils.table1 import ORACLE
-from calib_utils.table1_plan import oracle_paths
 
 _CODE = ("table1_plan", "table1_texts")
-
-
-def forced_tokens(candidates: pd.DataFrame, n_texts: int, seed: int = 0) -> dict[str, list[tuple]]:
-    """The oracle's first two tokens for each text of each prompt that has a valid pair.
-
-    Args:
-        candidates: labelled candidates of depths 1 and 2 (`nodes.node_table`), one seed a prompt.
-
-    Returns:
-        prompt_id -> `n_texts` pairs of token ids, in which one pair may occur again.
-    """
-    ids = candidates.set_index(["prompt_id", "node", "rank"]).token_id
-    found: dict[str, list[tuple]] = {}
-    for row in oracle_paths(candidates, n_texts, seed).itertuples(index=False):
-        first = ids[row.prompt_id, (), row.rank_1]
-        second = ids[row.prompt_id, (row.rank_1,), row.rank_2]
-        found.setdefault(row.prompt_id, []).append((int(first), int(second)))
-    return found
 
 
 def generate(
@@ -53,7 +33,7 @@ def generate(
     Args:
         plan: of `table1_plan.plan_generations`.
         prompts: those of the plan, by id.
-        forced: of `forced_tokens`, for each of them.
+        forced: of `table1_plan.forced_tokens`, for each of them.
         max_tokens: of a text, the oracle's forced tokens counted.
         end: what closes a text, as in `sweeps.Sweep`.
 
@@ -61,23 +41,23 @@ def generate(
         A row per text: prompt_id, category, strategy, parameter, temperature, sample, text, ended.
 
     Raises:
-        InvalidRequestError: a prompt without forced tokens: leave it out of the plan.
         ResultsError: the place is held by texts of another request.
     """
     ids = list(dict.fromkeys(plan.prompt_id))
-    if missing := [key for key in ids if not forced.get(key)]:
-        raise InvalidRequestError(
-            f"prompts {missing} have no valid pair of first tokens: plan without them"
-        )
     starts = {key: start_of(model, prompts[key], end) for key in ids}
 
     def make(prompt_id: str) -> pd.DataFrame:
         parts = []
         for setting in plan[plan.prompt_id == prompt_id].itertuples(index=False):
             oracle = setting.strategy == ORACLE
+            # Temperature first, then the cutoff, as in Table 3.
+            settings = {"temperature": float(setting.temperature)}
+            if setting.strategy in ("top_k", "top_p", "min_p"):
+                kind = int if setting.strategy == "top_k" else float
+                settings[setting.strategy] = kind(setting.parameter)
             openings = forced[prompt_id][: setting.n_texts] if oracle else [()] * setting.n_texts
             left = max_tokens - len(openings[0])
-            settings = _settings(setting) | _prompt_once(model, starts[prompt_id], len(openings))
+            settings |= _prompt_once(model, starts[prompt_id], len(openings))
             options = {"settings": settings, "seed": setting.seed}
             drawn = drawing.draw_under(model, starts[prompt_id], openings, left, **options)
             rows = pd.DataFrame(drawn, columns=["text", "ended"])
@@ -90,19 +70,14 @@ def generate(
         texts.insert(0, "prompt_id", prompt_id)
         return texts
 
-    asked = {key: (starts[key], forced[key], _listed(plan, key)) for key in ids}
+    asked = {}
+    for key in ids:
+        own = plan[plan.prompt_id == key]
+        listed = [tuple(map(str, row)) for row in own.itertuples(index=False, name=None)]
+        asked[key] = (starts[key], forced[key], listed)
     settings = {"max_tokens": max_tokens, "prompts": ids, "n": int(plan.n_texts.max())}
     record = drawing.record_of(model, asked, settings, _CODE)
     return drawing.kept(completions.folder_of(results_dir, model.key, name), record, ids, make)
-
-
-def _settings(setting) -> dict:
-    """What `generate` of transformers takes: temperature first, then the cutoff, as in Table 3."""
-    found = {"temperature": float(setting.temperature)}
-    if setting.strategy in ("top_k", "top_p", "min_p"):
-        kind = int if setting.strategy == "top_k" else float
-        found[setting.strategy] = kind(setting.parameter)
-    return found
 
 
 def _prompt_once(model: Model, start: Start, n: int) -> dict:
@@ -121,8 +96,3 @@ def _prompt_once(model: Model, start: Start, n: int) -> dict:
         _, cache = forward(network, ids, None, keep=1)
         rows = continue_rows(cache, torch.zeros(n, dtype=torch.int64, device=device))
     return {"past_key_values": rows}
-
-
-def _listed(plan: pd.DataFrame, prompt_id: str) -> list[tuple]:
-    own = plan[plan.prompt_id == prompt_id]
-    return [tuple(map(str, row)) for row in own.itertuples(index=False, name=None)]

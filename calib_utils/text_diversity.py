@@ -14,9 +14,8 @@ from sacrebleu.metrics.helpers import extract_all_word_ngrams
 
 from calib_utils.errors import InvalidRequestError
 
-# How self-BLEU is computed, for captions.
-BLEU_CONVENTION = "sacrebleu, 13a tokens, case kept, exponential smoothing, effective order"
 _TOKENIZE = BLEU().tokenizer
+_GROUP = 4  # texts compared at a time
 
 
 def embedding_diversity(vectors: np.ndarray) -> float:
@@ -66,14 +65,9 @@ def self_bleu(texts: Sequence[str], order: int = 4) -> float:
         texts: at least two, else NaN.
         order: the longest n-gram.
 
-    Raises:
-        InvalidRequestError: an order below 1.
-
     >>> round(self_bleu(["one of the two", "one of the two", "something else"]), 2)
     0.67
     """
-    if order < 1:
-        raise InvalidRequestError(f"n-gram order {order!r}: must be at least 1")
     if len(texts) < 2:
         return float("nan")
     counted = [_counted(text, order) for text in texts]
@@ -101,35 +95,24 @@ def self_bleu(texts: Sequence[str], order: int = 4) -> float:
     return float(np.mean(scores))
 
 
-def self_bleu_in_groups(
-    texts: Sequence[str], group: int = 4, order: int = 4, rounds: int = 20, seed: int = 0
-) -> float:
-    """Mean self-BLEU of `group` texts at a time: the other reading of "n = 4".
+def self_bleu_in_groups(texts: Sequence[str], rounds: int = 20, seed: int = 0) -> float:
+    """Mean self-BLEU of four texts at a time: the other reading of "n = 4".
 
     The texts are shuffled and cut into groups, each text is scored against the others of its group,
     and what is left over sits out; the mean over `rounds` seeded shuffles. It does not depend on
     how many texts there are, but for chance.
 
     Args:
-        texts: at least `group`, else NaN.
-        group: texts compared at a time.
-        order: the longest n-gram.
-
-    Raises:
-        InvalidRequestError: groups of fewer than 2, no rounds, or an order below 1.
+        texts: at least four, else NaN.
     """
-    if group < 2 or rounds < 1:
-        raise InvalidRequestError(
-            f"groups of {group!r} in {rounds!r} rounds: needs groups of at least 2, and 1 round"
-        )
-    if len(texts) < group:
+    if len(texts) < _GROUP:
         return float("nan")
     rng = np.random.default_rng(seed)
     scores = []
     for _ in range(rounds):
         shuffled = [texts[i] for i in rng.permutation(len(texts))]
-        starts = range(0, len(texts) - group + 1, group)
-        scores += [self_bleu(shuffled[start : start + group], order) for start in starts]
+        starts = range(0, len(texts) - _GROUP + 1, _GROUP)
+        scores += [self_bleu(shuffled[start : start + _GROUP]) for start in starts]
     return float(np.mean(scores))
 
 

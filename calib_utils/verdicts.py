@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-OUTCOMES = ("passed", "failed", "error", "timeout", "killed")
 WALL_TIME, TOO_MUCH_OUTPUT = "wall time", "too much output"
 
 

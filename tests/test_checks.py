@@ -42,7 +42,7 @@ def template(tmp_path_factory, tiny_folder):
         cu.evaluate(model, "rng-1", ["none", "top_k=150", "top_p=0.9"], [0.5, 1.0], **options)
         cu.evaluate(model, "rng-1", ["none"], end="line", results_dir=root / "rows")
         sweep(model, SWEEP, root / "rows")
-        repeats.ask(model, n=4, settings="plain", max_tokens=3, results_dir=root / "rows")
+        repeats.ask(model, n=4, max_tokens=3, results_dir=root / "rows")
     return root
 
 

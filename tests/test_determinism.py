@@ -112,8 +112,8 @@ def clusters(n=12):
 SEEDED = {
     "answers": lambda model, seed: sampling.sample_answers(model, "rng-1", n=30, seed=seed),
     "replies": lambda model, seed: drawing.draw(model, "Say something.", 4, 8, seed=seed),
-    "replies by generate": lambda model, seed: drawing.draw_by_own_settings(
-        model, "Say something.", 4, 8, seed=seed
+    "replies by generate": lambda model, seed: drawing.draw_under(
+        model, drawing.message_start(model, "Say something."), [()] * 4, 8, {}, seed=seed
     ),
     "settings": lambda model, seed: table1_plan.plan_generations(["p"], seed=seed),
     "intervals": lambda model, seed: bootstrap.cluster_interval(clusters(), "x", seed=seed),

@@ -110,8 +110,8 @@ def test_sizes_of_one_family_are_neighbours_and_others_never():
 def test_the_area_rises_only_where_an_interval_says_so():
     row = {"by": "size", "minus": "small", "model": "large"}
 
-    def verdict(low, high, over="4 prompts", pairs=2):
-        own = row | {"difference": 0.1, "low": low, "high": high, "over": over}
+    def verdict(low, high, n=4, pairs=2):
+        own = row | {"difference": 0.1, "low": low, "high": high, "over": f"{n} prompts", "n": n}
         measures = [{"measure": f"{name}, {ITEMS}"} for name in ("area", "area_gain")]
         table = pd.DataFrame([own | measure for measure in measures] * pairs)
         return panel_findings._area_rises(ITEMS, table).verdict
@@ -119,7 +119,7 @@ def test_the_area_rises_only_where_an_interval_says_so():
     assert verdict(0.01, 0.2) == REPRODUCED
     assert verdict(0.01, 0.2, pairs=1) == NOT_TESTABLE, "one pair is no trend"
     assert verdict(-0.2, -0.01) == verdict(-0.2, -0.01, pairs=1) == NOT_REPRODUCED
-    assert verdict(-0.1, 0.1) == verdict(0.01, 0.2, "3 prompts") == NOT_TESTABLE
+    assert verdict(-0.1, 0.1) == verdict(0.01, 0.2, n=3) == NOT_TESTABLE
     empty = pd.DataFrame(columns=[*row, "measure"])
     assert panel_findings._area_rises(ITEMS, empty).verdict == NOT_TESTABLE
 

