@@ -14,6 +14,7 @@ from calib_utils import openset, programs, repeats
 from calib_utils.endpoint import Endpoint, Reply
 from calib_utils.models import Model
 from calib_utils.problems import read_problems
+from calib_utils.tasks import GAZETTEERS
 
 N_REPLIES, N_PROGRAMS = 200, 20
 QUICK_REPLIES, QUICK_PROGRAMS, QUICK_PROBLEMS = 8, 3, 1
@@ -54,7 +55,7 @@ def questions(model: Model, quick: bool = False) -> list[Question]:
     if quick or not model.tokenizer.chat_template:
         return [first, _from_open_set("country", "item-country")]
     cooler = Question("random-city-half", repeats.CITY_PROMPT, "city", 0.5)
-    return [first, cooler, *(_from_open_set(kind, f"item-{kind}") for kind in openset.GAZETTEERS)]
+    return [first, cooler, *(_from_open_set(kind, f"item-{kind}") for kind in GAZETTEERS)]
 
 
 def ask_all(

@@ -17,8 +17,8 @@ from calib_utils.errors import ResultsError
 from calib_utils.files import sha256_of_file
 from calib_utils.generation import complete
 from calib_utils.models import Model, load_model
-from calib_utils.openset import OpenPrompt
 from calib_utils.starts import Start, start_of
+from calib_utils.tasks import OpenPrompt
 
 COLUMNS = ["draw", "text", "n_tokens", "log_p", "ended"]
 # What a drawn reply passes through; users of this module add what their columns pass through.

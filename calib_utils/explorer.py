@@ -8,21 +8,21 @@ import html
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from IPython.display import HTML
 
-from calib_utils import scoring
-from calib_utils.errors import InvalidRequestError, ModelFormatError
+from calib_utils.errors import InvalidRequestError
 from calib_utils.evaluation import render_prompt
 from calib_utils.models import Model, load_model
 from calib_utils.prompts import Prompt
+from calib_utils.scoring import logits_after
 from calib_utils.steps import TokenTable
 from calib_utils.tasks import Task, get_task
-from calib_utils.tries import Sequences, Trie, build_trie
+from calib_utils.tries import Trie
 
 N_TOP, MIN_TEMPERATURE = 150, 0.1
 MAX_ERROR = 1e-4  # relative, of Z, at any temperature from MIN_TEMPERATURE on
@@ -251,24 +251,6 @@ def _text_after(tokenizer, prompt: Prompt, path: Sequence[int]) -> str:
     """What `path` adds to the prompt, without the space that a base model's answer starts with."""
     start = len(tokenizer.decode(prompt.ids, **_EXACTLY)) + len(prompt.lead)
     return tokenizer.decode([*prompt.ids, *path], **_EXACTLY)[start:]
-
-
-def logits_after(model: Model, prompt: Prompt, path: Sequence[int]) -> np.ndarray:
-    """Logits [vocab] after the prompt and `path`, float64.
-
-    Raises:
-        ModelFormatError: NaN or infinite logits.
-    """
-    if path:  # a trie of this one path: nothing else has to be forwarded
-        trie = build_trie(Sequences((tuple(path),), (0,), prompt.end_ids, 1))
-        prompt = replace(prompt, trie=trie)
-    scored = scoring.score(model, prompt)
-    logits = next(batch for nodes, batch in scored if nodes[-1] == len(path))
-    row = logits[-1].float().cpu().double().numpy()
-    if not np.isfinite(row.max()):
-        remedy = "try dtype='float32', or check that the weight files are intact"
-        raise ModelFormatError(f"{model.name} returned NaN or infinite logits: {remedy}")
-    return row
 
 
 def _visible(tokenizer, token: int) -> str:

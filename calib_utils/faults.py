@@ -23,12 +23,11 @@ from calib_utils import (
     results,
 )
 from calib_utils.errors import ResultsError, UnknownNameError
-from calib_utils.openset import OpenPrompt
 from calib_utils.prompts import Policies
 from calib_utils.registry import EMBEDDED
 from calib_utils.sizes import BYTES
 from calib_utils.sweeps import Sweep
-from calib_utils.tasks import get_task
+from calib_utils.tasks import OpenPrompt, get_task
 
 ERROR, NOTE = "error", "note"
 _AGAIN = "restore the folder, or delete it and measure again"

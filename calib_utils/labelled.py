@@ -14,7 +14,7 @@ from calib_utils import recorded
 from calib_utils.errors import ResultsError
 from calib_utils.labels import LABEL_COLUMNS
 from calib_utils.nodes import unique_texts
-from calib_utils.openset import OpenPrompt
+from calib_utils.tasks import OpenPrompt
 
 COLUMNS = ["prompt_id", "text", "ended", *LABEL_COLUMNS]
 _AGAIN = "delete it, labels are made anew"

@@ -23,9 +23,9 @@ from calib_utils.controlled import (
 )
 from calib_utils.curve_selection import FAMILIES, REFERENCE
 from calib_utils.evaluation import render_prompt
-from calib_utils.explorer import logits_after
 from calib_utils.models import Model, load_model
 from calib_utils.piecewise import Fit, two_part
+from calib_utils.scoring import logits_after
 from calib_utils.tasks import Task
 
 N_RANKS = 2000  # as far as the paper shows

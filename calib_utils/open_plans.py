@@ -5,8 +5,9 @@ Knows prompts and sweeps. Runs nothing.
 
 from dataclasses import dataclass
 
-from calib_utils.openset import OpenPrompt, open_prompts
+from calib_utils.openset import open_prompts
 from calib_utils.sweeps import Sweep, log_ranks
+from calib_utils.tasks import OpenPrompt
 
 _ITEM_PROMPTS = tuple(prompt.id for prompt in open_prompts(["item"]))
 _TEXT_PROMPTS = ("story-robot", "joke-cat", "poem-autumn", "plot-heist")

@@ -5,55 +5,17 @@ tokens, models or judges.
 """
 
 import json
-import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from calib_utils import paths, weights
 from calib_utils.errors import HubUnreachableError, InvalidTaskError, UnknownNameError
+from calib_utils.tasks import OpenPrompt
 
 CATEGORIES = ("story", "joke", "poem", "item", "plot")
-GAZETTEERS = ("city", "country", "element")
 # The data set of Zhang et al. (arXiv:2504.05228) that the paper takes its queries from.
 NOVELTYBENCH = "yimingzhang/novelty-bench"
 SPLITS = ("curated", "wildchat")
-
-
-@dataclass(frozen=True)
-class OpenPrompt:
-    """A prompt whose valid answers nobody can list.
-
-    Args:
-        id: short identifier, used in tables and file names (letters, digits, `.`, `_`, `-`).
-        category: what kind of text is asked for.
-        prompt: the user's message, exactly as the model is to see it.
-        gazetteer: which list decides an answer of a few words; None where a judge has to.
-
-    Raises:
-        InvalidTaskError: an id unfit for a file, an empty text, or a gazetteer that is none.
-    """
-
-    id: str
-    category: str
-    prompt: str
-    gazetteer: str | None = None
-
-    def __post_init__(self):
-        if not isinstance(self.id, str) or not re.fullmatch(r"\w[\w.-]*", self.id):
-            raise InvalidTaskError(
-                f"prompt id {self.id!r}: use letters, digits, '.', '_' and '-' (it becomes part "
-                "of a file name)"
-            )
-        for field in ("category", "prompt"):
-            value = getattr(self, field)
-            if not isinstance(value, str) or not value.strip():
-                raise InvalidTaskError(f"prompt {self.id!r}: the {field} is empty ({value!r})")
-        if self.gazetteer is not None and self.gazetteer not in GAZETTEERS:
-            raise InvalidTaskError(
-                f"prompt {self.id!r}: no gazetteer {self.gazetteer!r}; choose from {GAZETTEERS}, "
-                "or None for a judge"
-            )
 
 
 def open_prompts(categories: Iterable[str] = CATEGORIES) -> tuple[OpenPrompt, ...]:

@@ -10,15 +10,16 @@ architecture, at the price of those copies.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 
-from calib_utils.errors import OutOfMemoryError
+from calib_utils.errors import ModelFormatError, OutOfMemoryError
 from calib_utils.models import Model
 from calib_utils.prompts import Prompt
-from calib_utils.tries import Trie
+from calib_utils.tries import Sequences, Trie, build_trie
 
 # Proven equal to a plain forward pass per sequence in tests/test_parity.py.
 PACKABLE = frozenset({"gemma3_text", "llama", "olmo3", "qwen2", "qwen3"})
@@ -243,3 +244,21 @@ def continue_rows(cache, rows: torch.Tensor):
                 setattr(layer, name, dict(value))
     branch.reorder_cache(rows)
     return branch
+
+
+def logits_after(model: Model, prompt: Prompt, path: Sequence[int]) -> np.ndarray:
+    """Logits [vocab] after the prompt and `path`, float64.
+
+    Raises:
+        ModelFormatError: NaN or infinite logits.
+    """
+    if path:  # a trie of this one path: nothing else has to be forwarded
+        trie = build_trie(Sequences((tuple(path),), (0,), prompt.end_ids, 1))
+        prompt = replace(prompt, trie=trie)
+    scored = score(model, prompt)
+    logits = next(batch for nodes, batch in scored if nodes[-1] == len(path))
+    row = logits[-1].float().cpu().double().numpy()
+    if not np.isfinite(row.max()):
+        remedy = "try dtype='float32', or check that the weight files are intact"
+        raise ModelFormatError(f"{model.name} returned NaN or infinite logits: {remedy}")
+    return row

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from calib_utils import prompts
 from calib_utils.models import Model
-from calib_utils.openset import OpenPrompt
 from calib_utils.prompts import Policies
-from calib_utils.tasks import Task
+from calib_utils.tasks import OpenPrompt, Task
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ import numpy as np
 from calib_utils.errors import InvalidRequestError
 from calib_utils.generation import Continuations
 from calib_utils.models import Model
-from calib_utils.openset import OpenPrompt, get_prompt
+from calib_utils.openset import get_prompt
 from calib_utils.starts import start_of
+from calib_utils.tasks import OpenPrompt
 
 MAX_DEPTH = 3
 _ENDS = ("eos", "line")

@@ -9,10 +9,10 @@ import pandas as pd
 
 from calib_utils import completions, drawing
 from calib_utils.models import Model
-from calib_utils.openset import OpenPrompt
 from calib_utils.scoring import continue_rows, forward
 from calib_utils.starts import Start, start_of
 from calib_utils.table1 import ORACLE
+from calib_utils.tasks import OpenPrompt
 
 _CODE = ("table1_plan", "table1_texts")
 

@@ -22,6 +22,8 @@ _SUM_WORDS = {"at-most": "sum to at most", "equals": "sum to exactly"}
 _RNG_NAME = re.compile(r"rng-(\d{1,9})(?:-sum-(at-most|equals)-(\d{1,9}))?")
 _PARAPHRASE = re.compile(r"(.+)-paraphrase-\d{1,9}")
 _SHORTEST = re.compile(r"(.+)-shortest-(\d{1,9})")
+# The lists that decide answers to an open prompt.
+GAZETTEERS = ("city", "country", "element")
 NAME_FORMS = (
     *("rng-{n}", "rng-{n}-sum-at-most-{s}", "rng-{n}-sum-equals-{s}", "us-states"),
     *("{task}-paraphrase-{i}", "{task}-shortest-{k}"),
@@ -67,6 +69,42 @@ class Task:
                 f"task {self.name!r}: the prompt has half a surrogate pair: remove it"
             )
         _check_answers(self.name, self.answers)
+
+
+@dataclass(frozen=True)
+class OpenPrompt:
+    """A prompt whose valid answers nobody can list.
+
+    Args:
+        id: short identifier, used in tables and file names (letters, digits, `.`, `_`, `-`).
+        category: what kind of text is asked for.
+        prompt: the user's message, exactly as the model is to see it.
+        gazetteer: which list decides an answer of a few words; None where a judge has to.
+
+    Raises:
+        InvalidTaskError: an id unfit for a file, an empty text, or a gazetteer that is none.
+    """
+
+    id: str
+    category: str
+    prompt: str
+    gazetteer: str | None = None
+
+    def __post_init__(self):
+        if not isinstance(self.id, str) or not re.fullmatch(r"\w[\w.-]*", self.id):
+            raise InvalidTaskError(
+                f"prompt id {self.id!r}: use letters, digits, '.', '_' and '-' (it becomes part "
+                "of a file name)"
+            )
+        for field in ("category", "prompt"):
+            value = getattr(self, field)
+            if not isinstance(value, str) or not value.strip():
+                raise InvalidTaskError(f"prompt {self.id!r}: the {field} is empty ({value!r})")
+        if self.gazetteer is not None and self.gazetteer not in GAZETTEERS:
+            raise InvalidTaskError(
+                f"prompt {self.id!r}: no gazetteer {self.gazetteer!r}; choose from {GAZETTEERS}, "
+                "or None for a judge"
+            )
 
 
 def _is_text(text: str) -> bool:

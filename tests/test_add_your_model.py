@@ -17,7 +17,7 @@ from calib_utils.__main__ import main
 from calib_utils.checkpoints import checkpoints
 from calib_utils.errors import InvalidRequestError
 from calib_utils.openended import Sweep, sweep
-from calib_utils.openset import OpenPrompt
+from calib_utils.tasks import OpenPrompt
 
 ROOT = paths.project_root()
 PAGE = ROOT / "book" / "add_your_model.md"

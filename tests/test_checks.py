@@ -15,8 +15,8 @@ from calib_utils.__main__ import main
 from calib_utils.errors import ResultsError
 from calib_utils.files import sha256_of_file
 from calib_utils.openended import Sweep, sweep
-from calib_utils.openset import OpenPrompt
 from calib_utils.schema import Tables
+from calib_utils.tasks import OpenPrompt
 
 HUB_ID, KEY = "owner/tiny", "owner--tiny"
 SWEEP = Sweep((OpenPrompt("one", "story", "Tell a story."),), ranks=(0, 3), max_tokens=3)

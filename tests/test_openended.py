@@ -19,7 +19,7 @@ import calib_utils as cu
 from calib_utils import completions, nodes, openended, starts, sweeps
 from calib_utils.errors import InvalidRequestError, ResultsError, UnknownNameError
 from calib_utils.openended import Sweep, forecast, sweep
-from calib_utils.openset import OpenPrompt
+from calib_utils.tasks import OpenPrompt
 
 PROMPTS = (OpenPrompt("one", "story", "Tell a story."), OpenPrompt("two", "item", "Name a b."))
 RANKS = (0, 3, 7)
@@ -197,7 +197,7 @@ CHILD = """
 import json, os, sys, time
 import calib_utils as cu
 from calib_utils import openended
-from calib_utils.openset import OpenPrompt
+from calib_utils.tasks import OpenPrompt
 
 folder, results, point, plan = sys.argv[1:]
 plan = json.loads(plan)

@@ -7,7 +7,8 @@ import pytest
 
 from calib_utils import openset
 from calib_utils.errors import HubUnreachableError, InvalidTaskError, UnknownNameError
-from calib_utils.openset import OpenPrompt, noveltybench, open_prompts
+from calib_utils.openset import noveltybench, open_prompts
+from calib_utils.tasks import GAZETTEERS, OpenPrompt
 
 ROWS = [
     {"id": "curated-0", "prompt": "Write something.", "category": "Creativity"},
@@ -22,7 +23,7 @@ def test_five_categories_of_a_few_prompts_each():
     for category in openset.CATEGORIES:
         assert 3 <= len(open_prompts([category])) <= 4
         assert all(prompt.category == category for prompt in open_prompts(category))
-    assert {p.gazetteer for p in open_prompts(["item"])} == set(openset.GAZETTEERS)
+    assert {p.gazetteer for p in open_prompts(["item"])} == set(GAZETTEERS)
     assert all((p.gazetteer is None) == (p.category != "item") for p in prompts)
 
 

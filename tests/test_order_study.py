@@ -27,8 +27,9 @@ from calib_utils.gazetteer import GazetteerJudge, known_prompts
 from calib_utils.labels import Verdict, label_table, write_sheet
 from calib_utils.language import LanguageChecker
 from calib_utils.nodes import node_table
-from calib_utils.openset import OpenPrompt, open_prompts
+from calib_utils.openset import open_prompts
 from calib_utils.table1_plan import plan_generations
+from calib_utils.tasks import OpenPrompt
 
 ITEM = OpenPrompt("item-city", "item", "Name a city. Answer with the name only.", "city")
 

@@ -30,9 +30,9 @@ from calib_utils.errors import (
 from calib_utils.generation import Continuations
 from calib_utils.judges import endpoint_judge
 from calib_utils.labels import CRITERIA, HIGHEST, LOWEST
-from calib_utils.openset import OpenPrompt
 from calib_utils.served import ServedContinuations
 from calib_utils.sweeps import Sweep
+from calib_utils.tasks import OpenPrompt
 
 SMOLLM = "smollm2-135m-instruct"
 PROMPTS = (OpenPrompt("one", "story", "Tell a story."), OpenPrompt("two", "item", "Name a b."))
