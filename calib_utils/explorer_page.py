@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from calib_utils import kept_steps, operating, panel, provenance
+from calib_utils import conventions, kept_steps, operating, panel
 from calib_utils.cutoffs import TASKS, frontier_points
 from calib_utils.errors import ResultsError
 from calib_utils.figures import CAUSES, RULE_COLOURS, RULE_NAMES
@@ -31,7 +31,7 @@ def write(results_dir: str | Path, folder: str | Path) -> pd.DataFrame:
     """Writes `index.js` and a script for each model with rows of the study of cutoffs.
 
     Returns:
-        What was left out because it is broken, or of other code: columns folder, why.
+        What was left out because it is broken, or of an older convention: columns folder, why.
     """
     folder, models, left_out = Path(folder), [], []
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def model_data(results_dir: str | Path, key: str) -> tuple[dict, list[tuple[str,
 
     Returns:
         `tasks` by name: `rows` (columns `COLUMNS`; null where there is no number), `n_answers`,
-        `prompt`, `end`, `dtype`, `weights` (SHA-256), `code`, and `steps` as kept.
+        `prompt`, `end`, `dtype`, `weights` (SHA-256), `convention`, and `steps` as kept.
     """
     tasks, left_out = {}, []
     for task in TASKS:
@@ -76,7 +76,7 @@ def model_data(results_dir: str | Path, key: str) -> tuple[dict, list[tuple[str,
             "end": record["policies"]["end"],
             "dtype": record["dtype"],
             "weights": record["weights_sha256"],
-            "code": record["code_version"],
+            "convention": record["convention"],
             "n_answers": int(stored.settings.n_answers.iloc[0]),
             "rows": rows,
             "steps": steps,
@@ -131,7 +131,7 @@ def _steps(
         "weights": own["weights_sha256"] == record["weights_sha256"],
         "dtype": own["dtype"] == record["dtype"],
         "end": own["end"] == record["policies"]["end"],
-        "code": own["code_version"] == provenance.code_version(),
+        "convention": conventions.is_current(conventions.STEPS, own),
     }
     differs = [name for name, equal in same.items() if not equal]
     if differs:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from calib_utils import completions, recorded
+from calib_utils import conventions, files, paths, recorded
 from calib_utils.errors import ResultsError
 from calib_utils.explorer import Bin, StepData, Token, steps_along
 from calib_utils.models import Model
 
-FOLDER = "steps"
+FOLDER = conventions.STEPS
 # The answer that the steps of a task lie along: one that leaves something open after its beginning.
 ANSWERS = {
     "us-states": "New York",
@@ -24,8 +24,6 @@ ANSWERS = {
     "rng-3": "4,7,1",
     "rng-3-sum-at-most-10": "3,4,2",
 }
-# What must be equal for kept steps to be of one model and one way to ask it.
-IDENTITY = (*recorded.IDENTITY, "task", "end")
 _AGAIN = "delete it and run 03_oracle_cutoffs"
 _ROUNDING = 0.01  # in logits: what float32 kernels of two machines differ by, with room
 
@@ -53,6 +51,7 @@ def keep(
     for task in (name for name in tasks if name in ANSWERS):
         found[task] = steps_along(model, task, ANSWERS[task], end)
         record = {**recorded.of_model(model), "task": task, "end": end}
+        record["convention"] = conventions.CURRENT[FOLDER]
         _keep(found[task], record, path_of(results_dir, model.key, task))
     return found
 
@@ -63,10 +62,11 @@ def read(path: Path) -> tuple[list[StepData], dict]:
     Raises:
         ResultsError: not such a file, or steps that cannot be.
     """
+    paths.note_read(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         record, steps = content["record"], [unpacked(step) for step in content["steps"]]
-        missing = {*IDENTITY, "revision", "code_version"} - set(record)
+        missing = {*conventions.IDENTITY[FOLDER], "model", "revision", "convention"} - set(record)
         wrong = [step for step in steps if step.task != record.get("task") or not _possible(step)]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ResultsError(f"{path} holds no steps ({type(error).__name__}): {_AGAIN}") from error
@@ -105,14 +105,16 @@ def _possible(step: StepData) -> bool:
 def _keep(steps: list[StepData], record: dict, path: Path) -> None:
     if path.exists():
         kept, old = read(path)
-        recorded.require_same(path, old, record, IDENTITY)
+        conventions.require_same(path, FOLDER, old, record)
         if old == record and len(kept) == len(steps) and all(map(_alike, kept, steps)):
             return
     lines = (json.dumps(packed(step), separators=(",", ":")) for step in steps)
     head = json.dumps(record, sort_keys=True)
     text = '{"record": ' + head + ',\n"steps": [\n' + ",\n".join(lines) + "\n]}\n"
-    with completions.whole_file(path, parents=True) as draft:
-        draft.write_text(text, encoding="utf-8")
+    try:
+        files.keep(path, text.encode())
+    except OSError as error:
+        raise recorded.unwritable(path, error) from error
 
 
 def _alike(one: StepData, other: StepData) -> bool:

@@ -4,7 +4,6 @@ Knows the whole chain by name: grows trees with `sweeps`, keeps them with `compl
 measures come after.
 """
 
-import hashlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm.auto import tqdm
 
-from calib_utils import completions, provenance
+from calib_utils import completions, conventions, provenance, recorded
 from calib_utils.errors import InvalidRequestError
 from calib_utils.generation import Continuations
 from calib_utils.loading import load_model
@@ -20,8 +19,6 @@ from calib_utils.models import Model
 from calib_utils.starts import start_of, vocabulary_size
 from calib_utils.sweeps import Sweep, grow
 
-# What a completion passes through: a change in any of them makes stored sweeps foreign.
-CODE = ("generation", "models", "prompts", "scoring", "starts", "sweeps", "vocabulary")
 _RATE_TOKENS = 4
 
 
@@ -122,14 +119,10 @@ def _check_ranks(model: Model, sweep: Sweep) -> None:
 def _record(model: Model, sweep: Sweep) -> dict:
     starts = [start_of(model, prompt, sweep.end) for prompt in sweep.prompts]
     return {
-        "weights_sha256": model.weights_sha256,
-        "dtype": model.dtype,
-        "prompts_sha256": hashlib.sha256(repr(starts).encode()).hexdigest(),
+        **recorded.of_model(model),
+        "prompts_sha256": conventions.digest([[start.ids, start.end_ids] for start in starts]),
         "sweep_sha256": sweep.fingerprint(),
-        "code_version": provenance.code_version(CODE),
-        "model": model.name,
         "weights_file": model.weights_file,
-        "revision": model.revision,
         "sweep": sweep.parameters(),
         "environment": provenance.environment(model.device),
     }

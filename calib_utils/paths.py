@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 
 _MARKER = "_config.yml"
+READ_LOG = "CALIB_UTILS_READ_LOG"
 
 
 @cache
@@ -54,13 +55,25 @@ def judgement_cache_dir() -> Path:
 
 
 def package_data(*parts: str) -> Path:
-    """A file under the checkout's `data/` folder."""
-    return project_root().joinpath("data", *parts)
+    """A file or folder under the checkout's `data/` folder, for somebody who will read it."""
+    path = project_root().joinpath("data", *parts)
+    note_read(path)
+    return path
 
 
 def default_results_dir() -> Path:
     """The committed result tables."""
-    return package_data("results")
+    return project_root() / "data" / "results"
+
+
+def note_read(path: str | Path) -> None:
+    """Tells whoever executes a page what it reads: a line in the file `CALIB_UTILS_READ_LOG` names.
+
+    Every reader of stored numbers and of `data/` calls this, also for what it does not find.
+    """
+    if log := os.environ.get(READ_LOG):
+        with open(log, "a", encoding="utf-8") as stream:
+            stream.write(f"{Path(path).absolute()}\n")
 
 
 def notebooks_dir() -> Path:

@@ -107,7 +107,8 @@ def ask(
         return pd.DataFrame({"draw": range(n), "text": texts})
 
     folder = completions.folder_of(results_dir, model.key, name)
-    asked = {"repeats": drawing.message_start(model, prompt)}
+    start = drawing.message_start(model, prompt)
+    asked = {"repeats": [start.ids, start.end_ids]}
     request = {"n": n, "settings": settings, "temperature": temperature, "seed": seed}
     request |= {"max_tokens": max_tokens, "own_settings": drawing.own_settings(model)}
     return drawing.kept(folder, drawing.record_of(model, asked, request), asked, make)

@@ -16,8 +16,6 @@ from calib_utils.starts import Start, start_of
 from calib_utils.table1 import ORACLE
 from calib_utils.table1_plan import oracle_paths
 
-_CODE = ("table1_plan", "table1_texts")
-
 
 def forced_tokens(candidates: pd.DataFrame, n_texts: int, seed: int = 0) -> dict[str, list[tuple]]:
     """The oracle's first two tokens for each text of each prompt that has a valid pair.
@@ -90,9 +88,11 @@ def generate(
         texts.insert(0, "prompt_id", prompt_id)
         return texts
 
-    asked = {key: (starts[key], forced[key], _listed(plan, key)) for key in ids}
+    asked = {
+        key: [starts[key].ids, starts[key].end_ids, forced[key], _listed(plan, key)] for key in ids
+    }
     settings = {"max_tokens": max_tokens, "prompts": ids, "n": int(plan.n_texts.max())}
-    record = drawing.record_of(model, asked, settings, _CODE)
+    record = drawing.record_of(model, asked, settings)
     return drawing.kept(completions.folder_of(results_dir, model.key, name), record, ids, make)
 
 

@@ -21,8 +21,6 @@ from calib_utils.probes import KNOWN_TEXT, TOLERANCE
 from calib_utils.sweeps import Sweep
 from calib_utils.vllm_engine import Engine, ServedContinuations
 
-# What a completion of this engine passes through; openended.CODE is that of transformers.
-CODE = tuple(sorted({*openended.CODE, "endpoint", "vllm_engine", "vllm_sweeps"}))
 # Nats. float32 in two engines is apart by rounding (5e-5 measured), bfloat16 by 0.19.
 EXACT = 1e-3
 _PROBE_TOKENS, _PROBE_TEMPERATURE = 24, 1.5
@@ -141,7 +139,6 @@ def _compared(engine: Engine) -> float:
 def _record(engine: Engine, model: Model, plan: Sweep) -> dict:
     return {
         **openended._record(model, plan),
-        "code_version": provenance.code_version(CODE),
         "engine": engine.version,
         "engine_fingerprint": engine.fingerprint,
         "engine_apart": engine.apart,

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import calib_utils as cu
-from calib_utils import completions, faults, openended, paths, starts, vllm_sweeps
+from calib_utils import checks, completions, openended, paths, starts, vllm_sweeps
 from calib_utils.chat import LocalChat
 from calib_utils.endpoint import Endpoint
 from calib_utils.errors import (
@@ -249,12 +249,12 @@ def test_a_sweep_is_the_same_and_stored_apart(engine, tmp_path):
     record = completions.read_record(texts / "sweep.vllm")
     assert (record["engine"], record["engine_apart"]) == (engine.version, engine.apart)
     assert "engine" not in completions.read_record(texts / "sweep")
-    assert not [f for f in faults.text_faults(texts / "sweep.vllm") if "code" in f.what]
+    assert not [f for f in checks.check(texts / "sweep.vllm")[0].faults if "convention" in f.what]
     # A second run asks no server; neither engine takes up what the other has stored.
     silent = Endpoint(f"http://127.0.0.1:{free_port()}/v1", "nobody", attempts=1)
     stored = vllm_sweeps.sweep(replace(engine, endpoint=silent), plan, tmp_path)
     assert stored.map(str).equals(there.map(str))
-    with pytest.raises(ResultsError, match=r"differs in code_version, engine"):
+    with pytest.raises(ResultsError, match=r"differs in engine"):
         openended.sweep(model, replace(plan, name="sweep.vllm"), tmp_path)
     newer = replace(engine, fingerprint="vllm-99.0-0")
     with pytest.raises(ResultsError, match=r"differs in engine\)"):
