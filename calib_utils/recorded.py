@@ -14,14 +14,13 @@ import pyarrow.parquet as pq
 
 from calib_utils import conventions, files, paths
 from calib_utils.errors import ResultsError
-from calib_utils.models import Model
 
 FILE = "provenance.json"
 _KEY = b"calib_utils"
 
 
-def of_model(model: Model) -> dict:
-    """The part of a record that says which model it was."""
+def of_model(model) -> dict:
+    """The part of a record that says which loaded `models.Model` it was."""
     return {
         "model": model.name,
         "revision": model.revision,

@@ -1,6 +1,5 @@
 """Sweeps: every leaf by brute force, nothing lost or doubled by a kill, labels to candidates."""
 
-import ast
 import itertools
 import json
 import os
@@ -8,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import calib_utils as cu
-from calib_utils import completions, nodes, openended, starts, sweeps
+from calib_utils import completions, conventions, nodes, openended, reproduce, starts, sweeps
 from calib_utils.errors import InvalidRequestError, ResultsError, UnknownNameError
 from calib_utils.openended import Sweep, forecast, sweep
 from calib_utils.openset import OpenPrompt
@@ -328,8 +326,8 @@ def test_another_sweep_under_the_same_name_is_refused(stored, changes, differs):
     assert len(sweep(model, Sweep(**{**vars(other), "name": "other"}), results_dir))
 
 
-@pytest.mark.parametrize("name", ["weights_sha256", "dtype", "code_version"])
-def test_completions_of_other_weights_or_code_are_refused(stored, name):
+@pytest.mark.parametrize("name", ["weights_sha256", "dtype", "prompts_sha256"])
+def test_completions_of_other_weights_or_prompts_are_refused(stored, name):
     model, results_dir, folder = stored
     record = json.loads((folder / "provenance.json").read_text())
     (folder / "provenance.json").write_text(json.dumps({**record, name: "other"}))
@@ -373,22 +371,32 @@ def test_a_place_that_cannot_be_written(tiny, tmp_path):
         sweep(tiny(chat=True), PLAN, tmp_path / "file")
 
 
-def test_the_code_version_covers_what_a_completion_passes_through():
-    package = Path(cu.__file__).parent
+def test_texts_of_an_older_convention_are_written_anew(stored, monkeypatch):
+    model, results_dir, folder = stored
+    whole = completions.read_completions(folder)
+    monkeypatch.setitem(conventions.CURRENT, "texts", 2)
+    again = sweep(model, PLAN, results_dir)
+    assert completions.read_record(folder)["convention"] == 2
+    assert again.text.tolist() == whole.text.tolist()
 
-    def reachable(name):
-        tree = ast.parse((package / f"{name}.py").read_text(encoding="utf-8"))
-        found = set()
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("calib_utils"):
-                own = [alias.name for alias in node.names]
-                found |= {node.module.split(".")[1]} if "." in node.module else set(own)
-        return found.union(*map(reachable, found))
 
-    # Inputs, identity and messages; and the tries, in which a sweep has one answer that is unused.
-    inputs = {"conversion", "files", "gguf_header"}
-    inputs |= {"errors", "hashes", "openset", "paths", "registry", "tasks", "tries", "weights"}
-    assert set(openended.CODE) == {"sweeps", *reachable("sweeps")} - inputs
+def test_a_renamed_class_leaves_stored_texts_what_they_are(stored, monkeypatch):
+    """A digest is of token ids, not of how Python writes an object."""
+    model, results_dir, folder = stored
+    before = contents(folder)
+    monkeypatch.setattr(starts.Start, "__repr__", lambda self: "Beginning()")
+    monkeypatch.setattr(openended, "grow", None)
+    assert len(sweep(model, PLAN, results_dir)) == 18
+    assert contents(folder) == before
+
+
+def test_stored_texts_are_scored_by_their_ids(stored, tiny):
+    model, results_dir, folder = stored
+    generator = np.random.default_rng(0)
+    n, gap = reproduce.rescore(folder, 100, generator, model)
+    assert n == 9 and gap < 1e-5
+    _, gap = reproduce.rescore(folder, 100, generator, tiny("qwen2", chat=True))
+    assert gap > reproduce.TEXT_TOLERANCE
 
 
 # Requests

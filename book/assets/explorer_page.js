@@ -316,7 +316,7 @@
       stageStep();
       chooseRule();
       source.textContent = `numbers from ${state.model}, SHA-256 of the weights ${one.weights.slice(0, 12)}…, ` +
-        `${one.dtype}, end = ${one.end}, ${one.n_answers} answers, code version ${one.code.slice(0, 12)}…`;
+        `${one.dtype}, end = ${one.end}, ${one.n_answers} answers, convention ${one.convention}`;
     }
     function chooseRule() {
       ruleSelect.value = state.rule;
