@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from calib_utils import conventions, files, paths, recorded
-from calib_utils.errors import InvalidTaskError, ResultsError
+from calib_utils import files, paths, recorded
+from calib_utils.errors import ResultsError
 from calib_utils.hashes import sha256_of_file
 from calib_utils.schema import COLUMNS, SCHEMA, Tables
 
@@ -41,16 +41,7 @@ class Stored(Tables):
 
 
 def folder_of(results_dir: Path, model_key: str, task_name: str, suffix: str = "") -> Path:
-    """Where a model's rows for a task live; `suffix` marks policies other than the defaults.
-
-    Raises:
-        InvalidTaskError: a task with the name of a folder that holds something else.
-    """
-    if task_name in conventions.FOLDERS:
-        raise InvalidTaskError(
-            f"task {task_name!r}: rows cannot be stored under this name, because the folder "
-            f"{task_name} of a model holds its {task_name}; rename the task"
-        )
+    """Where a model's rows for a task live; `suffix` marks policies other than the defaults."""
     return Path(results_dir) / model_key / f"{task_name}{suffix}"
 
 

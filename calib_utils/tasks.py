@@ -9,13 +9,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from calib_utils import paths
+from calib_utils import conventions, paths
 from calib_utils.errors import InvalidTaskError, UnknownNameError
 
 MAX_ANSWERS = 200_000
 _LONGEST_NAME = 100  # it becomes part of file names
 # Devices of Windows, and folders that lie beside a model's tables.
-_TAKEN = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?|texts|labels|logits|steps")
+_TAKEN = re.compile(rf"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?|{'|'.join(conventions.FOLDERS)}")
 _DIGITS = (0, 9)
 _STATES_PROMPT = "Randomly name a US state with no additional explanation. Answer:"
 _SUM_WORDS = {"at-most": "sum to at most", "equals": "sum to exactly"}

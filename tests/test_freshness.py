@@ -223,12 +223,12 @@ def test_a_page_records_what_it_read(project, mine, write_notebook):
     store = paths.default_results_dir()
     stored(store)
     cells = [
-        "from calib_utils import order_study, paths, results, tasks",
+        "from calib_utils import paths, results, tasks",
         "rows = results.read(paths.default_results_dir() / 'mine' / 'rng-1')",
         "none = results.read(paths.default_results_dir() / 'mine' / 'rng-2')",
         "states = tasks.get_task('us-states')",
     ]
-    code = "import sys\nfrom pathlib import Path\nfrom calib_utils import paths\n"
+    code = "from pathlib import Path\nfrom calib_utils import paths\n"
     write_notebook(
         project, "00_first", [f"{code}paths.project_root = lambda: Path({str(project)!r})", *cells]
     )

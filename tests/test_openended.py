@@ -391,7 +391,7 @@ def test_a_renamed_class_leaves_stored_texts_what_they_are(stored, monkeypatch):
 
 
 def test_stored_texts_are_scored_by_their_ids(stored, tiny):
-    model, results_dir, folder = stored
+    model, _, folder = stored
     generator = np.random.default_rng(0)
     n, gap = reproduce.rescore(folder, 100, generator, model)
     assert n == 9 and gap < 1e-5

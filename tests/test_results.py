@@ -101,11 +101,9 @@ def test_rows_of_an_older_convention_are_measured_again(model, stored, tmp_path,
 
 
 @pytest.mark.parametrize("name", conventions.FOLDERS)
-def test_a_task_with_the_name_of_another_folder_is_refused(model, tmp_path, no_model, name):
-    task = cu.Task(name, TASK.prompt, TASK.answers)
-    with pytest.raises(InvalidTaskError, match=f"{name!r}.*rename the task"):
-        cu.evaluate(model, task, results_dir=tmp_path)
-    assert not list(tmp_path.iterdir())
+def test_a_task_with_the_name_of_another_folder_is_refused(name):
+    with pytest.raises(InvalidTaskError, match=f"{name!r} is a reserved word"):
+        cu.Task(name, TASK.prompt, TASK.answers)
 
 
 def test_rows_of_other_answers_are_not_overwritten(model, stored, tmp_path):
