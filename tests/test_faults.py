@@ -1040,7 +1040,7 @@ def test_a_revision_leads_nowhere_else(revision):
         cu.load_model("owner/name", revision=revision)
 
 
-# Spoilt pages and journals
+# Spoilt pages
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"metadata": {"calib_utils": 5}}'])

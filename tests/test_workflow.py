@@ -135,7 +135,7 @@ def pages(project):
 
 
 def leftovers(project):
-    """Drafts and journals below rows and pages; locks stay, they are empty."""
+    """Drafts below rows and pages; locks stay, they are empty."""
     hidden = [p for name in ("book", "data/results") for p in (project / name).rglob(".*")]
     return [p for p in hidden if p.name != ".lock"]
 
