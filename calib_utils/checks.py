@@ -99,8 +99,8 @@ def as_table(found: list[Checked], root: Path) -> pd.DataFrame:
 def recompute(found: list[Checked], n: int, seed: int | str = 0) -> list[Checked]:
     """Computes some stored rows again, and scores some stored texts, where the model is at hand.
 
-    A row costs a pass over its whole task, a text one over its tokens. What was at fault already is
-    left out.
+    A row costs a pass over its whole task, a text one over its tokens. What was at fault already
+    is left out, and so are replies, which are stored without token ids, and texts in bfloat16.
 
     Args:
         n: rows, and as many texts, for each model, drawn over its folders.
@@ -116,8 +116,10 @@ def recompute(found: list[Checked], n: int, seed: int | str = 0) -> list[Checked
             continue
         if one.kind == TABLE:
             places.setdefault((TABLE, one.folder.parent.name), []).append(one.folder)
-        elif one.kind == TEXTS and "sweep" in completions.read_record(one.folder):
-            places.setdefault((TEXTS, one.folder.parent.parent.name), []).append(one.folder)
+        elif one.kind == TEXTS:
+            record = completions.read_record(one.folder)
+            if "sweep" in record and record["dtype"] == "float32":
+                places.setdefault((TEXTS, one.folder.parent.parent.name), []).append(one.folder)
     checked = []
     for (kind, model), folders in places.items():
         key = hashlib.sha256(f"{seed}/{kind}/{model}".encode()).digest()

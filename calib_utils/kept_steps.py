@@ -66,7 +66,7 @@ def read(path: Path) -> tuple[list[StepData], dict]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         record, steps = content["record"], [unpacked(step) for step in content["steps"]]
-        missing = {*conventions.IDENTITY[FOLDER], "model", "revision", "convention"} - set(record)
+        missing = {*conventions.IDENTITY[FOLDER], "model", "revision"} - set(record)
         wrong = [step for step in steps if step.task != record.get("task") or not _possible(step)]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ResultsError(f"{path} holds no steps ({type(error).__name__}): {_AGAIN}") from error

@@ -100,7 +100,7 @@ def read(path: Path, kind: str, needed: Iterable[str], remedy: str) -> tuple[pd.
     try:
         table = pq.read_table(path)
         record = json.loads(table.schema.metadata[_KEY])
-        missing = sorted({"convention", *conventions.IDENTITY[kind], *needed} - set(record))
+        missing = sorted({*conventions.IDENTITY[kind], *needed} - set(record))
         frame = table.to_pandas()
     except (OSError, ValueError, KeyError, TypeError, RecursionError, pa.ArrowException) as error:
         raise ResultsError(f"{path} holds no {kind} ({type(error).__name__}): {remedy}") from error
