@@ -141,14 +141,14 @@ def rescore(
     """Scores some texts of a stored sweep by their token ids under the model; draws none again.
 
     Args:
-        folder: of texts; those of one tree are scored, of a tree without a written opening, whose
-            tokens are not stored.
+        folder: of texts; those of one tree are scored.
         n: texts at most.
         model: by default the one that the record names.
 
     Returns:
         How many were scored, and the largest difference of a stored log-probability, in nats a
-        token: of each forced token, and of each completion over its length.
+        token: of each forced token, and of each completion over its length. Of a written opening
+        the text is stored and not the tokens: none is scored where they cannot be had back.
 
     Raises:
         ResultsError: texts of no sweep, which come without their token ids.
@@ -160,17 +160,16 @@ def rescore(
             "with `check`"
         )
     table, sweep = completions.read_completions(folder), sweep_of(record)
-    table = table[table.position == 0]
-    if table.empty:
-        return 0, 0.0
     if model is None:
         named = {name: record[name] for name in ("revision", "dtype")}
         model = load_model(record["model"], **named)
-    prompt_id = generator.choice(table.prompt_id.unique())
-    table = table[table.prompt_id == prompt_id]
+    prompt, seed = sweep.trees[generator.integers(len(sweep.trees))]
+    table = table[(table.prompt_id == prompt.id) & (table.seed == seed)]
     table = table.sample(min(n, len(table)), random_state=generator)
-    (prompt,) = (prompt for prompt in sweep.prompts if prompt.id == prompt_id)
-    tree = Continuations(model, start_of(model, prompt, sweep.end).ids)
+    opening = model.tokenizer(table.prefix.iloc[0], add_special_tokens=False)["input_ids"]
+    if len(opening) != table.position.iloc[0]:
+        return 0, 0.0
+    tree = Continuations(model, [*start_of(model, prompt, sweep.end).ids, *opening])
     largest = 0.0
     found = tree.complete([tuple(ids) for ids in table.token_ids], 1)
     for row, again in zip(table.itertuples(), found, strict=True):
