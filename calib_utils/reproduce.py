@@ -147,8 +147,9 @@ def rescore(
 
     Returns:
         How many were scored, and the largest difference of a stored log-probability, in nats a
-        token: of each forced token, and of each completion over its length. Of a written opening
-        the text is stored and not the tokens: none is scored where they cannot be had back.
+        token: of each forced token, and of each completion over its length. None is scored after
+        a written opening: its text is stored and its tokens are not, and a model may write a text
+        in other tokens than its tokenizer would.
 
     Raises:
         ResultsError: texts of no sweep, which come without their token ids.
@@ -160,16 +161,17 @@ def rescore(
             "with `check`"
         )
     table, sweep = completions.read_completions(folder), sweep_of(record)
+    table = table[table.position == 0]
+    if table.empty:
+        return 0, 0.0
     if model is None:
         named = {name: record[name] for name in ("revision", "dtype")}
         model = load_model(record["model"], **named)
-    prompt, seed = sweep.trees[generator.integers(len(sweep.trees))]
-    table = table[(table.prompt_id == prompt.id) & (table.seed == seed)]
+    prompt_id = generator.choice(table.prompt_id.unique())
+    table = table[table.prompt_id == prompt_id]
     table = table.sample(min(n, len(table)), random_state=generator)
-    opening = model.tokenizer(table.prefix.iloc[0], add_special_tokens=False)["input_ids"]
-    if len(opening) != table.position.iloc[0]:
-        return 0, 0.0
-    tree = Continuations(model, [*start_of(model, prompt, sweep.end).ids, *opening])
+    (prompt,) = (prompt for prompt in sweep.prompts if prompt.id == prompt_id)
+    tree = Continuations(model, start_of(model, prompt, sweep.end).ids)
     largest = 0.0
     found = tree.complete([tuple(ids) for ids in table.token_ids], 1)
     for row, again in zip(table.itertuples(), found, strict=True):
