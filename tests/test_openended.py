@@ -390,12 +390,13 @@ def test_a_renamed_class_leaves_stored_texts_what_they_are(stored, monkeypatch):
     assert contents(folder) == before
 
 
-def test_stored_texts_are_scored_by_their_ids(stored, tiny):
-    model, _, folder = stored
-    generator = np.random.default_rng(0)
+def test_stored_texts_are_scored_by_their_ids(tiny, tmp_path):
+    model, generator = tiny(chat=True), np.random.default_rng(0)
+    sweep(model, Sweep(PROMPTS[:1], ranks=RANKS, depth=2, max_tokens=3), tmp_path)
+    folder = completions.folder_of(tmp_path, model.key, "sweep")
     n, gap = reproduce.rescore(folder, 100, generator, model)
-    assert n == 9 and gap < 1e-5
-    _, gap = reproduce.rescore(folder, 100, generator, tiny("qwen2", chat=True))
+    assert n == len(completions.read_completions(folder)) and gap < 1e-5
+    _, gap = reproduce.rescore(folder, 100, generator, tiny("llama", chat=True))
     assert gap > reproduce.TEXT_TOLERANCE
 
 
