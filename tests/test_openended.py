@@ -396,7 +396,7 @@ def test_stored_texts_are_scored_by_their_ids(tiny, tmp_path):
     folder = completions.folder_of(tmp_path, model.key, "sweep")
     n, gap = reproduce.rescore(folder, 100, generator, model)
     assert n == len(completions.read_completions(folder)) and gap < 1e-5
-    _, gap = reproduce.rescore(folder, 100, generator, tiny("llama", chat=True))
+    _, gap = reproduce.rescore(folder, 100, generator, tiny("gemma3", chat=True))
     assert gap > reproduce.TEXT_TOLERANCE
 
 
