@@ -436,7 +436,7 @@ from pathlib import Path
 import pyarrow as pa
 import calib_utils as cu
 from calib_utils import annotation, book, completions, conventions, kept_steps, recorded
-from calib_utils import results, runs, weights
+from calib_utils import results, weights
 from calib_utils.errors import CalibUtilsError
 from calib_utils.labels import Item, Verdict
 from calib_utils.judges import LanguageModelJudge
@@ -457,11 +457,6 @@ class Backend:
     identity = {}
 
 
-def pages():
-    with runs._alone(disk / "pages"):
-        pass
-
-
 def judge():
     judge = LanguageModelJudge(Backend(), name="x", cache_dir=disk / "answers")
     judge._cache.write(Item("a", "b", True), Verdict(9, 9, 9, reason="fine"))
@@ -475,7 +470,6 @@ actions = {
     "table": lambda: recorded.write_table(disk / "a" / "x.parquet", table),
     "steps": lambda: kept_steps.keep(model, ["rng-2"], "eos", rows),
     "answers": judge,
-    "pages": pages,
     "labels for people": lambda: annotation.write_text(disk / "sheet.csv", "x" * 9999),
     "book": lambda: book.write_table_of_contents(disk),
     "conversion": lambda: weights.converted_folder(gguf, "0" * 64),
@@ -544,7 +538,6 @@ NEEDS_SPACE = {
     "table": "ResultsError: cannot write",
     "steps": "ResultsError: cannot write",
     "answers": "JudgeError: cannot keep answers",
-    "pages": "ResultsError: cannot write pages",
     "labels for people": "AnnotationError: cannot write",
     "book": "BookBuildError: cannot write",
     "conversion": "CacheError: cannot write",
