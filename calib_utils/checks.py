@@ -1,10 +1,14 @@
-"""Looking at everything below a results folder, and at what the weights give now.
+"""What is wrong with stored results: names, hashes, invariants, identities, conventions.
 
-Knows which folders there are; `faults` knows what is wrong with one. Raises nothing for what it
-finds: a check ends with a table.
+Looks at everything below a results folder, each kind of stored thing by one list of faults, and at
+what the weights give now. Trusts no name in a record: none is opened before it is known to be
+plain. Raises nothing for what it finds: every fault is a sentence with a remedy, in a table.
 """
 
-from collections.abc import Iterator
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,29 +16,41 @@ import numpy as np
 import pandas as pd
 
 from calib_utils import (
+    completions,
+    conventions,
+    drawing,
     files,
     framework_study,
     kept_logits,
     kept_steps,
+    labelled,
+    models,
     paths,
     reproduce,
     results,
     weights,
 )
-from calib_utils.errors import CalibUtilsError
-from calib_utils.faults import ERROR, NOTE, Fault, table_faults, text_faults
-from calib_utils.kept_faults import label_faults, logit_faults, step_faults, study_faults
+from calib_utils.conventions import FRAMEWORK, LABELS, LOGITS, ROWS, STEPS, TEXTS
+from calib_utils.errors import CalibUtilsError, ResultsError, UnknownNameError
+from calib_utils.prompts import Policies
 from calib_utils.registry import EMBEDDED
+from calib_utils.sizes import BYTES
+from calib_utils.tasks import get_task
 
-TEXTS, LABELS = "texts", "labels"
-# What is kept beside a model's tables.
-_KEPT = {
-    LABELS: label_faults,
-    kept_logits.FOLDER: logit_faults,
-    kept_steps.FOLDER: step_faults,
-    framework_study.FOLDER: study_faults,
-}
-_LOOK = {TEXTS: text_faults, **_KEPT}
+ERROR, NOTE = "error", "note"
+TABLE = "table"  # what a user calls rows
+_AGAIN = "restore the folder, or delete it and measure again"
+_SLACK = 1e-9
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something wrong with a folder, and what to do. A `note` does not make a check fail."""
+
+    what: str
+    level: str = ERROR
 
 
 @dataclass(frozen=True)
@@ -42,7 +58,7 @@ class Checked:
     """A folder that was looked at."""
 
     folder: Path
-    kind: str  # "table", "texts", a name of `_KEPT`, or "other"
+    kind: str  # "table", a name of `conventions.FOLDERS`, or "other"
     faults: tuple[Fault, ...]
 
     @property
@@ -80,113 +96,72 @@ def as_table(found: list[Checked], root: Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["folder", "kind", "verdict", "finding"])
 
 
-def _walk(root: Path) -> Iterator[Checked]:
-    if (root / results.RECORD).is_file():
-        kind = TEXTS if root.parent.name == TEXTS else "table"
-        yield _looked_at(root, kind)
-    elif root.name == TEXTS or _is_model(root):
-        yield from _model(root)
-    else:
-        for entry in sorted(root.iterdir()):
-            if entry.is_dir() and not entry.is_symlink() and not entry.name.startswith("."):
-                yield from _model(entry)
-            else:
-                yield _stray(entry)
+def recompute(found: list[Checked], n: int, seed: int | str = 0) -> list[Checked]:
+    """Computes some stored rows again, and scores some stored texts, where the model is at hand.
 
-
-def _is_model(folder: Path) -> bool:
-    below = [entry for entry in folder.iterdir() if entry.is_dir()]
-    return any(
-        entry.name in (TEXTS, *_KEPT) or (entry / results.RECORD).is_file() for entry in below
-    )
-
-
-def _model(folder: Path) -> Iterator[Checked]:
-    """Every entry of a model's folder, or of its folder of texts."""
-    kind = TEXTS if folder.name == TEXTS else "table"
-    for entry in sorted(folder.iterdir()):
-        if entry.name == files.LOCK:
-            continue
-        if entry.is_symlink() or not entry.is_dir() or entry.name.startswith("."):
-            yield _stray(entry)
-        elif kind == "table" and entry.name == TEXTS:
-            yield from _model(entry)
-        else:
-            own = entry.name in _KEPT and kind == "table"
-            yield _looked_at(entry, entry.name if own else kind)
-
-
-def _stray(entry: Path) -> Checked:
-    if entry.is_symlink():
-        what = "is a link: put the folder itself there, since a link leads elsewhere in a clone"
-    elif entry.name.startswith("."):
-        what = "is what a killed run left: delete it"
-    else:
-        what = "is not a results folder: delete it, or move it out"
-    return Checked(entry, "other", (Fault(what),))
-
-
-def _looked_at(folder: Path, kind: str) -> Checked:
-    faults = []
-    try:
-        for fault in _LOOK.get(kind, table_faults)(folder):
-            faults.append(fault)
-    except CalibUtilsError as error:
-        faults.append(Fault(str(error)))
-    except Exception as error:  # a hostile record may hold anything
-        what = f"cannot be read ({type(error).__name__}: {error}): restore it, or measure again"
-        faults.append(Fault(what))
-    return Checked(folder, kind, tuple(faults))
-
-
-def recompute(found: list[Checked], n: int, seed: int = 0) -> list[Checked]:
-    """Measures some stored rows again where the model is at hand; texts are left out.
-
-    A row costs a pass over its whole task. What was at fault already is not computed.
+    A row costs a pass over its whole task, a text one over its tokens. What was at fault already
+    is left out, and so are replies, which are stored without token ids, and texts in bfloat16.
 
     Args:
-        n: rows for each model, drawn over its tables.
-        seed: of the draw.
+        n: rows, and as many texts, for each model, drawn over its folders.
+        seed: of the draw; any text, such as a commit's hash.
 
     Returns:
         The folders drawn from, each with a fault where the weights give something else, or a note
         where the model is not here.
     """
-    tables: dict[str, list[Path]] = {}
+    places: dict[tuple[str, str], list[Path]] = {}
     for one in found:
-        if one.kind == "table" and one.verdict != ERROR:
-            tables.setdefault(one.folder.parent.name, []).append(one.folder)
+        if one.verdict == ERROR:
+            continue
+        if one.kind == TABLE:
+            places.setdefault((TABLE, one.folder.parent.name), []).append(one.folder)
+        elif one.kind == TEXTS:
+            record = completions.read_record(one.folder)
+            if "sweep" in record and record["dtype"] == "float32":
+                places.setdefault((TEXTS, one.folder.parent.parent.name), []).append(one.folder)
     checked = []
-    for model, folders in tables.items():
-        generator = np.random.default_rng([seed, *model.encode()])
+    for (kind, model), folders in places.items():
+        key = hashlib.sha256(f"{seed}/{kind}/{model}".encode()).digest()
+        generator = np.random.default_rng(list(key))
         drawn = generator.choice(len(folders), size=n)
         for index in sorted(set(drawn.tolist())):
-            checked.append(_recomputed(folders[index], int((drawn == index).sum()), generator))
+            times = int((drawn == index).sum())
+            faults = tuple(_recomputed(folders[index], kind, times, generator))
+            checked.append(Checked(folders[index], kind, faults))
     return checked
 
 
-def _recomputed(folder: Path, n: int, generator: np.random.Generator) -> Checked:
-    stored = results.read(folder)
-    if not _at_hand(stored.record):
-        what = f"not recomputed, {stored.record['model']} is not here: fetch it and check again"
-        return Checked(folder, "table", (Fault(what, NOTE),))
-    rows = stored.settings.sample(min(n, len(stored.settings)), random_state=generator)
+def _recomputed(folder: Path, kind: str, n: int, generator: np.random.Generator) -> Iterator[Fault]:
+    record = json.loads((folder / results.RECORD).read_text(encoding="utf-8"))
+    if not _at_hand(record):
+        yield Fault(
+            f"not recomputed, {record['model']} is not here: fetch it and check again", NOTE
+        )
+        return
     try:
+        if kind == TEXTS:
+            n_texts, gap = reproduce.rescore(folder, n, generator)
+            if not gap <= reproduce.TEXT_TOLERANCE:
+                yield Fault(
+                    f"the log-probabilities of {n_texts} texts differ by up to {gap:.2g} nats a "
+                    f"token, more than {reproduce.TEXT_TOLERANCE:g}: delete the folder and sweep "
+                    "again"
+                )
+            return
+        stored = results.read(folder)
+        rows = stored.settings.sample(min(n, len(stored.settings)), random_state=generator)
         differs, gap = reproduce.recompute_rows(folder, rows)
     except CalibUtilsError as error:
-        return Checked(folder, "table", (Fault(f"cannot be recomputed: {error}"),))
-    faults = []
+        yield Fault(f"cannot be recomputed: {error}")
+        return
     if differs:
-        what = f"{', '.join(differs)} are not those of the record: measure again"
-        faults.append(Fault(what))
+        yield Fault(f"{', '.join(differs)} are not those of the record: measure again")
     if not gap <= reproduce.TOLERANCE:
-        faults.append(
-            Fault(
-                f"{len(rows)} rows recomputed differ by up to {gap:.2g}, more than "
-                f"{reproduce.TOLERANCE:g}: `reproduce --update` measures the table again"
-            )
+        yield Fault(
+            f"{len(rows)} rows recomputed differ by up to {gap:.2g}, more than "
+            f"{reproduce.TOLERANCE:g}: `reproduce --update` measures the table again"
         )
-    return Checked(folder, "table", tuple(faults))
 
 
 def _at_hand(record: dict) -> bool:
@@ -202,3 +177,293 @@ def _at_hand(record: dict) -> bool:
     except CalibUtilsError:
         return False
     return any(folder.glob("*.safetensors"))
+
+
+# Which folders there are
+
+
+def _walk(root: Path) -> Iterator[Checked]:
+    if (root / results.RECORD).is_file():
+        yield _looked_at(root, TEXTS if root.parent.name == TEXTS else TABLE)
+    elif root.name == TEXTS or _is_model(root):
+        yield from _model(root)
+    else:
+        for entry in sorted(root.iterdir()):
+            if entry.is_dir() and not entry.is_symlink() and not entry.name.startswith("."):
+                yield from _model(entry)
+            else:
+                yield _stray(entry)
+
+
+def _is_model(folder: Path) -> bool:
+    below = [entry for entry in folder.iterdir() if entry.is_dir()]
+    return any(
+        entry.name in conventions.FOLDERS or (entry / results.RECORD).is_file() for entry in below
+    )
+
+
+def _model(folder: Path) -> Iterator[Checked]:
+    """Every entry of a model's folder, or of its folder of texts."""
+    texts = folder.name == TEXTS
+    for entry in sorted(folder.iterdir()):
+        if entry.name == files.LOCK:
+            continue
+        if entry.is_symlink() or not entry.is_dir() or entry.name.startswith("."):
+            yield _stray(entry)
+        elif not texts and entry.name == TEXTS:
+            yield from _model(entry)
+        elif texts:
+            yield _looked_at(entry, TEXTS)
+        else:
+            yield _looked_at(entry, entry.name if entry.name in conventions.FOLDERS else TABLE)
+
+
+def _stray(entry: Path) -> Checked:
+    if entry.is_symlink():
+        what = "is a link: put the folder itself there, since a link leads elsewhere in a clone"
+    elif entry.name.startswith("."):
+        what = "is what a killed run left: delete it"
+    else:
+        what = "is not a results folder: delete it, or move it out"
+    return Checked(entry, "other", (Fault(what),))
+
+
+def _looked_at(folder: Path, kind: str) -> Checked:
+    faults = []
+    try:
+        faults.extend(_FAULTS[kind](folder))
+    except CalibUtilsError as error:
+        faults.append(Fault(str(error)))
+    except Exception as error:  # a hostile record may hold anything
+        what = f"cannot be read ({type(error).__name__}: {error}): restore it, or measure again"
+        faults.append(Fault(what))
+    return Checked(folder, kind, tuple(faults))
+
+
+# What is wrong with one folder; each list may raise a CalibUtilsError where it cannot be read
+
+
+def _table_faults(folder: Path) -> Iterator[Fault]:
+    record = _record(folder)
+    yield from _file_faults(folder, record, set(results.FILES.values()))
+    try:
+        stored = results.read(folder)
+    except ResultsError as error:
+        remedy = "" if "measure again" in str(error) else f": {_AGAIN}"
+        raise ResultsError(f"{error}{remedy}") from error
+    yield from _identity_faults(ROWS, record, "`reproduce --update` measures them again")
+    yield from _model_faults(folder.parent.name, record)
+    for name, column in (("model", stored.settings.model), ("task", stored.settings.task)):
+        if set(column) != {record[name]}:
+            yield Fault(
+                f"the table is of {sorted(set(column))}, the record of {record[name]!r}: measure "
+                "again"
+            )
+    policies, dtype = Policies(**record["policies"]), record["dtype"]
+    if dtype not in BYTES:
+        yield Fault(f"dtype {dtype!r} does not exist: measure again")
+    suffix = policies.suffix + (f"@dtype={dtype}" if dtype != "float32" else "")
+    if folder.name != f"{record['task']}{suffix}":
+        yield Fault(
+            f"the record is of {record['task']!r} with the conventions {suffix or 'by default'!r}, "
+            f"the folder is called {folder.name!r}: rename it, or measure again"
+        )
+    yield from _task_faults(record, stored)
+    yield from _environment_faults(record)
+
+
+def _text_faults(folder: Path) -> Iterator[Fault]:
+    record = completions.read_record(folder)
+    if "files" not in record:
+        yield Fault("is unfinished: run the same request again, it goes on; or delete the folder")
+        return
+    yield from _file_faults(folder, record, None)
+    yield from _identity_faults(TEXTS, record, "run the same request again")
+    yield from _model_faults(folder.parent.parent.name, record)
+    if "sweep" in record:
+        yield from _sweep_faults(record, completions.read_completions(folder))
+    else:
+        table = drawing.read(folder)
+        if "text" not in table or not table.text.map(lambda text: isinstance(text, str)).all():
+            yield Fault("a reply has no text: delete the folder and draw again")
+        if "log_p" in table and (table.log_p > _SLACK).any():
+            yield Fault("a log-probability is above 0: delete the folder and draw again")
+    yield from _environment_faults(record)
+
+
+def _label_faults(folder: Path) -> Iterator[Fault]:
+    """Unreadable labels, and labels of texts that are not there."""
+    for path in sorted(folder.iterdir()):
+        name, at, _ = path.stem.removeprefix("judged-").partition("@")
+        if not at or not _is_plain(path, ".parquet"):
+            yield Fault(f"{path.name} is not a file of labels: delete it")
+            continue
+        try:
+            labels, record = labelled.read(path)
+            texts = folder.parent / TEXTS / name
+            stored = pd.concat([pd.read_parquet(file) for file in sorted(texts.glob("*.parquet"))])
+        except (ResultsError, OSError, ValueError) as error:
+            yield Fault(f"{path.name}: labels or their texts cannot be read ({error})")
+            continue
+        yield from _identity_faults(LABELS, record, "delete it, labels are made anew")
+        have = set(zip(stored.prompt_id, stored.text, strict=True))
+        strange = set(zip(labels.prompt_id, labels.text, strict=True)) - have
+        if strange:
+            yield Fault(f"{path.name} labels {len(strange)} texts that are not stored: delete it")
+
+
+def _kept_faults(kind: str, suffix: str, read: Callable, chapter: str) -> Callable:
+    """The list of faults of a folder whose files carry their own records."""
+
+    def faults(folder: Path) -> Iterator[Fault]:
+        for path in sorted(folder.iterdir()):
+            if not _is_plain(path, suffix):
+                yield Fault(f"{path.name} is not a file of {folder.name}: delete it")
+                continue
+            _, record = read(path)
+            yield from _identity_faults(kind, record, f"run {chapter} again")
+            yield from _model_faults(folder.parent.name, record)
+
+    return faults
+
+
+_FAULTS = {
+    TABLE: _table_faults,
+    TEXTS: _text_faults,
+    LABELS: _label_faults,
+    LOGITS: _kept_faults(LOGITS, ".parquet", kept_logits.read, "06_logit_shape"),
+    STEPS: _kept_faults(STEPS, ".json", kept_steps.read, "03_oracle_cutoffs"),
+    FRAMEWORK: _kept_faults(FRAMEWORK, ".parquet", framework_study.read, "01_formal_framework"),
+}
+
+
+def _is_plain(path: Path, suffix: str) -> bool:
+    plain = files.PLAIN_NAME.fullmatch(path.name)
+    return bool(plain) and path.suffix == suffix and not path.is_symlink()
+
+
+def _record(folder: Path) -> dict:
+    path = folder / results.RECORD
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(record, dict) or not isinstance(record["files"], dict):
+            raise ValueError("not a record")
+    except (OSError, ValueError, KeyError) as error:
+        raise ResultsError(
+            f"{path.name} is missing or unreadable ({type(error).__name__}: {error}): restore it, "
+            "or delete the folder and measure again"
+        ) from error
+    return record
+
+
+def _file_faults(folder: Path, record: dict, known: set[str] | None) -> Iterator[Fault]:
+    """Names in the record are plain and known, and the folder holds these files, nothing else."""
+    for name in record["files"]:
+        wrong = not name.endswith(".parquet") if known is None else name not in known
+        if wrong or not files.PLAIN_NAME.fullmatch(name):
+            yield Fault(
+                f"the record names a file {name!r}, which no run writes: measure again; a name "
+                "may not lead out of the folder"
+            )
+    for entry in sorted(folder.iterdir()):
+        if entry.is_symlink():
+            yield Fault(f"{entry.name} is a link: put the file itself there")
+        elif entry.name != results.RECORD and entry.name not in record["files"]:
+            yield Fault(f"{entry.name} is not in the record: delete it")
+
+
+def _identity_faults(kind: str, record: dict, remedy: str) -> Iterator[Fault]:
+    """What should be a SHA-256 is one, and what is stored is of the convention of today."""
+    for name in conventions.IDENTITY[kind]:
+        if name.endswith("_sha256") and not _SHA256.fullmatch(str(record.get(name))):
+            yield Fault(f"{name} is {record.get(name)!r}, not a SHA-256: measure again")
+    if not conventions.is_current(kind, record):
+        yield Fault(
+            f"of convention {record.get('convention')!r} of {kind}, where this version computes "
+            f"under {conventions.CURRENT[kind]}: {remedy}"
+        )
+
+
+def _model_faults(folder: str, record: dict) -> Iterator[Fault]:
+    """The numbers are of the model whose folder they lie in, and of weights others can load."""
+    name, revision = str(record["model"]), record.get("revision")
+    key = _key(name)
+    if folder not in (key, f"{key}@{revision}"):
+        yield Fault(
+            f"rows of {name!r} lie in the folder {folder!r}: they belong into {key!r}; move them"
+        )
+    if name in EMBEDDED:
+        if record["weights_sha256"] != EMBEDDED[name].sha256:
+            yield Fault(
+                f"the weights are not those of {name} (SHA-256 "
+                f"{record['weights_sha256'][:12]}…): measure again with the embedded file"
+            )
+    elif not models._is_hub_id(name):
+        yield Fault(
+            f"{name!r} is a file of one machine, which others cannot load: keep the rows to "
+            "yourself, or publish the model on the hub and measure it by its id",
+            NOTE,
+        )
+    elif not _COMMIT.fullmatch(str(revision)):
+        yield Fault(
+            f"revision {revision!r} of {name} may move: measure again with --revision and a commit",
+            NOTE,
+        )
+
+
+def _key(name: str) -> str:
+    """A model's folder, as `load_model` names it."""
+    if name in EMBEDDED:
+        return name
+    if models._is_hub_id(name):
+        return models._file_key(name.replace("/", "--"))
+    path = Path(name)
+    return models._file_key(path.stem if path.suffix == ".gguf" else path.name)
+
+
+def _task_faults(record: dict, stored: results.Stored) -> Iterator[Fault]:
+    name = str(record["task"])
+    if not re.fullmatch(r"\w[\w.-]*", name) or name.endswith(".json"):
+        yield Fault(f"{name!r} is no name of a task: rename the task and measure again")
+        return
+    try:
+        task = get_task(name)
+    except UnknownNameError:
+        what = f"{name} is not a task of this project, so its answers cannot be checked"
+        yield Fault(f"{what}: add it to the tasks, or keep the rows to yourself", NOTE)
+        return
+    answers = stored.answers.groupby("temperature").answer.apply(list)
+    same = (
+        record["prompt"] == task.prompt
+        and set(stored.settings.n_answers) == {len(task.answers)}
+        and all(listed == list(task.answers) for listed in answers)
+    )
+    if not same:
+        yield Fault(f"prompt or answers are not those of the task {name}: measure again")
+
+
+def _environment_faults(record: dict) -> Iterator[Fault]:
+    environment = record["environment"]
+    missing = {"date", "python", "packages", "machine", "device", "commit"} - set(environment)
+    if missing:
+        yield Fault(f"the environment lacks {', '.join(sorted(missing))}: measure again")
+    elif environment.get("dirty") or not _COMMIT.fullmatch(str(environment["commit"])):
+        what = "measured with changes that no commit has: commit calib_utils and measure again"
+        yield Fault(what, NOTE)
+
+
+def _sweep_faults(record: dict, table: pd.DataFrame) -> Iterator[Fault]:
+    sweep = reproduce.sweep_of(record)
+    if sweep.fingerprint() != record["sweep_sha256"]:
+        yield Fault("the recorded sweep is not the one of its hash: sweep again")
+    trees = {(prompt.id, seed) for prompt, seed in sweep.trees}
+    if set(zip(table.prompt_id, table.seed, strict=True)) != trees:
+        yield Fault("the trees are not those of the recorded sweep: sweep again")
+    log_p = np.concatenate([table.log_p.to_numpy(), *table.path_log_p])
+    if not (log_p <= _SLACK).all():
+        yield Fault("a log-probability is above 0 or missing: sweep again")
+    lengths = [table[f"path_{name}"].map(len) for name in ("ranks", "ids", "log_p")]
+    if any((length != table.depth).any() for length in lengths):
+        yield Fault("a path has another number of tokens than its depth: sweep again")
+    if not table.path_ranks.map(lambda ranks: set(ranks) <= set(sweep.candidates)).all():
+        yield Fault("a rank was forced that the sweep does not have: sweep again")

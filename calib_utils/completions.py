@@ -5,15 +5,14 @@ so a sweep that was killed goes on where it was. Runs no model.
 """
 
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from calib_utils import files
+from calib_utils import conventions, files, paths, recorded
 from calib_utils.errors import ResultsError
 from calib_utils.files import sha256_of_file
 
@@ -37,11 +36,8 @@ SCHEMA = pa.schema(
     ]
 )
 COLUMNS = SCHEMA.names
-# What must be equal for stored completions to belong to a sweep. Only those of another engine than
-# transformers name one.
-IDENTITY = ("weights_sha256", "dtype", "prompts_sha256", "sweep_sha256", "code_version", "engine")
 _FORMAT = 1
-_RECORD = "provenance.json"
+_RECORD = recorded.FILE
 _STALE_SECONDS = 600  # a draft that old was left by a killed run: writing one takes a second
 
 
@@ -58,12 +54,16 @@ def chunk_name(prompt_id: str, seed: int) -> str:
 def open_folder(folder: Path, record: dict) -> None:
     """Makes `folder` the place of a sweep, or checks that it is.
 
+    Texts of an older convention are removed, so that they are written anew.
+
     Args:
-        record: the values of `IDENTITY`, and what else people want to know.
+        record: the identity of the texts (`conventions`), and what else people want to know.
 
     Raises:
         ResultsError: completions of another sweep hold the place, or it cannot be written.
     """
+    paths.note_read(folder)
+    record = {"format": _FORMAT, "convention": conventions.CURRENT[conventions.TEXTS], **record}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         files.remove_stale(folder, _STALE_SECONDS)
@@ -73,14 +73,14 @@ def open_folder(folder: Path, record: dict) -> None:
             f"cannot write to {str(folder)!r} ({error}): choose a writable results_dir"
         ) from error
     if fresh:
-        _write_record(folder, {"format": _FORMAT, **record})
+        _write_record(folder, record)
     stored = read_record(folder)
-    differs = [name for name in IDENTITY if stored.get(name) != record.get(name)]
-    if differs:
-        raise ResultsError(
-            f"{folder} holds completions of another sweep (differs in {', '.join(differs)}): use "
-            "another name or results_dir, or delete it"
-        )
+    conventions.require_same(folder, conventions.TEXTS, stored, record)
+    if not conventions.is_current(conventions.TEXTS, stored):
+        (folder / _RECORD).unlink()
+        for path in folder.glob("*.parquet"):
+            path.unlink()
+        _write_record(folder, record)
 
 
 def write_chunk(path: Path, rows: Iterable[dict]) -> None:
@@ -89,36 +89,7 @@ def write_chunk(path: Path, rows: Iterable[dict]) -> None:
     Raises:
         ResultsError: the place cannot be written.
     """
-    write_table(path, pa.Table.from_pylist(list(rows), schema=SCHEMA))
-
-
-def write_table(path: Path, table: pa.Table, parents: bool = False) -> None:
-    """A Parquet file that appears whole, or not at all.
-
-    Args:
-        parents: makes the folder where it is missing.
-
-    Raises:
-        ResultsError: the place cannot be written.
-    """
-    with whole_file(path, parents) as draft:
-        pq.write_table(table, draft, compression="zstd")
-
-
-@contextmanager
-def whole_file(path: Path, parents: bool = False) -> Iterator[Path]:
-    """A draft that becomes the stored file `path` as a whole, or not at all; see `files.whole`.
-
-    Raises:
-        ResultsError: the place cannot be written.
-    """
-    try:
-        with files.whole(path, parents) as draft:
-            yield draft
-    except OSError as error:
-        raise ResultsError(
-            f"cannot write {path} ({error}): choose a writable results_dir with space"
-        ) from error
+    recorded.write_table(path, pa.Table.from_pylist(list(rows), schema=SCHEMA))
 
 
 def close_folder(folder: Path, names: Iterable[str]) -> None:
@@ -162,40 +133,44 @@ def read_record(folder: Path) -> dict:
     return record
 
 
-def read_completions(folder: str | Path) -> pd.DataFrame:
-    """A complete sweep as it is stored, columns `COLUMNS`; needs neither model nor prompts.
+def read_completions(folder: str | Path, schema: pa.Schema | None = SCHEMA) -> pd.DataFrame:
+    """Complete texts as they are stored; needs neither model nor prompts.
+
+    Args:
+        schema: what each file must hold, a sweep's by default; None takes whatever is recorded.
 
     Raises:
         ResultsError: nothing there, unfinished, or a file that is not the one recorded.
     """
     folder = Path(folder)
+    paths.note_read(folder)
     hashes = read_record(folder).get("files")
     if hashes is None:
-        raise ResultsError(f"the sweep in {folder} is unfinished: run it again, it will go on")
-    for name, digest in hashes.items():
-        if not (folder / name).is_file() or sha256_of_file(folder / name) != digest:
-            raise ResultsError(
-                f"{folder / name} is not the file that {_RECORD} describes (SHA-256 differs): "
-                f"restore it, or delete {folder} and sweep again"
-            )
+        raise ResultsError(f"{folder} is unfinished: run the same request again, it will go on")
     if not hashes:
-        raise ResultsError(f"{folder} records no file: delete it and sweep again")
-    return pd.concat([_read_chunk(folder / name) for name in hashes], ignore_index=True)
-
-
-def _read_chunk(path: Path) -> pd.DataFrame:
-    try:
-        table = pq.read_table(path)
-        if not table.schema.equals(SCHEMA):
-            raise ResultsError(f"{path} has other columns than this version: delete it")
-    except (OSError, ValueError, pa.ArrowException) as error:
-        if isinstance(error, ResultsError):
-            raise
-        raise ResultsError(f"{path} is unreadable ({error}): delete it and sweep again") from error
-    return table.to_pandas()
+        raise ResultsError(f"{folder} records no file: delete it and run the same request again")
+    tables = []
+    for name, digest in hashes.items():
+        path = folder / name
+        if not path.is_file() or sha256_of_file(path) != digest:
+            raise ResultsError(
+                f"{path} is not the file that {_RECORD} describes (SHA-256 differs): restore it, "
+                f"or delete {folder} and run the same request again"
+            )
+        try:
+            table = pq.read_table(path)
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise ResultsError(f"{path} is unreadable ({error}): delete {folder}") from error
+        if schema is not None and not table.schema.equals(schema):
+            raise ResultsError(f"{path} has other columns than this version: delete {folder}")
+        tables.append(table.to_pandas())
+    return pd.concat(tables, ignore_index=True)
 
 
 def _write_record(folder: Path, record: dict) -> None:
     text = json.dumps(record, indent=1, ensure_ascii=False, sort_keys=True)
-    with whole_file(folder / _RECORD) as draft:
-        draft.write_text(text + "\n", encoding="utf-8")
+    try:
+        with files.whole(folder / _RECORD) as draft:
+            draft.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise recorded.unwritable(folder / _RECORD, error) from error

@@ -3,26 +3,20 @@
 Knows models, messages and files. Knows nothing of what the replies are for.
 """
 
-import hashlib
 import json
-import os
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 
-from calib_utils import completions, provenance
-from calib_utils.errors import ResultsError
-from calib_utils.files import sha256_of_file
+from calib_utils import completions, conventions, provenance, recorded
 from calib_utils.generation import complete
 from calib_utils.models import Model, load_model
 from calib_utils.starts import Start, start_of
 from calib_utils.tasks import OpenPrompt
 
 COLUMNS = ["draw", "text", "n_tokens", "log_p", "ended"]
-# What a drawn reply passes through; users of this module add what their columns pass through.
-CODE = ("drawing", "generation", "models", "prompts", "scoring", "starts", "vocabulary")
 # Fields of a model's generation settings that change what it writes, and the values that do not.
 _NEUTRAL = {
     "temperature": 1.0,
@@ -163,64 +157,29 @@ def kept(
     names = [f"{name}.parquet" for name in ids]
     for name, file in zip(ids, names, strict=True):
         if not (folder / file).exists():
-            _write(folder / file, make(name))
+            table = pa.Table.from_pandas(make(name), preserve_index=False)
+            recorded.write_table(folder / file, table)
     completions.close_folder(folder, names)
     return read(folder)
 
 
 def read(folder: str | Path) -> pd.DataFrame:
-    """What `kept` stored, without a model.
-
-    Raises:
-        ResultsError: nothing there, unfinished, or a file that is not the one recorded.
-    """
-    folder = Path(folder)
-    files = completions.read_record(folder).get("files")
-    if files is None:
-        raise ResultsError(f"{folder} is unfinished: run the same request again, it will go on")
-    for name, digest in files.items():
-        if not (folder / name).is_file() or sha256_of_file(folder / name) != digest:
-            raise ResultsError(
-                f"{folder / name} is not the file that was recorded (SHA-256 differs): restore "
-                f"it, or delete {folder} and draw again"
-            )
-    return pd.concat([pd.read_parquet(folder / name) for name in files], ignore_index=True)
+    """What `kept` stored, without a model; see `completions.read_completions`."""
+    return completions.read_completions(folder, schema=None)
 
 
-def record_of(model: Model, asked: dict, settings: dict, code: tuple[str, ...] = ()) -> dict:
+def record_of(model: Model, asked: dict, settings: dict) -> dict:
     """What stored tables depend on, and what people want to know beside it.
 
     Args:
-        asked: id -> anything whose text decides what is asked and how it is judged.
+        asked: id -> what is asked and how it is judged, as plain content (`conventions.digest`).
         settings: the numbers of the request.
-        code: modules beside `CODE` that the tables pass through.
     """
-
-    def digest(value) -> str:
-        return hashlib.sha256(repr(value).encode()).hexdigest()
-
     return {
-        "weights_sha256": model.weights_sha256,
-        "dtype": model.dtype,
-        "prompts_sha256": digest(sorted(asked.items())),
-        "sweep_sha256": digest(sorted(settings.items())),
-        "code_version": provenance.code_version(tuple(sorted({*CODE, *code}))),
-        "model": model.name,
+        **recorded.of_model(model),
+        "prompts_sha256": conventions.digest(asked),
+        "sweep_sha256": conventions.digest(settings),
         "weights_file": model.weights_file,
-        "revision": model.revision,
         "settings": settings,
         "environment": provenance.environment(model.device),
     }
-
-
-def _write(path: Path, table: pd.DataFrame) -> None:
-    draft = path.with_name(f".{uuid.uuid4().hex}.draft")
-    try:
-        table.to_parquet(draft, index=False, compression="zstd")
-        os.replace(draft, path)
-    except OSError as error:
-        raise ResultsError(
-            f"cannot write {path} ({error}): choose a writable results_dir with space"
-        ) from error
-    finally:
-        draft.unlink(missing_ok=True)

@@ -52,8 +52,8 @@ def evaluate(
         details: in the same pass, store also what `step_losses` and `adaptive_frontier` return.
         end, tokenizations, surface: what counts as an answer, see `prompts.Policies`.
         batch_size: nodes per forward pass; chosen for the device by default.
-        results_dir: where to look for rows of the same weights, task, conventions and code, and
-            to store new ones. Without it everything is computed now and nothing is kept.
+        results_dir: where to look for rows of the same weights, task and conventions, and to
+            store new ones. Without it everything is computed now and nothing is kept.
 
     Returns:
         One row per (rule, temperature) with the columns of `results.COLUMNS`: validity and

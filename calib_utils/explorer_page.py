@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from calib_utils import kept_steps, operating, panel, provenance
+from calib_utils import conventions, kept_steps, operating, panel
 from calib_utils.cutoffs import TASKS, frontier_points
 from calib_utils.errors import ResultsError
 from calib_utils.figures import CAUSES, RULE_COLOURS
@@ -29,7 +29,7 @@ def write(results_dir: str | Path, folder: str | Path) -> pd.DataFrame:
     """Writes `index.js` and a script for each model with rows of the study of cutoffs.
 
     Returns:
-        What was left out because it is broken, or of other code: columns folder, why.
+        What was left out because it is broken, or of an older convention: columns folder, why.
     """
     folder, models, left_out = Path(folder), [], []
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ def model_data(results_dir: str | Path, key: str) -> tuple[dict, list[tuple[str,
         source = (
             f"{key}, SHA-256 of the weights {record['weights_sha256'][:12]}…, {record['dtype']}, "
             f"end = {record['policies']['end']}, {stored.settings.n_answers.iloc[0]} answers, "
-            f"code version {record['code_version'][:12]}…"
+            f"convention {record['convention']}"
         )
         tasks[task] = {"prompt": record["prompt"], "source": source, "rows": rows, "steps": steps}
     return tasks, left_out
@@ -109,10 +109,15 @@ def _steps(path: Path, key: str, record: dict) -> tuple[list[dict], list[tuple[s
         steps, own = kept_steps.read(path)
     except ResultsError as error:
         return [], [(f"{key}/{path.name}", str(error))]
-    rows = {**record, "end": record["policies"]["end"], "code_version": provenance.code_version()}
-    names = ("weights_sha256", "dtype", "end", "code_version")
-    if differs := [name for name in names if own[name] != rows[name]]:
-        why = f"differs from the rows in {', '.join(differs)}: run 03_oracle_cutoffs again"
+    same = {
+        "weights": own["weights_sha256"] == record["weights_sha256"],
+        "dtype": own["dtype"] == record["dtype"],
+        "end": own["end"] == record["policies"]["end"],
+        "convention": conventions.is_current(conventions.STEPS, own),
+    }
+    differs = [name for name, equal in same.items() if not equal]
+    if differs:
+        why = f"of another {' and '.join(differs)} than the rows: run 03_oracle_cutoffs again"
         return [], [(f"{key}/{path.name}", why)]
     return [vars(step) for step in steps], []
 

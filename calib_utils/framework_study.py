@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from calib_utils import provenance, recorded, theory
+from calib_utils import conventions, provenance, recorded, theory
 from calib_utils.controlled import CURVE_TEMPERATURES
 from calib_utils.errors import ResultsError
 from calib_utils.evaluation import request_for
@@ -26,15 +26,12 @@ from calib_utils.store import Request, keys
 from calib_utils.tasks import Task, get_task
 from calib_utils.tries import Trie
 
-FOLDER = "framework"
+FOLDER = conventions.FRAMEWORK
 TASKS = ("us-states", "rng-2", "rng-3", "rng-3-sum-at-most-10")
 QUICK_TASKS = ("us-states", "rng-2")
 SIZES = (1, 2, 5, 8, 10, 11, 12, 15, 20, 50, 100, 500)
-# What must be equal for a kept study to be of one model and question.
-IDENTITY = (*recorded.IDENTITY, "task", "prompt_sha256", "sequences_sha256", "end")
 NUMBERS = ("validity", "diversity", "sequence_precision", "sequence_recall")
 _RANKS = ("rank", "gap", "sorted_gap", "log_p")
-CODE = (*provenance.NUMERIC_MODULES, "framework_study", "theory")
 _AGAIN = "delete it and run 01_formal_framework"
 
 
@@ -79,8 +76,8 @@ def study(
     """What the chapter needs of a task, kept or measured.
 
     Args:
-        results_dir: where to look for a study of the same weights, task, conventions and code, and
-            to keep a new one. Without it everything is computed now and nothing is kept.
+        results_dir: where to look for a study of the same weights, task and conventions, and to
+            keep a new one. Without it everything is computed now and nothing is kept.
 
     Raises:
         ResultsError: a study of another model or question holds the place, or it cannot be written.
@@ -91,7 +88,7 @@ def study(
         **recorded.of_model(request.model),
         "task": request.task.name,
         "end": end,
-        "code_version": provenance.code_version(CODE),
+        "convention": conventions.CURRENT[FOLDER],
     }
     places = None if request.folder is None else paths_of(request.folder)
     kept = None if places is None else _kept(places, record, request.prompt.trie)
@@ -126,8 +123,8 @@ def read(path: Path) -> tuple[pd.DataFrame, dict]:
     Raises:
         ResultsError: not such a file, or numbers that cannot be.
     """
-    needed = (*IDENTITY, "revision", "code_version", "seconds", "environment")
-    table, record = recorded.read(path, needed, "study", _AGAIN)
+    needed = ("model", "revision", "task", "end", "seconds", "environment")
+    table, record = recorded.read(path, FOLDER, needed, _AGAIN)
     try:
         possible = len(table) and (_tokens_can_be if "rank" in table else _settings_can_be)(table)
     except (KeyError, TypeError, ValueError):
@@ -155,14 +152,15 @@ def _settings_can_be(table: pd.DataFrame) -> bool:
 def _kept(
     places: dict[str, Path], record: dict, trie: Trie
 ) -> tuple[dict[str, pd.DataFrame], dict] | None:
-    """A kept study that stands for a pass now; one of other code or settings does not."""
+    """A kept study that stands for a pass now; one of an older convention or
+    other settings does not."""
     if not all(path.exists() for path in places.values()):
         return None
     tables = {}
     for name, path in places.items():
         tables[name], old = read(path)
-        recorded.require_same(path, old, record, IDENTITY)
-        if old["code_version"] != record["code_version"]:
+        conventions.require_same(path, FOLDER, old, record)
+        if not conventions.is_current(FOLDER, old):
             return None
     if not tables["settings"][KEY].equals(keys(settings())):
         return None

@@ -1,21 +1,17 @@
-"""Whether an executed copy still stands: what it came from, by content, then and now.
+"""Whether an executed copy is current: what it was made from, by content, then and now.
 
-Knows sources, hashes and where rows lie. Executes nothing, loads no weights, and looks at no
-date, so that a fresh clone finds what the machine found that executed it.
+Knows the record in a copy and where stored numbers lie. Executes nothing, loads no weights, reads
+no source code, and looks at no date, so that a fresh clone finds what the machine found that
+executed it. Whether executing it again gives the same numbers is for nbval to say.
 """
 
-import ast
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
-import nbformat
-
-from calib_utils import files, models, paths, provenance, results, weights
+from calib_utils import models, paths, recorded, weights
 from calib_utils.errors import HubUnreachableError, ModelFormatError, UnknownNameError
 from calib_utils.files import sha256_of_file, sha256_of_folder
 from calib_utils.registry import EMBEDDED
@@ -23,10 +19,7 @@ from calib_utils.registry import EMBEDDED
 METADATA, RECORD = "calib_utils", "made_from"
 # A name for the same model, and a place for the same rows: both are compared by content instead.
 _BY_CONTENT = ("model", "results_dir")
-# What differs between two measurements of the same rows.
-_VOLATILE = ("environment", "seconds")
-_PACKAGE, _DIGITS, _SHOWN = "calib_utils", 16, 3
-_MAGIC = re.compile(r"(?m)^\s*[%!].*$")
+_DIGITS, _SHOWN = 16, 3
 
 
 @dataclass(frozen=True)
@@ -61,62 +54,64 @@ def identity(name: str, revision: str | None = None) -> Identity:
     return Identity(key, None)
 
 
-def made_from(notebook, parameters: Mapping, sha256: str | None, rows: Mapping[str, str]) -> dict:
-    """The record of what a notebook depends on.
+def made_from(
+    parameters: Mapping, sha256: str | None, read: Iterable[str], results_dir: Path
+) -> dict:
+    """The record of what a page depends on beside its source.
 
     Args:
-        notebook: the source, whose code is read and not run.
         parameters: those that differ from the notebook's own.
         sha256: of the model's weights; None where they are not here, or for no one model.
-        rows: see `rows_of` and `rows_by_model`.
+        read: the paths it read, as `paths.note_read` wrote them.
+        results_dir: where its rows are.
     """
-    code = modules_of(c.source for c in notebook.cells if c.cell_type == "code")
+    rows, data = set(), set()
+    places = ((rows, Path(results_dir).absolute()), (data, paths.project_root() / "data"))
+    for path in map(Path, read):
+        # Committed results lie below `data`, and are rows of the page that names them.
+        names, place = next((p for p in places if path.is_relative_to(p[1])), (None, None))
+        if names is not None:
+            names.add(path.relative_to(place).as_posix())
     return {
         "parameters": {k: v for k, v in sorted(parameters.items()) if k not in _BY_CONTENT},
         "weights": sha256,
-        "code": {name: provenance.code_version((name,))[:_DIGITS] for name in code},
-        "data": data_of(code),
-        "rows": dict(rows),
+        "rows": _rows(rows, results_dir),
+        "data": _data(data),
     }
 
 
-def why_stale(executed: Path, source_sha256: str, now: Mapping) -> list[str]:
+def why_stale(
+    executed: Path,
+    source_sha256: str,
+    parameters: Mapping,
+    sha256: str | None,
+    results_dir: Path,
+) -> list[str]:
     """Why an executed copy does not stand for an execution now, in words; empty where it does."""
     if not executed.is_file():
         return ["never run"]
     try:
         kept = json.loads(executed.read_text(encoding="utf-8"))["metadata"][METADATA]
-        same_source = kept["source_sha256"] == source_sha256
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        then = kept.get(RECORD)
+        if then is None:
+            return ["no record of what it was made from"]
+        why = [] if kept["source_sha256"] == source_sha256 else ["its source changed"]
+        if sha256 is not None and then["weights"] != sha256:
+            why.append("the weights changed")
+        now = made_from(parameters, sha256, (), results_dir)
+        now |= {"rows": _rows(then["rows"], results_dir), "data": _data(then["data"])}
+        for part, words in (
+            ("parameters", "other parameters: {}"),
+            ("data", "data changed: {}"),
+            ("rows", "rows of {} changed"),
+        ):
+            if names := _differing(then[part], now[part]):
+                names = ["the list of models" if name == "." else name for name in names]
+                more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+                why.append(words.format(", ".join(names[:_SHOWN]) + more))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return ["the executed copy is unreadable"]
-    then = kept.get(RECORD)
-    if then is None:
-        return ["no record of what it was made from"]
-    if not _is_record(then):
-        return ["the executed copy is unreadable"]
-    why = [] if same_source else ["its source changed"]
-    if now["weights"] is not None and then["weights"] != now["weights"]:
-        why.append("the weights changed")
-    for part, words in (
-        ("parameters", "other parameters: {}"),
-        ("code", "code changed: {}"),
-        ("data", "data changed: {}"),
-        ("rows", "rows of {} changed"),
-    ):
-        if names := _differing(then[part], now[part]):
-            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-            why.append(words.format(", ".join(names[:_SHOWN]) + more))
     return why
-
-
-def _is_record(found) -> bool:
-    """Whether something read has the parts of a record."""
-    parts = ("parameters", "code", "data", "rows")
-    return (
-        isinstance(found, dict)
-        and "weights" in found
-        and all(isinstance(found.get(part), dict) for part in parts)
-    )
 
 
 def _differing(then: Mapping, now: Mapping) -> list[str]:
@@ -124,133 +119,20 @@ def _differing(then: Mapping, now: Mapping) -> list[str]:
     return sorted(n for n in {*then, *now} if then.get(n, absent) != now.get(n, absent))
 
 
-def settle(pages: Iterable[Path], before: Mapping[str, str], after: Mapping[str, str]) -> None:
-    """Lets pages that stood before an execution stand after the rows that it added.
-
-    A notebook asks for its rows by name, and `store` never changes a row that stands: what another
-    notebook adds beside them is not in it. A folder that went away is no addition.
-    """
-    if before == after or not set(before) <= set(after):
-        return
-    for page in pages:
-        try:
-            notebook = nbformat.read(page, as_version=4)
-            record = notebook.metadata[METADATA][RECORD]
-            settled = record["rows"] == before
-        except Exception:  # a copy that was spoilt is stale, and executed again
-            continue
-        if settled:
-            record["rows"] = dict(after)
-            with files.whole(page) as draft:
-                nbformat.write(notebook, draft)
+def _rows(names: Iterable[str], results_dir: Path) -> dict[str, str | None]:
+    """Identity of each stored thing, by its name below `results_dir`; None where none stands."""
+    found = {name: recorded.identity_of(Path(results_dir) / name) for name in sorted(names)}
+    return {name: digest and digest[:_DIGITS] for name, digest in found.items()}
 
 
-def modules_of(sources: Iterable[str]) -> list[str]:
-    """Modules of the package that some code names, and all that these import, functions included.
-
-    >>> "ranking" in modules_of(["import calib_utils as cu", "cu.evaluate(model, task)"])
-    True
-    """
-    # One program, since one cell imports what another uses.
-    todo = _named(_MAGIC.sub("", "\n".join(sources)))
-    found = set(todo)
-    while todo:
-        todo = frozenset().union(*map(_imports, todo)) - found
-        found |= todo
-    return sorted(found)
-
-
-@cache
-def _package() -> Mapping[str, Path]:
-    return {path.stem: path for path in Path(__file__).parent.glob("*.py")}
-
-
-@cache
-def _imports(module: str) -> frozenset[str]:
-    return _named(_package()[module].read_text(encoding="utf-8"))
-
-
-def _named(source: str) -> frozenset[str]:
-    """Modules that code imports, takes out of the package as an attribute, or reads as a file."""
-    from calib_utils import _PUBLIC
-
-    tree, names, aliases = ast.parse(source), set(), set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            for top, *rest, alias in ([*a.name.split("."), a.asname] for a in node.names):
-                if top == _PACKAGE:
-                    names.update(rest[:1])
-                    aliases.add(top if rest or alias is None else alias)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            top, *rest = node.module.split(".")
-            if top == _PACKAGE:
-                names.update(rest[:1] or [alias.name for alias in node.names])
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            names.update([node.attr] if node.value.id in aliases else [])
-        elif isinstance(node, ast.Constant) and str(node.value).endswith(".py"):
-            names.add(str(node.value).removesuffix(".py"))
-    return frozenset(_PUBLIC.get(name, name) for name in names) & frozenset(_package())
-
-
-def data_of(modules: Iterable[str]) -> dict[str, str]:
-    """Digest of each folder below `data`, but for the results, that some modules read."""
-    folders = {path.name for path in paths.package_data().iterdir() if path.is_dir()}
-    read = set().union(*map(_strings_of_readers, modules)) & (folders - {"results"})
-    return {name: _sha256_of_tree(paths.package_data(name)) for name in sorted(read)}
-
-
-@cache
-def _strings_of_readers(module: str) -> frozenset[str]:
-    """Every text in a module that asks `paths` for a file of `data`: its folder is among them."""
-    source = _package()[module].read_text(encoding="utf-8")
-    if module == "paths" or "package_data" not in source:
-        return frozenset()
-    constants = (n.value for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Constant))
-    return frozenset(value for value in constants if isinstance(value, str))
-
-
-def rows_of(folder: Path) -> dict[str, str]:
-    """Digest of each folder of stored rows, texts or labels below a model's folder of results."""
-    found: dict[str, list] = {}
-    for file, relative in _files(folder):
-        found.setdefault(relative.parent.as_posix(), []).append([file.name, _content(file)])
-    return {name: _digest(contents) for name, contents in found.items()}
-
-
-def rows_by_model(results_dir: Path) -> dict[str, str]:
-    """One digest for each model with rows, for notebooks that are about all of them."""
-    folders = sorted(path for path in Path(results_dir).glob("[!.]*") if path.is_dir())
-    rows = {folder.name: rows_of(folder) for folder in folders}
-    return {key: _digest(list(found.items())) for key, found in rows.items() if found}
-
-
-def _content(file: Path) -> str:
-    if file.name != results.RECORD:
-        return sha256_of_file(file)
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        kept = {key: value for key, value in record.items() if key not in _VOLATILE}
-    except (ValueError, AttributeError, RecursionError):  # reading the rows says what is wrong
-        return sha256_of_file(file)
-    return _digest(sorted(kept.items()))
-
-
-def _sha256_of_tree(folder: Path) -> str:
-    """Of names and bytes of a folder's files; what only people read does not count."""
-    found = [(f, name.as_posix()) for f, name in _files(folder) if f.name != "README.md"]
-    return _digest([[name, sha256_of_file(file)] for file, name in found])
-
-
-def _files(folder: Path) -> list[tuple[Path, Path]]:
-    """Files below a folder with their names in it, in order; drafts of other runs are hidden."""
-    pairs = ((path, path.relative_to(folder)) for path in sorted(folder.rglob("*")))
-    return [
-        (path, name)
-        for path, name in pairs
-        if path.is_file() and not any(part.startswith((".", "__pycache__")) for part in name.parts)
-    ]
-
-
-def _digest(content: list) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:_DIGITS]
+def _data(names: Iterable[str]) -> dict[str, str | None]:
+    """Digest of each file or folder below `data`; what only people read does not count."""
+    found = {}
+    for name in sorted(names):
+        path = paths.project_root() / "data" / name
+        files = sorted(file for file in path.rglob("*") if file.is_file()) or [path]
+        read = [file for file in files if file.name != "README.md" and file.is_file()]
+        parts = [[file.relative_to(path).as_posix(), sha256_of_file(file)] for file in read]
+        digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:_DIGITS]
+        found[name] = digest if parts else None
+    return found

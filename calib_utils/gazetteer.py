@@ -23,7 +23,7 @@ from functools import cache
 
 import pandas as pd
 
-from calib_utils import paths, provenance
+from calib_utils import paths
 from calib_utils.files import sha256_of_file
 from calib_utils.labels import HIGHEST, LOWEST, Item, Verdict, check_items, label_table
 from calib_utils.openset import open_prompts
@@ -51,8 +51,7 @@ class GazetteerJudge:
         """What a label depends on beside the item."""
         lists = sorted(paths.package_data("tasks", "gazetteer").glob("*.csv"))
         digests = {path.name: sha256_of_file(path) for path in lists}
-        code = provenance.code_version(("gazetteer", "labels", "openset"))
-        return {"kind": self.kind, "code": code, "lists": digests}
+        return {"kind": self.kind, "lists": digests}
 
     def judge(self, items: pd.DataFrame) -> pd.DataFrame:
         """One row of labels per item, in order (see `labels.label_table`)."""

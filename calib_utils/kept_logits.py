@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from calib_utils import recorded
+from calib_utils import conventions, recorded
 from calib_utils.errors import ResultsError
 from calib_utils.models import Model
 
-FOLDER = "logits"
+FOLDER = conventions.LOGITS
 _AGAIN = "delete it and run 06_logit_shape"
 _ROUNDING = 0.01  # in logits: what float32 kernels of two machines differ by, with room
 
@@ -32,10 +32,10 @@ def keep(curves: pd.DataFrame, model: Model, path: Path) -> None:
     Raises:
         ResultsError: logits of other weights hold the place, or it cannot be written.
     """
-    record = recorded.of_model(model)
+    record = {**recorded.of_model(model), "convention": conventions.CURRENT[FOLDER]}
     if path.exists():
         kept, old = read(path)
-        recorded.require_same(path, old, record)
+        conventions.require_same(path, FOLDER, old, record)
         same = old == record and list(kept) == list(curves) and len(kept) == len(curves)
         if same and np.abs(kept.to_numpy() - curves.to_numpy()).max() <= _ROUNDING:
             return
@@ -48,8 +48,7 @@ def read(path: Path) -> tuple[pd.DataFrame, dict]:
     Raises:
         ResultsError: not such a file, or one that cannot be: logits that rise, or are not finite.
     """
-    needed = (*recorded.IDENTITY, "revision", "code_version")
-    curves, record = recorded.read(path, needed, "logits", _AGAIN)
+    curves, record = recorded.read(path, FOLDER, ("model", "revision"), _AGAIN)
     try:
         values = curves.to_numpy(dtype=float)
         possible = (

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from calib_utils import completions, recorded
+from calib_utils import conventions, files, paths, recorded
 from calib_utils.errors import ResultsError
 from calib_utils.explorer import StepData, steps_along
 from calib_utils.models import Model
 
-FOLDER = "steps"
+FOLDER = conventions.STEPS
 # The answer that the steps of a task lie along: one that leaves something open after its beginning.
 ANSWERS = {
     "us-states": "New York",
@@ -23,8 +23,6 @@ ANSWERS = {
     "rng-3": "4,7,1",
     "rng-3-sum-at-most-10": "3,4,2",
 }
-# What must be equal for kept steps to be of one model and one way to ask it.
-IDENTITY = (*recorded.IDENTITY, "task", "end")
 _ROUNDING = 0.01  # in logits: what float32 kernels of two machines differ by, with room
 
 
@@ -51,17 +49,20 @@ def keep(
     for task in (name for name in tasks if name in ANSWERS):
         steps = found[task] = steps_along(model, task, ANSWERS[task], end)
         record = {**recorded.of_model(model), "task": task, "end": end}
+        record["convention"] = conventions.CURRENT[FOLDER]
         path = path_of(results_dir, model.key, task)
         if path.exists():
             kept, old = read(path)
-            recorded.require_same(path, old, record, IDENTITY)
+            conventions.require_same(path, FOLDER, old, record)
             if old == record and len(kept) == len(steps) and all(map(alike, kept, steps)):
                 continue
         lines = ",\n".join(step.to_json() for step in steps)
         head = json.dumps(record, sort_keys=True)
-        with completions.whole_file(path, parents=True) as draft:
-            text = f'{{"record": {head},\n"steps": [\n{lines}\n]}}\n'
-            draft.write_text(text, encoding="utf-8")
+        text = f'{{"record": {head},\n"steps": [\n{lines}\n]}}\n'
+        try:
+            files.keep(path, text.encode())
+        except OSError as error:
+            raise recorded.unwritable(path, error) from error
     return found
 
 
@@ -71,11 +72,12 @@ def read(path: Path) -> tuple[list[StepData], dict]:
     Raises:
         ResultsError: not such a file, or steps that cannot be.
     """
+    paths.note_read(path)
     why = "it is incomplete"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         record, steps = content["record"], [StepData.from_json(one) for one in content["steps"]]
-        named = {*IDENTITY, "revision", "code_version"} <= set(record)
+        named = {*conventions.IDENTITY[FOLDER], "model", "revision"} <= set(record)
         tasks = {record["task"], path.stem, *(step.task for step in steps)}
         if steps and named and len(tasks) == 1 and all(map(_complete, steps)):
             return steps, record

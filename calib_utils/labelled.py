@@ -1,16 +1,15 @@
 """Labels of stored texts: each different text judged once, kept beside the texts, read again.
 
-Knows judges and files. Kept labels stand for judging only while the texts and the judge are the
-same, the judge's code, lists and version included; else they are made anew.
+Knows judges and files. Kept labels stand for judging only while the texts, the judge and the
+convention are the same, the judge's lists and version included; else they are made anew.
 """
 
-import hashlib
 import json
 from pathlib import Path
 
 import pandas as pd
 
-from calib_utils import recorded
+from calib_utils import conventions, recorded
 from calib_utils.errors import ResultsError
 from calib_utils.labels import LABEL_COLUMNS
 from calib_utils.nodes import unique_texts
@@ -48,37 +47,40 @@ def labels_of(
     items = unique_texts(texts)
     items["prompt"] = items.prompt_id.map(asked)
     keys = items[["prompt_id", "prompt", "text", "ended"]]
-    # A plain list of built-in types, so that the digest is of the texts and not of a data frame.
-    content = json.dumps([judge.name, judge.identity, keys.astype(object).values.tolist()])
-    digest = hashlib.sha256(content.encode()).hexdigest()
-    found = None if path is None else _read(path, digest)
+    record = {
+        # A plain list of built-in types, so that the digest is of the texts, not of a data frame.
+        "texts_sha256": conventions.digest(keys.astype(object).values.tolist()),
+        "judge": {"name": judge.name, **judge.identity},
+        "convention": conventions.CURRENT[conventions.LABELS],
+    }
+    found = None if path is None else _kept(path, record)
     if found is None:
         labels = judge.judge(items[["prompt", "text", "ended"]])
         found = pd.concat([items[["prompt_id", "text", "ended"]], labels], axis=1)[COLUMNS]
         if path is not None:
-            recorded.write(path, found, {"digest": digest, "judge": judge.identity})
+            recorded.write(path, found, record)
     return found
 
 
 def read(path: Path) -> tuple[pd.DataFrame, dict]:
-    """Kept labels, and the record of what they were made from: digest and judge.
+    """Kept labels, and the record of what they were made from.
 
     Raises:
         ResultsError: not such a file, or not whole.
     """
-    table, record = recorded.read(path, ("digest", "judge"), "labels", _AGAIN)
+    table, record = recorded.read(path, conventions.LABELS, (), _AGAIN)
     if missing := sorted(set(COLUMNS) - set(table)):
         raise ResultsError(f"{path} lacks {missing}: {_AGAIN}")
     return table, record
 
 
-def _read(path: Path, digest: str) -> pd.DataFrame | None:
+def _kept(path: Path, record: dict) -> pd.DataFrame | None:
     """The kept labels; None where there are none, of other texts or judge, or none readable."""
     try:
-        frame, record = read(path)
+        frame, kept = read(path)
     except ResultsError:
         return None
-    if record["digest"] != digest:
+    if kept != json.loads(json.dumps(record)):
         return None
     integers = {name: "Int64" for name in ("grammar", "semantics", "overall")}
     return frame.astype({**integers, "valid": "boolean"})

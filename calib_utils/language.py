@@ -23,7 +23,6 @@ from importlib.metadata import version
 
 import pandas as pd
 
-from calib_utils import provenance
 from calib_utils.errors import JudgeError
 from calib_utils.labels import (
     HIGHEST,
@@ -70,8 +69,7 @@ class LanguageChecker:
     @property
     def identity(self) -> dict:
         """What a label depends on beside the item."""
-        code = provenance.code_version(("labels", "language"))
-        return {"threshold": self.threshold, "code": code, "harper": version("harper-py")}
+        return {"threshold": self.threshold, "harper": version("harper-py")}
 
     def judge(self, items: pd.DataFrame) -> pd.DataFrame:
         """One row of labels per item, in order (see `labels.label_table`)."""

@@ -4,14 +4,13 @@ Knows the whole chain by name: grows trees with `sweeps`, keeps them with `compl
 measures come after.
 """
 
-import hashlib
 import time
 from pathlib import Path
 
 import pandas as pd
 from tqdm.auto import tqdm
 
-from calib_utils import completions, provenance
+from calib_utils import completions, conventions, provenance, recorded
 from calib_utils.errors import InvalidRequestError
 from calib_utils.generation import Continuations
 from calib_utils.models import Model, load_model
@@ -19,8 +18,6 @@ from calib_utils.served import Engine
 from calib_utils.starts import start_of, vocabulary_size
 from calib_utils.sweeps import Sweep, grow
 
-# What a completion passes through: a change in any of them makes stored sweeps foreign.
-CODE = ("generation", "models", "prompts", "scoring", "starts", "sweeps", "vocabulary")
 _RATE_TOKENS = 4
 
 
@@ -105,14 +102,10 @@ def _check_ranks(model: Model, sweep: Sweep) -> None:
 def _record(model: Model, sweep: Sweep, engine: Engine | None = None) -> dict:
     starts = [start_of(model, prompt, sweep.end) for prompt in sweep.prompts]
     return {
-        "weights_sha256": model.weights_sha256,
-        "dtype": model.dtype,
-        "prompts_sha256": hashlib.sha256(repr(starts).encode()).hexdigest(),
+        **recorded.of_model(model),
+        "prompts_sha256": conventions.digest([[start.ids, start.end_ids] for start in starts]),
         "sweep_sha256": sweep.fingerprint(),
-        "code_version": provenance.code_version(CODE),
-        "model": model.name,
         "weights_file": model.weights_file,
-        "revision": model.revision,
         "sweep": sweep.parameters(),
         "environment": provenance.environment(engine.version if engine else model.device),
         **({"engine": engine.version, "engine_apart": engine.apart} if engine else {}),

@@ -12,12 +12,12 @@ import pandas as pd
 
 from calib_utils import (
     completions,
+    conventions,
     labelled,
     open_plans,
     openended,
     pr_curves,
     pr_depths,
-    provenance,
 )
 from calib_utils.gazetteer import GazetteerJudge
 from calib_utils.language import LanguageChecker
@@ -57,7 +57,8 @@ def run(model: Model, plan: Plan, results_dir: str | Path | None = None) -> Stud
 def read(plan: Plan, results_dir: str | Path, model_key: str) -> Study:
     """What is stored of a plan's sweeps, labelled as `run` labels them; loads no model.
 
-    Sweeps that are not there are not in it; neither are those of another request or other code.
+    Sweeps that are not there are not in it; neither are those of another request or of an older
+    convention.
 
     Raises:
         ResultsError: an unfinished sweep, or files that are not those recorded.
@@ -68,7 +69,7 @@ def read(plan: Plan, results_dir: str | Path, model_key: str) -> Study:
         if folder.is_dir():
             record = completions.read_record(folder)
             same = record["sweep_sha256"] == sweep.fingerprint()
-            if same and record["code_version"] == provenance.code_version(openended.CODE):
+            if same and conventions.is_current(conventions.TEXTS, record):
                 texts[sweep.name] = completions.read_completions(folder)
     return _study(plan, texts, results_dir, model_key)
 

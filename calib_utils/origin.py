@@ -1,4 +1,4 @@
-"""When, by what code and at what cost stored rows and texts were measured: a line for figures.
+"""When, under which convention and at what cost stored numbers were measured: a line for figures.
 
 Knows the records that lie beside them. Looks at no clock, so that a page that is executed again
 from the same rows shows the same line.
@@ -11,11 +11,9 @@ from pathlib import Path
 
 from pyarrow import parquet
 
-from calib_utils import completions, provenance, results
+from calib_utils import completions, results
 from calib_utils.models import Model
 from calib_utils.prompts import Policies
-
-_SHOWN = 8  # hexadecimal digits of a code version
 
 
 def of_tasks(results_dir: str | Path, model: Model, tasks: Iterable[str], end: str = "eos") -> str:
@@ -52,7 +50,7 @@ def of_all(results_dir: str | Path) -> str:
 
 def live() -> str:
     """Of what is computed when a page runs, and stored nowhere."""
-    return f"computed when this page ran, code {provenance.code_version()[:_SHOWN]}"
+    return "computed when this page ran"
 
 
 def _records(folders: Iterable[Path]) -> list[dict]:
@@ -67,5 +65,5 @@ def _told(records: list[dict], verb: str) -> str:
     seconds = sum(record.get("seconds", 0.0) for record in records)
     when = " to ".join(dict.fromkeys([dates[0], dates[-1]]))
     cost = f" in {math.ceil(seconds):,} s" if seconds else ""
-    code = sorted({record["code_version"][:_SHOWN] for record in records})
-    return f"{verb} {when}{cost}, code {', '.join(code)}"
+    under = sorted({str(record["convention"]) for record in records})
+    return f"{verb} {when}{cost}, convention {', '.join(under)}"

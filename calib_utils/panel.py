@@ -1,6 +1,6 @@
 """Every model with results side by side (Fig. 4, 8, 9): stored rows are read, no model is loaded.
 
-Knows which stored tables belong to which study. Rows that older code measured are left out and
+Knows which stored tables belong to which study. Rows of an older convention are left out and
 named, so that all models are compared under the same definitions. Decides no claim.
 """
 
@@ -12,13 +12,14 @@ from pathlib import Path
 import pandas as pd
 
 from calib_utils import (
+    conventions,
     kept_logits,
     logit_shape,
     open_plans,
     operating,
     order_study,
+    paths,
     pr_curves,
-    provenance,
     results,
 )
 from calib_utils.checkpoints import find, pairs
@@ -90,6 +91,7 @@ def read(results_dir: str | Path, recall: str = pr_curves.WEIGHTED) -> Panel:
 
 def keys_in(results_dir: str | Path) -> list[str]:
     """Names of the models' folders, drafts of killed runs left out."""
+    paths.note_read(results_dir)
     folders = (path for path in Path(results_dir).iterdir() if path.is_dir())
     return sorted(path.name for path in folders if not path.name.startswith("."))
 
@@ -123,7 +125,7 @@ def study_of(
     """What chapter 03 stored of a model's task: the folder whose settings hold the oracle size.
 
     Returns:
-        None where there is none of this code; and what was left out, as (folder, why).
+        None where there is none that stands; and what was left out, as (folder, why).
     """
     left_out = []
     for suffix in _SUFFIXES:
@@ -135,9 +137,9 @@ def study_of(
             continue
         if stored is None or ORACLE not in set(stored.settings.rule):
             continue
-        if stored.record["code_version"] == provenance.code_version():
+        if conventions.is_current(conventions.ROWS, stored.record):
             return stored, left_out
-        why = "measured by other code: `python -m calib_utils reproduce --update`"
+        why = "of an older convention: `python -m calib_utils reproduce --update`"
         left_out.append((f"{key}/{folder.name}", why))
     return None, left_out
 
@@ -181,10 +183,11 @@ def _read_logits(found: _Read, results_dir: Path, key: str) -> None:
     except ResultsError as error:
         found.left_out.append((f"{key}/{path.name}", str(error)))
         return
-    if record["code_version"] == provenance.code_version():
+    if conventions.is_current(conventions.LOGITS, record):
         found.logits[key] = curves
     else:
-        found.left_out.append((f"{key}/{path.name}", "of other code: run 06_logit_shape again"))
+        why = "of an older convention: run 06_logit_shape again"
+        found.left_out.append((f"{key}/{path.name}", why))
 
 
 def sources(panel: Panel) -> pd.DataFrame:

@@ -60,8 +60,10 @@ def add_commands(commands, model_options) -> None:
 
     add = commands.add_parser("check", help="are stored results what they say")
     add.add_argument("folder", nargs="?", type=Path, help="by default this checkout's results")
-    add.add_argument("--recompute", type=int, default=0, metavar="N", help="N rows of each model")
-    add.add_argument("--seed", type=int, default=0, help="of the choice of rows")
+    add.add_argument(
+        "--recompute", type=int, default=0, metavar="N", help="N rows of each model, and N texts"
+    )
+    add.add_argument("--seed", default="0", help="of the choice: any text, such as a commit")
     add.add_argument("--strict", action="store_true", help="notes count as well: fit to contribute")
     add.set_defaults(command=check)
 
@@ -218,7 +220,8 @@ def check(options) -> int:
     checks.as_table(found, folder).to_csv(sys.stdout, index=False, lineterminator="\n")
     if options.recompute:
         again = checks.recompute(found, options.recompute, options.seed)
-        table = checks.as_table(again, folder).replace({"kind": {"table": "recomputed"}})
+        words = {"table": "recomputed", "texts": "rescored"}
+        table = checks.as_table(again, folder).replace({"kind": words})
         table.to_csv(sys.stdout, index=False, header=False, lineterminator="\n")
         found += again
     fatal = ("error", "note") if options.strict else ("error",)

@@ -7,6 +7,7 @@ from pathlib import Path
 from calib_utils.errors import NoCheckoutError
 
 _MARKER = "_config.yml"
+READ_LOG = "CALIB_UTILS_READ_LOG"
 
 
 @cache
@@ -56,14 +57,29 @@ def judgement_cache_dir() -> Path:
 
 
 def package_data(*parts: str) -> Path:
-    """A file of `data/`: beside this module where installed from a wheel, else in the checkout."""
+    """A file or folder of `data/`, for somebody who will read it.
+
+    It lies beside this module where installed from a wheel, else in the checkout.
+    """
     installed = Path(__file__).parent / "data"
-    return (installed if installed.is_dir() else project_root() / "data").joinpath(*parts)
+    path = (installed if installed.is_dir() else project_root() / "data").joinpath(*parts)
+    note_read(path)
+    return path
 
 
 def default_results_dir() -> Path:
     """The committed result tables."""
     return project_root() / "data" / "results"
+
+
+def note_read(path: str | Path) -> None:
+    """Tells whoever executes a page what it reads: a line in the file `CALIB_UTILS_READ_LOG` names.
+
+    Every reader of stored numbers and of `data/` calls this, also for what it does not find.
+    """
+    if log := os.environ.get(READ_LOG):
+        with open(log, "a", encoding="utf-8") as stream:
+            stream.write(f"{Path(path).absolute()}\n")
 
 
 def notebooks_dir() -> Path:

@@ -16,7 +16,6 @@ from calib_utils.problems import Problem, extract_code, read_problems
 from calib_utils.sandbox import Limits
 
 COLUMNS = ["problem", *drawing.COLUMNS, "outcome", "reason", "n_passed", "n_tests"]
-_CODE = ("problems", "programs", "sandbox", "sandbox_worker", "verdicts")
 _VERDICT = ("outcome", "reason", "n_passed", "n_tests")
 
 
@@ -63,12 +62,12 @@ def sample_programs(
         return table
 
     folder = completions.folder_of(results_dir, model.key, name)
-    asked = {
-        key: (drawing.message_start(model, problem.message), problem.entry_point, problem.tests)
-        for key, problem in chosen.items()
-    }
+    asked = {}
+    for key, problem in chosen.items():
+        start = drawing.message_start(model, problem.message)
+        asked[key] = [start.ids, start.end_ids, problem.entry_point, problem.tests]
     settings |= {"isolation": isolation, **vars(Limits())}
-    record = drawing.record_of(model, asked, settings, _CODE)
+    record = drawing.record_of(model, asked, settings)
     with tqdm(total=len(chosen) * n, unit="program", desc=model.name, leave=False) as bar:
         return drawing.kept(folder, record, chosen, make)
 

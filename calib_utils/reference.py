@@ -5,7 +5,6 @@ must come out right, or wrong, through the whole chain. Knows torch and tokenize
 """
 
 import hashlib
-import inspect
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +12,11 @@ from types import SimpleNamespace
 
 import torch
 
-from calib_utils import laws, prompts, ranked
+from calib_utils import prompts
 from calib_utils.errors import InvalidRequestError, whole_number
 from calib_utils.laws import Law, node_of
 from calib_utils.models import Model
 from calib_utils.prompts import Policies, Prompt
-from calib_utils.provenance import bare_source
 from calib_utils.steps import TokenTable
 from calib_utils.tasks import Task, get_task
 
@@ -52,9 +50,9 @@ def reference_model(law: Law, task: Task | str, tokenizer=None, end: str = "eos"
     What is no prefix of an answer puts all mass on the end token: an answer is closed after its
     first invalid token, and nothing follows an end. So does a whole answer where `end="none"`.
 
-    Stored rows (`results_dir`) are told apart by law, answers, tokenizer and the laws' code; a law
-    of your own by its `repr` alone. `reproduce` cannot build these models again: `load_model` knows
-    no such name and raises UnknownNameError.
+    Stored rows (`results_dir`) are told apart by law (its `repr`), answers and tokenizer.
+    `reproduce` cannot build these models again: `load_model` knows no such name and raises
+    UnknownNameError.
 
     Args:
         law: of `laws` or `ranked`, or your own.
@@ -77,8 +75,7 @@ def reference_model(law: Law, task: Task | str, tokenizer=None, end: str = "eos"
     tokens = TokenTable(prompt.trie)
     for node in range(prompt.trie.n_nodes):
         law.require_fits(node_of(tokens, node, n_vocab))
-    code = [bare_source(inspect.getsource(module)) for module in (laws, ranked)]
-    content = repr((law, prompt.ids, prompt.sequences.fingerprint(), stop, n_vocab, code))
+    content = repr((law, prompt.ids, prompt.sequences.fingerprint(), stop, n_vocab))
     digest = hashlib.sha256(content.encode()).hexdigest()
     return ReferenceModel(
         name=f"reference {law!r}",

@@ -84,7 +84,8 @@ def ask(
         return drawing.draw(model, prompt, n, max_tokens, **options)
 
     folder = completions.folder_of(results_dir, model.key, name)
-    asked = {"repeats": drawing.message_start(model, prompt)}
+    start = drawing.message_start(model, prompt)
+    asked = {"repeats": [start.ids, start.end_ids]}
     # Part of the identity of stored replies, though all are drawn without cutoff.
     request = {"n": n, "settings": "plain", "temperature": temperature, "seed": seed}
     request |= {"max_tokens": max_tokens, "own_settings": drawing.own_settings(model)}

@@ -4,7 +4,6 @@ A folder holds a file per table of `schema.Tables` that has rows, and `provenanc
 and changes as a whole, by renaming a finished folder into place. Knows files; runs no model.
 """
 
-import errno
 import glob
 import json
 import os
@@ -18,13 +17,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from calib_utils import files
+from calib_utils import files, paths, recorded
 from calib_utils.errors import ResultsError
 from calib_utils.files import sha256_of_file
 from calib_utils.schema import COLUMNS, SCHEMA, Tables
 
-# What must be equal for stored rows to stand for a computation.
-IDENTITY = ("weights_sha256", "prompt_sha256", "sequences_sha256", "dtype", "code_version")
 # The file of each table. Settings as text, for people and for diffs; the rest in bulk.
 FILES = {
     "settings": "settings.csv",
@@ -32,9 +29,8 @@ FILES = {
     "losses": "losses.parquet",
     "frontier": "frontier.parquet",
 }
-RECORD = "provenance.json"
+RECORD = recorded.FILE
 _PATIENCE = 3
-_TURNS = 100  # of a writer, while others put their own folder in place
 
 
 @dataclass(frozen=True)
@@ -42,10 +38,6 @@ class Stored(Tables):
     """One stored measurement: its tables and the record of how they came about."""
 
     record: dict = field(default_factory=dict)
-
-    def stale(self, identity: dict) -> list[str]:
-        """The parts of `identity` in which this differs, so that it may not be reused."""
-        return [name for name in IDENTITY if self.record.get(name) != identity[name]]
 
 
 def folder_of(results_dir: Path, model_key: str, task_name: str, suffix: str = "") -> Path:
@@ -59,6 +51,7 @@ def read(folder: Path) -> Stored | None:
     Raises:
         ResultsError: incomplete, changed by hand, of another schema, or breaking an invariant.
     """
+    paths.note_read(folder)
     for _ in range(_PATIENCE):
         if not _exists(folder):
             return None
@@ -235,7 +228,9 @@ def _write(folder: Path, tables: Tables, record: dict) -> None:
         record = {"schema": SCHEMA, **record, "files": hashes}
         text = json.dumps(record, indent=1, ensure_ascii=False, sort_keys=True)
         (draft / RECORD).write_text(text + "\n", encoding="utf-8")
-        _put_in_place(draft, folder, old)
+        with suppress(FileNotFoundError):  # none is replaced
+            os.replace(folder, old)
+        os.replace(draft, folder)
     except OSError as error:
         if old.exists() and not folder.exists():
             os.replace(old, folder)
@@ -245,19 +240,3 @@ def _write(folder: Path, tables: Tables, record: dict) -> None:
     finally:
         shutil.rmtree(draft, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
-
-
-def _put_in_place(draft: Path, folder: Path, old: Path) -> None:
-    """Renames `draft` to `folder`, whose content goes to `old`; the last of two writers wins."""
-    for attempt in range(_TURNS):
-        try:
-            os.replace(draft, folder)
-            return
-        except OSError as error:
-            # A folder replaces no folder that holds something; anything else is a real obstacle.
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or attempt == _TURNS - 1:
-                raise
-        # Another writer may have moved it away just now, or may put its own there next.
-        shutil.rmtree(old, ignore_errors=True)
-        with suppress(FileNotFoundError):
-            os.replace(folder, old)

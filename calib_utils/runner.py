@@ -12,7 +12,8 @@ import os
 import re
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
@@ -118,21 +119,19 @@ def parse_parameters(name: str, pairs: list[str]) -> dict:
     return check_parameters(name, found)
 
 
-def made_from(name: str, parameters: Mapping) -> dict:
-    """What an execution of a notebook depends on, as it is now; see `freshness`."""
+def why_stale(name: str, parameters: Mapping, executed: Path) -> list[str]:
+    """Why an executed copy does not stand for an execution now, in words; empty where it does."""
+    sha256, store = _inputs(name, parameters)
+    return freshness.why_stale(executed, source_sha256(name), parameters, sha256, store)
+
+
+def _inputs(name: str, parameters: Mapping) -> tuple[str | None, Path]:
+    """The SHA-256 of the weights a notebook would use now, and where its rows are."""
     given = {**parameters_of(name), **parameters}
     store = Path(given.get("results_dir") or paths.default_results_dir())
     if is_about_all(name):
-        sha256, rows = None, freshness.rows_by_model(store)
-    else:
-        own = freshness.identity(given["model"], given["revision"] or None)
-        sha256, rows = own.weights_sha256, freshness.rows_of(store / own.key)
-    return freshness.made_from(_read(name), parameters, sha256, rows)
-
-
-def why_stale(name: str, parameters: Mapping, executed: Path) -> list[str]:
-    """Why an executed copy does not stand for an execution now, in words; empty where it does."""
-    return freshness.why_stale(executed, source_sha256(name), made_from(name, parameters))
+        return None, store
+    return freshness.identity(given["model"], given["revision"] or None).weights_sha256, store
 
 
 def run(name: str, parameters: Mapping, output: Path) -> Path:
@@ -152,13 +151,10 @@ def run(name: str, parameters: Mapping, output: Path) -> Path:
     parameters = check_parameters(name, parameters)
     output.parent.mkdir(parents=True, exist_ok=True)
     draft = output.with_name(f".{uuid.uuid4().hex}.ipynb")
-    before = {key: os.environ.get(key) for key in KERNEL_ENVIRONMENT}
-    # Code that is edited while it runs is not what ran; rows and weights come with the run.
+    # A source that is edited while it runs is not what ran; rows and weights come with the run.
     origin = {"source": name, "source_sha256": source_sha256(name)}
-    record = made_from(name, parameters)
-    os.environ.update(KERNEL_ENVIRONMENT)
     try:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, _environment(folder) as log:
             papermill.execute_notebook(
                 str(paths.notebooks_dir() / f"{name}.ipynb"),
                 str(draft),
@@ -173,9 +169,10 @@ def run(name: str, parameters: Mapping, output: Path) -> Path:
                 extra_arguments=["--IPKernelApp.log_level=50"],
                 config=Config({"KernelManager": kernel_channels(folder)}),
             )
+            read = set(log.read_text(encoding="utf-8").splitlines())
         notebook = nbformat.read(draft, as_version=4)
-        after = made_from(name, parameters)
-        record |= {part: after[part] for part in ("weights", "rows")}
+        sha256, store = _inputs(name, parameters)
+        record = freshness.made_from(parameters, sha256, read, store)
         clean(notebook, {**origin, freshness.RECORD: record})
         if not is_about_all(name):
             model = parameters.get("model") or parameters_of(name)["model"]
@@ -189,10 +186,23 @@ def run(name: str, parameters: Mapping, output: Path) -> Path:
         raise
     finally:
         draft.unlink(missing_ok=True)
-        for key, value in before.items():
-            os.environ.pop(key) if value is None else os.environ.update({key: value})
     output.with_name(f".failed-{output.name}").unlink(missing_ok=True)
     return output
+
+
+@contextmanager
+def _environment(folder: str) -> Iterator[Path]:
+    """Gives kernels their environment, and yields the file in which they note what they read."""
+    log = Path(folder) / "read"
+    log.touch()
+    wanted = KERNEL_ENVIRONMENT | {paths.READ_LOG: str(log)}
+    before = {key: os.environ.get(key) for key in wanted}
+    os.environ.update(wanted)
+    try:
+        yield log
+    finally:
+        for key, value in before.items():
+            os.environ.pop(key) if value is None else os.environ.update({key: value})
 
 
 def kernel_channels(folder: str) -> dict[str, str]:

@@ -1,20 +1,18 @@
-"""What one run does: notebooks in turn, only those that do not stand, one run at a time.
+"""What one run does: notebooks in turn, only those that are not current, one run at a time.
 
-Knows the folder of executed copies and its lock. Decides nothing about content (`freshness`) and
-executes through `runner`; says on stderr what it does and why.
+Knows the folder of executed copies and its lock. Asks `runner` what is current, and
+executes through it; says on stderr what it does and why.
 """
 
-import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-from calib_utils import files, freshness, runner
+from calib_utils import files, runner
 from calib_utils.errors import ResultsError
 
-_JOURNAL = ".running.json"
 _DRAFT = re.compile(r"\.[0-9a-f]{32}\.(?:ipynb|draft)")
 _FORCED = "asked for by --force"
 
@@ -26,7 +24,7 @@ def execute(
     force: bool = False,
     prepare: Callable[[], object] = lambda: None,
 ) -> list[str]:
-    """Executes the notebooks whose copies in `folder` do not stand, and prints the copies written.
+    """Executes the notebooks whose copies in `folder` are not current, and prints what it wrote.
 
     A notebook that fails does not keep the others from running.
 
@@ -41,7 +39,9 @@ def execute(
     """
     failed = []
     with _alone(folder):
-        _end_killed_run(folder, jobs)
+        for draft in folder.iterdir():  # of a run that was killed
+            if _DRAFT.fullmatch(draft.name):
+                draft.unlink(missing_ok=True)
         todo = {}
         for name, parameters in jobs.items():
             why = runner.why_stale(name, parameters, folder / f"{name}.ipynb")
@@ -54,9 +54,8 @@ def execute(
                 _say(f"{where}: current")
                 continue
             _say(f"{where}: {'; '.join(why)}; executing ...")
-            with _adding_rows(folder, name, jobs[name]):
-                if not _execute(name, jobs[name], folder / f"{name}.ipynb"):
-                    failed.append(name)
+            if not _execute(name, jobs[name], folder / f"{name}.ipynb"):
+                failed.append(name)
     return failed
 
 
@@ -96,39 +95,6 @@ def _alone(folder: Path) -> Iterator[None]:
         if not held:
             _say(f"no locks in {folder}: do not start two runs of {folder.name}")
         yield
-
-
-@contextmanager
-def _adding_rows(folder: Path, name: str, parameters: Mapping) -> Iterator[None]:
-    """Lets the other copies stand after the rows that this notebook adds, even if it is killed."""
-    rows = runner.made_from(name, parameters)["rows"]
-    record = {"results_dir": parameters.get("results_dir"), "rows": rows}
-    try:
-        with files.whole(folder / _JOURNAL) as draft:
-            draft.write_text(json.dumps(record), encoding="utf-8")
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-    try:
-        yield
-    finally:
-        _settle(folder, rows, runner.made_from(name, parameters)["rows"])
-
-
-def _end_killed_run(folder: Path, jobs: Mapping[str, Mapping]) -> None:
-    """Does what a run that was killed in this folder had no time for."""
-    for draft in folder.iterdir():
-        if _DRAFT.fullmatch(draft.name):
-            draft.unlink(missing_ok=True)
-    name, parameters = next(iter(jobs.items()))
-    with suppress(FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
-        record = json.loads((folder / _JOURNAL).read_text(encoding="utf-8"))
-        if record["results_dir"] == parameters.get("results_dir"):
-            _settle(folder, dict(record["rows"]), runner.made_from(name, parameters)["rows"])
-
-
-def _settle(folder: Path, before: Mapping[str, str], after: Mapping[str, str]) -> None:
-    freshness.settle(folder.glob("[0-9][0-9]_*.ipynb"), before, after)
-    (folder / _JOURNAL).unlink(missing_ok=True)
 
 
 def _unwritable(folder: Path, error: OSError) -> ResultsError:

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from calib_utils import provenance, results
+from calib_utils import conventions, provenance, results
 from calib_utils.adaptive import adaptive_frontier
-from calib_utils.errors import ModelFormatError, ResultsError
+from calib_utils.errors import ModelFormatError
 from calib_utils.measure import Measurement, Settings, measure, untouched
 from calib_utils.models import Model
 from calib_utils.parsing import is_known
@@ -94,18 +94,18 @@ class Request:
         )
 
     def identity(self) -> dict:
-        """What stored rows must be of to stand for a measurement now (`results.IDENTITY`)."""
+        """What stored rows must be of to stand for a measurement now (`conventions`)."""
         prompt_ids = repr(self.prompt.ids).encode()
         return {
             "weights_sha256": self.model.weights_sha256,
             "prompt_sha256": hashlib.sha256(prompt_ids).hexdigest(),
             "sequences_sha256": _in_fixed_order(self.prompt.sequences).fingerprint(),
             "dtype": self.model.dtype,
-            "code_version": provenance.code_version(),
+            "convention": conventions.CURRENT[conventions.ROWS],
         }
 
     def _stored(self) -> results.Stored | None:
-        """Stored rows that stand for a computation now; older code's rows do not.
+        """Stored rows that stand for a computation now; those of an older convention do not.
 
         Raises:
             ResultsError: rows of another model or task hold the place; they are not overwritten.
@@ -113,13 +113,8 @@ class Request:
         stored = results.read(self.folder) if self.folder is not None else None
         if stored is None:
             return None
-        stale = stored.stale(self.identity())
-        if foreign := [name for name in stale if name != "code_version"]:
-            raise ResultsError(
-                f"{self.folder} holds rows of another measurement (differs in "
-                f"{', '.join(foreign)}): use another results_dir, rename the task, or delete it"
-            )
-        return None if stale else stored
+        conventions.require_same(self.folder, conventions.ROWS, stored.record, self.identity())
+        return stored if conventions.is_current(conventions.ROWS, stored.record) else None
 
     def _with_stored(self, new: Tables, before: Tables | None) -> Tables:
         """New rows beside those stored now: another run may have added some meanwhile."""

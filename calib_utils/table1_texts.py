@@ -14,8 +14,6 @@ from calib_utils.starts import Start, start_of
 from calib_utils.table1 import ORACLE
 from calib_utils.tasks import OpenPrompt
 
-_CODE = ("table1_plan", "table1_texts")
-
 
 def generate(
     model: Model,
@@ -74,9 +72,9 @@ def generate(
     for key in ids:
         own = plan[plan.prompt_id == key]
         listed = [tuple(map(str, row)) for row in own.itertuples(index=False, name=None)]
-        asked[key] = (starts[key], forced[key], listed)
+        asked[key] = [starts[key].ids, starts[key].end_ids, forced[key], listed]
     settings = {"max_tokens": max_tokens, "prompts": ids, "n": int(plan.n_texts.max())}
-    record = drawing.record_of(model, asked, settings, _CODE)
+    record = drawing.record_of(model, asked, settings)
     return drawing.kept(completions.folder_of(results_dir, model.key, name), record, ids, make)
 
 

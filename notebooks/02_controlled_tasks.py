@@ -185,13 +185,14 @@ reporting.glue_verdicts(found)
 #
 # ## Provenance
 #
-# Rows are stored with the hash of the weights, of the prompt and answer tokens, and of the
-# code that the numbers pass through; they are reused only when all of them match.
+# Rows are stored with the hash of the weights, of the prompt and of the answer tokens, with the
+# number format and with the convention that they were computed under; they are reused only where
+# all of these match.
 
 # %%
 records = [cu.stored_measurement(language_model, task, store, end=policy).record for task in tasks]
 environment = records[0]["environment"]
 print("weights  ", source)
-print("code     ", records[0]["code_version"][:12])
+print("rows     ", "convention", records[0]["convention"])
 print("measured ", environment["date"], "on", environment["machine"], environment["device"])
 print("packages ", ", ".join(f"{k} {v}" for k, v in environment["packages"].items()))

@@ -79,7 +79,7 @@ if len(found.left_out):
     print("left out:")
     print(found.left_out.to_string(index=False))
 else:
-    print("nothing was left out: all stored rows are of this code")
+    print("nothing was left out: all stored rows are of the current convention")
 
 # %% [markdown]
 # **What these models can show, and what not.** Models of a laptop's size, most of them in 4 bits.

@@ -87,8 +87,7 @@ def test_everything_that_is_committed_is_sound():
     table = checks.as_table(found, paths.default_results_dir())
     wrong = table[table.verdict == "error"]
     assert wrong.empty, wrong.to_string()
-    # Texts name the code they passed through by its hash; that a commit did not hold all of the
-    # package at that moment is a note.
+    # That a commit did not hold all of the package when a text was written is a note.
     noted = table[table.verdict == "note"]
     assert set(noted.kind) <= {"texts"} and noted.finding.str.contains("no commit").all()
     assert len(found) >= 90
@@ -202,7 +201,7 @@ TABLE = {
     "another model in the record": (
         lambda f: edit(f, model="owner/other"), "belong into 'owner--other'"
     ),
-    "other code": (lambda f: edit(f, code_version="f" * 64), "measured by other code"),
+    "an older convention": (lambda f: edit(f, convention=0), "of convention 0 of rows"),
     "no hash": (lambda f: edit(f, weights_sha256=None), "weights_sha256 is None"),
     "no environment": (lambda f: edit(f, environment={}), "the environment lacks commit"),
     "a field is missing": (
@@ -310,7 +309,9 @@ TEXTS = {
     "a tree of another prompt": (
         "sweep", lambda f: retext(f, lambda row: row | {"prompt_id": "two"}), "the trees"
     ),
-    "other code": ("sweep", lambda f: edit(f, code_version="f" * 64), "measured by other code"),
+    "an older convention": (
+        "sweep", lambda f: edit(f, convention=0), "of convention 0 of texts"
+    ),
     "another model": ("repeats", lambda f: edit(f, model=SMALL), "not those of"),
 }  # fmt: skip
 
@@ -409,7 +410,7 @@ def test_recomputing_finds_what_is_consistent_and_made_up(world, capsys):
     assert not errors(world)
     again = checks.recompute(checks.check(world), 20)
     said = {one.folder.name: [fault.what for fault in one.faults] for one in again}
-    assert not said["rng-1"]
+    assert not said["rng-1"] and not said["sweep"]
     assert len(said["rng-1@end=line"]) == 1
     assert "differ by up to" in said["rng-1@end=line"][0]
     assert main(["check", str(folder), "--recompute", "1"]) == 1
@@ -436,11 +437,22 @@ def test_recomputing_finds_answers_and_prompts_of_another_tokenizer(world):
     assert "prompt_sha256, sequences_sha256 are not those of the record" in one.faults[0].what
 
 
+def test_rescoring_finds_texts_that_the_model_does_not_write_so(world):
+    def likelier(row):
+        return row | {"log_p": row["log_p"] / 2}
+
+    retext(world / KEY / "texts" / "sweep", likelier)
+    assert not errors(world)
+    (one,) = checks.recompute(checks.check(world / KEY / "texts" / "sweep"), 2)
+    assert "nats a token" in one.faults[0].what
+
+
 def test_the_same_seed_draws_the_same_rows(world):
     found = checks.check(world)
-    drawn = [[c.folder for c in checks.recompute(found, 1, seed)] for seed in (0, 0, 1, 2, 3, 4, 5)]
+    seeds = ("a commit", "a commit", *range(6))
+    drawn = [[c.folder for c in checks.recompute(found, 1, seed)] for seed in seeds]
     assert drawn[0] == drawn[1]
-    assert len(set(map(tuple, drawn))) == 2
+    assert len({tuple(folders) for folders in drawn}) == 2
 
 
 def test_a_model_that_is_not_here_is_not_fetched(world, monkeypatch):
@@ -448,8 +460,8 @@ def test_a_model_that_is_not_here_is_not_fetched(world, monkeypatch):
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(world / "empty"))
     found = checks.recompute(checks.check(world), 1)
-    assert [one.verdict for one in found] == ["note"]
-    assert "owner/tiny is not here: fetch it" in found[0].faults[0].what
+    assert [one.verdict for one in found] == ["note"] * 2
+    assert all("owner/tiny is not here: fetch it" in one.faults[0].what for one in found)
 
 
 def test_a_number_of_rows_below_0_is_a_named_error(capsys):

@@ -11,7 +11,16 @@ import pytest
 import torch
 
 import calib_utils as cu
-from calib_utils import checks, controlled, cutoffs, figures, kept_steps, paths, provenance, scoring
+from calib_utils import (
+    checks,
+    controlled,
+    conventions,
+    cutoffs,
+    figures,
+    kept_steps,
+    paths,
+    scoring,
+)
 from calib_utils import explorer as ex
 from calib_utils.registry import CORE, EMBEDDED
 
@@ -169,7 +178,7 @@ def test_what_is_kept_is_the_step_itself(kept):
     assert read == steps["rng-2"]
     assert record["weights_sha256"] == model.weights_sha256
     assert (record["task"], record["end"]) == ("rng-2", "eos")
-    assert record["code_version"] == provenance.code_version()
+    assert record["convention"] == conventions.CURRENT["steps"]
 
 
 def test_the_space_before_a_base_models_answer_is_a_step_of_its_own(tiny):
@@ -291,8 +300,8 @@ def test_steps_are_looked_at_by_check(tmp_path):
     (folder / "notes.txt").unlink()
     path = folder / "rng-3.json"
     text = path.read_text(encoding="utf-8")
-    path.write_text(text.replace(provenance.code_version(), "0" * 64), encoding="utf-8")
-    assert "measured by other code" in findings() and "run 03_oracle_cutoffs again" in findings()
+    path.write_text(text.replace('"convention": 1', '"convention": 0'), encoding="utf-8")
+    assert "of convention 0 of steps" in findings() and "run 03_oracle_cutoffs again" in findings()
     path.write_text(text.replace(EMBEDDED[SMALL].sha256, "1" * 64), encoding="utf-8")
     assert "the weights are not those of" in findings()
     path.write_text(text[:-9], encoding="utf-8")

@@ -138,14 +138,14 @@ def spoil(store, how):
     if how == "table changed":
         with (table / "settings.csv").open("a") as file:
             file.write("x")
-    elif how == "table of other code":
-        content = json.loads(record.read_text(encoding="utf-8")) | {"code_version": "0" * 64}
+    elif how == "table of another convention":
+        content = json.loads(record.read_text(encoding="utf-8")) | {"convention": 0}
         record.write_text(json.dumps(content), encoding="utf-8")
     elif how == "steps cut off":
         steps.write_text(steps.read_text(encoding="utf-8")[:-9], encoding="utf-8")
     else:
         name, value = {
-            "steps of other code": ("code_version", "0" * 64),
+            "steps of another convention": ("convention", 0),
             "steps of other weights": ("weights_sha256", "0" * 64),
             "steps of another end": ("end", "line"),
         }[how]
@@ -158,11 +158,11 @@ def spoil(store, how):
     ("how", "why"),
     [
         ("table changed", "is not the file that"),
-        ("table of other code", "measured by other code"),
+        ("table of another convention", "of an older convention"),
         ("steps cut off", "holds no steps"),
-        ("steps of other code", "differs from the rows in code_version"),
-        ("steps of other weights", "differs from the rows in weights_sha256"),
-        ("steps of another end", "differs from the rows in end"),
+        ("steps of another convention", "of another convention than the rows"),
+        ("steps of other weights", "of another weights than the rows"),
+        ("steps of another end", "of another end than the rows"),
     ],
 )
 def test_what_is_broken_or_stale_is_left_out_and_named(store, tmp_path, how, why):

@@ -29,9 +29,11 @@ import calib_utils as cu
 from calib_utils import (
     book,
     completions,
+    conventions,
     files,
     freshness,
     paths,
+    recorded,
     results,
     sizes,
     store,
@@ -268,8 +270,9 @@ def test_a_run_killed_in_a_notebook_goes_on_with_that_one(project, tiny_folder, 
     assert (project / "transport").read_text() == "ipc"
     assert [path.name for path in pages.glob("[0-9]*")] == ["00_rows.ipynb"]
     nbformat.read(pages / "00_rows.ipynb", as_version=4)
-    before = freshness.rows_of(rows / "mine")
-    assert before and (pages / ".running.json").is_file()
+    stored = sorted((rows / "mine").iterdir())
+    before = list(map(recorded.identity_of, stored))
+    assert before and all(before)
     begun = time.monotonic()
     while alive(kernel):  # it sees within seconds that its parent is gone
         assert time.monotonic() - begun < 60
@@ -280,7 +283,7 @@ def test_a_run_killed_in_a_notebook_goes_on_with_that_one(project, tiny_folder, 
     assert "00_rows on mine: current" in done.stderr
     assert "01_gate on mine: never run" in done.stderr
     assert hidden(pages) == hidden(rows) == []
-    assert freshness.rows_of(rows / "mine") == before
+    assert list(map(recorded.identity_of, stored)) == before
 
 
 @pytest.mark.notebooks
@@ -423,7 +426,8 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import calib_utils as cu
-from calib_utils import book, completions, conversion, kept_steps, labels, results, runs
+from calib_utils import book, completions, conventions, conversion, kept_steps, labels, recorded
+from calib_utils import results
 from calib_utils.errors import CalibUtilsError
 from calib_utils.endpoint import Reply
 from calib_utils.judges import LanguageModelJudge
@@ -447,26 +451,20 @@ class Backend:
         yield 0, Reply('{"reason": "fine", "grammar": 9, "semantics": 9, "overall": 9}', True)
 
 
-def pages():
-    with runs._adding_rows(disk, "00_quickstart", {"model": folder}):
-        pass
-
-
 def judge():
     judge = LanguageModelJudge(Backend(), name="x", cache_dir=disk / "answers")
     judge.judge(pd.DataFrame([{"prompt": "a", "text": "b", "ended": True}]))
 
 
-record = {name: "x" for name in completions.IDENTITY}
+record = {name: "x" for name in conventions.IDENTITY["texts"]}
 table = pa.table({"x": list(range(1000))})
 texts = pd.DataFrame({"prompt": ["Why?"], "text": ["x" * 9999], "ended": [True]})
 actions = {
     "rows": lambda: cu.evaluate(model, task, ["top_k=5"], results_dir=rows),
     "sweep": lambda: completions.open_folder(disk / "texts", record),
-    "table": lambda: completions.write_table(disk / "a" / "x.parquet", table, parents=True),
+    "table": lambda: recorded.write_table(disk / "a" / "x.parquet", table),
     "steps": lambda: kept_steps.keep(model, ["rng-2"], "eos", rows),
     "answers": judge,
-    "pages": pages,
     "labels for people": lambda: labels.write_sheet(disk / "sheet.csv", texts),
     "book": lambda: book.write_table_of_contents(disk),
     "conversion": lambda: conversion.converted_folder(gguf, "0" * 64),
@@ -535,7 +533,6 @@ NEEDS_SPACE = {
     "table": "ResultsError: cannot write",
     "steps": "ResultsError: cannot write",
     "answers": "JudgeError: cannot keep answers",
-    "pages": "ResultsError: cannot write pages",
     "labels for people": "JudgeError: cannot write",
     "book": "BookBuildError: cannot write",
     "conversion": "CacheError: cannot write",
@@ -587,15 +584,15 @@ def test_dates_in_the_future_or_the_past_change_nothing(stored, tiny, tmp_path, 
     content = json.loads(record.read_text())
     content["environment"]["date"] = "2999-01-01T00:00:00+00:00"
     record.write_text(json.dumps(content))
-    before = freshness.rows_of(stored.parent)
+    before = recorded.identity_of(stored)
     for date in (0, 2**33):
         for path in [stored, *stored.iterdir()]:
             os.utime(path, (date, date))
-        assert freshness.rows_of(stored.parent) == before
+        assert recorded.identity_of(stored) == before is not None
     monkeypatch.setattr(store, "measure", lambda *a, **k: pytest.fail("measured again"))
     assert len(cu.evaluate(model, TASK, ["none"], [0.5, 2.0], results_dir=results_dir)) == 2
     texts = tmp_path / "texts"
-    asked = dict.fromkeys(completions.IDENTITY, "x")
+    asked = dict.fromkeys(conventions.IDENTITY["texts"], "x")
     completions.open_folder(texts, asked)
     old, new = (f".{digit * 32}.draft" for digit in "01")
     for name, date in ((old, 0), (new, 2**33), (".notes", 0)):  # the clock was set back since
@@ -865,7 +862,7 @@ def test_a_judges_name_stays_in_its_folder(name):
 )
 def test_a_sidecar_names_no_file_outside_its_folder(tmp_path, name):
     folder = tmp_path / "texts"
-    completions.open_folder(folder, dict.fromkeys(completions.IDENTITY, "x"))
+    completions.open_folder(folder, dict.fromkeys(conventions.IDENTITY["texts"], "x"))
     record = json.loads((folder / "provenance.json").read_text())
     (tmp_path / "outside.parquet").write_bytes(b"PAR1")
     (folder / "provenance.json").write_text(json.dumps(record | {"files": {name: "0" * 64}}))
@@ -876,7 +873,7 @@ def test_a_sidecar_names_no_file_outside_its_folder(tmp_path, name):
 @pytest.mark.parametrize("files", [5, ["x"], "x", {"x.parquet": 5}])
 def test_a_sidecar_without_a_list_of_hashes_is_a_named_error(tmp_path, files):
     folder = tmp_path / "texts"
-    completions.open_folder(folder, dict.fromkeys(completions.IDENTITY, "x"))
+    completions.open_folder(folder, dict.fromkeys(conventions.IDENTITY["texts"], "x"))
     record = json.loads((folder / "provenance.json").read_text())
     (folder / "provenance.json").write_text(json.dumps(record | {"files": files}))
     with pytest.raises(ResultsError, match=r"delete|restore"):
@@ -889,17 +886,15 @@ def test_a_revision_leads_nowhere_else(revision):
         cu.load_model("owner/name", revision=revision)
 
 
-# Spoilt pages and journals
+# Spoilt pages
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"metadata": {"calib_utils": 5}}'])
-def test_a_spoilt_page_is_stale_and_hinders_no_other(tmp_path, content):
+def test_a_spoilt_page_is_stale(tmp_path, content):
     page = tmp_path / "00_x.ipynb"
     page.write_text(content)
-    now = {"weights": None, "parameters": {}, "code": {}, "data": {}, "rows": {}}
-    assert freshness.why_stale(page, "0", now) == ["the executed copy is unreadable"]
-    freshness.settle([page], {}, {"rng-1": "1"})
-    assert page.read_text() == content
+    told = freshness.why_stale(page, "0", {}, None, tmp_path)
+    assert told == ["the executed copy is unreadable"]
 
 
 @pytest.mark.parametrize("record", [5, [], {}, {"weights": 1}, {"weights": 1, "parameters": []}])
@@ -908,15 +903,15 @@ def test_a_page_whose_record_is_none_is_stale(tmp_path, record):
     page.write_text(
         json.dumps({"metadata": {"calib_utils": {"source_sha256": "0", "made_from": record}}})
     )
-    now = {"weights": None, "parameters": {}, "code": {}, "data": {}, "rows": {}}
-    assert freshness.why_stale(page, "0", now) == ["the executed copy is unreadable"]
+    told = freshness.why_stale(page, "0", {}, "1", tmp_path)
+    assert told == ["the executed copy is unreadable"]
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"5", b"\xff", b"[" * 100_000])
 def test_a_spoilt_record_of_rows_does_not_stop_a_run(stored, content):
-    before = freshness.rows_of(stored.parent)
+    assert recorded.identity_of(stored)
     (stored / results.RECORD).write_bytes(content)
-    assert freshness.rows_of(stored.parent) != before
+    assert recorded.identity_of(stored) is None
     with pytest.raises(ResultsError, match="restore it, or delete it"):
         results.read(stored)
 

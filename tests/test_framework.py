@@ -165,7 +165,7 @@ def test_a_kept_study_is_the_measured_one_and_stays(kept):
     assert framework.factor_gap(again) < 1e-9
 
 
-def test_only_a_study_of_this_code_with_both_tables_is_reused(kept, tmp_path):
+def test_only_a_study_of_this_convention_with_both_tables_is_reused(kept, tmp_path):
     model, measured, store = kept
     store = copied(store, tmp_path / "rows")
     settings, tokens = files_of(store, model.key)
@@ -174,10 +174,10 @@ def test_only_a_study_of_this_code_with_both_tables_is_reused(kept, tmp_path):
     recorded.write(settings, table, record)
     reused = framework_study.study(model, "rng-2", results_dir=store)
     assert reused.numbers.validity[0] == 0.123  # it was read, not measured
-    recorded.write(settings, table, record | {"code_version": "0" * 64})
+    recorded.write(settings, table, record | {"convention": 0})
     again = framework_study.study(model, "rng-2", results_dir=store)
     pd.testing.assert_frame_equal(again.numbers, measured.numbers, atol=1e-6)
-    assert framework_study.read(settings)[1]["code_version"] == record["code_version"]
+    assert framework_study.read(settings)[1]["convention"] == record["convention"]
     recorded.write(settings, table.iloc[1:], record)  # other settings than today's
     assert len(framework_study.study(model, "rng-2", results_dir=store).numbers) == len(table)
     tokens.unlink()
@@ -222,7 +222,7 @@ def test_a_broken_study_names_itself_and_is_a_fault(kept, tmp_path):
     with pytest.raises(ResultsError, match="not of this prefix tree"):
         framework_study.study(model, "rng-2", results_dir=store)
     tokens.write_bytes(whole[tokens][:200])
-    with pytest.raises(ResultsError, match="holds no study"):
+    with pytest.raises(ResultsError, match="holds no framework"):
         framework_study.study(model, "rng-2", results_dir=store)
     with pytest.raises(ResultsError, match="its record lacks"):
         recorded.write(tokens, table, {})
@@ -239,7 +239,7 @@ def test_the_committed_study_is_what_the_weights_give(task, tmp_path):
         if path.name.startswith(f"{task}.")
     )
     row = reproduce.recompute_study(path).iloc[0]
-    assert row.same and row["code is current"]
+    assert row.same and row["convention is current"]
     if task == "rng-2":
         table, record = framework_study.read(path)
         table.loc[3, "diversity"] += 0.01

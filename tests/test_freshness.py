@@ -1,9 +1,9 @@
-"""What an executed copy depends on: every input of it, and nothing that a fresh clone lacks."""
+"""What an executed copy depends on: every input, no code, nothing that a fresh clone lacks."""
 
-import ast
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +14,16 @@ import nbformat
 import pandas as pd
 import pytest
 
-from calib_utils import book, freshness, paths, provenance, registry, results, runner, runs
+from calib_utils import (
+    book,
+    conventions,
+    freshness,
+    paths,
+    registry,
+    results,
+    runner,
+    runs,
+)
 from calib_utils.__main__ import main
 from calib_utils.errors import InvalidRequestError, ModelFormatError, ResultsError
 from calib_utils.forecast import resources
@@ -22,6 +31,12 @@ from calib_utils.schema import COLUMNS, Tables
 
 ROOT = paths.project_root()
 COMPUTE = "from calib_utils import paths\n1 + 1"
+# What the copies of the fixture `executed` have read.
+READ = {
+    "00_first": ["results/mine/rng-1"],
+    "01_second": ["tasks/us-states.txt"],
+    "05_all": ["results", "results/mine/rng-1"],
+}
 
 
 @pytest.fixture
@@ -46,7 +61,7 @@ def mine(tiny_folder, tmp_path):
     return str(shutil.copytree(tiny_folder(), tmp_path / "mine"))
 
 
-def stored(results_dir, model="mine", task="rng-1", validity=0.5):
+def stored(results_dir, model="mine", task="rng-1", validity=0.5, **changes):
     """Rows in their place, with a record like a measurement's."""
     row = dict.fromkeys(COLUMNS, 0.0) | {"model": model, "task": task, "rule": "none"}
     row |= {"parameter": float("nan"), "temperature": 1.0, "n_answers": 2, "n_nodes": 3}
@@ -54,6 +69,7 @@ def stored(results_dir, model="mine", task="rng-1", validity=0.5):
     row |= {"sequence_precision": 0.5, "sequence_recall": 1.0}
     table = pd.DataFrame([row])[COLUMNS]
     record = {"model": model, "seconds": time.time(), "environment": {"date": str(time.time())}}
+    record |= {"convention": conventions.CURRENT["rows"], "dtype": "float32"} | changes
     folder = results.folder_of(results_dir, model, task)
     results.write(folder, Tables(table), record)
     return folder
@@ -80,7 +96,11 @@ def executed(project, mine):
         folder.mkdir(parents=True, exist_ok=True)
         copy = nbformat.read(paths.notebooks_dir() / f"{name}.ipynb", as_version=4)
         origin = {"source": name, "source_sha256": runner.source_sha256(name)}
-        runner.clean(copy, {**origin, freshness.RECORD: runner.made_from(name, own)})
+        store = paths.default_results_dir()
+        read = [project / "data" / part for part in READ[name]]
+        weights = None if name == "05_all" else freshness.identity(mine).weights_sha256
+        record = freshness.made_from(own, weights, read, store)
+        runner.clean(copy, {**origin, freshness.RECORD: record})
         nbformat.write(copy, folder / f"{name}.ipynb")
     assert why(mine) == why(mine, "01_second") == why(mine, "05_all") == []
     return project
@@ -111,42 +131,40 @@ def test_each_input_makes_it_stale_and_is_named(executed, mine, monkeypatch, wri
     assert why(mine, "05_all") == []
 
 
-def test_rows_that_change_appear_or_go_make_it_stale(executed, mine):
+def test_rows_of_another_identity_and_rows_that_went_make_it_stale(executed, mine):
     store = paths.default_results_dir()
-    stored(store)  # the same rows of another day
+    stored(store, validity=0.25)  # the same rows, computed on another day by another processor
+    stored(store, task="rng-2")
     assert why(mine) == why(mine, "05_all") == []
-    stored(store, validity=0.25)
-    assert why(mine) == ["rows of rng-1 changed"]
-    assert why(mine, "05_all") == ["rows of mine changed"]
+    for changes in ({"dtype": "bfloat16"}, {"weights_sha256": "1" * 64}, {"prompt_sha256": "2"}):
+        stored(store, **changes)
+        assert why(mine) == why(mine, "05_all") == ["rows of mine/rng-1 changed"]
     stored(store)
-    assert why(mine) == []
-    other = stored(store, task="rng-2")
-    assert why(mine) == ["rows of rng-2 changed"]
-    shutil.rmtree(other)
     assert why(mine) == []
     shutil.rmtree(store / "mine" / "rng-1")
-    assert why(mine) == ["rows of rng-1 changed"]
+    assert why(mine) == ["rows of mine/rng-1 changed"]
     stored(store)
-    (store / "mine" / "labels").mkdir()
-    (store / "mine" / "labels" / "x@judge.parquet").write_bytes(b"labels")
-    assert why(mine) == ["rows of labels changed"]
-    shutil.rmtree(store / "mine" / "labels")
     # Another model's rows are no matter of this one, but of the page about all.
     stored(store, model="other")
     assert why(mine) == []
-    assert why(mine, "05_all") == ["rows of other changed"]
-    for number in range(2, 7):
-        stored(store, task=f"rng-{number}")
-    assert why(mine) == ["rows of rng-2, rng-3, rng-4 and 2 more changed"]
+    assert why(mine, "05_all") == ["rows of the list of models changed"]
 
 
-def test_data_counts_where_the_code_reads_it(executed, mine):
+def test_rows_of_an_older_convention_make_it_stale(executed, mine, monkeypatch):
+    monkeypatch.setitem(conventions.CURRENT, "rows", 2)
+    assert why(mine) == ["rows of mine/rng-1 changed"]
+    stored(paths.default_results_dir())
+    assert why(mine) == ["rows of mine/rng-1 changed"], "the page shows numbers of the older one"
+    assert why(mine, "01_second") == []
+
+
+def test_data_counts_where_it_was_read(executed, mine):
     for readme in ("tasks/README.md", "published/README.md", "published/table1.csv"):
         (executed / "data" / readme).write_text("new")
     assert why(mine, "01_second") == []
     (executed / "data" / "tasks" / "us-states.txt").write_text("Utah\n")
-    assert why(mine, "01_second") == ["data changed: tasks"]
-    assert why(mine) == []  # it imports paths alone
+    assert why(mine, "01_second") == ["data changed: tasks/us-states.txt"]
+    assert why(mine) == []
 
 
 def test_a_copy_without_dates_needs_no_run(executed, mine, tmp_path, monkeypatch, capsys):
@@ -160,72 +178,69 @@ def test_a_copy_without_dates_needs_no_run(executed, mine, tmp_path, monkeypatch
     assert [line.split(": ")[1] for line in told.err.splitlines()] == ["current"] * 3
 
 
-def test_code_is_compared_by_module_and_without_comments(executed, mine, monkeypatch, tmp_path):
-    """As in a copy of the package, in which modules are edited."""
-    package = shutil.copytree(Path(provenance.__file__).parent, tmp_path / "package")
-    monkeypatch.setattr(provenance, "__file__", str(package / "provenance.py"))
-
-    def after(module, text):
-        path = package / f"{module}.py"
-        before = path.read_text()
-        path.write_text(before + text)
-        provenance.code_version.cache_clear()
-        found = why(mine, "01_second")
-        path.write_text(before)
-        return found
-
-    try:
-        assert after("tasks", "\n# a remark\n") == []
-        assert after("tasks", "\nx = 1\n") == ["code changed: tasks"]
-        assert after("errors", "\nx = 1\n") == ["code changed: errors"]
-        assert after("figures", "\nx = 1\n") == []
-    finally:
-        provenance.code_version.cache_clear()
+MEASURE = """
+import sys
+import calib_utils as cu
+from calib_utils import paths, runner, scoring
+folder, rows = sys.argv[1:]
+scoring.score = None  # nothing may be measured
+print(len(cu.evaluate(cu.load_model(folder, device="cpu"), "rng-1", results_dir=rows)))
+for page in sorted(paths.book_dir().glob("results/smollm2-135m-instruct/*.ipynb")):
+    print(runner.why_stale(page.stem, {"model": "smollm2-135m-instruct"}, page))
+page = paths.panel_dir() / "05_model_panel.ipynb"
+print(runner.why_stale(page.stem, {}, page))
+"""
 
 
-@pytest.mark.parametrize(
-    ("cells", "named", "not_named"),
-    [
-        (["import calib_utils as cu", "cu.evaluate(1)"], {"evaluation", "measure"}, {"figures"}),
-        (["import calib_utils", "calib_utils.figures.x()"], {"figures"}, {"beyond"}),
-        (["import calib_utils.theory as t\nt.evaluate"], {"theory"}, {"evaluation"}),
-        (["from calib_utils import TopP"], {"rules"}, {"samplers"}),
-        (["from calib_utils.explorer import explorer"], {"explorer"}, {"logit_shape"}),
-        (["%matplotlib inline\n!ls\nfrom calib_utils import budgets"], {"budgets"}, {"figures"}),
-        (["import numpy as np", "np.figures"], set(), {"figures"}),
-        # A worker that is read as a file, and an import inside a function.
-        (["from calib_utils import sandbox"], {"sandbox_worker"}, {"figures"}),
-        (["def f():\n    from calib_utils import errata"], {"errata"}, {"figures"}),
-    ],
-)
-def test_the_closure_of_imports(cells, named, not_named):
-    found = set(freshness.modules_of(cells))
-    assert named <= found
-    assert not found & not_named
+def test_no_edit_of_the_code_makes_a_row_or_a_page_stale(tiny_folder, tmp_path):
+    """A renamed function, a moved module and a reworded docstring, in a copy of the package."""
+    import calib_utils as cu
+
+    cu.evaluate(cu.load_model(tiny_folder(), device="cpu"), "rng-1", results_dir=tmp_path / "rows")
+    package = shutil.copytree(ROOT / "calib_utils", tmp_path / "calib_utils")
+    package.joinpath("adaptive.py").rename(package / "moved.py")
+    for path in package.glob("*.py"):
+        text = path.read_text()
+        text = re.sub(r"\brequest_for\b", "asked_for", text)
+        text = text.replace("calib_utils.adaptive", "calib_utils.moved")
+        path.write_text(re.sub(r'^"""[A-Z]', '"""Reworded. X', text) + "\nADDED = 1\n")
+    for name in ("_config.yml", "book", "data", "notebooks"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    arguments = [str(tiny_folder()), str(tmp_path / "rows")]
+    told = subprocess.run(
+        [sys.executable, "-c", MEASURE, *arguments],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    n_pages = len(list((ROOT / "book" / "results" / "smollm2-135m-instruct").glob("*.ipynb"))) + 1
+    assert told.stdout.split("\n")[:-1] == ["1", *["[]"] * n_pages], told.stderr
 
 
-def test_the_closure_holds_every_module_that_the_notebooks_load():
-    """Against Python itself: their imports, run in a process of its own."""
-    books = [
-        nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
-        for name in [*runner.notebook_names(), *runner.panel_names()]
+@pytest.mark.notebooks
+def test_a_page_records_what_it_read(project, mine, write_notebook):
+    store = paths.default_results_dir()
+    stored(store)
+    cells = [
+        "from calib_utils import paths, results, tasks",
+        "rows = results.read(paths.default_results_dir() / 'mine' / 'rng-1')",
+        "none = results.read(paths.default_results_dir() / 'mine' / 'rng-2')",
+        "states = tasks.get_task('us-states')",
     ]
-    cells = [c.source for book in books for c in book.cells if c.cell_type == "code"]
-    tree = ast.parse("\n".join(cells))
-    imports = [ast.unparse(n) for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)]
-    code = "\n".join([*imports, "import sys", "print(*sys.modules)"])
-    loaded = subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT).split()
-    own = {name.split(".")[1] for name in loaded if name.startswith("calib_utils.")}
-    assert own > {"figures", "explorer", "theory_figures"}
-    assert own <= set(freshness.modules_of(cells))
-
-
-def test_every_reader_of_data_names_its_folder():
-    folders = {path.name for path in (ROOT / "data").iterdir() if path.is_dir()}
-    for name, path in freshness._package().items():
-        if "package_data(" in path.read_text() and name not in ("paths", "freshness"):
-            assert freshness._strings_of_readers(name) & (folders - {"results"}), name
-    assert freshness.data_of(["tasks", "checkpoints"]).keys() == {"tasks", "panel"}
+    code = "from pathlib import Path\nfrom calib_utils import paths\n"
+    write_notebook(
+        project, "00_first", [f"{code}paths.project_root = lambda: Path({str(project)!r})", *cells]
+    )
+    page = runner.run("00_first", {"model": mine}, paths.executed_dir("mine") / "00_first.ipynb")
+    record = json.loads(page.read_text())["metadata"]["calib_utils"]["made_from"]
+    assert set(record) == {"parameters", "weights", "rows", "data"}
+    assert list(record["rows"]) == ["mine/rng-1", "mine/rng-2"]
+    assert record["rows"]["mine/rng-1"] and record["rows"]["mine/rng-2"] is None
+    assert list(record["data"]) == ["tasks/us-states.txt"]
+    assert why(mine) == []
+    stored(store, task="rng-2")  # which the page looked for
+    assert why(mine) == ["rows of mine/rng-2 changed"]
 
 
 def test_weights_are_told_without_a_network(tiny_folder, hub, tmp_path):
@@ -244,39 +259,12 @@ def test_weights_are_told_without_a_network(tiny_folder, hub, tmp_path):
     assert freshness.identity(str(tmp_path / "empty")) == freshness.Identity("empty", None)
 
 
-def test_weights_that_are_not_here_are_not_compared(executed, mine):
-    page = paths.executed_dir("mine") / "00_first.ipynb"
-    now = runner.made_from("00_first", {"model": mine})
-    sha256 = runner.source_sha256("00_first")
-    assert freshness.why_stale(page, sha256, now | {"weights": None}) == []
-    assert freshness.why_stale(page, sha256, now | {"weights": "0"}) == ["the weights changed"]
-
-
-def test_rows_that_a_run_adds_do_not_make_its_other_pages_stale(executed, mine):
-    store, folder = paths.default_results_dir(), paths.executed_dir("mine")
-    with runs._adding_rows(folder, "01_second", {"model": mine}):
-        stored(store, task="rng-2")
-        assert why(mine) == ["rows of rng-2 changed"]
+def test_weights_that_are_not_here_are_not_compared(executed, mine, monkeypatch):
+    known = freshness.identity(mine)
+    monkeypatch.setattr(freshness, "identity", lambda *_: freshness.Identity(known.key, None))
     assert why(mine) == []
-    # Killed in the middle: the next run does the rest.
-    journal = folder / ".running.json"
-    with runs._adding_rows(folder, "01_second", {"model": mine}):
-        stored(store, task="rng-3")
-        kept = journal.read_text()
-    journal.write_text(kept)
-    stored(store, task="rng-4")
-    before = json.loads(kept)["rows"]
-    freshness.settle(
-        [folder / "00_first.ipynb"], runner.made_from("00_first", {"model": mine})["rows"], before
-    )
-    (folder / f".{'0' * 32}.ipynb").touch()
-    runs._end_killed_run(folder, {"00_first": {"model": mine}})
-    assert {path.name for path in folder.glob(".*")} <= {".lock"}
-    # What went away meanwhile is not forgiven.
-    journal.write_text(json.dumps({"results_dir": None, "rows": before}))
-    shutil.rmtree(store / "mine" / "rng-1")
-    runs._end_killed_run(folder, {"00_first": {"model": mine}})
-    assert any("rng-1" in reason for reason in why(mine))
+    monkeypatch.setattr(freshness, "identity", lambda *_: freshness.Identity(known.key, "0"))
+    assert why(mine) == ["the weights changed"]
 
 
 @pytest.mark.notebooks

@@ -118,7 +118,7 @@ def test_executed_copies_are_current_and_whole(path):
 
 @pytest.mark.parametrize("path", EXECUTED, ids=_ids)
 def test_executed_copies_stand(path):
-    """By their own record: code, data, weights and rows are those they were made from."""
+    """By their own record: source, data, weights and rows are those they were made from."""
     parameters = {} if path.stem in PANEL else {"model": path.parent.name}
     why = runner.why_stale(path.stem, parameters, path)
     given = "--panel" if path.stem in PANEL else f"--model {path.parent.name}"

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import calib_utils as cu
-from calib_utils import completions, nodes, openended, starts, sweeps
+from calib_utils import completions, conventions, nodes, openended, reproduce, starts, sweeps
 from calib_utils.errors import InvalidRequestError, ResultsError, UnknownNameError
 from calib_utils.openended import Sweep, forecast, sweep
 from calib_utils.tasks import OpenPrompt
@@ -317,8 +317,8 @@ def test_another_sweep_under_the_same_name_is_refused(stored, changes, differs):
     assert len(sweep(model, Sweep(**{**vars(other), "name": "other"}), results_dir))
 
 
-@pytest.mark.parametrize("name", ["weights_sha256", "dtype", "code_version"])
-def test_completions_of_other_weights_or_code_are_refused(stored, name):
+@pytest.mark.parametrize("name", ["weights_sha256", "dtype", "prompts_sha256"])
+def test_completions_of_other_weights_or_prompts_are_refused(stored, name):
     model, results_dir, folder = stored
     record = json.loads((folder / "provenance.json").read_text())
     (folder / "provenance.json").write_text(json.dumps({**record, name: "other"}))
@@ -360,6 +360,35 @@ def test_a_place_that_cannot_be_written(tiny, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(ResultsError, match="writable results_dir"):
         sweep(tiny(chat=True), PLAN, tmp_path / "file")
+
+
+def test_texts_of_an_older_convention_are_written_anew(stored, monkeypatch):
+    model, results_dir, folder = stored
+    whole = completions.read_completions(folder)
+    monkeypatch.setitem(conventions.CURRENT, "texts", 2)
+    again = sweep(model, PLAN, results_dir)
+    assert completions.read_record(folder)["convention"] == 2
+    assert again.text.tolist() == whole.text.tolist()
+
+
+def test_a_renamed_class_leaves_stored_texts_what_they_are(stored, monkeypatch):
+    """A digest is of token ids, not of how Python writes an object."""
+    model, results_dir, folder = stored
+    before = contents(folder)
+    monkeypatch.setattr(starts.Start, "__repr__", lambda self: "Beginning()")
+    monkeypatch.setattr(openended, "grow", None)
+    assert len(sweep(model, PLAN, results_dir)) == 18
+    assert contents(folder) == before
+
+
+def test_stored_texts_are_scored_by_their_ids(tiny, tmp_path):
+    model, generator = tiny(chat=True), np.random.default_rng(0)
+    sweep(model, Sweep(PROMPTS[:1], ranks=RANKS, depth=2, max_tokens=3), tmp_path)
+    folder = completions.folder_of(tmp_path, model.key, "sweep")
+    n, gap = reproduce.rescore(folder, 100, generator, model)
+    assert n == len(completions.read_completions(folder)) and gap < 1e-5
+    _, gap = reproduce.rescore(folder, 100, generator, tiny("gemma3", chat=True))
+    assert gap > reproduce.TEXT_TOLERANCE
 
 
 # Requests

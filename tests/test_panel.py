@@ -161,10 +161,10 @@ def test_nothing_stored_is_nothing_shown(tmp_path):
     assert panel_findings.pair_table(empty).empty
 
 
-def test_rows_of_other_code_or_broken_ones_are_left_out_and_named(tmp_path):
+def test_rows_of_an_older_convention_or_broken_ones_are_left_out_and_named(tmp_path):
     folder = copied(tmp_path, PAIR[0]) / PAIR[0]
     record = json.loads((folder / "rng-2" / "provenance.json").read_text())
-    record["code_version"] = "0" * 64
+    record["convention"] = 0
     (folder / "rng-2" / "provenance.json").write_text(json.dumps(record))
     (folder / "us-states" / "settings.csv").write_text("broken")
     chunk = next((folder / "texts" / "items-1").glob("*.parquet"))
@@ -174,7 +174,7 @@ def test_rows_of_other_code_or_broken_ones_are_left_out_and_named(tmp_path):
     assert set(found.settings.task) == {"rng-2-sum-at-most-10"}
     assert found.order.empty and not found.logits
     why = found.left_out.set_index("folder").why
-    assert "other code" in why[f"{PAIR[0]}/rng-2"]
+    assert "older convention" in why[f"{PAIR[0]}/rng-2"]
     assert len(why) == 4
 
 
@@ -236,7 +236,7 @@ def test_logits_of_other_weights_are_not_overwritten(tiny, tmp_path):
     model, other = tiny("llama", chat=True), tiny("qwen2", chat=True)
     path = kept(model, tmp_path, logit_shape.logit_curves(model))
     before = path.read_bytes()
-    with pytest.raises(ResultsError, match=r"another model.*delete it"):
+    with pytest.raises(ResultsError, match=r"another measurement.*delete it"):
         kept_logits.keep(logit_shape.logit_curves(other), other, path)
     assert path.read_bytes() == before
 

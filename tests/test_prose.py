@@ -128,7 +128,7 @@ def test_the_line_of_a_figure_comes_from_records_and_no_clock(tmp_path):
     model = Model("m", "m", tmp_path, "0" * 64, "m.gguf", None, "float32", "cpu")
 
     def keep(folder, day, seconds):
-        record = {"code_version": "abcdef0123", "environment": {"date": f"2026-11-{day}"}}
+        record = {"convention": 1, "environment": {"date": f"2026-11-{day}"}}
         (tmp_path / "m" / folder).mkdir(parents=True)
         (tmp_path / "m" / folder / "provenance.json").write_text(json.dumps(record | seconds))
 
@@ -136,7 +136,7 @@ def test_the_line_of_a_figure_comes_from_records_and_no_clock(tmp_path):
     keep("rng-3", 26, {"seconds": 2.4})
     keep("rng-3@end=line", 27, {"seconds": 1000})
     told = origin.of_tasks(tmp_path, model, ["rng-2", "rng-3"])
-    assert told == "measured 2026-11-24 to 2026-11-26 in 4 s, code abcdef01"
+    assert told == "measured 2026-11-24 to 2026-11-26 in 4 s, convention 1"
     assert "1,000 s" in origin.of_tasks(tmp_path, model, ["rng-3"], "line")
     assert "in 1,004 s" in origin.of_all(tmp_path)
     keep("texts/one", 25, {})
@@ -144,6 +144,6 @@ def test_the_line_of_a_figure_comes_from_records_and_no_clock(tmp_path):
     table.to_parquet(tmp_path / "m" / "texts" / "one" / "x.parquet")
     table.to_parquet(tmp_path / "m" / "texts" / "one" / ".draft.parquet")
     told = origin.of_texts(tmp_path, model, ["one", "two"])
-    assert told == "3 texts, written 2026-11-25, code abcdef01"
+    assert told == "3 texts, written 2026-11-25, convention 1"
     nothing = [origin.of_texts(None, model, []), origin.of_tasks(tmp_path, model, ["rng-4"])]
     assert nothing == [origin.live()] * 2 and "when this page ran" in origin.live()

@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 
 import calib_utils as cu
-from calib_utils import prompts, provenance, reproduce, results, scoring, store
-from calib_utils.errors import ResultsError
+from calib_utils import conventions, prompts, reproduce, results, scoring, store
+from calib_utils.errors import InvalidTaskError, ResultsError
 from calib_utils.schema import Tables
 
 TASK = cu.Task("few", "Name one. Answer:", ["ab", "1,2", "zoo", "zo"])
@@ -88,14 +88,22 @@ def test_only_missing_settings_are_measured(model, stored, tmp_path, monkeypatch
     assert set(kept.answers.temperature) == {0.5, 1.0}
 
 
-def test_rows_of_an_older_code_version_are_measured_again(model, stored, tmp_path, monkeypatch):
-    monkeypatch.setattr(provenance, "code_version", lambda: "newer")
+def test_rows_of_an_older_convention_are_measured_again(model, stored, tmp_path, monkeypatch):
+    monkeypatch.setitem(conventions.CURRENT, "rows", 2)
     ran = []
     real = scoring.score
     monkeypatch.setattr(scoring, "score", lambda *a, **k: ran.append(1) or real(*a, **k))
     cu.evaluate(model, TASK, ["none"], [0.5], results_dir=tmp_path)
     assert ran == [1]
-    assert results.read(stored).record["code_version"] == "newer"
+    assert results.read(stored).record["convention"] == 2
+    cu.evaluate(model, TASK, ["none"], [0.5], results_dir=tmp_path)
+    assert ran == [1]
+
+
+@pytest.mark.parametrize("name", conventions.FOLDERS)
+def test_a_task_with_the_name_of_another_folder_is_refused(name):
+    with pytest.raises(InvalidTaskError, match=f"{name!r} is a reserved word"):
+        cu.Task(name, TASK.prompt, TASK.answers)
 
 
 def test_rows_of_other_answers_are_not_overwritten(model, stored, tmp_path):
@@ -137,7 +145,7 @@ def test_names_that_look_like_missing_values_or_numbers_stay_names(model, tmp_pa
 
 def test_the_record_names_what_a_number_depends_on(stored, model):
     record = cu.stored_measurement(model, TASK, stored.parent.parent).record
-    assert set(results.IDENTITY) <= set(record)
+    assert {"convention", *conventions.IDENTITY["rows"]} <= set(record)
     assert record["environment"]["packages"]["torch"]
     assert record["prompt"] == TASK.prompt
     assert record["seconds"] >= 0
@@ -470,7 +478,7 @@ def test_recomputing_a_folder_gives_its_rows_and_says_so(model, tmp_path):
     before = results.read(folder)
     row = reproduce.recompute(folder, update=True).iloc[0]
     after = results.read(folder)
-    assert row.same and row["code is current"]
+    assert row.same and row["convention is current"]
     assert row.settings == len(before.settings) == len(after.settings) == 12
     assert len(after.losses) >= len(before.losses) > 0
     assert after.frontier.equals(before.frontier)

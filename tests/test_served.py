@@ -19,7 +19,7 @@ import pytest
 import torch
 
 import calib_utils as cu
-from calib_utils import completions, openended, paths, served, starts
+from calib_utils import checks, completions, openended, paths, served, starts
 from calib_utils.chat import LocalChat
 from calib_utils.endpoint import Endpoint
 from calib_utils.errors import (
@@ -318,6 +318,7 @@ def test_a_sweep_is_the_same_and_stored_apart(engine, tmp_path):
     record = completions.read_record(texts / "sweep.served")
     assert (record["engine"], record["engine_apart"]) == (engine.version, engine.apart)
     assert "engine" not in completions.read_record(texts / "sweep")
+    assert not [f for f in checks.check(texts / "sweep.served")[0].faults if "convention" in f.what]
     # A second run asks no server; neither engine takes up what the other has stored.
     silent = Endpoint(f"http://127.0.0.1:{free_port()}/v1", "nobody", attempts=1)
     stored = openended.sweep(model, plan, tmp_path, engine=replace(engine, endpoint=silent))
