@@ -1,12 +1,14 @@
-"""Which deliberate faults in the metric core its own tests do not see.
+"""Which deliberate faults in the numeric modules the canaries do not see.
 
 Copies the project to a scratch folder, lets mutmut change the modules below one place at a time,
-and runs the module's own unit tests on each change: no model, no other module's tests. Writes
-`mutation.json` and the book's page of it. `make mutation` runs it.
+and runs the canaries alone (`tests/canaries`) on each change, those that need no model: with a
+model each change would take half a minute, and would hardly see
+more. Writes `mutation.json` and the book's page of it. `make mutation` runs it.
 
     python benchmarks/mutation.py [module ...]     run, all modules by default
     python benchmarks/mutation.py --again MODULE   what its record holds without a reason, once more
     python benchmarks/mutation.py --page           the page from the records alone
+    --scratch FOLDER   work there instead of in a temporary folder; a killed run goes on from it
 """
 
 import argparse
@@ -26,26 +28,22 @@ ROOT = HERE.parent
 PAGE = ROOT / "book" / "reference" / "mutation.md"
 RECORD = HERE / "mutation.json"
 SURVIVORS = HERE / "survivors.json"
-# Tests that go through a model or stored rows would only take longer to see what is in reach here.
-THROUGH_A_MODEL = (
-    "not stored and not dominates and not put_in_order and not details and not losses_do"
-)
-MODULES = ("metrics", "split", "rules", "adaptive", "tries")
-TESTS: dict[str, tuple[str, ...]] = {}
+# Wherever in the package they lie.
+MODULES = ("metrics", "split", "rules", "adaptive", "tries", "ranking", "steps", "theory")
+NEEDED = ("calib_utils", "data/panel", "data/published", "data/tasks", "_config.yml")
 SETUP = """[mutmut]
 source_paths=calib_utils
-only_mutate=calib_utils/{module}.py
+only_mutate={module}
 also_copy=
  data
  _config.yml
 pytest_add_cli_args_test_selection=
-{tests}
+ tests/canaries/test_canaries.py
 pytest_add_cli_args=
  -pno:cacheprovider
  -pno:xdist
- --hypothesis-profile=mutation
  -k
- {through_a_model}
+ not tiny and not smollm2
 process_isolation=forkserver
 use_setproctitle=false
 """
@@ -65,16 +63,15 @@ def run(module: str, scratch: Path, before: dict | None = None) -> dict:
         before: an earlier record; only its survivors without a reason are tried again. Tests are
             added, not taken away, so that the rest stands.
     """
-    names = ["calib_utils", "data/panel", "data/tasks", "_config.yml", "tests/conftest.py"]
-    tests = [f"tests/{name}" for name in TESTS.get(module, (f"test_{module}.py",))]
-    tests = [name for name in tests if (ROOT / name).is_file()]
-    for name in (*names, *tests):
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        (scratch / name).parent.mkdir(parents=True, exist_ok=True)
-        copy(ROOT / name, scratch / name)
-    chosen = "\n".join(f" {name}" for name in tests)
-    setup = SETUP.format(module=module, tests=chosen, through_a_model=THROUGH_A_MODEL)
-    (scratch / "setup.cfg").write_text(setup)
+    for name in (*NEEDED, "tests/conftest.py", "tests/canaries"):
+        target = scratch / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, target, dirs_exist_ok=True)
+        else:
+            shutil.copy(ROOT / name, target)
+    (path,) = (ROOT / "calib_utils").rglob(f"{module}.py")
+    (scratch / "setup.cfg").write_text(SETUP.format(module=path.relative_to(ROOT)))
     (scratch / "pytest.ini").write_text(OPTIONS)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     environment.pop("PYTHONPATH", None)
@@ -113,7 +110,6 @@ def run(module: str, scratch: Path, before: dict | None = None) -> dict:
         "mutants": counts.total(),
         "states": {state: n for state, n in counts.items() if n},
         "survivors": survivors,
-        "tests": tests,
         "commit": _commit(),
         "date": datetime.now(UTC).date().isoformat(),
         "mutmut": metadata.version("mutmut"),
@@ -152,13 +148,14 @@ def page() -> str:
     """The page's Markdown."""
     record, reasons = json.loads(RECORD.read_text()), json.loads(SURVIVORS.read_text())
     lines = [
-        "# Mutation tests of the metric core",
+        "# Mutation tests of the numeric modules",
         "",
         "Written by `python benchmarks/mutation.py` (`make mutation`). mutmut changes the modules",
         "that define the measures one place at a time: a sign, a comparison, a constant, an",
-        "argument. Each change is tried against the module's own unit tests, without a model. A",
-        "change that no test notices is listed below with the reason. mutmut leaves decorated",
-        "functions, so properties, and constants outside functions alone.",
+        "argument. Each change is tried against the canaries alone, those without a model: golden",
+        "values in `tests/canaries`. A change that none of them notices is listed below with the",
+        "reason. mutmut leaves decorated functions, so properties, and constants outside functions",
+        "alone.",
         "",
         "| module | changes | noticed | no end in time | not noticed | mutmut | commit | date |",
         "|---|---|---|---|---|---|---|---|",
@@ -184,11 +181,14 @@ def main() -> None:
     parser.add_argument("module", nargs="*", choices=[*MODULES, []])
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--page", action="store_true")
+    parser.add_argument("--scratch", type=Path)
     options = parser.parse_args()
     for module in [] if options.page else options.module or MODULES:
         record = json.loads(RECORD.read_text()) if RECORD.is_file() else {}
-        with tempfile.TemporaryDirectory() as scratch:
-            found = run(module, Path(scratch), record.get(module) if options.again else None)
+        with tempfile.TemporaryDirectory() as temporary:
+            scratch = (options.scratch or Path(temporary)) / module
+            scratch.mkdir(parents=True, exist_ok=True)
+            found = run(module, scratch, record.get(module) if options.again else None)
         print(module, found["mutants"], found["states"], file=sys.stderr)
         record = json.loads(RECORD.read_text()) if RECORD.is_file() else {}
         record[module] = found
