@@ -4,10 +4,11 @@ A file a canary in `golden/`, with the kind of stored number that it stands for 
 of that kind (`calib_utils.conventions`) under which its values hold.
 """
 
-import importlib
+import importlib.util
 import json
 import math
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -88,8 +89,8 @@ def _written(values) -> str:
 def changes():
     """`changes(canary, values)`: what differs from a canary's golden values. A list of words."""
 
-    def get(canary, values) -> list[str]:
-        golden = json.loads((GOLDEN / f"{canary.name}.json").read_text())
+    def get(canary, values, folder=GOLDEN) -> list[str]:
+        golden = json.loads((folder / f"{canary.name}.json").read_text())
         return differences(golden["values"], plain(values, 17), canary.tolerances)
 
     return get
@@ -99,34 +100,39 @@ def changes():
 def require_golden(changes):
     """`require_golden(canary, values)`: fails where they are not the golden ones."""
 
-    def require(canary, values):
-        path, now = GOLDEN / f"{canary.name}.json", current_convention(canary.kind)
+    def require(canary, values, folder=GOLDEN, now=None):
+        path, now = folder / f"{canary.name}.json", now or current_convention(canary.kind)
         golden = json.loads(path.read_text()) if path.exists() else None
         moved = golden is not None and golden["convention"] != now
-        said = changes(canary, values) if golden is not None else ["there is no golden file"]
+        said = ["there is no golden file"] if golden is None else changes(canary, values, folder)
         # New values beside the old ones need no new convention.
         changed = [line for line in said if "only found now" not in line]
-        if os.environ.get("CANARIES") == "rewrite":
-            if golden is None or moved or not changed:
-                known = {"kind": canary.kind, "convention": now, "why": canary.why}
-                digits = {"values": plain(values, canary.digits)}
-                path.write_text(_written(known | digits) + "\n")
-                return
-        elif moved and not said:
-            pytest.fail(
-                f"the golden values of {canary.name} are of convention {golden['convention']} of "
-                f"{canary.kind}, which is {now} now: write them anew by `{UPDATE}`"
-            )
-        if said:
+        if os.environ.get("CANARIES") == "rewrite" and (golden is None or moved or not changed):
+            known = {"kind": canary.kind, "convention": now, "why": canary.why}
+            path.write_text(_written(known | {"values": plain(values, canary.digits)}) + "\n")
+        elif said:
             pytest.fail(
                 f"{len(said)} golden values of {canary.name} changed:\n  "
                 + "\n  ".join(said[:12])
-                + f"\nTolerance: {canary.why}\n"
-                f"If you did not mean to change a number, this is a fault. If you meant to change "
-                f"what it means, bump the integer of {canary.kind!r} in "
-                f"calib_utils/conventions.py with a line on why, then write the golden file anew "
-                f"by `{UPDATE}`. A canary whose own question changed: delete "
-                f"tests/canaries/golden/{path.name} first."
+                + f"\nTolerance: {canary.why}.\nIf you did not mean to change a number, this is a "
+                f"fault. If you meant to change what the number means, bump the integer of "
+                f"{canary.kind!r} in calib_utils/conventions.py with a line on why, and write the "
+                f"golden file anew by `{UPDATE}`. If only the canary's own question is another, "
+                f"delete tests/canaries/golden/{path.name} and do the same."
+            )
+        elif moved:
+            pytest.fail(
+                f"the golden values of {canary.name} are of convention {golden['convention']} of "
+                f"{canary.kind!r}, which is {now} now: write them anew by `{UPDATE}`"
             )
 
     return require
+
+
+@pytest.fixture(scope="session")
+def canaries():
+    """The module of canaries, for tests of what they catch."""
+    spec = importlib.util.spec_from_file_location("canaries", GOLDEN.with_name("test_canaries.py"))
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -9,6 +9,7 @@ others. The mutation benchmark (`benchmarks/mutation.py`) says how much slips th
 A canary is a function from a fixture getter to nested dictionaries of numbers.
 """
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ from calib_utils import (
     laws,
     logit_shape,
     metrics,
+    paths,
     piecewise,
     pr_baselines,
     pr_curves,
@@ -185,7 +187,7 @@ def tied_logits(trie: tries.Trie, seed: int = 0) -> np.ndarray:
 def bfloat16_logits(trie: tries.Trie) -> np.ndarray:
     """Smooth logits in the steps of bfloat16, 1/16 near the top: ties as a real model has them."""
     rng = np.random.default_rng(1)
-    smooth = valid_first(trie, 3 * rng.standard_normal((trie.n_nodes, N_VOCAB)) + 12, 5.0)
+    smooth = valid_first(trie, rng.standard_normal((trie.n_nodes, N_VOCAB)) + 12, 2.0)
     return torch.from_numpy(smooth).to(torch.bfloat16).double().numpy()
 
 
@@ -210,12 +212,12 @@ def rows_of(found) -> dict:
     return dict(zip(columns_of(found), np.stack(numbers, axis=1), strict=True))
 
 
-def windows_of(found, first: int = 0) -> dict:
-    """How many tokens each setting keeps at each node, and from which rank on if not the first."""
+def windows_of(found) -> dict:
+    """Tokens kept at each node, and from which rank on; the ranks of valid tokens."""
     size = (found.steps.stop - found.steps.start).T
     sized = dict(zip(columns_of(found), size, strict=True))
     begun = {k: s for k, s in zip(columns_of(found), found.steps.start.T, strict=True) if s.any()}
-    return {"kept": sized, "first rank": begun}
+    return {"kept": sized, "first rank": begun, "rank": found.steps.rank}
 
 
 def log_p_of(found, temperatures=(0.01, 0.05, 1.0, 1.7)) -> dict:
@@ -240,7 +242,8 @@ def rows_with_ties(get):
 @canary("rows", ARITHMETIC, ARITHMETIC_WHY)
 def rows_in_bfloat16(get):
     trie = trie_of(ends=(0, 7))
-    settings = settings_of(FEW_RULES, FEW_TEMPERATURES)
+    rules = (*FEW_RULES, *(f"top_k={k}" for k in (1, 2, 4, 6, 10, 16, 25)))
+    settings = settings_of(rules, FEW_TEMPERATURES)
     found = get("measure_logits")(trie, bfloat16_logits(trie), settings)
     return {"rows": rows_of(found), "ln p": log_p_of(found), **windows_of(found)}
 
@@ -267,7 +270,7 @@ def rows_by_end(get):
         measured = get("measure_logits")(
             trie, tied_logits(trie, 2), settings_of(FEW_RULES, FEW_TEMPERATURES), batch=5
         )
-        found[name] = {"rows": rows_of(measured), "ln p": log_p_of(measured)}
+        found[name] = {"rows": rows_of(measured), "rank": measured.steps.rank}
     return found
 
 
@@ -481,14 +484,17 @@ def structure_of_tasks(get):
 
 # --- rows, losses, explorer: tiny random models ---------------------------------------------------
 
+MEASURES = ["validity", "diversity", "sequence_precision", "sequence_recall"]
 MODEL_RULES = ["none", "top_k=5", "top_p=0.9", "min_p=0.1", "oracle_size", "typical=0.5"]
 
 
 def evaluated(model, task, rules, temperatures, **policies) -> dict:
-    table = cu.evaluate(model, task, rules, temperatures, **policies)
-    columns = ["validity", "diversity", "sequence_precision", "sequence_recall"]
+    return by_setting(cu.evaluate(model, task, rules, temperatures, **policies))
+
+
+def by_setting(table: pd.DataFrame) -> dict:
     keys = [f"{row.rule}={row.parameter} T={row.temperature}" for row in table.itertuples()]
-    rows = dict(zip(keys, table[columns].to_numpy(), strict=True))
+    rows = dict(zip(keys, table[MEASURES].to_numpy(), strict=True))
     return rows | {"size": table[["n_answers", "n_nodes"]].iloc[0].tolist()}
 
 
@@ -1073,13 +1079,47 @@ def intervals(get):
 # --- the smallest real model ----------------------------------------------------------------------
 
 
-@canary("rows", FORWARD, FORWARD_WHY, "smollm2-135m-instruct", **{"ln p": LOG_P})
+SMALLEST, SMALLEST_TASK = "smollm2-135m-instruct", "rng-3-sum-equals-10"
+
+
+@pytest.fixture(scope="module")
+def of_the_smallest():
+    """Rows at the settings of the independent answers, and ln p of every answer at T = 1."""
+    text = paths.package_data("reference", "known_answers.json").read_text()
+    known = pd.DataFrame(json.loads(text)["rows"])
+    known = known[(known.model == SMALLEST) & (known.task == SMALLEST_TASK)]
+    keys = known.rule + known.parameter.map(lambda n: "" if pd.isna(n) else f"={n:g}")
+    model = cu.load_model(SMALLEST, device="cpu")
+    temperatures = sorted(known.temperature.unique().tolist())
+    rows = cu.evaluate(model, SMALLEST_TASK, [*dict.fromkeys(keys)], temperatures)
+    log_p = cu.answer_probabilities(model, SMALLEST_TASK, [1.0]).log_p
+    return rows, known, log_p.to_numpy()
+
+
+@canary("rows", FORWARD, FORWARD_WHY, SMALLEST, **{"ln p": LOG_P})
 def rows_of_the_smallest_model(get):
-    model = cu.load_model(CANARIES["rows_of_the_smallest_model"].on, device="cpu")
-    rules = ["none", "top_k=50", "top_p=0.9", "min_p=0.1", "oracle_size"]
-    found = evaluated(model, "rng-2", rules, [0.6, 1.0, 2.0])
-    log_p = cu.answer_probabilities(model, "rng-2", [1.0]).log_p
-    return found | {"ln p": log_p.tolist()[::7]}
+    rows, _, log_p = get("of_the_smallest")
+    return by_setting(rows) | {"ln p": log_p[::7]}
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("source", ["stored", "independent"])
+def test_the_smallest_model_gives_its_stored_rows_and_the_independent_answers(
+    of_the_smallest, source
+):
+    rows, known, _ = of_the_smallest
+    if source == "stored":
+        known = pd.read_csv(
+            paths.project_root() / "data/results" / SMALLEST / SMALLEST_TASK / "settings.csv"
+        )
+    keys, numbers = ["rule", "parameter", "temperature"], ["n_answers", "n_nodes", *MEASURES]
+    known = known.assign(parameter=known.parameter.astype(float))
+    both = rows.merge(known, on=keys, suffixes=("", "_known"))
+    assert len(both) >= 10
+    for name in numbers:
+        allowed = np.minimum(1e-4, 1e-3 * both[f"{name}_known"].abs())
+        off = (both[name] - both[f"{name}_known"]).abs() > allowed
+        assert not (off | (both[name].isna() != both[f"{name}_known"].isna())).any(), both[off]
 
 
 def _parameter(one: Canary):
