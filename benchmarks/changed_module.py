@@ -1,6 +1,8 @@
-"""Tries every change of one module against the canaries: `mutation.py` runs it as a test.
+"""All changes of one module in one copy of it, and each of them against the canaries.
 
-Writes a line of JSON per change, and leaves out those that already have one.
+`mutation.py` runs it in a scratch folder: first as a script, before anybody imports the module,
+then as a test of pytest's, which has the fixtures. It writes a line of JSON per change, and leaves
+out the changes that have one.
 """
 
 import difflib
@@ -15,18 +17,15 @@ from pathlib import Path
 from mutmut.mutation import trampoline
 from mutmut.mutation.file_mutation import mutate_file_contents
 
-PATH, STATES = map(Path, json.loads(os.environ["MUTATION"]))
+PATH = Path(os.environ["MUTATED"])
+CHANGES, STATES = Path("changes.json"), Path("states.jsonl")
 KILLED, SURVIVED = 1, 0
-SLOWEST, MEMORY = 20, 12 << 30  # seconds of the processor at least, bytes
+SLOWEST, MEMORY = 20, 12 << 30  # seconds of the processor at least; bytes
 
 
-def changed_module() -> dict[str, str]:
-    """Puts all changes into the module, before anybody imports it: name to what it changes."""
-    original = PATH.with_suffix(".original")
-    if not original.exists():
-        original.write_text(PATH.read_text())
-    mutated = mutate_file_contents(str(PATH), original.read_text())
-    PATH.write_text(mutated.code)
+def change_module() -> None:
+    """Puts all changes into the module, and writes what each of them changes."""
+    mutated = mutate_file_contents(str(PATH), PATH.read_text())
     lines, spans = mutated.code.splitlines(), mutated.line_span_by_function_name
 
     def body(name):
@@ -37,13 +36,11 @@ def changed_module() -> dict[str, str]:
     found = {}
     for name in mutated.mutant_names:
         before = body(name.rsplit("__mutmut_", 1)[0] + "__mutmut_orig")
-        changed = difflib.ndiff(before, body(name))
-        kept = [line for line in changed if line[:2] in ("- ", "+ ")]
-        found[name] = "\n".join(f"{line[0]} {line[2:].strip()}" for line in kept)
-    return found
-
-
-CHANGES = changed_module()
+        compared = difflib.ndiff(before, body(name))
+        changed = [line for line in compared if line[:2] in ("- ", "+ ")]
+        found[name] = "\n".join(f"{line[0]} {line[2:].strip()}" for line in changed)
+    PATH.write_text(mutated.code)
+    CHANGES.write_text(json.dumps(found))
 
 
 def test_every_change(request, canaries, changes):
@@ -53,46 +50,37 @@ def test_every_change(request, canaries, changes):
     seconds, through = {}, defaultdict(list)
     for one in chosen:
         assert not changes(one, one.compute(get)), f"{one.name} fails without any change"
-    for one in chosen:
-        hits = set()
+        hits: set[str] = set()
         trampoline.record_trampoline_hit = lambda name, caller=None, hits=hits: hits.add(name)
         trampoline.set_mutant_under_test("stats")
-        one.compute(get)
-        trampoline.set_mutant_under_test("none")
         began = time.process_time()
         one.compute(get)
         seconds[one.name] = time.process_time() - began
+        trampoline.set_mutant_under_test("none")
         for name in hits:
             through[name].append(one)
-    done = (
-        {json.loads(line)["name"] for line in STATES.read_text().splitlines()}
-        if STATES.exists()
-        else set()
-    )
-    for name, change in CHANGES.items():
-        if name in done:
+    assert through, f"no canary goes through {module}"
+    STATES.touch()
+    done = {json.loads(line)["name"] for line in STATES.read_text().splitlines()}
+    for name, change in json.loads(CHANGES.read_text()).items():
+        full = f"{module}.{name}"
+        if full in done:
             continue
-        function = f"{module}.{name.rsplit('__mutmut_', 1)[0]}"
-        tried = sorted(through[function], key=lambda one: seconds[one.name])
+        tried = sorted(through[full.rsplit("__mutmut_", 1)[0]], key=lambda one: seconds[one.name])
         child = os.fork()
         if not child:
             allowed = SLOWEST + 5 * sum(seconds[one.name] for one in tried)
             signal.setitimer(signal.ITIMER_PROF, allowed)
             resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-            os._exit(caught(f"{module}.{name}", tried, changes, get))
-        _, status = os.waitpid(child, 0)
-        state = {KILLED: "killed", SURVIVED: "survived"}.get(
-            os.waitstatus_to_exitcode(status), "timeout"
-        )
-        state = state if tried else "no canary"
+            os._exit(outcome(full, tried, changes, get))
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        state = {KILLED: "killed", SURVIVED: "survived"}.get(code, "timeout")
+        line = {"name": full, "state": state if tried else "no canary", "change": change}
         with STATES.open("a") as lines:
-            lines.write(
-                json.dumps({"name": f"{module}.{name}", "state": state, "change": change}) + "\n"
-            )
+            lines.write(json.dumps(line) + "\n")
 
 
-def caught(name, tried, changes, get) -> int:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+def outcome(name, tried, changes, get) -> int:
     trampoline.set_mutant_under_test(name)
     try:
         for one in tried:
@@ -101,3 +89,7 @@ def caught(name, tried, changes, get) -> int:
     except BaseException:
         return KILLED
     return SURVIVED
+
+
+if __name__ == "__main__":
+    change_module()
