@@ -347,6 +347,8 @@ def measures_by_hand(get):
     points = np.round(rng.random((2, 40)), 1)
     points[:, 5] = np.nan
     full, nothing = np.log(np.full((50, 1), 1 / 50)), np.full((2, 3), np.nan)
+    evenly = [np.log(np.full((n, 1), 1 / n)) for n in range(1, 200)]
+    within = [1 / len(p) <= metrics.diversity(p)[0] <= 1 >= metrics.validity(p)[0] for p in evenly]
     return {
         "sequences": sequences,
         "answers": answers,
@@ -358,6 +360,8 @@ def measures_by_hand(get):
         "frontier": metrics.pareto_frontier(*points),
         "area": metrics.frontier_area(*points),
         "nothing": [metrics.pareto_frontier(*nothing), metrics.frontier_area(*nothing)],
+        "kind of nothing": metrics.pareto_frontier(*nothing).dtype.name,
+        "rounding stays within": all(within),
     }
 
 
