@@ -1,9 +1,9 @@
 """Which deliberate faults in the numeric modules the canaries do not see.
 
 mutmut changes the modules below one place at a time; each change is tried against the canaries
-alone (`tests/canaries`), those that run no model: with one, a change would take minutes. All
-changes of a module are in one copy of it, and one process holds the canaries and forks for each of
-them (`changed_module.py`), since a start of pytest would take longer than most canaries do. Writes
+alone (`tests/canaries`), those that run no model: with one, a change would take minutes. One copy
+of the project holds all changes, and one process the canaries; it forks for each change
+(`changed_module.py`), since a start of pytest takes longer than most canaries do. Writes
 `mutation.json` and the book's page of it. `make mutation` runs it.
 
     python benchmarks/mutation.py [module ...]     run, all modules by default
@@ -33,8 +33,8 @@ MODULES = ("metrics", "split", "rules", "adaptive", "tries", "ranking", "steps",
 NEEDED = ("calib_utils", "data", "_config.yml", "pyproject.toml", "tests/conftest.py")
 
 
-def run(module: str, scratch: Path) -> dict:
-    """The record of one module: counts by state, and what each survivor changes."""
+def run(modules: list[str], scratch: Path) -> dict[str, dict]:
+    """The record of each module: counts by state, and what each survivor changes."""
     if not (scratch / "data").exists():
         for name in (*NEEDED, "tests/canaries"):
             (scratch / name).parent.mkdir(parents=True, exist_ok=True)
@@ -42,9 +42,9 @@ def run(module: str, scratch: Path) -> dict:
             copy(ROOT / name, scratch / name)
         shutil.copy(HERE / "changed_module.py", scratch / "tests/canaries/test_changed_module.py")
         (scratch / "setup.cfg").write_text("[mutmut]\nsource_paths=calib_utils\n")
-    (path,) = (scratch / "calib_utils").rglob(f"{module}.py")
+    paths = {module: next((scratch / "calib_utils").rglob(f"{module}.py")) for module in modules}
     own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(scratch)}
-    own["MUTATED"] = str(path.relative_to(scratch))
+    own["MUTATED"] = " ".join(str(path.relative_to(scratch)) for path in paths.values())
     script = "tests/canaries/test_changed_module.py"
     tests = ["-m", "pytest", "-q", "-pno:cacheprovider", "-pno:xdist", f"--rootdir={scratch}"]
     for arguments in ([script], [*tests, script]):
@@ -55,18 +55,17 @@ def run(module: str, scratch: Path) -> dict:
             )
     found = [json.loads(line) for line in (scratch / "states.jsonl").read_text().splitlines()]
     return {
+        module: _record([one for one in found if one["name"].split(".")[-2] == module])
+        for module in modules
+    }
+
+
+def _record(found: list[dict]) -> dict:
+    survivors = [one for one in found if one["state"] not in ("killed", "timeout")]
+    return {
         "mutants": len(found),
         "states": dict(Counter(one["state"] for one in found)),
-        "survivors": [
-            {
-                "name": one["name"],
-                "state": one["state"],
-                "function": _function(one["name"]),
-                "change": one["change"],
-            }
-            for one in found
-            if one["state"] not in ("killed", "timeout")
-        ],
+        "survivors": [one | {"function": _function(one["name"])} for one in survivors],
         "commit": _commit(),
         "date": datetime.now(UTC).date().isoformat(),
         "mutmut": metadata.version("mutmut"),
@@ -131,15 +130,13 @@ def main() -> None:
     parser.add_argument("--page", action="store_true")
     parser.add_argument("--scratch", type=Path)
     options = parser.parse_args()
-    for module in [] if options.page else options.module or MODULES:
+    if not options.page:
         with tempfile.TemporaryDirectory() as temporary:
-            scratch = (options.scratch or Path(temporary)) / module
+            scratch = options.scratch or Path(temporary)
             scratch.mkdir(parents=True, exist_ok=True)
-            found = run(module, scratch)
-        print(module, found["mutants"], found["states"], file=sys.stderr)
-        record = json.loads(RECORD.read_text()) if RECORD.is_file() else {}
-        record[module] = found
-        record = {name: record[name] for name in MODULES if name in record}
+            found = run(options.module or list(MODULES), scratch)
+        old = json.loads(RECORD.read_text()) if RECORD.is_file() else {}
+        record = {name: (old | found)[name] for name in MODULES if name in old | found}
         RECORD.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     PAGE.write_text(page())
 

@@ -69,12 +69,12 @@ def differences(golden: dict, found: dict, tolerances: dict) -> list[str]:
 
 
 def current_convention(kind: str) -> int:
-    """The project's convention of a kind of stored number, 1 as long as there are none."""
+    """The project's convention of a kind of stored number."""
     try:
-        conventions = importlib.import_module("calib_utils.conventions")
-    except ModuleNotFoundError:
+        from calib_utils.conventions import CURRENT
+    except ModuleNotFoundError:  # not merged yet
         return 1
-    return conventions.CONVENTIONS[kind]
+    return CURRENT[kind]
 
 
 def _written(values) -> str:
