@@ -559,7 +559,7 @@ def losses_and_their_split(get):
     cases = {
         "one end": (trie_of(), tied_logits),
         "two ends": (trie_of(ends=(0, 7)), bfloat16_logits),
-        "no end": (trie_of(PREFIX_FREE, ()), tied_logits),
+        "no end": (trie_of((*PREFIX_FREE, (299,)), ()), tied_logits),
     }
     for name, (trie, logits) in cases.items():
         steps = measured_steps(get, trie, logits(trie), LOSS_RULES, (0.3, 1.0, 2.0))
@@ -583,6 +583,8 @@ def losses_and_their_split(get):
     }
     hand = split.shapley({"none": 1, "order": 0.4, "shape": 0.7, "both": 0.125})
     found["by hand"] = {name: float(part) for name, part in vars(hand).items()}
+    whole = split.shapley({"none": 4, "order": 1, "shape": 2, "both": 0})
+    found["whole numbers"] = [part.dtype.name for part in vars(whole).values()]
     return found
 
 
