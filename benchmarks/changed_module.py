@@ -21,7 +21,7 @@ PATHS = [Path(name) for name in os.environ["MUTATED"].split()]
 CHANGES, STATES = Path("changes.json"), Path("states.jsonl")
 KINDS = ("rows", "framework")  # the others hardly go through these modules
 KILLED, SURVIVED = 1, 0
-SLOWEST, MEMORY = 20, 12 << 30  # seconds of the processor at least; bytes
+SLOWEST, MEMORY = 5, 8 << 30  # seconds of the processor at least; bytes
 
 
 def change_module(path: Path) -> dict[str, str]:

@@ -396,6 +396,7 @@ def structure_of_answers(get):
         ("line", trie_of(ends=(0, 7))),
         ("none", trie_of(PREFIX_FREE, ())),
         ("spellings", spelled_trie()),
+        ("a symbol 0", trie_of(((0, 1), (0, 2, 0), (3,)), ())),
         ("words", tries.trie_of_strings([["New", "York"], ["New", "Mexico"], ["Ohio"]])),
     ):
         fields = {key: value for key, value in vars(trie).items() if not key.startswith("_")}
@@ -411,6 +412,8 @@ def structure_of_answers(get):
             "G by step": structure.branching_by_step(trie),
         }
         table = TokenTable(trie)
+        sequences = tries.Sequences(((1, 2), (3,)), (0, 1), trie.end_symbols, 2)
+        found[name] |= {"fingerprint": sequences.fingerprint()}
         found[name] |= {"token": [table.edge, table.symbol, table.node, table.first]}
     return found
 
@@ -599,6 +602,9 @@ def adaptive_frontiers(get):
     for name, (trie, logits) in cases.items():
         steps = measured_steps(get, trie, logits(trie), ["none"], [1.0])
         found[name] = adaptive.adaptive_frontier(steps.tokens, steps.rank)
+    # Each of two subtrees is worth (1, 1) or (1/2, 2), so one of them in full is half way.
+    level = TokenTable(trie_of(((1, 1), (1, 2), (2, 1), (2, 2)), ()))
+    found["in line"] = adaptive.adaptive_frontier(level, np.array([0, 1, 0, 3, 0, 3]))
     for seed in range(6):
         rng = np.random.default_rng(seed)
         words = {tuple(word) for word in rng.integers(1, 5, (30, 3)).tolist()}
