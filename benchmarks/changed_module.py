@@ -69,7 +69,7 @@ def test_every_change(request, canaries, changes):
         tried = sorted(through[name.rsplit("__mutmut_", 1)[0]], key=lambda one: seconds[one.name])
         child = os.fork()
         if not child:
-            allowed = SLOWEST + 5 * sum(seconds[one.name] for one in tried)
+            allowed = SLOWEST + 2 * sum(seconds[one.name] for one in tried)
             signal.setitimer(signal.ITIMER_PROF, allowed)
             resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
             os._exit(outcome(name, tried, changes, get))
