@@ -14,7 +14,7 @@ VLLM_VENV := .venv-vllm
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help env fetch forecast run workflow workflow-env book pages pdf release test check reproduce sync lock licences determinism mutation bench vllm clean
+.PHONY: help env fetch forecast run workflow workflow-env book pages pdf release test check reproduce sync lock licences determinism canaries mutation bench vllm clean
 
 help:  ## This list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -102,7 +102,10 @@ licences: env  ## The installed packages with their licences
 	$(BIN)/pip-licenses --order=license --format=markdown
 
 # Ours to run at will, not part of the tests: see benchmarks/mutation.py.
-mutation: env  ## Deliberate faults in the metric core against its unit tests (an hour or more)
+canaries: env  ## Golden values of the canaries, where a convention was bumped or one is new
+	CANARIES=rewrite $(BIN)/python -m pytest tests/canaries/test_canaries.py -q
+
+mutation: env  ## Deliberate faults in the numeric modules against the canaries (hours)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[mutation]'
 	$(BIN)/python benchmarks/mutation.py
 

@@ -1,12 +1,14 @@
-"""Which deliberate faults in the metric core its own tests do not see.
+"""Which deliberate faults in the numeric modules the canaries do not see.
 
-Copies the project to a scratch folder, lets mutmut change the modules below one place at a time,
-and runs the module's own unit tests on each change: no model, no other module's tests. Writes
+mutmut changes the modules below one place at a time; each change is tried against the canaries
+alone (`tests/canaries`), those that run no model: with one, a change would take minutes. One copy
+of the project holds all changes, and one process the canaries; it forks for each change
+(`changed_module.py`), since a start of pytest takes longer than most canaries do. Writes
 `mutation.json` and the book's page of it. `make mutation` runs it.
 
     python benchmarks/mutation.py [module ...]     run, all modules by default
-    python benchmarks/mutation.py --again MODULE   what its record holds without a reason, once more
     python benchmarks/mutation.py --page           the page from the records alone
+    --scratch FOLDER   work there, not in a temporary folder; a killed run goes on from it
 """
 
 import argparse
@@ -26,94 +28,44 @@ ROOT = HERE.parent
 PAGE = ROOT / "book" / "reference" / "mutation.md"
 RECORD = HERE / "mutation.json"
 SURVIVORS = HERE / "survivors.json"
-# Tests that go through a model or stored rows would only take longer to see what is in reach here.
-THROUGH_A_MODEL = (
-    "not stored and not dominates and not put_in_order and not details and not losses_do"
-)
-MODULES = ("metrics", "split", "rules", "adaptive", "tries")
-TESTS: dict[str, tuple[str, ...]] = {}
-SETUP = """[mutmut]
-source_paths=calib_utils
-only_mutate=calib_utils/{module}.py
-also_copy=
- data
- _config.yml
-pytest_add_cli_args_test_selection=
-{tests}
-pytest_add_cli_args=
- -pno:cacheprovider
- -pno:xdist
- --hypothesis-profile=mutation
- -k
- {through_a_model}
-process_isolation=forkserver
-use_setproctitle=false
-"""
-OPTIONS = """[pytest]
-addopts = --import-mode=importlib
-filterwarnings = error
-markers =
- models: -
- notebooks: -
-"""
+# Wherever in the package they lie.
+MODULES = ("metrics", "split", "rules", "adaptive", "tries", "ranking", "steps", "theory")
+NEEDED = ("calib_utils", "data", "_config.yml", "pyproject.toml", "tests/conftest.py")
 
 
-def run(module: str, scratch: Path, before: dict | None = None) -> dict:
-    """The record of one module: counts by state, and what each survivor changes.
-
-    Args:
-        before: an earlier record; only its survivors without a reason are tried again. Tests are
-            added, not taken away, so that the rest stands.
-    """
-    names = ["calib_utils", "data/panel", "data/tasks", "_config.yml", "tests/conftest.py"]
-    tests = [f"tests/{name}" for name in TESTS.get(module, (f"test_{module}.py",))]
-    tests = [name for name in tests if (ROOT / name).is_file()]
-    for name in (*names, *tests):
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        (scratch / name).parent.mkdir(parents=True, exist_ok=True)
-        copy(ROOT / name, scratch / name)
-    chosen = "\n".join(f" {name}" for name in tests)
-    setup = SETUP.format(module=module, tests=chosen, through_a_model=THROUGH_A_MODEL)
-    (scratch / "setup.cfg").write_text(setup)
-    (scratch / "pytest.ini").write_text(OPTIONS)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    environment.pop("PYTHONPATH", None)
-
-    def mutmut(*arguments):
-        command = [sys.executable, "-m", "mutmut", *arguments]
-        return subprocess.run(
-            command, cwd=scratch, env=environment, capture_output=True, text=True, check=True
-        ).stdout
-
-    known = before["survivors"] if before else []
-    reasons = json.loads(SURVIVORS.read_text())
-    open_ones = [survivor for survivor in known if why(module, survivor, reasons) is None]
-    again = [survivor["name"] for survivor in open_ones]
-    if before and not again:  # mutmut would take no name for all
-        return before
-    mutmut("run", "--max-children", "1", *again)
-    lines = [line.strip() for line in mutmut("results", "--all", "true").splitlines()]
-    states = dict(line.rsplit(": ", 1) for line in lines if line.startswith("calib_utils."))
-    states = {name: state for name, state in states.items() if not again or name in again}
-    counts = Counter(states.values())
-    if before:
-        counts += Counter(before["states"])
-        counts.subtract(survivor["state"] for survivor in open_ones)
-    survivors = [survivor for survivor in known if survivor not in open_ones] + [
-        {
-            "name": name,
-            "state": state,
-            "function": _function(name),
-            "change": _change(mutmut("show", name)),
-        }
-        for name, state in states.items()
-        if state not in ("killed", "timeout")
-    ]
+def run(modules: list[str], scratch: Path) -> dict[str, dict]:
+    """The record of each module: counts by state, and what each survivor changes."""
+    if not (scratch / "data").exists():
+        for name in (*NEEDED, "tests/canaries"):
+            (scratch / name).parent.mkdir(parents=True, exist_ok=True)
+            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+            copy(ROOT / name, scratch / name)
+        shutil.copy(HERE / "changed_module.py", scratch / "tests/canaries/test_changed_module.py")
+        (scratch / "setup.cfg").write_text("[mutmut]\nsource_paths=calib_utils\n")
+    paths = {module: next((scratch / "calib_utils").rglob(f"{module}.py")) for module in modules}
+    own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(scratch)}
+    own["MUTATED"] = " ".join(str(path.relative_to(scratch)) for path in paths.values())
+    script = "tests/canaries/test_changed_module.py"
+    tests = ["-m", "pytest", "-q", "-pno:cacheprovider", "-pno:xdist", f"--rootdir={scratch}"]
+    for arguments in ([script], [*tests, script]):
+        if arguments[0] != script or not (scratch / "changes.json").exists():
+            command = [sys.executable, *arguments]
+            subprocess.run(
+                command, cwd=scratch, env=os.environ | own, check=True, stdout=sys.stderr
+            )
+    found = [json.loads(line) for line in (scratch / "states.jsonl").read_text().splitlines()]
     return {
-        "mutants": counts.total(),
-        "states": {state: n for state, n in counts.items() if n},
-        "survivors": survivors,
-        "tests": tests,
+        module: _record([one for one in found if one["name"].split(".")[-2] == module])
+        for module in modules
+    }
+
+
+def _record(found: list[dict]) -> dict:
+    survivors = [one for one in found if one["state"] not in ("killed", "timeout")]
+    return {
+        "mutants": len(found),
+        "states": dict(Counter(one["state"] for one in found)),
+        "survivors": [one | {"function": _function(one["name"])} for one in survivors],
         "commit": _commit(),
         "date": datetime.now(UTC).date().isoformat(),
         "mutmut": metadata.version("mutmut"),
@@ -124,14 +76,6 @@ def _function(name: str) -> str:
     """`x_validity__mutmut_3` is validity, `xǁTopKǁn_kept__mutmut_1` is TopK.n_kept."""
     mangled = name.split(".")[-1].rsplit("__mutmut_", 1)[0]
     return mangled.removeprefix("x").strip("_").strip("ǁ").replace("ǁ", ".")
-
-
-def _change(diff: str) -> str:
-    """The changed lines of a diff, without its head."""
-    lines = [
-        line for line in diff.splitlines() if line[:1] in "+-" and line[:3] not in ("+++", "---")
-    ]
-    return "\n".join(line[0] + " " + line[1:].strip() for line in lines)
 
 
 def _commit() -> str:
@@ -152,13 +96,14 @@ def page() -> str:
     """The page's Markdown."""
     record, reasons = json.loads(RECORD.read_text()), json.loads(SURVIVORS.read_text())
     lines = [
-        "# Mutation tests of the metric core",
+        "# Mutation tests of the numeric modules",
         "",
         "Written by `python benchmarks/mutation.py` (`make mutation`). mutmut changes the modules",
         "that define the measures one place at a time: a sign, a comparison, a constant, an",
-        "argument. Each change is tried against the module's own unit tests, without a model. A",
-        "change that no test notices is listed below with the reason. mutmut leaves decorated",
-        "functions, so properties, and constants outside functions alone.",
+        "argument. Each change is tried against the canaries alone, those without a model: golden",
+        "values in `tests/canaries`. A change that none of them notices is listed below with the",
+        "reason. mutmut leaves decorated functions, so properties, and constants outside functions",
+        "alone.",
         "",
         "| module | changes | noticed | no end in time | not noticed | mutmut | commit | date |",
         "|---|---|---|---|---|---|---|---|",
@@ -182,17 +127,16 @@ def main() -> None:
     """Runs the modules asked for, keeps the records of the others, writes the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("module", nargs="*", choices=[*MODULES, []])
-    parser.add_argument("--again", action="store_true")
     parser.add_argument("--page", action="store_true")
+    parser.add_argument("--scratch", type=Path)
     options = parser.parse_args()
-    for module in [] if options.page else options.module or MODULES:
-        record = json.loads(RECORD.read_text()) if RECORD.is_file() else {}
-        with tempfile.TemporaryDirectory() as scratch:
-            found = run(module, Path(scratch), record.get(module) if options.again else None)
-        print(module, found["mutants"], found["states"], file=sys.stderr)
-        record = json.loads(RECORD.read_text()) if RECORD.is_file() else {}
-        record[module] = found
-        record = {name: record[name] for name in MODULES if name in record}
+    if not options.page:
+        with tempfile.TemporaryDirectory() as temporary:
+            scratch = options.scratch or Path(temporary)
+            scratch.mkdir(parents=True, exist_ok=True)
+            found = run(options.module or list(MODULES), scratch)
+        old = json.loads(RECORD.read_text()) if RECORD.is_file() else {}
+        record = {name: (old | found)[name] for name in MODULES if name in old | found}
         RECORD.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     PAGE.write_text(page())
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import calib_utils as cu
 from calib_utils import completions, conventions, nodes, openended, reproduce, starts, sweeps
 from calib_utils.errors import InvalidRequestError, ResultsError, UnknownNameError
+from calib_utils.generation import Continuations
 from calib_utils.openended import Sweep, forecast, sweep
 from calib_utils.tasks import OpenPrompt
 
@@ -86,7 +87,7 @@ def assert_is_brute_force(model, plan, table):
 
 
 def openings(model, plan, prompt, seed, start):
-    return list(sweeps._opening(model, plan, start, sweeps._key(prompt, seed), None))
+    return list(sweeps._opening(model, plan, start, sweeps._key(prompt, seed), None, Continuations))
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3", "qwen3.5"])
@@ -197,6 +198,7 @@ CHILD = """
 import json, os, sys, time
 import calib_utils as cu
 from calib_utils import openended
+from calib_utils.generation import Continuations
 from calib_utils.tasks import OpenPrompt
 
 folder, results, point, plan = sys.argv[1:]

@@ -132,7 +132,7 @@ def test_other_policies_and_dtypes_have_their_own_folder(model, stored, tmp_path
     cu.evaluate(model, TASK, results_dir=tmp_path, end="line")
     half = cu.load_model(tiny_folder("llama", chat=True), dtype="bfloat16", device="cpu")
     cu.evaluate(half, TASK, results_dir=tmp_path)
-    names = {folder.name for folder in stored.parent.iterdir()}
+    names = {folder.name for folder in stored.parent.iterdir() if folder.is_dir()}
     assert names == {"few", "few@end=line", "few@dtype=bfloat16"}
 
 
