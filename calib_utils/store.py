@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from calib_utils import conventions, provenance, results
-from calib_utils.adaptive import adaptive_frontier
+from calib_utils import adaptive, conventions, provenance, results, split
 from calib_utils.errors import ModelFormatError
 from calib_utils.measure import Measurement, Settings, measure, untouched
 from calib_utils.models import Model
@@ -20,7 +19,6 @@ from calib_utils.parsing import is_known
 from calib_utils.processors import Processors
 from calib_utils.prompts import Policies, Prompt
 from calib_utils.schema import COLUMNS, FRONTIER_COLUMNS, KEY, LOSS_COLUMNS, Tables
-from calib_utils.split import step_losses
 from calib_utils.steps import REPAIRS, require_one_sequence
 from calib_utils.tasks import Task
 from calib_utils.tries import Sequences
@@ -163,7 +161,7 @@ class Request:
         ).astype({"temperature": float, "log_p": float})
         points = np.empty((0, 2))
         if frontier:
-            points = adaptive_frontier(found.steps.tokens, found.steps.rank)
+            points = adaptive.adaptive_frontier(found.steps.tokens, found.steps.rank)
         tables = Tables(
             table,
             answers,
@@ -218,7 +216,7 @@ def loss_table(found: Measurement, settings: Settings) -> pd.DataFrame:
     columns = np.flatnonzero(steps.is_rank_cutoff)
     named, parts = keys([rules[column] for column in columns]), []
     for repair in REPAIRS:
-        lost = step_losses(trie, steps.edge_log_p(columns, repair))
+        lost = split.step_losses(trie, steps.edge_log_p(columns, repair))
         n_steps, n_settings = lost.validity.shape
         part = named.loc[np.repeat(np.arange(n_settings), n_steps)].reset_index(drop=True)
         part["repair"] = repair

@@ -370,8 +370,8 @@ def test_an_embedded_model_is_its_file(tmp_path):
 def test_a_changed_byte_anywhere_is_found_or_harmless(template, tmp_path_factory, data):
     """Tables and texts have no harmless byte; in a sidecar some are, but none breaks the check."""
     root = shutil.copytree(template / "rows", tmp_path_factory.mktemp("fuzz") / "rows")
-    files = sorted(path for path in root.rglob("*") if path.is_file() and path.name != files.LOCK)
-    path = data.draw(st.sampled_from(files))
+    stored = sorted(p for p in root.rglob("*") if p.is_file() and p.name != files.LOCK)
+    path = data.draw(st.sampled_from(stored))
     content = bytearray(path.read_bytes())
     at = data.draw(st.integers(0, len(content) - 1))
     if data.draw(st.booleans()):
