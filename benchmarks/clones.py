@@ -2,7 +2,7 @@
 
 Clones the checkout three times, measures the same settings in each by the command line, with
 another hash seed in each and two threads in the last, and compares the tables with one another and
-with the committed rows. Exit status 1 where a difference exceeds `reproduce.TOLERANCE`.
+with the committed rows. Exit status 1 where a difference exceeds `check.TOLERANCE`.
 
     python benchmarks/clones.py [--model NAME] [--task NAME ...]
 """
@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from calib_utils import paths, results
-from calib_utils.reproduce import TOLERANCE
-from calib_utils.schema import KEY
+from calib_utils import paths
+from calib_utils.book.check import TOLERANCE
+from calib_utils.results import storage
+from calib_utils.results.storage import KEY
 
 RULES = ("none", "top_k=50", "top_p=0.9", "min_p=0.1", "oracle_size")
 TEMPERATURES = ("0.3", "1.0", "2.0")
@@ -37,7 +38,7 @@ def measure(clone: Path, model: str, task: str, place: int) -> pd.DataFrame:
     own = {"PYTHONPATH": str(clone), "PYTHONHASHSEED": str(place)}
     own["OMP_NUM_THREADS"] = str(THREADS[place])
     subprocess.run(command, cwd=clone, env=os.environ | own, check=True, stdout=subprocess.DEVNULL)
-    return results.read(next((clone / "out").glob(f"*/{task}"))).settings
+    return storage.read(next((clone / "out").glob(f"*/{task}"))).settings
 
 
 def gap(one: pd.DataFrame, other: pd.DataFrame) -> float:
@@ -54,7 +55,7 @@ def compare(model: str, task: str, clones: list[Path]) -> list[dict]:
     tables = {f"clone {i + 1}": measure(c, model, task, i) for i, c in enumerate(clones)}
     stored = paths.default_results_dir() / model / task
     if stored.is_dir():
-        tables["committed"] = results.read(stored).settings
+        tables["committed"] = storage.read(stored).settings
     return [
         {
             "task": task,

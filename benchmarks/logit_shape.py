@@ -11,8 +11,8 @@ import numpy as np
 from scipy import optimize
 
 import calib_utils as cu
-from calib_utils import logit_shape
-from calib_utils.piecewise import two_part
+from calib_utils.studies import logit_shape
+from calib_utils.theory.curves import two_part
 
 SCAN = 24  # values of C tried at each breakpoint before refining
 TOLERANCE = 1e-6  # of the least squared error

@@ -23,10 +23,14 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from calib_utils import controlled, cutoffs, forecast, paths, reproduce, results, runner
-from calib_utils.evaluation import render_prompt
-from calib_utils.models import load_model
-from calib_utils.registry import CORE
+from calib_utils import paths
+from calib_utils.book import check, notebooks, resources
+from calib_utils.models.loading import load_model
+from calib_utils.models.registry import CORE
+from calib_utils.results import storage
+from calib_utils.results.evaluation import render_prompt
+from calib_utils.studies import controlled_tasks as controlled_tasks_module
+from calib_utils.studies import oracle_cutoffs
 
 TABLE = paths.package_data("panel", "seconds.csv")
 COLUMNS = ["notebook", "model", "wall_s", "cpu_s", "nodes", "threads", "cores", "source", "date"]
@@ -36,7 +40,7 @@ CONTROLLED, CUTOFFS = "02_controlled_tasks", "03_oracle_cutoffs"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", action="append", choices=list(CORE))
-    parser.add_argument("--notebook", action="append", choices=runner.notebook_names())
+    parser.add_argument("--notebook", action="append", choices=notebooks.notebook_names())
     parser.add_argument("--sidecars", action="store_true")
     parser.add_argument("--probe", action="store_true")
     options = parser.parse_args()
@@ -48,7 +52,7 @@ def main() -> None:
             for new in from_sidecars(model):
                 keep(new)
             continue
-        for notebook in options.notebook or runner.notebook_names():
+        for notebook in options.notebook or notebooks.notebook_names():
             keep(executed(model, notebook))
 
 
@@ -58,7 +62,7 @@ def executed(model: str, notebook: str) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         parameters = {"model": model, "results_dir": folder}
         before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-        runner.run(notebook, parameters, Path(folder) / "out" / f"{notebook}.ipynb")
+        notebooks.run(notebook, parameters, Path(folder) / "out" / f"{notebook}.ipynb")
         wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return row(notebook, model, wall, cpu, torch.get_num_threads(), "run")
@@ -68,22 +72,22 @@ def probed(model: str) -> dict:
     """Times what `forecast --measure` times."""
     loaded = load_model(model)
     before = time.process_time()
-    wall = forecast.measure_probe(loaded)
+    wall = resources.measure_probe(loaded)
     # The probe runs twice and the second is timed: half of the CPU time is a little too much.
     cpu = (time.process_time() - before) / 2
-    nodes = render_prompt(loaded, forecast.PROBE_TASK).trie.n_nodes
-    return row(forecast.PROBE, model, wall, cpu, torch.get_num_threads(), "run", nodes)
+    nodes = render_prompt(loaded, resources.PROBE_TASK).trie.n_nodes
+    return row(resources.PROBE, model, wall, cpu, torch.get_num_threads(), "run", nodes)
 
 
 def from_sidecars(model: str) -> list[dict]:
     """Wall seconds of the stored tables of the two studies that store theirs."""
     seconds, nodes = (dict.fromkeys((CONTROLLED, CUTOFFS), 0) for _ in range(2))
-    controlled_tasks = controlled.task_names((2, 3, 4))
+    controlled_tasks = controlled_tasks_module.task_names((2, 3, 4))
     ends = "" if load_model(model).tokenizer.chat_template else "@end=line"
-    for folder in reproduce.stored_folders(paths.default_results_dir(), model):
+    for folder in check.stored_folders(paths.default_results_dir(), model):
         own = folder.name in controlled_tasks
-        shared = own and not ends and folder.name in cutoffs.TASKS
-        stored, notebook = results.read(folder), CONTROLLED if own and not shared else CUTOFFS
+        shared = own and not ends and folder.name in oracle_cutoffs.TASKS
+        stored, notebook = storage.read(folder), CONTROLLED if own and not shared else CUTOFFS
         seconds[notebook] += stored.record["seconds"]
         nodes[notebook] += int(stored.settings.n_nodes[0])
     return [

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 import calib_utils as cu
-from calib_utils import scoring
+from calib_utils.models import scoring
 
 TOLERANCE = 1e-2  # nats; float32 sums in another order differ by less
 SUBSET = 32  # pairs on which a batch size is chosen

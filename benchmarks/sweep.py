@@ -20,9 +20,9 @@ from transformers import (
 )
 
 import calib_utils as cu
-from calib_utils import scoring
-from calib_utils.measure import measure
-from calib_utils.rules import TABLE3_TEMPERATURES, OracleSize, table3_rules
+from calib_utils.core.rules import TABLE3_TEMPERATURES, OracleSize, table3_rules
+from calib_utils.models import scoring
+from calib_utils.results.measure import measure
 
 BATCHES = (1, 8, 32)
 TOLERANCE = 1e-6  # nats, with both sides in float64

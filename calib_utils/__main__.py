@@ -6,9 +6,10 @@ import os
 import sys
 from pathlib import Path
 
-from calib_utils import files, panel_commands, paths
+from calib_utils import files, paths
+from calib_utils.book import commands as rooms
 from calib_utils.errors import CalibUtilsError, InvalidRequestError
-from calib_utils.registry import CORE, DEFAULT_MODEL
+from calib_utils.models.registry import CORE, DEFAULT_MODEL
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,7 +53,7 @@ def _evaluate(options) -> None:
 
 
 def _evaluated(options) -> str:
-    from calib_utils.evaluation import evaluate
+    from calib_utils.results.evaluation import evaluate
 
     table = evaluate(
         _load(options),
@@ -65,37 +66,37 @@ def _evaluated(options) -> str:
         batch_size=options.batch_size,
         results_dir=options.results_dir,
     )
-    return panel_commands.formatted(table, options.format)
+    return rooms.formatted(table, options.format)
 
 
 def _prompt(options) -> None:
-    from calib_utils.evaluation import show_prompt
+    from calib_utils.results.evaluation import show_prompt
 
     show_prompt(_load(options), options.task, end=options.end)
 
 
 def _fetch(options) -> None:
-    from calib_utils.models import load_model
+    from calib_utils.models.loading import load_model
 
     for name in CORE if options.all else [options.model]:
         print(f"{name}: {load_model(name).folder}")
 
 
 def _book(options) -> None:
-    from calib_utils import book
+    from calib_utils.book import build
 
-    book.write_table_of_contents()
-    first = book.build(options.output)
+    build.write_table_of_contents()
+    first = build.build(options.output)
     print(f"The book is built. Open it in a browser:\n  {first.resolve().as_uri()}")
     if options.pdf:
-        from calib_utils import book_pdf
+        from calib_utils.book import build
 
         output = first.parents[2]
-        print(f"and as a PDF:\n  {book_pdf.write(output / 'book.pdf', output)}")
+        print(f"and as a PDF:\n  {build.write_pdf(output / 'book.pdf', output)}")
 
 
 def _toc(options) -> None:
-    from calib_utils.book import write_table_of_contents
+    from calib_utils.book.build import write_table_of_contents
 
     print(write_table_of_contents())
 
@@ -103,11 +104,11 @@ def _toc(options) -> None:
 def _reproduce(options) -> int:
     import pandas as pd
 
-    from calib_utils import reproduce
+    from calib_utils.book import check
 
     asked = (options.results_dir or paths.default_results_dir(), options.model)
-    todo = [(reproduce.recompute, folder) for folder in reproduce.stored_folders(*asked)]
-    todo += [(reproduce.recompute_study, path) for path in reproduce.stored_studies(*asked)]
+    todo = [(check.recompute, folder) for folder in check.stored_folders(*asked)]
+    todo += [(check.recompute_study, path) for path in check.stored_studies(*asked)]
     if not todo:
         of = f" of {options.model}" if options.model else ""
         print(f"nothing{of} is stored in {asked[0]}", file=sys.stderr)
@@ -119,12 +120,12 @@ def _reproduce(options) -> int:
         sys.stdout.flush()
         rows.append(row)
     same = pd.concat(rows).same
-    print(f"{same.sum()} of {len(same)} stored tables agree to {reproduce.TOLERANCE:g}")
+    print(f"{same.sum()} of {len(same)} stored tables agree to {check.TOLERANCE:g}")
     return 0 if same.all() else 1
 
 
 def _load(options):
-    from calib_utils.models import load_model
+    from calib_utils.models.loading import load_model
 
     return load_model(
         options.model, revision=options.revision, dtype=options.dtype, device=options.device
@@ -152,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--surface", default="exact", help="exact, any_space or any_case")
     add.add_argument("--batch-size", type=int)
     add.add_argument("--results-dir", type=Path, help="reuse and store rows here")
-    add.add_argument("--format", choices=panel_commands.FORMATS, default="csv")
+    add.add_argument("--format", choices=rooms.FORMATS, default="csv")
     add.add_argument("--output", type=Path, help="a file for the table, instead of stdout")
     add.set_defaults(command=_evaluate)
 
@@ -164,7 +165,7 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--all", action="store_true", help="all that the book and the tests need")
     add.set_defaults(command=_fetch)
 
-    panel_commands.add_commands(commands, model)
+    rooms.add_commands(commands, model)
 
     add = commands.add_parser("book", help="build the pages from executed notebooks")
     add.add_argument("--output", type=Path)

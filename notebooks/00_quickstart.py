@@ -35,13 +35,15 @@ end = ""  # what closes an answer: eos, line or none; empty: line for a base mod
 
 # %%
 import calib_utils as cu
-from calib_utils import controlled, controlled_figures, figures, origin, reporting
-from calib_utils.sampling import share_interval
+from calib_utils.figures import controlled_tasks as controlled_tasks_figures
+from calib_utils.figures import style
+from calib_utils.results.evaluation import share_interval
+from calib_utils.studies import controlled_tasks, reporting
 
-figures.use_style()
+style.use_style()
 language_model = cu.load_model(model, revision=revision or None, dtype=dtype, device=device)
 task = cu.get_task("rng-2")
-policy = controlled.end_policy(language_model, end)
+policy = controlled_tasks.end_policy(language_model, end)
 source = f"{reporting.source_of(language_model)}, end = {policy}"
 
 # %% [markdown]
@@ -64,8 +66,8 @@ table = cu.evaluate(language_model, task, temperatures=temperatures, end=policy)
 reporting.show(table[["temperature", "validity", "diversity"]])
 
 # %% mystnb={"figure": {"caption": "Two random digits, no cutoff: validity (circles) and diversity (squares) against temperature. Temperature spreads the mass, over wrong answers as well as over right ones.", "name": "fig-quickstart"}, "image": {"alt": "Line chart of validity and diversity of two random digits against temperature."}}
-ax = controlled_figures.temperature_response(table)
-_ = figures.source_line(ax, source, origin.live())
+ax = controlled_tasks_figures.temperature_response(table)
+_ = style.source_line(ax, source, reporting.live())
 
 # %% [markdown]
 # A {term}`cutoff` throws low-ranked tokens away before sampling. Each rule keeps other tokens, so

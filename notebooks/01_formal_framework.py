@@ -42,28 +42,16 @@ import numpy as np
 import pandas as pd
 
 import calib_utils as cu
-from calib_utils import (
-    conformance,
-    controlled,
-    controls,
-    controls_figures,
-    errata,
-    errata_readings,
-    errata_theory,
-    examples,
-    figures,
-    framework,
-    framework_study,
-    origin,
-    paths,
-    reporting,
-    theory_figures,
-)
-from calib_utils.explorer import group_masses, step_data
+from calib_utils import paths
+from calib_utils.figures import formal_framework as formal_framework_figures
+from calib_utils.figures import style
+from calib_utils.figures.explorer import group_masses, step_data
+from calib_utils.studies import controlled_tasks, errata, formal_framework, reporting
+from calib_utils.theory import theorems as theorems_module
 
-figures.use_style()
+style.use_style()
 language_model = cu.load_model(model, revision=revision or None, dtype=dtype, device=device)
-policy = controlled.end_policy(language_model, end)
+policy = controlled_tasks.end_policy(language_model, end)
 store = results_dir or paths.default_results_dir()
 source = f"{reporting.source_of(language_model)}, end = {policy}"
 
@@ -77,8 +65,8 @@ source = f"{reporting.source_of(language_model)}, end = {policy}"
 # {term}`valid next tokens` (Def. 3.2).
 
 # %% mystnb={"figure": {"caption": "The prefix tree of three words: N answers begin with each prefix, and on each branch the model's probability of that valid letter. At the start, the invalid letter o holds the remaining .3 and ranks second.", "name": "fig-words"}, "image": {"alt": "Tree of the words at, ta and to with N at each prefix and a probability on each branch."}}
-example = examples.worked_example()
-_ = theory_figures.tree(example.trie, example.letters, example.edge_p)
+example = formal_framework.worked_example()
+_ = formal_framework_figures.tree(example.trie, example.letters, example.edge_p)
 
 # %% [markdown]
 # :::{admonition} Definition 3.1 (validity, diversity)
@@ -116,7 +104,7 @@ _ = theory_figures.tree(example.trie, example.letters, example.edge_p)
 # The right column is what the functions of this book return for that model.
 
 # %%
-reporting.show(examples.definitions(example), digits=4)
+reporting.show(formal_framework.definitions(example), digits=4)
 
 # %% [markdown]
 # ## The theorems
@@ -188,11 +176,11 @@ reporting.show(examples.definitions(example), digits=4)
 # largest violation says; a test breaks each theorem on purpose and sees that it shows.
 
 # %%
-theorems = conformance.checks()
+theorems = theorems_module.checks()
 reporting.show(theorems, floor=1e-12)
 
 # %% mystnb={"figure": {"caption": "The price of validity: the most diversity (vertical) that Theorem F.4 allows at a validity (horizontal), a line for each number of steps; dashed: the geometric model itself with equally sharp steps. Ten valid tokens a step. More steps, less diversity at the same validity.", "name": "fig-price"}, "image": {"alt": "Curves of the largest diversity against validity for one to eight steps, falling to 0 at validity 1."}}
-_ = theory_figures.price_of_validity()
+_ = formal_framework_figures.price_of_validity()
 
 # %% [markdown]
 # ## Controls: models whose answers are known
@@ -208,13 +196,15 @@ _ = theory_figures.price_of_validity()
 # tokenizer's: *uniform over G*, say, is less diverse here than the ceiling of the next chapters.
 
 # %%
-control = controls.controls_table(controls.TASKS[:1] if quick else controls.TASKS)
+control = formal_framework.controls_table(
+    formal_framework.CONTROL_TASKS[:1] if quick else formal_framework.CONTROL_TASKS
+)
 shown = ["task", "law", "validity", "diversity", "precision", "recall", "area"]
 reporting.show(control[[*shown, "order", "shape", "size", "deviation"]], digits=2, floor=1e-5)
 
 # %% mystnb={"figure": {"caption": "A row for each known law on two random digits. Left: probabilities of the first step by rank (valid tokens plain, invalid ones hatched; the number above is what the latter hold). Right: what temperature does to validity and diversity.", "name": "fig-controls"}, "image": {"alt": "Bars of the first step of six known laws, and beside each its validity and diversity against temperature."}}
-_ = controls_figures.laws_under_temperature(
-    controls.first_steps("rng-2"), controls.temperature_curves("rng-2")
+_ = formal_framework_figures.laws_under_temperature(
+    formal_framework.first_steps("rng-2"), formal_framework.temperature_curves("rng-2")
 )
 
 # %% [markdown]
@@ -227,19 +217,19 @@ _ = controls_figures.laws_under_temperature(
 
 # %%
 studies = [
-    framework_study.study(language_model, task, policy, store)
-    for task in (framework_study.QUICK_TASKS if quick else framework_study.TASKS)
+    formal_framework.study(language_model, task, policy, store)
+    for task in (formal_framework.QUICK_TASKS if quick else formal_framework.TASKS)
 ]
-when = origin.of_records(one.record for one in studies)
+when = reporting.of_records(one.record for one in studies)
 by_task = {one.task.name: one for one in studies}
 digits = by_task.get("rng-3", studies[-1])
 print(f"factors on {digits.task.name}; product against Def. 4.1: equal to 1e-9:", end=" ")
-print(all(framework.factor_gap(one) < 1e-9 for one in studies))
-reporting.show(framework.factor_table(digits), digits=3, floor=1e-6, zeros=True)
+print(all(formal_framework.factor_gap(one) < 1e-9 for one in studies))
+reporting.show(formal_framework.factor_table(digits), digits=3, floor=1e-6, zeros=True)
 
 # %% mystnb={"figure": {"caption": "Three random digits, a fixed number of tokens kept: sequence precision (circles, solid) and recall (squares, dotted) of the answer so far against the steps taken, on a logarithmic axis. Each step multiplies by its factor of Theorem E.1. What falls below 0.0001 is drawn there.", "name": "fig-compounding"}, "image": {"alt": "Line chart, logarithmic: precision and recall of the answer so far against steps taken, for five cutoff sizes."}}
-ax = theory_figures.compounding(digits)
-_ = figures.source_line(ax, source, when)
+ax = formal_framework_figures.compounding(digits)
+_ = style.source_line(ax, source, when)
 
 # %% [markdown]
 # ## How hard are the steps?
@@ -251,12 +241,12 @@ _ = figures.source_line(ax, source, when)
 # whatever the others do. *inf*: none of the cutoffs looked at is that precise.
 
 # %%
-reporting.show(framework.hardness_tables(studies), digits=2, floor=1e-6)
+reporting.show(formal_framework.hardness_tables(studies), digits=2, floor=1e-6)
 
 # %% mystnb={"figure": {"caption": "US states: sequence recall against sequence precision of every setting (a dot each), under the bound of Theorem E.3 (line) with the hardness measured on these settings. No dot may lie above the line.", "name": "fig-recall-bound"}, "image": {"alt": "Scatter plot of recall against precision of all settings, all on or under a falling staircase."}}
 states = by_task["us-states"]
-ax = theory_figures.recall_bound(framework.recall_bounds(states))
-_ = figures.source_line(ax, source, when)
+ax = formal_framework_figures.recall_bound(formal_framework.recall_bounds(states))
+_ = style.source_line(ax, source, when)
 
 # %% [markdown]
 # ## Calibration, prefix by prefix
@@ -265,7 +255,7 @@ _ = figures.source_line(ax, source, when)
 # distance from shape calibration at T = 1.
 
 # %%
-reporting.show(framework.calibration_table(studies), floor=1e-4, zeros=True)
+reporting.show(formal_framework.calibration_table(studies), floor=1e-4, zeros=True)
 
 # %% [markdown]
 # ## Does the geometric model describe this one?
@@ -277,18 +267,18 @@ reporting.show(framework.calibration_table(studies), floor=1e-4, zeros=True)
 # digits, whose branching is fixed (Assumption 5.1).
 
 # %%
-reporting.show(framework.hypothesis_table(studies), digits=2)
+reporting.show(formal_framework.hypothesis_table(studies), digits=2)
 
 # %%
-prices = {one.task.name: framework.validity_price(one) for one in studies}
+prices = {one.task.name: formal_framework.validity_price(one) for one in studies}
 price = prices[digits.task.name]
 reporting.show(price[price.temperature.isin((0.3, 0.6, 1.0, 1.4, 2.0, 3.0))], digits=3, floor=1e-6)
 
 # %% mystnb={"figure": {"caption": "This model under temperature (marks, one per temperature), diversity against validity, over the bound of Theorem F.4 (lines) and the equally sharp geometric model (dashed). How far the marks lie below their line is what the theorem does not explain.", "name": "fig-price-model"}, "image": {"alt": "Marks of this model's validity and diversity below the curves of the theorem's bound."}}
-ax = theory_figures.price_of_validity(
+ax = formal_framework_figures.price_of_validity(
     {name: table for name, table in prices.items() if table.bound.notna().any()}
 )
-_ = figures.source_line(ax, source, when)
+_ = style.source_line(ax, source, when)
 
 # %% [markdown]
 # ## What temperature does to head and tail
@@ -307,8 +297,8 @@ masses = group_masses(step, np.array([0.5, 1.0, 2.0, 4.0, 8.0]))
 reporting.show(masses, digits=2, floor=1e-4)
 
 # %% mystnb={"figure": {"caption": "One step, the first token of a US state. Upper: tokens by rank, probability on a logarithmic axis. Lower: the mass of each group as temperature rises (lines), with the masses published for Llama-3.1-8B-Instruct (dots). In the paper frequent valid tokens give way first to rare ones, then to the invalid tail (compare its Fig. 1).", "name": "fig-head-tail"}, "image": {"alt": "Bars of token probability by rank in three groups, and the probability of each group against temperature."}}
-figure = theory_figures.head_and_tail(step, published)
-_ = figures.source_line(figure.axes[0], source, origin.live())
+figure = formal_framework_figures.head_and_tail(step, published)
+_ = style.source_line(figure.axes[0], source, reporting.live())
 
 # %% [markdown]
 # ## Claims and findings
@@ -318,14 +308,14 @@ _ = figures.source_line(figure.axes[0], source, origin.live())
 # decide nothing but the bound on recall, which holds for any ranking.
 
 # %%
-found = framework.findings(studies)
+found = formal_framework.findings(studies)
 reporting.show(found)
 
 # %% tags=["remove-cell"]
 reporting.glue_verdicts(found)
 reporting.glue_number("theorems_hold", int((theorems.verdict == "holds").sum()), "{}")
 reporting.glue_number("theorems", len(theorems), "{}")
-for item in errata.items_of(errata_theory, errata_readings):
+for item in errata.items_of(errata, errata):
     reporting.glue_number(f"errata_{item.number}", item.found)
 
 # %% [markdown]

@@ -37,13 +37,16 @@ end = ""  # what closes an answer: eos, line or none; empty: line for a base mod
 import pandas as pd
 
 import calib_utils as cu
-from calib_utils import controlled, controlled_figures, figures, origin, paths, reporting
+from calib_utils import paths
+from calib_utils.figures import controlled_tasks as controlled_tasks_figures
+from calib_utils.figures import style
+from calib_utils.studies import controlled_tasks, reporting
 
-figures.use_style()
+style.use_style()
 language_model = cu.load_model(model, revision=revision or None, dtype=dtype, device=device)
 store = results_dir or paths.default_results_dir()
-tasks = controlled.task_names(lengths=(2,) if quick else (2, 3, 4))
-policy = controlled.end_policy(language_model, end)
+tasks = controlled_tasks.task_names(lengths=(2,) if quick else (2, 3, 4))
+policy = controlled_tasks.end_policy(language_model, end)
 asked = {"end": policy, "results_dir": store}
 source = f"{reporting.source_of(language_model)}, end = {policy}"
 
@@ -75,28 +78,28 @@ curves = pd.concat(
         cu.evaluate(
             language_model,
             task,
-            temperatures=controlled.CURVE_TEMPERATURES,
-            answer_temperatures=controlled.profile_temperatures(task),
+            temperatures=controlled_tasks.CURVE_TEMPERATURES,
+            answer_temperatures=controlled_tasks.profile_temperatures(task),
             **asked,
         )
         for task in tasks
     ],
     ignore_index=True,
 )
-curves = controlled.label_tasks(curves)
-summary = controlled.curve_summary(curves)
-when = origin.of_tasks(store, language_model, tasks, policy)
+curves = controlled_tasks.label_tasks(curves)
+summary = controlled_tasks.curve_summary(curves)
+when = reporting.of_tasks(store, language_model, tasks, policy)
 reporting.show(summary.drop(columns=["family", "length"]), digits=3)
 
 # %% mystnb={"figure": {"caption": "Diversity against validity as temperature rises from 0.01 to 4: digits of length 2, 3 and 4, without (solid) and with (dashed) a bound on their sum. Dots: T = 0.5, 1 and 1.6, growing. Star: a calibrated model. Curves nearer to the axes are worse (compare Fig. 5 left of the paper).", "name": "fig-val-div"}, "image": {"alt": "Curves of diversity against validity under temperature for six digit tasks, with a star at 1 and 1."}}
 digits = curves[curves.family.isin(["unconstrained", "sum at most 10"])]
-ax = controlled_figures.validity_diversity(digits)
-_ = figures.source_line(ax, source, when)
+ax = controlled_tasks_figures.validity_diversity(digits)
+_ = style.source_line(ax, source, when)
 
 # %% mystnb={"figure": {"caption": "The same for the tasks that the paper's figure leaves out: a sum that must be equal (dotted), and US states (solid).", "name": "fig-val-div-others"}, "image": {"alt": "Curves of diversity against validity under temperature for sums that must be equal and for US states."}}
 others = curves[curves.family.isin(["sum equals 10", "states"])]
-ax = controlled_figures.validity_diversity(others)
-_ = figures.source_line(ax, source, when)
+ax = controlled_tasks_figures.validity_diversity(others)
+_ = style.source_line(ax, source, when)
 
 # %% [markdown]
 # ## Where the mass sits
@@ -109,7 +112,7 @@ _ = figures.source_line(ax, source, when)
 answers = pd.concat(
     [
         cu.answer_probabilities(
-            language_model, task, controlled.profile_temperatures(task), **asked
+            language_model, task, controlled_tasks.profile_temperatures(task), **asked
         ).assign(task=task)
         for task in tasks
     ],
@@ -117,16 +120,16 @@ answers = pd.concat(
 )
 
 # %% mystnb={"figure": {"caption": "Two random digits: probability of each of the 100 valid answers by rank, on a logarithmic axis, at four temperatures. Dashed: what each would have were all equally likely. The title gives what invalid outputs hold (compare Fig. 5 right and 10 of the paper).", "name": "fig-profile-rng"}, "image": {"alt": "Four panels of answer probabilities by rank with a dashed uniform level, one for each temperature."}}
-figure = controlled_figures.answer_profiles(answers, "rng-2")
-_ = figures.source_line(figure.axes[0], source, when)
+figure = controlled_tasks_figures.answer_profiles(answers, "rng-2")
+_ = style.source_line(figure.axes[0], source, when)
 
 # %% mystnb={"figure": {"caption": "The same for two random digits with a sum of at most 10.", "name": "fig-profile-sum"}, "image": {"alt": "Four panels of answer probabilities by rank for digits with a bounded sum, one for each temperature."}}
-figure = controlled_figures.answer_profiles(answers, "rng-2-sum-at-most-10")
-_ = figures.source_line(figure.axes[0], source, when)
+figure = controlled_tasks_figures.answer_profiles(answers, "rng-2-sum-at-most-10")
+_ = style.source_line(figure.axes[0], source, when)
 
 # %% mystnb={"figure": {"caption": "The same for the 50 US states (compare Fig. 10 of the paper).", "name": "fig-profile-states"}, "image": {"alt": "Four panels of the probabilities of the US states by rank, one for each temperature."}}
-figure = controlled_figures.answer_profiles(answers, "us-states")
-_ = figures.source_line(figure.axes[0], source, when)
+figure = controlled_tasks_figures.answer_profiles(answers, "us-states")
+_ = style.source_line(figure.axes[0], source, when)
 
 # %% [markdown]
 # ## What ends an answer
@@ -152,7 +155,7 @@ reporting.show(ends[["task", "end", "validity", "diversity"]], digits=3)
 # one does not, as the best validities show.
 
 # %%
-found = controlled.findings(curves, answers)
+found = controlled_tasks.findings(curves, answers)
 reporting.show(found)
 
 # %% tags=["remove-cell"]

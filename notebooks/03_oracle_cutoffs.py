@@ -39,27 +39,21 @@ level = 0.8  # the validity asked for, in (0, 1]
 import pandas as pd
 
 import calib_utils as cu
-from calib_utils import (
-    controlled,
-    cutoff_figures,
-    cutoffs,
-    figures,
-    kept_steps,
-    operating,
-    origin,
-    paths,
-    reporting,
-)
-from calib_utils.explorer import explorer
-from calib_utils.rules import TABLE3_TEMPERATURES
-from calib_utils.sensitivity import largest_moves, sensitivity
+from calib_utils import paths
+from calib_utils.core.rules import TABLE3_TEMPERATURES
+from calib_utils.figures import explorer as explorer_module
+from calib_utils.figures import oracle_cutoffs as oracle_cutoffs_figures
+from calib_utils.figures import style
+from calib_utils.figures.explorer import explorer
+from calib_utils.studies import controlled_tasks, oracle_cutoffs, reporting
+from calib_utils.studies.oracle_cutoffs import largest_moves, sensitivity
 
-figures.use_style()
+style.use_style()
 language_model = cu.load_model(model, revision=revision or None, dtype=dtype, device=device)
 store = results_dir or paths.default_results_dir()
-tasks = list(cutoffs.QUICK_TASKS if quick else cutoffs.TASKS)
-small = list(cutoffs.SMALL_TASKS)
-policy = controlled.end_policy(language_model, end)
+tasks = list(oracle_cutoffs.QUICK_TASKS if quick else oracle_cutoffs.TASKS)
+small = list(oracle_cutoffs.SMALL_TASKS)
+policy = controlled_tasks.end_policy(language_model, end)
 asked = {"end": policy, "results_dir": store}
 grid = {"rules": cu.table3_rules(), "temperatures": TABLE3_TEMPERATURES}
 source = f"{reporting.source_of(language_model)}, end = {policy}"
@@ -73,7 +67,7 @@ source = f"{reporting.source_of(language_model)}, end = {policy}"
 # book's explorer page has this step and later ones beside the numbers of whole answers.
 
 # %% tags=["nbval-ignore-output"]
-steps = kept_steps.keep(language_model, tasks, policy, store)
+steps = explorer_module.keep(language_model, tasks, policy, store)
 explorer(steps["us-states"][0], reporting.source_of(language_model))
 
 # %% [markdown]
@@ -92,8 +86,8 @@ table = pd.concat(
     [cu.evaluate(language_model, task, **grid, details=True, **asked) for task in tasks],
     ignore_index=True,
 )
-when = origin.of_tasks(store, language_model, tasks, policy)
-reporting.show(cutoffs.areas(table), digits=3)
+when = reporting.of_tasks(store, language_model, tasks, policy)
+reporting.show(oracle_cutoffs.areas(table), digits=3)
 
 # %% [markdown]
 # Numbers above: area under each frontier. For a validity v it takes the best diversity of any
@@ -102,8 +96,8 @@ reporting.show(cutoffs.areas(table), digits=3)
 # their areas are a little larger.
 
 # %% mystnb={"figure": {"caption": "Diversity against validity of every setting (a dot each), a panel per task; lines: each rule's Pareto frontier. Dotted line and star: the structural ceiling of a perfectly ordered model that is uniform over the valid tokens. The paper puts down to order what the oracle size lacks; part can be shape that no temperature of the grid evens out (compare its Fig. 6 and 9).", "name": "fig-frontiers"}, "image": {"alt": "Grid of scatter plots of diversity against validity by rule, a panel per task, with frontiers and a star."}}
-figure = cutoff_figures.frontier_grid(table, facts, tasks)
-_ = figures.source_line(figure.axes[0], source, when)
+figure = oracle_cutoffs_figures.frontier_grid(table, facts, tasks)
+_ = style.source_line(figure.axes[0], source, when)
 
 # %% [markdown]
 # ## How good is the oracle, and how good could any cutoff be?
@@ -117,12 +111,12 @@ _ = figures.source_line(figure.axes[0], source, when)
 
 # %%
 hulls = {task: cu.adaptive_frontier(language_model, task, **asked) for task in tasks}
-points = cutoffs.oracle_table(table, facts, hulls)
+points = oracle_cutoffs.oracle_table(table, facts, hulls)
 reporting.show(points, digits=3)
 
 # %% mystnb={"figure": {"caption": "Two random digits: sequence precision against sequence recall of every setting (dots, by rule), under the frontier over all adaptive rank cutoffs (line). The gap from a dot to the line is what choosing the cutoff at each prefix could gain without changing the ranking.", "name": "fig-adaptive"}, "image": {"alt": "Scatter plot of sequence precision against recall by rule, under the line of the best adaptive cutoff."}}
-ax = cutoff_figures.adaptive(table[table.task == "rng-2"], hulls["rng-2"])
-_ = figures.source_line(ax, source, when)
+ax = oracle_cutoffs_figures.adaptive(table[table.task == "rng-2"], hulls["rng-2"])
+_ = style.source_line(ax, source, when)
 
 # %% [markdown]
 # ## Where the diversity went
@@ -151,8 +145,8 @@ losses = pd.concat(
 plain = losses[(losses.rule == "none") & (losses.temperature == 1) & (losses.repair == "none")]
 
 # %% mystnb={"figure": {"caption": "Diversity lost at each step of an answer at temperature 1 without cutoff, a bar per task, a shade per step, in nats. The parts add up to −ln diversity exactly.", "name": "fig-steps"}, "image": {"alt": "Stacked bars of lost diversity in nats by task, one shade for each step."}}
-ax = cutoff_figures.step_losses(plain)
-_ = figures.source_line(ax, source, when)
+ax = oracle_cutoffs_figures.step_losses(plain)
+_ = style.source_line(ax, source, when)
 
 # %% [markdown]
 # **Order, shape and size.** Take a decoder: a rule at a temperature. Its loss is −ln(Val × Div), in
@@ -174,15 +168,15 @@ _ = figures.source_line(ax, source, when)
 # steps are mostly invalid.
 
 # %%
-decoders = operating.operating_points(table, losses, level)
-shown = decoders.assign(setting=operating.setting_text(decoders))
+decoders = oracle_cutoffs.operating_points(table, losses, level)
+shown = decoders.assign(setting=oracle_cutoffs.setting_text(decoders))
 columns = ["task", "decoder", "setting", "validity", "diversity"]
 parts = ["total", "order", "shape", "size", "carried by"]
 reporting.show(shown[[*columns, *parts]], floor=1e-6)  # below that is rounding
 
 # %% mystnb={"figure": {"caption": "The loss −ln(Val × Div) of decoders in nats, split between order (hatched), shape (plain) and size of the cutoff (dotted), a bar per task and decoder. A decoder that no setting brings to the validity asked for has no bar. Left of 0 a repair makes things worse.", "name": "fig-split"}, "image": {"alt": "Stacked bars of the loss of each task and decoder, split between order, shape and size."}}
-ax = cutoff_figures.split_bars(decoders)
-_ = figures.source_line(ax, source, when)
+ax = oracle_cutoffs_figures.split_bars(decoders)
+_ = style.source_line(ax, source, when)
 
 # %% [markdown]
 # ## Every other sampler
@@ -192,12 +186,12 @@ _ = figures.source_line(ax, source, when)
 # that occurred before. *Bring a sampler* has the ten lines.
 
 # %%
-more = {"rules": cutoffs.other_rules(), "temperatures": TABLE3_TEMPERATURES}
+more = {"rules": oracle_cutoffs.other_rules(), "temperatures": TABLE3_TEMPERATURES}
 others = pd.concat(
     [cu.evaluate(language_model, task, **more, **asked) for task in small], ignore_index=True
 )
 every = pd.concat([table[table.task.isin(small)], others], ignore_index=True)
-reporting.show(cutoffs.areas(every), digits=3)
+reporting.show(oracle_cutoffs.areas(every), digits=3)
 
 # %%
 from transformers import NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsProcessor
@@ -215,13 +209,13 @@ reporting.show(penalised[["rule", "parameter", "validity", "diversity"]])
 # three orders:
 
 # %%
-orders = {"rules": cutoffs.engine_orders(), "temperatures": TABLE3_TEMPERATURES}
-recipe = cu.evaluate(language_model, cutoffs.ORDER_TASK, **orders, **asked)
+orders = {"rules": oracle_cutoffs.engine_orders(), "temperatures": TABLE3_TEMPERATURES}
+recipe = cu.evaluate(language_model, oracle_cutoffs.ORDER_TASK, **orders, **asked)
 recipe["engine"] = recipe.rule.str.partition("@")[2]
 
 # %% mystnb={"figure": {"caption": "US states with top-k 50, top-p 0.95 and min-p 0.02: diversity against validity in the order of three engines, a dot per temperature of Table 3. Lines that lie on each other: there the order does not matter.", "name": "fig-orders"}, "image": {"alt": "Three curves of diversity against validity, one for each engine's order of operations."}}
-ax = cutoff_figures.sampler_curves(recipe, "engine")
-_ = figures.source_line(ax, source, when)
+ax = oracle_cutoffs_figures.sampler_curves(recipe, "engine")
+_ = style.source_line(ax, source, when)
 
 # %% [markdown]
 # ## Equal budgets
@@ -233,17 +227,17 @@ _ = figures.source_line(ax, source, when)
 # smallest; samplers that never get there are left out. Where none does, all lines lie at 0.
 
 # %%
-budget_task = cutoffs.task_for_budgets(table, level)
+budget_task = oracle_cutoffs.task_for_budgets(table, level)
 budgets = cu.best_by_budget(table[table.task == budget_task], level)
 print(f"figure: {budget_task}, validity at least {level:g}")
 levels = sorted({0.5, level})
-tables = [cutoffs.full_budgets(every, lowest) for lowest in levels]
+tables = [oracle_cutoffs.full_budgets(every, lowest) for lowest in levels]
 whole = pd.concat(tables, ignore_index=True)
 reporting.show(whole, digits=3) if len(whole) else print(f"none reaches validity {levels[0]:g}")
 
 # %% mystnb={"figure": {"caption": "Best diversity at the validity asked for against the number of settings of Table 3 tried (logarithmic): mean, and band from 5 % to 95 %, by sampler. Compare samplers at one number, not at the ends of their lines.", "name": "fig-budgets"}, "image": {"alt": "Lines with bands of the best diversity against the number of settings tried, by sampler."}}
-ax = cutoff_figures.budgets(budgets)
-_ = figures.source_line(ax, source, when)
+ax = oracle_cutoffs_figures.budgets(budgets)
+_ = style.source_line(ax, source, when)
 
 # %% [markdown]
 # ## What the choices left open do
@@ -267,7 +261,7 @@ reporting.show(moves, digits=1, floor=1e-4)
 # ## Claims and findings
 
 # %%
-found = cutoffs.findings(table, facts, points)
+found = oracle_cutoffs.findings(table, facts, points)
 reporting.show(found)
 
 # %% tags=["remove-cell"]

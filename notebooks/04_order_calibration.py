@@ -42,31 +42,20 @@ embedder = "all-MiniLM-L6-v2"  # of the embedding diversity: embedded name, hub 
 
 # %%
 import calib_utils as cu
-from calib_utils import (
-    controlled,
-    figures,
-    judge_study,
-    open_plans,
-    order_findings,
-    order_study,
-    origin,
-    paths,
-    pr_curves,
-    pr_depths,
-    pr_figures,
-    reporting,
-    table1,
-    table1_study,
-)
-from calib_utils.embedders import load_embedder
+from calib_utils import paths
+from calib_utils.figures import order_calibration as order_calibration_figures
+from calib_utils.figures import style
+from calib_utils.openended import precision_recall, table1
+from calib_utils.openended.text_diversity import load_embedder
+from calib_utils.studies import controlled_tasks, order_calibration, reporting
 
-figures.use_style()
+style.use_style()
 language_model = cu.load_model(model, revision=revision or None, dtype=dtype, device=device)
 store = results_dir or paths.default_results_dir()
-policy = controlled.end_policy(language_model, end)
-plan = (open_plans.quick if quick else open_plans.laptop)(seed, policy)
+policy = controlled_tasks.end_policy(language_model, end)
+plan = (order_calibration.quick if quick else order_calibration.laptop)(seed, policy)
 source = f"{reporting.source_of(language_model)}, end = {policy}"
-items, texts = order_study.ITEMS, order_study.TEXTS
+items, texts = order_calibration.ITEMS, order_calibration.TEXTS
 
 # %% [markdown]
 # ## What was tried, and who judged it
@@ -90,11 +79,11 @@ items, texts = order_study.ITEMS, order_study.TEXTS
 # of the model's own.
 
 # %%
-study = order_study.run(language_model, plan, store)
-when = origin.of_texts(store, language_model, [sweep.name for sweep in plan.sweeps])
+study = order_calibration.run(language_model, plan, store)
+when = reporting.of_texts(store, language_model, [sweep.name for sweep in plan.sweeps])
 
 # %%
-reporting.show(order_study.label_counts(study))
+reporting.show(order_calibration.label_counts(study))
 
 # %% [markdown]
 # ## One step
@@ -105,21 +94,21 @@ reporting.show(order_study.label_counts(study))
 
 # %% mystnb={"figure": {"caption": "One next token: precision (solid) and recall (dashed) against the number of tokens kept, on a logarithmic axis, with prevalence (dotted). A perfect order would hold precision at 1 until recall reaches 1 (compare Fig. 3 of the paper). Labels by a list.", "name": "fig-one-step"}, "image": {"alt": "Precision falling and recall rising as the cutoff moves down the ranking of one next token."}}
 city = study.candidates[plan.items[0].name].query("prompt_id == 'item-city'")
-ax = pr_figures.cutoff_curves(pr_curves.local_curves(city))
-_ = figures.source_line(ax, source, when)
+ax = order_calibration_figures.cutoff_curves(precision_recall.local_curves(city))
+_ = style.source_line(ax, source, when)
 
 # %% [markdown]
 # The texts behind it: the highest candidates that turn out valid, and those that do not (compare
 # App. B). A candidate's probability is not what makes it valid.
 
 # %%
-reporting.show(order_study.examples(study, plan.items[0].name, "item-city"))
+reporting.show(order_calibration.examples(study, plan.items[0].name, "item-city"))
 
 # %% [markdown]
 # The same for the beginning of a story, judged by grammar alone.
 
 # %%
-reporting.show(order_study.examples(study, plan.texts[0].name, plan.texts[0].prompts[0].id))
+reporting.show(order_calibration.examples(study, plan.texts[0].name, plan.texts[0].prompts[0].id))
 
 # %% [markdown]
 # ## Deeper trees
@@ -134,14 +123,14 @@ reporting.show(order_study.examples(study, plan.texts[0].name, plan.texts[0].pro
 # prevalence, since the best cutoff is picked after the fact.
 
 # %% mystnb={"figure": {"caption": "Items: precision against recall on the frontier of all cutoffs, a panel per depth: mean (line) and extremes (band) over nodes. Dotted: prevalence; dash-dotted: the mean height of a random order. What the ranking knows is the distance to the dash-dotted line (compare Fig. 2 right of the paper). Labels by lists.", "name": "fig-depth-items"}, "image": {"alt": "Panels of precision-recall frontiers by depth for items, with prevalence and a random order."}}
-measured = order_study.measures(study)
-depths = order_study.depth_table(measured)
-figure = pr_figures.depth_frontiers(*order_study.deepest(study, depths, items))
-_ = figures.source_line(figure.axes[0], source, when)
+measured = order_calibration.measures(study)
+depths = order_calibration.depth_table(measured)
+figure = order_calibration_figures.depth_frontiers(*order_calibration.deepest(study, depths, items))
+_ = style.source_line(figure.axes[0], source, when)
 
 # %% mystnb={"figure": {"caption": "Free texts, grammar alone: the same.", "name": "fig-depth-texts"}, "image": {"alt": "Panels of precision-recall frontiers by depth for free texts, with prevalence and a random order."}}
-figure = pr_figures.depth_frontiers(*order_study.deepest(study, depths, texts))
-_ = figures.source_line(figure.axes[0], source, when)
+figure = order_calibration_figures.depth_frontiers(*order_calibration.deepest(study, depths, texts))
+_ = style.source_line(figure.axes[0], source, when)
 
 # %% [markdown]
 # Area and recall at precision 0.8 of all trees (recall weighted by the valid texts below a
@@ -164,7 +153,9 @@ reporting.show(reporting.with_intervals(depths.drop(columns="recall")))
 # Counting each valid candidate once instead (unweighted, as in the authors' published points):
 
 # %%
-unweighted = order_study.depth_table(order_study.measures(study, pr_curves.UNWEIGHTED))
+unweighted = order_calibration.depth_table(
+    order_calibration.measures(study, precision_recall.UNWEIGHTED)
+)
 columns = ["n_nodes", "n_undefined", "n_prompts", "n_runs", "recall", "prevalence_all"]
 reporting.show(reporting.with_intervals(unweighted.drop(columns=columns)))
 
@@ -172,7 +163,7 @@ reporting.show(reporting.with_intervals(unweighted.drop(columns=columns)))
 # Each depth against the others, within the same tree:
 
 # %%
-changes = order_study.depth_changes(measured)
+changes = order_calibration.depth_changes(measured)
 reporting.show(reporting.with_intervals(changes))
 
 # %% [markdown]
@@ -182,9 +173,11 @@ reporting.show(reporting.with_intervals(changes))
 # judge. Most of the area there is prevalence.
 
 # %% mystnb={"figure": {"caption": "The authors' published points of two larger models: precision against recall, a line per prefix, with prevalence (dotted). Most of the area is prevalence.", "name": "fig-published-points"}, "image": {"alt": "Precision against recall of two published models, a line per prefix, with prevalence."}}
-published = pr_curves.from_published()
-figure = pr_figures.published_frontiers(pr_curves.published_points(), published)
-_ = figures.source_line(figure.axes[0], "points published with arXiv:2605.11128v1")
+published = precision_recall.from_published()
+figure = order_calibration_figures.published_frontiers(
+    precision_recall.published_points(), published
+)
+_ = style.source_line(figure.axes[0], "points published with arXiv:2605.11128v1")
 
 # %%
 reporting.show(published.drop(columns="recall"))
@@ -196,12 +189,14 @@ reporting.show(published.drop(columns="recall"))
 # Fig. 7). How many of ten have to be valid is not said, so both readings are shown.
 
 # %% mystnb={"figure": {"caption": "Items: mean precision-recall frontiers of the same candidates under three ways to label them; thin: lowest and highest node. Lines that lie close say that one greedy completion is enough (compare Fig. 7 of the paper).", "name": "fig-greedy-drawn"}, "image": {"alt": "Precision-recall frontiers of the same candidates under three ways to label them."}}
-grid, sources = order_study.greedy_and_drawn(study)
-ax = pr_figures.compared_frontiers(pr_depths.frontiers_by_depth(grid, by="labels"), by="labels")
-_ = figures.source_line(ax, source, when)
+grid, sources = order_calibration.greedy_and_drawn(study)
+ax = order_calibration_figures.compared_frontiers(
+    precision_recall.frontiers_by_depth(grid, by="labels"), by="labels"
+)
+_ = style.source_line(ax, source, when)
 
 # %%
-summary = pr_depths.depth_summary(sources, by="labels").drop(columns="recall")
+summary = precision_recall.depth_summary(sources, by="labels").drop(columns="recall")
 reporting.show(reporting.with_intervals(summary))
 
 # %% [markdown]
@@ -209,14 +204,14 @@ reporting.show(reporting.with_intervals(summary))
 #
 # The paper's judge has 35 billion parameters and agrees with people on 81 % of texts (F1 0.80).
 # Here a language model gets the same task in our own words: grammar, semantics and overall quality
-# from 1 to 10, valid from 9 on all three (`calib_utils.rubric`). Half of the texts it is asked
+# from 1 to 10, valid from 9 on all three (`calib_utils.openended.judges`). Half of the texts it is asked
 # about are valid where there are enough, so 0.5 is chance and saying no to everything gets
 # *always_invalid*. The references are the lists, and for grammar the checker, which errs itself.
 
 # %%
-judge = judge_study.judge_by_name(judge_model if plan.judged else "", judge_url)
-samples, judged = judge_study.ask(study, judge, seed, store, language_model.key)
-agreements = judge_study.agreement_table(samples, judged, study)
+judge = order_calibration.judge_by_name(judge_model if plan.judged else "", judge_url)
+samples, judged = order_calibration.ask(study, judge, seed, store, language_model.key)
+agreements = order_calibration.agreement_table(samples, judged, study)
 
 # %%
 print("judge:", judge.name if judge else "none in this run")
@@ -230,12 +225,12 @@ reporting.show(reporting.with_intervals(agreements))
 
 # %%
 first = depths[(depths.kind == items) & (depths.forced == 1)].iloc[0]
-noise = judge_study.noise_table(agreements, first.prevalence_all)
+noise = order_calibration.noise_table(agreements, first.prevalence_all)
 reporting.show(noise)
 
 # %% [markdown]
 # People are the better reference. No human label comes with this book. This writes a sheet with 50
-# texts of either kind for a person to fill in, and `labels.read_sheets` reads what comes back:
+# texts of either kind for a person to fill in, and `verifiers.read_sheets` reads what comes back:
 #
 # ```python
 # texts = judge_study.to_annotate(study, 50)
@@ -255,32 +250,32 @@ reporting.show(noise)
 # texts and in groups of four, since the paper's "n = 4" can mean either.
 
 # %%
-drawn = table1_study.texts_of(language_model, study, seed, store)
-embed = table1_study.remembered(load_embedder(embedder).embed)
-scores = table1_study.scores_of(drawn, embed, seed=seed)
-compared = table1_study.comparisons(scores)
-apart = table1_study.differences(scores)
+drawn = order_calibration.texts_of(language_model, study, seed, store)
+embed = order_calibration.remembered(load_embedder(embedder).embed)
+scores = order_calibration.scores_of(drawn, embed, seed=seed)
+compared = order_calibration.comparisons(scores)
+apart = order_calibration.differences(scores)
 table1_names = [f"table1-{sweep.name}" for sweep in plan.oracle]
-table1_when = origin.of_texts(store, language_model, table1_names)
+table1_when = reporting.of_texts(store, language_model, table1_names)
 
 # %% mystnb={"figure": {"caption": "Items: Table 1 on this model, a row per strategy. Left: embedding diversity, more is better; middle and right: self-BLEU, less is better. Dots with 95 % intervals over prompts; hollow: the paper's numbers, of other models, prompts and judge.", "name": "fig-table1-items"}, "image": {"alt": "Dots with intervals of embedding diversity and self-BLEU by strategy for items, the paper's numbers hollow."}}
 if items in scores:
     own = compared[compared.kind == items]
-    figure = pr_figures.strategy_dots(own, table1.published_table1())
-    _ = figures.source_line(figure.axes[0], source, table1_when)
+    figure = order_calibration_figures.strategy_dots(own, table1.published_table1())
+    _ = style.source_line(figure.axes[0], source, table1_when)
 
 # %% mystnb={"figure": {"caption": "Free texts, grammar alone: the same.", "name": "fig-table1-texts"}, "image": {"alt": "Dots with intervals of embedding diversity and self-BLEU by strategy for free texts, the paper's numbers hollow."}}
 if texts in scores:
     own = compared[compared.kind == texts]
-    figure = pr_figures.strategy_dots(own, table1.published_table1())
-    _ = figures.source_line(figure.axes[0], source, table1_when)
+    figure = order_calibration_figures.strategy_dots(own, table1.published_table1())
+    _ = style.source_line(figure.axes[0], source, table1_when)
 
 # %% [markdown]
 # *tried* settings, *usable* ones with validity 0.8, the chosen one, and each measure with its
 # interval over prompts. *held_out* chooses the setting on the other prompts.
 
 # %%
-reporting.show(reporting.with_intervals(table1_study.compact(compared)))
+reporting.show(reporting.with_intervals(order_calibration.compact(compared)))
 
 # %% [markdown]
 # The oracle less each strategy, prompt by prompt:
@@ -293,8 +288,8 @@ reporting.show(reporting.with_intervals(apart))
 # are not compared):
 
 # %%
-valid_scores = table1_study.scores_of(drawn, embed, among="valid", seed=seed)
-valid_compared = table1_study.compact(table1_study.comparisons(valid_scores))
+valid_scores = order_calibration.scores_of(drawn, embed, among="valid", seed=seed)
+valid_compared = order_calibration.compact(order_calibration.comparisons(valid_scores))
 reporting.show(reporting.with_intervals(valid_compared))
 
 # %% [markdown]
@@ -302,11 +297,11 @@ reporting.show(reporting.with_intervals(valid_compared))
 #
 # Ten trees of depth 3 with 100 candidates a step, completed to 64 tokens (the length is not given),
 # beside what this page ran. On a graphics card the same functions do it: `sweeps.Sweep` takes the
-# depth, the ranks and the prompts, `openset.noveltybench()` the paper's queries,
-# `openended.forecast` says what it will cost before it runs, and `openended.sweep` runs it.
+# depth, the ranks and the prompts, `prompts.noveltybench()` the paper's queries,
+# `sweeps.forecast` says what it will cost before it runs, and `sweeps.sweep` runs it.
 
 # %%
-reporting.show(order_study.sizes(plan), digits=3)
+reporting.show(order_calibration.sizes(plan), digits=3)
 
 # %% [markdown]
 # ## Claims and findings
@@ -316,12 +311,12 @@ reporting.show(order_study.sizes(plan), digits=3)
 # only what they agree on. The test of the ranking is ours, and counted apart.
 
 # %%
-found = order_findings.findings(depths, changes, sources, compared, apart)
+found = order_calibration.findings(depths, changes, sources, compared, apart)
 reporting.show(found)
 
 # %% tags=["remove-cell"]
 reporting.glue_verdicts(found)
-for name, text in order_findings.headline(depths, measured).items():
+for name, text in order_calibration.headline(depths, measured).items():
     reporting.glue_number(name, text)
 
 # %% [markdown]

@@ -34,24 +34,19 @@ results_dir = ""  # where results are read; empty: data/results of this checkout
 quick = False  # not used here: reading takes seconds
 
 # %%
-from calib_utils import (
-    checkpoints,
-    coverage,
-    figures,
-    origin,
-    panel,
-    panel_figures,
-    panel_findings,
-    paths,
-    reporting,
-    shape_figures,
-)
+from calib_utils import paths
+from calib_utils.book import commands
+from calib_utils.figures import logit_shape as logit_shape_figures
+from calib_utils.figures import model_panel as model_panel_figures
+from calib_utils.figures import style
+from calib_utils.models import registry
+from calib_utils.studies import model_panel, reporting
 
-figures.use_style()
+style.use_style()
 store = results_dir or paths.default_results_dir()
-found = panel.read(store)
+found = model_panel.read(store)
 source = "numbers from data/results; weights and their SHA-256 are in the table of models"
-when = origin.of_all(store)
+when = reporting.of_all(store)
 
 # %% [markdown]
 # ## Coverage
@@ -61,8 +56,8 @@ when = origin.of_all(store)
 # takes: `python -m calib_utils forecast --model` and its name.
 
 # %% tags=["nbval-ignore-output"]
-covered = coverage.coverage(store)
-reporting.show(coverage.as_page(covered))
+covered = commands.coverage(store)
+reporting.show(commands.as_page(covered))
 
 # %% [markdown]
 # ## What is read
@@ -72,7 +67,7 @@ reporting.show(coverage.as_page(covered))
 # items decided by lists and free texts by grammar alone.
 
 # %%
-reporting.show(panel.sources(found))
+reporting.show(model_panel.sources(found))
 
 # %%
 if len(found.left_out):
@@ -102,11 +97,11 @@ else:
 # comparable in height.
 
 # %% mystnb={"figure": {"caption": "Order against size: area under the precision-recall frontier (upper) and recall at precision 0.8 (lower) against parameters, for items (left) and free texts (right), with 95 % intervals. Black tick: a random order. Lines join two sizes of one family, or a base model and its post-trained one. Open: the authors' points (compare Fig. 4 and 8 of the paper).", "name": "fig-size"}, "image": {"alt": "Dots with intervals of area and recall against the number of parameters, by family, published points open."}}
-order = panel.order_table(found)
-first = panel.sized(order[order.forced == 1], found.models)
-pairs = panel.size_pairs(found.models) + panel.stage_pairs(found.models)
-figure = panel_figures.against_size(first, pairs, panel.published_order())
-_ = figures.source_line(figure.axes[0], source, when)
+order = model_panel.order_table(found)
+first = model_panel.sized(order[order.forced == 1], found.models)
+pairs = model_panel.size_pairs(found.models) + model_panel.stage_pairs(found.models)
+figure = model_panel_figures.against_size(first, pairs, model_panel.published_order())
+_ = style.source_line(figure.axes[0], source, when)
 
 # %%
 columns = ["model", "kind", "forced", "depth"]
@@ -124,11 +119,11 @@ reporting.show(reporting.with_intervals(shown))
 
 # %% mystnb={"figure": {"caption": "Diversity against validity of every setting (dots, by rule) with Pareto frontiers: a row per model, a column per task (compare Fig. 9 of the paper).", "name": "fig-panel-frontiers"}, "image": {"alt": "Grid of scatter plots of diversity against validity, a row per model and a column per task."}}
 names = list(dict.fromkeys(found.settings.model))
-figure = panel_figures.frontier_panels(found.settings, names, list(panel.SHOWN_TASKS))
-_ = figures.source_line(figure.axes[0], source, when)
+figure = model_panel_figures.frontier_panels(found.settings, names, list(model_panel.SHOWN_TASKS))
+_ = style.source_line(figure.axes[0], source, when)
 
 # %%
-reporting.show(panel.frontier_table(found), digits=2, floor=0.005)
+reporting.show(model_panel.frontier_table(found), digits=2, floor=0.005)
 
 # %% [markdown]
 # ## Order, shape and size of the cutoff
@@ -138,10 +133,10 @@ reporting.show(panel.frontier_table(found), digits=2, floor=0.005)
 # defines the {term}`order part`, the {term}`shape part` and the {term}`size part`).
 
 # %% mystnb={"figure": {"caption": "The loss at temperature 1 without cutoff, in nats, split between order (hatched), shape (plain) and size of the cutoff (dotted), a bar per task and model.", "name": "fig-panel-split"}, "image": {"alt": "Stacked bars of the loss by task and model, split between order, shape and size."}}
-splits = panel_findings.testable(found, panel.split_table(found))
-alone = splits[splits.decoder == panel_findings.ALONE]
-figure = panel_figures.split_of_models(alone)
-_ = figures.source_line(figure.axes[0], source, when)
+splits = model_panel.testable(found, model_panel.split_table(found))
+alone = splits[splits.decoder == model_panel.ALONE]
+figure = model_panel_figures.split_of_models(alone)
+_ = style.source_line(figure.axes[0], source, when)
 
 # %%
 reporting.show(alone[["task", "model", "validity", "diversity", "total", "order", "shape", "size"]])
@@ -153,9 +148,9 @@ reporting.show(alone[["task", "model", "validity", "diversity", "total", "order"
 # the right one). Above the line ours, below it the 18 published fits, of other models.
 
 # %% mystnb={"figure": {"caption": "R², mean squared error and breakpoint of every model's fits: a dot per query; filled: this book's models; open: as published.", "name": "fig-panel-shape"}, "image": {"alt": "Dots of three measures of fit by model and query, the published ones open."}}
-fits = panel.shape_table(found)
-figure = shape_figures.published_dots(panel.beside_published_fits(fits))
-_ = figures.source_line(figure.axes[0], source, f"{when}; open: arXiv:2605.11128v1")
+fits = model_panel.shape_table(found)
+figure = logit_shape_figures.published_dots(model_panel.beside_published_fits(fits))
+_ = style.source_line(figure.axes[0], source, f"{when}; open: arXiv:2605.11128v1")
 
 # %%
 reporting.show(fits[["model", "query", "c", "mse", "r2", "m", "B", "C", "jump"]], digits=3)
@@ -168,16 +163,16 @@ reporting.show(fits[["model", "query", "c", "mse", "r2", "m", "B", "C", "jump"]]
 # over those.
 
 # %%
-paired = panel_findings.pair_table(found)
-of_stages = f"{len(panel.stage_pairs(found.models))} of {len(checkpoints.pairs())}"
-print(f"pairs by size: {len(panel.size_pairs(found.models))}; by training: {of_stages}")
+paired = model_panel.pair_table(found)
+of_stages = f"{len(model_panel.stage_pairs(found.models))} of {len(registry.pairs())}"
+print(f"pairs by size: {len(model_panel.size_pairs(found.models))}; by training: {of_stages}")
 reporting.show(reporting.with_intervals(paired))
 
 # %% [markdown]
 # ## Claims and findings
 
 # %%
-claims = panel_findings.findings(found)
+claims = model_panel.findings(found)
 reporting.show(claims)
 
 # %% tags=["remove-cell"]
@@ -185,9 +180,9 @@ reporting.glue_verdicts(claims)
 reporting.glue_number("paper_models", int((covered.panel == "paper").sum()), "{}")
 reporting.glue_number("paper_measured", int(covered.measured[covered.panel == "paper"].sum()), "{}")
 reporting.glue_number("models", len(found.models), "{}")
-reporting.glue_number("size_pairs", len(panel.size_pairs(found.models)), "{}")
-reporting.glue_number("stage_pairs", len(panel.stage_pairs(found.models)), "{}")
-reporting.glue_number("stage_pairs_known", len(checkpoints.pairs()), "{}")
+reporting.glue_number("size_pairs", len(model_panel.size_pairs(found.models)), "{}")
+reporting.glue_number("stage_pairs", len(model_panel.stage_pairs(found.models)), "{}")
+reporting.glue_number("stage_pairs_known", len(registry.pairs()), "{}")
 
 # %% [markdown]
 # ## Check it yourself

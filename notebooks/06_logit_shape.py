@@ -40,13 +40,17 @@ quick = False  # two queries only
 
 # %%
 import calib_utils as cu
-from calib_utils import figures, kept_logits, logit_shape, origin, paths, reporting, shape_figures
+from calib_utils import paths
+from calib_utils.figures import logit_shape as logit_shape_figures
+from calib_utils.figures import style
+from calib_utils.results import records
+from calib_utils.studies import logit_shape, reporting
 
-figures.use_style()
+style.use_style()
 language_model = cu.load_model(model, revision=revision or None, dtype=dtype, device=device)
 queries = logit_shape.QUICK_QUERIES if quick else logit_shape.QUERIES
 source = reporting.source_of(language_model)
-when = origin.live()
+when = reporting.live()
 
 # %% [markdown]
 # ## Six queries
@@ -60,15 +64,15 @@ when = origin.live()
 curves = logit_shape.logit_curves(language_model, queries)
 if not quick:
     store = results_dir or paths.default_results_dir()
-    place = kept_logits.path_of(store, language_model.key, logit_shape.STUDY)
-    kept_logits.keep(curves, language_model, place)
+    place = records.logits_path(store, language_model.key, logit_shape.STUDY)
+    records.keep_logits(curves, language_model, place)
 reporting.show(curves.loc[[1, 2, 3, 10, 100, 1000, len(curves)]].reset_index(), digits=3)
 
 # %% [markdown]
 # ## The fit
 #
 # Equation {eq}`eq-two-part` by least squares, every breakpoint from 2 to n − 4 tried, C any number
-# that keeps k + C above 0 in the tail (`calib_utils.piecewise`; tests hold it against a separate
+# that keeps k + C above 0 in the tail (`calib_utils.theory.curves`; tests hold it against a separate
 # search at each breakpoint). From c_low to c_high lie the breakpoints that come within 10 % of the
 # least squared error, and *jump* is how far the line, carried on by one rank, lies above the
 # tail's first value. Two ranks always lie on a line, so a head of c = 2 is no evidence of one; 4
@@ -80,12 +84,12 @@ reporting.show(table, digits=3)
 
 # %% mystnb={"figure": {"caption": "Sorted logits of the next token (dots) with the fitted head and tail (lines) against rank on a logarithmic axis, a panel per query; the breakpoint c is in the title (compare Fig. 13 to 15 of the paper).", "name": "fig-shape"}, "image": {"alt": "Six panels of logits against rank, logarithmic, with a fitted line and logarithm."}}
 fits = logit_shape.fits_of(curves)
-figure = shape_figures.fit_grid(curves, fits)
-_ = figures.source_line(figure.axes[0], source, when)
+figure = logit_shape_figures.fit_grid(curves, fits)
+_ = style.source_line(figure.axes[0], source, when)
 
 # %% mystnb={"figure": {"caption": "The same on a linear axis, as in the paper, where the head is a sliver and any curve that bends soon enough looks right.", "name": "fig-shape-linear"}, "image": {"alt": "Six panels of logits against rank, linear, with a fitted line and logarithm."}}
-figure = shape_figures.fit_grid(curves, fits, log_rank=False)
-_ = figures.source_line(figure.axes[0], source, when)
+figure = logit_shape_figures.fit_grid(curves, fits, log_rank=False)
+_ = style.source_line(figure.axes[0], source, when)
 
 # %% [markdown]
 # ## Beside the published fits
@@ -94,8 +98,8 @@ _ = figures.source_line(figure.axes[0], source, when)
 
 # %% mystnb={"figure": {"caption": "R², mean squared error and breakpoint: a dot per query; filled, above the line: this model; open: as published for three larger models.", "name": "fig-shape-published"}, "image": {"alt": "Dots of three measures of fit by query, this model filled, published models open."}}
 both = logit_shape.beside_published(table, language_model.key)
-figure = shape_figures.published_dots(both)
-_ = figures.source_line(figure.axes[0], f"filled: {source}", f"{when}; open: arXiv:2605.11128v1")
+figure = logit_shape_figures.published_dots(both)
+_ = style.source_line(figure.axes[0], f"filled: {source}", f"{when}; open: arXiv:2605.11128v1")
 
 # %% [markdown]
 # **bfloat16.** Its numbers are 1/8 apart between 16 and 32, 1/16 between 8 and 16. Rounding the
@@ -118,12 +122,12 @@ reporting.show(logit_shape.bfloat16_table(curves), digits=3)
 # *The breakpoint may be loose.* The second figure shows how much worse the other breakpoints are.
 
 # %% mystnb={"figure": {"caption": "Logits less the fit against rank on a logarithmic axis, a line per query. Long stretches on one side of 0: neighbouring ranks miss together.", "name": "fig-shape-residuals"}, "image": {"alt": "Lines of residuals against rank, one for each query."}}
-ax = shape_figures.residuals(curves, fits)
-_ = figures.source_line(ax, source, when)
+ax = logit_shape_figures.residuals(curves, fits)
+_ = style.source_line(ax, source, when)
 
 # %% mystnb={"figure": {"caption": "The least squared error with the breakpoint at each rank, over that of the best breakpoint (marked), both axes logarithmic, a line per query. A flat valley: the data hardly say where the break is.", "name": "fig-shape-profiles"}, "image": {"alt": "Lines of relative squared error against breakpoint, one for each query, with the best one marked."}}
-ax = shape_figures.breakpoint_profiles(fits)
-_ = figures.source_line(ax, source, when)
+ax = logit_shape_figures.breakpoint_profiles(fits)
+_ = style.source_line(ax, source, when)
 
 # %% [markdown]
 # **Rivals**: an exponential (logits linear in the rank, the model of Def. F.1), a power law, a
@@ -134,7 +138,7 @@ _ = figures.source_line(ax, source, when)
 # is held out in turn and predicted from all others: inner blocks by interpolation, the first and
 # the last by extrapolation. Each block has one vote, the logarithm of a rival's squared error over
 # the published form's; the interval is over blocks, of which neighbours share most of their data,
-# so it is a guide and not exact. `calib_utils.curve_selection` says why, and its tests show that
+# so it is a guide and not exact. `calib_utils.theory.curves` says why, and its tests show that
 # data made by each family are traced back to it, and that the usual BIC sees a breakpoint where
 # there is none.
 
@@ -149,8 +153,8 @@ reporting.show(logit_shape.ratio_table(compared, pooled), digits=2)
 # pools the queries, with its interval. Above 1 the published form predicts better.
 
 # %% mystnb={"figure": {"caption": "Held-out squared error of each rival over that of the published form, on a logarithmic axis: a dot per query; black: all queries, with the interval over blocks. Right of 1 the published form predicts better.", "name": "fig-shape-held-out"}, "image": {"alt": "Dots and intervals of held-out error ratios by rival form, with a line at 1."}}
-ax = shape_figures.held_out_ratios(compared, pooled)
-_ = figures.source_line(ax, source, when)
+ax = logit_shape_figures.held_out_ratios(compared, pooled)
+_ = style.source_line(ax, source, when)
 
 # %% [markdown]
 # For comparison what the BIC puts first and by how much (10 counts as strong): with all ranks

@@ -46,20 +46,13 @@ endpoint_replies = 100  # each may cost money, and none is stored
 
 # %%
 import calib_utils as cu
-from calib_utils import (
-    beyond,
-    beyond_claims,
-    beyond_figures,
-    beyond_tables,
-    figures,
-    origin,
-    paths,
-    repeats,
-    reporting,
-)
-from calib_utils import program_measures as measures
+from calib_utils import paths
+from calib_utils.figures import beyond as beyond_figures
+from calib_utils.figures import style
+from calib_utils.openended import programs as measures
+from calib_utils.studies import beyond, reporting
 
-figures.use_style()
+style.use_style()
 language_model = cu.load_model(model, revision=revision or None, dtype=dtype, device=device)
 store = results_dir or (None if quick else paths.default_results_dir())
 source = reporting.source_of(language_model)
@@ -78,8 +71,8 @@ asked = beyond.questions(language_model, quick)
 n_replies = beyond.QUICK_REPLIES if quick else beyond.N_REPLIES
 replies = beyond.ask_all(language_model, asked, n_replies, seed, store)
 names = [f"repeats-{question.label}" for question in asked]
-asked_when = origin.of_texts(store, language_model, names)
-reporting.show(beyond_tables.answers_table(replies, asked))
+asked_when = reporting.of_texts(store, language_model, names)
+reporting.show(beyond.answers_table(replies, asked))
 
 # %% [markdown]
 # - *names*: the share of replies that are a listed city, country or element and nothing else. Where
@@ -94,13 +87,13 @@ reporting.show(beyond_tables.answers_table(replies, asked))
 #   it is near 1, nothing can be said about the number of answers, except that it is large.
 
 # %% mystnb={"figure": {"caption": "Replies to \"Name a random city in the world\" at temperature 1: a bar for each of the most frequent, the others together, and (open bar) how many of as many further replies would be new (compare Fig. 11 of the paper).", "name": "fig-beyond-city"}, "image": {"alt": "Bars of the most frequent replies to the question for a random city."}}
-first = repeats.summarise(replies.text[replies.question == asked[0].label])
+first = beyond.summarise(replies.text[replies.question == asked[0].label])
 ax = beyond_figures.answer_bars(first)
-_ = figures.source_line(ax, source, asked_when)
+_ = style.source_line(ax, source, asked_when)
 
 # %% mystnb={"figure": {"caption": "The same for a question that asks for the name only: a country.", "name": "fig-beyond-country"}, "image": {"alt": "Bars of the most frequent replies to the question for a country."}}
-ax = beyond_figures.answer_bars(repeats.summarise(replies.text[replies.question == "country"]))
-_ = figures.source_line(ax, source, asked_when)
+ax = beyond_figures.answer_bars(beyond.summarise(replies.text[replies.question == "country"]))
+_ = style.source_line(ax, source, asked_when)
 
 # %% [markdown]
 # **Another model.** With `endpoint_url` and `endpoint_model` this page asks any server with an
@@ -109,7 +102,7 @@ _ = figures.source_line(ax, source, asked_when)
 # %%
 elsewhere = beyond.ask_endpoint(endpoint_url, endpoint_model, endpoint_replies)
 there = [beyond.Question(endpoint_model, asked[0].prompt, asked[0].kind)]
-table = beyond_tables.answers_table(elsewhere, there if endpoint_url else [])
+table = beyond.answers_table(elsewhere, there if endpoint_url else [])
 reporting.show(table) if endpoint_url else print(beyond.NOT_ASKED)
 
 # %% [markdown]
@@ -129,15 +122,15 @@ reporting.show(table) if endpoint_url else print(beyond.NOT_ASKED)
 n_programs = beyond.QUICK_PROGRAMS if quick else beyond.N_PROGRAMS
 options = {"isolation": isolation, "quick": quick, "results_dir": store}
 programs = beyond.draw_programs(language_model, n_programs, seed, **options)
-drawn_when = origin.of_texts(store, language_model, ["programs"])
-why_not = beyond_tables.why_not(programs)
-reporting.show(beyond_tables.pass_table(programs)) if len(programs) else print(why_not)
+drawn_when = reporting.of_texts(store, language_model, ["programs"])
+why_not = beyond.why_not(programs)
+reporting.show(beyond.pass_table(programs)) if len(programs) else print(why_not)
 
 # %% [markdown]
 # One that passes and one that fails, as the model wrote them:
 
 # %%
-print(beyond_tables.example_programs(programs) or why_not)
+print(beyond.example_programs(programs) or why_not)
 
 # %% [markdown]
 # **Order.** Sorted by the log-probability of the whole reply, its words around the code included.
@@ -147,7 +140,7 @@ print(beyond_tables.example_programs(programs) or why_not)
 ranked = measures.ranked_programs(programs)
 if len(ranked):
     figure = beyond_figures.program_ranks(ranked)
-    _ = figures.source_line(figure.axes[0], source, drawn_when)
+    _ = style.source_line(figure.axes[0], source, drawn_when)
 else:
     print(why_not)
 
@@ -158,13 +151,13 @@ else:
 # log-probability says little about the program itself.
 
 # %%
-reporting.show(beyond_tables.order_table(programs)) if len(ranked) else print(why_not)
+reporting.show(beyond.order_table(programs)) if len(ranked) else print(why_not)
 
 # %% mystnb={"figure": {"caption": "Precision against recall of keeping the replies above each log-probability (line), for the problem whose different complete replies pass nearest to half the time, with a random order (dashed).", "name": "fig-beyond-curve"}, "image": {"alt": "Precision against recall of programs kept by log-probability, with a random order."}}
-mixed = beyond_tables.most_mixed(programs)
+mixed = beyond.most_mixed(programs)
 if mixed:
-    ax = beyond_figures.program_curves(*beyond_tables.curve_of(programs, mixed))
-    _ = figures.source_line(ax, f"{mixed}; {source}", drawn_when)
+    ax = beyond_figures.program_curves(*beyond.curve_of(programs, mixed))
+    _ = style.source_line(ax, f"{mixed}; {source}", drawn_when)
 else:
     print(why_not)
 
@@ -181,7 +174,7 @@ else:
 #   model can write.
 
 # %%
-shape = beyond_tables.shape_table(programs)
+shape = beyond.shape_table(programs)
 reporting.show(shape, digits=3) if len(shape) else print(why_not)
 
 # %% [markdown]
@@ -193,11 +186,11 @@ reporting.show(shape, digits=3) if len(shape) else print(why_not)
 # paper does not make are counted apart.
 
 # %%
-found = beyond_claims.findings(replies, asked, programs)
+found = beyond.findings(replies, asked, programs)
 reporting.show(found)
 
 # %% tags=["remove-cell"]
-for name, text in beyond_claims.headline(replies, asked, programs).items():
+for name, text in beyond.headline(replies, asked, programs).items():
     reporting.glue_number(name, text)
 reporting.glue_verdicts(found)
 

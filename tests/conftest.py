@@ -21,8 +21,9 @@ import pytest
 from hypothesis import settings
 
 import calib_utils as cu
-from calib_utils import scoring, vocabulary
-from calib_utils.measure import measure
+from calib_utils.core import prompts
+from calib_utils.models import scoring
+from calib_utils.results.measure import measure
 
 settings.register_profile("calib", deadline=None, derandomize=True, max_examples=60, database=None)
 settings.load_profile("calib")
@@ -109,7 +110,7 @@ def build_tokenizer(template=None, bos=False, eos="<|end|>", specials=()):
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    vocab = {piece: byte for piece, byte in vocabulary._byte_alphabet().items()}
+    vocab = {piece: byte for piece, byte in prompts._byte_alphabet().items()}
     for left, right in MERGES:
         vocab[left + right] = len(vocab)
     backend = Tokenizer(models.BPE(vocab=vocab, merges=list(MERGES)))

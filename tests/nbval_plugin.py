@@ -20,7 +20,7 @@ import nbval.kernel
 import nbval.plugin
 import pytest
 
-from calib_utils.runner import kernel_channels
+from calib_utils.book.notebooks import kernel_channels
 
 RELATIVE, ABSOLUTE = 1e-2, 2e-3
 # Neither a part of a word, nor of a version such as 3.11.2; a minus after a word is a hyphen.

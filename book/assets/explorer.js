@@ -1,7 +1,7 @@
 /* Brings every explorer to life: one real decoding step under a temperature and a cutoff. In a
-   notebook page the figure's data are inside it (calib_utils/explorer.py). On the explorer page the
+   notebook page the figure's data are inside it (calib_utils/figures/explorer.py). On the explorer page the
    stored numbers of whole answers stand above the step, read from one script a model
-   (calib_utils/explorer_page.py): a page opened from a file may load scripts and nothing else.
+   (calib_utils/figures/explorer.py): a page opened from a file may load scripts and nothing else.
    Plain JavaScript, no id shared between two copies. */
 (() => {
   "use strict";
@@ -41,7 +41,7 @@
   const named = (rows, names) => rows.map((row) =>
     Array.isArray(row) ? Object.fromEntries(names.map((name, i) => [name, row[i]])) : row);
 
-  /* ---- the numbers: same conventions as calib_utils/rules.py, temperature first ---- */
+  /* ---- the numbers: same conventions as calib_utils/core/rules.py, temperature first ---- */
 
   class Step {
     constructor(data) {

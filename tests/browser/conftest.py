@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from calib_utils import book_pdf, paths
-from calib_utils.book import BookBuildError
-from calib_utils.ranking import Ranking
+from calib_utils import paths
+from calib_utils.book import build
+from calib_utils.book.build import BookBuildError
+from calib_utils.core.ranking import Ranking
 
 LOOKS = {"light": ("light", 1280), "dark": ("dark", 1280), "phone": ("light", 360)}
 # What is behind an explorer, and the shade of every text in it.
@@ -48,13 +49,13 @@ def pages(request):
 def browser(request):
     """Headless Chromium of the system; playwright's own download is not used."""
     try:
-        chromium = book_pdf.browser_path()
+        chromium = build.browser_path()
     except BookBuildError as error:
         _lacking(request, str(error))
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=chromium, args=list(book_pdf.FLAGS))
+        running = playwright.chromium.launch(executable_path=chromium, args=list(build.FLAGS))
         yield running
         running.close()
 

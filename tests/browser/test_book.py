@@ -13,12 +13,13 @@ import nbformat
 import pytest
 import yaml
 
-from calib_utils import book_pages, book_pdf, paths
+from calib_utils import paths
+from calib_utils.book import build
 
 ROOT = paths.project_root()
 HTML = ROOT / "_build" / "_build" / "html"
 REPOSITORY = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
-SITE = book_pages.site_url(REPOSITORY)
+SITE = build.site_url(REPOSITORY)
 MAX_PAGE_MB, MAX_BOOK_MB = 8, 120
 
 
@@ -185,7 +186,7 @@ def test_a_page_is_printed_with_its_outline(browser, pages, tmp_path):
     """One page; the whole book is `make pdf`, the same function on all pages in one."""
     # The sync interface runs once a thread, and the fixture's is running in this one.
     thread = threading.Thread(
-        target=book_pdf.print_page, args=(HTML / "errata.html", tmp_path / "one.pdf")
+        target=build.print_page, args=(HTML / "errata.html", tmp_path / "one.pdf")
     )
     thread.start()
     thread.join()

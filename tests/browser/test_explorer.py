@@ -13,11 +13,13 @@ import torch
 from playwright.sync_api import expect
 
 import calib_utils as cu
-from calib_utils import cutoffs, explorer_page, kept_steps, operating, paths, reporting, results
-from calib_utils import explorer as ex
-from calib_utils.figures import RULE_NAMES
-from calib_utils.registry import DEFAULT_MODEL
-from calib_utils.schema import KEY
+from calib_utils import paths
+from calib_utils.figures import explorer
+from calib_utils.figures.style import RULE_NAMES
+from calib_utils.models.registry import DEFAULT_MODEL
+from calib_utils.results import storage
+from calib_utils.results.storage import KEY
+from calib_utils.studies import oracle_cutoffs, reporting
 
 STORE = paths.default_results_dir()
 SMALL, BASE, ADDED = "smollm2-135m-instruct", "gemma-3-270m", "Qwen--Qwen3-0.6B"
@@ -61,11 +63,11 @@ def path(tmp_path_factory):
     for key in (DEFAULT_MODEL, SMALL, BASE):
         (store / key).mkdir(parents=True)
         for folder in (STORE / key).iterdir():
-            if folder.name.partition("@end=line")[0] in (*cutoffs.TASKS, "steps"):
+            if folder.name.partition("@end=line")[0] in (*oracle_cutoffs.TASKS, "steps"):
                 shutil.copytree(folder, store / key / folder.name)
     shutil.copytree(STORE / DEFAULT_MODEL / "us-states", store / ADDED / "us-states")
     copy_assets(static)
-    left_out = explorer_page.write(store, static / explorer_page.FOLDER)
+    left_out = explorer.write(store, static / explorer.PAGE_FOLDER)
     assert left_out.empty
     markdown = (paths.book_dir() / "explorer.md").read_text(encoding="utf-8")
     body = re.search(r"```\{raw\} html\n(.*?)```", markdown, re.DOTALL)[1]
@@ -83,8 +85,8 @@ def copy_assets(static):
 def write_figures(folder, model, task, prefixes):
     """(page with a figure per prefix, N by valid token, logits [1, vocab] of the first one)."""
     copy_assets(folder / "_static")
-    steps = [ex.step_data(model, task, prefix) for prefix in prefixes]
-    body = "".join(ex.explorer(step, reporting.source_of(model)).data for step in steps)
+    steps = [explorer.step_data(model, task, prefix) for prefix in prefixes]
+    body = "".join(explorer.explorer(step, reporting.source_of(model)).data for step in steps)
     page = folder / "index.html"
     page.write_text(PAGE.format(body=body), encoding="utf-8")
     return page, *logits_of(model, task, steps[0])
@@ -94,7 +96,7 @@ def logits_of(model, task, step, end="eos"):
     """(N by valid token, logits [1, vocab]) of a fresh forward pass at a step."""
     prompt = cu.render_prompt(model, task, end=end)
     ids = model.tokenizer(prompt.text + prompt.lead + step.prefix).input_ids[len(prompt.ids) :]
-    row = ex.logits_after(model, prompt, ids)
+    row = explorer.logits_after(model, prompt, ids)
     order = np.argsort(-row, kind="stable")
     answers = {int(order[t.rank]): t.n_answers for t in step.tokens if t.n_answers}
     return answers, torch.tensor(row)[None]
@@ -160,14 +162,16 @@ def choose_step(slide):
 def stored(model, task):
     """The settings with their loss parts, straight from the stored tables, and the record."""
     key = DEFAULT_MODEL if model == ADDED else model
-    found = results.read(STORE / key / f"{task}{'@end=line' if key == BASE else ''}")
-    split = operating.split_table(found.losses.assign(task=task))
+    found = storage.read(STORE / key / f"{task}{'@end=line' if key == BASE else ''}")
+    split = oracle_cutoffs.split_table(found.losses.assign(task=task))
     return found.settings.merge(split, on=["task", *KEY], how="left"), found.record
 
 
 def stored_row(model, task, rule, parameter, temperature):
     setting = {"rule": rule, "parameter": parameter, "temperature": temperature, "task": task}
-    (row,) = operating.at_setting(stored(model, task)[0], pd.Series(setting)).to_dict("records")
+    (row,) = oracle_cutoffs.at_setting(stored(model, task)[0], pd.Series(setting)).to_dict(
+        "records"
+    )
     return row
 
 
@@ -201,9 +205,9 @@ def test_a_setting_shows_exactly_the_stored_numbers(path, open_page, choose, set
     model, task, rule, parameter, temperature = setting
     choose(page, model, task, None, rule, parameter, temperature)
     row, found = stored_row(*setting), shown(page)
-    for name in explorer_page.MEASURES:
+    for name in explorer.MEASURES:
         assert found[name] == three(row[name]), name
-    for name in explorer_page.PARTS:
+    for name in explorer.PARTS:
         value = math.nan if pd.isna(row["total"]) else row[name]
         assert found[name] == three(0.0 if abs(value) < 1e-6 else value), name
     weights = stored(model, task)[1]["weights_sha256"]
@@ -215,7 +219,7 @@ def test_every_temperature_and_the_marker_on_the_frontier(path, open_page, choos
     page = open_page(path)
     choose(page, DEFAULT_MODEL, "us-states", None, "top_k", 20, 0.01)
     rows, _ = stored(DEFAULT_MODEL, "us-states")
-    best = cutoffs.frontier_points(rows[rows.rule == "top_k"])
+    best = oracle_cutoffs.frontier_points(rows[rows.rule == "top_k"])
     seen = []
     while True:
         temperature = temperature_of(page)
@@ -238,7 +242,7 @@ def test_the_slider_along_the_frontier_and_its_table(path, open_page, choose):
     page = open_page(path)
     choose(page, BASE, "us-states", None, "top_p")
     rows, _ = stored(BASE, "us-states")
-    best = cutoffs.frontier_points(rows[rows.rule == "top_p"]).sort_values("validity")
+    best = oracle_cutoffs.frontier_points(rows[rows.rule == "top_p"]).sort_values("validity")
     lines = lines_of_table(page, "The frontier as a table")
     slider = page.get_by_role("slider", name="along the frontier")
     slider.focus()
@@ -301,7 +305,7 @@ def test_two_figures_are_independent(figures, open_page, choose_step):
 def test_a_bar_says_what_it_is_by_keyboard_and_by_touch(figures, open_page):
     page = open_page(figures[0], "phone", has_touch=True)
     root = page.locator(".cu-explorer").first
-    step = ex.StepData.from_json(json.loads(root.locator("script").inner_text()))
+    step = explorer.StepData.from_json(json.loads(root.locator("script").inner_text()))
     look = root.get_by_role("slider", name="look at")
     look.focus()
     page.keyboard.press("ArrowRight")
@@ -328,7 +332,7 @@ def test_a_figures_numbers_are_read_out_once_the_slider_rests(figures, open_page
 @pytest.mark.parametrize("task", ["us-states", "rng-3"])
 def test_a_steps_numbers_are_those_of_python(path, open_page, choose, numbers_of, key, task):
     page = open_page(path)
-    steps, _ = kept_steps.read(kept_steps.path_of(STORE, key, task))
+    steps, _ = explorer.read(explorer.path_of(STORE, key, task))
     assert page.get_by_role("combobox", name="step").locator("option").count() == 2
     for number, step in enumerate(steps):
         logits, answers = expanded(step)
@@ -348,7 +352,7 @@ def test_a_steps_numbers_are_those_of_python(path, open_page, choose, numbers_of
 def test_a_kept_step_shows_what_the_weights_give(path, open_page, choose, numbers_of, task, number):
     """With all logits of a fresh forward pass."""
     page, model = open_page(path), cu.load_model(SMALL)
-    steps, record = kept_steps.read(kept_steps.path_of(STORE, SMALL, task))
+    steps, record = explorer.read(explorer.path_of(STORE, SMALL, task))
     answers, logits = logits_of(model, task, steps[number], record["end"])
     for setting in (("none", None, 1.0), ("min_p", 0.1, 1.4), ("oracle_size", None, 2.0)):
         choose(page, SMALL, task, number, *setting)
@@ -378,7 +382,7 @@ def assert_step(root, numbers_of, setting, logits, answers):
 def test_the_table_of_tokens_says_what_is_kept(path, open_page, choose):
     page = open_page(path)
     choose(page, SMALL, "us-states", 0, "top_k", 10, 1.0)
-    (step, *_), _ = kept_steps.read(kept_steps.path_of(STORE, SMALL, "us-states"))
+    (step, *_), _ = explorer.read(explorer.path_of(STORE, SMALL, "us-states"))
     lines = lines_of_table(page, "The tokens as a table").all()
     cells = [line.locator("td").all_inner_texts() for line in lines]
     listed = [token for token in step.tokens if token.rank < 40 or token.n_answers]
@@ -564,7 +568,7 @@ def test_the_books_own_figures_work(pages, open_page, choose_step, fits_and_can_
                 data[name] = [
                     [*row.values()] if isinstance(row, dict) else row for row in data[name]
                 ]
-            step = ex.StepData.from_json(data)
+            step = explorer.StepData.from_json(data)
             for temperature in (0.5, 2.0):
                 choose_step(page, root, "none", None, temperature)
                 validity = shown_step(root)[0]["validity"]

@@ -3,8 +3,9 @@
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-from calib_utils import book_pdf, paths
-from calib_utils.registry import DEFAULT_MODEL
+from calib_utils import paths
+from calib_utils.book import build
+from calib_utils.models.registry import DEFAULT_MODEL
 
 HTML = paths.project_root() / "_build" / "_build" / "html"
 WIDTHS = {"screen": 1280, "phone": 360}
@@ -69,7 +70,7 @@ def visit(browser, watch):
         if (excess := page.evaluate(EXCESS)) > 0:
             wrong.append(f"scrolls sideways by {excess} px")
         wrong += [f"image: {told}" for told in page.evaluate(IMAGES)]
-        page.wait_for_function(book_pdf.FORMULAS_SET)
+        page.wait_for_function(build.FORMULAS_SET)
         wrong += [f"formula cut: {told}" for told in page.evaluate(CUT)]
         wrong += [f"squeezed: {told}" for told in page.evaluate(SQUEEZED)]
         wrong += [f"outside its cell: {told}" for told in page.evaluate(OUTSIDE)]
@@ -155,6 +156,6 @@ def test_formulas_are_set_without_the_network(browser, pages):
     page = browser.new_page(offline=True)
     page.goto((HTML / "intro.html").as_uri())
     page.wait_for_selector("mjx-container mjx-math")
-    page.wait_for_function(book_pdf.FORMULAS_SET)
+    page.wait_for_function(build.FORMULAS_SET)
     assert page.locator(".math.notranslate").count() == page.locator("mjx-container").count()
     page.close()

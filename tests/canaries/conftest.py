@@ -1,7 +1,7 @@
 """Golden values: how they are kept, compared and written anew.
 
 A file a canary in `golden/`, with the kind of stored number that it stands for and the convention
-of that kind (`calib_utils.conventions`) under which its values hold.
+of that kind (`calib_utils.results.conventions`) under which its values hold.
 """
 
 import importlib.util
@@ -71,7 +71,7 @@ def differences(golden: dict, found: dict, tolerances: dict) -> list[str]:
 def current_convention(kind: str) -> int:
     """The project's convention of a kind of stored number."""
     try:
-        from calib_utils.conventions import CURRENT
+        from calib_utils.results.conventions import CURRENT
     except ModuleNotFoundError:  # not merged yet
         return 1
     return CURRENT[kind]
@@ -116,7 +116,7 @@ def require_golden(changes):
                 + "\n  ".join(said[:12])
                 + f"\nTolerance: {canary.why}.\nIf you did not mean to change a number, this is a "
                 f"fault. If you meant to change what the number means, bump the integer of "
-                f"{canary.kind!r} in calib_utils/conventions.py with a line on why, and write the "
+                f"{canary.kind!r} in results/conventions.py with a line on why, and write the "
                 f"golden file anew by `{UPDATE}`. If only the canary's own question is another, "
                 f"delete tests/canaries/golden/{path.name} and do the same."
             )

@@ -1,6 +1,6 @@
 """Canaries: a golden set per kind of stored number, small enough for every push.
 
-A number that changes here without a new convention (`calib_utils/conventions.py`) is a fault; a
+A number that changes here without a new convention (`results/conventions.py`) is a fault; a
 rename, a moved function or another processor changes none of them. `make canaries` writes the
 golden files anew where a convention was bumped, and adds values that are new; it overwrites no
 others. The mutation benchmark (`benchmarks/mutation.py`) says how much slips through, and
@@ -28,33 +28,16 @@ from transformers.generation.logits_process import (
 )
 
 import calib_utils as cu
-from calib_utils import (
-    adaptive,
-    bootstrap,
-    budgets,
-    curve_selection,
-    explorer,
-    framework_study,
-    gazetteer,
-    generation,
-    geometric,
-    language,
-    laws,
-    logit_shape,
-    metrics,
-    paths,
-    piecewise,
-    pr_baselines,
-    pr_curves,
-    pr_depths,
-    ranked,
-    split,
-    structure,
-    text_diversity,
-    theory,
-    tries,
-)
-from calib_utils.steps import REPAIRS, TokenTable
+from calib_utils import paths
+from calib_utils.core import metrics, split, tries
+from calib_utils.core.split import REPAIRS, TokenTable
+from calib_utils.figures import explorer
+from calib_utils.models import generation
+from calib_utils.openended import precision_recall, text_diversity, verifiers
+from calib_utils.results import evaluation
+from calib_utils.studies import formal_framework, logit_shape
+from calib_utils.theory import curves as curves_module
+from calib_utils.theory import laws, theorems
 
 
 @dataclass(frozen=True)
@@ -376,7 +359,7 @@ def budgets_of_settings(get):
             "diversity": [math.nan, *rng.random(21)],
         }
     )
-    found = {f"level {level}": budgets.best_by_budget(table, level) for level in (0.3, 0.8, 1.0)}
+    found = {f"level {level}": metrics.best_by_budget(table, level) for level in (0.3, 0.8, 1.0)}
     return {name: records(table) for name, table in found.items()}
 
 
@@ -408,8 +391,8 @@ def structure_of_answers(get):
             "size": [trie.n_nodes, trie.n_edges],
             "uniform over G": tries.uniform_over_valid(trie),
             "by N": tries.weighted_by_count(trie),
-            "ceiling": structure.diversity_of(trie, tries.uniform_over_valid(trie)),
-            "G by step": structure.branching_by_step(trie),
+            "ceiling": evaluation.diversity_of(trie, tries.uniform_over_valid(trie)),
+            "G by step": evaluation.branching_by_step(trie),
         }
         table = TokenTable(trie)
         sequences = tries.Sequences(((1, 2), (3,)), (0, 1), trie.end_symbols, 2)
@@ -601,10 +584,10 @@ def adaptive_frontiers(get):
     }
     for name, (trie, logits) in cases.items():
         steps = measured_steps(get, trie, logits(trie), ["none"], [1.0])
-        found[name] = adaptive.adaptive_frontier(steps.tokens, steps.rank)
+        found[name] = split.adaptive_frontier(steps.tokens, steps.rank)
     # Each of two subtrees is worth (1, 1) or (1/2, 2), so one of them in full is half way.
     level = TokenTable(trie_of(((1, 1), (1, 2), (2, 1), (2, 2)), ()))
-    found["in line"] = adaptive.adaptive_frontier(level, np.array([0, 1, 0, 3, 0, 3]))
+    found["in line"] = split.adaptive_frontier(level, np.array([0, 1, 0, 3, 0, 3]))
     for seed in range(6):
         rng = np.random.default_rng(seed)
         words = {tuple(word) for word in rng.integers(1, 5, (30, 3)).tolist()}
@@ -613,7 +596,7 @@ def adaptive_frontiers(get):
         own = np.diff(tokens.first)
         spread = 2 + seed
         rank = np.concatenate([rng.permutation(spread * n)[:n] for n in own])
-        found[f"random {seed}"] = adaptive.adaptive_frontier(tokens, rank)
+        found[f"random {seed}"] = split.adaptive_frontier(tokens, rank)
     return found
 
 
@@ -631,39 +614,39 @@ def factors_of_theory(get):
     found: dict = {}
     sizes = {"3": np.full(trie.n_nodes, 3), "by node": 1 + np.arange(trie.n_nodes) * 7 % 40}
     for name, size in sizes.items():
-        exact = theory.shares(tokens, rank, size, exact=True)
-        factors = theory.factorise(trie, exact)
+        exact = theorems.shares(tokens, rank, size, exact=True)
+        factors = theorems.factorise(trie, exact)
         found[name] = {
             "shares": fractions(exact),
-            "floats": theory.shares(tokens, rank, size),
-            "local precision": fractions(theory.local_precision(trie, exact)),
-            "local recall": fractions(theory.local_recall(trie, exact)),
+            "floats": theorems.shares(tokens, rank, size),
+            "local precision": fractions(theorems.local_precision(trie, exact)),
+            "local recall": fractions(theorems.local_recall(trie, exact)),
             "alpha": fractions(factors.alpha),
             "beta": fractions(factors.beta),
             "precision and recall": fractions([factors.precision, factors.recall]),
         }
     sizes = [np.full(trie.n_nodes, k) for k in (1, 2, 4, 8, 16, 64, 300)]
-    family = np.stack([theory.shares(tokens, rank, size) for size in sizes], axis=1)
-    factors = theory.factorise(trie, family)
+    family = np.stack([theorems.shares(tokens, rank, size) for size in sizes], axis=1)
+    factors = theorems.factorise(trie, family)
     found["family"] = {
         "alpha": factors.alpha,
         "beta": factors.beta,
         "precision": factors.precision,
         "recall": factors.recall,
-        "local recall": theory.local_recall(trie, family)[:, 3],
-        "hardness": {str(eta): theory.hardness(factors, eta) for eta in (0.1, 1.0, 3.0)},
-        "bound": theory.best_recall_bound(factors, [0.01, 0.2, 0.5, 1.0], (0.1, 0.5, 1.0, 3.0)),
+        "local recall": theorems.local_recall(trie, family)[:, 3],
+        "hardness": {str(eta): theorems.hardness(factors, eta) for eta in (0.1, 1.0, 3.0)},
+        "bound": theorems.best_recall_bound(factors, [0.01, 0.2, 0.5, 1.0], (0.1, 0.5, 1.0, 3.0)),
     }
     bounds = ((1.0, 0.1, 0.5, 4), (0.5, 0.2, 0.7, 4), (0.01, 0.5, 1.0, 2), (0.9, 1, math.inf, 1))
-    found["recall bound"] = [float(theory.recall_bound(*numbers)) for numbers in bounds]
+    found["recall bound"] = [float(theorems.recall_bound(*numbers)) for numbers in bounds]
     found["step frontiers"] = {
-        "first": theory.step_frontier(tokens, rank, 0, [0.01, 0.1, 0.5, 1, 2, 10]),
-        "second": theory.step_frontier(tokens, rank, 1, [0.01, 0.1, 0.5, 1, 2, 10]),
-        "by itself": theory.step_frontier(tokens, rank, 1)[::40],
+        "first": theorems.step_frontier(tokens, rank, 0, [0.01, 0.1, 0.5, 1, 2, 10]),
+        "second": theorems.step_frontier(tokens, rank, 1, [0.01, 0.1, 0.5, 1, 2, 10]),
+        "by itself": theorems.step_frontier(tokens, rank, 1)[::40],
     }
-    found["order"] = theory.order_calibrated(steps)
+    found["order"] = theorems.order_calibrated(steps)
     at_one, by_count = steps.edge_log_p([3])[:, 0], tries.weighted_by_count(trie)
-    found["shape"] = [theory.shape_error(trie, edges) for edges in (at_one, by_count)]
+    found["shape"] = [theorems.shape_error(trie, edges) for edges in (at_one, by_count)]
     return found
 
 
@@ -673,19 +656,19 @@ def geometric_model(get):
     v, a = np.meshgrid([1, 2, 7, 50, 151936], [0.0, 1e-5, 0.01, 0.7, 3.0, 40.0, math.inf])
     trie = trie_of(ends=(0, 7))
     steps = measured_steps(get, trie, bfloat16_logits(trie), ["none"], [1.0])
-    heads = geometric.heads(steps)
+    heads = theorems.heads(steps)
     branching = [10, 10, 1, 5]
     return {
-        "entropy": geometric.head_entropy(v, a),
-        "loss": geometric.head_loss(v[:, 1:3], a[:, 1:3]),
-        "bound": geometric.diversity_bound([0.0, 0.1, 0.5, 0.99, 1 - 1e-12, 1.0], branching),
-        "bound at": geometric.bound_at(60.0, branching),
-        "least": geometric.least_loss([1.0, 0.5, 1e-6, 0.0]),
-        "searched": geometric.least_loss_by_search(0.01, 40),
-        "product": geometric.product_law(np.array([0.1, 1.0, 30.0]), branching),
-        "at validity": [geometric.at_validity(val, branching) for val in (0.2, 0.9)],
+        "entropy": theorems.head_entropy(v, a),
+        "loss": theorems.head_loss(v[:, 1:3], a[:, 1:3]),
+        "bound": theorems.diversity_bound([0.0, 0.1, 0.5, 0.99, 1 - 1e-12, 1.0], branching),
+        "bound at": theorems.bound_at(60.0, branching),
+        "least": theorems.least_loss([1.0, 0.5, 1e-6, 0.0]),
+        "searched": theorems.least_loss_by_search(0.01, 40),
+        "product": theorems.product_law(np.array([0.1, 1.0, 30.0]), branching),
+        "at validity": [theorems.at_validity(val, branching) for val in (0.2, 0.9)],
         "heads": records(heads),
-        "hypotheses": records(geometric.hypotheses(heads)),
+        "hypotheses": records(theorems.hypotheses(heads)),
     }
 
 
@@ -694,16 +677,16 @@ def known_laws(get):
     """Laws by formula: their logits and what their valid tokens hold at a temperature."""
     trie = trie_of()
     tokens = TokenTable(trie)
-    base = ranked.Geometric(0.3)
+    base = laws.Geometric(0.3)
     known = {
         "uniform over V": laws.UniformOverV(),
         "uniform over G": laws.UniformOverG(),
         "leaky": laws.LeakyShape(0.8),
         "geometric": base,
-        "sharp": ranked.EquallySharp(1.5),
-        "zipf": ranked.Zipf(1.1),
-        "displaced": ranked.Displaced(base, 1),
-        "permuted": ranked.Permuted(base, (2, 0, 1)),
+        "sharp": laws.EquallySharp(1.5),
+        "zipf": laws.Zipf(1.1),
+        "displaced": laws.Displaced(base, 1),
+        "permuted": laws.Permuted(base, (2, 0, 1)),
         "by step": laws.ByStep((base, laws.LeakyShape(0.5))),
     }
     found = {}
@@ -722,10 +705,10 @@ def known_laws(get):
 def framework_of_a_model(get):
     """One pass of the formal framework: factors, ranks and numbers of its grid."""
     task = cu.Task("few", get("small_task").prompt, ["1,2", "1,3", "ab", "abab", "x"])
-    study = framework_study.study(get("tiny")("llama", chat=True), task)
+    study = formal_framework.study(get("tiny")("llama", chat=True), task)
     keys = [f"{rule.key} T={t:g}" for rule, t in study.settings]
     every = slice(0, None, 9)
-    numbers = study.numbers[list(framework_study.NUMBERS)].to_numpy()
+    numbers = study.numbers[list(formal_framework.NUMBERS)].to_numpy()
     frontiers = {str(d): points[::60] for d, points in study.step_frontiers.items()}
     return {
         "log_p": study.edge_log_p,
@@ -766,18 +749,18 @@ def curve_fits(get):
     weights[7:13] = 0.0
     found: dict = {
         family: {"all": fit_numbers(fit(y)), "held out": fit_numbers(fit(y, weights))}
-        for family, (fit, _) in curve_selection.FAMILIES.items()
+        for family, (fit, _) in curves_module.FAMILIES.items()
     }
-    errors = curve_selection.held_out_errors(y, 4)
-    compared = curve_selection.compare(y, errors)
+    errors = curves_module.held_out_errors(y, 4)
+    compared = curves_module.compare(y, errors)
     found["held out errors"] = records(errors)
     found["compared"] = records(compared)
-    found["preferred"] = curve_selection.preferred(errors)
-    found["blocks"] = curve_selection.blocks(40, 6)
-    found["interval"] = curve_selection.mean_interval([0.1, 0.5, -0.2, 0.4])
+    found["preferred"] = curves_module.preferred(errors)
+    found["blocks"] = curves_module.blocks(40, 6)
+    found["interval"] = curves_module.mean_interval([0.1, 0.5, -0.2, 0.4])
     residuals = (np.sin(np.arange(50)), np.arange(9.0), [0, 0])
-    found["effective size"] = [curve_selection.effective_size(e) for e in residuals]
-    bent = piecewise.two_part_continuous(y)
+    found["effective size"] = [curves_module.effective_size(e) for e in residuals]
+    bent = curves_module.two_part_continuous(y)
     below = bent.A + bent.B * np.log(bent.shift - 1)
     found["continuous"] = float(bent.predict([bent.c])[0] - below)
     return found
@@ -789,7 +772,7 @@ def tables_of_sorted_logits(get):
     k = np.arange(1.0, 61)
     curves = pd.DataFrame({"a": noisy_curve(), "b": noisy_curve(c=20) - np.log(k) / 3})
     held_out = pd.concat(
-        [curve_selection.held_out_errors(curves[q].to_numpy(), 3).assign(query=q) for q in curves]
+        [curves_module.held_out_errors(curves[q].to_numpy(), 3).assign(query=q) for q in curves]
     )
     return {
         "fits": records(logit_shape.fit_table(curves)),
@@ -963,11 +946,11 @@ CUT_OFF = ("San Franc", "Par", "Xqz", "", "Paris, Fr")
 @canary("labels", EXACT, "lists decide")
 def labels_by_list(get):
     found = {
-        kind: {text: list(gazetteer.decide(kind, text)) for text in texts}
+        kind: {text: list(verifiers.decide(kind, text)) for text in texts}
         for kind, texts in ITEMS.items()
     }
-    found["cut off"] = {text: list(gazetteer.decide("city", text, False)) for text in CUT_OFF}
-    judged = gazetteer.GazetteerJudge("city").judge(items(ITEMS["city"]))
+    found["cut off"] = {text: list(verifiers.decide("city", text, False)) for text in CUT_OFF}
+    judged = verifiers.GazetteerJudge("city").judge(items(ITEMS["city"]))
     found["judged"] = {name: judged[name].astype(str).tolist() for name in ("valid", "overall")}
     return found
 
@@ -989,10 +972,10 @@ SENTENCES = (
 
 @canary("labels", EXACT, "rules decide")
 def labels_by_grammar(get):
-    judged = language.LanguageChecker().judge(items([*SENTENCES, " "]))
+    judged = verifiers.LanguageChecker().judge(items([*SENTENCES, " "]))
     return {
-        "ended": {text: language.findings(text) for text in SENTENCES},
-        "cut off": {text: language.findings(text, ended=False) for text in SENTENCES},
+        "ended": {text: verifiers.findings(text) for text in SENTENCES},
+        "cut off": {text: verifiers.findings(text, ended=False) for text in SENTENCES},
         "grammar": judged.grammar.astype(float).fillna(0.0).tolist(),
         "valid": judged.valid.astype(str).tolist(),
     }
@@ -1015,26 +998,26 @@ def labelled_candidates() -> pd.DataFrame:
                         weight = int(rng.integers(1, 9)) if v else 0
                         key = (f"p{prompt}", "cities", seed, depth, f"n{node}")
                         rows.append((*key, 10 * rank, bool(v), weight))
-    columns = [*pr_curves.NODE, "rank", "valid", "weight"]
+    columns = [*precision_recall.NODE, "rank", "valid", "weight"]
     return pd.DataFrame(rows, columns=columns)
 
 
 @canary("labels", ARITHMETIC, ARITHMETIC_WHY)
 def order_measures(get):
     """Local precision and recall, frontiers, areas; a random order's; summaries by depth."""
-    curves = pr_curves.local_curves(labelled_candidates())
+    curves = precision_recall.local_curves(labelled_candidates())
     found: dict = {"curves": records(curves.iloc[::9, 5:])}
-    for kind in (pr_curves.WEIGHTED, pr_curves.UNWEIGHTED):
-        measures = pr_curves.node_measures(curves, kind)
-        grid = pr_curves.frontiers_on_grid(curves, kind)
+    for kind in (precision_recall.WEIGHTED, precision_recall.UNWEIGHTED):
+        measures = precision_recall.node_measures(curves, kind)
+        grid = precision_recall.frontiers_on_grid(curves, kind)
         found[kind] = {
             "nodes": records(measures.iloc[::4, 5:]),
-            "low level": pr_curves.node_measures(curves, kind, 0.4).recall_at.tolist()[::4],
+            "low level": precision_recall.node_measures(curves, kind, 0.4).recall_at.tolist()[::4],
             "grid": records(grid.iloc[::31, 6:]),
-            "points": records(pr_curves.frontier_points(curves, kind).iloc[::9, 5:]),
-            "by depth": records(pr_depths.frontiers_by_depth(grid).iloc[::4]),
-            "summary": records(pr_depths.depth_summary(measures, n_resamples=200)),
-            "differences": records(pr_depths.depth_differences(measures, n_resamples=200)),
+            "points": records(precision_recall.frontier_points(curves, kind).iloc[::9, 5:]),
+            "by depth": records(precision_recall.frontiers_by_depth(grid).iloc[::4]),
+            "summary": records(precision_recall.depth_summary(measures, n_resamples=200)),
+            "differences": records(precision_recall.depth_differences(measures, n_resamples=200)),
         }
     return found
 
@@ -1043,23 +1026,23 @@ def order_measures(get):
 def order_by_chance(get):
     """What a random order and an erring judge give."""
     exact = [
-        pr_baselines.random_order(*numbers) for numbers in ((2, 1), (10, 3), (30, 0), (12, 12))
+        precision_recall.random_order(*numbers) for numbers in ((2, 1), (10, 3), (30, 0), (12, 12))
     ]
     cutoffs = (1, 5, 10, 40)
     found = [
         *exact,
-        pr_baselines.random_order(40, 9, 0.3, cutoffs),
-        pr_baselines.random_order(200, 30, cutoffs=(1, 20, 200), seed=3),
+        precision_recall.random_order(40, 9, 0.3, cutoffs),
+        precision_recall.random_order(200, 30, cutoffs=(1, 20, 200), seed=3),
     ]
     floors = [
-        pr_baselines.noise_floor(30, 10, 0.1, 0.2, n_draws=20),
-        pr_baselines.noise_floor(30, 10, 0.0, 0.0, n_draws=3),
-        pr_baselines.noise_floor(5, 1, 0.0, 1.0, n_draws=3),
+        precision_recall.noise_floor(30, 10, 0.1, 0.2, n_draws=20),
+        precision_recall.noise_floor(30, 10, 0.0, 0.0, n_draws=3),
+        precision_recall.noise_floor(5, 1, 0.0, 1.0, n_draws=3),
     ]
     return {
         "random": [list(vars(one).values()) for one in found],
         "noise": [list(vars(one).values()) for one in floors],
-        "published": records(pr_curves.from_published().iloc[:, 3:]),
+        "published": records(precision_recall.from_published().iloc[:, 3:]),
     }
 
 
@@ -1075,16 +1058,16 @@ def intervals(get):
     )
     few = table[table.prompt_id.isin(["a", "b"])]
     cases = {
-        "two levels": bootstrap.cluster_interval(table, "x"),
-        "one level": bootstrap.cluster_interval(table, "x", inner=None, n_resamples=300),
-        "coverage": bootstrap.cluster_interval(table, "x", coverage=0.8, seed=1),
-        "few": bootstrap.cluster_interval(few, "x", n_resamples=300),
-        "one cluster": bootstrap.cluster_interval(table[table.prompt_id == "c"], "x"),
-        "two pairs": bootstrap.cluster_interval(table[table.prompt_id == "c"].iloc[:2], "x"),
-        "nothing": bootstrap.cluster_interval(table.iloc[:0], "x"),
+        "two levels": metrics.cluster_interval(table, "x"),
+        "one level": metrics.cluster_interval(table, "x", inner=None, n_resamples=300),
+        "coverage": metrics.cluster_interval(table, "x", coverage=0.8, seed=1),
+        "few": metrics.cluster_interval(few, "x", n_resamples=300),
+        "one cluster": metrics.cluster_interval(table[table.prompt_id == "c"], "x"),
+        "two pairs": metrics.cluster_interval(table[table.prompt_id == "c"].iloc[:2], "x"),
+        "nothing": metrics.cluster_interval(table.iloc[:0], "x"),
     }
     return {name: list(vars(found).values()) for name, found in cases.items()} | {
-        "mean": bootstrap.cluster_mean(table, "x")
+        "mean": metrics.cluster_mean(table, "x")
     }
 
 

@@ -1,0 +1,371 @@
+"""How large a model is before it is loaded: parameters, vocabulary, cache, bytes on disk.
+
+Knows the panel's table, config files and the headers of weight files. Loads no weights; asks the
+hub only for what is neither in the table nor here.
+"""
+
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from calib_utils import paths
+from calib_utils.book import notebooks
+from calib_utils.errors import (
+    CalibUtilsError,
+    HubUnreachableError,
+    InvalidRequestError,
+    ModelFormatError,
+    UnknownNameError,
+)
+from calib_utils.models import registry, scoring, weights
+from calib_utils.models.loading import Model
+from calib_utils.models.registry import EMBEDDED, Checkpoint
+from calib_utils.models.weights import read_header
+from calib_utils.results.evaluation import evaluate
+
+# Tensors of a multimodal checkpoint that the language model alone does not load.
+_NOT_LOADED = ("model.visual.", "visual.", "mtp.")
+_STATE_BYTES = 4  # recurrent states stay float32
+_GGUF_TYPES = {"gemma3": "gemma3_text"}  # where transformers has another name
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """What a forecast needs to know of a model.
+
+    Args:
+        parameters: of the language model as it is loaded.
+        active: of these, what one token passes through; fewer in a mixture of experts.
+        vocabulary: logits per position.
+        cache_values: numbers kept per row and token, all layers; a sliding window counts in full.
+        state_bytes: of recurrent layers, per row.
+        model_type: of transformers.
+        disk_bytes: still to be fetched or written; 0 for what is here.
+        source: where these numbers come from.
+    """
+
+    name: str
+    parameters: int
+    active: int
+    vocabulary: int
+    cache_values: int
+    state_bytes: int
+    model_type: str
+    disk_bytes: int
+    source: str
+
+    def weight_bytes(self, dtype: str) -> int:
+        """Bytes of the loaded weights."""
+        return self.parameters * BYTES[dtype]
+
+
+def size_of(name: str | Path, revision: str | None = None) -> ModelSize:
+    """The size of an embedded model, a local folder or GGUF file, or a model on the hub.
+
+    Raises:
+        UnknownNameError: no such model.
+        ModelFormatError: a folder or file without the numbers.
+        HubUnreachableError: a hub model that is neither in the panel nor in the hub's cache.
+    """
+    text, path = str(name), Path(name).expanduser()
+    known = registry.find(text)
+    try:
+        if text in EMBEDDED:
+            return size_of_checkpoint(registry.get_checkpoint(text))
+        if path.is_dir():
+            return _of_folder(text, path)
+        if path.suffix == ".gguf" and path.is_file():
+            return _of_gguf(text, path)
+        if known is not None and known.hub == text:
+            return size_of_checkpoint(known)
+        if text.count("/") == 1 and path.suffix != ".gguf":
+            return _of_hub(text, revision)
+    except CalibUtilsError:
+        raise
+    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        raise ModelFormatError(
+            f"{text} does not tell its size ({type(error).__name__}: {error}): restore its "
+            "config.json, or fetch it again"
+        ) from error
+    names = [one.load_name for one in registry.checkpoints()]
+    raise UnknownNameError("model", text, names, "Or a folder or .gguf.")
+
+
+def size_of_checkpoint(one: Checkpoint) -> ModelSize:
+    """The size of a checkpoint of the panel's table."""
+    if one.hub:
+        disk = one.parameters * BYTES[one.dtype]
+        source = f"data/panel/checkpoints.csv, sizes {one.sizes}"
+    else:
+        # The file itself, and its copy in float32.
+        disk = EMBEDDED[one.name].size + one.parameters * BYTES["float32"]
+        source = "the file"
+    return _from_config(one.load_name, one.architecture, one.parameters, one.active, disk, source)
+
+
+def _of_folder(name: str, folder: Path) -> ModelSize:
+    from safetensors import SafetensorError, safe_open
+
+    counts: dict[str, int] = {}
+    file = folder / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        for file in sorted(folder.glob("*.safetensors")):
+            with safe_open(file, "np") as tensors:
+                names = tensors.keys()
+                counts |= {name: math.prod(tensors.get_slice(name).get_shape()) for name in names}
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
+        raise ModelFormatError(f"{file} cannot be read ({error}): not a model folder") from error
+    if not counts:
+        raise ModelFormatError(f"{folder} has no safetensors weights: not a model folder")
+    return _from_counts(name, config, counts, 0, f"the files in {folder.name}/")
+
+
+def _of_hub(name: str, revision: str | None) -> ModelSize:
+    try:
+        return _of_folder(name, weights.hub_folder(name, revision, local_only=True))
+    except (HubUnreachableError, ModelFormatError):  # not here, or only its small files
+        config, counts = weights.hub_headers(name, revision)
+    # Most checkpoints are published in half precision; the vision tower is fetched as well.
+    disk = sum(counts.values()) * BYTES.get(config.get("dtype", config.get("torch_dtype")), 2)
+    return _from_counts(name, config, counts, disk, "config and headers on the hub")
+
+
+def _of_gguf(name: str, path: Path) -> ModelSize:
+    header = read_header(path)
+    fields = {key: field.contents() for key, field in header.fields.items()}
+    architecture = fields["general.architecture"]
+
+    def number(key: str) -> int:
+        return int(fields[f"{architecture}.{key}"])
+
+    config = {
+        "model_type": _GGUF_TYPES.get(architecture, architecture),
+        "num_hidden_layers": number("block_count"),
+        "num_attention_heads": number("attention.head_count"),
+        "num_key_value_heads": number("attention.head_count_kv"),
+        "hidden_size": number("embedding_length"),
+        "head_dim": fields.get(f"{architecture}.attention.key_length"),
+        "vocab_size": int(fields["tokenizer.ggml.tokens"][0]),  # the length
+    }
+    total = sum(int(tensor.n_elements) for tensor in header.tensors)
+    return _from_config(name, config, total, total, total * BYTES["float32"], "the GGUF's header")
+
+
+def _from_counts(name, config, counts: Mapping[str, int], disk: int, source: str) -> ModelSize:
+    text = config.get("text_config", config)
+    loaded = {k: n for k, n in counts.items() if not k.startswith(_NOT_LOADED)}
+    total = sum(loaded.values())
+    experts = sum(n for key, n in loaded.items() if ".experts." in key)
+    share = 1.0
+    if n_experts := text.get("num_experts") or text.get("num_local_experts"):
+        share = text["num_experts_per_tok"] / n_experts
+    return _from_config(name, text, total, total - experts + round(experts * share), disk, source)
+
+
+def _from_config(name, config: Mapping, total, active, disk, source) -> ModelSize:
+    model_type = str(config.get("model_type", ""))
+    layers, heads = config["num_hidden_layers"], config["num_attention_heads"]
+    kv_heads = config.get("num_key_value_heads") or heads
+    head_dim = config.get("head_dim") or config["hidden_size"] // heads
+    recurrent, state = 0, 0
+    if types := config.get("layer_types"):
+        recurrent = types.count("linear_attention")
+    elif every := config.get("full_attention_interval"):
+        recurrent = layers - layers // every
+    if recurrent:
+        key, value = (
+            config[f"linear_num_{part}_heads"] * config[f"linear_{part}_head_dim"]
+            for part in ("key", "value")
+        )
+        kernel = config.get("linear_conv_kernel_dim", 4)
+        state = value * config["linear_key_head_dim"] + (2 * key + value) * kernel
+    numbers = {
+        "vocabulary": config["vocab_size"],
+        "cache_values": 2 * (layers - recurrent) * kv_heads * head_dim,
+        "state_bytes": recurrent * state * _STATE_BYTES,
+    }
+    if not all(type(number) is int and number >= 0 for number in numbers.values()):
+        raise ValueError(f"impossible numbers {numbers}")
+    return ModelSize(
+        name, total, active, **numbers, model_type=model_type, disk_bytes=disk, source=source
+    )
+
+
+# What a run will take, before it runs: memory, disk, a rough time; what to ask a batch system
+# for.
+#
+# Knows sizes, and how long the notebooks took for one small model (`data/panel/seconds.csv`). A
+# forecast is not a measurement, and nothing here is stored as one.
+
+PROBE, PROBE_TASK = "probe", "rng-2"
+_TIMED = "smollm2-135m-instruct"  # the one model for which every timed notebook was run
+# The times of the other embedded models are within this factor of those scaled from it.
+SPREAD = 3
+# Python, torch and transformers, measured before any weights.
+_BASE_BYTES = 0.55e9
+# Memory beside the model was 2 to 4 times the logits of a batch (benchmarks/results/scaling.json).
+_LOGIT_COPIES = 4
+_ROW_TOKENS = 150  # the longest prompt of the controlled tasks in a chat template, and an answer
+_LEVELS = 8  # steps of an answer whose caches the branched way holds at once, at most
+# A job that asks for too little is killed, one that asks for too much waits a little longer.
+_MARGIN = 1.5
+_LEAST_MINUTES = 10
+_DRIVER_BYTES = 1e9  # the command beside the kernel of a notebook
+
+
+def memory(size: ModelSize, dtype: str = "float32", device: str = "cpu") -> float:
+    """Bytes that exact evaluation takes at most with default batches, the weights included.
+
+    Args:
+        device: cpu, cuda or mps, which decides the batch.
+
+    Raises:
+        InvalidRequestError: a dtype that does not exist.
+    """
+    if dtype not in BYTES:
+        raise InvalidRequestError(f"dtype={dtype!r} does not exist: choose from {', '.join(BYTES)}")
+    kind, packed = device.split(":")[0], size.model_type in scoring.PACKABLE
+    nodes = scoring.default_batch(kind, size.vocabulary, packed)
+    row = size.cache_values * BYTES[dtype] * _ROW_TOKENS + size.state_bytes
+    if packed:
+        # One row holds the prompt and the batch; attention copies it while it grows.
+        caches = 2 * (row + size.cache_values * BYTES[dtype] * nodes)
+    else:
+        caches = row * nodes * _LEVELS
+    beside = caches + _LOGIT_COPIES * 4 * nodes * size.vocabulary
+    return size.weight_bytes(dtype) + beside + (_BASE_BYTES if kind == "cpu" else 0)
+
+
+def seconds(size: ModelSize, probe_s: float | None = None) -> pd.Series:
+    """CPU seconds of every notebook that was timed, by name; the truth is within `SPREAD` of it.
+
+    The times of one small model are scaled by the parameters that a token passes through.
+
+    Args:
+        probe_s: of `measure_probe` on this machine; then by the ratio of the probes instead.
+    """
+    table = pd.read_csv(paths.package_data("panel", "seconds.csv"))
+    table = table[(table.model == _TIMED) & (table.source == "run")]
+    times = table.set_index("notebook").cpu_s
+    probe = times.pop(PROBE)
+    if probe_s is not None:
+        return times * probe_s / probe
+    return times * size.active / registry.get_checkpoint(_TIMED).active
+
+
+def measure_probe(model: Model | str) -> float:
+    """Wall seconds of a small exact evaluation, the second time, when nothing has to be set up."""
+    for _ in range(2):
+        began = time.perf_counter()
+        evaluate(model, PROBE_TASK)
+        wall = time.perf_counter() - began
+    return wall
+
+
+def resources(names: Iterable[str], dtype: str = "float32", gpu_gb: float = 0.0) -> list[dict]:
+    """What to ask a batch system for, for each model: `model`, `key`, `gpus`, `mem_mb`, `minutes`.
+
+    Minutes are CPU time also where a GPU is asked for, since no rate of one was measured.
+
+    Args:
+        gpu_gb: memory of one GPU, 10^9 bytes; 0 asks for none.
+
+    Raises:
+        InvalidRequestError: a negative size of a GPU, or two models that would share a folder.
+        UnknownNameError, ModelFormatError, HubUnreachableError: a model whose size is not known.
+    """
+    if not gpu_gb >= 0:
+        raise InvalidRequestError(f"gpu_gb={gpu_gb!r}: must be 0 (no GPU) or more")
+    found = []
+    for name in names:
+        size, key = size_of(name), notebooks.identity(name).key
+        needed = memory(size, dtype, "cuda" if gpu_gb else "cpu") * _MARGIN
+        # A loader holds the weights in main memory before they go to the device.
+        held = size.weight_bytes(dtype) * _MARGIN + _DRIVER_BYTES if gpu_gb else needed
+        times = seconds(size)
+        # A notebook that was never timed counts as much as the others do.
+        mean = times.sum() / len(times) * SPREAD / 60
+        found.append(
+            {
+                "model": name,
+                "key": key,
+                "gpus": math.ceil(needed / (gpu_gb * 1e9)) if gpu_gb else 0,
+                "mem_mb": math.ceil((held + _DRIVER_BYTES) / 1e6),
+                "minutes": max(_LEAST_MINUTES, math.ceil(mean * len(notebooks.notebook_names()))),
+            }
+        )
+    keys = [one["key"] for one in found]
+    if twice := sorted({key for key in keys if keys.count(key) > 1}):
+        raise InvalidRequestError(
+            f"more than one model would go into {', '.join(twice)}: rename a folder or file"
+        )
+    return found
+
+
+def report(size: ModelSize, dtype: str, device: str, probe_s: float | None = None) -> str:
+    """The forecast for people; its first word says that it is one."""
+    needed, here, free = memory(size, dtype, device), _memory_here(device), _disk_here()
+    active = f", {size.active / 1e9:.3g} B active" if size.active < size.parameters else ""
+    times = seconds(size, probe_s)
+    by = f"scaled from {_TIMED} by parameters; --measure times this model and machine"
+    if probe_s is not None:
+        by = f"times follow from {probe_s:.2g} s for {PROBE_TASK}, taken just now"
+    lines = [
+        f"FORECAST for {size.name}, {dtype} on {device}; not a measurement",
+        f"  parameters  {size.parameters / 1e9:.3g} B{active}, vocabulary {size.vocabulary:,} "
+        f"({size.source})",
+        f"  memory      {_gb(needed)} at most" + (f"; here {_gb(here)}" if here else ""),
+        f"  disk        {_gb(size.disk_bytes)} to fetch or convert unless it is cached; "
+        f"{_gb(free)} free",
+        f"  CPU time    {_clock(times.sum())} for {len(times)} notebooks, within a factor of "
+        f"{SPREAD} either way",
+        f"              {by}",
+    ]
+    if untimed := sorted(set(notebooks.notebook_names()) - set(times.index)):
+        lines.append(f"  not timed so far: {', '.join(untimed)}")
+    if here and needed > here:
+        lines.append(
+            "  WARNING: does not fit into the memory here, and the times do not hold; "
+            "use --dtype bfloat16, a smaller model, or a larger machine"
+        )
+    if size.disk_bytes > free:
+        lines.append("  WARNING: the disk is too small; CALIB_UTILS_CACHE and HF_HOME move caches")
+    return "\n".join(lines)
+
+
+def _disk_here() -> int:
+    """Bytes free where models are cached."""
+    folder = paths.cache_dir()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def _memory_here(device: str) -> int | None:
+    """Bytes of this machine; None on a GPU, and where it is not told."""
+    if device != "cpu":
+        return None
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not on Windows
+        return None
+
+
+def _gb(value: float) -> str:
+    return f"{value / 1e9:.2g} GB" if value < 1e11 else f"{value / 1e9:.0f} GB"
+
+
+def _clock(value: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if value >= 2 * length:
+            return f"{value / length:.2g} {unit}"
+    return f"{value:.2g} s"

@@ -1,0 +1,265 @@
+"""Any logits processor of transformers as a sampler, prefix-dependent ones included.
+
+Knows transformers' calling convention: token ids so far and scores in, scores out. Evaluated at
+every node of a trie with the node's own prefix, so there is no sampling error.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from numbers import Real
+
+import torch
+
+from calib_utils.core.rules import FAMILIES, ORDERS, Chain, NumberedRule, Rule, Sampler, is_number
+from calib_utils.errors import InvalidRequestError, InvalidRuleError, UnknownNameError
+
+# (input_ids [row, length], scores [row, vocab]) -> scores [row, vocab]
+Processor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+class Processors(Sampler):
+    """Logits processors in a row, with temperature among them, as `generate` would run them.
+
+    Args:
+        processors: `transformers.LogitsProcessor` objects, or functions called like them. They
+            see the prompt and the prefix, one row a node, and must treat rows apart.
+        name: for tables; no `=`, `+` or `@`.
+        parameter: a number for tables.
+        temperature_at: how many of the processors come before temperature. In `generate`,
+            penalties come before it and cutoffs after, so 0 suits cutoffs. None leaves temperature
+            to the processors; evaluate at 1.0 then.
+
+    Rows are never stored or reused: what a processor does cannot be read off its name.
+
+    Raises:
+        InvalidRuleError: no processors, a name unfit for tables, or a position out of range.
+    """
+
+    def __init__(
+        self,
+        processors: Sequence[Processor] | Processor,
+        name: str,
+        parameter: float = math.nan,
+        temperature_at: int | None = 0,
+    ):
+        given = [processors] if callable(processors) else processors
+        processors = list(given) if isinstance(given, Iterable) else []
+        if not processors or not all(map(callable, processors)):
+            raise InvalidRuleError(
+                f"sampler {name!r}: give logits processors, called as f(input_ids, scores); got "
+                f"{given!r}"
+            )
+        if not isinstance(name, str) or not name or set(name) & set("=+@"):
+            raise InvalidRuleError(f"sampler name {name!r}: use a word without '=', '+' and '@'")
+        if not is_number(parameter):
+            raise InvalidRuleError(f"sampler {name!r}: parameter={parameter!r} is not a number")
+        if temperature_at is not None and temperature_at not in range(len(processors) + 1):
+            raise InvalidRuleError(
+                f"sampler {name!r}: temperature_at={temperature_at!r} must be None or from 0 to "
+                f"{len(processors)}, the number of processors"
+            )
+        self.processors, self.name, self.temperature_at = processors, name, temperature_at
+        self._parameter = float(parameter)
+
+    @property
+    def parameter(self) -> float:
+        return self._parameter
+
+    def log_p(self, ids: torch.Tensor, logits: torch.Tensor, temperature: float) -> torch.Tensor:
+        """ln p of every token after the processors, -inf where dropped: float64 [row, vocab].
+
+        Args:
+            ids: the prompt and the prefix, int64 [row, length].
+            logits: the model's, float32 [row, vocab].
+
+        Raises:
+            InvalidRuleError: the processors drop every token, or return something else.
+        """
+        scores = logits.float().clone()
+        for position, processor in enumerate([*self.processors, None]):
+            if position == self.temperature_at and temperature != 1.0:
+                scores = scores / temperature
+            if processor is not None:
+                scores = processor(ids, scores)
+                if not isinstance(scores, torch.Tensor) or scores.shape != logits.shape:
+                    raise InvalidRuleError(
+                        f"sampler {self.name!r}, processor {position + 1}, returned "
+                        f"{type(scores).__name__} instead of scores of the shape "
+                        f"{tuple(logits.shape)} that it got"
+                    )
+        top = scores.max(dim=-1).values
+        if not torch.isfinite(top).all():
+            raise InvalidRuleError(
+                f"sampler {self.name!r} drops every token, or gives NaN, after "
+                f"{ids[~torch.isfinite(top)][0, -8:].tolist()} (last tokens): it must keep at "
+                "least one"
+            )
+        return scores.double().log_softmax(-1)
+
+
+# What a user asks for, checked before any work: samplers from text, lists of them, temperatures.
+#
+# Knows the rules by name. Knows nothing of models.
+
+# Below it, all that has any mass lies within the rounding of one float32 logit.
+_COLDEST = 1e-6
+_EXAMPLES = {"top_k": "50", "top_nsigma": "1.0", "epsilon": "0.001", "eta": "0.001"}
+
+
+def parse_rule(text: str) -> Rule:
+    """A rule from `name` or `name=number`; a chain from rules joined by `+`, with `@order` or not.
+
+    >>> parse_rule("top_k=50")
+    TopK(k=50)
+    >>> parse_rule("top_p=0.95+top_k=40@llama.cpp").name
+    'top_k=40+top_p=0.95@llama.cpp'
+
+    Raises:
+        UnknownNameError: no such rule or order.
+        InvalidRuleError: a number is missing, superfluous, unreadable or out of range.
+    """
+    if not isinstance(text, str):
+        raise InvalidRuleError(f"{text!r} is no text: write a rule such as 'top_p=0.9'")
+    joined, at, order = text.partition("@")
+    parts = joined.split("+")
+    if at and not order:
+        raise UnknownNameError("order", order, ORDERS)
+    if len(parts) > 1 or at:
+        return Chain(tuple(map(parse_rule, parts)), order)
+    name, equals, number = text.partition("=")
+    if name not in FAMILIES:
+        raise UnknownNameError("rule", name, FAMILIES)
+    family = FAMILIES[name]
+    if not issubclass(family, NumberedRule):
+        if equals:
+            raise InvalidRuleError(f"rule {text!r}: {name} takes no number; write just {name!r}")
+        return family()
+    try:
+        value = float(number)
+    except ValueError:
+        raise InvalidRuleError(
+            f"rule {text!r}: {name} needs a number, as in '{name}={_EXAMPLES.get(name, '0.9')}'"
+        ) from None
+    return family(value)
+
+
+class OwnRule(Rule):
+    """A rule that is not of this project, asked and its answers looked at.
+
+    Raises:
+        InvalidRuleError: no name, a parameter that is no number, or (from `n_kept`) no int64 tensor
+            with a number of tokens, from 1 to the step's, for every node.
+    """
+
+    def __init__(self, rule: Rule):
+        name, number = getattr(rule, "name", None), rule.parameter
+        if not isinstance(name, str) or not name:
+            raise InvalidRuleError(f"{rule!r} has name={name!r}: give its class a name, as text")
+        if name in FAMILIES:
+            raise _taken(rule)
+        if not isinstance(number, Real):
+            raise InvalidRuleError(f"{rule!r} has parameter={number!r}: give a number, or none")
+        self.rule, self.name, self._parameter = rule, name, float(number)
+        self.uses_ranks, self.is_rank_cutoff = rule.uses_ranks, rule.is_rank_cutoff
+        self.temperature_first = rule.temperature_first
+
+    @property
+    def parameter(self) -> float:
+        return self._parameter
+
+    def n_kept(self, step):
+        kept, wanted = self.rule.n_kept(step), tuple(step.size.shape)
+        form = str(getattr(kept, "dtype", type(kept).__name__)), getattr(kept, "shape", None)
+        if form[0] != "torch.int64" or tuple(form[1]) != wanted:
+            raise InvalidRuleError(
+                f"rule {self.name!r}: n_kept gave {form[0]} of shape {form[1]}, where an int64 "
+                f"tensor of shape {wanted} is needed, a number of tokens for every node"
+            )
+        wrong = (kept < 1) | (kept > step.size)
+        if wrong.any():
+            raise InvalidRuleError(
+                f"rule {self.name!r}: n_kept gave {int(kept[wrong][0])} of "
+                f"{int(step.size[wrong][0])} tokens: keep at least 1 and at most all"
+            )
+        return kept
+
+    def keep(self, step):
+        if type(self.rule).keep is not Rule.keep:
+            return self.rule.keep(step)
+        return super().keep(step)
+
+
+def _taken(sampler: Sampler) -> InvalidRuleError:
+    return InvalidRuleError(f"{sampler!r} takes the name of the rule {sampler.name!r}: rename it")
+
+
+def is_known(sampler: Sampler) -> bool:
+    """Whether the sampler is this project's, so that its name says what it does."""
+    if type(sampler) is Chain:
+        return all(map(is_known, sampler.rules))
+    return type(sampler) in FAMILIES.values()
+
+
+def _checked(rule: Rule) -> Rule:
+    """A rule as it is where it is known, else watched; inside chains too."""
+    if type(rule) is Chain:
+        return replace(rule, rules=tuple(map(_checked, rule.rules)))
+    return rule if is_known(rule) or isinstance(rule, OwnRule) else OwnRule(rule)
+
+
+def check_rules(rules: Iterable[Sampler | str]) -> list[Sampler]:
+    """The samplers as a list; rules of a user's own as an `OwnRule`.
+
+    Raises:
+        InvalidRuleError: none given, not a sampler, or one given twice.
+    """
+    if not isinstance(rules, Sampler | str | Iterable):
+        raise InvalidRuleError(f"rules={rules!r}: give a list, such as ['none', 'top_p=0.9']")
+    rules = [rules] if isinstance(rules, Sampler | str) else list(rules)
+    if not rules:
+        raise InvalidRuleError("no rules given: pass at least cu.NoCutoff()")
+    found: dict[str, Sampler] = {}
+    for rule in rules:
+        rule = parse_rule(rule) if isinstance(rule, str) else rule
+        if not isinstance(rule, Sampler):
+            raise InvalidRuleError(
+                f"{rule!r} is not a rule: use cu.TopK(50), 'top_k=50', or cu.Processors([...]) "
+                "around logits processors of transformers"
+            )
+        rule = _checked(rule) if isinstance(rule, Rule) else rule
+        if rule.name in FAMILIES and not is_known(rule):
+            raise _taken(rule)
+        if rule.key in found:
+            raise InvalidRuleError(f"rule {rule.key!r} is given twice: remove one")
+        found[rule.key] = rule
+    return list(found.values())
+
+
+def check_temperatures(temperatures: Sequence[float] | float) -> list[float]:
+    """The temperatures as a list of floats.
+
+    Raises:
+        InvalidRequestError: none given, one not finite, not above zero, or given twice.
+    """
+    if getattr(temperatures, "ndim", None) == 0:  # an array without a dimension
+        temperatures = temperatures.item()
+    values = list(temperatures) if isinstance(temperatures, Iterable) else [temperatures]
+    if not values:
+        raise InvalidRequestError("no temperatures given: pass at least 1.0")
+    found = []
+    for value in values:
+        if not is_number(value):
+            raise InvalidRequestError(f"temperature {value!r} is not a number: such as 1.0")
+        try:
+            found.append(float(value))
+        except OverflowError:
+            found.append(math.inf)
+        if not _COLDEST <= found[-1] < math.inf:
+            raise InvalidRequestError(
+                f"temperature {found[-1]}: must be a finite number, at least {_COLDEST:g} "
+                "(greedy decoding is the limit T -> 0; use a small one such as 0.01)"
+            )
+    if len(set(found)) < len(found):
+        raise InvalidRequestError(f"temperatures {found} repeat a value: remove it")
+    return found

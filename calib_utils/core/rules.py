@@ -1,0 +1,349 @@
+"""Cutoff rules: which of the ranked tokens survive at each prefix (Sec. 3, Table 3).
+
+A ranked, tempered step in (`ranking.Step`), a smaller one out. Knows nothing of models,
+tasks or answers. Temperature comes first, then the cutoff on the tempered distribution.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from numbers import Real
+from typing import ClassVar
+
+import torch
+
+from calib_utils.errors import InvalidRuleError, UnknownNameError
+
+_LARGEST_K = 2**63 - 1  # of int64
+TABLE3_TEMPERATURES = (0.01, 0.3, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0)
+TABLE3_TOP_K = (10, 20, 50, 80, 100, 500)
+TABLE3_TOP_P = (0.1, 0.5, 0.7, 0.9, 0.95)
+TABLE3_MIN_P = (0.01, 0.1, 0.5, 0.9)
+
+
+class Sampler(ABC):
+    """What turns a model's logits into the distribution that is drawn from.
+
+    Two kinds: a `Rule` keeps a window of the ranking and is evaluated for every setting from one
+    sort; `calib_utils.core.processors.Processors` may do anything, and costs a pass each.
+    """
+
+    name: str
+
+    @property
+    def parameter(self) -> float:
+        """The sampler's number, or NaN when it has none."""
+        return math.nan
+
+    @property
+    def key(self) -> str:
+        """`name` or `name=parameter`, as `parse_rule` reads it."""
+        if math.isnan(self.parameter):
+            return self.name
+        number = int(self.parameter) if self.parameter.is_integer() else self.parameter
+        return f"{self.name}={number!r}"
+
+
+class Rule(Sampler):
+    """A cutoff strategy S: keeps a top prefix of the ranking at every prefix y_<t.
+
+    A subclass names itself with `name`, has at most one number, `parameter`, and says in
+    `n_kept` how many tokens it keeps.
+    """
+
+    uses_ranks: ClassVar[bool] = True  # False spares the sort where no other rule needs it
+    is_rank_cutoff: bool = True  # False where what is kept need not begin at rank 0
+    temperature_first: bool = True  # False cuts the distribution at T = 1 and tempers what is left
+
+    @abstractmethod
+    def n_kept(self, step):
+        """How many of the step's top-ranked tokens survive, at least 1.
+
+        Args:
+            step: a `calib_utils.core.ranking.Step`, n nodes by descending logit at one temperature.
+
+        Returns:
+            int64 tensor [node].
+        """
+
+    def keep(self, step):
+        """The step with only what survives: a `calib_utils.core.ranking.Step`."""
+        return step.within(step.start, step.start + self.n_kept(step))
+
+
+class NumberedRule(Rule):
+    """A rule with one number, its only field: by default above 0, at most 1 and below `below`."""
+
+    below: ClassVar[float] = math.inf
+
+    def __post_init__(self):
+        ((field, value),) = vars(self).items()
+        object.__setattr__(self, field, self.checked(value))
+
+    @property
+    def parameter(self) -> float:
+        return float(*vars(self).values())
+
+    def checked(self, value):
+        """The number as it is kept.
+
+        Raises:
+            InvalidRuleError: out of range.
+        """
+        if not is_number(value) or not 0 < value <= 1 or value >= self.below:
+            limit = "at most 1" if self.below > 1 else f"below {self.below:g}"
+            raise InvalidRuleError(f"{self.name}={value!r}: must be above 0 and {limit}")
+        return float(value)
+
+
+@dataclass(frozen=True)
+class NoCutoff(Rule):
+    """Keeps the whole vocabulary: temperature alone."""
+
+    name: ClassVar[str] = "none"
+    uses_ranks: ClassVar[bool] = False
+
+    def n_kept(self, step):
+        return step.size
+
+
+@dataclass(frozen=True)
+class TopK(NumberedRule):
+    """Keeps the min(k, |vocabulary|) most probable tokens; ties go to the lower token id."""
+
+    k: int
+    name: ClassVar[str] = "top_k"
+
+    def checked(self, value):
+        if not is_number(value) or not 1 <= value <= _LARGEST_K or value != int(value):
+            raise InvalidRuleError(
+                f"top_k={value!r}: k must be a whole number, from 1 to {_LARGEST_K}"
+            )
+        return int(value)
+
+    def n_kept(self, step):
+        return step.size.clamp(max=self.k)
+
+
+@dataclass(frozen=True)
+class TopP(NumberedRule):
+    """Keeps the smallest top set with mass of at least p, the crossing token included."""
+
+    p: float
+    name: ClassVar[str] = "top_p"
+
+    def n_kept(self, step):
+        return step.size if self.p >= 1 else step.count_reaching(self.p)
+
+
+@dataclass(frozen=True)
+class MinP(NumberedRule):
+    """Keeps every token with p(v) >= min_p * max p; tied tokens stay or go together."""
+
+    min_p: float
+    name: ClassVar[str] = "min_p"
+
+    def n_kept(self, step):
+        return step.count_within(-math.log(self.min_p))
+
+
+@dataclass(frozen=True)
+class OracleSize(Rule):
+    """Keeps the top |G(y_<t)| tokens: knows how many are valid, not which (Sec. 5, Fig. 6)."""
+
+    name: ClassVar[str] = "oracle_size"
+
+    def n_kept(self, step):
+        return step.size.minimum(step.branching)
+
+
+def table3_rules() -> list[Rule]:
+    """The cutoffs of the paper's Table 3, and the oracle-size cutoff."""
+    return [
+        NoCutoff(),
+        *map(TopK, TABLE3_TOP_K),
+        *map(TopP, TABLE3_TOP_P),
+        *map(MinP, TABLE3_MIN_P),
+        OracleSize(),
+    ]
+
+
+def is_number(value) -> bool:
+    """Whether a value is a real number; truth values are not."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+# More cutoff rules: those that transformers ships beside Table 3, top-nσ, and chains of rules.
+#
+# As in `calib_utils.core.rules`: a step in, a smaller one out. A chain applies rules one after
+# another, each on what the last one left, in an order of its own or in that of an inference
+# engine.
+
+TOP_H_CANDIDATES = 100  # transformers looks no further; so do we, to be equal
+# Which families an engine has, in its order, and whether temperature comes before them.
+# transformers 5 `GenerationMixin._get_logits_processor`; vLLM `v1/sample/sampler.py`;
+# llama.cpp `common_params_sampling.samplers`.
+ORDERS: dict[str, tuple[tuple[str, ...], bool]] = {
+    "transformers": (("top_h", "top_k", "top_p", "min_p", "typical", "epsilon", "eta"), True),
+    "vllm": (("min_p", "top_k", "top_p"), True),
+    "llama.cpp": (("top_nsigma", "top_k", "typical", "top_p", "min_p"), False),
+}
+
+
+@dataclass(frozen=True)
+class Typical(NumberedRule):
+    """Keeps the tokens whose surprisal is nearest to the entropy, with mass of at least `mass`.
+
+    Locally typical sampling (Meister et al. 2023). What it keeps is a window of the ranking that
+    need not begin at the top, so the paper's result on rank cutoffs does not cover it.
+    """
+
+    mass: float
+    name: ClassVar[str] = "typical"
+    below: ClassVar[float] = 1.0
+    is_rank_cutoff: ClassVar[bool] = False
+
+    def n_kept(self, step):
+        return self.keep(step).size
+
+    def keep(self, step):
+        return step.within(*step.nearest(-step.entropy, self.mass))
+
+
+@dataclass(frozen=True)
+class Epsilon(NumberedRule):
+    """Keeps every token with p(v) >= epsilon, at least the most probable (Hewitt et al. 2022)."""
+
+    epsilon: float
+    name: ClassVar[str] = "epsilon"
+    below: ClassVar[float] = 1.0
+
+    def n_kept(self, step):
+        return step.count_above(math.log(self.epsilon)).maximum(step.count_within(0.0))
+
+
+@dataclass(frozen=True)
+class Eta(NumberedRule):
+    """Keeps p(v) >= min(epsilon, sqrt(epsilon) e^-H), H the entropy (Hewitt et al. 2022)."""
+
+    epsilon: float
+    name: ClassVar[str] = "eta"
+    below: ClassVar[float] = 1.0
+
+    def n_kept(self, step):
+        log_epsilon = math.log(self.epsilon)
+        threshold = (log_epsilon / 2 - step.entropy).clamp(max=log_epsilon)
+        return step.count_above(threshold).maximum(step.count_within(0.0))
+
+
+@dataclass(frozen=True)
+class TopH(NumberedRule):
+    """Keeps top tokens that hold at most `top_h` of the entropy (Potraghloo et al. 2025).
+
+    As transformers computes it: among the 100 most probable tokens, renormalised.
+    """
+
+    top_h: float
+    name: ClassVar[str] = "top_h"
+
+    def n_kept(self, step):
+        log_p = step.first_log_p(TOP_H_CANDIDATES).log_softmax(-1)
+        p = log_p.exp()
+        running = -torch.where(p > 0, log_p * p, 0.0).cumsum(-1)
+        # Where all but the top underflow the entropy is 0, and no sum is above a share of it.
+        kept = (running <= self.top_h * running[:, -1:]) & (p > 0)
+        return kept.sum(-1).clamp(min=1)
+
+
+@dataclass(frozen=True)
+class TopNSigma(NumberedRule):
+    """Keeps logits within n standard deviations of the highest (Tang et al. 2024).
+
+    The deviation is that of all of the model's logits, so temperature does not change what is kept.
+    """
+
+    n: float
+    name: ClassVar[str] = "top_nsigma"
+
+    def checked(self, value):
+        if not is_number(value) or not 0 < value < math.inf:
+            raise InvalidRuleError(f"top_nsigma={value!r}: must be a finite number above 0")
+        return float(value)
+
+    def n_kept(self, step):
+        return step.count_within(self.n * step.deviation / step.temperature)
+
+
+@dataclass(frozen=True)
+class Chain(Rule):
+    """Several rules, each on what the one before left, as one rule.
+
+    Args:
+        rules: at least one.
+        order: an engine in `ORDERS`, whose order then replaces that of `rules`; empty keeps the
+            order given, with temperature first.
+
+    Raises:
+        InvalidRuleError: no rules, a family twice, or one the engine does not have.
+        UnknownNameError: no such engine.
+    """
+
+    rules: tuple[Rule, ...]
+    order: str = ""
+
+    def __post_init__(self):
+        rules = tuple(self.rules) if isinstance(self.rules, Iterable) else ()
+        families = [rule.name for rule in rules if isinstance(rule, Rule)]
+        if not rules or len(families) < len(rules) or any(isinstance(r, Chain) for r in rules):
+            raise InvalidRuleError(f"a chain needs plain rules, at least one, not {self.rules!r}")
+        if len(set(families)) < len(families):
+            raise InvalidRuleError(f"chain {families}: a family occurs twice; keep one of each")
+        if self.order:
+            if self.order not in ORDERS:
+                raise UnknownNameError("order", self.order, ORDERS)
+            known = ORDERS[self.order][0]
+            if missing := [name for name in families if name not in known]:
+                raise InvalidRuleError(
+                    f"{self.order} has no {', '.join(missing)}: leave it out, or choose another "
+                    f"order (it has {', '.join(known)})"
+                )
+            rules = tuple(sorted(rules, key=lambda rule: known.index(rule.name)))
+        object.__setattr__(self, "rules", rules)
+
+    @property
+    def name(self) -> str:
+        return "+".join(rule.key for rule in self.rules) + (f"@{self.order}" if self.order else "")
+
+    @property
+    def is_rank_cutoff(self) -> bool:
+        return all(rule.is_rank_cutoff for rule in self.rules)
+
+    @property
+    def temperature_first(self) -> bool:
+        return ORDERS[self.order][1] if self.order else True
+
+    def n_kept(self, step):
+        return self.keep(step).size
+
+    def keep(self, step):
+        for rule in self.rules:
+            step = rule.keep(step)
+        return step
+
+
+FAMILIES: dict[str, type[Rule]] = {
+    rule.name: rule
+    for rule in (
+        *(NoCutoff, TopK, TopP, MinP, OracleSize),
+        *(Typical, Epsilon, Eta, TopH, TopNSigma),
+    )
+}
+# Sweeps beside Table 3, from values that the rules' authors or engines suggest.
+MORE_GRIDS: dict[str, tuple[Rule, ...]] = {
+    "typical": tuple(map(Typical, (0.2, 0.5, 0.9, 0.95))),
+    "epsilon": tuple(map(Epsilon, (0.0003, 0.001, 0.01, 0.05))),
+    "eta": tuple(map(Eta, (0.0003, 0.001, 0.01, 0.05))),
+    "top_h": tuple(map(TopH, (0.2, 0.4, 0.6, 0.8))),
+    "top_nsigma": tuple(map(TopNSigma, (0.5, 1.0, 1.5, 2.0))),
+}

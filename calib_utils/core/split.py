@@ -1,0 +1,361 @@
+"""What one pass keeps of a task's trie: ranks of valid tokens, and the window each setting leaves.
+
+Numbers per node and per valid token, never a vocabulary, so memory is flat in answers x
+vocabulary. From them every step probability follows, counterfactual ones included. Knows tries;
+nothing of models.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from calib_utils.core.tries import Trie
+from calib_utils.errors import InvalidRequestError
+
+# What is repaired of a decoder, see `Steps.edge_log_p`.
+REPAIRS = ("none", "order", "shape", "both")
+
+
+def require_one_sequence(trie: Trie) -> None:
+    """Refuses tries in which N counts answers where steps part sequences.
+
+    Raises:
+        InvalidRequestError: an answer has several token sequences.
+    """
+    if len(trie.sequence_answer) != trie.n_answers:
+        raise InvalidRequestError(
+            "step losses and the adaptive frontier need one token sequence an answer: use "
+            "tokenizations='canonical' and surface='exact'"
+        )
+
+
+@dataclass(frozen=True)
+class TokenTable:
+    """The valid tokens of every node. An end edge stands for several where several tokens end.
+
+    Tokens of a node lie together; `token` counts them over the whole trie. [token]
+    """
+
+    trie: Trie
+
+    @cached_property
+    def _rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        trie = self.trie
+        ends = np.asarray(trie.end_symbols, dtype=np.int64)
+        width = np.where(trie.edge_symbol < 0, max(len(ends), 1), 1)
+        edge = np.repeat(np.arange(trie.n_edges), width)
+        place = np.arange(len(edge)) - np.repeat(np.cumsum(width) - width, width)
+        symbol = trie.edge_symbol[edge]
+        if len(ends):
+            symbol = np.where(symbol < 0, ends[np.minimum(place, len(ends) - 1)], symbol)
+        order = np.argsort(trie.edge_node[edge], kind="stable")
+        return edge[order], symbol[order], trie.edge_node[edge][order]
+
+    @property
+    def edge(self) -> np.ndarray:
+        """The edge of each token."""
+        return self._rows[0]
+
+    @property
+    def symbol(self) -> np.ndarray:
+        """Its symbol, an end symbol where the edge ends."""
+        return self._rows[1]
+
+    @property
+    def node(self) -> np.ndarray:
+        """Its node, ascending."""
+        return self._rows[2]
+
+    @cached_property
+    def first(self) -> np.ndarray:
+        """Where each node's tokens begin, and the total at the end. [node + 1]"""
+        return np.searchsorted(self.node, np.arange(self.trie.n_nodes + 1))
+
+    def of(self, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(token [n], row [n]): the tokens of some nodes, and which of them each belongs to."""
+        bounds = [(self.first[node], self.first[node + 1]) for node in nodes]
+        token = np.concatenate([np.arange(a, b) for a, b in bounds])
+        return token, np.repeat(np.arange(len(nodes)), [b - a for a, b in bounds])
+
+    def sum_by_edge(self, log_values: np.ndarray) -> np.ndarray:
+        """ln of the sum of exp(log_values) over the tokens of each edge. [edge, setting]"""
+        order = np.argsort(self.edge, kind="stable")
+        first = np.searchsorted(self.edge[order], np.arange(self.trie.n_edges))
+        if len(first) == len(order):  # a token an edge: nothing to add
+            return log_values[order]
+        return np.logaddexp.reduceat(log_values[order], first)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Where the valid tokens rank, and what each setting keeps. Logarithms in nats.
+
+    `rank`, `gap` [token]: rank from 0 and logit less the node's highest. `sorted_gap` [token]:
+    that difference for the ranks 0 .. |G|-1 of the node; NaN where the pass ranked nothing,
+    `rank` then holds zeros. `start`, `stop`, `log_mass`
+    [node, setting]: the window of ranks kept, and ln of its mass relative to the top token.
+    `temperature` and `is_rank_cutoff` [setting].
+    """
+
+    tokens: TokenTable
+    rank: np.ndarray
+    gap: np.ndarray
+    sorted_gap: np.ndarray
+    temperature: np.ndarray
+    is_rank_cutoff: np.ndarray
+    start: np.ndarray
+    stop: np.ndarray
+    log_mass: np.ndarray
+
+    def edge_log_p(self, columns: Sequence[int] | slice, repair: str = "none") -> np.ndarray:
+        """ln p(symbol | prefix) of every edge under some settings, -inf where cut off.
+
+        Args:
+            repair: `order` puts the node's valid tokens, in their own order, on its first ranks,
+                with the same sorted probabilities and the same window. `shape` shares what the
+                valid tokens of the window hold in proportion to N. `both` does one, then the
+                other.
+
+        Returns:
+            [edge, setting]
+
+        Raises:
+            InvalidRequestError: an order repair of a rule that is no rank cutoff, or after a pass
+                that ranked nothing.
+        """
+        if repair not in REPAIRS:
+            raise InvalidRequestError(f"repair={repair!r} does not exist: choose from {REPAIRS}")
+        columns = np.arange(len(self.temperature))[columns]
+        ordered = repair in ("order", "both")
+        if ordered and not self.is_rank_cutoff[columns].all():
+            raise InvalidRequestError(
+                "order is repaired for rules that keep a top prefix of the ranking; leave typical "
+                "sampling out"
+            )
+        if ordered and np.isnan(self.sorted_gap).any():
+            raise InvalidRequestError(
+                "no rule of this pass needed ranks, so there is no order to repair: measure with "
+                "ranks=True"
+            )
+        rank, gap = (self._valid_rank, self._ranked_gap) if ordered else (self.rank, self.gap)
+        node = self.tokens.node
+        inside = self._inside(rank, columns)
+        log_p = gap[:, None] / self.temperature[columns] - self.log_mass[node][:, columns]
+        by_edge = self.tokens.sum_by_edge(np.where(inside, log_p, -np.inf))
+        if repair in ("shape", "both"):
+            by_edge = self._reshaped(by_edge)
+        return by_edge
+
+    def edge_uniform_log_p(self, columns: Sequence[int] | slice) -> np.ndarray:
+        """The same for the sampler that is uniform in the window (Def. 4.1). [edge, setting]"""
+        columns = np.arange(len(self.temperature))[columns]
+        node = self.tokens.node
+        size = (self.stop - self.start)[node][:, columns]
+        inside = self._inside(self.rank, columns)
+        return self.tokens.sum_by_edge(np.where(inside, -np.log(size), -np.inf))
+
+    def _inside(self, rank: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        node = self.tokens.node
+        above = rank[:, None] >= self.start[node][:, columns]
+        return above & (rank[:, None] < self.stop[node][:, columns])
+
+    @cached_property
+    def _valid_rank(self) -> np.ndarray:
+        """Rank of each token among its node's valid ones. [token]"""
+        order = np.lexsort((self.rank, self.tokens.node))
+        place = np.empty_like(order)
+        place[order] = np.arange(len(order))
+        return place - self.tokens.first[self.tokens.node]
+
+    @property
+    def _ranked_gap(self) -> np.ndarray:
+        return self.sorted_gap[self.tokens.first[self.tokens.node] + self._valid_rank]
+
+    def _reshaped(self, edge_log_p: np.ndarray) -> np.ndarray:
+        trie = self.tokens.trie
+        kept = np.where(np.isfinite(edge_log_p), trie.edge_count[:, None], 0)
+        order = np.argsort(trie.edge_node, kind="stable")
+        first = np.searchsorted(trie.edge_node[order], np.arange(trie.n_nodes))
+        held = np.logaddexp.reduceat(edge_log_p[order], first)[trie.edge_node]
+        count = np.add.reduceat(kept[order], first)[trie.edge_node]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(kept > 0, held + np.log(kept / count), -np.inf)
+
+
+# Where diversity and validity go: exactly over steps, and between order and shape.
+#
+# Log-probabilities of a trie's edges in, nats out. Knows tries; nothing of models or rules.
+#
+# Two identities (they hold for every model and task with one token sequence an answer), with p~
+# the model given that its answer is valid and N the number of answers below a prefix:
+#
+# -ln Val = sum over steps of E_p~ KL(p~(.|prefix) || p(.|prefix)) -ln Div = sum over steps of
+# E_p~ KL(p~(.|prefix) || N-weighted target at the prefix)
+
+
+@dataclass(frozen=True)
+class StepLosses:
+    """What each step loses, in nats, [step, setting]: of validity, and of diversity.
+
+    Sums over steps are -ln Val and -ln Div. NaN where validity is 0.
+    """
+
+    validity: np.ndarray
+    diversity: np.ndarray
+
+
+def step_losses(trie: Trie, edge_log_p: np.ndarray) -> StepLosses:
+    """The two identities, step by step.
+
+    Args:
+        edge_log_p: [edge, setting], ln p(symbol | prefix), -inf where cut off.
+
+    Raises:
+        InvalidRequestError: an answer has several token sequences.
+    """
+    require_one_sequence(trie)
+    n_settings = edge_log_p.shape[1]
+    levels = _edges_by_depth(trie)
+    below = np.zeros((trie.n_nodes, n_settings))  # ln of the valid mass below each node
+    joint = np.empty_like(edge_log_p)
+    for edges in reversed(levels):
+        child = trie.edge_child[edges]
+        tail = np.where((child >= 0)[:, None], below[child], 0.0)
+        joint[edges] = edge_log_p[edges] + tail
+        nodes, first = np.unique(trie.edge_node[edges], return_index=True)
+        below[nodes] = np.logaddexp.reduceat(joint[edges], first)
+    reach = np.zeros((trie.n_nodes, n_settings))
+    reach[0] = 1.0
+    lost = np.zeros((2, len(levels), n_settings))
+    with np.errstate(invalid="ignore"):
+        for step, edges in enumerate(levels):
+            node, child = trie.edge_node[edges], trie.edge_child[edges]
+            log_share = joint[edges] - below[node]
+            weight = reach[node] * np.exp(log_share)
+            target = np.log(trie.edge_count[edges] / trie.node_count[node])[:, None]
+            for place, reference in enumerate((edge_log_p[edges], target)):
+                terms = np.where(weight > 0, weight * (log_share - reference), 0.0)
+                lost[place, step] = terms.sum(0)
+            inner = child >= 0
+            reach[child[inner]] = weight[inner]
+    lost[:, :, ~np.isfinite(below[0])] = np.nan
+    return StepLosses(*lost)
+
+
+def _edges_by_depth(trie: Trie) -> list[np.ndarray]:
+    """The edges that leave the nodes of each depth, those of a node together."""
+    depth = trie.node_depth[trie.edge_node]
+    order = np.lexsort((trie.edge_node, depth))
+    return np.split(order, np.searchsorted(depth[order], np.arange(1, depth.max() + 1)))
+
+
+@dataclass(frozen=True)
+class Split:
+    """A loss in nats between its two causes; `order + shape + rest == total`.
+
+    `rest` is what the loss of the decoder with both repaired still is.
+    """
+
+    total: np.ndarray
+    order: np.ndarray
+    shape: np.ndarray
+    rest: np.ndarray
+
+
+def shapley(losses: Mapping[str, np.ndarray]) -> Split:
+    """Shares a loss between order and shape by Shapley's value.
+
+    Each part is what its repair saves, averaged over whether it is repaired first or second: the
+    only split that adds up, treats both alike and gives nothing to a repair that never saves.
+
+    Args:
+        losses: in nats, for each of `split.REPAIRS`; arrays of one shape.
+
+    >>> found = shapley({"none": 1.0, "order": 0.4, "shape": 0.7, "both": 0.0})
+    >>> round(float(found.order), 3), round(float(found.shape), 3)
+    (0.65, 0.35)
+    """
+    none, order, shape, both = (np.asarray(losses[repair], dtype=float) for repair in REPAIRS)
+    return Split(
+        none, ((none - order) + (shape - both)) / 2, ((none - shape) + (order - both)) / 2, both
+    )
+
+
+# The best that any rank cutoff could do, adaptive ones included, by dynamic programming.
+#
+# A trie and the rank of every valid token in, the frontier of sequence precision and recall out
+# (Def. 4.1). A cutoff may keep another number of tokens at every prefix, so there are
+# exponentially many; what each subtree can offer is kept as a convex hull, and hulls add up from
+# the leaves. Knows tries; nothing of models or probabilities, since both measures depend on ranks
+# alone.
+
+
+def adaptive_frontier(tokens: TokenTable, rank: np.ndarray) -> np.ndarray:
+    """Supported points of the precision-recall frontier over all adaptive rank cutoffs.
+
+    Supported: best for some weighting of sequence precision against sequence recall, so corners of
+    the convex hull. Each is attained by a cutoff; between them the hull is an upper bound.
+
+    Args:
+        rank: rank from 0 of each valid token at its node. [token]
+
+    Returns:
+        [point, 2], precision falling and recall rising.
+
+    Raises:
+        InvalidRequestError: an answer has several token sequences.
+    """
+    trie = tokens.trie
+    require_one_sequence(trie)
+    hulls: list[np.ndarray | None] = [None] * trie.n_nodes
+    for node in range(trie.n_nodes - 1, -1, -1):  # children come after their parent
+        own = slice(tokens.first[node], tokens.first[node + 1])
+        order = np.argsort(rank[own], kind="stable")
+        hulls[node] = _best_of_node(tokens, hulls, np.arange(own.start, own.stop)[order], rank)
+        for child in trie.edge_child[tokens.edge[own]]:
+            if child >= 0:
+                hulls[child] = None
+    return hulls[0] / [1.0, trie.n_answers]
+
+
+def _best_of_node(tokens: TokenTable, hulls: list, ranked: np.ndarray, rank: np.ndarray):
+    """Corners [point, (precision, answers)] of a node, its valid tokens given by rank."""
+    running, options, seen = np.zeros((1, 2)), [], set()
+    for token in ranked:
+        edge = int(tokens.edge[token])
+        child = tokens.trie.edge_child[edge]
+        # A second end token of one edge raises precision, and reaches no further answer.
+        own = np.array([[1.0, float(edge not in seen)]]) if child < 0 else hulls[child]
+        seen.add(edge)
+        running = _minkowski(running, own)
+        options.append(running / [rank[token] + 1.0, 1.0])
+    return _corners(np.concatenate(options)) if len(options) > 1 else options[0]
+
+
+def _minkowski(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Corners of all sums of a point of `a` and one of `b`: edges merged by slope."""
+    if len(a) == 1 or len(b) == 1:
+        return a + b
+    edges = np.concatenate([np.diff(a, axis=0), np.diff(b, axis=0)])
+    edges = edges[np.argsort(-edges[:, 0] / edges[:, 1], kind="stable")]
+    return np.concatenate([[a[0] + b[0]], a[0] + b[0] + edges.cumsum(0)])
+
+
+def _corners(points: np.ndarray) -> np.ndarray:
+    """Corners of the upper right hull: precision falls, recall rises, ever more steeply."""
+    points = points[np.lexsort((-points[:, 1], -points[:, 0]))]
+    rises = points[:, 1] > np.concatenate([[-np.inf], np.maximum.accumulate(points[:-1, 1])])
+    kept: list[np.ndarray] = []
+    for point in points[rises]:
+        while len(kept) > 1 and _is_inside(kept[-2], kept[-1], point):
+            kept.pop()
+        kept.append(point)
+    return np.array(kept)
+
+
+def _is_inside(before: np.ndarray, middle: np.ndarray, after: np.ndarray) -> bool:
+    """Whether `middle` does not lie outside the line from `before` to `after`."""
+    (x0, y0), (x1, y1), (x2, y2) = before, middle, after
+    return (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0) <= 0

@@ -1,0 +1,89 @@
+"""Figures of the controlled tasks: validity, diversity, answers under temperature (Fig. 5, 10)."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from calib_utils.figures.style import BLUE, GREEN, PURPLE, SKY, TICKS, VERMILION, unit_square
+from calib_utils.studies.controlled_tasks import profile_temperatures
+
+LENGTH_COLOURS = {0: PURPLE, 2: GREEN, 3: BLUE, 4: VERMILION}
+FAMILY_LINES = {"unconstrained": "-", "sum at most 10": "--", "sum equals 10": ":", "states": "-"}
+_MARKED_TEMPERATURES = (0.5, 1.0, 1.6)
+
+
+def validity_diversity(curves: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Val against Div as temperature rises, a line per task (Fig. 5 left).
+
+    Args:
+        curves: rows of `evaluate` without cutoff, through `controlled_tasks.label_tasks`.
+    """
+    ax = ax or plt.gca()
+    for (family, length), curve in curves.groupby(["family", "length"], sort=False):
+        curve = curve.sort_values("temperature").dropna(subset="diversity")
+        label = f"{family}, n = {length}" if length else family
+        colour, line = LENGTH_COLOURS.get(length, "#555555"), FAMILY_LINES.get(family, "-.")
+        ax.plot(curve.validity, curve.diversity, line, color=colour, label=label)
+        marked = curve[curve.temperature.isin(_MARKED_TEMPERATURES)]
+        sizes = 22 * marked.temperature
+        ax.scatter(marked.validity, marked.diversity, s=sizes, color=colour, zorder=3)
+    unit_square(ax, "validity", "diversity")
+    ax.scatter([1], [1], marker="*", s=160, color="black", zorder=4, clip_on=False)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncol=2, frameon=False)
+    return ax
+
+
+def temperature_response(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Validity and diversity of one task against temperature, no cutoff."""
+    ax = ax or plt.gca()
+    table = table.sort_values("temperature")
+    ax.plot(table.temperature, table.validity, "o-", color=BLUE, label="validity")
+    ax.plot(table.temperature, table.diversity, "s--", color=VERMILION, label="diversity")
+    ax.set(xlabel="temperature", ylim=(-0.03, 1.03), yticks=TICKS)
+    ax.legend(frameon=False)
+    return ax
+
+
+def answer_profile(answers: pd.DataFrame, temperature: float, ax: Axes | None = None) -> Axes:
+    """Sorted probabilities of the valid answers at one temperature, with the uniform level and
+    the invalid mass (Fig. 5 right, Fig. 10).
+
+    Args:
+        answers: rows of `answer_probabilities` of one task.
+    """
+    ax = ax or plt.gca()
+    log_p = answers.loc[answers.temperature == temperature, "log_p"].to_numpy()
+    p = np.sort(np.exp(log_p))[::-1]
+    rank = np.arange(1, len(p) + 1)
+    ax.fill_between(rank, p, step="mid", color=SKY, alpha=0.6, linewidth=0)
+    ax.step(rank, p, where="mid", color=BLUE, linewidth=1.4)
+    ax.axhline(1 / len(p), color="black", linestyle="--", linewidth=1.2)
+    ax.set_yscale("log")
+    ax.set_ylim(max(p[0] * 1e-6, 1e-12), 2)
+    ax.set_xlim(0.5, len(p) + 0.5)
+    tail = 1 - p.sum()
+    ax.set_title(f"T = {temperature:g}   invalid tail {tail:.1%}")
+    return ax
+
+
+def answer_profiles(answers: pd.DataFrame, task: str) -> Figure:
+    """`answer_profile` at the paper's four temperatures, a panel each."""
+    figure, axes = plt.subplots(2, 2, figsize=(6.4, 5.6), sharex=True, sharey=True)
+    rows = answers[answers.task == task]
+    for ax, temperature in zip(axes.flat, profile_temperatures(task), strict=True):
+        answer_profile(rows, temperature, ax)
+    level = 1 / rows.answer.nunique()
+    axes[0, 0].text(0.98, level * 1.3, "uniform", ha="right", **_across(axes[0, 0]))
+    for ax in axes[1]:
+        ax.set_xlabel("valid answers by rank")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("probability")
+    figure.tight_layout()
+    return figure
+
+
+def _across(ax: Axes) -> dict:
+    """Text placed by the share of the axes' width and the value on its y axis."""
+    return {"transform": ax.get_yaxis_transform(), "fontsize": 10}

@@ -1,0 +1,482 @@
+"""One real decoding step, small enough for a page: what the interactive figure needs.
+
+A model, a task and the beginning of an answer in; tokens, gaps and a binned tail out, as data and
+as HTML that `book/assets/explorer.js` brings to life. Knows nothing of rules: the page does.
+"""
+
+import html
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from IPython.display import HTML
+
+from calib_utils import files, paths
+from calib_utils.core.prompts import Prompt
+from calib_utils.core.rules import TABLE3_TEMPERATURES, table3_rules
+from calib_utils.core.split import TokenTable
+from calib_utils.core.tasks import Task, get_task
+from calib_utils.core.tries import Trie
+from calib_utils.errors import InvalidRequestError, ResultsError
+from calib_utils.figures.style import CAUSES, RULE_COLOURS
+from calib_utils.models.loading import Model, load_model
+from calib_utils.models.registry import DEFAULT_MODEL
+from calib_utils.models.scoring import logits_after
+from calib_utils.results import conventions, records
+from calib_utils.results.evaluation import render_prompt
+from calib_utils.results.storage import KEY, Stored
+from calib_utils.studies import model_panel, oracle_cutoffs
+from calib_utils.studies.model_panel import PARTS
+from calib_utils.studies.oracle_cutoffs import TASKS, frontier_points
+
+N_TOP, MIN_TEMPERATURE = 150, 0.1
+MAX_ERROR = 1e-4  # relative, of Z, at any temperature from MIN_TEMPERATURE on
+# A bin's width over the temperature, where its mass can matter. Taking the mean of its gaps costs
+# at most width^2/8 e^width of that mass (a variance is at most range^2/4), here 8e-5.
+_RELATIVE_WIDTH = 0.025
+_INFINITE_GAP = 1e5  # JSON has no infinity; the mass is 0 all the same
+_EXACTLY = {"clean_up_tokenization_spaces": False}
+# Of tokens, as in Fig. 1.
+GROUPS = ("valid and frequent", "valid and rare", "invalid")
+_VISIBLE = str.maketrans({" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"})
+
+
+class Token(NamedTuple):
+    """A next token: `rank` from 0, `gap` in nats below the top logit, N(prefix + token) answers
+    that begin with it; valid where that is above 0 (Def. 3.2)."""
+
+    text: str
+    rank: int
+    gap: float
+    n_answers: int
+
+
+class Bin(NamedTuple):
+    """`count` tokens of consecutive ranks: the gap of the first one, and the mean of all."""
+
+    count: int
+    first: float
+    mean: float
+
+
+@dataclass(frozen=True)
+class StepData:
+    """One step: its top tokens and every valid one by name, the rest in bins; no temperature yet.
+
+    `tail` covers all ranks from `n_listed` on, valid ones included; each of these starts a bin, so
+    that whether a cutoff keeps it never rests on interpolation.
+    """
+
+    task: str
+    model: str
+    prompt: str
+    prefix: str
+    n_vocab: int
+    n_listed: int
+    tokens: tuple[Token, ...]
+    tail: tuple[Bin, ...]
+
+    @classmethod
+    def from_json(cls, content: dict) -> "StepData":
+        """What `to_json` wrote, parsed; raises TypeError where fields are missing or too many."""
+        tokens = tuple(Token(*row) for row in content["tokens"])
+        tail = tuple(Bin(*row) for row in content["tail"])
+        return cls(**content | {"tokens": tokens, "tail": tail})
+
+    def to_json(self) -> str:
+        """One line; tokens and bins are lists there, without the names of their fields."""
+        return json.dumps(vars(self), separators=(",", ":"))
+
+    def log_partition(self, temperature: float) -> float:
+        """ln Z in nats, relative to the top token; Z is right to `MAX_ERROR` for T >= 0.1."""
+        gaps = [token.gap for token in self.tokens if token.rank < self.n_listed]
+        weights = [1] * len(gaps) + [part.count for part in self.tail]
+        gaps += [part.mean for part in self.tail]
+        return math.log(np.dot(weights, np.exp(-np.array(gaps) / temperature)))
+
+    def validity(self, temperature: float) -> float:
+        """Probability of the valid next tokens without any cutoff, in [0, 1]."""
+        gaps = [token.gap for token in self.tokens if token.n_answers]
+        return float(np.exp(-np.array(gaps) / temperature - self.log_partition(temperature)).sum())
+
+
+def step_data(model: Model | str, task: Task | str, prefix: str = "", end: str = "eos") -> StepData:
+    """Reads the logits after `prefix` and keeps what the figure needs.
+
+    Args:
+        prefix: the beginning of an answer, at a boundary of its tokens; empty for the first step.
+        end: what closes an answer, as in `prompts.Policies`.
+
+    Raises:
+        InvalidRequestError: no valid answer continues `prefix`, or it ends inside a token.
+        ModelFormatError: NaN or infinite logits.
+    """
+    model, task = load_model(model), get_task(task)
+    prompt = render_prompt(model, task, end=end)
+    n_ends = bool(prompt.end_ids)  # whether something is left to choose after a whole answer
+    answers = prompt.sequences.symbols
+    texts = []
+    for path in sorted({a[:n] for a in answers for n in range(len(a) + n_ends)}, key=len):
+        texts.append(_text_after(model.tokenizer, prompt, path))
+        if texts[-1] == prefix:
+            return _step(model, task, prompt, path, prefix)
+    raise InvalidRequestError(
+        f"prefix {prefix!r} is not the beginning of an answer of task {task.name!r}, cut between "
+        f"two tokens: take '' for the first step, or one like {', '.join(map(repr, texts[1:6]))}"
+    )
+
+
+def steps_along(
+    model: Model | str, task: Task | str, answer: str, end: str = "eos", most: int = 3
+) -> list[StepData]:
+    """The first steps of one answer at which several next tokens lead to answers, at most `most`.
+
+    Where only one token is valid, or only an end, there is nothing for a cutoff to choose.
+
+    Raises:
+        InvalidRequestError: not an answer of the task.
+    """
+    model, task = load_model(model), get_task(task)
+    if answer not in task.answers:
+        raise InvalidRequestError(
+            f"{answer!r} is no answer of task {task.name!r}: take one like {task.answers[0]!r}"
+        )
+    prompt = render_prompt(model, task, end=end)
+    which = prompt.sequences.answer.index(task.answers.index(answer))
+    path, trie = prompt.sequences.symbols[which], prompt.trie
+    nodes = _nodes(trie, path)
+    open_lengths = [
+        length
+        for length, node in enumerate(nodes)
+        if trie.node_branching[node] > 1 and trie.node_count[node] > 1
+    ]
+    found = []
+    for length in open_lengths[:most]:
+        text = _text_after(model.tokenizer, prompt, path[:length])
+        # A base model may write the space before its answer as a token of its own.
+        prefix = text or prompt.lead.translate(_VISIBLE) * bool(length)
+        found.append(_step(model, task, prompt, path[:length], prefix))
+    return found
+
+
+def groups_of(step: StepData) -> list[str]:
+    """Which of `GROUPS` every listed token of a step belongs to.
+
+    A valid token is frequent if it holds at least its fair share N/|V| of the valid mass at T = 1.
+    """
+    n_answers, gaps = np.array([(token.n_answers, token.gap) for token in step.tokens]).T
+    share = np.exp(-gaps) / np.exp(-gaps[n_answers > 0]).sum()
+    kinds = np.where(share >= n_answers / n_answers.sum(), *GROUPS[:2])
+    return np.where(n_answers > 0, kinds, GROUPS[2]).tolist()
+
+
+def group_masses(step: StepData, temperatures: np.ndarray) -> pd.DataFrame:
+    """Probability of each group at each temperature: a row per temperature, summing to 1."""
+    groups, gaps = np.array(groups_of(step)), np.array([token.gap for token in step.tokens])
+    rows = []
+    for temperature in temperatures:
+        p = np.exp(-gaps / temperature - step.log_partition(temperature))
+        # Valid tokens are all listed, invalid ones are not.
+        row = {group: float(p[groups == group].sum()) for group in GROUPS[:2]}
+        rows.append({"temperature": temperature, **row, GROUPS[2]: 1 - sum(row.values())})
+    return pd.DataFrame(rows)
+
+
+def tail_bins(gaps: np.ndarray, starts: np.ndarray, n_vocab: int) -> tuple[Bin, ...]:
+    """Bins whose means give the partition function to `MAX_ERROR` for every T >= 0.1.
+
+    Tokens at gap g matter only where T > g / ln(n_vocab): below, the top token outweighs all of
+    them. So bins may widen with the gap.
+
+    Args:
+        gaps: [token], ascending, in nats below the top logit.
+        starts: positions in `gaps` at which a bin has to begin.
+        n_vocab: tokens of the whole vocabulary.
+    """
+    knee = MIN_TEMPERATURE * (log_vocab := math.log(n_vocab))
+    level = np.minimum(gaps, knee) / (_RELATIVE_WIDTH * MIN_TEMPERATURE)
+    level += np.log(np.maximum(gaps / knee, 1)) / math.log1p(_RELATIVE_WIDTH / log_vocab)
+    new = np.diff(np.floor(level), prepend=-1) != 0
+    new[starts] = True
+    parts = np.split(gaps, np.flatnonzero(new)[1:]) if len(gaps) else []
+    return tuple(Bin(len(p), round(float(p[0]), 6), round(float(p.mean()), 6)) for p in parts)
+
+
+def explorer(step: StepData, source: str) -> HTML:
+    """The interactive figure, self-contained but for the book's `explorer.js` and `explorer.css`.
+
+    Args:
+        source: where the numbers come from, in one line, as `reporting.source_of` writes it.
+    """
+    # Token texts may hold anything, "</script" included.
+    data = step.to_json().replace("<", "\\u003c")
+    n_valid = sum(token.n_answers > 0 for token in step.tokens)
+    place = f"after “{step.prefix}”" if step.prefix else "first token"
+    title = html.escape(f"Explorer of one step: {step.task}, {place}, {step.model}")
+    return HTML(
+        f'<div class="cu-explorer" role="group" aria-label="{title}">'
+        f'<script type="application/json">{data}</script>'
+        f'<p class="cu-fallback">{title}. {n_valid} of {step.n_vocab:,} next tokens are valid; at '
+        f"temperature 1 they hold {step.validity(1.0):.2g} of the probability. "
+        "The sliders work in the built book.</p>"
+        "<noscript><p>Temperature and cutoff can be moved once JavaScript is on.</p></noscript>"
+        f'<p class="cu-source">numbers from {html.escape(source)}</p></div>'
+    )
+
+
+def _step(model: Model, task: Task, prompt: Prompt, path: Sequence[int], prefix: str) -> StepData:
+    logits = logits_after(model, prompt, path)
+    order = np.argsort(-logits, kind="stable")  # stable: ties by ascending token id
+    gaps = np.minimum(logits[order[0]] - logits[order], _INFINITE_GAP)
+    table = TokenTable(prompt.trie)
+    own, _ = table.of(np.array([_nodes(prompt.trie, path)[-1]]))
+    counts = prompt.trie.edge_count[table.edge[own]]  # N(prefix + token) of the valid tokens
+    answers = dict(zip(table.symbol[own].tolist(), counts.tolist(), strict=True))
+    n_listed = min(N_TOP, len(order))
+    deep = n_listed + np.flatnonzero(np.isin(order[n_listed:], list(answers)))
+    tokens = []
+    for rank in [*range(n_listed), *deep.tolist()]:
+        token = int(order[rank])
+        text, gap = _visible(model.tokenizer, token), round(float(gaps[rank]), 6)
+        tokens.append(Token(text, rank, gap, answers.get(token, 0)))
+    tail = tail_bins(gaps[n_listed:], deep - n_listed, len(order))
+    known = (task.name, model.key, task.prompt, prefix, len(order), n_listed)
+    return StepData(*known, tuple(tokens), tail)
+
+
+def _nodes(trie: Trie, path: Sequence[int]) -> list[int]:
+    """The nodes along a path from the root; one fewer where nothing has to close the answer."""
+    children, nodes = trie.children(), [0]
+    for token in path:
+        nodes += [c for c in children[nodes[-1]] if trie.node_symbol[c] == token]
+    return nodes
+
+
+def _text_after(tokenizer, prompt: Prompt, path: Sequence[int]) -> str:
+    """What `path` adds to the prompt, without the space that a base model's answer starts with."""
+    start = len(tokenizer.decode(prompt.ids, **_EXACTLY)) + len(prompt.lead)
+    return tokenizer.decode([*prompt.ids, *path], **_EXACTLY)[start:]
+
+
+def _visible(tokenizer, token: int) -> str:
+    """A token's text with white space and control characters made visible."""
+    text = tokenizer.decode([token], **_EXACTLY).translate(_VISIBLE)
+    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(shown) or f"#{token}"
+
+
+# Single decoding steps kept beside a model's tables, for the book's page that loads no model.
+#
+# Knows one file a task and what it stands for. Steps are computed anew whenever their chapter
+# runs; a file changes only when they do, by more than machines differ in float32.
+
+STEPS_FOLDER = conventions.STEPS
+# The answer that the steps of a task lie along: one that leaves something open after its beginning.
+ANSWERS = {
+    "us-states": "New York",
+    "rng-2": "4,7",
+    "rng-3": "4,7,1",
+    "rng-3-sum-at-most-10": "3,4,2",
+}
+_ROUNDING = 0.01  # in logits: what float32 kernels of two machines differ by, with room
+
+
+def path_of(results_dir: str | Path, model_key: str, task: str) -> Path:
+    """Where a model's steps of a task are kept."""
+    return Path(results_dir) / model_key / STEPS_FOLDER / f"{task}.json"
+
+
+def keep(
+    model: Model, tasks: Iterable[str], end: str, results_dir: str | Path
+) -> dict[str, list[StepData]]:
+    """Computes the steps of those tasks that `ANSWERS` names, and keeps them.
+
+    Args:
+        end: what closes an answer.
+
+    Returns:
+        The steps by task, in the order of the answer.
+
+    Raises:
+        ResultsError: steps of other weights hold the place, or it cannot be written.
+    """
+    found = {}
+    for task in (name for name in tasks if name in ANSWERS):
+        steps = found[task] = steps_along(model, task, ANSWERS[task], end)
+        record = {**records.of_model(model), "task": task, "end": end}
+        record["convention"] = conventions.CURRENT[STEPS_FOLDER]
+        path = path_of(results_dir, model.key, task)
+        if path.exists():
+            kept, old = read(path)
+            conventions.require_same(path, STEPS_FOLDER, old, record)
+            if old == record and len(kept) == len(steps) and all(map(alike, kept, steps)):
+                continue
+        lines = ",\n".join(step.to_json() for step in steps)
+        head = json.dumps(record, sort_keys=True)
+        text = f'{{"record": {head},\n"steps": [\n{lines}\n]}}\n'
+        try:
+            files.keep(path, text.encode())
+        except OSError as error:
+            raise records.unwritable(path, error) from error
+    return found
+
+
+def read(path: Path) -> tuple[list[StepData], dict]:
+    """Kept steps, and the record of what they are of.
+
+    Raises:
+        ResultsError: not such a file, or steps that cannot be.
+    """
+    paths.note_read(path)
+    why = "it is incomplete"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        record, steps = content["record"], [StepData.from_json(one) for one in content["steps"]]
+        named = {*conventions.IDENTITY[STEPS_FOLDER], "model", "revision"} <= set(record)
+        tasks = {record["task"], path.stem, *(step.task for step in steps)}
+        if steps and named and len(tasks) == 1 and all(map(_complete, steps)):
+            return steps, record
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        why = type(error).__name__
+    raise ResultsError(f"{path} holds no steps ({why}): delete it and run 03_oracle_cutoffs")
+
+
+def _complete(step: StepData) -> bool:
+    """Ranks and gaps ascend, and every token of the vocabulary is counted once."""
+    listed = step.tokens[: step.n_listed]
+    gaps = [token.gap for token in listed] + [part.first for part in step.tail]
+    n_tokens = step.n_listed + sum(part.count for part in step.tail)
+    ranks = [token.rank for token in listed]
+    return ranks == list(range(step.n_listed)) and gaps == sorted(gaps) and n_tokens == step.n_vocab
+
+
+def alike(one: StepData, other: StepData) -> bool:
+    """Whether two steps are the same up to rounding, in which near ties may change places."""
+
+    def facts(step: StepData) -> tuple:
+        valid = sorted((t.text, t.n_answers, t.gap) for t in step.tokens if t.n_answers)
+        names = [(text, n_answers) for text, n_answers, _ in valid]
+        same = (step.model, step.task, step.prompt, step.prefix, step.n_vocab, step.n_listed, names)
+        gaps = [token.gap for token in step.tokens[: step.n_listed]]
+        return same, np.array(gaps + [gap for *_, gap in valid])
+
+    (same, gaps), (same_other, gaps_other) = facts(one), facts(other)
+    return same == same_other and bool(np.abs(gaps - gaps_other).max() <= _ROUNDING)
+
+
+# Data of the book's explorer page: stored rows and kept steps as small scripts, one a model.
+#
+# A page opened from a file may load scripts but no data, so each model's data is a script that
+# calls a function of `book/assets/explorer.js`. Reads what is stored; loads no model.
+
+PAGE_FOLDER = "explorer"  # below the built book's `_static`
+MEASURES = ("validity", "diversity", "sequence_precision", "sequence_recall")
+COLUMNS = (*KEY, *MEASURES, *PARTS, "on_frontier")
+_LOSS_ROUNDING = 1e-6  # nats: parts of a loss below that are rounding, as in the chapter's table
+
+
+def write(results_dir: str | Path, folder: str | Path) -> pd.DataFrame:
+    """Writes `index.js` and a script for each model with rows of the study of cutoffs.
+
+    Returns:
+        What was left out because it is broken, or of an older convention: columns folder, why.
+    """
+    folder, models, left_out = Path(folder), [], []
+    folder.mkdir(parents=True, exist_ok=True)
+    keys = model_panel.keys_in(results_dir) if Path(results_dir).is_dir() else []
+    for known in model_panel.models(keys).itertuples():
+        tasks, missing = model_data(results_dir, known.model)
+        left_out += missing
+        if tasks:
+            script = f"calibUtilsModel({_js(known.model)}, {_js(tasks)});\n"
+            (folder / f"model-{known.model}.js").write_text(script, encoding="utf-8")
+            models.append({"key": known.model, "stage": known.stage})
+    models.sort(key=lambda one: one["key"] != DEFAULT_MODEL)  # the default first
+    colours = {rule.name: RULE_COLOURS[rule.name] for rule in table3_rules()}
+    colours |= {cause: colour for cause, (colour, _) in CAUSES.items()}
+    index = {"models": models, "colours": colours, "columns": COLUMNS}
+    script = f"globalThis.calibUtilsModels = {_js(index)};\n"
+    (folder / "index.js").write_text(script, encoding="utf-8")
+    return pd.DataFrame(left_out, columns=["folder", "why"])
+
+
+def model_data(results_dir: str | Path, key: str) -> tuple[dict, list[tuple[str, str]]]:
+    """What the page shows of a model, and what was left out, as (folder, why).
+
+    Returns:
+        By task: `rows` (columns `COLUMNS`; null where there is no number), `prompt`, `source` (of
+        the numbers, in one line), and `steps` as kept.
+    """
+    tasks, left_out = {}, []
+    for task in TASKS:
+        stored, missing = model_panel.study_of(results_dir, key, task)
+        left_out += missing
+        rows = _rows(stored, task) if stored else []
+        if not rows:
+            continue
+        record = stored.record
+        steps, missing = _steps(path_of(results_dir, key, task), key, record)
+        left_out += missing
+        source = (
+            f"{key}, SHA-256 of the weights {record['weights_sha256'][:12]}…, {record['dtype']}, "
+            f"end = {record['policies']['end']}, {stored.settings.n_answers.iloc[0]} answers, "
+            f"convention {record['convention']}"
+        )
+        tasks[task] = {"prompt": record["prompt"], "source": source, "rows": rows, "steps": steps}
+    return tasks, left_out
+
+
+def _rows(stored: Stored, task: str) -> list[list]:
+    """The settings of Table 3 and the oracle size, each with its loss split and its place."""
+    settings = [(r.name, r.parameter, t) for r in table3_rules() for t in TABLE3_TEMPERATURES]
+    split = oracle_cutoffs.split_table(stored.losses.assign(task=task))[[*KEY, *PARTS]]
+    table = pd.DataFrame(settings, columns=KEY).merge(stored.settings, on=KEY)
+    if table.empty:
+        return []
+    best = frontier_points(table)[KEY].assign(on_frontier=1)
+    table = table.merge(split, on=KEY, how="left").merge(best, on=KEY, how="left")
+    parts = table[list(PARTS)]
+    # Without a valid answer there is no loss to split, though its size part alone may be known.
+    table[list(PARTS)] = parts.mask(parts.abs() < _LOSS_ROUNDING, 0.0).where(parts.total.notna())
+    return [[_short(value) for value in row] for row in table[list(COLUMNS)].values.tolist()]
+
+
+def _short(value: str | float) -> str | float | None:
+    """A number in few digits that rounds to the same three as the stored one; null if none."""
+    if isinstance(value, str):
+        return value
+    if pd.isna(value):
+        return None
+    short = float(f"{value:.8g}")
+    return short if f"{short:.3g}" == f"{value:.3g}" else value
+
+
+def _steps(path: Path, key: str, record: dict) -> tuple[list[dict], list[tuple[str, str]]]:
+    """Kept steps of the model file and the question that the task's rows are of."""
+    if not path.is_file():
+        return [], []
+    try:
+        steps, own = read(path)
+    except ResultsError as error:
+        return [], [(f"{key}/{path.name}", str(error))]
+    same = {
+        "weights": own["weights_sha256"] == record["weights_sha256"],
+        "dtype": own["dtype"] == record["dtype"],
+        "end": own["end"] == record["policies"]["end"],
+        "convention": conventions.is_current(conventions.STEPS, own),
+    }
+    differs = [name for name, equal in same.items() if not equal]
+    if differs:
+        why = f"of another {' and '.join(differs)} than the rows: run 03_oracle_cutoffs again"
+        return [], [(f"{key}/{path.name}", why)]
+    return [vars(step) for step in steps], []
+
+
+def _js(data: dict | str) -> str:
+    """JSON in ASCII: as it stands, an expression of JavaScript."""
+    return json.dumps(data, separators=(",", ":"), allow_nan=False)

@@ -1,0 +1,235 @@
+"""Figures of the formal framework: small trees, compounding, bounds against what was measured.
+
+Knows matplotlib, and the tables and studies it draws; style and colours come from `figures`.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from calib_utils.core.rules import TopK
+from calib_utils.core.tries import Trie
+from calib_utils.figures.explorer import GROUPS, StepData, group_masses, groups_of
+from calib_utils.figures.style import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    rule_style,
+    unit_square,
+)
+from calib_utils.studies.formal_framework import Study
+from calib_utils.theory import theorems
+
+_NEVER = 100.0  # nats below the top: no bar can be seen there
+_BELOW = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17), "frameon": False}
+_GROUP_COLOURS = dict(zip(GROUPS, (BLUE, SKY, VERMILION), strict=True))
+
+
+def tree(trie: Trie, letters: str, p: np.ndarray, ax: Axes | None = None) -> Axes:
+    """A small prefix tree: every valid prefix with N, every valid token with its probability.
+
+    Args:
+        letters: what the symbols stand for.
+        p: probability of every edge. [edge]
+    """
+    ax = ax or plt.subplots(figsize=(6.0, 3.2))[1]
+    # The height at which each edge ends: a leaf has a row of its own, a node the middle of those
+    # below it.
+    height: dict[int, float] = {}
+    above = {int(child): edge for edge, child in enumerate(trie.edge_child) if child >= 0}
+
+    def place(node: int) -> float:
+        own = np.flatnonzero(trie.edge_node == node).tolist()
+        for edge in own:
+            child = int(trie.edge_child[edge])
+            leaves = sum(trie.edge_child[e] < 0 for e in height)
+            height[edge] = place(child) if child >= 0 else float(leaves)
+        return float(np.mean([height[edge] for edge in own]))
+
+    root = place(0)
+    box = {"boxstyle": "round", "facecolor": "white", "edgecolor": BLUE}
+    for edge, end in height.items():
+        node = int(trie.edge_node[edge])
+        depth = int(trie.node_depth[node])
+        start = root if node == 0 else height[above[node]]
+        ax.plot([depth, depth + 1], [start, end], color="#888888", linewidth=1.2, zorder=1)
+        middle = (start + end) / 2
+        ax.text(depth + 0.5, middle + 0.1, f"p = {p[edge]:.2g}", ha="center", fontsize=9)
+        word = "".join(letters[s] for s in [*trie.prefix(node), int(trie.edge_symbol[edge])])
+        text = f"{word}\nN = {trie.edge_count[edge]}"
+        ax.text(depth + 1, end, text, ha="center", va="center", bbox=box, zorder=2)
+    text = f"(start)\nN = {trie.n_answers}"
+    ax.text(0, root, text, ha="center", va="center", bbox=box, zorder=2)
+    ax.set_xlim(-0.35, trie.node_depth.max() + 1.35)
+    ax.set_ylim(-0.6, max(height.values()) + 0.6)
+    ax.axis("off")
+    return ax
+
+
+def compounding(study: Study, sizes=(5, 10, 20, 100), ax: Axes | None = None) -> Axes:
+    """Sequence precision and recall as steps go by, for fixed numbers of kept tokens (Thm. E.1)."""
+    ax = ax or plt.gca()
+    step = np.arange(study.n_steps + 1)
+    for k, colour in zip(sizes, (ORANGE, GREEN, BLUE, VERMILION), strict=True):
+        column = study.settings.index((TopK(k), 1.0))
+        for values, line in ((study.factors.alpha, "o-"), (study.factors.beta, "s:")):
+            product = np.concatenate([[1.0], values[:, column].cumprod()])
+            ax.plot(step, np.maximum(product, 1e-4), line, color=colour, markersize=5)
+        ax.plot([], [], "-", color=colour, label=f"{k} kept")
+    ax.plot([], [], "ko-", markersize=5, label="precision, ∏ α")
+    ax.plot([], [], "ks:", markersize=5, label="recall, ∏ β")
+    ax.set_yscale("log")
+    ax.set(xlabel="steps taken", ylabel="of the answer so far", ylim=(0.8e-4, 1.4), xticks=step)
+    ax.legend(ncol=3, **_BELOW)
+    return ax
+
+
+def recall_bound(bounds: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Sequence recall against precision of every setting, under the bound of Thm. E.3."""
+    ax = ax or plt.gca()
+    table = bounds.sort_values("precision")
+    ax.step(table.precision, table.bound, where="post", color="black", linewidth=1.4)
+    ax.text(0.98, 0.97, "bound of Thm. E.3", ha="right", va="top", transform=ax.transAxes)
+    for rule, own in table.groupby("rule", sort=False):
+        ax.scatter(own.precision, own.recall, s=20, **rule_style(rule))
+    unit_square(ax, "sequence precision", "sequence recall")
+    ax.legend(ncol=3, **_BELOW)
+    return ax
+
+
+def price_of_validity(
+    prices: Mapping[str, pd.DataFrame] = MappingProxyType({}), v: int = 10, ax: Axes | None = None
+) -> Axes:
+    """The most diversity at a validity, for 1 to 8 steps with v valid tokens, and tasks measured.
+
+    Lines: the bound of Thm. F.4, and dashed the model of Def. F.1 itself, equally sharp.
+    """
+    ax = ax or plt.gca()
+    val = np.linspace(0.001, 0.9999, 400)
+    for m, colour in zip((1, 2, 4, 8), (GREEN, BLUE, PURPLE, VERMILION), strict=True):
+        ax.plot(
+            val,
+            theorems.diversity_bound(val, [v] * m),
+            color=colour,
+            label=f"{m} step" + "s" * (m > 1),
+        )
+        truth = [theorems.at_validity(x, [v] * m) for x in val]
+        ax.plot(val, truth, "--", color=colour, linewidth=1.2)
+    for (task, table), mark in zip(prices.items(), "o^sD", strict=False):
+        ax.plot(table.validity, table.diversity, mark, color="black", markersize=4, label=task)
+    ax.plot([], [], "k--", linewidth=1.2, label="model itself")
+    unit_square(ax, "validity", "diversity")
+    ax.legend(ncol=3, **_BELOW)
+    return ax
+
+
+def head_and_tail(step: StepData, published: pd.DataFrame, shown: int = 60) -> Figure:
+    """One step's ranked tokens by group, and each group's mass as temperature rises (Fig. 1).
+
+    Args:
+        published: the authors' masses by temperature, drawn as dots.
+    """
+    figure, (left, right) = plt.subplots(2, 1, figsize=(6.4, 7.0))
+    groups = groups_of(step)
+    log_z = step.log_partition(1.0)
+    pairs = zip(step.tokens, groups, strict=True)
+    tokens = [(t, g) for t, g in pairs if t.rank < shown and t.gap < _NEVER]
+    for group, colour in _GROUP_COLOURS.items():
+        own = [t for t, g in tokens if g == group]
+        p = np.exp([-t.gap - log_z for t in own])
+        left.vlines([t.rank + 1 for t in own], 1e-9, p, color=colour, linewidth=4, label=group)
+    left.set_yscale("log")
+    lowest = np.exp(-max(t.gap for t, _ in tokens) - log_z)
+    left.set(xlabel="rank", ylabel="probability at T = 1", ylim=(lowest / 2, 1.5))
+    left.legend(loc="upper right")
+    masses = group_masses(step, np.linspace(0.1, 8.0, 159))
+    marks = {"valid and frequent": "o", "valid and rare": "^", "invalid": "s"}
+    for group, colour in _GROUP_COLOURS.items():
+        right.plot(masses.temperature, masses[group], color=colour)
+        dots = published[group.replace(" ", "_")]
+        right.plot(published.temperature, dots, marks[group], color=colour, markersize=4)
+    right.plot([], [], "ko", markersize=4, label="published, Llama-3.1-8B-Instruct")
+    right.plot([], [], "k-", label="this model")
+    right.set(xlabel="temperature", ylabel="probability of the group", ylim=(-0.03, 1.03))
+    right.legend(ncol=2, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    figure.tight_layout()
+    return figure
+
+
+# The teaching figure of the controls: one step of each law, and its answers under temperature.
+#
+# Tables of `controls` in, a figure out. Knows matplotlib and the book's style; computes nothing.
+
+_RANKS, _LEAST = 24, 1e-4  # shown of a step
+_BARS = {"valid": {"color": BLUE}, "invalid": {"facecolor": VERMILION, "hatch": "////"}}
+
+
+def laws_under_temperature(steps: pd.DataFrame, curves: pd.DataFrame) -> Figure:
+    """A row per law: the step's ranked probabilities, and Val and Div as temperature rises.
+
+    Args:
+        steps: of `formal_framework.first_steps`.
+        curves: of `formal_framework.temperature_curves`, for the same task and laws.
+    """
+    laws = list(dict.fromkeys(steps.law))
+    height = 0.9 + 1.45 * len(laws)
+    figure, axes = plt.subplots(
+        len(laws), 2, figsize=(6.4, height), sharex="col", sharey="col", squeeze=False
+    )
+    for (left, right), law in zip(axes, laws, strict=True):
+        step_profile(steps[steps.law == law], left)
+        left.set_title(law, loc="left", fontweight="bold")
+        validity_and_diversity(curves[curves.law == law], right)
+    axes[-1, 0].set_xlabel("rank at the first step")
+    axes[-1, 1].set_xlabel("temperature")
+    figure.tight_layout(rect=(0, 0.35 / height, 1, 1), h_pad=0.5)
+    for column, middle in enumerate((0.3, 0.78)):
+        handles, names = axes[-1, column].get_legend_handles_labels()
+        place = {"loc": "lower center", "bbox_to_anchor": (middle, 0), "frameon": False, "ncol": 2}
+        figure.legend(handles, names, handlelength=1.6, **place)
+    return figure
+
+
+def step_profile(step: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Probabilities of one step by rank on a logarithmic scale, valid tokens apart from invalid.
+
+    Args:
+        step: rank, p, n_answers of one law; ranks after the first 24 are in the printed mass only.
+    """
+    ax = ax or plt.gca()
+    is_valid = step.n_answers > 0
+    shown = (step["rank"] < _RANKS) & (step.p > 0)
+    for (name, style), chosen in zip(_BARS.items(), (is_valid, ~is_valid), strict=True):
+        own = step[shown & chosen]
+        style = {"width": 0.85, "linewidth": 0, "edgecolor": "white", "label": name, **style}
+        ax.bar(own["rank"] + 1, own.p, **style)
+    ax.set_title(f"invalid {step.p[~is_valid].sum():.1%}", loc="right", fontsize=10)
+    ax.set_yscale("log")
+    ax.set(ylabel="p", ylim=(_LEAST, 1))
+    ax.set_yticks([1, 0.01, _LEAST], ["1", ".01", ".0001"])
+    ax.set(xticks=[1, 10, 20], xlim=(0.2, _RANKS + 0.8))
+    ax.minorticks_off()
+    ax.grid(axis="x", visible=False)
+    return ax
+
+
+def validity_and_diversity(curve: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Validity and diversity of one law against temperature, T = 1 marked."""
+    ax = ax or plt.gca()
+    curve = curve.sort_values("temperature")
+    ax.plot(curve.temperature, curve.validity, "-", color=BLUE, label="validity")
+    ax.plot(curve.temperature, curve.diversity, "--", color="black", label="diversity")
+    ax.axvline(1, color="#888888", linewidth=1, zorder=0)
+    ax.set(ylim=(-0.05, 1.05), xticks=[0, 1, 2, 3], yticks=[0, 0.5, 1])
+    at_one = curve[curve.temperature == 1].iloc[0]
+    text = f"T = 1: Val {at_one.validity:.2f}, Div {at_one.diversity:.2f}"
+    ax.set_title(text, loc="right", fontsize=10)
+    return ax

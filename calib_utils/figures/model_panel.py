@@ -1,0 +1,130 @@
+"""Figures of all models together: a table in, a figure out.
+
+Knows matplotlib, and the colours of `figures`; computes nothing that a table should hold.
+"""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from calib_utils.figures.oracle_cutoffs import frontiers, split_bars
+from calib_utils.figures.style import BLUE, GREEN, ORANGE, PURPLE, SKY, TICKS, VERMILION, two_lines
+from calib_utils.studies.order_calibration import ITEMS, JUDGES, TEXTS
+
+# One colour a family, in the order in which families are met; grey when there are more.
+_COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, "#8c6d31")
+_MARKERS = {"post-trained": "o", "base": "s"}
+_ROWS = {"area": ("area", "random_area"), "recall_at": ("recall at precision .8", None)}
+_SHORT = {"us-states": "states", "rng-3-sum-at-most-10": "rng-3, sum ≤ 10"}
+
+
+def against_size(order: pd.DataFrame, pairs: list, published: pd.DataFrame) -> Figure:
+    """Area and recall at precision .8 against the number of parameters (Fig. 4, 8).
+
+    Bars are 95 % intervals; a short black line marks what a random order has. Filled: this book's
+    models. Open: from the authors' published points, with another judge and other ranks.
+
+    Args:
+        order: rows of `model_panel.order_table` of one forced token, and model facts.
+        pairs: (model, model) joined by a line.
+        published: columns parameters, area, random_area, recall_at, one row per prefix.
+    """
+    figure, axes = plt.subplots(2, 2, figsize=(6.8, 6.2), sharex=True, sharey=True)
+    families = list(dict.fromkeys(order.family))
+    colours = {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(families)}
+    for column, kind in enumerate((ITEMS, TEXTS)):
+        own = order[order.kind == kind].set_index("model")
+        for row, (measure, (title, random)) in enumerate(_ROWS.items()):
+            ax = axes[row, column]
+            for first, second in pairs:
+                if {first, second} <= set(own.index):
+                    ends = own.loc[[first, second]]
+                    ax.plot(ends.parameters, ends[measure], color="#999999", linewidth=1, zorder=1)
+            for one in own.itertuples():
+                value = getattr(one, measure)
+                low, high = (getattr(one, f"{measure}_{end}") for end in ("low", "high"))
+                ax.errorbar(
+                    one.parameters,
+                    value,
+                    yerr=np.array([[max(value - low, 0)], [max(high - value, 0)]]),
+                    marker=_MARKERS.get(one.stage, "D"),
+                    color=colours[one.family],
+                    markersize=8,
+                    capsize=3,
+                    linewidth=1.4,
+                )
+                if random:
+                    ax.plot(one.parameters, getattr(one, random), "_", color="black", markersize=16)
+            if kind == TEXTS:
+                ax.plot(published.parameters, published[measure], "D", mfc="none", color="#555555")
+                if random:
+                    ax.plot(
+                        published.parameters, published[random], "_", color="#999999", markersize=10
+                    )
+            ax.set(xscale="log", ylim=(-0.04, 1.04), yticks=TICKS)
+            if column == 0:
+                ax.set_ylabel(title)
+            if row == 0:
+                ax.set_title(f"{kind}\n({JUDGES[kind]})")
+            else:
+                ax.set_xlabel("parameters, billions")
+    biggest = max(order.parameters.max(), published.parameters.max())
+    ticks = [t * 1e9 for t in (0.1, 0.3, 1, 3, 10, 30, 100) if t * 1e9 < 3 * biggest]
+    axes[0, 0].set_xticks(ticks, [f"{t / 1e9:g}" for t in ticks])
+    axes[0, 0].minorticks_off()
+    _legend(figure, colours, order)
+    return figure
+
+
+def _legend(figure: Figure, colours: dict, order: pd.DataFrame) -> None:
+    def key(label, marker, colour, **more):
+        return Line2D([], [], linestyle="none", marker=marker, color=colour, label=label, **more)
+
+    handles = [key(name or "unknown", "o", colour) for name, colour in colours.items()]
+    stages = [stage for stage in _MARKERS if stage in set(order.stage)]
+    handles += [key(stage, _MARKERS[stage], "black") for stage in stages]
+    handles.append(key("published points", "D", "#555555", mfc="none"))
+    handles.append(key("random order", "_", "black", markersize=12))
+    figure.tight_layout(rect=(0, 0.11, 1, 1))
+    figure.legend(handles=handles, loc="lower center", ncol=4, frameon=False)
+
+
+def frontier_panels(table: pd.DataFrame, models: list[str], tasks: list[str]) -> Figure:
+    """Validity and diversity of every setting, a row per model and a column per task (Fig. 9).
+
+    Args:
+        table: settings of `model_panel.Panel`.
+    """
+    shape = (len(models), len(tasks))
+    size = (6.8, 1.0 + 1.9 * len(models))
+    figure, axes = plt.subplots(*shape, figsize=size, sharex=True, sharey=True, squeeze=False)
+    for row, model in enumerate(models):
+        for column, task in enumerate(tasks):
+            ax = axes[row, column]
+            own = table[(table.model == model) & (table.task == task)]
+            if len(own):
+                frontiers(own, None, ax)
+            ax.set(xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
+            ax.label_outer()
+            if row == 0:
+                ax.set_title(_SHORT.get(task, task), fontsize=10)
+            if column == 0:
+                ax.set_ylabel(two_lines(model), fontsize=9)
+    figure.supylabel("diversity", fontsize=11, x=0.01)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    bottom = 0.5 / size[1]
+    figure.tight_layout(rect=(0.01, bottom, 1, 1))
+    figure.legend(handles, labels, loc="lower center", ncol=3, frameon=False)
+    return figure
+
+
+def split_of_models(points: pd.DataFrame) -> Figure:
+    """Order, shape and size parts of the loss, a bar per task and model.
+
+    Args:
+        points: rows of `model_panel.split_table` of one decoder.
+    """
+    ax = split_bars(points.assign(decoder=points.model).sort_values(["task", "model"]))
+    return ax.figure

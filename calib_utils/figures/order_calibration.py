@@ -1,0 +1,192 @@
+"""Figures of order on open-ended tasks and of Table 1: a table in, axes or a figure out.
+
+Knows matplotlib, and the colours of `figures`; computes nothing that a table should hold.
+"""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from calib_utils.figures.style import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    RULE_NAMES,
+    TICKS,
+    VERMILION,
+    rule_style,
+)
+
+_LINES = ("-", "--", "-.", (0, (6, 1, 1, 1, 1, 1)))  # dots alone are for prevalence
+_COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE)
+_STRATEGIES = RULE_NAMES | {"oracle": "oracle, two steps", "none": "no filtering"}
+_MEASURES = {
+    "embedding_diversity": "embedding diversity →",
+    "self_bleu": "← self-BLEU, all texts",
+    "self_bleu_in_groups": "← self-BLEU, groups of four",
+}
+
+
+def depth_frontiers(frontiers: pd.DataFrame, summary: pd.DataFrame) -> Figure:
+    """Mean, lowest and highest frontier, a panel per depth, beside what order cannot explain.
+
+    Dotted: prevalence. Dash-dotted: the mean height of a random order's frontier, which is its
+    area (Fig. 2 right).
+
+    Args:
+        frontiers: of `frontiers_by_depth`, of one kind of recall.
+        summary: of `depth_summary`, of the same nodes.
+    """
+    depths = sorted(frontiers.depth.unique())
+    figure, axes = plt.subplots(
+        1, len(depths), figsize=(max(2.3 * len(depths), 3.2), 3.1), sharey=True, squeeze=False
+    )
+    rows = summary.set_index("depth")
+    for ax, depth in zip(axes.flat, depths, strict=True):
+        own = frontiers[frontiers.depth == depth]
+        band = {"step": "pre", "color": BLUE, "alpha": 0.18, "linewidth": 0}
+        # A level's precision holds for all recalls down to the level before it.
+        ax.fill_between(own.recall_level, own.lowest, own.highest, label="lowest–highest", **band)
+        ax.step(own.recall_level, own["mean"], where="pre", color=BLUE, label="mean")
+        row = rows.loc[depth]
+        dotted = {"color": "black", "linewidth": 1.3}
+        ax.axhline(row.prevalence, linestyle=":", label="prevalence", **dotted)
+        ax.axhline(row.random_area, linestyle="-.", label="random order, mean height", **dotted)
+        nodes = int(row.n_nodes - row.n_undefined)
+        ax.set_title(f"depth {depth}\n{nodes} nodes, {int(row.n_runs)} runs", fontsize=10)
+        _unit(ax, f"recall, {row.recall}")
+    axes[0, 0].set_ylabel("precision")
+    _legend_below(figure, axes[0, 0])
+    return figure
+
+
+def cutoff_curves(
+    curves: pd.DataFrame, recall: str = "recall_unweighted", ax: Axes | None = None
+) -> Axes:
+    """Precision and recall of one node against the rank of the last token kept (Fig. 3).
+
+    Args:
+        curves: rows of `local_curves` of one node.
+        recall: the column drawn; its name is in the legend.
+    """
+    ax = ax or plt.gca()
+    rank = curves["rank"] + 1
+    # A dot for every swept rank while they can be told apart.
+    mark = {"marker": ".", "linewidth": 1.5} if len(curves) <= 100 else {}
+    ax.plot(rank, curves.precision, "-", color=BLUE, label="precision", **mark)
+    ax.plot(rank, curves[recall], "--", color=VERMILION, label=recall.replace("_", ", "), **mark)
+    prevalence = curves.precision.iloc[-1]
+    ax.axhline(prevalence, color="black", linestyle=":", linewidth=1.3, label="prevalence")
+    ax.set_xscale("log")
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.set(xlabel="tokens kept, by rank", ylim=(-0.03, 1.03), yticks=TICKS)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncol=3, frameon=False)
+    return ax
+
+
+def compared_frontiers(frontiers: pd.DataFrame, by: str, ax: Axes | None = None) -> Axes:
+    """Mean frontiers of groups over each other (Fig. 7: two sources of labels).
+
+    Thin lines are the lowest and highest of single nodes.
+
+    Args:
+        frontiers: of `frontiers_by_depth(grid, by)`.
+        by: the column of groups, such as who made the labels.
+    """
+    ax = ax or plt.gca()
+    for number, (name, own) in enumerate(frontiers.groupby(by, sort=False)):
+        style = {"color": _COLOURS[number % 5], "linestyle": _LINES[number % 4], "where": "pre"}
+        ax.step(own.recall_level, own["mean"], label=str(name), **style)
+        for extreme in ("lowest", "highest"):
+            ax.step(own.recall_level, own[extreme], linewidth=0.9, alpha=0.6, **style)
+    _unit(ax, f"recall, {frontiers.recall.iloc[0]}")
+    ax.set_ylabel("precision")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncol=2, frameon=False)
+    return ax
+
+
+def published_frontiers(points: pd.DataFrame, measures: pd.DataFrame) -> Figure:
+    """The authors' demo points, a panel per model, each prefix with its prevalence.
+
+    Args:
+        points: of `published_points`.
+        measures: of `from_published`.
+    """
+    models = list(points.model.unique())
+    figure, axes = plt.subplots(1, len(models), figsize=(6.6, 3.4), sharey=True, squeeze=False)
+    prevalence = measures.set_index(["model", "prefix"]).prevalence
+    for ax, model in zip(axes.flat, models, strict=True):
+        for number, (prefix, own) in enumerate(
+            points[points.model == model].groupby("prefix", sort=False)
+        ):
+            colour = _COLOURS[number]
+            style = {"color": colour, "linestyle": _LINES[number], "linewidth": 1.5}
+            ax.plot(own.recall_unweighted, own.precision, label=f"“{prefix} …”", **style)
+            ax.axhline(prevalence[model, prefix], linestyle=":", color=colour, linewidth=1.1)
+        ax.plot([], [], ":", color="#555555", linewidth=1.1, label="prevalence")
+        ax.set_title(model)
+        _unit(ax, "recall, unweighted")
+    axes[0, 0].set_ylabel("precision")
+    _legend_below(figure, axes[0, 0])
+    return figure
+
+
+def strategy_dots(comparison: pd.DataFrame, published: pd.DataFrame | None = None) -> Figure:
+    """Table 1 as dots with intervals over prompts, a panel per measure.
+
+    Strategies without a setting that is valid enough have a note instead. Hollow diamonds are the
+    paper's own numbers, of other models, prompts, judge and embedder: where they lie says nothing
+    about these; their order does.
+
+    Args:
+        comparison: of `table1.comparison`.
+        published: of `table1.published_table1`, or None.
+    """
+    names = [name for name in _MEASURES if comparison[name].notna().any()]
+    height = 1.5 + 0.42 * len(comparison)
+    figure, axes = plt.subplots(
+        1, len(names), figsize=(6.8, height), sharey=True, squeeze=False, layout="constrained"
+    )
+    comparison = comparison.sort_values("embedding_diversity", ascending=False, na_position="last")
+    place = dict(zip(comparison.strategy, range(len(comparison)), strict=True))
+    for ax, name in zip(axes.flat, names, strict=True):
+        for row in comparison.to_dict("records"):
+            y, colour = place[row["strategy"]], _colour(row["strategy"])
+            if pd.isna(row[name]):
+                note = {"transform": ax.get_yaxis_transform(), "fontsize": 8, "color": "#555555"}
+                note["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+                ax.text(0.5, y, "none valid enough", ha="center", va="center", **note)
+                continue
+            ax.plot([row[f"{name}_low"], row[f"{name}_high"]], [y, y], color=colour)
+            ax.plot(row[name], y, "o", color=colour, markersize=7)
+        if published is not None and name in published:
+            own = published[published.strategy.isin(place)]
+            hollow = {"mfc": "none", "mec": "#555555", "linestyle": "none", "markersize": 6}
+            ax.plot(own[name], own.strategy.map(place) + 0.22, "D", label="paper", **hollow)
+        ax.set_xlabel(_MEASURES[name], fontsize=9)
+        ax.tick_params(axis="x", labelsize=9)
+        ax.grid(axis="y", visible=False)
+    labels = [_STRATEGIES.get(name, name) for name in place]
+    axes[0, 0].set_yticks(list(place.values()), labels, fontsize=10)
+    axes[0, 0].set_ylim(len(place) - 0.5, -0.5)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, fontsize=9, loc="outside lower center", frameon=False)
+    return figure
+
+
+def _colour(strategy: str) -> str:
+    return rule_style("oracle_size" if strategy == "oracle" else strategy)["color"]
+
+
+def _unit(ax: Axes, x: str) -> None:
+    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.05), xticks=(0, 0.5, 1), yticks=TICKS)
+    ax.set_xlabel(x)
+
+
+def _legend_below(figure: Figure, ax: Axes) -> None:
+    handles, labels = ax.get_legend_handles_labels()
+    figure.tight_layout(rect=(0, 0.1, 1, 1))
+    figure.legend(handles, labels, loc="lower center", ncol=5, fontsize=8.5, frameon=False)

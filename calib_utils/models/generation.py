@@ -1,0 +1,326 @@
+"""An open prompt as one model sees it: its tokens, and those that close a text.
+
+Knows tokenizers and the small files beside the weights; never loads the weights.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from calib_utils.core import prompts
+from calib_utils.core.prompts import Policies
+from calib_utils.core.tasks import OpenPrompt, Task
+from calib_utils.errors import InvalidRequestError, ModelFormatError, whole_number
+from calib_utils.models import scoring
+from calib_utils.models.loading import Model
+from calib_utils.models.scoring import continue_rows, forward
+
+
+@dataclass(frozen=True)
+class Start:
+    """Token ids of a prompt, and the tokens of which any closes a text."""
+
+    ids: tuple[int, ...]
+    end_ids: tuple[int, ...]
+
+
+def start_of(model: Model, prompt: OpenPrompt, end: str = "eos") -> Start:
+    """The prompt under the project's conventions (`prompts`).
+
+    A text is closed by the end of turn or of text, with `end="line"` by a line break as well, and
+    by whatever the model's own generation settings stop at.
+    """
+    # `prompts.render` wants a task with an answer; what the answer is makes no difference here.
+    rendered = prompts.render(model.tokenizer, Task(prompt.id, prompt.prompt, ["x"]), Policies(end))
+    return Start(rendered.ids, tuple(sorted({*rendered.end_ids, *own_end_ids(model)})))
+
+
+def own_end_ids(model: Model) -> tuple[int, ...]:
+    """The tokens at which the model's own generation settings stop, ascending."""
+    from transformers import GenerationConfig
+
+    try:
+        settings = GenerationConfig.from_pretrained(model.folder)
+    except OSError:  # the file is optional
+        settings = GenerationConfig.from_model_config(_config(model))
+    found = settings.eos_token_id
+    return () if found is None else tuple(sorted({found} if isinstance(found, int) else {*found}))
+
+
+def vocabulary_size(model: Model) -> int:
+    """Logits per position."""
+    return _config(model).get_text_config().vocab_size
+
+
+def _config(model: Model):
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(model.folder, trust_remote_code=False)
+
+
+# Many continuations of one prompt: forced tokens first, then greedy or sampled completion.
+#
+# Token ids in, token ids and their log-probabilities out. Knows torch models and their caches;
+# knows nothing of text, tasks or files. The prompt is forwarded once and every row continues a
+# copy of its cache, recurrent state included, so this is right for every architecture that
+# `scoring`'s branched way is right for.
+
+# Rows per forward pass: doubling them beyond this gains little on a CPU, and every row holds a
+# copy of the prompt's keys. And bytes of their logits.
+_LIMITS = {"cpu": (128, 160e6), "mps": (128, 160e6), "cuda": (512, 2e9)}
+# Rows reduced in float64 at a time: larger temporaries cost page faults.
+_BLOCK = 16
+
+Tokens = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One continuation of a prompt. Log-probabilities are natural, at temperature 1.
+
+    Args:
+        prefix: the forced tokens; `prefix_log_p` is the log-probability of each.
+        sample: which draw this is; 0 for greedy.
+        token_ids: what the model added, its end token included; `log_p` for each.
+        ended: whether an end token closed it, rather than the limit.
+    """
+
+    prefix: Tokens
+    prefix_log_p: tuple[float, ...]
+    sample: int
+    token_ids: Tokens
+    log_p: tuple[float, ...]
+    ended: bool
+
+
+def complete(
+    model: Model,
+    prompt_ids: Sequence[int],
+    prefixes: Iterable[Tokens],
+    max_tokens: int,
+    end_ids: Iterable[int] = (),
+    batch_size: int | None = None,
+    **options,
+) -> list[Completion]:
+    """Completions of a prompt after forced prefixes; see `Continuations.complete`.
+
+    Args:
+        end_ids: tokens that close a completion; `generation.start_of` has those of a model.
+    """
+    tree = Continuations(model, prompt_ids, batch_size)
+    return tree.complete(prefixes, max_tokens, end_ids, **options)
+
+
+class Continuations:
+    """A prompt forwarded once, for any number of continuations.
+
+    Args:
+        prompt_ids: at least one token.
+        batch_size: rows per forward pass; chosen for the device by default, halved on its own
+            when memory runs out.
+
+    Raises:
+        OutOfMemoryError: the prompt, or later not even one row, fits.
+    """
+
+    def __init__(self, model: Model, prompt_ids: Sequence[int], batch_size: int | None = None):
+        if not len(prompt_ids):
+            raise InvalidRequestError("prompt_ids is empty: give at least one token")
+        if batch_size is not None:
+            batch_size = whole_number("batch_size", batch_size)
+        self._network = model.network
+        self._device = self._network.get_input_embeddings().weight.device
+        self.vocab_size = self._network.get_output_embeddings().weight.shape[0]
+        rows, logits_bytes = _LIMITS.get(self._device.type, _LIMITS["cpu"])
+        rows = max(1, min(rows, int(logits_bytes / (4 * self.vocab_size))))
+        self._batch = scoring._Batch(batch_size or rows, self._device)
+        ids = torch.tensor([list(prompt_ids)], device=self._device)
+        try:
+            logits, self._cache = forward(self._network, ids, None, keep=1)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            self._batch.shrink(error, 1)
+        self._logits = logits[:, -1]
+
+    @property
+    def batch_size(self) -> int:
+        """Rows per forward pass, after what memory has allowed so far."""
+        return self._batch.size
+
+    @torch.inference_mode()
+    def candidates(self, prefixes: Sequence[Tokens], ranks: Sequence[int]) -> np.ndarray:
+        """The tokens at `ranks` (from 0, ties by ascending id) after each prefix: [prefix, rank].
+
+        Raises:
+            InvalidRequestError: a rank that the vocabulary does not have.
+        """
+        if not len(ranks) or min(ranks) < 0 or max(ranks) >= self.vocab_size:
+            raise InvalidRequestError(
+                f"ranks {list(ranks)[:3]}... up to {max(ranks, default=None)}: must be from 0 to "
+                f"{self.vocab_size - 1}, the last of this vocabulary"
+            )
+        found = np.empty((len(prefixes), len(ranks)), dtype=np.int64)
+        columns = torch.tensor(list(ranks), device=self._device)
+
+        def rank(places: list[int]):
+            _, logits, _ = self._force([prefixes[i] for i in places])
+            order = torch.sort(logits, dim=-1, descending=True, stable=True).indices
+            found[places] = order.index_select(1, columns).cpu().numpy()
+
+        self._in_batches(prefixes, rank)
+        return found
+
+    @torch.inference_mode()
+    def complete(
+        self,
+        prefixes: Iterable[Tokens],
+        max_tokens: int,
+        end_ids: Iterable[int] = (),
+        n_samples: int = 0,
+        temperature: float = 1.0,
+        seed: int = 0,
+        advance: Callable[[int], object] | None = None,
+    ) -> list[Completion]:
+        """Every prefix completed; a prefix that ends in an end token is complete as it is.
+
+        A draw depends on its seed, prefix and number only, not on what else is in the batch.
+
+        Args:
+            prefixes: tuples of forced tokens, of any lengths; empty is allowed.
+            max_tokens: of the completion, forced tokens not counted.
+            n_samples: 0 completes greedily; k draws k times at `temperature`, without cutoff.
+            advance: called with the number of completions whenever some are done.
+
+        Returns:
+            Completions in the order of the prefixes, the draws of one prefix together.
+
+        Raises:
+            InvalidRequestError: a number out of range.
+        """
+        _check(max_tokens, n_samples, temperature)
+        rows = [(tuple(p), sample) for p in prefixes for sample in range(max(1, n_samples))]
+        ends = np.array(sorted(set(end_ids)), dtype=np.int64)
+        done: list[Completion | None] = [None] * len(rows)
+
+        def finish(places: list[int]):
+            batch = [rows[i] for i in places]
+            uniforms = None
+            if n_samples:
+                uniforms = np.stack([_uniforms(seed, *row, max_tokens) for row in batch])
+            found = self._finish(batch, max_tokens, ends, uniforms, temperature)
+            for place, completion in zip(places, found, strict=True):
+                done[place] = completion
+            if advance is not None:
+                advance(len(places))
+
+        self._in_batches([prefix for prefix, _ in rows], finish)
+        return done
+
+    def _in_batches(self, prefixes: list[Tokens], work: Callable[[list[int]], None]) -> None:
+        """Calls `work` with places of equally long prefixes, fewer at a time if memory is short."""
+        groups: dict[int, list[int]] = {}
+        for place, prefix in enumerate(prefixes):
+            groups.setdefault(len(prefix), []).append(place)
+        for places in groups.values():
+            start = 0
+            while start < len(places):
+                part = places[start : start + self._batch.size]
+                try:
+                    work(part)
+                except (torch.OutOfMemoryError, RuntimeError) as error:
+                    self._batch.shrink(error, len(part))
+                    continue
+                start += len(part)
+
+    def _force(self, prefixes: list[Tokens]):
+        """Forwards prefixes of one length: log-probabilities [row, forced], logits, cache."""
+        cache = continue_rows(self._cache, self._index(np.zeros(len(prefixes), dtype=np.int64)))
+        if not prefixes[0]:
+            return np.empty((len(prefixes), 0)), self._logits.expand(len(prefixes), -1), cache
+        ids = torch.tensor(prefixes, device=self._device)
+        logits, cache = forward(self._network, ids, cache, keep=ids.shape[1])
+        log_p = [_log_p(self._logits, ids[None, :, 0])[0]]
+        log_p += [_log_p(logits[:, t - 1], ids[:, t, None])[:, 0] for t in range(1, ids.shape[1])]
+        return torch.stack(log_p, dim=1).cpu().numpy(), logits[:, -1], cache
+
+    def _finish(self, rows, max_tokens, ends, uniforms, temperature) -> Iterable[Completion]:
+        """One batch of (prefix, sample), token by token; rows that ended leave it."""
+        prefixes = [prefix for prefix, _ in rows]
+        forced_log_p, logits, cache = self._force(prefixes)
+        tokens, log_p = [[] for _ in rows], [[] for _ in rows]
+        ended = np.isin([prefix[-1] if prefix else -1 for prefix in prefixes], ends)
+        live = np.flatnonzero(~ended)
+        if ended.any():
+            logits, cache = logits[self._index(live)], continue_rows(cache, self._index(live))
+        for step in range(max_tokens if len(live) else 0):
+            if uniforms is None:
+                chosen = logits.argmax(dim=-1)
+            else:
+                chosen = _draw(logits, uniforms[live, step], temperature)
+            values = _log_p(logits, chosen[:, None])[:, 0].tolist()
+            chosen = chosen.cpu().numpy()
+            for row, token, value in zip(live, chosen.tolist(), values, strict=True):
+                tokens[row].append(token)
+                log_p[row].append(value)
+            on = ~np.isin(chosen, ends)
+            ended[live[~on]] = True
+            live = live[on]
+            if step + 1 == max_tokens or not len(live):
+                break
+            if not on.all():
+                cache = continue_rows(cache, self._index(np.flatnonzero(on)))
+            logits, cache = forward(self._network, self._index(chosen[on, None]), cache, keep=1)
+            logits = logits[:, -1]
+        for row, (prefix, sample) in enumerate(rows):
+            forced = tuple(forced_log_p[row].tolist())
+            done = tuple(tokens[row]), tuple(log_p[row])
+            yield Completion(prefix, forced, sample, *done, bool(ended[row]))
+
+    def _index(self, numbers: np.ndarray) -> torch.Tensor:
+        return torch.as_tensor(numbers, device=self._device)
+
+
+def _check(max_tokens: int, n_samples: int, temperature: float) -> None:
+    whole_number("max_tokens", max_tokens)
+    whole_number("n_samples", n_samples, 0)
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise InvalidRequestError(f"temperature {temperature!r}: must be finite and above 0")
+
+
+def _uniforms(seed: int, prefix: Tokens, sample: int, n: int) -> np.ndarray:
+    return np.random.default_rng((seed, sample, *prefix)).random(n)
+
+
+def _blocks(logits: torch.Tensor):
+    """Rows in float64, some at a time, on a device that has float64."""
+    for block in logits.split(_BLOCK):
+        yield (block.cpu() if block.device.type == "mps" else block).double()
+
+
+def _log_p(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """ln p of some tokens of each row: float64 [row, token], from logits [row, vocab]."""
+    parts = [
+        block.gather(1, few.to(block.device)) - block.logsumexp(dim=1, keepdim=True)
+        for block, few in zip(_blocks(logits), ids.split(_BLOCK), strict=True)
+    ]
+    found = torch.cat(parts)
+    if torch.isnan(found).any():
+        raise ModelFormatError(
+            "the model returned NaN or infinite logits: try dtype='float32', or check that the "
+            "weight files are intact"
+        )
+    return found
+
+
+def _draw(logits: torch.Tensor, uniforms: np.ndarray, temperature: float) -> torch.Tensor:
+    """One token per row from the tempered distribution, by inverting its distribution function."""
+    parts = []
+    u = torch.as_tensor(uniforms)[:, None]
+    for block, few in zip(_blocks(logits), u.split(_BLOCK), strict=True):
+        total = torch.softmax(block / temperature, dim=1).cumsum(dim=1)
+        # Below the last sum even where rounding leaves that below 1, so some token is always found.
+        at = few.to(total.device) * total[:, -1:]
+        parts.append(torch.searchsorted(total, at, right=True))
+    return torch.cat(parts)[:, 0].to(logits.device)

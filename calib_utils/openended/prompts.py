@@ -1,0 +1,116 @@
+"""Open-ended prompts: a small set of the project's own, and NoveltyBench by name.
+
+Knows prompts, their categories, and which gazetteer decides a short answer. Knows nothing of
+tokens, models or judges.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from calib_utils import paths
+from calib_utils.core.tasks import OpenPrompt
+from calib_utils.errors import HubUnreachableError, InvalidTaskError, UnknownNameError
+from calib_utils.models import weights
+
+CATEGORIES = ("story", "joke", "poem", "item", "plot")
+# The data set of Zhang et al. (arXiv:2504.05228) that the paper takes its queries from.
+NOVELTYBENCH = "yimingzhang/novelty-bench"
+SPLITS = ("curated", "wildchat")
+
+
+def open_prompts(categories: Iterable[str] = CATEGORIES) -> tuple[OpenPrompt, ...]:
+    """The project's own prompts of some categories, in the order of the file.
+
+    >>> [prompt.gazetteer for prompt in open_prompts(["item"])]
+    ['city', 'country', 'element', 'city']
+
+    Raises:
+        UnknownNameError: no such category.
+    """
+    wanted = [categories] if isinstance(categories, str) else list(categories)
+    for name in wanted:
+        if name not in CATEGORIES:
+            raise UnknownNameError("category", name, CATEGORIES)
+    path = paths.package_data("tasks", "open_prompts.json")
+    known = _prompts(json.loads(path.read_text(encoding="utf-8")), str(path))
+    return tuple(prompt for prompt in known if prompt.category in wanted)
+
+
+def get_prompt(prompt: OpenPrompt | str) -> OpenPrompt:
+    """A prompt as it is, or one of the project's own by its id.
+
+    Raises:
+        UnknownNameError: no such prompt; the message lists near matches.
+    """
+    if isinstance(prompt, OpenPrompt):
+        return prompt
+    known = {own.id: own for own in open_prompts()}
+    if prompt not in known:
+        hint = "Or build an openset.OpenPrompt(id=, category=, prompt=)."
+        raise UnknownNameError("prompt", prompt, known, hint)
+    return known[prompt]
+
+
+def noveltybench(
+    split: str = "curated", *, revision: str | None = None, file: str | Path | None = None
+) -> tuple[OpenPrompt, ...]:
+    """The prompts of NoveltyBench, from the hub or from a file fetched by hand.
+
+    Args:
+        split: `curated` (100 prompts) or `wildchat` (1,000).
+        revision: commit, branch or tag on the hub. No commit is known to this project, so a run
+            that must stay the same has to name one.
+        file: a `.jsonl` or `.parquet` with the columns id, prompt and perhaps category, in place of
+            the hub.
+
+    Raises:
+        HubUnreachableError: no connection and nothing cached; the message names the way without.
+        InvalidTaskError: rows that are no prompts.
+    """
+    if split not in SPLITS:
+        raise UnknownNameError("NoveltyBench split", split, SPLITS)
+    if file is not None:
+        return _prompts(_rows(Path(file)), str(file))
+    try:
+        folder = weights.hub_dataset(NOVELTYBENCH, revision, (f"data/{split}*", f"{split}*"))
+    except HubUnreachableError as error:
+        raise HubUnreachableError(
+            f"{error}. Without the hub, fetch data/{split}*.jsonl of the repository "
+            "github.com/novelty-bench/novelty-bench by hand and pass its path as file=, or use "
+            "this project's own prompts: openset.open_prompts()"
+        ) from error
+    files = sorted(p for p in folder.rglob(f"{split}*") if p.suffix in (".jsonl", ".parquet"))
+    return _prompts([row for path in files for row in _rows(path)], NOVELTYBENCH)
+
+
+def _rows(path: Path) -> list[dict]:
+    try:
+        if path.suffix == ".parquet":
+            import pyarrow.parquet as pq
+
+            return pq.read_table(path).to_pylist()
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines if line.strip()]
+    except Exception as error:
+        raise InvalidTaskError(
+            f"{str(path)!r} is unreadable ({type(error).__name__}: {error}); it must be a .parquet "
+            'file, or have lines like {"id": "...", "prompt": "..."}'
+        ) from error
+
+
+def _prompts(rows: list[dict], source: str) -> tuple[OpenPrompt, ...]:
+    """Rows as prompts; one without a category gets the name of the data set."""
+    found: dict[str, OpenPrompt] = {}
+    for number, row in enumerate(rows, start=1):
+        try:
+            category = row.get("category") or "noveltybench"
+            prompt = OpenPrompt(row["id"], category, row["prompt"], row.get("gazetteer"))
+        except (AttributeError, KeyError, TypeError) as error:
+            raise InvalidTaskError(
+                f"{source}, row {number}: {row!r} has no id or no prompt: give both as strings"
+            ) from error
+        if prompt.id in found:
+            raise InvalidTaskError(f"{source}, row {number}: the id {prompt.id!r} occurs twice")
+        found[prompt.id] = prompt
+    return tuple(found.values())

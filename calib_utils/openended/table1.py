@@ -1,0 +1,404 @@
+"""Table 1: an oracle validity filter on the first two steps against cutoffs, on equal terms.
+
+Labelled texts in, scores and comparisons out. Runs no model: texts are embedded by a function
+given, and validity is whatever judge made the labels.
+"""
+
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from calib_utils import paths
+from calib_utils.core.metrics import best_by_budget, cluster_interval
+from calib_utils.core.rules import (
+    TABLE3_MIN_P,
+    TABLE3_TEMPERATURES,
+    TABLE3_TOP_K,
+    TABLE3_TOP_P,
+    MinP,
+    NoCutoff,
+    Rule,
+    TopK,
+    TopP,
+)
+from calib_utils.core.tasks import OpenPrompt
+from calib_utils.errors import InvalidRequestError
+from calib_utils.models.generation import Start, start_of
+from calib_utils.models.loading import Model
+from calib_utils.models.scoring import continue_rows, forward
+from calib_utils.openended import programs
+from calib_utils.openended.text_diversity import embedding_diversity, self_bleu, self_bleu_in_groups
+from calib_utils.results import records
+
+Embed = Callable[[Sequence[str]], np.ndarray]
+ORACLE = "oracle"
+SETTING = ["strategy", "parameter", "temperature"]
+# Higher is more diverse in the first; lower in the others.
+MEASURES = ("embedding_diversity", "self_bleu", "self_bleu_in_groups")
+LEVEL = 0.8  # validity that a setting must have
+_ROUNDING = 1e-9  # a mean of shares that is .8 may come out a hair below
+
+
+def setting_scores(
+    generations: pd.DataFrame,
+    embed: Embed,
+    n_valid: int | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Validity and the three diversities of every prompt under every setting.
+
+    Each diversity is over the same number of texts, a seeded sample where there are more, since
+    self-BLEU rises with their number. The paper does not say whether invalid texts are among them.
+
+    Args:
+        generations: a row per text: prompt_id, strategy, parameter (NaN where there is none),
+            temperature, text, and a boolean valid.
+        embed: texts to vectors [text, dimension], such as `Embedder.embed`; called once.
+        n_valid: compare this many of the valid texts, so that nonsense does not count as diverse;
+            a setting with fewer has no diversity at that prompt (NaN). By default as many of all
+            texts as the smallest setting has.
+        seed: of the samples.
+
+    Returns:
+        Columns prompt_id, strategy, parameter, temperature, n_generated, n_texts, validity,
+        embedding_diversity, self_bleu, self_bleu_in_groups.
+    """
+    cells = list(generations.groupby(["prompt_id", *SETTING], sort=False, dropna=False))
+    wanted = n_valid or min(len(own) for _, own in cells)
+    rng = np.random.default_rng(seed)
+    samples = []
+    for _, own in cells:
+        pool = own.text[own.valid] if n_valid else own.text
+        few = len(pool) < wanted
+        samples.append([] if few else [pool.iloc[i] for i in rng.permutation(len(pool))[:wanted]])
+    unique = list(dict.fromkeys(text for sample in samples for text in sample))
+    vectors = embed(unique) if unique else np.empty((0, 1))
+    place = {text: i for i, text in enumerate(unique)}
+    rows = []
+    for (key, own), sample in zip(cells, samples, strict=True):
+        row = dict(zip(["prompt_id", *SETTING], key, strict=True))
+        row |= {"n_generated": len(own), "n_texts": len(sample), "validity": own.valid.mean()}
+        row["embedding_diversity"] = embedding_diversity(vectors[[place[t] for t in sample]])
+        row["self_bleu"] = self_bleu(sample)
+        row["self_bleu_in_groups"] = self_bleu_in_groups(sample, seed=seed)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def settings_table(scores: pd.DataFrame) -> pd.DataFrame:
+    """Every setting's means over prompts, which are valid enough, and which is chosen.
+
+    Chosen is, per strategy, the setting with the largest mean embedding diversity among those whose
+    mean validity reaches `LEVEL`: one setting for all prompts. The oracle is held to the level
+    where it can be; where no setting of it reaches the level, its most valid one is chosen, and
+    `valid_enough` says so. A setting whose diversity is undefined at some prompt is not chosen.
+
+    Raises:
+        InvalidRequestError: settings that were not run on the same prompts.
+    """
+    prompts = set(scores.prompt_id)
+    rows = []
+    for key, own in scores.groupby(SETTING, sort=False, dropna=False):
+        if set(own.prompt_id) != prompts or own.prompt_id.duplicated().any():
+            raise InvalidRequestError(
+                f"setting {dict(zip(SETTING, key, strict=True))} has {len(own)} rows for "
+                f"{len(prompts)} prompts: every setting needs each prompt once"
+            )
+        means = own[["validity", *MEASURES]].mean(skipna=False)
+        rows.append(dict(zip(SETTING, key, strict=True)) | means.to_dict())
+    table = pd.DataFrame(rows)
+    table["valid_enough"] = table.validity >= LEVEL - _ROUNDING
+    best = [_best_setting(own) for _, own in table.groupby("strategy", sort=False)]
+    return table.assign(chosen=table.index.isin([i for i in best if i is not None]))
+
+
+def comparison(scores: pd.DataFrame) -> pd.DataFrame:
+    """Table 1 from one's own texts: the chosen setting of each strategy, and equal budgets.
+
+    Args:
+        scores: of `setting_scores`.
+
+    Returns:
+        A row per strategy: parameter and temperature chosen, validity, tried (settings), usable
+        (settings valid enough), n_prompts, each measure's mean with _sd over prompts and bootstrap
+        interval _low and _high over prompts, at the chosen setting; budget, the size of the
+        smallest grid beside the oracle's; best_of, the exact expected embedding diversity of the
+        best of that many settings drawn from the grid, so that a larger grid is no advantage (0
+        counted where none is valid enough), NaN where fewer were tried; held_out, the mean
+        embedding diversity where each prompt's setting is chosen on the other prompts: noisy, but
+        not flattered by choosing and judging on the same texts. NaN for a strategy without a usable
+        setting.
+    """
+    table = settings_table(scores)
+    sizes = table.groupby("strategy", sort=False).size()
+    others = sizes.drop(ORACLE, errors="ignore")
+    budget = int((others if len(others) else sizes).min())
+    tried = table.rename(columns={"embedding_diversity": "diversity"})
+    expected = best_by_budget(tried, LEVEL - _ROUNDING, by="strategy").set_index(
+        ["strategy", "budget"]
+    )["mean"]
+    rows = []
+    for strategy, own in table.groupby("strategy", sort=False):
+        row = {"strategy": strategy, "tried": len(own), "usable": int(own.valid_enough.sum())}
+        chosen = own[own.chosen]
+        for name in ("parameter", "temperature", "validity"):
+            row[name] = chosen[name].iloc[0] if len(chosen) else np.nan
+        at = _at_chosen(scores, chosen)
+        row["n_prompts"] = len(at)
+        for name in MEASURES:
+            found = cluster_interval(at, name, inner=None).columns(name)
+            row |= {name: found.pop(name), f"{name}_sd": at[name].std(ddof=1)} | found
+        row["held_out"] = _held_out(scores[scores.strategy == strategy])
+        row |= {"budget": budget, "best_of": expected.get((strategy, budget), np.nan)}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def paired_differences(scores: pd.DataFrame) -> pd.DataFrame:
+    """The oracle minus each strategy, prompt by prompt at the chosen settings.
+
+    Returns:
+        A row per strategy and measure: difference, low, high (bootstrap over prompts), n_prompts,
+        in_favour (prompts where the oracle is the more diverse).
+    """
+    table = settings_table(scores)
+    chosen = {s: own[own.chosen] for s, own in table.groupby("strategy", sort=False)}
+    oracle = _at_chosen(scores, chosen.pop(ORACLE)).set_index("prompt_id")
+    rows = []
+    for strategy, setting in chosen.items():
+        other = _at_chosen(scores, setting).set_index("prompt_id")
+        for name in MEASURES:
+            apart = (oracle[name] - other[name]).dropna()
+            found = cluster_interval(apart.reset_index(), name, inner=None)
+            better = apart > 0 if name == "embedding_diversity" else apart < 0
+            rows.append(
+                {
+                    "strategy": strategy,
+                    "measure": name,
+                    "difference": found.mean,
+                    "low": found.low,
+                    "high": found.high,
+                    "n_prompts": found.n_outer,
+                    "in_favour": int(better.sum()),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def published_table1() -> pd.DataFrame:
+    """Table 1 of the paper, with Table 3's numbers of settings; what ± is, it does not say."""
+    return pd.read_csv(paths.package_data("published", "table1.csv"))
+
+
+def _best_setting(own: pd.DataFrame) -> int | None:
+    """Index of the strategy's chosen setting; None where none is valid enough to be compared."""
+    usable = own[own.valid_enough].embedding_diversity.dropna()
+    if len(usable):
+        return usable.idxmax()
+    return own.validity.idxmax() if own.strategy.iloc[0] == ORACLE else None
+
+
+def _at_chosen(scores: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
+    """The scores of every prompt at the one chosen setting; no rows where none is chosen."""
+    return scores.merge(chosen[SETTING], on=SETTING)
+
+
+def _held_out(own: pd.DataFrame) -> float:
+    """Mean diversity of prompts at the setting that is best on the others."""
+    setting = own.groupby(SETTING, sort=False, dropna=False).ngroup()
+    prompt = own.groupby("prompt_id", sort=False).ngroup()
+    n_prompts = prompt.max() + 1
+    if n_prompts < 2:
+        return float("nan")
+    wide = np.full((2, setting.max() + 1, n_prompts), np.nan)
+    wide[:, setting, prompt] = own[["validity", "embedding_diversity"]].to_numpy().T
+    validity, diversity = (wide.sum(axis=2, keepdims=True) - wide) / (n_prompts - 1)
+    usable = (validity >= LEVEL - _ROUNDING) & np.isfinite(diversity)
+    best = np.where(usable, diversity, -np.inf).argmax(axis=0)
+    none = ~usable.any(axis=0)
+    if own.strategy.iloc[0] == ORACLE:
+        best = np.where(none, validity.argmax(axis=0), best)
+        none[:] = False
+    return float(np.where(none, np.nan, wide[1, best, np.arange(n_prompts)]).mean())
+
+
+# What to generate for Table 1: which settings, how many texts, which first two tokens.
+#
+# Grids and labelled candidates in, a list of work out. Runs no model and judges nothing.
+
+_STRATEGIES: dict[str, list[Rule]] = {
+    "top_k": [TopK(k) for k in TABLE3_TOP_K],
+    "min_p": [MinP(p) for p in TABLE3_MIN_P],
+    "top_p": [TopP(p) for p in TABLE3_TOP_P],
+    "none": [NoCutoff()],
+}
+
+
+def plan_generations(
+    prompt_ids: list[str],
+    n_texts: int = 24,
+    budget: int | None = 4,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """The settings to run, the same for every prompt, and the number of texts of each.
+
+    The defaults fit a laptop: four settings of each grid, drawn without replacement, so that every
+    strategy has the same budget, and 24 texts a setting. `n_texts=1000, budget=None` is the paper's
+    size: 72, 60, 48 and 12 settings. The paper does not give the temperature of the normal
+    generation after the oracle's two steps; it is 1 here.
+
+    Args:
+        prompt_ids: prompts, each under every setting.
+        n_texts: texts per prompt and setting.
+        budget: settings drawn from each strategy's grid of Table 3, at most 12; None takes all.
+        seed: of the draw, and of each row's own seed.
+
+    Returns:
+        A row per prompt and setting: prompt_id, strategy, rule (as `parse_rule` reads it; "none"
+        after the oracle's steps), parameter, temperature, n_texts, seed (its own).
+    """
+    rng = np.random.default_rng(seed)
+    settings = []
+    for strategy, rules in _STRATEGIES.items():
+        grid = [(strategy, rule, t) for rule in rules for t in TABLE3_TEMPERATURES]
+        kept = range(len(grid)) if budget is None else sorted(rng.permutation(len(grid))[:budget])
+        settings += [grid[i] for i in kept]
+    settings.append((ORACLE, NoCutoff(), 1.0))
+    rows = [
+        {
+            "prompt_id": prompt,
+            "strategy": strategy,
+            "rule": rule.key,
+            "parameter": rule.parameter,
+            "temperature": t,
+            "n_texts": n_texts,
+            "seed": _seed_of(seed, prompt, strategy, rule.key, t),
+        }
+        for prompt in prompt_ids
+        for strategy, rule, t in settings
+    ]
+    return pd.DataFrame(rows)
+
+
+def forced_tokens(candidates: pd.DataFrame, n_texts: int, seed: int = 0) -> dict[str, list[tuple]]:
+    """The oracle's first two tokens for each text of each prompt that has a valid pair.
+
+    The first token is drawn with replacement from those with a valid second token, then the second
+    from that one's valid tokens: uniform per step, not over pairs.
+
+    Args:
+        candidates: labelled candidates of depths 1 and 2 (`sweeps.node_table`), one seed a prompt.
+        seed: of the draws, which no other prompt changes.
+
+    Returns:
+        prompt_id -> `n_texts` pairs of token ids, in which one pair may occur again.
+    """
+    ids = candidates.set_index(["prompt_id", "node", "rank"]).token_id
+    found: dict[str, list[tuple]] = {}
+    for run, own in candidates.groupby(["prompt_id", "category", "seed"], sort=False):
+        pairs = own[(own.depth == 2) & own.valid]
+        after = {node[0]: np.sort(rows["rank"].to_numpy()) for node, rows in pairs.groupby("node")}
+        if not after:
+            continue
+        rng = np.random.default_rng(_seed_of(seed, *run, "paths"))
+        one = rng.choice(sorted(after), size=n_texts)
+        two = [rng.choice(after[rank]) for rank in one]
+        found[run[0]] = [
+            (int(ids[run[0], (), first]), int(ids[run[0], (first,), second]))
+            for first, second in zip(one, two, strict=True)
+        ]
+    return found
+
+
+def _seed_of(*parts) -> int:
+    """A seed of its own for each piece of work, the same whatever else is planned."""
+    return zlib.crc32("|".join(map(str, parts)).encode())
+
+
+# The texts of Table 1: every setting of a plan, the oracle's after its two forced tokens.
+#
+# Knows models, plans and where texts are kept. Judges nothing.
+
+
+def generate(
+    model: Model,
+    plan: pd.DataFrame,
+    prompts: dict[str, OpenPrompt],
+    forced: dict[str, list[tuple]],
+    max_tokens: int,
+    *,
+    end: str = "eos",
+    results_dir: str | Path | None = None,
+    name: str = "table1",
+) -> pd.DataFrame:
+    """The texts of a plan, drawn now or taken from where an earlier run kept them.
+
+    Args:
+        plan: of `table1.plan_generations`.
+        prompts: those of the plan, by id.
+        forced: of `table1.forced_tokens`, for each of them.
+        max_tokens: of a text, the oracle's forced tokens counted.
+        end: what closes a text, as in `sweeps.Sweep`.
+
+    Returns:
+        A row per text: prompt_id, category, strategy, parameter, temperature, sample, text, ended.
+
+    Raises:
+        ResultsError: the place is held by texts of another request.
+    """
+    ids = list(dict.fromkeys(plan.prompt_id))
+    starts = {key: start_of(model, prompts[key], end) for key in ids}
+
+    def make(prompt_id: str) -> pd.DataFrame:
+        parts = []
+        for setting in plan[plan.prompt_id == prompt_id].itertuples(index=False):
+            oracle = setting.strategy == ORACLE
+            # Temperature first, then the cutoff, as in Table 3.
+            settings = {"temperature": float(setting.temperature)}
+            if setting.strategy in ("top_k", "top_p", "min_p"):
+                kind = int if setting.strategy == "top_k" else float
+                settings[setting.strategy] = kind(setting.parameter)
+            openings = forced[prompt_id][: setting.n_texts] if oracle else [()] * setting.n_texts
+            left = max_tokens - len(openings[0])
+            settings |= _prompt_once(model, starts[prompt_id], len(openings))
+            options = {"settings": settings, "seed": setting.seed}
+            drawn = programs.draw_under(model, starts[prompt_id], openings, left, **options)
+            rows = pd.DataFrame(drawn, columns=["text", "ended"])
+            rows.insert(0, "sample", range(len(rows)))
+            for field in ("temperature", "parameter", "strategy"):
+                rows.insert(0, field, getattr(setting, field))
+            parts.append(rows)
+        texts = pd.concat(parts, ignore_index=True)
+        texts.insert(0, "category", prompts[prompt_id].category)
+        texts.insert(0, "prompt_id", prompt_id)
+        return texts
+
+    asked = {}
+    for key in ids:
+        own = plan[plan.prompt_id == key]
+        listed = [tuple(map(str, row)) for row in own.itertuples(index=False, name=None)]
+        asked[key] = [starts[key].ids, starts[key].end_ids, forced[key], listed]
+    settings = {"max_tokens": max_tokens, "prompts": ids, "n": int(plan.n_texts.max())}
+    record = programs.record_of(model, asked, settings)
+    return programs.kept(records.folder_of(results_dir, model.key, name), record, ids, make)
+
+
+def _prompt_once(model: Model, start: Start, n: int) -> dict:
+    """The prompt's keys and values for `n` rows, which `generate` would compute for each row.
+
+    All but its last token, whose logits `generate` has to compute itself.
+    """
+    import torch
+
+    network = model.network
+    device = network.get_input_embeddings().weight.device
+    ids = torch.tensor([start.ids[:-1]], device=device)
+    if not ids.numel():
+        return {}
+    with torch.inference_mode():
+        _, cache = forward(network, ids, None, keep=1)
+        rows = continue_rows(cache, torch.zeros(n, dtype=torch.int64, device=device))
+    return {"past_key_values": rows}

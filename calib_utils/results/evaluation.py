@@ -1,0 +1,616 @@
+"""One request for numbers: stored rows where they stand for a computation, else a measurement.
+
+Knows the arithmetic in `measure` and the files in `results`, and puts the two together.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from calib_utils.core import metrics, prompts, split
+from calib_utils.core.processors import Processors, check_rules, check_temperatures, is_known
+from calib_utils.core.prompts import Policies, Prompt
+from calib_utils.core.rules import Rule, Sampler
+from calib_utils.core.split import REPAIRS, require_one_sequence
+from calib_utils.core.tasks import Task, get_task
+from calib_utils.core.tries import Sequences, Trie, uniform_over_valid, weighted_by_count
+from calib_utils.errors import (
+    InvalidRequestError,
+    InvalidRuleError,
+    ModelFormatError,
+    ResultsError,
+    whole_number,
+)
+from calib_utils.models.loading import Model, load_model
+from calib_utils.models.scoring import continue_rows, forward
+from calib_utils.results import conventions, storage
+from calib_utils.results.measure import Measurement, Settings, measure, untouched
+from calib_utils.results.storage import COLUMNS, FRONTIER_COLUMNS, KEY, LOSS_COLUMNS, Tables
+
+
+@dataclass(frozen=True)
+class Request:
+    """A model, a task, the conventions, and where rows are kept (None: nowhere)."""
+
+    model: Model
+    task: Task
+    policies: Policies
+    prompt: Prompt
+    batch_size: int | None
+    folder: Path | None
+
+    def tables(
+        self,
+        settings: Settings,
+        answer_temperatures: list[float] | None = None,
+        losses: bool = False,
+        frontier: bool = False,
+    ) -> Tables:
+        """What is asked for, in that order; measures in one pass whatever is missing.
+
+        Args:
+            losses: the step losses of every setting as well.
+            frontier: the frontier over adaptive cutoffs as well.
+
+        Raises:
+            InvalidRequestError: one of these, where an answer has several token sequences.
+        """
+        if losses or frontier:
+            require_one_sequence(self.prompt.trie)
+        answer_temperatures = answer_temperatures or []
+        # A name has to say what the sampler does for its rows to be stored.
+        kept = [(s, t) for s, t in settings if is_known(s)]
+        passing = [(s, t) for s, t in settings if not is_known(s)]
+        stored = self._stored()
+        todo, todo_answers, todo_frontier = kept, answer_temperatures, frontier
+        if stored is not None:
+            absent = _absent(kept, stored.settings)
+            if losses:
+                cuts = np.array([rule.is_rank_cutoff for rule, _ in kept], dtype=bool)
+                absent = absent | (cuts & _absent(kept, stored.losses.drop_duplicates(KEY)))
+            todo = [setting for setting, missing in zip(kept, absent, strict=True) if missing]
+            present = set(stored.answers.temperature)
+            todo_answers = [t for t in answer_temperatures if t not in present]
+            todo_frontier = frontier and stored.frontier.empty
+        have = stored
+        if todo or todo_answers or todo_frontier or passing:
+            if self.folder is not None:
+                storage.require_writable(self.folder)
+            todo = list(dict.fromkeys([*todo, *untouched(todo_answers)]))
+            if todo_frontier and not todo and stored is None:
+                todo = untouched([1.0])  # what is stored has settings
+            new, record = self._measure([*todo, *passing], todo_answers, losses, todo_frontier)
+            have = new if stored is None else _joined(stored, new)
+            if self.folder is not None and (todo or todo_frontier):
+                names = {sampler.name for sampler, _ in passing}
+                storage.update(
+                    self.folder, lambda: _without(self._with_stored(new, stored), names), record
+                )
+        wanted = keys(settings)
+        parts = [have.answers[have.answers.temperature == t] for t in answer_temperatures]
+        return Tables(
+            wanted.merge(have.settings, how="left", on=KEY)[COLUMNS],
+            pd.concat(parts, ignore_index=True) if parts else have.answers.iloc[:0],
+            wanted.merge(have.losses, on=KEY)[LOSS_COLUMNS] if losses else have.losses.iloc[:0],
+            have.frontier if frontier else have.frontier.iloc[:0],
+        )
+
+    def identity(self) -> dict:
+        """What stored rows must be of to stand for a measurement now (`conventions`)."""
+        prompt_ids = repr(self.prompt.ids).encode()
+        return {
+            "weights_sha256": self.model.weights_sha256,
+            "prompt_sha256": hashlib.sha256(prompt_ids).hexdigest(),
+            "sequences_sha256": _in_fixed_order(self.prompt.sequences).fingerprint(),
+            "dtype": self.model.dtype,
+            "convention": conventions.CURRENT[conventions.ROWS],
+        }
+
+    def _stored(self) -> storage.Stored | None:
+        """Stored rows that stand for a computation now; those of an older convention do not.
+
+        Raises:
+            ResultsError: rows of another model or task hold the place; they are not overwritten.
+        """
+        stored = storage.read(self.folder) if self.folder is not None else None
+        if stored is None:
+            return None
+        conventions.require_same(self.folder, conventions.ROWS, stored.record, self.identity())
+        return stored if conventions.is_current(conventions.ROWS, stored.record) else None
+
+    def _with_stored(self, new: Tables, before: Tables | None) -> Tables:
+        """New rows beside those stored now: another run may have added some meanwhile."""
+        stored = self._stored() or before
+        return new if stored is None else _joined(stored, new)
+
+    def _measure(
+        self,
+        settings: Settings,
+        answer_temperatures: list[float],
+        losses: bool,
+        frontier: bool,
+    ) -> tuple[Tables, dict]:
+        began = time.perf_counter()
+        _require_room(self.model, self.prompt)
+        found = measure(
+            self.model,
+            self.prompt,
+            settings,
+            batch_size=self.batch_size,
+            ranks=frontier or losses,
+            description=f"{self.model.name} on {self.task.name}",
+        )
+        named = keys(settings)
+        table = pd.DataFrame(
+            {
+                "model": self.model.name,
+                "task": self.task.name,
+                **named,
+                "validity": found.validity,
+                "diversity": found.diversity,
+                "sequence_precision": found.sequence_precision,
+                "sequence_recall": found.sequence_recall,
+                "n_answers": len(self.task.answers),
+                "n_nodes": self.prompt.trie.n_nodes,
+            }
+        )
+        plain = untouched(answer_temperatures)
+        columns = [settings.index(pair) for pair in plain]
+        answers = pd.DataFrame(
+            {
+                "answer": np.tile(np.array(self.task.answers, dtype=object), len(plain)),
+                "temperature": np.repeat(answer_temperatures, len(self.task.answers)),
+                "log_p": found.answer_log_p[:, columns].T.ravel(),
+            }
+        ).astype({"temperature": float, "log_p": float})
+        points = np.empty((0, 2))
+        if frontier:
+            points = split.adaptive_frontier(found.steps.tokens, found.steps.rank)
+        tables = Tables(
+            table,
+            answers,
+            loss_table(found, settings) if losses else Tables(table).losses,
+            pd.DataFrame(points, columns=FRONTIER_COLUMNS),
+        )
+        record = {
+            **self.identity(),
+            "model": self.model.name,
+            "weights_file": self.model.weights_file,
+            "revision": self.model.revision,
+            "task": self.task.name,
+            "prompt": self.task.prompt,
+            "policies": vars(self.policies),
+            "seconds": round(time.perf_counter() - began, 2),
+            "environment": conventions.environment(self.model.device),
+        }
+        return tables, record
+
+
+def _require_room(model: Model, prompt: Prompt) -> None:
+    """Refuses a prompt that the network cannot take, which torch calls an index out of range.
+
+    Raises:
+        ModelFormatError: a token without an embedding, or more tokens than it has positions.
+    """
+    tokens = {token for sequence in prompt.sequences.symbols for token in sequence}
+    largest = max(tokens.union(prompt.ids))
+    known = model.network.get_input_embeddings().weight.shape[0]
+    if largest >= known:
+        raise ModelFormatError(
+            f"{model.name}: its tokenizer writes token {largest}, and the weights have embeddings "
+            f"for {known} tokens: they are not of one model"
+        )
+    length = len(prompt.ids) + max(map(len, prompt.sequences.symbols))
+    positions = getattr(getattr(model.network, "config", None), "max_position_embeddings", None)
+    if positions is not None and length > positions:
+        raise ModelFormatError(
+            f"{model.name}: prompt and answer have {length} tokens, and the model takes "
+            f"{positions} (max_position_embeddings in its config.json): shorten the prompt"
+        )
+
+
+def loss_table(found: Measurement, settings: Settings) -> pd.DataFrame:
+    """Step losses of every rank cutoff among the settings, as measured and repaired.
+
+    Returns:
+        One row per setting, repair and step: `storage.LOSS_COLUMNS`.
+    """
+    trie, steps = found.steps.tokens.trie, found.steps
+    rules = [pair for pair in settings if not isinstance(pair[0], Processors)]
+    columns = np.flatnonzero(steps.is_rank_cutoff)
+    named, parts = keys([rules[column] for column in columns]), []
+    for repair in REPAIRS:
+        lost = split.step_losses(trie, steps.edge_log_p(columns, repair))
+        n_steps, n_settings = lost.validity.shape
+        part = named.loc[np.repeat(np.arange(n_settings), n_steps)].reset_index(drop=True)
+        part["repair"] = repair
+        part["step"] = np.tile(np.arange(1, n_steps + 1), n_settings)
+        part["validity_loss"] = lost.validity.T.ravel()
+        part["diversity_loss"] = lost.diversity.T.ravel()
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True)
+
+
+def _in_fixed_order(sequences: Sequences) -> Sequences:
+    """Several sequences an answer come in no fixed order: a vocabulary is a hash table."""
+    if len(sequences.symbols) == sequences.n_answers:
+        return sequences
+    pairs = sorted(zip(sequences.symbols, sequences.answer, strict=True))
+    symbols, answer = zip(*pairs, strict=True)
+    return replace(sequences, symbols=symbols, answer=answer)
+
+
+def keys(settings: Settings) -> pd.DataFrame:
+    """What names the row of each setting in a table: `storage.KEY`."""
+    rows = [(sampler.name, sampler.parameter, temperature) for sampler, temperature in settings]
+    return pd.DataFrame(rows, columns=KEY).astype({"parameter": float, "temperature": float})
+
+
+def _absent(settings: Settings, table: pd.DataFrame) -> np.ndarray:
+    """Which settings have no row in a table. [setting]"""
+    here = table[KEY].astype({"parameter": float, "temperature": float})
+    found = keys(settings).merge(here, how="left", on=KEY, indicator=True)
+    return (found["_merge"] == "left_only").to_numpy()
+
+
+def _joined(old: Tables, new: Tables) -> Tables:
+    """Both measurements' rows; where they have the same ones, the old."""
+
+    def joined(name: str, key: list[str]) -> pd.DataFrame:
+        parts = [t for t in (getattr(old, name), getattr(new, name)) if not t.empty]
+        if not parts:
+            return getattr(new, name)
+        return pd.concat(parts, ignore_index=True).drop_duplicates(key, ignore_index=True)
+
+    return Tables(
+        joined("settings", KEY),
+        joined("answers", ["answer", "temperature"]),
+        joined("losses", [*KEY, "repair", "step"]),
+        new.frontier if old.frontier.empty else old.frontier,
+    )
+
+
+def _without(tables: Tables, samplers: set[str]) -> Tables:
+    """The tables without rows of some samplers."""
+    settings, losses = (
+        table[~table.rule.isin(samplers)].reset_index(drop=True)
+        for table in (tables.settings, tables.losses)
+    )
+    return Tables(settings, tables.answers, losses, tables.frontier)
+
+
+# The public way to a number: check what is asked, then have `store` reuse it or measure it.
+#
+# Knows the whole chain by name; computes nothing itself.
+
+
+def evaluate(
+    model: Model | str,
+    task: Task | str,
+    rules: Iterable[Sampler | str] = ("none",),
+    temperatures: Sequence[float] = (1.0,),
+    *,
+    answer_temperatures: Sequence[float] = (),
+    details: bool = False,
+    end: str = "eos",
+    tokenizations: str = "canonical",
+    surface: str = "exact",
+    batch_size: int | None = None,
+    results_dir: str | Path | None = None,
+) -> pd.DataFrame:
+    """Exact validity and diversity of a model on a task, for every rule and temperature.
+
+    Args:
+        model: a loaded model, or a name for `load_model`.
+        task: a task, or a name for `get_task`.
+        rules: cutoffs, as objects or as strings such as `"top_k=50"`; or `Processors` around
+            logits processors of transformers, whose rows are computed now and never stored.
+        temperatures: each above 0; applied before the cutoff.
+        answer_temperatures: where to store ln p of every answer as well, in the same pass, for
+            `answer_probabilities` to find in `results_dir`.
+        details: in the same pass, store also what `step_losses` and `adaptive_frontier` return.
+        end, tokenizations, surface: what counts as an answer, see `prompts.Policies`.
+        batch_size: nodes per forward pass; chosen for the device by default.
+        results_dir: where to look for rows of the same weights, task and conventions, and to
+            store new ones. Without it everything is computed now and nothing is kept.
+
+    Returns:
+        One row per (rule, temperature) with the columns of `results.COLUMNS`: validity and
+        diversity (Def. 3.1), sequence precision and recall (Def. 4.1), |V| and trie nodes.
+
+    Raises:
+        CalibUtilsError: a named subclass, before the model runs wherever possible.
+    """
+    settings = _settings(rules, temperatures)
+    none = isinstance(answer_temperatures, Sequence) and not answer_temperatures
+    also = [] if none else check_temperatures(answer_temperatures)
+    request = request_for(
+        model, task, Policies(end, tokenizations, surface), batch_size, results_dir
+    )
+    return request.tables(settings, also, losses=details, frontier=details).settings
+
+
+def answer_probabilities(
+    model: Model | str,
+    task: Task | str,
+    temperatures: Sequence[float] = (1.0,),
+    *,
+    end: str = "eos",
+    tokenizations: str = "canonical",
+    surface: str = "exact",
+    batch_size: int | None = None,
+    results_dir: str | Path | None = None,
+) -> pd.DataFrame:
+    """ln p of every valid answer under temperature alone: columns answer, temperature, log_p.
+
+    The arguments are those of `evaluate`. Answers come in the task's order (Fig. 5 right, 10).
+    """
+    temperatures = check_temperatures(temperatures)
+    request = request_for(
+        model, task, Policies(end, tokenizations, surface), batch_size, results_dir
+    )
+    return request.tables([], temperatures).answers
+
+
+def step_losses(
+    model: Model | str,
+    task: Task | str,
+    rules: Iterable[Rule | str] = ("none",),
+    temperatures: Sequence[float] = (1.0,),
+    *,
+    end: str = "eos",
+    batch_size: int | None = None,
+    results_dir: str | Path | None = None,
+) -> pd.DataFrame:
+    """What each step of an answer loses of validity and of diversity, as measured and repaired.
+
+    The arguments are those of `evaluate`; rules that keep no top prefix of the ranking are refused.
+
+    Returns:
+        One row per setting, repair and step, in nats. Over steps `validity_loss` sums to -ln Val
+        and `diversity_loss` to -ln Div of the repaired decoder (`split`, `split.Steps`).
+
+    Raises:
+        InvalidRuleError: a sampler whose order cannot be repaired.
+    """
+    settings = _settings(rules, temperatures)
+    for sampler, _ in settings:
+        if not getattr(sampler, "is_rank_cutoff", False):
+            raise InvalidRuleError(
+                f"{sampler.key!r} keeps no top prefix of the ranking, so order and shape are not "
+                "told apart for it: leave it out"
+            )
+    request = request_for(model, task, Policies(end), batch_size, results_dir)
+    return request.tables(settings, losses=True).losses
+
+
+def adaptive_frontier(
+    model: Model | str,
+    task: Task | str,
+    *,
+    end: str = "eos",
+    batch_size: int | None = None,
+    results_dir: str | Path | None = None,
+) -> pd.DataFrame:
+    """The best sequence precision and recall that any adaptive rank cutoff reaches (Def. 4.1).
+
+    Returns:
+        The supported points, columns sequence_precision and sequence_recall: corners of the convex
+        hull, each attained; no temperature changes them.
+    """
+    request = request_for(model, task, Policies(end), batch_size, results_dir)
+    return request.tables([], frontier=True).frontier
+
+
+def render_prompt(model: Model | str, task: Task | str, **policies: str) -> Prompt:
+    """The prompt text, its ids and the answers' trie, as `evaluate` uses them."""
+    return prompts.render(load_model(model).tokenizer, get_task(task), Policies(**policies))
+
+
+def show_prompt(model: Model | str, task: Task | str, **policies: str) -> None:
+    """Prints exactly what the model sees for a task, and how its answers become tokens."""
+    model, task, policies = load_model(model), get_task(task), Policies(**policies)
+    prompt = prompts.render(model.tokenizer, task, policies)
+    print(prompts.describe(model.tokenizer, task, prompt, policies))
+
+
+def stored_measurement(
+    model: Model | str, task: Task | str, results_dir: str | Path, end: str = "eos"
+) -> storage.Stored:
+    """What is stored for a model and task under these conventions, record included.
+
+    Raises:
+        ResultsError: nothing is stored, or it is corrupt.
+    """
+    key, name = load_model(model).key, get_task(task).name
+    if not isinstance(results_dir, str | Path):
+        raise InvalidRequestError(f"results_dir={results_dir!r}: give a folder's path")
+    folder = storage.folder_of(Path(results_dir), key, name, Policies(end).suffix)
+    stored = storage.read(folder)
+    if stored is None:
+        raise ResultsError(f"nothing is stored in {folder}: run evaluate with this results_dir")
+    return stored
+
+
+def _settings(rules, temperatures) -> Settings:
+    """Every rule at every temperature."""
+    rules, temperatures = check_rules(rules), check_temperatures(temperatures)
+    for rule in rules:
+        if isinstance(rule, Processors) and rule.temperature_at is None and temperatures != [1.0]:
+            raise InvalidRuleError(
+                f"sampler {rule.name!r} leaves temperature to its processors: evaluate it at "
+                f"temperature 1.0, not {temperatures}, or set temperature_at"
+            )
+    return [(rule, temperature) for rule in rules for temperature in temperatures]
+
+
+def request_for(
+    model: Model | str,
+    task: Task | str,
+    policies: Policies,
+    batch_size: int | None = None,
+    results_dir: str | Path | None = None,
+) -> Request:
+    """What the functions of this module ask `store` with, checked.
+
+    Raises:
+        InvalidRequestError: a batch size that is none.
+    """
+    if batch_size is not None:
+        batch_size = whole_number("batch_size", batch_size)
+    if not isinstance(results_dir, str | Path | None) or results_dir == "":
+        raise InvalidRequestError(f"results_dir={results_dir!r}: give a folder's path, or None")
+    task, model = get_task(task), load_model(model)
+    folder = None
+    if results_dir is not None:
+        suffix = policies.suffix + (f"@dtype={model.dtype}" if model.dtype != "float32" else "")
+        folder = storage.folder_of(Path(results_dir), model.key, task.name, suffix)
+    prompt = prompts.render(model.tokenizer, task, policies)
+    return Request(model, task, policies, prompt, batch_size, folder)
+
+
+# Drawing answers from a model, to check exact numbers against what it writes.
+#
+# Knows torch models and prompts. The prompt is forwarded once, the draws share it.
+
+
+def sample_answers(
+    model: Model | str,
+    task: Task | str,
+    n: int = 200,
+    temperature: float = 1.0,
+    seed: int = 0,
+    **policies: str,
+) -> pd.DataFrame:
+    """Seeded draws from the model at a temperature, without cutoff.
+
+    Returns:
+        One row per draw: `text` as written, and `answer`, the valid answer that the drawn tokens
+        spell under the policies of `evaluate`, or None.
+
+    Raises:
+        InvalidRequestError: a temperature, a number of draws or a seed out of range.
+    """
+    (temperature,) = check_temperatures([temperature])
+    n, seed = whole_number("n", n), whole_number("seed", seed, 0, 2**63 - 1)
+    model = load_model(model)
+    task = get_task(task)
+    prompt = render_prompt(model, task, **policies)
+    longest = max(map(len, prompt.sequences.symbols)) + bool(prompt.end_ids)
+    drawn = _draw(model, prompt, n, longest, temperature, seed)
+    spelled = dict(zip(prompt.sequences.symbols, prompt.sequences.answer, strict=True))
+    rows = []
+    for tokens in drawn:
+        stops = np.flatnonzero(np.isin(tokens, prompt.end_ids))
+        body = tuple(tokens[: stops[0]] if len(stops) else tokens)
+        found = spelled.get(body) if len(stops) or not prompt.end_ids else None
+        if not prompt.end_ids:
+            starts = (spelled[body[:k]] for k in range(1, len(body) + 1) if body[:k] in spelled)
+            found = next(starts, None)
+        answer = None if found is None else task.answers[found]
+        rows.append({"text": model.tokenizer.decode(list(body)), "answer": answer})
+    return pd.DataFrame(rows)
+
+
+def _draw(model: Model, prompt, n: int, length: int, temperature: float, seed: int):
+    """Token ids [draw, step], each step drawn from the tempered distribution.
+
+    Draws that agree so far share a row of the forward pass; one that has ended takes no part in it,
+    and what stands behind its end token means nothing.
+    """
+    network = model.network
+    device = network.get_input_embeddings().weight.device
+    generator = torch.Generator().manual_seed(seed)
+    logits, cache = forward(network, torch.tensor([prompt.ids], device=device), None, keep=1)
+    drawn = torch.zeros(n, length, dtype=torch.int64)
+    ends = torch.tensor(prompt.end_ids, dtype=torch.int64)
+    going, row = torch.arange(n), torch.zeros(n, dtype=torch.int64)
+    for step in range(length):
+        below = torch.softmax(logits[:, -1].double().cpu() / temperature, dim=-1).cumsum(-1)
+        heights = torch.rand(len(going), generator=generator, dtype=torch.float64)
+        tokens = torch.empty_like(row)
+        for one in row.unique():
+            mine, steps = row == one, below[one]
+            tokens[mine] = torch.searchsorted(steps, heights[mine] * steps[-1], right=True)
+        drawn[going, step] = tokens
+        on = ~torch.isin(tokens, ends)
+        going = going[on]
+        if step == length - 1 or not len(going):
+            break
+        pairs, row = torch.stack([row[on], tokens[on]], dim=1).unique(dim=0, return_inverse=True)
+        parent, token = pairs.to(device).unbind(1)
+        logits, cache = forward(network, token[:, None], continue_rows(cache, parent), keep=1)
+    return drawn.numpy()
+
+
+def share_interval(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's interval for a share, 95 % by default.
+
+    >>> tuple(round(x, 3) for x in share_interval(50, 100))
+    (0.404, 0.596)
+    """
+    share, scale = hits / n, 1 + z * z / n
+    centre = (share + z * z / (2 * n)) / scale
+    half = z * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / scale
+    return float(centre - half), float(centre + half)
+
+
+# What a task's answer set looks like before any model runs: size, branching, structural ceiling.
+#
+# Knows tries and metrics. Asks a tokenizer how answers become tokens, never a network.
+
+
+def structural_facts(
+    model: Model | str, tasks: Iterable[Task | str] | Task | str, *, end: str = "eos"
+) -> pd.DataFrame:
+    """One row per task, or for one task: what is fixed by the answers and the tokenizer alone.
+
+    Columns: task; answers |V|; nodes (prefixes where the model is asked); tokens per answer;
+    valid next tokens |G| by step; `uniform_over_g`, the diversity of a model that is perfectly
+    ordered, never invalid and uniform over G; `weighted_by_n`, the same for a shape-calibrated
+    model (Def. D.1), which is 1.
+    """
+    rows = []
+    for task in [tasks] if isinstance(tasks, Task | str) else tasks:
+        task = get_task(task)
+        trie = render_prompt(model, task, end=end).trie
+        rows.append(
+            {
+                "task": task.name,
+                "answers": trie.n_answers,
+                "nodes": trie.n_nodes,
+                "tokens per answer": _span(_sequence_lengths(trie)),
+                "valid next tokens by step": branching_by_step(trie),
+                "uniform_over_g": diversity_of(trie, uniform_over_valid(trie)),
+                "weighted_by_n": diversity_of(trie, weighted_by_count(trie)),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def diversity_of(trie: Trie, edge_log_p: np.ndarray) -> float:
+    """Div (Def. 3.1) of a model given by its log-probabilities on the trie's edges [edge]."""
+    sequences = metrics.sequence_log_probability(trie, edge_log_p[:, None])
+    return float(metrics.diversity(metrics.answer_log_probability(trie, sequences))[0])
+
+
+def branching_by_step(trie: Trie) -> str:
+    """|G| at every depth, as `smallest-largest` where it varies."""
+    depths = range(int(trie.node_depth.max()) + 1)
+    return " · ".join(_span(trie.node_branching[trie.node_depth == depth]) for depth in depths)
+
+
+def _sequence_lengths(trie: Trie) -> np.ndarray:
+    """Tokens per sequence, the end token included."""
+    return trie.node_depth[trie.edge_node[trie.sequence_edge]] + 1
+
+
+def _span(values: np.ndarray) -> str:
+    low, high = int(values.min()), int(values.max())
+    return str(low) if low == high else f"{low}–{high}"

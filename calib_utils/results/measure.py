@@ -1,0 +1,208 @@
+"""One pass of a model over a task's trie, every sampler and temperature applied on the way.
+
+Model, prompt, samplers and temperatures in; exact numbers per setting out. Keeps only numbers per
+node and edge, never a vocabulary, so memory is flat in answers x vocabulary. Knows no files.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from calib_utils.core import metrics
+from calib_utils.core.processors import Processors
+from calib_utils.core.prompts import Prompt
+from calib_utils.core.ranking import Ranking
+from calib_utils.core.rules import NoCutoff, Rule, Sampler
+from calib_utils.core.split import Steps, TokenTable
+from calib_utils.core.tries import Trie
+from calib_utils.models import scoring
+from calib_utils.models.loading import Model
+
+# Logits ranked at once, and nodes at most: many, to spread the cost of a call over, in few bytes.
+_RANKED_LOGITS, _RANKED_NODES = 1 << 22, 64
+
+Settings = list[tuple[Sampler, float]]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one pass found: one column per setting (sampler, temperature).
+
+    `answer_log_p` is [answer, setting]: ln p of every answer under the sampler. `edge_log_p` is
+    [edge, setting], the same per step of the trie. `steps` has the settings that are rules, in
+    their order: ranks, windows, and from them the counterfactuals.
+    """
+
+    settings: tuple[tuple[Sampler, float], ...]
+    validity: np.ndarray
+    diversity: np.ndarray
+    sequence_precision: np.ndarray
+    sequence_recall: np.ndarray
+    answer_log_p: np.ndarray
+    edge_log_p: np.ndarray
+    steps: Steps | None
+
+
+def measure(
+    model: Model,
+    prompt: Prompt,
+    settings: Settings,
+    *,
+    batch_size: int | None = None,
+    ranks: bool = False,
+    description: str = "",
+) -> Measurement:
+    """Exact Val, Div, Prec_seq and Rec_seq (Def. 3.1, 4.1) of a task under each setting.
+
+    Args:
+        settings: (sampler, temperature) pairs; pairs that share a temperature share its work.
+        batch_size: nodes per forward pass, see `scoring.score`.
+        ranks: rank tokens even where no rule asks for it.
+        description: shown beside the progress bar.
+    """
+    trie = prompt.trie
+    tokens = TokenTable(trie)
+    windows = _Windows(tokens, [(s, t) for s, t in settings if isinstance(s, Rule)], ranks)
+    dense = _Dense(prompt, tokens, [(s, t) for s, t in settings if isinstance(s, Processors)])
+    with tqdm(total=trie.n_nodes, desc=description or "nodes", unit="node", leave=False) as bar:
+        for nodes, logits in scoring.score(model, prompt, batch_size):
+            size = max(1, min(_RANKED_NODES, _RANKED_LOGITS // logits.shape[1]))
+            for start in range(0, len(nodes), size):
+                part = slice(start, start + size)
+                windows.add(nodes[part], logits[part])
+                dense.add(nodes[part], logits[part])
+            bar.update(len(nodes))
+    steps = windows.steps()
+    edge_log_p, edge_uniform = np.empty((2, trie.n_edges, len(settings)))
+    is_rule = np.array([isinstance(sampler, Rule) for sampler, _ in settings], dtype=bool)
+    edge_log_p[:, is_rule] = steps.edge_log_p(slice(None))
+    edge_uniform[:, is_rule] = steps.edge_uniform_log_p(slice(None))
+    edge_log_p[:, ~is_rule], edge_uniform[:, ~is_rule] = dense.edges()
+    return summarise(trie, settings, edge_log_p, edge_uniform, steps)
+
+
+def summarise(
+    trie: Trie,
+    settings: Settings,
+    edge_log_p: np.ndarray,
+    edge_uniform: np.ndarray,
+    steps: Steps | None = None,
+) -> Measurement:
+    """From steps to sequences to answers.
+
+    Args:
+        edge_log_p: [edge, setting], ln p(symbol | prefix) under the sampler.
+        edge_uniform: [edge, setting], the same for the sampler uniform in the retained set.
+    """
+    by_answer = [
+        metrics.answer_log_probability(trie, metrics.sequence_log_probability(trie, table))
+        for table in (edge_log_p, edge_uniform)
+    ]
+    answer_log_p, uniform_log_p = by_answer
+    return Measurement(
+        tuple(settings),
+        metrics.validity(answer_log_p),
+        metrics.diversity(answer_log_p),
+        metrics.sequence_precision(uniform_log_p),
+        metrics.sequence_recall(uniform_log_p),
+        answer_log_p,
+        edge_log_p,
+        steps,
+    )
+
+
+def untouched(temperatures: list[float]) -> Settings:
+    """The settings of temperature alone."""
+    return [(NoCutoff(), temperature) for temperature in temperatures]
+
+
+class _Windows:
+    """Fills `Steps` node by node."""
+
+    def __init__(self, tokens: TokenTable, settings: Settings, ranks: bool):
+        self._tokens, self._settings = tokens, settings
+        self._ordered = ranks or any(rule.uses_ranks for rule, _ in settings)
+        self._columns: dict[float, list[int]] = {}
+        for column, (_, temperature) in enumerate(settings):
+            self._columns.setdefault(temperature, []).append(column)
+        n_tokens, n_nodes = len(tokens.edge), tokens.trie.n_nodes
+        self._rank = np.zeros(n_tokens, dtype=np.int64)
+        # NaN where nothing is ranked, so that a repair of the order cannot pass for a number.
+        self._gap, self._sorted_gap = np.full((2, n_tokens), np.nan)
+        self._start, self._stop = np.zeros((2, n_nodes, len(settings)), dtype=np.int32)
+        self._log_mass = np.empty((n_nodes, len(settings)))
+
+    def add(self, nodes: np.ndarray, logits: torch.Tensor) -> None:
+        if not self._settings and not self._ordered:
+            return
+        branching = self._tokens.trie.node_branching[nodes]
+        ranking = Ranking(logits, branching, self._ordered)
+        token, row = self._tokens.of(nodes)
+        slot = np.arange(len(token)) - np.searchsorted(row, row)
+        table = np.zeros((len(nodes), slot.max() + 1), dtype=np.int64)
+        table[row, slot] = self._tokens.symbol[token]
+        symbols = torch.as_tensor(table, device=ranking.top.device)
+        self._gap[token] = ranking.gap(symbols).cpu().numpy()[row, slot]
+        if self._ordered:
+            self._rank[token] = ranking.rank(symbols).cpu().numpy()[row, slot]
+            first = ranking.sorted_gap[:, : slot.max() + 1]
+            self._sorted_gap[token] = first.cpu().numpy()[row, slot]
+        cut_first = {rule for rule, _ in self._settings if not rule.temperature_first}
+        plain = ranking.at(1.0) if cut_first else None
+        kept_first = {rule: rule.keep(plain) for rule in cut_first}
+        for temperature, columns in self._columns.items():
+            step = ranking.at(temperature)
+            rules = [self._settings[column][0] for column in columns]
+            kept = [kept_first[rule] if rule in cut_first else rule.keep(step) for rule in rules]
+            start = torch.stack([left.start for left in kept], dim=1)
+            stop = torch.stack([left.stop for left in kept], dim=1)
+            at = np.ix_(nodes, columns)
+            self._start[at], self._stop[at] = start.cpu().numpy(), stop.cpu().numpy()
+            self._log_mass[at] = step.log_mass_of(start, stop).cpu().numpy()
+
+    def steps(self) -> Steps:
+        return Steps(
+            self._tokens,
+            self._rank,
+            self._gap,
+            self._sorted_gap,
+            np.array([temperature for _, temperature in self._settings], dtype=float),
+            np.array([rule.is_rank_cutoff for rule, _ in self._settings], dtype=bool),
+            self._start,
+            self._stop,
+            self._log_mass,
+        )
+
+
+class _Dense:
+    """Samplers that may do anything: a vocabulary each, at every node, with the node's prefix."""
+
+    def __init__(self, prompt: Prompt, tokens: TokenTable, settings: Settings):
+        self._prompt, self._tokens, self._settings = prompt, tokens, settings
+        self._log_p = np.empty((len(tokens.edge), len(settings)))
+        self._size = np.empty((prompt.trie.n_nodes, len(settings)))
+
+    def add(self, nodes: np.ndarray, logits: torch.Tensor) -> None:
+        if not self._settings:
+            return
+        depth = self._prompt.trie.node_depth[nodes]
+        for level in np.unique(depth):  # prefixes of one length make rows of one call
+            rows = np.flatnonzero(depth == level)
+            ids = torch.tensor([self._ids(node) for node in nodes[rows]], device=logits.device)
+            token, row = self._tokens.of(nodes[rows])
+            symbols = torch.as_tensor(self._tokens.symbol[token], device=logits.device)
+            for column, (sampler, temperature) in enumerate(self._settings):
+                log_p = sampler.log_p(ids, logits[rows], temperature)
+                self._log_p[token, column] = log_p[row, symbols].cpu().numpy()
+                self._size[nodes[rows], column] = (log_p > -torch.inf).sum(1).cpu().numpy()
+
+    def _ids(self, node: int) -> list[int]:
+        return [*self._prompt.ids, *self._prompt.trie.prefix(node)]
+
+    def edges(self) -> tuple[np.ndarray, np.ndarray]:
+        """(ln p, ln p of the uniform sampler), both [edge, setting]."""
+        kept = np.isfinite(self._log_p)
+        uniform = np.where(kept, -np.log(self._size[self._tokens.node]), -np.inf)
+        return self._tokens.sum_by_edge(self._log_p), self._tokens.sum_by_edge(uniform)

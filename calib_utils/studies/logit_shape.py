@@ -1,0 +1,297 @@
+"""Logit shape (App. I, Fig. 13 to 15): the six queries, their sorted logits, the fits, the claims.
+
+Knows the paper's queries and its 18 published fits, and how a claim is decided from tables. The
+curves' families are `piecewise`'s, the criterion is `curve_selection`'s.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from calib_utils import paths
+from calib_utils.core.tasks import Task
+from calib_utils.models.loading import Model, load_model
+from calib_utils.models.scoring import logits_after
+from calib_utils.results.evaluation import render_prompt
+from calib_utils.studies.controlled_tasks import (
+    NOT_REPRODUCED,
+    NOT_TESTABLE,
+    OURS,
+    RATIO_AGREEMENT,
+    REPRODUCED,
+    Finding,
+    decided,
+    listed,
+    verdict,
+)
+from calib_utils.theory import curves as fits_module
+from calib_utils.theory.curves import FAMILIES, REFERENCE, Fit, two_part
+
+N_RANKS = 2000  # as far as the paper shows
+STUDY = "logit-shape"  # the name of its kept logits
+NAMES = {
+    "exponential": "exponential",
+    "power_law": "power law",
+    "shifted_power_law": "shifted power law",
+    "two_part_continuous": "two parts, continuous",
+    "two_part_log_head": "two parts, log head",
+    "two_part": "two parts, as published",
+}
+_ANY_ANSWER = "1"  # where the model is asked before any answer, which one does not matter
+_NEAR = 1.1  # squared error over the least: fits about as well
+
+
+@dataclass(frozen=True)
+class Query:
+    """A prompt and the beginning of a reply after which the next token's logits are read."""
+
+    label: str
+    text: str
+    prefix: str = ""
+
+
+QUERIES = (
+    Query("3+6", "What is 3+6?"),
+    Query("city", "Name a random city in the world."),
+    Query("story", "Write a creative story.", "In a world where"),
+    Query("1 to 10", "Generate a random integer in the range 1 to 10."),
+    Query("1 to 20", "Generate a random integer in the range 1 to 20."),
+    Query("three of 20", "Generate 3 random integers in the range 1 to 20.", "1,"),
+)
+QUICK_QUERIES = QUERIES[:2]
+
+
+def query_task(query: Query) -> Task:
+    """The query as a task, so that it reaches the model as every other prompt of the book does."""
+    name = "logit-shape-" + query.label.replace(" ", "-").replace("+", "-plus-")
+    return Task(name, query.text, [query.prefix or _ANY_ANSWER])
+
+
+def sorted_logits(model: Model | str, query: Query, n_ranks: int = N_RANKS) -> np.ndarray:
+    """The highest logits of the next token, descending, float64. [rank]
+
+    The whole vocabulary where it is smaller than `n_ranks`.
+    """
+    model = load_model(model)
+    prompt = render_prompt(model, query_task(query))
+    path = list(prompt.sequences.symbols[0]) if query.prefix else []
+    return np.sort(logits_after(model, prompt, path))[::-1][:n_ranks].copy()
+
+
+def logit_curves(model: Model | str, queries: tuple[Query, ...] = QUERIES) -> pd.DataFrame:
+    """Sorted logits, a column per query, indexed by rank from 1."""
+    table = pd.DataFrame({query.label: sorted_logits(model, query) for query in queries})
+    return table.set_index(pd.RangeIndex(1, len(table) + 1, name="rank"))
+
+
+def fits_of(curves: pd.DataFrame) -> dict[str, Fit]:
+    """The paper's form fitted to every query."""
+    return {query: two_part(y.to_numpy()) for query, y in curves.items()}
+
+
+def fit_table(curves: pd.DataFrame) -> pd.DataFrame:
+    """The fits as a table.
+
+    Returns:
+        A row per query: c, mse, r2, m, b, A, B, C, jump (head less tail at the tail's first rank)
+        and c_low, c_high: the lowest and highest breakpoint whose best fit has at most `_NEAR`
+        times the least squared error. No confidence set: errors differ too much along the curve.
+    """
+    rows = []
+    for query, fit in fits_of(curves).items():
+        near = np.flatnonzero(fit.profile <= fit.profile.min() * _NEAR)
+        rows.append(
+            {
+                "query": query,
+                "c": fit.c,
+                "c_low": near.min(),
+                "c_high": near.max(),
+                "mse": fit.mse,
+                "r2": fit.r2,
+                **{name: getattr(fit, name) for name in ("m", "b", "A", "B", "C", "jump")},
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def bfloat16_table(curves: pd.DataFrame) -> pd.DataFrame:
+    """What rounding the logits to bfloat16 does to the fit: different values left, c, mse, r2.
+
+    Only the logits are rounded, not the arithmetic before them, so this is the least it does.
+    """
+    rows = []
+    for query, y in curves.items():
+        rounded = to_bfloat16(y.to_numpy())
+        fit = two_part(rounded)
+        values = len(np.unique(rounded))
+        rows.append({"query": query, "values": values, "c": fit.c, "mse": fit.mse, "r2": fit.r2})
+    return pd.DataFrame(rows)
+
+
+def to_bfloat16(values) -> np.ndarray:
+    """The nearest bfloat16 numbers (ties to even), as float64.
+
+    >>> to_bfloat16([20.07, 20.05]).tolist()
+    [20.125, 20.0]
+    """
+    bits = np.asarray(values, dtype=np.float32).view(np.uint32)
+    bits = (bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)
+    return bits.view(np.float32).astype(float)
+
+
+def held_out_table(curves: pd.DataFrame) -> pd.DataFrame:
+    """`curves.held_out_errors` of every query, with a column `query`."""
+    parts = [
+        fits_module.held_out_errors(y.to_numpy()).assign(query=query) for query, y in curves.items()
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def comparison(curves: pd.DataFrame, held_out: pd.DataFrame) -> pd.DataFrame:
+    """`curves.compare` of every query, with a column `query`.
+
+    Args:
+        held_out: of `held_out_table`, of the same curves.
+    """
+    errors = dict(list(held_out.groupby("query")))
+    parts = [
+        fits_module.compare(y.to_numpy(), errors[query]).assign(query=query)
+        for query, y in curves.items()
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def pooled_ratios(held_out: pd.DataFrame) -> pd.DataFrame:
+    """Held-out error over the published form's, all queries together.
+
+    Logarithms are averaged over queries within each block, and the interval is over blocks: the
+    queries' curves are alike, so they do not count as so many more observations.
+
+    Returns:
+        A row per family: ratio, low, high.
+    """
+    means = held_out.groupby(["family", "block"], sort=False).log_ratio.mean()
+    rows = []
+    for family in FAMILIES:
+        ratio, low, high = np.exp(fits_module.mean_interval(means[family]))
+        rows.append({"family": family, "ratio": ratio, "low": low, "high": high})
+    return pd.DataFrame(rows)
+
+
+def ratio_table(compared: pd.DataFrame, pooled: pd.DataFrame) -> pd.DataFrame:
+    """Held-out ratios as text: a row per query, a column per rival, last the queries pooled."""
+    wide = compared.pivot(index="query", columns="family", values="ratio")
+    rows = pooled.set_index("family")[["ratio", "low", "high"]].T
+    rows.index = ["all queries", "interval from", "to"]
+    rivals = [family for family in FAMILIES if family != REFERENCE]
+    table = pd.concat([wide.loc[compared["query"].unique()], rows])[rivals].map(_two_digits)
+    table = table.rename(columns=NAMES).rename_axis(index="query", columns=None)
+    return table.reset_index()
+
+
+def bic_table(compared: pd.DataFrame) -> pd.DataFrame:
+    """Per query the family that either BIC puts first, by how much, and the effective n."""
+    rows = []
+    for query, own in compared.groupby("query", sort=False):
+        row = {"query": query}
+        for column, name in (("bic_naive", "all ranks"), ("bic_effective", "effective n")):
+            order = own.sort_values(column)
+            row[f"BIC, {name}"] = NAMES[order.family.iloc[0]]
+            row[f"lead, {name}"] = _two_digits(order[column].iloc[1])
+        rows.append({**row, "effective n": _two_digits(own.effective_n.iloc[0])})
+    return pd.DataFrame(rows)
+
+
+def published_fits() -> pd.DataFrame:
+    """The paper's 18 fits: model, query, prefix, mse, r2, c, source, and our label of the query."""
+    table = pd.read_csv(
+        paths.package_data("published", "logit_shape.csv"), keep_default_na=False, na_filter=False
+    )
+    labels = {(query.text, query.prefix): query.label for query in QUERIES}
+    asked = zip(table["query"], table["prefix"], strict=True)
+    return table.assign(label=[labels[pair] for pair in asked])
+
+
+def beside_published(fits: pd.DataFrame, model: str) -> pd.DataFrame:
+    """Our fits below the paper's: model, query (label), mse, r2, c, whose."""
+    columns = ["model", "query", "mse", "r2", "c", "whose"]
+    theirs = published_fits().drop(columns="query").rename(columns={"label": "query"})
+    theirs = theirs[theirs["query"].isin(fits["query"])].assign(whose="published")
+    return pd.concat([theirs, fits.assign(model=model, whose="here")], ignore_index=True)[columns]
+
+
+def findings(fits: pd.DataFrame, held_out: pd.DataFrame) -> pd.DataFrame:
+    """The paper's description of sorted logits, decided on one model's tables.
+
+    Args:
+        fits: of `fit_table`.
+        held_out: of `held_out_table`.
+
+    Returns:
+        Columns claim, source, found, verdict. Fits are exact for the model file; a comparison is
+        decided by the interval over blocks (`pooled_ratios`), and not testable where it holds 1.
+    """
+    ratios = pooled_ratios(held_out).set_index("family")
+    rows = [_fits_as_well(fits), _head_is_short(fits)]
+    rows += [
+        _beats(ratios, rival, f"The two-part form predicts held-out ranks better than {words}")
+        for rival, words in (
+            ("exponential", "an exponential (logits linear in the rank)"),
+            ("power_law", "a power law"),
+            ("shifted_power_law", "one power law with shifted ranks"),
+            ("two_part_continuous", "the same form without its jump"),
+        )
+    ]
+    # Any two points lie on a line.
+    linear = _beats(ratios, "two_part_log_head", "The head is a line rather than a logarithm")
+    if (fits.c <= 2).all():
+        linear = Finding(
+            linear.claim, linear.source, "every head has two ranks", verdict(False, False)
+        )
+    return pd.DataFrame([*rows, linear])
+
+
+def _fits_as_well(fits: pd.DataFrame) -> Finding:
+    theirs = published_fits().r2
+    return Finding(
+        "A line, then a logarithm, fits the highest 2,000 logits",
+        "App. I, Fig. 13–15",
+        f"R² from {fits.r2.min():.3f} to {fits.r2.max():.4f} "
+        f"(published: {theirs.min():.3f} to {theirs.max():.4f}; decided at the lowest of those)",
+        verdict(True, fits.r2.min() - theirs.min()),
+    )
+
+
+def _head_is_short(fits: pd.DataFrame) -> Finding:
+    theirs = published_fits().c
+    return Finding(
+        "The breakpoint lies where the paper's do",
+        "App. I, Fig. 13–15",
+        "c = "
+        + listed(fits["query"], fits.c, "{1} ({0})")
+        + f"; published {theirs.min()} to {theirs.max()}, which decides",
+        verdict(True, bool(fits.c.between(theirs.min(), theirs.max()).all())),
+    )
+
+
+def _beats(ratios: pd.DataFrame, rival: str, claim: str) -> Finding:
+    ratio, low, high = ratios.loc[rival, ["ratio", "low", "high"]]
+    beaten = decided(np.log(low), np.log(high), 0.0, RATIO_AGREEMENT)
+    said = {
+        REPRODUCED: f"{NAMES[rival]} misses by more",
+        NOT_REPRODUCED: f"{NAMES[rival]} misses by less",
+        NOT_TESTABLE: "not told apart",
+    }[beaten]
+    return Finding(
+        claim,
+        f"App. I, {OURS}",
+        f"{said}: squared error on held-out ranks {_two_digits(ratio)} times that of "
+        f"{NAMES[REFERENCE]} ({_two_digits(low)} to {_two_digits(high)})",
+        beaten,
+    )
+
+
+def _two_digits(value: float) -> str:
+    """Two significant digits, without an exponent."""
+    return f"{float(f'{value:.2g}'):g}"

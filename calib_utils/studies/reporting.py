@@ -1,0 +1,175 @@
+"""What a notebook prints: numbers glued into the book's prose, tables rounded to what holds.
+
+Knows the book's tools (myst-nb's glue, pandas' display). Computes nothing.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+from IPython.display import HTML
+from pyarrow import parquet
+
+from calib_utils.core.metrics import as_text
+from calib_utils.core.prompts import Policies
+from calib_utils.models.loading import Model
+from calib_utils.results import records as records_module
+from calib_utils.results import storage
+from calib_utils.studies.controlled_tasks import NOT_REPRODUCED, OURS, VERDICTS
+
+
+def glue_number(key: str, value: float | int | str, form: str = "{:.2f}") -> None:
+    """Stores a number for the book's prose, as text in the form it is shown.
+
+    The text is rounded here. Another machine, whose float32 arithmetic differs in the sixth digit,
+    may round it to the neighbouring text, so copies are compared within a tolerance.
+    """
+    from myst_nb import glue
+
+    text = value if isinstance(value, str) else form.format(value)
+    glue(key, "not defined" if text == "nan" else text, display=False)
+
+
+def glue_verdicts(found: pd.DataFrame) -> None:
+    """Stores how many of the paper's claims have each verdict, and how many claims there are.
+
+    Tests of ours are counted apart: `own_verdicts`, the three counts, where there are any.
+    """
+    claims, own = _by_test(found)
+    for verdict, count in _counts(claims).items():
+        glue_number(verdict.replace(" ", "_"), count, "{}")
+    glue_number("claims", len(claims), "{}")
+    if len(own):
+        glue_number("own_verdicts", ", ".join(map(str, _counts(own).values())))
+    glue_number("headline", headline(found))
+
+
+def headline(found: pd.DataFrame) -> str:
+    """A chapter's verdicts in words: how many of each, and the claims that do not hold."""
+    claims, own = _by_test(found)
+    text = _in_words("claims", claims)
+    return f"{text} {_in_words('tests that the paper does not make', own)}" if len(own) else text
+
+
+def _by_test(found: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The claims that the paper tests, and those whose test is ours."""
+    ours = found.source.str.endswith(OURS)
+    return found[~ours], found[ours]
+
+
+def _counts(found: pd.DataFrame) -> dict[str, int]:
+    return {verdict: int((found.verdict == verdict).sum()) for verdict in VERDICTS}
+
+
+def _in_words(what: str, found: pd.DataFrame) -> str:
+    counts = (f"{count} {verdict}" for verdict, count in _counts(found).items())
+    text = f"Of {len(found)} {what}: {', '.join(counts)}."
+    failed = [f"“{claim}”" for claim in found.claim[found.verdict == NOT_REPRODUCED]]
+    return f"{text} Not reproduced: {'; '.join(failed)}." if failed else text
+
+
+def show(table: pd.DataFrame, digits: int = 2, floor: float = 0.0, zeros: bool = False) -> HTML:
+    """The table for the page: numbers to `digits` significant digits, wide ones scroll.
+
+    What lies nearer to 0 than `floor` is only said to, where it is rounding and differs by machine;
+    with `zeros` an exact 0 is shown as such, where it is one on every machine.
+    """
+
+    def text(value) -> str:
+        if isinstance(value, float):
+            if abs(value) < floor and not (zeros and value == 0):
+                return f"< {floor:g}"
+            return "–" if pd.isna(value) else f"{value:.{digits}g}"
+        return str(value)
+
+    with pd.option_context("display.max_colwidth", None):
+        body = table.map(text).to_html(index=False, border=0, classes="numbers")
+    # Sentences wrap in a column of their own width; names and numbers stay on one line.
+    body = re.sub(r"<td>(?=[^<]{29})", '<td class="long">', body)
+    body = body.replace("<td>", '<td class="short">')
+    return HTML(f'<div class="table-scroll" tabindex="0">{body}</div>')
+
+
+def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with each estimate and its interval in one cell, for the eye.
+
+    Takes columns `x`, `x_low`, `x_high`, and `low`, `high` as those of the column before `low`.
+    """
+    table = table.copy()
+    lows = [name for name in table if name == "low" or name.endswith("_low")]
+    for low in lows:
+        high = low.removesuffix("low") + "high"
+        value = low.removesuffix("_low")
+        if low == "low":
+            value = table.columns[table.columns.get_loc(low) - 1]
+        cells = table[[value, low, high]].itertuples(index=False, name=None)
+        table[value] = [as_text(*cell) for cell in cells]
+        table = table.drop(columns=[low, high])
+    return table
+
+
+def source_of(model: Model) -> str:
+    """The weights a number comes from, in one line."""
+    return f"{model.weights_file} (SHA-256 {model.weights_sha256[:12]}…, {model.dtype})"
+
+
+# When, under which convention and at what cost stored numbers were measured: a line for figures.
+#
+# Knows the records that lie beside them. Looks at no clock, so that a page that is executed again
+# from the same rows shows the same line.
+
+
+def of_tasks(results_dir: str | Path, model: Model, tasks: Iterable[str], end: str = "eos") -> str:
+    """Of some tasks' rows; the seconds are those of the last pass over each, added up.
+
+    Args:
+        end: the policy the rows were measured under.
+    """
+    dtype = "" if model.dtype == "float32" else f"@dtype={model.dtype}"
+    suffix = Policies(end=end).suffix + dtype
+    folders = (storage.folder_of(results_dir, model.key, task, suffix) for task in tasks)
+    return _told(_records(folders), "measured")
+
+
+def of_texts(results_dir: str | Path | None, model: Model, names: Iterable[str]) -> str:
+    """Of stored texts. Their records hold no seconds, so the cost is how many there are."""
+    if results_dir is None:
+        return live()
+    folders = [records_module.folder_of(results_dir, model.key, name) for name in names]
+    files = (file for folder in folders for file in folder.glob("[!.]*.parquet"))
+    n_texts = sum(parquet.read_metadata(file).num_rows for file in files)
+    return _told(_records(folders), f"{n_texts:,} texts, written")
+
+
+def of_records(records: Iterable[dict]) -> str:
+    """Of what some records describe, such as a `formal_framework.Study`'s; seconds added up."""
+    return _told(list(records), "measured")
+
+
+def of_all(results_dir: str | Path) -> str:
+    """Of every stored row of every model."""
+    return _told(_records(Path(results_dir).glob("*/[!.]*")), "measured")
+
+
+def live() -> str:
+    """Of what is computed when a page runs, and stored nowhere."""
+    return "computed when this page ran"
+
+
+def _records(folders: Iterable[Path]) -> list[dict]:
+    files = (folder / storage.RECORD for folder in folders)
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
+
+
+def _told(records: list[dict], verb: str) -> str:
+    if not records:
+        return live()
+    dates = sorted({record["environment"]["date"] for record in records})
+    seconds = sum(record.get("seconds", 0.0) for record in records)
+    when = " to ".join(dict.fromkeys([dates[0], dates[-1]]))
+    cost = f" in {math.ceil(seconds):,} s" if seconds else ""
+    under = sorted({str(record["convention"]) for record in records})
+    return f"{verb} {when}{cost}, convention {', '.join(under)}"

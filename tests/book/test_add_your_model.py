@@ -1,0 +1,186 @@
+"""A new model by one command: every architecture, a whole run into a copy, the page's commands."""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import nbformat
+import pytest
+import yaml
+
+import calib_utils as cu
+from calib_utils import paths
+from calib_utils.__main__ import main
+from calib_utils.book import build, notebooks
+from calib_utils.core.tasks import OpenPrompt
+from calib_utils.errors import InvalidRequestError
+from calib_utils.models.registry import checkpoints
+from calib_utils.openended.sweeps import Sweep, sweep
+
+ROOT = paths.project_root()
+PAGE = ROOT / "book" / "add_your_model.md"
+PROMPT = OpenPrompt("one", "story", "Tell a story.")
+HUB_ID, KEY = "Qwen/Qwen3-0.6B", "Qwen--Qwen3-0.6B"
+
+
+@pytest.mark.parametrize("chat", [True, False], ids=["chat", "base"])
+def test_every_architecture_runs_from_a_hub_id(tiny_folder, hub, architecture, chat, tmp_path):
+    """Exact evaluation from the shell and the open-ended sweep, on what a hub's cache holds."""
+    commit = hub(tiny_folder(architecture, chat=chat), "owner/model")
+    command = ["evaluate", "--model", "owner/model", "--device", "cpu", "--task", "rng-1"]
+    assert main([*command, "--end", "line", "--results-dir", str(tmp_path / "rows")]) == 0
+    model = cu.load_model("owner/model", device="cpu")
+    table = sweep(model, Sweep((PROMPT,), ranks=(0, 5), max_tokens=2), tmp_path / "rows")
+    assert len(table) == 2
+    assert main(["check", str(tmp_path / "rows"), "--recompute", "1"]) == 0
+    for name in ("rng-1@end=line", "texts/sweep"):
+        record = json.loads((tmp_path / "rows/owner--model" / name / "provenance.json").read_text())
+        assert (record["model"], record["revision"]) == ("owner/model", commit)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A copy of the project for this process and for the kernels it starts."""
+    copy = tmp_path / "project"
+    skip = shutil.ignore_patterns("__pycache__", "reference")
+    for name in ("calib_utils", "notebooks"):
+        shutil.copytree(ROOT / name, copy / name, ignore=skip)
+    for name in ("data/tasks", "data/panel", "data/published", "book/results", "book/panel"):
+        shutil.copytree(ROOT / name, copy / name, ignore=skip)
+    for name in ("_config.yml", "book/_toc.yml"):
+        shutil.copy(ROOT / name, copy / name)
+    (copy / "data" / "results").mkdir()
+    monkeypatch.setattr(paths, "project_root", lambda: copy)
+    monkeypatch.setenv("PYTHONPATH", str(copy))
+    monkeypatch.chdir(copy)
+    return copy
+
+
+def contents(text):
+    """Caption -> files of a table of contents, as Sphinx reads it."""
+    parts = yaml.safe_load(text)["parts"]
+    return {part["caption"]: [chapter["file"] for chapter in part["chapters"]] for part in parts}
+
+
+def test_the_commands_of_the_page_run_as_printed(project, tiny_folder, hub, capsys):
+    """All of it, for a tiny checkpoint in the place of the page's model: pages, rows, checks."""
+    hub(tiny_folder("qwen3", chat=True), HUB_ID)
+    before = contents((project / "book" / "_toc.yml").read_text())
+    blocks = re.findall(r"```bash\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    commands = [line for block in blocks for line in block.splitlines()]
+    told = {}
+    for line in commands:
+        python, *module, name = (words := shlex.split(line))[:4]
+        assert (python, module) == ("python", ["-m", "calib_utils"]), line
+        assert main(words[3:]) == 0, line
+        out, err = capsys.readouterr()
+        told[name] = out + err
+    assert {"models", "forecast", "run", "evaluate", "check"} <= set(told)
+    assert "FORECAST for Qwen/Qwen3-0.6B" in told["run"]
+    executed = project / "book" / "results" / KEY / "00_quickstart.ipynb"
+    notebook = nbformat.read(executed, 4)
+    outputs = [o for cell in notebook.cells for o in cell.get("outputs", ())]
+    assert outputs and not [o for o in outputs if o.output_type == "error"]
+    assert notebook.metadata["calib_utils"]["source_sha256"] == notebooks.source_sha256(
+        executed.stem
+    )
+    assert "(SHA-256" in json.dumps(notebook) and str(tiny_folder("qwen3", chat=True)) not in str(
+        notebook
+    )
+    assert "recomputed,ok" in told["check"]
+    # A part of its own after the embedded ones, whose parts are as before; gone with its folder.
+    after = contents((project / "book" / "_toc.yml").read_text())
+    assert after.pop(KEY) == [f"results/{KEY}/00_quickstart"]
+    assert after == before
+    assert list(contents((project / "book" / "_toc.yml").read_text()))[-2:] == [KEY, "Reference"]
+    shutil.rmtree(executed.parent)
+    assert main(["toc"]) == 0
+    assert contents((project / "book" / "_toc.yml").read_text()) == before
+
+
+def test_a_local_folder_runs_from_anywhere_into_given_places(
+    tiny_folder, tmp_path, monkeypatch, capsys
+):
+    """By a relative path, one notebook of which fails: the other still runs."""
+    folder = shutil.copytree(tiny_folder("olmo3", chat=True), tmp_path / "mine")
+    (tmp_path / "book").mkdir()
+    monkeypatch.chdir(tmp_path)
+    real = notebooks.run
+
+    def failing(name, parameters, output):
+        if name == "01_formal_framework":
+            from papermill.exceptions import PapermillExecutionError
+
+            raise PapermillExecutionError(
+                1, 1, "1 / 0", "ZeroDivisionError", "division by zero", []
+            )
+        return real(name, parameters, output)
+
+    monkeypatch.setattr(notebooks, "run", failing)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    command = ["run", "--model", "mine", "--book-dir", "book", "--results-dir", "rows"]
+    command += ["--notebook", "01_formal_framework", "--notebook", "00_quickstart"]
+    assert main([*command, "-p", "quick=True", "--device", "cpu"]) == 1
+    out, err = capsys.readouterr()
+    assert "FORECAST for" in err
+    assert "01_formal_framework failed (ZeroDivisionError: division by zero)" in err
+    executed = tmp_path / "book" / "results" / "mine" / "00_quickstart.ipynb"
+    assert out.strip() == str(executed)
+    # Labels carry the folder's name, not its path.
+    text = executed.read_text()
+    assert "fig-quickstart-mine" in text and f"fig-quickstart-{tmp_path.name}" not in text
+    parameters = next(
+        c.source for c in nbformat.read(executed, 4).cells
+        if "injected-parameters" in c.metadata.get("tags", ())
+    )  # fmt: skip
+    assert str(folder) in parameters and str(tmp_path / "rows") in parameters
+    assert "mine" in contents((tmp_path / "book" / "_toc.yml").read_text())
+
+
+def test_a_folder_may_not_pass_for_an_embedded_model(tiny_folder, tmp_path, capsys):
+    folder = shutil.copytree(tiny_folder(), tmp_path / "gemma-3-270m")
+    command = ["run", "--model", str(folder), "--book-dir", str(tmp_path), "--notebook"]
+    assert main([*command, "00_quickstart"]) == 2
+    assert InvalidRequestError.__name__ in (err := capsys.readouterr().err)
+    assert "rename the folder" in err
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("key", ["007", "null", "Yes", "1e3", "@me", "a b: c", "owner--name@main"])
+def test_any_folder_name_is_a_caption(tmp_path, key):
+    pages = tmp_path / "results" / key
+    pages.mkdir(parents=True)
+    (pages / "00_quickstart.ipynb").touch()
+    (pages / ".failed-01_x.ipynb").touch()
+    found = contents(build.table_of_contents(tmp_path))
+    assert found[key] == [f"results/{key}/00_quickstart"]
+    assert build.models_with_pages(tmp_path) == [key]
+    assert build.write_table_of_contents(tmp_path).read_text() == build.table_of_contents(tmp_path)
+
+
+def test_the_panel_is_printed_in_three_forms(capsys):
+    told = {}
+    for form in ("text", "csv", "json"):
+        assert main(["models", "--format", form]) == 0
+        told[form] = capsys.readouterr().out
+    rows = len(told["csv"].splitlines()) - 1
+    assert rows == len(json.loads(told["json"])) == len(checkpoints())
+    for one in json.loads(told["json"]):
+        assert (one["hub"] or one["name"]) in told["text"]
+        assert bool(one["tables"]) == one["measured"]
+    line = next(x for x in told["text"].splitlines() if "35B-A3B " in x)
+    assert "34.7 B, 3.45 active" in line and line.rstrip().endswith("no")
+    assert "qwen2.5-coder-0.5b-instruct (default)" in told["text"]
+
+
+def test_the_page_is_in_the_book():
+    assert "add_your_model" in contents((ROOT / "book" / "_toc.yml").read_text())["Start"]
+
+
+def test_help_needs_no_model_library():
+    code = "import sys; from calib_utils.__main__ import main\n"
+    code += "try: main(['check', '--help'])\nexcept SystemExit: sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0

@@ -1,0 +1,472 @@
+"""`check`: what is sound passes, and each thing that can be wrong is found and named."""
+
+import json
+import os
+import shutil
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import calib_utils as cu
+from calib_utils import files, paths
+from calib_utils.__main__ import main
+from calib_utils.book import check
+from calib_utils.core.tasks import OpenPrompt
+from calib_utils.errors import ResultsError
+from calib_utils.files import sha256_of_file
+from calib_utils.openended.sweeps import Sweep, sweep
+from calib_utils.results import conventions, records, storage
+from calib_utils.results.storage import Tables
+from calib_utils.studies import beyond
+
+HUB_ID, KEY = "owner/tiny", "owner--tiny"
+SWEEP = Sweep((OpenPrompt("one", "story", "Tell a story."),), ranks=(0, 3), max_tokens=3)
+SMALL = "smollm2-135m-instruct"
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory, tiny_folder):
+    """Results of a tiny model of the hub: two tables with all parts, a sweep, drawn replies."""
+    from huggingface_hub import constants
+
+    root = tmp_path_factory.mktemp("checks")
+    where = root / "hub" / f"models--{KEY}"
+    shutil.copytree(tiny_folder("llama", chat=True), where / "snapshots" / ("0" * 40))
+    (where / "refs").mkdir()
+    (where / "refs" / "main").write_text("0" * 40)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_CACHE", str(root / "hub"))
+        patch.setenv("CALIB_UTILS_CACHE", str(root / "cache"))
+        patch.setattr(conventions, "_commit", lambda: {"commit": "1" * 40, "dirty": False})
+        model = cu.load_model(HUB_ID, device="cpu")
+        options = {"details": True, "answer_temperatures": [1.0], "results_dir": root / "rows"}
+        cu.evaluate(model, "rng-1", ["none", "top_k=150", "top_p=0.9"], [0.5, 1.0], **options)
+        cu.evaluate(model, "rng-1", ["none"], end="line", results_dir=root / "rows")
+        sweep(model, SWEEP, root / "rows")
+        beyond.ask(model, n=4, max_tokens=3, results_dir=root / "rows")
+    return root
+
+
+@pytest.fixture
+def world(template, tmp_path, monkeypatch):
+    """A copy that a test may spoil, and the hub cache its model is in."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(template / "hub"))
+    return shutil.copytree(template / "rows", tmp_path / "rows")
+
+
+def findings(root):
+    return [fault.what for one in check.check(root) for fault in one.faults]
+
+
+def errors(root):
+    return [f for one in check.check(root) for f in one.faults if f.level == check.ERROR]
+
+
+def test_sound_results_have_no_fault(world, capsys):
+    found = check.check(world)
+    assert [(one.folder.name, one.kind, one.verdict) for one in found] == [
+        ("rng-1", "table", "ok"),
+        ("rng-1@end=line", "table", "ok"),
+        ("repeats", "texts", "ok"),
+        ("sweep", "texts", "ok"),
+    ]
+    assert main(["check", str(world), "--strict"]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[0] == "folder,kind,verdict,finding"
+    assert f"{KEY}/texts/sweep,texts,ok," in out
+    assert "4 looked at, 0 at fault" in err
+    # A model's folder, its texts, and single folders are looked at alike.
+    for below, n in ((KEY, 4), (f"{KEY}/texts", 2), (f"{KEY}/rng-1", 1), (f"{KEY}/texts/sweep", 1)):
+        assert [one.verdict for one in check.check(world / below)] == ["ok"] * n
+
+
+def test_everything_that_is_committed_is_sound():
+    """What continuous integration looks at in a pull request."""
+    found = check.check(paths.default_results_dir())
+    table = check.as_table(found, paths.default_results_dir())
+    wrong = table[table.verdict == "error"]
+    assert wrong.empty, wrong.to_string()
+    # That a commit did not hold all of the package when a text was written is a note.
+    noted = table[table.verdict == "note"]
+    assert set(noted.kind) <= {"texts"} and noted.finding.str.contains("no commit").all()
+    assert len(found) >= 90
+
+
+def test_labels_are_looked_at(tmp_path):
+    """A model's labels without their texts, changed labels, files that are none."""
+    own = paths.default_results_dir() / "smollm2-135m-instruct"
+    model = tmp_path / "smollm2-135m-instruct"
+    shutil.copytree(own / "labels", model / "labels")
+    shutil.copytree(own / "texts", model / "texts")
+    path = model / "labels" / "items-1@gazetteer.parquet"
+
+    def findings():
+        (found,) = [one for one in check.check(tmp_path) if one.kind == "labels"]
+        return " ".join(fault.what for fault in found.faults)
+
+    assert findings() == ""
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-30])
+    assert "items-1@gazetteer.parquet" in findings() and "cannot be read" in findings()
+    path.write_bytes((model / "labels" / "texts-1@harper.parquet").read_bytes())
+    assert "texts that are not stored" in findings()
+    path.write_bytes(whole)
+    (model / "labels" / "notes.txt").write_text("mine")
+    assert "notes.txt is not a file of labels" in findings()
+
+
+def record_of(folder):
+    return json.loads((folder / "provenance.json").read_text())
+
+
+def edit(folder, **changes):
+    text = json.dumps(record_of(folder) | changes)
+    (folder / "provenance.json").write_text(text)
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def rehash(folder):
+    """Makes the record vouch for the files as they are."""
+    names = record_of(folder)["files"]
+    edit(folder, files={name: sha256_of_file(folder / name) for name in names})
+
+
+def rewrite(folder, change):
+    """Changes the settings and has the record vouch for them, as a forger would."""
+    table = pd.read_csv(folder / "settings.csv")
+    change(table).to_csv(folder / "settings.csv", index=False, lineterminator="\n")
+    rehash(folder)
+
+
+def link(path):
+    """Moves a file or folder out of the results and leaves a link to it."""
+    outside = next(above for above in path.parents if above.name == "rows").parent / "elsewhere"
+    os.symlink(path.rename(outside), path)
+
+
+def nested(folder, name, **changes):
+    edit(folder, **{name: record_of(folder)[name] | changes})
+
+
+OUTSIDE = "../../rng-1@end=line/settings.csv"
+TABLE = {
+    "a byte in a CSV": (lambda f: flip(f / "settings.csv"), "SHA-256 differs"),
+    "a byte in a Parquet file": (lambda f: flip(f / "losses.parquet"), "SHA-256 differs"),
+    "a hash in the sidecar": (
+        lambda f: nested(f, "files", **{"answers.parquet": "0" * 64}), "SHA-256 differs"
+    ),
+    "a file is missing": (lambda f: (f / "frontier.parquet").unlink(), "unreadable"),
+    "the sidecar is missing": (
+        lambda f: (f / "provenance.json").unlink(), "missing or unreadable"
+    ),
+    "the sidecar is cut": (
+        lambda f: (f / "provenance.json").write_text("{"), "missing or unreadable"
+    ),
+    "the sidecar is a list": (
+        lambda f: (f / "provenance.json").write_text("[]"), "missing or unreadable"
+    ),
+    "another schema": (lambda f: edit(f, schema=1), "schema 1"),
+    "a file too many": (lambda f: (f / "notes.txt").touch(), "notes.txt is not in the record"),
+    "a link in place of a file": (lambda f: link(f / "settings.csv"), "is a link"),
+    "a name that leads out": (lambda f: nested(f, "files", **{OUTSIDE: "0" * 64}), "lead out"),
+    "an absolute name": (lambda f: nested(f, "files", **{"/etc/passwd": "0" * 64}), "lead out"),
+    "a convention that does not exist": (
+        lambda f: nested(f, "policies", end="soon"), "end='soon' does not exist"
+    ),
+    "another convention than the folder's": (
+        lambda f: nested(f, "policies", end="none"), "rename it, or measure again"
+    ),
+    "a dtype that does not exist": (lambda f: edit(f, dtype="float8"), "'float8' does not exist"),
+    "another dtype than the folder's": (lambda f: edit(f, dtype="bfloat16"), "rename it"),
+    "a validity above 1": (
+        lambda f: rewrite(f, lambda t: t.assign(validity=1.5)), "validity must lie in [0, 1]"
+    ),
+    "rows of another model": (
+        lambda f: rewrite(f, lambda t: t.assign(model=SMALL)), f"the table is of ['{SMALL}']"
+    ),
+    "rows of another task": (
+        lambda f: rewrite(f, lambda t: t.assign(task="rng-2")), "the table is of ['rng-2']"
+    ),
+    "fewer answers than the task has": (
+        lambda f: rewrite(f, lambda t: t.assign(n_answers=11)), "answers are missing"
+    ),
+    "another prompt": (lambda f: edit(f, prompt="Say 4."), "not those of the task rng-1"),
+    "a task that leads elsewhere": (lambda f: edit(f, task="../task.json"), "no name of a task"),
+    "another model in the record": (
+        lambda f: edit(f, model="owner/other"), "belong into 'owner--other'"
+    ),
+    "an older convention": (lambda f: edit(f, convention=0), "of convention 0 of rows"),
+    "no hash": (lambda f: edit(f, weights_sha256=None), "weights_sha256 is None"),
+    "no environment": (lambda f: edit(f, environment={}), "the environment lacks commit"),
+    "a field is missing": (
+        lambda f: (f / "provenance.json").write_text(
+            json.dumps({k: v for k, v in record_of(f).items() if k != "policies"})
+        ),
+        "'policies'",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_what_is_wrong_with_a_table_is_found(world, name, capsys):
+    spoil, said = TABLE[name]
+    spoil(world / KEY / "rng-1")
+    found = errors(world)
+    assert any(said in fault.what for fault in found), found
+    assert main(["check", str(world)]) == 1
+    assert "rng-1" in capsys.readouterr().out
+    # A remedy is named, and what is beside it is not blamed.
+    remedies = ("measure", "delete", "restore", "rename", "move", "put", "choose")
+    for one in check.check(world):
+        assert one.folder.name == "rng-1" or one.verdict == "ok"
+        assert all(any(word in f.what for word in remedies) for f in one.faults), one.faults
+
+
+PLACES = {
+    "a foreign model's folder": (
+        lambda r: (r / KEY).rename(r / "gemma-3-270m"), f"they belong into '{KEY}'"
+    ),
+    "a draft": (lambda r: (r / KEY / ".rng-1-0123").mkdir(), "killed run"),
+    "a draft among the models": (lambda r: (r / ".draft").mkdir(), "killed run"),
+    "a file among the models": (lambda r: (r / "notes.txt").touch(), "not a results folder"),
+    "a file among the tables": (lambda r: (r / KEY / "a.csv").touch(), "not a results folder"),
+    "an empty folder": (lambda r: (r / KEY / "rng-2").mkdir(), "missing or unreadable"),
+    "a linked folder": (lambda r: link(r / KEY / "rng-1"), "is a link"),
+    "a linked model": (lambda r: os.symlink(r / KEY, r / "other--model"), "is a link"),
+    "a renamed table": (
+        lambda r: (r / KEY / "rng-1").rename(r / KEY / "rng-3"), "called 'rng-3'"
+    ),
+    "nothing": (lambda r: shutil.rmtree(r / KEY), "nothing is stored here"),
+    "no folder": (lambda r: shutil.rmtree(r), "no such folder"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_what_lies_where_it_should_not_is_found(world, name):
+    spoil, said = PLACES[name]
+    spoil(world)
+    assert any(said in fault.what for fault in errors(world)), errors(world)
+    assert main(["check", str(world)]) == 1
+
+
+def retext(folder, change):
+    """Changes the first file of texts and has the record vouch for it."""
+    path = folder / next(iter(record_of(folder)["files"]))
+    table = records.pq.read_table(path)
+    rows = [change(dict(row)) for row in table.to_pylist()]
+    records.pq.write_table(records.pa.Table.from_pylist(rows, schema=table.schema), path)
+    rehash(folder)
+
+
+def first_file(folder):
+    return folder / next(iter(record_of(folder)["files"]))
+
+
+TEXTS = {
+    "a byte": ("sweep", lambda f: flip(first_file(f)), "SHA-256 differs"),
+    "a byte of a reply": ("repeats", lambda f: flip(first_file(f)), "SHA-256 differs"),
+    "a file is missing": ("sweep", lambda f: first_file(f).unlink(), "SHA-256 differs"),
+    "a file too many": ("sweep", lambda f: (f / "x.parquet").touch(), "not in the record"),
+    "no sidecar": ("repeats", lambda f: (f / "provenance.json").unlink(), "unreadable"),
+    "unfinished": (
+        "sweep",
+        lambda f: (f / "provenance.json").write_text(
+            json.dumps({k: v for k, v in record_of(f).items() if k != "files"})
+        ),
+        "unfinished",
+    ),
+    "a name that leads out": (
+        "sweep", lambda f: nested(f, "files", **{"../../x.parquet": "0" * 64}), "among its files"
+    ),
+    "a name of another kind": (
+        "repeats", lambda f: nested(f, "files", **{"x.csv": "0" * 64}), "no run writes"
+    ),
+    "another sweep": (
+        "sweep", lambda f: nested(f, "sweep", max_tokens=4), "not the one of its hash"
+    ),
+    "an impossible sweep": ("sweep", lambda f: nested(f, "sweep", depth=9), "depth=9"),
+    "a log-probability above 0": (
+        "sweep", lambda f: retext(f, lambda row: row | {"log_p": 1.0}), "above 0"
+    ),
+    "a reply more probable than can be": (
+        "repeats", lambda f: retext(f, lambda row: row | {"log_p": 1.0}), "above 0"
+    ),
+    "a reply without text": (
+        "repeats", lambda f: retext(f, lambda row: row | {"text": None}), "has no text"
+    ),
+    "a foreign rank": (
+        "sweep", lambda f: retext(f, lambda row: row | {"path_ranks": [7]}), "does not have"
+    ),
+    "a path of another length": (
+        "sweep", lambda f: retext(f, lambda row: row | {"path_ids": []}), "than its depth"
+    ),
+    "a tree of another prompt": (
+        "sweep", lambda f: retext(f, lambda row: row | {"prompt_id": "two"}), "the trees"
+    ),
+    "an older convention": (
+        "sweep", lambda f: edit(f, convention=0), "of convention 0 of texts"
+    ),
+    "another model": ("repeats", lambda f: edit(f, model=SMALL), "not those of"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_what_is_wrong_with_texts_is_found(world, name):
+    kind, spoil, said = TEXTS[name]
+    spoil(world / KEY / "texts" / kind)
+    found = errors(world)
+    assert any(said in fault.what for fault in found), found
+    assert main(["check", str(world / KEY)]) == 1
+    blamed = {one.folder.name for one in check.check(world) if one.verdict == "error"}
+    assert blamed == {kind}
+
+
+def of_this_machine(folder):
+    edit(folder, model=f"/home/me/{KEY}", revision=None)
+    rewrite(folder, lambda table: table.assign(model=f"/home/me/{KEY}"))
+
+
+def of_ones_own(folder):
+    edit(folder, task="mine")
+    rewrite(folder.rename(folder.with_name("mine")), lambda table: table.assign(task="mine"))
+
+
+NOTES = {
+    "a model of this machine": (of_this_machine, "file of one machine"),
+    "a revision that moves": (lambda f: edit(f, revision="main"), "may move"),
+    "changes that no commit has": (lambda f: nested(f, "environment", dirty=True), "no commit"),
+    "no commit": (lambda f: nested(f, "environment", commit=""), "no commit"),
+    "a task of one's own": (of_ones_own, "not a task of this project"),
+}
+
+
+@pytest.mark.parametrize("name", NOTES)
+def test_what_cannot_be_contributed_is_noted(world, name):
+    spoil, said = NOTES[name]
+    spoil(world / KEY / "rng-1")
+    assert not errors(world)
+    assert any(said in what for what in findings(world)), findings(world)
+    assert main(["check", str(world)]) == 0
+    assert main(["check", str(world), "--strict"]) == 1
+
+
+def test_an_embedded_model_is_its_file(tmp_path):
+    folder = shutil.copytree(
+        paths.default_results_dir() / SMALL / "us-states", tmp_path / SMALL / "us-states"
+    )
+    assert not findings(tmp_path)
+    edit(folder, weights_sha256="0" * 64)
+    assert "the weights are not those of smollm2" in findings(tmp_path)[0]
+
+
+@settings(max_examples=25)
+@given(st.data())
+def test_a_changed_byte_anywhere_is_found_or_harmless(template, tmp_path_factory, data):
+    """Tables and texts have no harmless byte; in a sidecar some are, but none breaks the check."""
+    root = shutil.copytree(template / "rows", tmp_path_factory.mktemp("fuzz") / "rows")
+    stored = sorted(p for p in root.rglob("*") if p.is_file() and p.name != files.LOCK)
+    path = data.draw(st.sampled_from(stored))
+    content = bytearray(path.read_bytes())
+    at = data.draw(st.integers(0, len(content) - 1))
+    if data.draw(st.booleans()):
+        content[at] ^= data.draw(st.integers(1, 255))
+    else:
+        del content[at:]
+    path.write_bytes(content)
+    found = check.check(root)
+    if path.name != storage.RECORD:
+        assert [one.folder for one in found if one.verdict == "error"] == [path.parent]
+    shutil.rmtree(root.parent)
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists, max_leaves=3))
+@settings(max_examples=12)
+def test_no_value_in_a_sidecar_breaks_the_check(template, tmp_path_factory, value):
+    root = shutil.copytree(template / "rows", tmp_path_factory.mktemp("fuzz") / "rows")
+    names = record_of(root / KEY / "rng-1")
+    for field in sorted(names):
+        edit(root / KEY / "rng-1", **{**names, field: value})
+        list(check.check(root / KEY / "rng-1"))
+    shutil.rmtree(root.parent)
+
+
+# Recomputing
+
+
+def test_recomputing_finds_what_is_consistent_and_made_up(world, capsys):
+    assert main(["check", str(world / KEY), "--recompute", "4"]) == 0
+    out = capsys.readouterr().out
+    assert "rng-1,recomputed,ok," in out
+    folder = world / KEY / "rng-1@end=line"
+    whole = storage.read(folder)
+    moved = whole.settings.assign(diversity=(1 + whole.settings.diversity) / 2)
+    storage.write(folder, Tables(moved), whole.record)
+    assert not errors(world)
+    again = check.recompute_some(check.check(world), 20)
+    said = {one.folder.name: [fault.what for fault in one.faults] for one in again}
+    assert not said["rng-1"] and not said["sweep"]
+    assert len(said["rng-1@end=line"]) == 1
+    assert "differ by up to" in said["rng-1@end=line"][0]
+    assert main(["check", str(folder), "--recompute", "1"]) == 1
+
+
+def test_a_validity_however_small_has_to_fit_its_losses(tiny, tmp_path):
+    arguments = {"temperatures": [0.1, 1.0], "details": True, "results_dir": tmp_path}
+    cu.evaluate(tiny("llama"), "rng-1", **arguments)
+    (folder,) = tmp_path.glob("*/rng-1")
+    whole = storage.read(folder)
+    assert not errors(tmp_path) and 0 < whole.settings.validity.min() < 1e-20
+    least = whole.settings.validity == whole.settings.validity.min()
+    for rows in (
+        whole.settings.assign(validity=whole.settings.validity * (1 + 0.5 * least)),
+        whole.settings[~least],
+    ):
+        with pytest.raises(ResultsError, match="losses"):
+            Tables(rows, whole.answers, whole.losses, whole.frontier).check("here")
+
+
+def test_recomputing_finds_answers_and_prompts_of_another_tokenizer(world):
+    edit(world / KEY / "rng-1", prompt_sha256="0" * 64, sequences_sha256="1" * 64)
+    (one,) = check.recompute_some(check.check(world / KEY / "rng-1"), 1)
+    assert "prompt_sha256, sequences_sha256 are not those of the record" in one.faults[0].what
+
+
+def test_rescoring_finds_texts_that_the_model_does_not_write_so(world):
+    def likelier(row):
+        return row | {"log_p": row["log_p"] / 2}
+
+    retext(world / KEY / "texts" / "sweep", likelier)
+    assert not errors(world)
+    (one,) = check.recompute_some(check.check(world / KEY / "texts" / "sweep"), 2)
+    assert "nats a token" in one.faults[0].what
+
+
+def test_the_same_seed_draws_the_same_rows(world):
+    found = check.check(world)
+    seeds = ("a commit", "a commit", *range(6))
+    drawn = [[c.folder for c in check.recompute_some(found, 1, seed)] for seed in seeds]
+    assert drawn[0] == drawn[1]
+    assert len({tuple(folders) for folders in drawn}) == 2
+
+
+def test_a_model_that_is_not_here_is_not_fetched(world, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(world / "empty"))
+    found = check.recompute_some(check.check(world), 1)
+    assert [one.verdict for one in found] == ["note"] * 2
+    assert all("owner/tiny is not here: fetch it" in one.faults[0].what for one in found)
+
+
+def test_a_number_of_rows_below_0_is_a_named_error(capsys):
+    assert main(["check", "--recompute", "-1"]) == 2
+    assert "--recompute -1" in capsys.readouterr().err

@@ -1,0 +1,105 @@
+"""Forecasts: held against times and memory that were taken, and never kept as results."""
+
+import json
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from calib_utils import paths
+from calib_utils.__main__ import main
+from calib_utils.book import notebooks, resources
+from calib_utils.errors import InvalidRequestError
+from calib_utils.models import registry
+
+SMALL = "smollm2-135m-instruct"
+
+
+def test_times_that_were_taken_lie_within_the_spread_that_is_told():
+    table = pd.read_csv(paths.package_data("panel", "seconds.csv"))
+    table["cpu_s"] = table.cpu_s.fillna(table.wall_s * table.threads)
+    taken = table[(table.notebook != resources.PROBE) & (table.model != SMALL)]
+    assert len(taken) >= 6
+    for row in taken.itertuples():
+        told = resources.seconds(resources.size_of(row.model))[row.notebook]
+        assert 1 / resources.SPREAD < told / row.cpu_s < resources.SPREAD, row
+
+
+def test_times_follow_from_the_parameters_or_from_a_probe_taken_here():
+    size = resources.size_of("Qwen/Qwen3-0.6B")
+    times = resources.seconds(size)
+    assert set(times.index) <= set(notebooks.notebook_names()) and len(times) >= 5
+    larger = resources.seconds(replace(size, active=3 * size.active))
+    assert (larger / times).tolist() == pytest.approx([3] * len(times))
+    once, twice = (resources.seconds(size, probe_s) for probe_s in (1.0, 2.0))
+    assert (twice / once).tolist() == pytest.approx([2] * len(times))
+    assert once.equals(resources.seconds(resources.size_of(SMALL), 1.0))
+
+
+def test_the_memory_that_was_taken_lies_below_the_forecast():
+    """Against the benchmark of one model on tasks of a hundred to ten thousand answers."""
+    record = json.loads((paths.project_root() / "benchmarks/results/scaling.json").read_text())
+    told = resources.memory(resources.size_of(record["model"]))
+    for task in ("rng_2", "rng_3", "rng_4"):
+        loaded, extra = (record[f"{task}_{part}_memory_mb"] for part in ("loaded", "extra"))
+        assert told / 2.5 < (loaded + extra) * 1e6 < 1.1 * told
+
+
+def test_memory_follows_from_the_dtype_and_the_architecture():
+    dense, recurrent = (resources.size_of(f"Qwen/{name}") for name in ("Qwen3-8B", "Qwen3.5-9B"))
+    assert resources.memory(dense) > 4 * dense.parameters
+    halves = resources.memory(dense, "bfloat16")
+    assert 2 * dense.parameters < halves < resources.memory(dense) - 2 * dense.parameters
+    # A copy of the recurrent state per row, and of each step on the way down.
+    beside = resources.memory(recurrent) - 4 * recurrent.parameters
+    assert beside > 64 * recurrent.state_bytes
+    with pytest.raises(InvalidRequestError, match="dtype='int4' does not exist"):
+        resources.memory(dense, "int4")
+
+
+@pytest.mark.parametrize("one", registry.checkpoints(), ids=lambda one: one.name)
+def test_every_checkpoint_has_a_forecast_that_says_it_is_one(one):
+    told = resources.report(resources.size_of(one.load_name), "bfloat16", "cpu")
+    assert told.startswith("FORECAST") and "not a measurement" in told.splitlines()[0]
+    assert "within a factor of" in told
+    assert ("active" in told) == (one.active < one.parameters)
+
+
+def test_what_does_not_fit_is_said(monkeypatch):
+    size = resources.size_of("Qwen/Qwen3-8B")
+    monkeypatch.setattr(resources, "_memory_here", lambda device: 8e9)
+    assert "WARNING: does not fit into the memory" in resources.report(size, "float32", "cpu")
+    monkeypatch.setattr(resources, "_memory_here", lambda device: 8e12)
+    told = resources.report(replace(size, disk_bytes=10**18), "float32", "cpu")
+    assert "the disk is too small" in told and "memory here" not in told
+
+
+def test_the_command_measures_and_keeps_nothing(tiny_folder, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(paths.default_results_dir().rglob("*"))
+    assert main(["forecast", "--model", str(tiny_folder("qwen3")), "--measure"]) == 0
+    out, err = capsys.readouterr()
+    assert "times follow from" in out and "taken just now" in out
+    assert "scaled from" in err  # told before the model was loaded
+    assert sorted(paths.default_results_dir().rglob("*")) == before
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--model", "owner/nothing"], "HubUnreachableError: the size of owner/nothing"),
+        (["--model", "smollm"], "UnknownNameError"),
+        (["--model", SMALL, "--dtype", "int4"], "dtype='int4' does not exist"),
+        (["--model", SMALL, "--device", "tpu"], "DeviceError"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments, said, hub, capsys):
+    for command in ("forecast", "resources"):
+        if command == "resources":
+            arguments = [a for a in arguments if a != "--model"]
+            if "--device" in arguments:
+                continue
+        assert main([command, *arguments]) == 2
+        err = capsys.readouterr().err
+        assert said in err and len(err.splitlines()) == 1

@@ -1,0 +1,300 @@
+"""Notebooks: pairs in step, parameters checked, committed outputs current and reproduced."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import jupytext
+import nbformat
+import pytest
+
+from calib_utils import paths
+from calib_utils.book import notebooks
+from calib_utils.book.build import models_with_pages, table_of_contents
+from calib_utils.errors import NotebookParameterError, UnknownNameError
+from calib_utils.models.registry import CORE
+from calib_utils.results.evaluation import share_interval
+
+ROOT = paths.project_root()
+NOTEBOOKS = notebooks.notebook_names()
+PANEL = notebooks.panel_names()
+EXECUTED = sorted(
+    path
+    for pattern in ("results/*", "panel")
+    for path in (ROOT / "book").glob(f"{pattern}/[0-9][0-9]_*.ipynb")
+)
+
+
+def _ids(path):
+    return f"{path.parent.name}/{path.stem}"
+
+
+@pytest.mark.parametrize("name", [*NOTEBOOKS, *PANEL])
+def test_script_and_notebook_are_in_step(name):
+    script = jupytext.read(ROOT / "notebooks" / f"{name}.py")
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+
+    def cells(book):
+        return [(c.cell_type, c.source, c.metadata) for c in book.cells]
+
+    assert cells(script) == cells(notebook), "run make sync"
+    assert all(not c.get("outputs") and not c.get("execution_count") for c in notebook.cells)
+
+
+@pytest.mark.parametrize("name", [*NOTEBOOKS, *PANEL])
+def test_every_notebook_has_the_common_parameters_and_no_logic(name):
+    parameters = set(notebooks.parameters_of(name))
+    if name in PANEL:
+        assert parameters <= set(notebooks.PANEL_PARAMETERS)
+    else:
+        assert set(notebooks.COMMON_PARAMETERS) <= parameters
+    source = (ROOT / "notebooks" / f"{name}.py").read_text()
+    assert "\ndef " not in source and "\nclass " not in source
+
+
+def test_every_script_has_its_notebook():
+    scripts = {p.stem for p in (ROOT / "notebooks").glob("*.py")}
+    assert scripts == {*NOTEBOOKS, *PANEL}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({"modle": "x"}, "Did you mean 'model'"),
+        ({"temprature": 1.0}, "unknown parameter 'temprature'"),
+        ({"quick": "yes"}, "quick='yes' must be a bool"),
+        ({"seed": True}, "seed=True must be a int"),
+        ({"seed": 1.5}, "seed=1.5 must be a int"),
+    ],
+)
+def test_wrong_parameters_are_refused_before_anything_runs(parameters, said, tmp_path):
+    output = tmp_path / "out.ipynb"
+    with pytest.raises(NotebookParameterError, match=said):
+        notebooks.run("00_quickstart", parameters, output)
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("pair", ["seed", "seed=many", "colour=red", "quick=1"])
+def test_wrong_parameter_texts_are_refused(pair):
+    with pytest.raises(NotebookParameterError):
+        notebooks.parse_parameters("00_quickstart", [pair])
+
+
+def test_parameter_texts_are_read_as_their_defaults_type():
+    parsed = notebooks.parse_parameters("00_quickstart", ["seed=3", "quick=True", "model=a=b"])
+    assert parsed == {"seed": 3, "quick": True, "model": "a=b"}
+
+
+def test_only_a_folder_whose_name_is_too_long_for_a_socket_is_reached_by_ports():
+    assert notebooks.kernel_channels("/tmp/x")["transport"] == "ipc"
+    assert notebooks.kernel_channels("/tmp/" + "é" * 50) == {}
+
+
+def test_an_unknown_notebook_lists_the_known():
+    with pytest.raises(UnknownNameError, match="00_quickstart"):
+        notebooks.parameters_of("00_quick")
+
+
+def test_every_embedded_model_has_every_notebook_executed():
+    have = {_ids(path) for path in EXECUTED}
+    assert have >= {f"{model}/{name}" for model in CORE for name in NOTEBOOKS}
+    assert have >= {f"panel/{name}" for name in PANEL}
+
+
+@pytest.mark.parametrize("path", EXECUTED, ids=_ids)
+def test_executed_copies_are_current_and_whole(path):
+    notebook = nbformat.read(path, as_version=4)
+    made_from = notebook.metadata["calib_utils"]
+    assert made_from["source_sha256"] == notebooks.source_sha256(path.stem), "make run MODEL=..."
+    code = [c for c in notebook.cells if c.cell_type == "code"]
+    # nbval never compares a cell without a count.
+    assert [c.execution_count for c in code] == list(range(1, len(code) + 1))
+    outputs = [o for c in code for o in c.outputs]
+    assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
+    assert "widgets" not in notebook.metadata
+    assert str(ROOT) not in json.dumps(notebook), "a path of this machine in an output"
+
+
+@pytest.mark.parametrize("path", EXECUTED, ids=_ids)
+def test_executed_copies_stand(path):
+    """By their own record: source, data, weights and rows are those they were made from."""
+    parameters = {} if path.stem in PANEL else {"model": path.parent.name}
+    why = notebooks.why_notebook_is_stale(path.stem, parameters, path)
+    given = "--panel" if path.stem in PANEL else f"--model {path.parent.name}"
+    assert not why, f"{why}: python -m calib_utils run {given}"
+
+
+def test_the_table_of_contents_is_the_one_for_these_notebooks():
+    assert (ROOT / "book" / "_toc.yml").read_text() == table_of_contents()
+    assert models_with_pages()[0] == CORE[0]
+
+
+def nbval(*pages, options=()):
+    """What nbval prints about executed copies, with our comparer."""
+    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2))}
+    environment = {**os.environ, **notebooks.KERNEL_ENVIRONMENT, **threads, "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header"]
+    command += ["--nbval", "--nbval-current-env", "--nbval-cell-timeout=900", "-o", "addopts="]
+    command += ["--nbval-sanitize-with", str(ROOT / "tests" / "nbval_sanitize.cfg")]
+    command += ["-p", "tests.nbval_plugin", *options, *map(str, pages)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT).stdout
+
+
+@pytest.mark.parametrize("model", CORE)
+def test_the_quickstarts_exact_validity_agrees_with_its_draws(model):
+    """Of the committed copies, whose draws nbval does not compare; wide enough for any seed."""
+    page = nbformat.read(paths.executed_dir(model) / "00_quickstart.ipynb", as_version=4)
+    printed = "".join(o.text for c in page.cells for o in c.get("outputs", ()) if o.get("name"))
+    valid, n = map(int, re.search(r"drawn: (\d+) of (\d+) valid", printed).groups())
+    exact = float(re.search(r"exact: validity (\S+),", printed)[1])
+    low, high = share_interval(valid, n, z=4)
+    assert low <= exact <= high
+
+
+@pytest.mark.models
+@pytest.mark.notebooks
+def test_rerunning_gives_the_committed_outputs(tmp_path):
+    """nbval over every executed copy; a planted change must be caught."""
+    planted = tmp_path / "planted.ipynb"
+    small = ROOT / "book" / "results" / "smollm2-135m-instruct" / "00_quickstart.ipynb"
+    notebook = nbformat.read(small, as_version=4)
+    shown = next(o for c in notebook.cells for o in c.get("outputs", ()) if o.get("name"))
+    shown.text = shown.text.replace("100 token sequences", "101 token sequences")
+    nbformat.write(notebook, planted)
+    said = nbval(*EXECUTED, planted, options=["-n", "2", "--dist", "loadfile"])
+    # Outside the root pytest names no file in its summary, so the planted text has to show.
+    failed = [line for line in said.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    assert "number: 101 became 100" in said, "the planted change went unnoticed:\n" + said
+    assert len(failed) == 1, said[-6000:]
+
+
+ROWS = ["<td>states</td><td>0.31</td>", "<td>digits</td><td>0.52</td>"]
+# What a page holds, what its cell prints now, tags of the cell.
+PASSES = {
+    "nothing": ("a 0.31 b", "a 0.31 b"),
+    "the last digit shown": ("mse 0.00393", "mse 0.00394"),
+    "the fourth digit": ("0.1234 and 12.34", "0.1236 and 12.35"),
+    "a rounded share": ("12%", "13%"),
+    "two decimals": ("0.05 (0.01 to 0.09)", "0.05 (0.02 to 0.09)"),
+    "no digits after the point": ("1", "0.99"),
+    "a list of numbers": ("[0.50,-1.25,3]", "[0.501,-1.24,3]"),
+    "an exponent": ("8.9e-12", "8.92e-12"),
+    "a tolerance of the cell": ("lead 230", "lead 240", "tolerance-0.1"),
+    "draws": ("a city", "another city", "nbval-ignore-output"),
+}
+FAILS = {
+    "a verdict": ("0.31 reproduced", "0.31 not reproduced"),
+    "a number": ("0.31", "0.33"),
+    "a small number": ("4.5e-06", "5.5e-06"),
+    "a lone digit": ("0.9", "0.8"),
+    "a sign": ("area -0.21", "area 0.21"),
+    "a count": ("100 token sequences", "101 token sequences"),
+    "a rounded count": ("lead 230", "lead 240"),
+    "a version": ("numpy 2.3.1", "numpy 2.3.2"),
+    "a hash": ("SHA-256 b179c9523d0e", "SHA-256 b179c9523d1e"),
+    "a missing row": ("\n".join(ROWS), ROWS[0]),
+    "one more row": (ROWS[0], "\n".join(ROWS)),
+    "the order of rows": ("\n".join(ROWS), "\n".join(reversed(ROWS))),
+    "the order of rows with one name": ("0.31 0.52", "0.52 0.31"),
+    "undefined": ("0.31", "nan"),
+    "beyond a tolerance of the cell": ("lead 230", "lead 260", "tolerance-0.1"),
+}
+_PIXEL = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+)
+
+
+@pytest.mark.notebooks
+def test_pages_are_compared_word_for_word_and_number_within_tolerance(tmp_path):
+    cells, expected = [], []
+
+    def add(name, source, output, fails, *tags):
+        metadata = {"tags": list(tags)} if tags else {}
+        cells.append(
+            nbformat.v4.new_code_cell(
+                f"# {name}\n{source}", execution_count=1, outputs=[output], metadata=metadata
+            )
+        )
+        expected.append(fails)
+
+    def shown(data, **metadata):
+        return nbformat.v4.new_output("display_data", data=data, metadata=metadata)
+
+    def displays(data, **metadata):
+        call = f"display({data!r}, raw=True, metadata={metadata!r})"
+        return f"from IPython.display import display\n{call}"
+
+    for fails, cases in ((False, PASSES), (True, FAILS)):
+        for name, (then, now, *tags) in cases.items():
+            printed = nbformat.v4.new_output("stream", name="stdout", text=f"{then}\n")
+            add(name, f"print({now!r})", printed, fails, *tags)
+            old, new = ({"text/html": f"<p>{text}</p>"} for text in (then, now))
+            add(f"{name}, shown", displays(new), shown(old), fails, *tags)
+    old, new = ({"application/papermill.record/text/plain": x} for x in ("0.31", "0.312"))
+    names = [{"scrapbook": {"name": name}} for name in ("validity", "diversity")]
+    add("glue", displays(new, **names[0]), shown(old, **names[0]), False)
+    add("glue by another name", displays(new, **names[1]), shown(old, **names[0]), True)
+    old, new = ({"image/png": x} for x in (_PIXEL, f"{_PIXEL}\n"))
+    add("another picture", displays(new), shown(old), False)
+    add("no picture", "None", shown(old), True)
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "page.ipynb")
+
+    report = tmp_path / "differences.tsv"
+    said = nbval(tmp_path / "page.ipynb", options=["-rA", "--nbval-differences", str(report)])
+    lines = [line for line in said.splitlines() if line.startswith(("PASSED", "FAILED"))]
+    outcome = {int(line.rsplit("Cell ", 1)[1].split()[0]): line[:6] for line in lines}
+    wrong = [
+        cell.source
+        for number, (cell, fails) in enumerate(zip(cells, expected, strict=True))
+        if outcome.get(number) != ("FAILED" if fails else "PASSED")
+    ]
+    assert not wrong, said
+    assert "0.31 became 0.33, a difference of 0.02 where 0.01 is allowed" in said
+    assert "words: '0.31 reproduced' became '0.31 not reproduced'" in said
+    close = report.read_text().splitlines()
+    assert any("0.00393 became 0.00394, by 1e-05" in line for line in close)
+    assert not any("0.33" in line for line in close)
+
+
+@pytest.mark.notebooks
+def test_what_a_cell_prints_is_one_output_however_it_arrives(small_project, tiny_folder, tmp_path):
+    """On a busy machine a line may come apart from its end, and bytes would not be repeated."""
+    cell = "import time\n\nprint(1, end='', flush=True)\ntime.sleep(1)\nprint(2)"
+    project = small_project(tmp_path / "project", {"00_prints": [cell]})
+    command = [sys.executable, "-m", "calib_utils", "run", "--model", tiny_folder(chat=True)]
+    own = {**os.environ, "PYTHONPATH": str(project)}
+    subprocess.run(command, check=True, cwd=project, env=own, capture_output=True)
+    (page,) = (project / "book" / "results").glob("*/00_prints.ipynb")
+    outputs = nbformat.read(page, as_version=4).cells[-1].outputs
+    assert [output.text for output in outputs] == ["12\n"]
+
+
+@pytest.mark.models
+@pytest.mark.notebooks
+def test_a_quick_run_with_parameters_stores_its_rows(tmp_path):
+    parameters = {
+        "model": "smollm2-135m-instruct",
+        "quick": True,
+        "results_dir": str(tmp_path / "rows"),
+    }
+    output = notebooks.run("02_controlled_tasks", parameters, tmp_path / "out" / "02.ipynb")
+    stored = sorted(p.name for p in (tmp_path / "rows").glob("*/*"))
+    assert {"rng-2", "rng-2-sum-at-most-10", "us-states"} <= set(stored)
+    first = output.read_bytes()
+    # A second run reuses the rows and gives the same bytes.
+    assert notebooks.run("02_controlled_tasks", parameters, output).read_bytes() == first
+
+
+@pytest.mark.models
+@pytest.mark.notebooks
+def test_a_quick_run_of_the_order_chapter_keeps_its_texts_and_reads_them_again(tmp_path):
+    store = tmp_path / "rows"
+    parameters = {"model": "smollm2-135m-instruct", "quick": True, "results_dir": str(store)}
+    output = notebooks.run("04_order_calibration", parameters, tmp_path / "04.ipynb")
+    kept = {p.relative_to(store): p.read_bytes() for p in store.rglob("*.parquet")}
+    assert {path.parts[1] for path in kept} == {"texts", "labels"}
+    first = output.read_bytes()
+    assert notebooks.run("04_order_calibration", parameters, output).read_bytes() == first
+    assert kept == {p.relative_to(store): p.read_bytes() for p in store.rglob("*.parquet")}

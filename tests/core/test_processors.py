@@ -1,0 +1,419 @@
+"""Any logits processor of transformers, evaluated at every node with the node's own prefix."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import LogitsProcessorList
+from transformers.generation.logits_process import (
+    MinPLogitsWarper,
+    NoRepeatNGramLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopPLogitsWarper,
+    TypicalLogitsWarper,
+)
+
+import calib_utils as cu
+from calib_utils import paths
+from calib_utils.core import rules
+from calib_utils.errors import InvalidRuleError
+from calib_utils.models import scoring
+from calib_utils.results import storage
+
+# Answers that repeat themselves and the prompt's words.
+TASK = cu.Task(
+    "again", "Say one of x, ab, 1. Answer:", ["x", "xx", "xxx", "abab", "1,1", "ab", "1"]
+)
+NUMBERS = ["validity", "diversity", "sequence_precision", "sequence_recall"]
+SEEDS = range(2)
+
+
+@pytest.fixture
+def model(tiny):
+    return tiny("llama", chat=True)
+
+
+def keep_some(keep):
+    """A plain function that drops all tokens but some."""
+
+    def process(ids, scores):
+        out = torch.full_like(scores, -torch.inf)
+        out[:, keep] = scores[:, keep]
+        return out
+
+    return process
+
+
+def like_the_last(ids, scores):
+    """A plain function of the prefix: the token just written gains six nats, in place."""
+    scores[torch.arange(len(ids)), ids[:, -1]] += 6.0
+    return scores
+
+
+def by_length(ids, scores):
+    """Sharper with every token written, and nothing below a threshold."""
+    scores = scores * (1 + ids.shape[1] / 50)
+    return scores.masked_fill(scores < scores.amax(1, keepdim=True) - 30, -torch.inf)
+
+
+REPEAT = RepetitionPenaltyLogitsProcessor(1.7)
+CASES = {
+    "repetition penalty": ([REPEAT], 1),
+    "no repeated 2-gram": ([NoRepeatNGramLogitsProcessor(2)], 0),
+    "plain function": ([like_the_last], 0),
+    "one after another": ([REPEAT, like_the_last, TopPLogitsWarper(0.9999)], 2),
+    "by length": ([by_length, MinPLogitsWarper(1e-7)], 1),
+}
+
+
+@pytest.fixture(scope="module")
+def plain_logits():
+    """Logits after a context from a forward pass of its own, each context once."""
+    found = {}
+
+    @torch.no_grad()
+    def get(model, context):
+        key = model.folder, *context
+        if key not in found:
+            ids = torch.tensor([context])
+            found[key] = model.network(input_ids=ids, use_cache=False).logits[:, -1]
+        return found[key].clone()
+
+    return get
+
+
+def brute_force(model, prompt, plain_logits, processors, temperature_at, temperature):
+    """The four numbers, answer by answer and token by token, a plain forward pass a prefix."""
+    row = list(processors)
+    if temperature_at is not None:
+        row.insert(temperature_at, TemperatureLogitsWarper(temperature))
+    row = LogitsProcessorList(row)
+    p, uniform = np.ones((2, prompt.trie.n_answers))
+    (end,) = prompt.end_ids
+    for symbols, answer in zip(prompt.sequences.symbols, prompt.sequences.answer, strict=True):
+        for step, token in enumerate([*symbols, end]):
+            context = [*prompt.ids, *symbols[:step]]
+            scores = row(torch.tensor([context]), plain_logits(model, context))
+            step_p = scores.double().softmax(-1)[0]
+            p[answer] *= float(step_p[token])
+            uniform[answer] *= float(step_p[token] > 0) / int((step_p > 0).sum())
+    share = p[p > 0] / p.sum()
+    diversity = np.exp(-(share * np.log(share)).sum()) / len(p)
+    return [p.sum(), diversity, uniform.sum(), (uniform > 0).mean()]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
+@pytest.mark.parametrize("case", CASES)
+def test_a_sampler_is_a_loop_over_answers_with_a_forward_pass_each(
+    model, plain_logits, case, temperature
+):
+    processors, at = CASES[case]
+    sampler = cu.Processors(processors, "own", temperature_at=at)
+    found = cu.evaluate(model, TASK, [sampler], [temperature])
+    prompt = cu.render_prompt(model, TASK)
+    expected = brute_force(model, prompt, plain_logits, processors, at, temperature)
+    np.testing.assert_allclose(found[NUMBERS].to_numpy()[0], expected, rtol=3e-4, atol=1e-14)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_case_changes_the_numbers(model, case):
+    processors, at = CASES[case]
+    sampler = cu.Processors(processors, "own", 1, at)
+    plain, own = cu.evaluate(model, TASK, ["none", sampler], [3.0])[NUMBERS].to_numpy()
+    assert np.abs(np.log(own / plain)).max() > 0.03
+
+
+def test_a_repeated_pair_is_never_written(model):
+    table = cu.evaluate(model, TASK, [cu.Processors(NoRepeatNGramLogitsProcessor(2), "ngram")])
+    assert table.sequence_recall[0] == pytest.approx(6 / 7), "all but xxx"
+
+
+@pytest.mark.parametrize("architecture", ["qwen3.5", "gemma3"])
+def test_other_architectures_and_batches_see_their_own_prefixes(tiny, plain_logits, architecture):
+    model = tiny(architecture, chat=True)
+    processors, at = CASES["one after another"]
+    sampler = cu.Processors(processors, "own", temperature_at=at)
+    prompt = cu.render_prompt(model, TASK)
+    expected = brute_force(model, prompt, plain_logits, processors, at, 3.0)
+    for batch_size in (1, 3, None):
+        found = cu.evaluate(model, TASK, [sampler], [3.0], batch_size=batch_size)
+        np.testing.assert_allclose(found[NUMBERS].to_numpy()[0], expected, rtol=3e-4)
+
+
+@pytest.mark.parametrize("temperature", [0.8, 1.0, 2.0])
+@pytest.mark.parametrize(
+    ("processor", "rule"),
+    [
+        (TopPLogitsWarper(0.999), cu.TopP(0.999)),
+        (TypicalLogitsWarper(0.999), cu.Typical(0.999)),
+        (MinPLogitsWarper(1e-5), cu.MinP(1e-5)),
+    ],
+)
+def test_a_warper_of_transformers_is_the_rule(model, processor, rule, temperature):
+    found = cu.evaluate(model, TASK, [cu.Processors(processor, "own"), rule], [temperature])
+    own, known = found[NUMBERS].to_numpy()
+    np.testing.assert_allclose(own, known, rtol=1e-5)
+    assert known[3] > 0, "some answers are left"
+
+
+def test_several_end_tokens_add_up(tiny):
+    model = tiny("llama", chat=True)
+    found = cu.evaluate(
+        model, TASK, [cu.Processors(lambda ids, scores: scores, "own"), "none"], [0.6], end="line"
+    )
+    own, known = found[NUMBERS].to_numpy()
+    np.testing.assert_allclose(own, known, rtol=1e-5)
+
+
+def test_the_order_of_processors_and_temperature_matters(model, plain_logits):
+    penalty, cut = like_the_last, MinPLogitsWarper(1e-3)
+    orders = {"ab": [penalty, cut], "ba": [cut, penalty]}
+    rows = [
+        cu.Processors(order, name, at, temperature_at=at)
+        for name, order in orders.items()
+        for at in (0, 1, 2)
+    ]
+    found = cu.evaluate(model, TASK, rows, [3.0])
+    prompt = cu.render_prompt(model, TASK)
+    for row, sampler in zip(found[NUMBERS].to_numpy(), rows, strict=True):
+        at = sampler.temperature_at
+        expected = brute_force(model, prompt, plain_logits, sampler.processors, at, 3.0)
+        np.testing.assert_allclose(row, expected, rtol=3e-4, atol=1e-14)
+    numbers = np.log(found[NUMBERS].to_numpy())
+    for one in range(6):
+        apart = np.abs(numbers[one] - np.delete(numbers, one, axis=0)).max(axis=1)
+        assert (apart > 1e-3).all(), "each order gives numbers of its own"
+
+
+def test_rules_and_processors_keep_the_order_asked_for(model, tmp_path):
+    def sampler(name, scale):
+        return cu.Processors(lambda ids, scores: scores * scale, name, scale)
+
+    rows = ["top_k=60", sampler("a", 2.0), "none", sampler("b", 0.5), "top_p=0.99"]
+    for folder in (None, tmp_path, tmp_path):
+        found = cu.evaluate(model, TASK, rows, [1.0, 0.5], results_dir=folder)
+        assert found.rule.tolist() == [
+            n for n in ("top_k", "a", "none", "b", "top_p") for _ in "12"
+        ]
+        assert found.temperature.tolist() == [1.0, 0.5] * 5
+        assert found.parameter.dropna().tolist() == [60, 60, 2, 2, 0.5, 0.5, 0.99, 0.99]
+    # Logits times 2 are T = 1/2.
+    by = found.set_index(["rule", "temperature"]).validity
+    assert by["a", 1.0] == pytest.approx(by["none", 0.5], rel=1e-5)
+    assert by["b", 0.5] == pytest.approx(by["none", 1.0], rel=1e-5)
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def counting(calls):
+    def process(ids, scores):
+        calls.append(len(ids))
+        return scores
+
+    return process
+
+
+def test_rows_of_processors_are_neither_stored_nor_reused(model, tmp_path):
+    cu.evaluate(model, TASK, ["none", "top_k=60"], [1.0], results_dir=tmp_path)
+    folder = storage.folder_of(tmp_path, model.key, TASK.name)
+    before, calls = content(folder), []
+    mine = cu.Processors(counting(calls), "own")
+    for times in (1, 2):
+        found = cu.evaluate(model, TASK, ["none", mine], [1.0], results_dir=tmp_path)
+        assert sum(calls) == times * found.n_nodes[0], "every node, every time"
+        assert content(folder) == before
+    other = cu.Processors(lambda ids, scores: scores * 3, "own")
+    first, second = cu.evaluate(model, TASK, ["none", other], results_dir=tmp_path).validity
+    assert abs(math.log(second / first)) > 0.1
+
+
+def test_new_rows_beside_processors_are_stored_and_old_ones_stay(model, tmp_path):
+    old = cu.evaluate(model, TASK, ["none"], [1.0], results_dir=tmp_path, details=True)
+    mine = cu.Processors(like_the_last, "own", 7)
+    cu.evaluate(model, TASK, [mine, "top_k=60"], [1.0, 2.0], results_dir=tmp_path)
+    stored = cu.stored_measurement(model, TASK, tmp_path)
+    assert stored.settings.rule.tolist() == ["none", "top_k", "top_k"]
+    assert stored.settings.validity[0] == old.validity[0]
+    assert not stored.losses.empty
+    assert not stored.frontier.empty
+
+
+def test_processors_alone_store_nothing(model, tmp_path):
+    cu.evaluate(model, TASK, [cu.Processors(like_the_last, "own")], results_dir=tmp_path)
+    assert storage.read(storage.folder_of(tmp_path, model.key, TASK.name)) is None
+
+
+def test_details_beside_processors_are_those_of_the_rules(model, tmp_path):
+    mine = cu.Processors(like_the_last, "own")
+    found = cu.evaluate(model, TASK, [mine], details=True, results_dir=tmp_path)
+    assert found.rule.tolist() == ["own"]
+    stored = cu.stored_measurement(model, TASK, tmp_path)
+    assert "own" not in set(stored.settings.rule) | set(stored.losses.rule)
+    assert not stored.frontier.empty
+
+
+@pytest.mark.parametrize("family", rules.FAMILIES)
+def test_a_name_of_a_rule_is_refused_since_tables_could_not_tell_them_apart(family):
+    with pytest.raises(InvalidRuleError, match=f"{family!r}: rename it"):
+        cu.evaluate("m", "rng-1", [cu.Processors(like_the_last, family)])
+
+
+def wrong(value):
+    return lambda ids, scores: value(scores)
+
+
+BROKEN = {
+    "drops all": (lambda s: s - torch.inf, "drops every token, or gives NaN.*must keep at least"),
+    "drops all of one row": (
+        lambda s: s.index_fill(0, torch.tensor([0]), -torch.inf),
+        "drops every",
+    ),
+    "NaN": (lambda s: s * torch.nan, "gives NaN"),
+    "one NaN": (lambda s: s.index_fill(1, torch.tensor([3]), torch.nan), "gives NaN"),
+    "+inf": (lambda s: s + torch.inf, "drops every token, or gives NaN"),
+    "wrong width": (lambda s: s[:, :-1], r"instead of scores of the\s+shape \(\d+, \d+\)"),
+    "one row of many": (lambda s: s[0], "instead of scores"),
+    "nothing": (lambda s: None, "NoneType instead of scores"),
+    "an array": (lambda s: s.numpy(), "ndarray instead of scores"),
+}
+
+
+@pytest.mark.parametrize("position", ["last", "before temperature"])
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_processor_that_returns_no_distribution_is_a_named_error(model, case, position):
+    value, message = BROKEN[case]
+    row = [wrong(value)] if position == "last" else [wrong(value), like_the_last]
+    sampler = cu.Processors(row, "broken", temperature_at=len(row) - 1)
+    with pytest.raises(InvalidRuleError, match=f"(?s)'broken'.*{message}"):
+        cu.evaluate(model, TASK, [sampler], [0.5])
+
+
+def test_temperature_left_to_the_processors_is_refused_before_the_model_runs(model, monkeypatch):
+    own = [TemperatureLogitsWarper(0.5)]
+    sampler = cu.Processors(own, "own", temperature_at=None)
+    found = cu.evaluate(model, TASK, [sampler], [1.0]).validity[0]
+    assert found == pytest.approx(cu.evaluate(model, TASK, ["none"], [0.5]).validity[0], rel=1e-5)
+    monkeypatch.setattr(scoring, "score", lambda *args, **kwargs: pytest.fail("the model ran"))
+    for temperatures in ([0.5], [1.0, 2.0]):
+        with pytest.raises(InvalidRuleError, match=r"(?s)'own'.*at\s+temperature 1.0, not \["):
+            cu.evaluate(model, TASK, [sampler], temperatures)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([], "p"), "give logits processors"),
+        (([1], "p"), r"got \[1\]"),
+        ((abs, ""), "sampler name ''"),
+        ((abs, 5), "sampler name 5"),
+        ((abs, "a=b"), "without '='"),
+        ((abs, "a+b"), "without '='"),
+        ((abs, "a@b"), "without '='"),
+        ((abs, "p", "1"), "parameter='1'"),
+        ((abs, "p", True), "parameter=True"),
+        ((abs, "p", 1, 2), "temperature_at=2 must be None or from 0 to 1"),
+        ((abs, "p", 1, -1), "temperature_at=-1"),
+        ((abs, "p", 1, "first"), "temperature_at='first'"),
+    ],
+)
+def test_misuse_is_a_named_error(arguments, message):
+    with pytest.raises(InvalidRuleError, match=message):
+        cu.Processors(*arguments)
+
+
+@given(st.permutations([0, 1, 2]), st.integers(0, 3), st.sampled_from([0.3, 1.0, 2.0]))
+def test_the_row_of_processors_is_that_of_transformers(order, at, temperature):
+    row = [REPEAT, like_the_last, MinPLogitsWarper(0.1)]
+    row = [row[place] for place in order]
+    generator = torch.Generator().manual_seed(at)
+    logits = 3 * torch.randn(4, 50, generator=generator)
+    ids = torch.randint(50, (4, 9), generator=generator)
+    whole = [*row[:at], TemperatureLogitsWarper(temperature), *row[at:]]
+    expected = LogitsProcessorList(whole)(ids, logits.clone()).double().log_softmax(-1)
+    before = logits.clone()
+    found = cu.Processors(row, "own", temperature_at=at).log_p(ids, logits, temperature)
+    assert torch.equal(logits, before), "the model's logits are left alone"
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_exact_probabilities_are_those_of_seeded_generate(model, seed):
+    tokenizer = model.tokenizer
+    end = cu.render_prompt(model, TASK).end_ids[0]
+    letters = [tokenizer(letter, add_special_tokens=False).input_ids[0] for letter in "xyz"]
+    answers = [*"xyz", *(a + b for a in "xyz" for b in "xyz")]
+    task = cu.Task("letters", TASK.prompt, answers)
+    row = [RepetitionPenaltyLogitsProcessor(1.4), keep_some([*letters, end])]
+    sampler = cu.Processors(row, "own", temperature_at=2)
+    # A flat enough distribution that every answer has a share.
+    prompt, temperature, n = cu.render_prompt(model, task), 6.0, 4000
+    calls = []
+    watched = cu.Processors([*row, lambda i, s: calls.append(1) or s], "own", temperature_at=2)
+    validity = cu.evaluate(model, task, [watched], [temperature]).validity[0]
+    assert calls
+    exact = exact_answers(model, prompt, sampler, temperature)
+    assert exact.sum() == pytest.approx(validity, rel=1e-9)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        drawn = model.network.generate(
+            torch.tensor([prompt.ids]),
+            attention_mask=torch.ones(1, len(prompt.ids), dtype=torch.long),
+            logits_processor=LogitsProcessorList(row),
+            do_sample=True,
+            temperature=temperature,
+            top_k=0,
+            max_new_tokens=3,
+            num_return_sequences=n,
+            eos_token_id=end,
+            pad_token_id=end,
+        )
+    written = [tuple(ids) for ids in drawn[:, len(prompt.ids) :].tolist()]
+    assert exact.min() > 10 / n
+    for symbols, answer in zip(prompt.sequences.symbols, prompt.sequences.answer, strict=True):
+        padded = (*symbols, *[end] * (3 - len(symbols)))
+        count, p = written.count(padded), exact[answer]
+        assert abs(count - n * p) < 4 * math.sqrt(n * p * (1 - p)), task.answers[answer]
+
+
+def exact_answers(model, prompt, sampler, temperature):
+    from calib_utils.results.measure import measure
+
+    return np.exp(measure(model, prompt, [(sampler, temperature)]).answer_log_p[:, 0])
+
+
+class Third(cu.Rule):
+    """A rule of a user's own."""
+
+    name = "third"
+
+    def n_kept(self, step):
+        return step.size // 3
+
+
+def test_a_users_rule_is_measured_and_split_but_not_stored(tiny, tmp_path):
+    model = tiny("llama", chat=True)
+    found = cu.evaluate(model, TASK, [Third(), "top_k=88"], details=True, results_dir=tmp_path)
+    n_vocab = model.network.config.vocab_size
+    same = cu.evaluate(model, TASK, [cu.TopK(n_vocab // 3)])
+    assert found.validity[0] == pytest.approx(same.validity[0], rel=1e-6)
+    assert set(cu.step_losses(model, TASK, [Third()]).repair) == {"none", "order", "shape", "both"}
+    assert set(cu.stored_measurement(model, TASK, tmp_path).settings.rule) == {"top_k"}
+
+
+@pytest.mark.models
+def test_the_page_that_shows_how_runs_as_printed(capsys):
+    page = (paths.book_dir() / "bring_a_sampler.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    names: dict = {}
+    for block in blocks:
+        exec(compile(block, "bring_a_sampler.md", "exec"), names)
+    assert {"two_nats", "oracle_size"} <= set(names["table"].rule)
+    assert len(blocks) == 4
+    assert "llama.cpp" in capsys.readouterr().out

@@ -1,0 +1,260 @@
+"""What the model sees: templates, BOS, thinking switches, end tokens, surfaces, segmentations."""
+
+import math
+
+import pytest
+import torch
+from tokenizers import normalizers
+
+import calib_utils as cu
+from calib_utils.core.prompts import Policies, render
+from calib_utils.errors import InvalidTaskError, ModelFormatError, TokenizationError
+from calib_utils.results.measure import measure
+
+TASK = cu.Task("t", "Name one. Answer:", ["ab", "1,2", "zoo"])
+THINKING = (
+    "{% for m in messages %}<|start|>{{ m['role'] }}\n{{ m['content'] }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant\n"
+    "{% if SWITCH is defined and SWITCH is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+# As in Llama 3.2: the template's own default is today.
+DATED = (
+    "{% if not date_string is defined %}{% if strftime_now is defined %}"
+    "{% set date_string = strftime_now('%d %b %Y') %}{% else %}{% set date_string = 'none' %}"
+    "{% endif %}{% endif %}Today Date: {{ date_string }}\n"
+    "{% for m in messages %}{{ m['content'] }}<|end|>{% endfor %}"
+)
+
+
+def text_of(tokenizer, ids):
+    return [tokenizer.decode([i]) for i in ids]
+
+
+def test_a_chat_model_sees_one_user_message_and_the_generation_prompt(tokenizer_of, chat_template):
+    prompt = render(tokenizer_of(chat_template), TASK)
+    expected = "<|start|>user\nName one. Answer:<|end|>\n<|start|>assistant\n"
+    assert (prompt.text, prompt.lead, prompt.is_chat) == (expected, "", True)
+    assert prompt.ids[0] == prompt.ids[-11] == tokenizer_of().convert_tokens_to_ids("<|start|>")
+
+
+def test_a_base_model_sees_the_raw_prompt_and_answers_start_with_a_space(tokenizer_of):
+    tokenizer = tokenizer_of()
+    prompt = render(tokenizer, TASK)
+    assert (prompt.text, prompt.lead, prompt.is_chat) == (TASK.prompt, " ", False)
+    assert [tokenizer.decode(s) for s in prompt.sequences.symbols] == [" ab", " 1,2", " zoo"]
+
+
+@pytest.mark.parametrize("bos", [True, False])
+def test_bos_comes_first_exactly_if_the_tokenizer_adds_one(tokenizer_of, bos):
+    tokenizer = tokenizer_of(bos=bos)
+    prompt = render(tokenizer, TASK)
+    assert list(prompt.ids) == tokenizer(TASK.prompt).input_ids
+    assert (prompt.ids[0] == tokenizer.bos_token_id) == bos
+
+
+def test_a_template_that_writes_bos_gets_no_second_one(tokenizer_of):
+    tokenizer = tokenizer_of("{{ bos_token }}{{ messages[0]['content'] }}<|end|>", bos=True)
+    assert render(tokenizer, TASK).ids.count(tokenizer.bos_token_id) == 1
+
+
+@pytest.mark.parametrize("switch", ["enable_thinking", "thinking"])
+def test_thinking_is_switched_off_where_the_template_can(tokenizer_of, switch):
+    prompt = render(tokenizer_of(THINKING.replace("SWITCH", switch)), TASK)
+    assert prompt.text.endswith("assistant\n<think>\n\n</think>\n\n")
+
+
+def test_thinking_is_switched_off_in_a_template_that_plain_jinja_cannot_parse(tokenizer_of):
+    extended = "{% for m in messages %}{% if loop.index > 9 %}{% break %}{% endif %}{% endfor %}"
+    prompt = render(tokenizer_of(extended + THINKING.replace("SWITCH", "enable_thinking")), TASK)
+    assert prompt.text.endswith("</think>\n\n")
+
+
+def test_a_dated_template_gives_the_same_prompt_every_day(tokenizer_of):
+    prompt = render(tokenizer_of(DATED), TASK)
+    assert prompt.text.startswith("Today Date: 26 Jul 2024\n")
+
+
+def test_the_end_of_turn_of_the_template_goes_before_the_tokenizers_eos(
+    tokenizer_of, chat_template
+):
+    template = chat_template.replace("<|end|>", "<|turn|>")
+    tokenizer = tokenizer_of(template, eos="<|end|>", specials=["<|turn|>"])
+    assert render(tokenizer, TASK).end_ids == (tokenizer.convert_tokens_to_ids("<|turn|>"),)
+    assert tokenizer.eos_token == "<|end|>"
+
+
+def test_a_base_model_ends_with_eos(tokenizer_of):
+    tokenizer = tokenizer_of(eos="<|start|>")
+    assert text_of(tokenizer, render(tokenizer, TASK).end_ids) == ["<|start|>"]
+
+
+@pytest.mark.parametrize("closing", ["", "\n", " over"])
+def test_a_template_without_an_end_token_falls_back_to_eos(tokenizer_of, closing):
+    tokenizer = tokenizer_of("{% for m in messages %}{{ m['content'] }}" + closing + "{% endfor %}")
+    assert text_of(tokenizer, render(tokenizer, TASK).end_ids) == ["<|end|>"]
+
+
+def test_no_end_token_at_all_raises_but_end_none_works(tokenizer_of):
+    tokenizer = tokenizer_of(eos=None)
+    with pytest.raises(ModelFormatError, match="no end token"):
+        render(tokenizer, TASK)
+    assert render(tokenizer, TASK, Policies(end="none")).end_ids == ()
+
+
+def test_end_line_is_eos_and_every_token_that_starts_a_line(tokenizer_of):
+    tokenizer = tokenizer_of()
+    ends = render(tokenizer, TASK, Policies(end="line")).end_ids
+    assert sorted(text_of(tokenizer, ends)) == ["\n", "<|end|>"]
+    assert list(ends) == sorted(ends)
+
+
+def test_end_none_counts_an_answer_as_soon_as_it_is_written(tiny):
+    model = tiny("llama")
+    closed, open_ = (cu.render_prompt(model, TASK, end=end) for end in ("eos", "none"))
+    assert open_.trie.n_nodes == closed.trie.n_nodes - len(TASK.answers)
+    p_closed, p_open = (cu.evaluate(model, TASK, end=end).validity[0] for end in ("eos", "none"))
+    assert p_open > p_closed
+
+
+def test_a_wider_end_can_only_raise_the_validity(tiny):
+    model = tiny("llama")
+    eos, line = (cu.answer_probabilities(model, TASK, end=end).log_p for end in ("eos", "line"))
+    assert (line > eos).all()
+
+
+def test_all_tokenizations_sum_the_probability_of_every_segmentation(tiny):
+    model = tiny("llama")
+    prompt = cu.render_prompt(model, TASK, tokenizations="all")
+    found = measure(model, prompt, [(cu.NoCutoff(), 1.0)]).answer_log_p[:, 0]
+    for index, answer in enumerate(TASK.answers):
+        expected = 0.0
+        for symbols, owner in zip(prompt.sequences.symbols, prompt.sequences.answer, strict=True):
+            if owner != index:
+                continue
+            assert model.tokenizer.decode(symbols) == " " + answer
+            log_p, context = 0.0, list(prompt.ids)
+            for token in (*symbols, *prompt.end_ids):
+                log_p += log_p_next(model, context)[token]
+                context.append(token)
+            expected += log_p.exp().item()
+        assert found[index] == pytest.approx(math.log(expected), abs=1e-4)
+
+
+def log_p_next(model, context):
+    with torch.no_grad():
+        return model.network(torch.tensor([context])).logits[0, -1].double().log_softmax(-1)
+
+
+def test_all_tokenizations_contain_the_canonical_one_and_can_only_raise_p(tiny):
+    model = tiny("llama")
+    canonical, every = (
+        cu.render_prompt(model, TASK, tokenizations=how).sequences for how in ("canonical", "all")
+    )
+    assert set(canonical.symbols) < set(every.symbols)
+    one, many = (
+        cu.answer_probabilities(model, TASK, tokenizations=how).log_p
+        for how in ("canonical", "all")
+    )
+    assert (many[:2] > one[:2] + 0.1).all()
+    assert many[2] == pytest.approx(one[2], abs=1e-4)  # ' zoo' has one segmentation only
+
+
+def test_all_tokenizations_are_refused_where_they_lack_the_tokenizers_own(tiny):
+    """As Qwen's does, a tokenizer composes an accent; the answer is listed with it apart."""
+    model = tiny("llama")
+    model.tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    apart, composed = (cu.Task("t", TASK.prompt, [f"caf{e}"]) for e in ("e\u0301", "\u00e9"))
+    for ask in (cu.render_prompt, cu.show_prompt, cu.evaluate):
+        with pytest.raises(TokenizationError, match=r"'cafe\\u0301' is written 'caf\\xe9'"):
+            ask(model, apart, tokenizations="all")
+        ask(model, composed, tokenizations="all")
+        ask(model, apart)
+
+
+def test_surfaces_add_spaces_and_cases(tokenizer_of, chat_template):
+    tokenizer = tokenizer_of(chat_template)
+    task = cu.Task("t", "p", ["Ab c"])
+
+    def forms(surface):
+        symbols = render(tokenizer, task, Policies(surface=surface)).sequences.symbols
+        return {tokenizer.decode(s) for s in symbols}
+
+    assert forms("exact") == {"Ab c"}
+    assert forms("any_space") == {"Ab c", " Ab c"}
+    both = {"Ab c", "ab c", "AB C", "Ab C"}
+    assert forms("any_case") == both | {" " + form for form in both}
+
+
+def test_answers_that_share_a_form_are_refused(tokenizer_of):
+    task = cu.Task("t", "Name one:", ["Ab", "ab"])
+    assert render(tokenizer_of(), task).trie.n_answers == 2
+    with pytest.raises(TokenizationError, match="'Ab' and 'ab' share the form"):
+        render(tokenizer_of(), task, Policies(surface="any_case"))
+
+
+def test_an_answer_that_merges_with_the_prompt_is_refused(tokenizer_of):
+    task = cu.Task("t", "Say a", ["x", "b"])
+    tokenizer = tokenizer_of("{{ messages[0]['content'] }}")
+    with pytest.raises(TokenizationError, match="answer 'b' merges with the prompt"):
+        render(tokenizer, task)
+
+
+def test_a_prompt_that_ends_in_the_lead_of_a_merge_is_refused(tokenizer_of):
+    # "1" + "," is one token, so the prompt's last token would change under the answer.
+    tokenizer = tokenizer_of("{{ messages[0]['content'] }}")
+    with pytest.raises(TokenizationError, match="end the prompt differently"):
+        render(tokenizer, cu.Task("t", "Say 1", [",2"]))
+
+
+def test_an_answer_with_the_end_token_in_it_is_refused(tokenizer_of):
+    with pytest.raises(TokenizationError, match="contains the end token"):
+        render(tokenizer_of(), cu.Task("t", "p:", ["a<|end|>b"]))
+    with pytest.raises(TokenizationError, match="contains the end token"):
+        render(tokenizer_of(), cu.Task("t", "p:", ["a\nb"]), Policies(end="line"))
+
+
+def test_an_answer_that_begins_another_needs_an_end(tokenizer_of):
+    task = cu.Task("t", "p:", ["x", "xy"])
+    assert render(tokenizer_of(), task).trie.n_nodes == 4
+    with pytest.raises(TokenizationError, match="end='eos'"):
+        render(tokenizer_of(), task, Policies(end="none"))
+
+
+def test_a_template_that_refuses_a_user_message_is_a_named_error(tokenizer_of):
+    template = "{{ raise_exception('a system message is needed') }}"
+    with pytest.raises(ModelFormatError, match="a system message is needed"):
+        render(tokenizer_of(template), TASK)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"end": "newline"}, {"tokenizations": "every"}, {"surface": "loose"}]
+)
+def test_unknown_policies_are_refused(wrong):
+    (value,) = wrong.values()
+    with pytest.raises(InvalidTaskError, match=f"'{value}' does not exist: choose from"):
+        Policies(**wrong)
+
+
+def test_only_policies_other_than_the_defaults_show_in_a_folder_name():
+    assert Policies().suffix == ""
+    assert Policies(end="line", surface="any_case").suffix == "@end=line@surface=any_case"
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_describe_shows_the_exact_prompt_and_the_first_answer(tiny, chat, capsys):
+    model = tiny("llama", chat=chat, bos=not chat)
+    cu.show_prompt(model, TASK)
+    shown = capsys.readouterr().out
+    prompt = cu.render_prompt(model, TASK)
+    assert f"{'-' * 72}\n{prompt.text}\n{'-' * 72}" in shown
+    assert f"{prompt.trie.n_nodes} nodes" in shown
+    assert f"each starting with {prompt.lead!r}" in shown
+    assert f"'<|end|>':{prompt.end_ids[0]}" in shown
+    assert ("base model" in shown) != chat
+
+
+def test_prompts_and_tries_do_not_depend_on_how_the_answers_are_listed(tokenizer_of):
+    turned = cu.Task("t", TASK.prompt, TASK.answers[::-1])
+    first, second = (render(tokenizer_of(), task).trie for task in (TASK, turned))
+    assert first.node_symbol.tolist() == second.node_symbol.tolist()
+    assert first.node_parent.tolist() == second.node_parent.tolist()

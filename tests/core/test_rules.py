@@ -1,0 +1,394 @@
+"""Ranks and cutoffs against a stable sort, the transformers warpers, and float64 brute force.
+
+Where they may differ, on purpose: transformers' top-k keeps every token tied with the k-th, ours
+the k of lowest id; its top-p breaks ties at the crossing in no stated order, ours by id. Cases
+where the cumulative mass comes within 1e-6 of p are left out: rounding decides those.
+"""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from transformers.generation.logits_process import (
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+import calib_utils as cu
+from calib_utils.core.processors import check_rules, check_temperatures
+from calib_utils.core.ranking import Ranking
+from calib_utils.core.rules import TABLE3_TEMPERATURES
+from calib_utils.errors import InvalidRuleError, ModelFormatError
+
+SIZES = (1, 2, 7, 127, 128, 129, 512, 1500)  # sums are kept in blocks of 128
+TEMPERATURES = (0.01, 0.3, 1.0, 2.5)
+
+
+def random_logits(seed, n_vocab, levels, hidden):
+    """[3, vocab]: `levels` > 0 rounds to that many steps a unit (ties), `hidden` gives -inf."""
+    random = np.random.default_rng(seed)
+    logits = 3 * random.standard_normal((3, n_vocab))
+    if levels:
+        logits = np.round(logits * levels) / levels
+    if hidden:
+        logits[random.random(logits.shape) < 0.3] = -np.inf
+        logits[:, random.integers(n_vocab)] = 1.0
+    return logits.astype(np.float32)
+
+
+logit_batches = st.builds(
+    random_logits,
+    st.integers(0, 2**31),
+    st.sampled_from(SIZES),
+    st.sampled_from([0, 1, 4]),
+    st.booleans(),
+)
+temperatures = st.sampled_from(TEMPERATURES)
+top_p = st.floats(0.01, 0.999).map(cu.TopP)
+min_p = st.one_of(st.just(1.0), st.floats(1e-6, 0.999)).map(cu.MinP)
+top_k = st.integers(1, 1600).map(cu.TopK)
+any_rule = st.one_of(top_p, min_p, top_k, st.just(cu.NoCutoff()), st.just(cu.OracleSize()))
+
+
+def all_tokens(logits):
+    return torch.arange(logits.shape[1]).expand(len(logits), -1)
+
+
+def by_project(logits, rule, temperature, branching=2):
+    """(rank, kept, log p) of every token at every node, from the project."""
+    branching = np.full(len(logits), min(branching, logits.shape[1]))
+    ranking = Ranking(torch.from_numpy(logits), branching)
+    tokens = all_tokens(logits)
+    rank = ranking.rank(tokens).numpy()
+    step = rule.keep(ranking.at(temperature))
+    start, stop = step.start.numpy()[:, None], step.stop.numpy()[:, None]
+    kept = (start <= rank) & (rank < stop)
+    log_p = ranking.gap(tokens).numpy() / temperature - step.log_mass.numpy()[:, None]
+    return rank, kept, np.where(kept, log_p, -np.inf)
+
+
+def stable_rank(logits):
+    order = np.argsort(-logits, axis=1, kind="stable")
+    rank = np.empty_like(order)
+    np.put_along_axis(rank, order, np.arange(logits.shape[1])[None], axis=1)
+    return rank
+
+
+def tempered(logits, temperature):
+    z = logits.astype(np.float64)
+    z = (z - z.max(1, keepdims=True)) / temperature
+    p = np.exp(z)
+    return p / p.sum(1, keepdims=True)
+
+
+def brute_force_count(logits, rule, temperature, branching=2):
+    """Tokens kept at every node by the definition, float64 and one node at a time."""
+    counts = []
+    for p in tempered(logits, temperature):
+        ranked = np.sort(p)[::-1]
+        counts.append(
+            {
+                "none": lambda r: len(r),
+                "top_k": lambda r: min(int(rule.parameter), len(r)),
+                "top_p": lambda r: int(np.argmax(np.cumsum(r) >= rule.parameter)) + 1,
+                "min_p": lambda r: int((r >= rule.parameter * r[0]).sum()),
+                "oracle_size": lambda r: min(branching, len(r)),
+            }[rule.name](ranked)
+        )
+    return np.array(counts)
+
+
+def undecided(logits, rule, temperature):
+    """Whether rounding decides what the rule keeps."""
+    ranked = np.sort(tempered(logits, temperature), axis=1)[:, ::-1]
+    if rule.name == "top_p":
+        return (np.abs(np.cumsum(ranked, axis=1) - rule.parameter) < 1e-6).any()
+    if rule.name == "min_p" and rule.parameter < 1:
+        # The threshold is compared in float32 logits, whose last digit T divides.
+        return (np.abs(ranked / (ranked[:, :1] * rule.parameter) - 1) < 1e-5 / temperature).any()
+    return False
+
+
+@given(logit_batches)
+def test_ranks_are_a_stable_descending_argsort(logits):
+    rank, _, _ = by_project(logits, cu.NoCutoff(), 1.0)
+    assert (rank == stable_rank(logits)).all()
+
+
+@given(logit_batches, any_rule, temperatures)
+def test_every_rule_is_its_definition(logits, rule, temperature):
+    assume(not undecided(logits, rule, temperature))
+    _, kept, log_p = by_project(logits, rule, temperature)
+    count = brute_force_count(logits, rule, temperature)
+    assert (kept == (stable_rank(logits) < count[:, None])).all()
+    p = np.where(kept, tempered(logits, temperature), 0)
+    p /= p.sum(1, keepdims=True)
+    np.testing.assert_allclose(np.exp(log_p), p, rtol=1e-9, atol=1e-300)
+
+
+@given(logit_batches, any_rule, temperatures)
+def test_kept_mass_is_renormalised_and_never_empty(logits, rule, temperature):
+    _, kept, log_p = by_project(logits, rule, temperature)
+    assert kept.any(1).all()
+    assert np.exp(log_p).sum(1) == pytest.approx(np.ones(len(logits)), abs=1e-9)
+
+
+def by_transformers(logits, warper, temperature):
+    scores = TemperatureLogitsWarper(temperature)(None, torch.from_numpy(logits).double())
+    return (warper(None, scores) if warper else scores).log_softmax(-1).numpy()
+
+
+def assert_same_up_to_ties(logits, rule, warper, temperature):
+    _, kept, log_p = by_project(logits, rule, temperature)
+    expected = by_transformers(logits, warper, temperature)
+    ours, theirs = kept & np.isfinite(logits), np.isfinite(expected)
+    for node in range(len(logits)):
+        differing = ours[node] != theirs[node]
+        lowest = logits[node][ours[node]].min()
+        assert (logits[node][differing] == lowest).all(), "only ties at the cut may differ"
+        if not differing.any():
+            finite = ours[node]
+            np.testing.assert_allclose(log_p[node][finite], expected[node][finite], atol=1e-9)
+    return ours, theirs
+
+
+@given(logit_batches, temperatures)
+def test_no_cutoff_is_the_temperature_warper(logits, temperature):
+    ours, theirs = assert_same_up_to_ties(logits, cu.NoCutoff(), None, temperature)
+    assert (ours == theirs).all()
+
+
+@given(logit_batches, top_k, temperatures)
+def test_top_k_is_the_transformers_warper_but_for_ties_at_the_cut(logits, rule, temperature):
+    ours, theirs = assert_same_up_to_ties(logits, rule, TopKLogitsWarper(rule.k), temperature)
+    assert (ours <= theirs).all(), "transformers keeps all tied with the k-th, we the lowest ids"
+    assert (ours.sum(1) <= rule.k).all()
+
+
+@given(logit_batches, top_p, temperatures)
+def test_top_p_is_the_transformers_warper_but_for_ties_at_the_cut(logits, rule, temperature):
+    assume(not undecided(logits, rule, temperature))
+    ours, theirs = assert_same_up_to_ties(logits, rule, TopPLogitsWarper(rule.p), temperature)
+    assert (ours.sum(1) == theirs.sum(1)).all()
+
+
+@given(logit_batches, min_p, temperatures)
+def test_min_p_is_the_transformers_warper(logits, rule, temperature):
+    assume(not undecided(logits, rule, temperature))
+    ours, theirs = assert_same_up_to_ties(logits, rule, MinPLogitsWarper(rule.min_p), temperature)
+    assert (ours == theirs).all()
+
+
+@given(logit_batches, temperatures)
+def test_leaving_out_the_sort_changes_nothing_without_a_cutoff(logits, temperature):
+    found = []
+    for ordered in (True, False):
+        ranking = Ranking(torch.from_numpy(logits), np.ones(len(logits)), ordered)
+        step = ranking.at(temperature)
+        mass = step.log_mass
+        found.append(ranking.gap(all_tokens(logits)).numpy() / temperature - mass.numpy()[:, None])
+    np.testing.assert_allclose(*found, rtol=1e-12, atol=1e-14)
+
+
+def test_only_the_rule_without_a_cutoff_goes_without_ranks():
+    assert [rule.name for rule in cu.table3_rules() if not rule.uses_ranks] == ["none"]
+
+
+def test_ties_at_the_cut_go_to_the_lower_token_id():
+    logits = np.array([[1.0, 2.0, 2.0, 2.0, 0.0]], dtype=np.float32)
+    assert by_project(logits, cu.TopK(2), 1.0)[1].tolist() == [[False, True, True, False, False]]
+    assert by_project(logits, cu.MinP(1.0), 1.0)[1].tolist() == [[False, True, True, True, False]]
+    assert by_project(logits, cu.TopP(0.5), 1.0)[1].tolist() == [[False, True, True, False, False]]
+
+
+def test_top_p_keeps_the_token_that_crosses():
+    logits = np.log(np.array([[0.5, 0.3, 0.2]], dtype=np.float32))
+    kept = [by_project(logits, cu.TopP(p), 1.0)[1].sum() for p in (0.4, 0.6, 0.79, 0.81, 1.0)]
+    assert kept == [1, 2, 2, 3, 3]
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_top_p_of_1_keeps_even_what_adds_nothing_to_the_mass(temperature):
+    logits = np.array([[0.0, -50.0, -1e4, -np.inf]], dtype=np.float32)
+    assert by_project(logits, cu.TopP(1.0), temperature)[1].all()
+
+
+@pytest.mark.parametrize("n_vocab", SIZES)
+@pytest.mark.parametrize("p", [1e-9, 0.5, 1 - 1e-12, 1.0])
+def test_flat_logits_at_block_boundaries(n_vocab, p):
+    logits = np.zeros((2, n_vocab), dtype=np.float32)
+    _, kept, _ = by_project(logits, cu.TopP(p), 1.0)
+    assert (kept.sum(1) == max(1, math.ceil(p * n_vocab - 1e-6))).all()
+
+
+def test_the_step_buffer_is_right_at_each_of_many_temperatures():
+    logits = random_logits(3, 1500, 0, True)
+    ranking = Ranking(torch.from_numpy(logits), np.full(3, 2))
+    for temperature in (*TABLE3_TEMPERATURES, *reversed(TABLE3_TEMPERATURES)):
+        step = ranking.at(temperature)
+        mass = step.within(step.start, step.constant(40)).log_mass.exp()
+        ranked = np.sort(tempered(logits, temperature), axis=1)[:, ::-1]
+        expected = ranked[:, :40].sum(1) / ranked[:, 0]
+        assert mass.tolist() == pytest.approx(expected.tolist(), rel=1e-12)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_logits_that_are_no_distribution_are_refused(bad):
+    logits = torch.zeros(2, 600)
+    logits[1, 5] = bad
+    with pytest.raises(ModelFormatError, match="NaN or infinite"):
+        Ranking(logits, np.ones(2))
+    with pytest.raises(ModelFormatError, match="NaN or infinite"):
+        Ranking(torch.full((1, 4), -torch.inf), np.ones(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_reduced_precision_logits_are_ranked_with_their_ties(dtype):
+    logits = torch.from_numpy(random_logits(5, 600, 0, False)).to(dtype)
+    ranking = Ranking(logits, np.ones(3))
+    ranks = ranking.rank(all_tokens(logits)).numpy()
+    assert (ranks == stable_rank(logits.float().numpy())).all()
+
+
+@given(any_rule)
+def test_a_rules_key_parses_back_to_the_rule(rule):
+    assert cu.parse_rule(rule.key) == rule
+
+
+def test_two_rules_that_differ_in_the_seventh_digit_are_two_rules():
+    rules = [cu.TopP(0.9), cu.TopP(0.90000001)]
+    assert check_rules(rules) == rules
+
+
+def test_the_grid_of_table_3():
+    rules = cu.table3_rules()
+    assert len(rules) == 17
+    assert {rule.name for rule in rules} == {"none", "top_k", "top_p", "min_p", "oracle_size"}
+    assert check_rules(rules) == rules
+    assert check_temperatures(TABLE3_TEMPERATURES) == list(TABLE3_TEMPERATURES)
+    assert len(TABLE3_TEMPERATURES) == 12
+
+
+def test_numbers_from_numpy_are_numbers():
+    assert check_temperatures(np.linspace(0.5, 1.5, 3)) == [0.5, 1.0, 1.5]
+    assert check_temperatures(np.arange(1, 3)) == [1.0, 2.0]
+    assert check_temperatures([np.float32(0.5)]) == [0.5]
+    assert cu.TopK(np.int64(5)) == cu.TopK(5)
+    assert cu.TopP(np.float32(0.5)) == cu.TopP(0.5)
+
+
+# What is kept, as a set
+
+FEWER = settings(max_examples=20)
+
+
+def kept_by(logits, rule, temperature):
+    return by_project(logits, rule, temperature)[1]
+
+
+@FEWER
+@given(logit_batches, st.integers(1, 1600), st.integers(1, 1600), temperatures)
+def test_a_larger_k_keeps_all_that_a_smaller_does(logits, one, other, temperature):
+    small, large = sorted((one, other))
+    less, more = (kept_by(logits, cu.TopK(k), temperature) for k in (small, large))
+    assert (less <= more).all()
+    assert (less.sum(1) == min(small, logits.shape[1])).all()
+
+
+@FEWER
+@given(logit_batches, st.floats(0.01, 1), st.floats(0.01, 1), temperatures)
+def test_a_higher_p_and_a_lower_min_p_keep_all_that_the_others_do(logits, one, other, temperature):
+    low, high = sorted((one, other))
+    less, more = (kept_by(logits, cu.TopP(p), temperature) for p in (low, high))
+    assert (less <= more).all()
+    more, less = (kept_by(logits, cu.MinP(p), temperature) for p in (low, high))
+    assert (less <= more).all()
+
+
+@FEWER
+@given(logit_batches, st.one_of(top_p, min_p, top_k), temperatures, temperatures)
+def test_a_flatter_distribution_never_keeps_fewer(logits, rule, one, other):
+    low, high = sorted((one, other))
+    assume(not undecided(logits, rule, low) and not undecided(logits, rule, high))
+    assert (kept_by(logits, rule, low) <= kept_by(logits, rule, high)).all()
+
+
+@FEWER
+@given(logit_batches, any_rule, temperatures, st.randoms(use_true_random=False))
+def test_token_ids_decide_nothing_but_ties(logits, rule, temperature, random):
+    assume(not undecided(logits, rule, temperature))
+    assume(all(len(set(row)) == len(row) for row in logits))
+    order = np.array(random.sample(range(logits.shape[1]), logits.shape[1]))
+    kept = kept_by(logits, rule, temperature)
+    assert (
+        kept_by(np.ascontiguousarray(logits[:, order]), rule, temperature) == kept[:, order]
+    ).all()
+
+
+@FEWER
+@given(logit_batches, any_rule, temperatures, st.integers(-64, 64))
+def test_adding_a_constant_to_all_logits_changes_nothing(logits, rule, temperature, constant):
+    logits = np.round(logits * 64) / 64  # so that the sum is exact in float32
+    _, kept, log_p = by_project(logits, rule, temperature)
+    _, moved, moved_log_p = by_project(logits + np.float32(constant), rule, temperature)
+    assert (kept == moved).all()
+    np.testing.assert_array_equal(log_p, moved_log_p)
+
+
+# Parameters
+
+BAD_RULES = {
+    **{f"k {k!r}": (cu.TopK, k) for k in (0, -1, 1.5, True, "5", None)},
+    **{f"p {p!r}": (cu.TopP, p) for p in (0, -0.5, 1.0001, True, "0.5", None, math.nan)},
+    **{f"min_p {p!r}": (cu.MinP, p) for p in (0, 1.0001, True, math.inf)},
+}
+
+
+@pytest.mark.parametrize("case", BAD_RULES)
+def test_a_parameter_out_of_range_is_named_with_its_range(case):
+    rule, value = BAD_RULES[case]
+    name = rule.name
+    with pytest.raises(InvalidRuleError) as told:
+        rule(value)
+    limit = (
+        f"k must be a whole number, from 1 to {2**63 - 1}"
+        if name == "top_k"
+        else "must be above 0 and at most 1"
+    )
+    assert str(told.value) == f"{name}={value!r}: {limit}"
+
+
+def test_a_rule_keeps_a_window_that_does_not_begin_at_the_top_where_it_is():
+    logits = torch.arange(9.0).flip(0)[None].contiguous()
+    step = Ranking(logits, np.ones(1)).at(1.0)
+    window = step.within(step.start + 2, step.start + 7)
+    found = cu.TopK(3).keep(window)
+    assert (found.start.tolist(), found.stop.tolist()) == ([2], [5])
+
+
+@pytest.mark.parametrize(
+    ("rule", "key"),
+    [
+        (cu.NoCutoff(), "none"),
+        (cu.TopK(5), "top_k=5"),
+        (cu.TopK(5.0), "top_k=5"),
+        (cu.TopP(1), "top_p=1"),
+        (cu.TopP(0.95), "top_p=0.95"),
+        (cu.OracleSize(), "oracle_size"),
+    ],
+)
+def test_keys_by_hand(rule, key):
+    assert rule.key == key
+
+
+@pytest.mark.parametrize("k", [5, 5.0, np.int64(5), np.float32(5)])
+def test_whatever_number_is_given_a_rule_holds_a_plain_one(k):
+    assert type(cu.TopK(k).k) is int
+    assert type(cu.TopP(k / 10).p) is float
+    assert type(cu.MinP(k / 5).min_p) is float
+    assert cu.TopK(k).parameter == 5

@@ -1,0 +1,563 @@
+"""Losses by step and by cause: the identities, the repairs and what each may change.
+
+Random tries and random logits through `measure`, in place of a model.
+"""
+
+from itertools import cycle
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+import calib_utils as cu
+from calib_utils.core import metrics
+from calib_utils.core.split import REPAIRS, shapley, step_losses
+from calib_utils.core.tries import Sequences, build_trie
+from calib_utils.errors import InvalidRequestError, InvalidRuleError
+from calib_utils.models import scoring
+from calib_utils.results import storage
+from calib_utils.studies.oracle_cutoffs import split_by_step, split_table
+
+N_VOCAB = 9
+RULES = [
+    cu.NoCutoff(),
+    cu.TopK(3),
+    cu.TopP(0.8),
+    cu.MinP(0.2),
+    cu.OracleSize(),
+    cu.Epsilon(0.05),
+    cu.Eta(0.1),
+    cu.TopH(0.6),
+    cu.TopNSigma(1.0),
+    cu.Chain([cu.TopK(6), cu.MinP(0.1)]),
+    cu.Chain([cu.TopP(0.9), cu.TopK(5)], "llama.cpp"),
+]
+SETTINGS = [
+    *zip(RULES, cycle([0.3, 1.0, 2.0]), strict=False),
+    *((rule, 1.0) for rule in RULES[2:9:3]),
+]
+
+
+def trie_of(answers, ends=(0,)):
+    answers = tuple(answers)
+    return build_trie(Sequences(answers, tuple(range(len(answers))), ends, len(answers)))
+
+
+def tries(ends=((0,), (0, 7), ())):
+    """Answers over the symbols 1 to 5 with none, one or two end tokens; 6 and 8 are never valid."""
+    free = st.sets(
+        st.lists(st.integers(1, 5), min_size=1, max_size=3).map(tuple), min_size=1, max_size=7
+    )
+    fixed = st.sets(st.tuples(*[st.integers(1, 5)] * 2), min_size=1, max_size=7)
+    return st.sampled_from(ends).flatmap(
+        lambda end: (free if end else fixed).map(lambda answers: trie_of(sorted(answers), end))
+    )
+
+
+@st.composite
+def models(draw, ends=((0,), (0, 7), ()), ties=True):
+    """(trie, logits [node, vocab])"""
+    trie = draw(tries(ends))
+    random = np.random.default_rng(draw(st.integers(0, 2**31)))
+    logits = draw(st.sampled_from([0.5, 3.0])) * random.standard_normal((trie.n_nodes, N_VOCAB))
+    return trie, np.round(logits) if ties and draw(st.booleans()) else logits
+
+
+def losses_of(steps, repair="none"):
+    return step_losses(steps.tokens.trie, steps.edge_log_p(slice(None), repair))
+
+
+def all_losses(steps):
+    return {repair: losses_of(steps, repair) for repair in REPAIRS}
+
+
+def numbers(measure_logits, steps, repair):
+    """(answer ln p, Val, Div) of a repaired decoder, by the metrics rather than by steps."""
+    trie = steps.tokens.trie
+    log_p = metrics.sequence_log_probability(trie, steps.edge_log_p(slice(None), repair))
+    return log_p, metrics.validity(log_p), metrics.diversity(log_p)
+
+
+@given(model=models())
+def test_losses_over_steps_add_up_to_validity_and_diversity(measure_logits, model):
+    found = measure_logits(*model, [*SETTINGS, (cu.Typical(0.5), 1.0)])
+    lost = losses_of(found.steps)
+    assert lost.validity.shape == (model[0].node_depth.max() + 1, len(SETTINGS) + 1)
+    positive = found.validity > 0
+    with np.errstate(divide="ignore"):
+        validity = np.where(positive, -np.log(found.validity), np.nan)
+    np.testing.assert_allclose(lost.validity.sum(0), validity, atol=1e-10)
+    np.testing.assert_allclose(lost.diversity.sum(0), -np.log(found.diversity), atol=1e-10)
+    assert (lost.validity[:, positive] > -1e-12).all()
+    assert (lost.diversity[:, positive] > -1e-12).all()
+    assert np.isnan(lost.validity[:, ~positive]).all()
+    assert np.isnan(lost.diversity[:, ~positive]).all()
+
+
+@given(model=models())
+def test_the_identities_hold_for_every_repaired_decoder(measure_logits, model):
+    steps = measure_logits(*model, SETTINGS).steps
+    for repair in REPAIRS:
+        lost = losses_of(steps, repair)
+        _, validity, diversity = numbers(measure_logits, steps, repair)
+        positive = validity > 0
+        np.testing.assert_allclose(
+            np.exp(-lost.validity.sum(0))[positive], validity[positive], rtol=1e-9
+        )
+        np.testing.assert_allclose(np.exp(-lost.diversity.sum(0)), diversity, rtol=1e-9)
+
+
+def test_losses_by_hand():
+    # a leads to two answers, b to one; half of what follows a is invalid, and only one valid half.
+    trie = trie_of([(1, 1), (1, 2), (2, 1)], ())
+    p = {(0, 1): 0.4, (0, 2): 0.4, (1, 1): 0.5, (1, 2): 0.25, (2, 1): 1.0}
+    edges = zip(trie.edge_node.tolist(), trie.edge_symbol.tolist(), strict=True)
+    lost = step_losses(trie, np.log([[p[edge]] for edge in edges]))
+    share_a, share_b = 0.3 / 0.7, 0.4 / 0.7
+    log = np.log
+    first = share_a * log(share_a / 0.4) + share_b * log(share_b / 0.4)
+    assert lost.validity[:, 0] == pytest.approx([first, share_a * log(1 / 0.75)])
+    first = share_a * log(share_a / (2 / 3)) + share_b * log(share_b * 3)
+    second = share_a * (2 / 3 * log(4 / 3) + 1 / 3 * log(2 / 3))
+    assert lost.diversity[:, 0] == pytest.approx([first, second])
+
+
+@given(
+    st.sets(st.lists(st.integers(1, 3), min_size=1, max_size=4).map(tuple), min_size=1),
+    st.integers(0, 2**31),
+)
+def test_the_identities_hold_where_answers_of_many_lengths_end_by_themselves(words, seed):
+    # Without an end token no answer may begin another: of those that do, the shorter stays.
+    answers = [w for w in words if not any(w[:k] in words for k in range(1, len(w)))]
+    trie = trie_of(sorted(answers), ())
+    edge_log_p = -3 * np.random.default_rng(seed).random((trie.n_edges, 2))
+    log_p = metrics.answer_log_probability(trie, metrics.sequence_log_probability(trie, edge_log_p))
+    lost = step_losses(trie, edge_log_p)
+    total = np.logaddexp.reduce(log_p, axis=0)
+    np.testing.assert_allclose(lost.validity.sum(0), -total, atol=1e-10)
+    share = np.exp(log_p - total)
+    entropy = -(share * (log_p - total)).sum(0)
+    np.testing.assert_allclose(lost.diversity.sum(0), np.log(len(answers)) - entropy, atol=1e-10)
+
+
+def test_where_no_answer_is_left_losses_are_nan(measure_logits):
+    trie = trie_of([(1,), (2,)])
+    logits = np.zeros((trie.n_nodes, N_VOCAB))
+    logits[:, 8] = 5.0
+    steps = measure_logits(trie, logits, [(cu.TopK(1), 1.0), (cu.NoCutoff(), 1.0)]).steps
+    lost = losses_of(steps)
+    assert np.isnan(lost.validity[:, 0]).all()
+    assert np.isnan(lost.diversity[:, 0]).all()
+    assert np.isfinite(lost.validity[:, 1]).all()
+    assert np.isfinite(losses_of(steps, "order").validity).all(), "the valid token is first now"
+
+
+def test_a_step_that_is_cut_off_does_not_spoil_the_others(measure_logits):
+    # After 1 nothing valid is kept, two deep; the other branch is measured as if alone.
+    trie = trie_of([(1, 1, 1), (2, 1, 1)])
+    logits = np.zeros((trie.n_nodes, N_VOCAB))
+    below = [node for node in range(trie.n_nodes) if trie.prefix(node)[:1] == [1]]
+    logits[below, 8] = 9.0
+    found = measure_logits(trie, logits, [(cu.MinP(0.5), 1.0)])
+    assert found.diversity[0] == 0.5
+    lost = losses_of(found.steps)
+    assert lost.diversity.sum() == pytest.approx(np.log(2))
+    assert lost.validity.sum() == pytest.approx(-np.log(found.validity[0]))
+
+
+# Order
+
+
+def reordered(trie, logits):
+    """Logits whose valid tokens take the node's first ranks in their own order, others after."""
+    out = np.empty_like(logits)
+    for node in range(trie.n_nodes):
+        valid = np.isin(np.arange(N_VOCAB), trie.valid_symbols(node))
+        ranked = np.argsort(-logits[node], kind="stable")
+        first = np.concatenate([ranked[valid[ranked]], ranked[~valid[ranked]]])
+        out[node, first] = logits[node, ranked]
+    return out
+
+
+@given(model=models())
+def test_order_repair_never_lowers_the_probability_of_an_answer(measure_logits, model):
+    steps = measure_logits(*model, SETTINGS).steps
+    edge, repaired = (steps.edge_log_p(slice(None), repair) for repair in ("none", "order"))
+    assert (repaired >= edge - 1e-12).all()
+    before, validity, _ = numbers(measure_logits, steps, "none")
+    after, repaired_validity, _ = numbers(measure_logits, steps, "order")
+    assert (after >= before - 1e-12).all()
+    assert (repaired_validity >= validity - 1e-12).all()
+
+
+@given(model=models(ties=False))
+def test_order_repair_is_the_model_with_its_tokens_put_in_order(measure_logits, model):
+    trie, logits = model
+    steps = measure_logits(trie, logits, SETTINGS).steps
+    ordered = measure_logits(trie, reordered(trie, logits), SETTINGS).steps
+    for repair, same in (("order", "none"), ("both", "shape"), ("order", "order")):
+        found = steps.edge_log_p(slice(None), repair)
+        expected = ordered.edge_log_p(slice(None), same)
+        assert (np.isfinite(found) == np.isfinite(expected)).all()
+        np.testing.assert_allclose(np.exp(found), np.exp(expected), atol=1e-12)
+
+
+@given(model=models(ties=False))
+def test_a_model_in_order_loses_nothing_to_order(measure_logits, model):
+    trie, logits = model
+    steps = measure_logits(trie, reordered(trie, logits), SETTINGS).steps
+    assert (steps.edge_log_p(slice(None), "order") == steps.edge_log_p(slice(None), "none")).all()
+    found = all_losses(steps)
+    for kind in ("validity", "diversity"):
+        order = shapley({r: getattr(lost, kind) for r, lost in found.items()}).order
+        assert (order == 0).all()
+
+
+def test_order_is_not_repaired_where_no_top_prefix_is_kept(measure_logits):
+    trie = trie_of([(1,), (2,)])
+    settings = [(cu.NoCutoff(), 1.0), (cu.Typical(0.5), 1.0)]
+    steps = measure_logits(trie, np.zeros((trie.n_nodes, N_VOCAB)), settings).steps
+    for repair in ("order", "both"):
+        with pytest.raises(InvalidRequestError, match="leave typical"):
+            steps.edge_log_p(slice(None), repair)
+        assert steps.edge_log_p([0], repair).shape == (trie.n_edges, 1)
+    assert steps.edge_log_p([1], "shape").shape == (trie.n_edges, 1)
+    with pytest.raises(InvalidRequestError, match="'all' does not exist: choose from"):
+        steps.edge_log_p([0], "all")
+
+
+def test_an_order_that_was_not_measured_is_not_repaired(measure_logits):
+    trie = trie_of([(1,), (2,)])
+    steps = measure_logits(trie, np.zeros((trie.n_nodes, N_VOCAB)), [(cu.NoCutoff(), 1.0)]).steps
+    for repair in ("order", "both"):
+        with pytest.raises(InvalidRequestError, match="ranks=True"):
+            steps.edge_log_p([0], repair)
+    assert np.isfinite(steps.edge_log_p([0], "shape")).all()
+
+
+# Shape
+
+
+@given(model=models())
+def test_shape_repair_moves_mass_among_the_retained_valid_tokens_only(measure_logits, model):
+    trie, logits = model
+    steps = measure_logits(trie, logits, SETTINGS).steps
+    for start, end in (("none", "shape"), ("order", "both")):
+        before, after = (np.exp(steps.edge_log_p(slice(None), repair)) for repair in (start, end))
+        assert ((before > 0) == (after > 0)).all()
+        for node in range(trie.n_nodes):
+            edges = trie.edge_node == node
+            np.testing.assert_allclose(after[edges].sum(0), before[edges].sum(0), atol=1e-12)
+            count = np.where(after[edges] > 0, trie.edge_count[edges, None], 0)
+            share = np.divide(count, count.sum(0), out=np.zeros(count.shape), where=count > 0)
+            np.testing.assert_allclose(after[edges], share * before[edges].sum(0), atol=1e-12)
+
+
+def by_count(trie, tail=-np.inf):
+    """Logits with p proportional to N, all else at `tail`."""
+    logits = np.full((trie.n_nodes, N_VOCAB), tail)
+    symbol = np.where(trie.edge_symbol < 0, 0, trie.edge_symbol)
+    logits[trie.edge_node, symbol] = np.log(trie.edge_count)
+    return logits
+
+
+@given(trie=tries(((0,), ())))
+def test_a_shape_calibrated_model_loses_nothing_to_order_or_shape(measure_logits, trie):
+    settings = [(rule, 1.0) for rule in RULES]
+    found = measure_logits(trie, by_count(trie), settings)
+    assert found.validity == pytest.approx(np.ones(len(RULES)))
+    assert found.diversity[0] == pytest.approx(1.0), "no cutoff"
+    losses = all_losses(found.steps)
+    for kind in ("validity", "diversity"):
+        split = shapley({r: getattr(lost, kind) for r, lost in losses.items()})
+        assert split.order == pytest.approx(0, abs=1e-7)
+        assert split.shape == pytest.approx(0, abs=1e-7)
+        assert split.rest == pytest.approx(split.total, abs=1e-7)
+    one, all_kept = found.diversity[1:3], found.sequence_recall[1:3]
+    assert (one >= 1 / trie.n_answers - 1e-9).all()
+    assert ((one < 1 - 1e-6) == (all_kept < 1)).all(), "the rest is what the cutoff leaves out"
+
+
+@given(model=models())
+def test_the_oracle_size_with_both_repairs_loses_nothing(measure_logits, model):
+    settings = [(cu.OracleSize(), t) for t in (0.01, 0.3, 1.0, 3.0)]
+    steps = measure_logits(*model, settings).steps
+    lost = losses_of(steps, "both")
+    assert lost.validity == pytest.approx(0, abs=1e-9)
+    assert lost.diversity == pytest.approx(0, abs=1e-9)
+    _, validity, diversity = numbers(measure_logits, steps, "both")
+    assert validity == pytest.approx(np.ones(4))
+    assert diversity == pytest.approx(np.ones(4))
+
+
+@given(trie=tries(((0,),)), seed=st.integers(0, 2**31))
+def test_an_order_that_alone_is_broken_is_all_there_is_to_repair(measure_logits, trie, seed):
+    # The sorted probabilities are those of N; one invalid token holds some rank among the valid,
+    # and the last valid one has what it left: nearly nothing.
+    random = np.random.default_rng(seed)
+    calibrated = by_count(trie, tail=-40.0)
+    broken = calibrated.copy()
+    for node in range(trie.n_nodes):
+        valid = trie.valid_symbols(node)
+        ranked = sorted(valid, key=lambda symbol: (-calibrated[node, symbol], symbol))
+        at = random.integers(len(ranked))
+        holders = [*ranked[:at], 8, *ranked[at:]]
+        values = [*calibrated[node, ranked], -40.0]
+        values -= 1e-5 * np.arange(len(values))  # else ties, which token ids would decide
+        broken[node, holders] = values
+    steps = measure_logits(trie, broken, [(cu.NoCutoff(), 1.0)], ranks=True).steps
+    losses = all_losses(steps)
+    assert losses["none"].validity.sum() > 0.01
+    for kind in ("validity", "diversity"):
+        assert getattr(losses["order"], kind) == pytest.approx(0, abs=1e-8)
+        split = shapley({r: getattr(lost, kind).sum(0) for r, lost in losses.items()})
+        assert split.rest == pytest.approx(0, abs=1e-8)
+        assert split.order + split.shape == pytest.approx(split.total, abs=1e-9)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2, 3])
+def test_a_known_permutation_of_a_flat_step_is_all_order(measure_logits, place):
+    # 3 valid tokens, the 3 first ranks equal and the rest nothing; an invalid one takes a rank.
+    trie = trie_of([(1,), (2,), (3,)], ())
+    logits = np.full((1, N_VOCAB), -np.inf)
+    holders = [1, 2, 3]
+    holders.insert(place, 6)
+    logits[0, holders[:3]] = 1.0
+    losses = all_losses(measure_logits(trie, logits, [(cu.NoCutoff(), 1.0)], ranks=True).steps)
+    kept = len({1, 2, 3} & set(holders[:3]))
+    for kind in ("validity", "diversity"):
+        split = shapley({r: getattr(lost, kind).sum() for r, lost in losses.items()})
+        assert split.total == pytest.approx(np.log(3 / kept))
+        assert split.order == pytest.approx(split.total)
+        assert split.shape == pytest.approx(0, abs=1e-12)
+
+
+def test_a_repaired_order_keeps_the_models_own_order_of_valid_tokens(measure_logits):
+    # N = 2 after 1 and 1 after 2, which the model prefers: in order, so only shape is at fault.
+    trie = trie_of([(1, 1), (1, 2), (2, 1)], ())
+    logits = np.full((trie.n_nodes, N_VOCAB), -np.inf)
+    logits[0, [1, 2]] = np.log([1, 2])
+    logits[1:, 1] = 0.0
+    logits[1 + int(trie.edge_child[0] != 1), 2] = 0.0
+    losses = all_losses(measure_logits(trie, logits, [(cu.NoCutoff(), 1.0)], ranks=True).steps)
+    split = shapley({r: lost.diversity.sum() for r, lost in losses.items()})
+    assert split.order == 0
+    assert split.shape == pytest.approx(split.total)
+    assert split.total > 0.1
+
+
+# Shapley's value
+
+tables = arrays.arrays(float, (4, 3, 2), elements=st.floats(0, 100))
+
+
+@given(tables)
+def test_shares_add_up_and_treat_both_causes_alike(table):
+    losses = dict(zip(REPAIRS, table, strict=True))
+    split = shapley(losses)
+    np.testing.assert_allclose(split.order + split.shape + split.rest, split.total, atol=1e-9)
+    swapped = shapley({**losses, "order": losses["shape"], "shape": losses["order"]})
+    assert (swapped.order == split.shape).all()
+    assert (swapped.shape == split.order).all()
+    assert (split.total == losses["none"]).all()
+    assert (split.rest == losses["both"]).all()
+
+
+def test_whole_numbers_are_split_as_floats():
+    split = shapley({"none": 3, "order": 1, "shape": 2, "both": 0})
+    for part in (split.total, split.order, split.shape, split.rest):
+        assert part.dtype == float
+    assert (split.total, split.order, split.shape, split.rest) == (3, 2, 1, 0)
+
+
+@given(tables)
+def test_a_repair_that_never_saves_gets_nothing(table):
+    none, shape, *_ = table
+    split = shapley({"none": none, "order": none, "shape": shape, "both": shape})
+    assert (split.order == 0).all()
+    np.testing.assert_allclose(split.shape, none - shape, atol=1e-12)
+
+
+@given(tables, tables)
+def test_shares_of_steps_add_up_to_the_share_of_the_whole(one, other):
+    # Linear, so that splitting each step and splitting their sum agree.
+    first, second = (shapley(dict(zip(REPAIRS, table, strict=True))) for table in (one, other))
+    both = shapley(dict(zip(REPAIRS, one + other, strict=True)))
+    for part in ("order", "shape", "rest", "total"):
+        whole = getattr(first, part) + getattr(second, part)
+        np.testing.assert_allclose(getattr(both, part), whole, atol=1e-9)
+
+
+@given(model=models())
+def test_the_split_of_steps_adds_up_in_every_setting(measure_logits, model):
+    steps = measure_logits(*model, SETTINGS).steps
+    losses = all_losses(steps)
+    for kind in ("validity", "diversity"):
+        by_step = shapley({r: getattr(lost, kind) for r, lost in losses.items()})
+        whole = shapley({r: getattr(lost, kind).sum(0) for r, lost in losses.items()})
+        defined = np.isfinite(whole.total)
+        for part in ("order", "shape", "rest", "total"):
+            summed = getattr(by_step, part).sum(0)[defined]
+            np.testing.assert_allclose(summed, getattr(whole, part)[defined], atol=1e-9)
+        np.testing.assert_allclose(
+            (by_step.order + by_step.shape + by_step.rest)[:, defined],
+            by_step.total[:, defined],
+            atol=1e-9,
+        )
+
+
+# Through a model
+
+TASK = cu.Task("few", "Name one. Answer:", ["ab", "1,2", "zoo", "zo"])
+
+
+@pytest.fixture
+def tiny_model(tiny):
+    return tiny("llama", chat=True)
+
+
+@pytest.fixture
+def no_model(monkeypatch):
+    monkeypatch.setattr(scoring, "score", lambda *args, **kwargs: pytest.fail("the model ran"))
+
+
+def node_logits(model, prompt):
+    found = {}
+    for nodes, logits in scoring.score(model, prompt):
+        found |= dict(zip(nodes.tolist(), logits.float(), strict=True))
+    return torch.stack([found[node] for node in range(prompt.trie.n_nodes)]).numpy()
+
+
+def in_order(trie, logits):
+    out = np.empty_like(logits)
+    for node, row in enumerate(logits):
+        ranked = np.argsort(-row, kind="stable")
+        valid = np.isin(ranked, trie.valid_symbols(node))
+        out[node, np.concatenate([ranked[valid], ranked[~valid]])] = row[ranked]
+    return out
+
+
+def test_step_losses_are_those_of_logits_put_in_order(tiny_model, measure_logits):
+    rules, temperatures = ["none", "top_k=150", "top_p=0.99", "oracle_size"], [0.7, 2.0]
+    table = cu.step_losses(tiny_model, TASK, rules, temperatures)
+    assert table.columns.tolist() == [
+        *["rule", "parameter", "temperature", "repair", "step", "validity_loss", "diversity_loss"]
+    ]
+    prompt = cu.render_prompt(tiny_model, TASK)
+    logits = node_logits(tiny_model, prompt)
+    settings = [(cu.parse_rule(rule), t) for rule in rules for t in temperatures]
+    for repair, repaired, of in (
+        ("none", logits, "none"),
+        ("order", in_order(prompt.trie, logits), "none"),
+        ("shape", logits, "shape"),
+        ("both", in_order(prompt.trie, logits), "shape"),
+    ):
+        expected = losses_of(measure_logits(prompt.trie, repaired, settings).steps, of)
+        rows = table[table.repair == repair]
+        assert rows.step.tolist() == [1, 2, 3, 4] * len(settings)
+        for kind in ("validity", "diversity"):
+            found = rows[f"{kind}_loss"].to_numpy().reshape(len(settings), -1).T
+            np.testing.assert_allclose(found, getattr(expected, kind), rtol=2e-3, atol=1e-6)
+    evaluated = cu.evaluate(tiny_model, TASK, rules, temperatures)
+    own = (
+        table[table.repair == "none"]
+        .groupby(["rule", "temperature"])[["validity_loss", "diversity_loss"]]
+        .sum(min_count=1)
+    )
+    for row in evaluated.itertuples():
+        if row.validity > 0:
+            lost = own.loc[row.rule, row.temperature]
+            assert np.exp(-lost.to_numpy()) == pytest.approx([row.validity, row.diversity])
+
+
+def test_losses_do_not_depend_on_which_other_rules_are_asked_for(tiny_model):
+    alone = cu.step_losses(tiny_model, TASK)
+    beside = cu.step_losses(tiny_model, TASK, ["none", "top_k=5"])
+    pd.testing.assert_frame_equal(alone, beside[beside.rule == "none"].reset_index(drop=True))
+
+
+def test_losses_are_stored_and_reused(tiny_model, tmp_path, monkeypatch):
+    rules = ["none", "top_p=0.99"]
+    plain = cu.step_losses(tiny_model, TASK, rules, [0.5, 2.0])
+    first = cu.step_losses(tiny_model, TASK, rules, [0.5, 2.0], results_dir=tmp_path)
+    monkeypatch.setattr(scoring, "score", lambda *args, **kwargs: pytest.fail("the model ran"))
+    again = cu.step_losses(tiny_model, TASK, rules, [0.5, 2.0], results_dir=tmp_path)
+    pd.testing.assert_frame_equal(plain, first)
+    pd.testing.assert_frame_equal(first, again, check_dtype=False)
+    turned = cu.step_losses(tiny_model, TASK, rules[::-1], [2.0], results_dir=tmp_path)
+    assert turned.rule.unique().tolist() == ["top_p", "none"]
+    assert len(cu.evaluate(tiny_model, TASK, rules, [0.5, 2.0], results_dir=tmp_path)) == 4
+
+
+def test_losses_of_rows_stored_without_them_are_added(tiny_model, tmp_path):
+    cu.evaluate(tiny_model, TASK, ["none", "top_k=60"], results_dir=tmp_path)
+    found = cu.step_losses(tiny_model, TASK, ["none"], results_dir=tmp_path)
+    expected = cu.step_losses(tiny_model, TASK, ["none"])
+    pd.testing.assert_frame_equal(found, expected, check_dtype=False)
+    stored = cu.stored_measurement(tiny_model, TASK, tmp_path)
+    assert stored.settings.rule.tolist() == ["none", "top_k"]
+    assert set(stored.losses.rule) == {"none"}
+
+
+@pytest.mark.parametrize(
+    ("sampler", "name"),
+    [
+        ("typical=0.5", "'typical=0.5'"),
+        ("typical=0.5+top_k=5", r"'typical=0.5\+top_k=5'"),
+        (cu.Processors(abs, "own"), "'own'"),
+    ],
+)
+def test_samplers_whose_order_cannot_be_repaired_are_refused(tiny_model, no_model, sampler, name):
+    with pytest.raises(InvalidRuleError, match=f"{name} keeps no top prefix.*leave it out"):
+        cu.step_losses(tiny_model, TASK, ["none", sampler])
+
+
+def test_several_sequences_an_answer_are_refused(tiny_model, no_model, tmp_path):
+    trie = build_trie(Sequences(((1, 2), (3,)), (0, 0), (0,), 1))
+    with pytest.raises(InvalidRequestError, match="tokenizations='canonical'"):
+        step_losses(trie, np.zeros((trie.n_edges, 1)))
+    for policy in ({"tokenizations": "all"}, {"surface": "any_space"}):
+        with pytest.raises(InvalidRequestError, match="surface='exact'"):
+            cu.evaluate(tiny_model, TASK, details=True, results_dir=tmp_path, **policy)
+    assert not list(tmp_path.iterdir()), "nothing is left behind"
+
+
+def test_details_go_with_several_end_tokens(tiny_model, tmp_path):
+    table = cu.evaluate(
+        tiny_model, TASK, ["none"], [1.0], end="line", details=True, results_dir=tmp_path
+    )
+    stored = storage.read(storage.folder_of(tmp_path, tiny_model.key, TASK.name, "@end=line"))
+    own = stored.losses[stored.losses.repair == "none"]
+    assert np.exp(-own.validity_loss.sum()) == pytest.approx(table.validity[0])
+    assert np.exp(-own.diversity_loss.sum()) == pytest.approx(table.diversity[0])
+
+
+def test_losses_and_frontier_are_stored_with_the_rows_and_reused(
+    tiny, small_task, tmp_path, monkeypatch
+):
+    model, rules = tiny("llama", chat=True), ["none", "top_k=100", "oracle_size"]
+    rows = cu.evaluate(model, small_task, rules, [0.7, 1.5], details=True, results_dir=tmp_path)
+    live = cu.step_losses(model, small_task, rules, [0.7, 1.5])
+    hull = cu.adaptive_frontier(model, small_task)
+    monkeypatch.setattr(scoring, "score", lambda *a, **k: pytest.fail("the model ran"))
+    again = cu.step_losses(model, small_task, rules, [0.7, 1.5], results_dir=tmp_path)
+    np.testing.assert_allclose(again.diversity_loss, live.diversity_loss, atol=1e-9)
+    assert cu.adaptive_frontier(model, small_task, results_dir=tmp_path).equals(hull)
+    assert set(storage.read(next(tmp_path.glob("*/*"))).losses.repair) == set(REPAIRS)
+    split = split_table(again.assign(task="small"))
+    steps = split_by_step(again.assign(task="small"))
+    whole = -np.log(rows.validity * rows.diversity)
+    merged = split.merge(rows.assign(whole=whole, task="small"), on=results_key())
+    np.testing.assert_allclose(merged.total, merged.whole, atol=1e-6)
+    by_step = steps.groupby(results_key(), dropna=False, sort=False)[["order", "shape", "size"]]
+    np.testing.assert_allclose(
+        by_step.sum(min_count=1).to_numpy(), split[["order", "shape", "size"]], atol=1e-9
+    )
+
+
+def results_key():
+    return ["task", "rule", "parameter", "temperature"]

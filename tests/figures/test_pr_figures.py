@@ -1,0 +1,125 @@
+"""Figures of order and of Table 1: what is drawn is what the tables hold."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from calib_utils.figures import order_calibration
+from calib_utils.openended import precision_recall, table1
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def curves():
+    rng = np.random.default_rng(0)
+    rows = [
+        {
+            "prompt_id": prompt,
+            "category": "story",
+            "seed": 0,
+            "depth": depth,
+            "node": (0,) * (depth - 1),
+            "rank": rank,
+            "valid": (found := rng.random() < 0.8 - 0.06 * rank) or rank == 0,
+            "weight": int(found or rank == 0),
+        }
+        for prompt in ("p", "q", "r")
+        for depth in (1, 2)
+        for rank in range(10)
+    ]
+    return precision_recall.local_curves(pd.DataFrame(rows))
+
+
+def lines(ax):
+    return {line.get_label(): line for line in ax.get_lines()}
+
+
+def test_a_panel_per_depth_with_its_baselines(curves):
+    measures = precision_recall.node_measures(curves, "unweighted")
+    frontiers = precision_recall.frontiers_by_depth(
+        precision_recall.frontiers_on_grid(curves, "unweighted")
+    )
+    summary = precision_recall.depth_summary(measures)
+    figure = order_calibration.depth_frontiers(frontiers, summary)
+    assert len(figure.axes) == 2
+    for ax, row in zip(figure.axes, summary.itertuples(), strict=True):
+        drawn = lines(ax)
+        own = frontiers[frontiers.depth == row.depth]
+        assert drawn["mean"].get_ydata().tolist() == own["mean"].tolist()
+        assert drawn["prevalence"].get_ydata()[0] == row.prevalence
+        assert drawn["random order, mean height"].get_ydata()[0] == row.random_area
+        assert ax.get_title() == f"depth {row.depth}\n3 nodes, 3 runs"
+        assert ax.get_xlabel() == "recall, unweighted"
+    assert figure.get_figwidth() <= 7
+
+
+def test_cutoffs_are_counted_from_1_and_recall_is_named(curves):
+    one = curves[(curves.prompt_id == "p") & (curves.depth == 1)]
+    ax = order_calibration.cutoff_curves(one, "recall_weighted")
+    drawn = lines(ax)
+    assert drawn["precision"].get_xdata().tolist() == list(range(1, 11))
+    assert drawn["recall, weighted"].get_ydata().tolist() == one.recall_weighted.tolist()
+    assert drawn["prevalence"].get_ydata()[0] == one.precision.iloc[-1]
+
+
+def test_two_sources_of_labels_lie_over_each_other(curves):
+    grid = precision_recall.frontiers_on_grid(curves)
+    both = pd.concat([grid.assign(labels="greedy"), grid.assign(labels="sampled")])
+    ax = order_calibration.compared_frontiers(
+        precision_recall.frontiers_by_depth(both, "labels"), "labels"
+    )
+    drawn = lines(ax)
+    assert (drawn["greedy"].get_ydata() == drawn["sampled"].get_ydata()).all()
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["greedy", "sampled"]
+
+
+def test_the_published_points_are_drawn_as_they_are():
+    points, measures = precision_recall.published_points(), precision_recall.from_published()
+    figure = order_calibration.published_frontiers(points, measures)
+    assert [ax.get_title() for ax in figure.axes] == ["Qwen3-8B", "Qwen3.5-35B-A3B"]
+    own = points[(points.model == "Qwen3-8B") & (points.prefix == "In a far")]
+    drawn = lines(figure.axes[0])["“In a far …”"]
+    assert drawn.get_ydata().tolist() == own.precision.tolist()
+
+
+def test_dots_and_intervals_of_table_1():
+    columns = {"parameter": np.nan, "temperature": 1.0, "prompt_id": ["p", "q", "r"]}
+    rows = [
+        ("none", [0.9, 0.9, 0.9], 0.2),
+        ("oracle", [0.9, 0.8, 1.0], 0.5),
+        ("top_p", [0.1] * 3, 0.9),
+    ]
+    scores = pd.concat(
+        pd.DataFrame(
+            {
+                "strategy": strategy,
+                "validity": validity,
+                "embedding_diversity": np.array([0.0, 0.1, 0.2]) + diversity,
+                "self_bleu": np.array([0.0, 0.2, 0.1]) + diversity / 2,
+                "self_bleu_in_groups": 0.3,
+                **columns,
+            }
+        )
+        for strategy, validity, diversity in rows
+    )
+    comparison = table1.comparison(scores)
+    figure = order_calibration.strategy_dots(comparison, table1.published_table1())
+    labels = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+    assert labels == ["oracle, two steps", "no filtering", "top-p"]  # by diversity
+    assert [text.get_text() for text in figure.axes[0].texts] == ["none valid enough"]
+    drawn = [line for line in figure.axes[0].get_lines() if len(line.get_xdata()) == 2]
+    oracle = comparison.set_index("strategy").loc["oracle"]
+    expected = [oracle.embedding_diversity_low, oracle.embedding_diversity_high]
+    assert drawn[0].get_xdata().tolist() == expected
+    assert lines(figure.axes[0])["paper"].get_xdata().tolist() == [0.4, 0.25, 0.25]
+    assert figure.get_figwidth() <= 7

@@ -1,0 +1,252 @@
+"""Batched completion is what a plain forward pass, and `generate`, give row by row."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from calib_utils.errors import InvalidRequestError, ModelFormatError, OutOfMemoryError
+from calib_utils.models import generation
+from calib_utils.models.generation import Continuations, complete
+
+PROMPT = tuple(range(40, 60))  # longer than the tiny models' windows
+PREFIXES = [(), (70,), (71, 9), (8,), (7, 70, 71), (), (9, 71), (100, 3, 5)]
+MAX_TOKENS = 11
+TOLERANCE = 2e-4  # nats; logits of the tiny models have a standard deviation of about 5
+
+
+@torch.no_grad()
+def plain_log_p(network, ids):
+    logits = network(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
+    return torch.log_softmax(logits.double(), dim=-1).numpy()
+
+
+@torch.no_grad()
+def generated(network, ids, end_ids):
+    """What transformers' own greedy search adds to the ids."""
+    ids = torch.tensor([ids])
+    out = network.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=False,
+        max_new_tokens=MAX_TOKENS,
+        eos_token_id=list(end_ids) or None,
+        pad_token_id=0,
+    )
+    return tuple(out[0, ids.shape[1] :].tolist())
+
+
+def assert_log_p_is_plain(network, found, tolerance=TOLERANCE):
+    whole = [*PROMPT, *found.prefix, *found.token_ids]
+    log_p = plain_log_p(network, whole)
+    steps = range(len(PROMPT), len(whole))
+    expected = [log_p[i - 1, whole[i]] for i in steps]
+    np.testing.assert_allclose([*found.prefix_log_p, *found.log_p], expected, atol=tolerance)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, None])
+def test_greedy_completion_is_generate(tiny, architecture, batch_size):
+    model = tiny(architecture)
+    free = complete(model, PROMPT, PREFIXES, MAX_TOKENS, ())
+    # Tokens that the model does write, some early and some late, so that rows end at many steps.
+    ends = {free[1].token_ids[2], free[4].token_ids[7], free[7].token_ids[0]}
+    ends -= {prefix[-1] for prefix in PREFIXES if prefix}
+    found = complete(model, PROMPT, PREFIXES, MAX_TOKENS, ends, batch_size=batch_size)
+    assert [completion.prefix for completion in found] == PREFIXES
+    assert len({len(completion.token_ids) for completion in found}) > 1
+    for completion in found:
+        whole = [*PROMPT, *completion.prefix]
+        assert completion.token_ids == generated(model.network, whole, ends)
+        assert completion.ended == (completion.token_ids[-1] in ends)
+        assert_log_p_is_plain(model.network, completion)
+
+
+def test_sampled_log_probabilities_are_at_temperature_1(tiny, architecture):
+    model = tiny(architecture)
+    drawn = complete(model, PROMPT, PREFIXES[:5], 4, (), n_samples=2, temperature=2.0, seed=3)
+    assert [(d.prefix, d.sample) for d in drawn] == [(p, s) for p in PREFIXES[:5] for s in (0, 1)]
+    for completion in drawn:
+        assert_log_p_is_plain(model.network, completion)
+
+
+def test_a_model_that_is_asked_something_else_fails_the_comparison(tiny):
+    """The tolerance is not so wide that another prompt would pass."""
+    model = tiny()
+    found = complete(model, (39, *PROMPT[1:]), [(70,)], 4, ())[0]
+    with pytest.raises(AssertionError):
+        assert_log_p_is_plain(model.network, found)
+
+
+def test_rows_that_ended_are_not_forwarded(tiny, monkeypatch):
+    model = tiny()
+    prefixes = [(i,) for i in range(60, 80)]
+    free = complete(model, PROMPT, prefixes, MAX_TOKENS, ())
+    ends = {completion.token_ids[3] for completion in free[::2]} - set(range(60, 80))
+    rows, forward = [], generation.forward
+
+    def counting(network, ids, *args, **kwargs):
+        rows.append(len(ids))
+        return forward(network, ids, *args, **kwargs)
+
+    monkeypatch.setattr(generation, "forward", counting)
+    found = complete(model, PROMPT, prefixes, MAX_TOKENS, ends)
+    assert rows[:2] == [1, 20]
+    # The prompt; then of each row its prefix and every token but the last.
+    assert sum(rows) == 1 + sum(len(completion.token_ids) for completion in found)
+    assert rows[-1] < 20
+
+
+def test_the_prompt_is_forwarded_once(tiny, monkeypatch):
+    lengths, forward = [], generation.forward
+
+    def measuring(network, ids, *args, **kwargs):
+        lengths.append(ids.shape[1])
+        return forward(network, ids, *args, **kwargs)
+
+    monkeypatch.setattr(generation, "forward", measuring)
+    tree = Continuations(tiny(), PROMPT, 2)
+    tree.candidates([(), (70,)], [0, 1])
+    tree.complete(PREFIXES, 3)
+    tree.complete(PREFIXES, 3, n_samples=2)
+    assert lengths.count(len(PROMPT)) == 1
+    assert max(lengths[1:]) == 3
+
+
+def test_a_prefix_that_ends_is_complete(tiny):
+    found = complete(tiny(), PROMPT, [(70, 5), (70, 6), (5,)], 4, [5])
+    assert [(f.token_ids == (), f.ended) for f in found][::2] == [(True, True)] * 2
+    assert len(found[0].prefix_log_p) == 2
+    assert found[1].token_ids
+
+
+def test_candidates_are_a_plain_sort(tiny, architecture):
+    model = tiny(architecture)
+    ranks = (0, 1, 5, 200, model.network.get_output_embeddings().weight.shape[0] - 1)
+    found = Continuations(model, PROMPT, 3).candidates(PREFIXES, ranks)
+    for prefix, tokens in zip(PREFIXES, found, strict=True):
+        log_p = plain_log_p(model.network, [*PROMPT, *prefix])[-1]
+        order = np.argsort(-log_p, kind="stable")
+        # Float ties aside: the same log-probability at each rank, and at the top the same token.
+        np.testing.assert_allclose(log_p[tokens], log_p[order[list(ranks)]], atol=TOLERANCE)
+        assert tokens[0] == order[0]
+
+
+def test_tied_candidates_come_by_ascending_id(fresh_tiny):
+    model = fresh_tiny()
+    torch.nn.init.zeros_(model.network.get_output_embeddings().weight)
+    found = Continuations(model, PROMPT).candidates([(), (70,)], [0, 1, 7, 100])
+    assert found.tolist() == [[0, 1, 7, 100]] * 2
+
+
+def test_draws_depend_on_seed_prefix_and_number_alone(tiny):
+    model = tiny()
+    options = {"n_samples": 3, "temperature": 1.5}
+    whole = complete(model, PROMPT, PREFIXES, 6, (), seed=1, **options)
+    apart = complete(model, PROMPT, PREFIXES[4:5], 6, (), seed=1, batch_size=1, **options)
+    assert [d.token_ids for d in whole if d.prefix == PREFIXES[4]] == [d.token_ids for d in apart]
+    other = complete(model, PROMPT, PREFIXES, 6, (), seed=2, **options)
+    assert sum(a.token_ids == b.token_ids for a, b in zip(whole, other, strict=True)) < 3
+    assert len({d.token_ids for d in apart}) == 3
+
+
+def test_a_low_temperature_is_greedy(tiny):
+    model = tiny()
+    cold = complete(model, PROMPT, PREFIXES, 6, (), n_samples=2, temperature=1e-4)
+    greedy = complete(model, PROMPT, PREFIXES, 6, ())
+    assert [d.token_ids for d in cold[::2]] == [g.token_ids for g in greedy]
+    assert [d.token_ids for d in cold[1::2]] == [g.token_ids for g in greedy]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_draws_have_the_tempered_distribution(tiny, temperature):
+    model, n = tiny(), 3000
+    drawn = complete(
+        model, PROMPT, [(70,)], 1, (), n_samples=n, temperature=temperature, batch_size=1000
+    )
+    log_p = plain_log_p(model.network, [*PROMPT, 70])[-1] / temperature
+    p = np.exp(log_p - log_p.max())
+    p /= p.sum()
+    share = np.bincount([d.token_ids[0] for d in drawn], minlength=len(p)) / n
+    assert np.abs(share - p).max() < 5 * np.sqrt(0.25 / n)
+    # Wilson's spread for the sum of a distance over all tokens, generously.
+    assert np.abs(share - p).sum() < 2 * np.sqrt(len(p) / n)
+
+
+@given(st.lists(st.floats(-30, 30), min_size=2, max_size=9), st.floats(0, 1, exclude_max=True))
+@settings(max_examples=200)
+def test_a_draw_inverts_the_distribution_function(logits, u):
+    row = torch.tensor([logits])
+    token = int(generation._draw(row, np.array([u]), 1.0))
+    p = torch.softmax(row[0].double(), dim=0).numpy()
+    assert p[:token].sum() <= u + 1e-12
+    assert p[: token + 1].sum() >= u - 1e-12
+    assert p[token] > 0
+
+
+def limited(monkeypatch, rows, message="DefaultCPUAllocator: can't allocate memory"):
+    forward = generation.forward
+
+    def small(network, ids, *args, **kwargs):
+        if len(ids) > rows:
+            raise RuntimeError(message)
+        return forward(network, ids, *args, **kwargs)
+
+    monkeypatch.setattr(generation, "forward", small)
+
+
+def test_the_batch_halves_where_memory_is_short(tiny, monkeypatch):
+    model, seen = tiny(), []
+    expected = complete(model, PROMPT, PREFIXES, 5, ())
+    limited(monkeypatch, rows=1)
+    tree = Continuations(model, PROMPT, 8)
+    found = tree.complete(PREFIXES, 5, advance=seen.append)
+    assert [f.token_ids for f in found] == [e.token_ids for e in expected]
+    assert sum(seen) == len(PREFIXES)
+    assert tree.batch_size == 1
+    assert (tree.candidates(PREFIXES, [0])[:, 0] == [e.token_ids[0] for e in expected]).all()
+
+
+def test_one_row_that_does_not_fit_is_a_named_error(tiny, monkeypatch):
+    tree = Continuations(tiny(), PROMPT)
+    limited(monkeypatch, rows=0)
+    with pytest.raises(OutOfMemoryError, match="batch size tried: 1"):
+        tree.complete([(70,)], 2)
+
+
+def test_other_errors_are_not_taken_for_memory(tiny, monkeypatch):
+    tree = Continuations(tiny(), PROMPT)
+    limited(monkeypatch, rows=0, message="shapes do not match")
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        tree.complete([(70,)], 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "match"),
+    [
+        ({"max_tokens": 0}, InvalidRequestError, "max_tokens=0"),
+        ({"max_tokens": 2.5}, InvalidRequestError, "max_tokens=2.5"),
+        ({"n_samples": -1}, InvalidRequestError, "n_samples=-1"),
+        ({"n_samples": 1, "temperature": 0.0}, InvalidRequestError, "temperature 0.0"),
+        ({"temperature": float("nan")}, InvalidRequestError, "nan"),
+        ({"batch_size": 0}, InvalidRequestError, "batch_size=0"),
+        ({"prompt_ids": ()}, InvalidRequestError, "prompt_ids is empty"),
+    ],
+)
+def test_bad_requests(tiny, changes, error, match):
+    request = {"prompt_ids": PROMPT, "prefixes": PREFIXES, "max_tokens": 2, "end_ids": ()}
+    with pytest.raises(error, match=match):
+        complete(tiny(), **{**request, **changes})
+
+
+@pytest.mark.parametrize("ranks", [[], [-1], [0, 100_000]])
+def test_ranks_that_do_not_exist(tiny, ranks):
+    with pytest.raises(InvalidRequestError, match="must be from 0 to"):
+        Continuations(tiny(), PROMPT).candidates([()], ranks)
+
+
+def test_broken_weights_are_a_named_error(fresh_tiny):
+    model = fresh_tiny()
+    torch.nn.init.constant_(model.network.get_output_embeddings().weight, float("nan"))
+    with pytest.raises(ModelFormatError, match="NaN or infinite"):
+        complete(model, PROMPT, [(70,)], 2, ())

@@ -1,0 +1,192 @@
+"""Scoring a trie is one plain forward pass per prefix, for every architecture of the panel."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LogitsProcessorList
+from transformers.generation.logits_process import (
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+import calib_utils as cu
+from calib_utils.models import scoring
+
+# Float32 rounding, in standard deviations of the logits over the vocabulary.
+TOLERANCE = 5e-5
+# The library's chunked and stepwise linear attention differ by 5e-6 to 3e-4 over draws of the decay
+# rates, since a chunk takes differences of sums that grow with its length.
+LINEAR_ATTENTION_TOLERANCE = 5e-4
+BATCHES = (1, 3, 1000)
+
+
+@torch.no_grad()
+def plain_logits(network, ids):
+    return network(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1]
+
+
+@pytest.fixture(scope="module")
+def reference(tiny, small_task):
+    """(prompt, logits [node, vocab]) of a tiny model, a full forward pass per node."""
+    found = {}
+
+    def get(architecture):
+        if architecture not in found:
+            model = tiny(architecture, chat=True)
+            prompt = cu.render_prompt(model, small_task)
+            rows = [
+                plain_logits(model.network, [*prompt.ids, *prompt.trie.prefix(node)])
+                for node in range(prompt.trie.n_nodes)
+            ]
+            found[architecture] = prompt, torch.stack(rows)
+        return found[architecture]
+
+    return get
+
+
+def assert_equal_to_plain(model, prompt, expected, batch_size, packed):
+    seen, found = [], torch.full_like(expected, torch.nan)
+    for nodes, logits in scoring.score(model, prompt, batch_size, packed=packed):
+        assert len(nodes) <= batch_size or list(nodes) == [0]
+        seen += nodes.tolist()
+        found[nodes] = logits
+    assert sorted(seen) == list(range(prompt.trie.n_nodes))
+    assert seen[0] == 0
+    error = (found - expected).abs().max()
+    linear = "qwen3_5" in model.network.config.model_type
+    tolerance = LINEAR_ATTENTION_TOLERANCE if linear else TOLERANCE
+    assert error <= tolerance * expected.std(1).mean(), f"logits differ by {error:.2e}"
+
+
+@pytest.mark.parametrize("batch_size", BATCHES)
+def test_branched_scoring_is_a_forward_pass_per_prefix(tiny, reference, architecture, batch_size):
+    model = tiny(architecture, chat=True)
+    assert_equal_to_plain(model, *reference(architecture), batch_size, packed=False)
+
+
+@pytest.mark.parametrize("batch_size", BATCHES)
+def test_default_scoring_is_a_forward_pass_per_prefix(tiny, reference, architecture, batch_size):
+    model = tiny(architecture, chat=True)
+    assert_equal_to_plain(model, *reference(architecture), batch_size, packed=None)
+
+
+def test_every_packable_type_is_proven_here_and_runs_packed(tiny, reference, monkeypatch):
+    proven = set()
+    for architecture in ("llama", "qwen2", "qwen3", "olmo3", "gemma3"):
+        model = tiny(architecture, chat=True)
+        proven.add(model.network.config.model_type)
+        for batch_size in BATCHES:
+            assert_equal_to_plain(model, *reference(architecture), batch_size, packed=True)
+    assert proven == scoring.PACKABLE
+
+
+def test_the_base_prompt_with_bos_scores_like_plain_passes(tiny, small_task):
+    model = tiny("llama", bos=True)
+    prompt = cu.render_prompt(model, small_task)
+    rows = [
+        plain_logits(model.network, [*prompt.ids, *prompt.trie.prefix(node)])
+        for node in range(prompt.trie.n_nodes)
+    ]
+    assert_equal_to_plain(model, prompt, torch.stack(rows), 5, packed=True)
+
+
+def test_logits_of_different_prefixes_differ_far_more_than_the_tolerance(reference, architecture):
+    _, logits = reference(architecture)
+    scale = logits.std(1).mean()
+    apart = (logits[:, None] - logits[None]).abs().amax(-1)
+    apart.fill_diagonal_(torch.inf)
+    assert apart.min() > 10 * LINEAR_ATTENTION_TOLERANCE * scale
+    assert scale > 0.5
+
+
+@pytest.mark.parametrize("architecture", ["gemma3", "olmo3", "qwen3-sliding", "gemma3-multimodal"])
+def test_the_sliding_window_changes_the_logits(tiny, reference, architecture):
+    model = tiny(architecture, chat=True)
+    prompt, logits = reference(architecture)
+    wide = AutoModelForCausalLM.from_pretrained(model.folder).eval()
+    text = wide.config.get_text_config()
+    for config in {id(c): c for c in (text, wide.config)}.values():
+        config.sliding_window = 4096
+    for module in wide.modules():
+        if getattr(module, "sliding_window", None):
+            module.sliding_window = 4096
+    error = (plain_logits(wide, list(prompt.ids)) - logits[0]).abs().max()
+    assert error > 1000 * TOLERANCE * logits.std(1).mean()
+
+
+def test_a_trie_of_one_node_is_scored_once(tiny):
+    model = tiny("llama", chat=True)
+    prompt = cu.render_prompt(model, cu.Task("one", "Say x:", ["x"]), end="none")
+    for packed in (True, False):
+        batches = list(scoring.score(model, prompt, packed=packed))
+        assert [nodes.tolist() for nodes, _ in batches] == [[0]]
+
+
+WARPERS = {
+    "none": lambda x: [],
+    "top_k": lambda x: [TopKLogitsWarper(int(x))],
+    "top_p": lambda x: [TopPLogitsWarper(x)],
+    "min_p": lambda x: [MinPLogitsWarper(x)],
+}
+
+
+def brute_force(network, prompt, rule, temperature):
+    """(validity, diversity, precision, recall) answer by answer, with the transformers warpers."""
+    warp = LogitsProcessorList(
+        [TemperatureLogitsWarper(temperature), *WARPERS[rule.name](rule.parameter)]
+    )
+    p, uniform = np.zeros(prompt.trie.n_answers), np.zeros(prompt.trie.n_answers)
+    (end,) = prompt.end_ids
+    for symbols, answer in zip(prompt.sequences.symbols, prompt.sequences.answer, strict=True):
+        probability, drawn = 1.0, 1.0
+        for step, token in enumerate([*symbols, end]):
+            context = [*prompt.ids, *symbols[:step]]
+            logits = plain_logits(network, context)[None].double()
+            step_p = warp(torch.tensor([context]), logits).softmax(-1)[0]
+            kept = step_p > 0
+            probability *= float(step_p[token])
+            drawn *= float(kept[token]) / int(kept.sum())
+        p[answer] += probability
+        uniform[answer] += drawn
+    share = p[p > 0] / p.sum() if p.sum() > 0 else p[:0]
+    diversity = np.exp(-(share * np.log(share)).sum()) / len(p) if len(share) else np.nan
+    return p.sum(), diversity, uniform.sum(), (uniform > 0).mean()
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3.5", "gemma3"])
+def test_evaluate_is_enumeration_with_the_transformers_warpers(tiny, architecture):
+    model = tiny(architecture, chat=True)
+    task = cu.Task("few", "Name one:", ["ab", "abab", "1,1", "1", "zoo"])
+    prompt = cu.render_prompt(model, task)
+    rules = [cu.NoCutoff(), cu.TopK(60), cu.TopK(200), cu.TopP(0.97), cu.TopP(0.99), cu.MinP(0.005)]
+    table = cu.evaluate(model, task, rules, [0.8, 2.5])
+    expected = [
+        brute_force(
+            model.network, prompt, cu.parse_rule(f"{r.rule}={r.parameter:g}"), r.temperature
+        )
+        if r.rule != "none"
+        else brute_force(model.network, prompt, cu.NoCutoff(), r.temperature)
+        for r in table.itertuples()
+    ]
+    columns = ["validity", "diversity", "sequence_precision", "sequence_recall"]
+    found = table[columns].to_numpy()
+    np.testing.assert_allclose(found, np.array(expected), rtol=2e-4, atol=1e-14)
+    assert ((found[:, 3] > 0) & (found[:, 3] < 1)).any(), "some cutoff must cut some answers"
+
+
+def test_evaluate_does_not_depend_on_the_batch_size(tiny, small_task):
+    model = tiny("qwen3", chat=True)
+    one, many = (cu.evaluate(model, small_task, ["none"], batch_size=b) for b in (1, 64))
+    assert abs(one.validity[0] / many.validity[0] - 1) < 1e-4
+    assert abs(one.diversity[0] - many.diversity[0]) < 1e-5
+
+
+def test_reduced_precision_runs_and_stays_near_float32(tiny_folder, tiny, small_task):
+    half = cu.load_model(Path(tiny_folder("llama", chat=True)), dtype="bfloat16", device="cpu")
+    full = cu.evaluate(tiny("llama", chat=True), small_task)
+    table = cu.evaluate(half, small_task)
+    assert abs(np.log(table.validity[0] / full.validity[0])) < 0.5

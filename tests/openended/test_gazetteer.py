@@ -1,0 +1,147 @@
+"""The lists decide as stated; each normalisation step, each kind of label, cut-off texts."""
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from calib_utils import paths
+from calib_utils.openended.verifiers import KINDS, GazetteerJudge, decide, known_prompts, normalise
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "valid"),
+    [
+        ("city", "Paris", True),
+        ("city", " paris.\n", True),
+        ("city", "**Tokyo**", True),
+        ("city", "“São Paulo”", True),
+        ("city", "Sao Paulo", True),
+        ("city", "The Hague", True),
+        ("city", "St. Petersburg", True),
+        ("city", "Xi'an", True),
+        ("city", "Washington, D.C.", True),
+        ("city", "Valparaíso, Chile.", True),
+        ("city", "Paris, Texas", True),
+        ("city", "Paris, TX, USA", True),
+        ("city", "Paris (France)", True),
+        ("city", "London, England", True),
+        ("city", "London, UK", True),
+        ("city", "Paris, Japan", False),
+        ("city", "Paris, Ohio, Japan", False),
+        ("city", "Gotham", False),
+        ("city", "Gotham, Chile", False),
+        ("city", "Pariss", False),
+        ("city", "The city is Paris.", False),
+        ("city", "Paris\nRome", False),
+        ("city", "Paris, Rome", None),
+        ("city", "", False),
+        ("city", "?!", False),
+        ("city", "Sydney, New South Wales", None),
+        ("city", "Constantinople", None),
+        ("country", "The Gambia", True),
+        ("country", "Namibia", True),  # whose code, NA, reads as missing
+        ("country", "cote d’ivoire", True),
+        ("country", "USA", True),
+        ("country", "Vatican City", True),
+        ("country", "Kosovo", None),
+        ("country", "Greenland", None),
+        ("country", "England", None),
+        ("country", "Wakanda", False),
+        ("country", "Paris", False),
+        ("element", "Aluminum", True),
+        ("element", "aluminium", True),
+        ("element", "He", None),
+        ("element", "Helium (He)", False),
+        ("element", "Water", False),
+        ("us-state", "new york", True),
+        ("us-state", "District of Columbia", None),
+        ("us-state", "Puerto Rico", False),
+    ],
+)
+def test_labels(kind, text, valid):
+    assert decide(kind, text)[0] is valid
+
+
+@pytest.mark.parametrize(
+    ("text", "valid"),
+    [
+        ("Los Ang", True),
+        ("Los Angeles", True),
+        ("Valparaíso, Chi", True),
+        ("Valparaíso,", True),
+        ("Constantinop", False),  # begins no valid name
+        ("The city is", False),
+        ("Paris is the capital", False),
+        ("  ", None),
+    ],
+)
+def test_a_cut_off_text_is_valid_where_it_begins_a_valid_name(text, valid):
+    assert decide("city", text, ended=False)[0] is valid
+    if text == "Los Ang":
+        assert decide("city", text)[0] is False
+
+
+def table(kind):
+    path = paths.package_data("tasks", "gazetteer", f"{KINDS[kind]}.csv")
+    return pd.read_csv(path, keep_default_na=False, dtype=str)
+
+
+@pytest.mark.parametrize(("kind", "n"), [("element", 118), ("us-state", 50), ("country", 195)])
+def test_the_lists_are_complete(kind, n):
+    names = table(kind)
+    assert names[names["label"] == ""]["where"].nunique() == n
+    assert set(names["label"]) == {"", "ambiguous"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_listed_name_is_valid_or_ambiguous_as_listed(kind):
+    names = table(kind)
+    assert len(names) > 50 and names["name"].is_unique
+    step = max(1, len(names) // 400)
+    for name, label in names[["name", "label"]].iloc[::step].itertuples(index=False):
+        valid = decide(kind, name)[0]
+        # Another row with the same normal form may call it valid.
+        assert valid is True or (valid is None and label == "ambiguous"), name
+
+
+def test_the_states_are_those_of_the_controlled_task():
+    task = paths.package_data("tasks", "us-states.txt").read_text(encoding="utf-8").splitlines()
+    names = table("us-state")
+    assert sorted(names[names["label"] == ""]["name"]) == sorted(task)
+
+
+@given(st.text(max_size=40))
+def test_normalising_is_stable_and_ignores_what_it_says(text):
+    once = normalise(text)
+    assert normalise(f' "{text}". \n') == once
+    assert not once.startswith(" ") and not once.endswith(" ")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(text=st.text(max_size=60), ended=st.booleans())
+def test_any_text_gets_a_label(kind, text, ended):
+    valid, reason = decide(kind, text, ended)
+    assert valid in (True, False, None) and reason
+
+
+def test_the_prompt_chooses_the_list():
+    prompts = known_prompts()
+    assert set(prompts.values()) == set(KINDS)
+    city, country = "Name a random city in the world.", "Name a random country in the world."
+    items = pd.DataFrame(
+        {
+            "prompt": [city, country, "Tell a joke.", country],
+            "text": ["Paris", "Paris", "Paris", "Fra"],
+            "ended": [True, True, True, False],
+        }
+    )
+    judge = GazetteerJudge()
+    labels = judge.judge(items)
+    assert (judge.name, judge.criteria) == ("gazetteer", ("overall",))
+    assert labels["valid"].tolist() == [True, False, pd.NA, True]
+    assert labels["overall"].tolist() == [10, 1, pd.NA, 10]
+    assert labels["grammar"].isna().all()
+    assert judge.judge(items.iloc[:0]).empty
+    odd = pd.DataFrame({"prompt": [city], "text": ["\ud800"], "ended": [True]}, dtype=object)
+    assert "ud800" in judge.judge(odd)["reason"][0]

@@ -1,0 +1,392 @@
+"""Programs: the problems' own tests, what is drawn and kept, and the measures by brute force."""
+
+import itertools
+import math
+import shutil
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import calib_utils as cu
+from calib_utils import paths
+from calib_utils.errors import ResultsError
+from calib_utils.figures import beyond as beyond_module
+from calib_utils.models import generation
+from calib_utils.openended import programs, sandbox
+from calib_utils.openended.programs import Problem, extract_code, normalised, read_problems
+
+PROBLEMS = {problem.id: problem for problem in read_problems()}
+ONE = Problem("one", "f(x)", "Return x plus one.", (((1,), 2), ((2,), 3)))
+TWO = Problem("two", "g()", "Return 2.", (((), 2),))
+needs_sandbox = pytest.mark.skipif(not sandbox.available(), reason="no sandbox on this system")
+ISOLATION = (*sandbox.available(), "none")[0]
+
+
+def table_of(rows):
+    """A table of replies from (problem, text, log_p, passed) tuples."""
+    frame = pd.DataFrame(rows, columns=["problem", "text", "log_p", "passed"])
+    outcome = frame.passed.map({True: "passed", False: "failed"})
+    return frame.assign(outcome=outcome, ended=True, draw=range(len(frame)))
+
+
+# The problems
+
+
+@needs_sandbox
+@pytest.mark.parametrize("problem", PROBLEMS.values(), ids=str)
+def test_the_reference_passes_and_the_wrong_solution_fails(problem):
+    assert problem.run(problem.reference, isolation=ISOLATION).outcome == "passed"
+    wrong = problem.run(problem.wrong, isolation=ISOLATION)
+    assert wrong.outcome == "failed"
+    assert wrong.n_passed > 0  # wrong in a case, not in everything
+
+
+def test_no_answer_passes_by_being_constant():
+    for problem in PROBLEMS.values():
+        answers = [repr(expected) for _, expected in problem.tests]
+        assert max(map(answers.count, answers)) < len(answers), problem.id
+
+
+def test_the_message_says_what_is_asked():
+    message = PROBLEMS["flatten"].message
+    assert "`flatten(nested)`" in message
+    assert PROBLEMS["flatten"].prompt in message
+    assert PROBLEMS["flatten"].entry_point == "flatten"
+
+
+@pytest.mark.parametrize(
+    "reply, code",
+    [
+        ("x = 1", "x = 1"),
+        ("```python\nx = 1\n```", "x = 1\n"),
+        ("Here:\n\n```py\nx = 1\n\ny = 2\n```\nand\n```\nz = 3\n```", "x = 1\n\ny = 2\n"),
+        ("```\nx = 1", "x = 1"),
+        ("1. So:\n   ```python\n   x = 1\n   ```", "   x = 1\n"),
+        ("s = '```'", "s = '```'"),
+        ("```python\ns = '```'\n```\n", "s = '```'\n"),
+        ("", ""),
+    ],
+)
+def test_the_program_in_a_reply(reply, code):
+    assert extract_code(reply) == code
+
+
+def test_what_counts_as_the_same_program():
+    bare = "def f(x):\n    return x + 1\n"
+    for same in (
+        "# why\ndef f( x ):\n\n    return (x+1)",
+        'def f(x):\n    """Adds."""\n    return x + 1',
+    ):
+        assert normalised(same) == normalised(bare)
+    for other in ("def f(y):\n    return y + 1", "def f(x):\n    return 1 + x", ""):
+        assert normalised(other) != normalised(bare)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert normalised(r"x = '\d'") is not None
+    for broken in ("def f(", "x = '\0'", "(" * 5000, "-" * 99999 + "1", "\ud800"):
+        assert normalised(broken) is None
+
+
+# Drawing
+
+
+def test_draws_are_seeded_and_do_not_depend_on_their_number(tiny):
+    model = tiny("llama", chat=True)
+    few = programs.draw(model, "Say something.", 3, 8, seed=4)
+    many = programs.draw(model, "Say something.", 7, 8, seed=4, batch_size=2)
+    pd.testing.assert_frame_equal(few, many.head(3))
+    other = programs.draw(model, "Say something.", 3, 8, seed=5)
+    assert list(few.text) != list(other.text)
+    assert list(few.columns) == programs.COLUMNS
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6, 1.7])
+def test_log_probabilities_are_those_at_temperature_one(temperature, tiny):
+    model = tiny("qwen2", chat=True)
+    start = programs.message_start(model, "Say something.")
+    drawn = programs.draw(model, "Say something.", 12, 6, temperature=temperature, seed=1)
+    options = {"n_samples": 12, "temperature": temperature, "seed": 1}
+    raw = generation.complete(model, start.ids, [()], 6, start.end_ids, **options)
+    for row, completion in zip(drawn.itertuples(), raw, strict=True):
+        ids = [*start.ids, *completion.token_ids]
+        with torch.no_grad():
+            logits = model.network(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+        steps = range(len(start.ids), len(ids))
+        assert row.log_p == pytest.approx(
+            sum(float(logits[i - 1, ids[i]]) for i in steps), abs=1e-4
+        )
+        assert row.log_p <= 0
+        assert row.n_tokens == len(completion.token_ids)
+        assert row.ended == (completion.token_ids[-1] in start.end_ids)
+    assert drawn.ended.any() or temperature < 1
+
+
+def test_own_settings_are_those_of_the_files_and_nothing_else(tiny_folder, tmp_path):
+    def model_with(settings):
+        folder = tmp_path / ("free" if settings is None else "narrow")
+        shutil.copytree(tiny_folder("llama", chat=True), folder)
+        path = folder / "generation_config.json"
+        path.unlink() if settings is None else path.write_text(settings)
+        return cu.load_model(folder, device="cpu")
+
+    narrow = model_with('{"top_k": 1, "top_p": null, "do_sample": false}')
+    assert programs.own_settings(narrow) == {"top_k": 1}
+    assert programs.own_settings(model_with(None)) == {}
+
+
+def test_drawing_by_generate_leaves_the_global_generator_alone(tiny):
+    model = tiny("llama", chat=True)
+    start = programs.message_start(model, "Say something.")
+    texts = programs.draw_under(model, start, [()] * 40, 6, {}, seed=3)
+    assert len(set(texts)) > 20
+    state = torch.random.get_rng_state()
+    assert programs.draw_under(model, start, [()] * 40, 6, {}, seed=3) == texts
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_gaps_in_settings_are_not_filled_with_a_hidden_cutoff(fresh_tiny):
+    """Without neutral values transformers would keep the 50 most probable tokens."""
+    model = fresh_tiny("llama", chat=True)
+    start = programs.message_start(model, "Say something.")
+    logits = model.network(torch.tensor([start.ids])).logits[0, -1].detach()
+    beyond = set(logits.argsort(descending=True)[50:].tolist())
+    # A flat model, so that most draws lie beyond rank 50 of some 260.
+    head = model.network.get_output_embeddings().weight
+    head.data *= 1e-3
+    texts = [text for text, _ in programs.draw_under(model, start, [()] * 64, 1, {})]
+    inside = [model.tokenizer.decode([t]) for t in set(range(len(logits))) - beyond]
+    assert sum(text not in inside for text in texts) > 20
+
+
+# Keeping
+
+
+@pytest.fixture
+def canned(monkeypatch):
+    """Replies from a list instead of a model, and what was asked."""
+    asked = []
+    replies = ["```python\ndef f(x): return x + 1\n```", "def f(x): return 2", "no"]
+
+    def draw(model, message, n, max_tokens, **options):
+        asked.append(message)
+        rows = [(i, replies[i % 3], 5, -1.0 - i % 3, True) for i in range(n)]
+        return pd.DataFrame(rows, columns=programs.COLUMNS)
+
+    monkeypatch.setattr(programs, "draw", draw)
+    return asked
+
+
+@needs_sandbox
+def test_a_run_that_was_killed_goes_on(canned, tiny, tmp_path, monkeypatch):
+    model = tiny("llama", chat=True)
+    options = {"n": 4, "isolation": ISOLATION, "results_dir": tmp_path}
+    real = programs.run_programs
+
+    def dies(drawn, problems, *rest):
+        if problems[0].id == "two":
+            raise KeyboardInterrupt
+        return real(drawn, problems, *rest)
+
+    monkeypatch.setattr(programs, "run_programs", dies)
+    with pytest.raises(KeyboardInterrupt):
+        programs.sample_programs(model, [ONE, TWO], **options)
+    folder = tmp_path / model.key / "texts" / "programs"
+    assert {p.name for p in folder.iterdir()} == {"provenance.json", "one.parquet"}
+    with pytest.raises(ResultsError, match="unfinished"):
+        programs.read(folder)
+    monkeypatch.setattr(programs, "run_programs", real)
+    table = programs.sample_programs(model, [ONE, TWO], **options)
+    assert canned == [ONE.message, TWO.message, TWO.message]
+    assert list(table.columns) == programs.TESTED_COLUMNS
+    assert list(table.problem) == ["one"] * 4 + ["two"] * 4
+    assert list(table.outcome[:4]) == ["passed", "failed", "error", "passed"]
+    # A finished run needs neither replies nor a sandbox.
+    monkeypatch.setattr(sandbox, "available", tuple)
+    again = programs.sample_programs(model, [ONE, TWO], **options)
+    pd.testing.assert_frame_equal(table, again)
+    pd.testing.assert_frame_equal(table, programs.read(folder))
+    assert len(canned) == 3
+
+
+@needs_sandbox
+@pytest.mark.parametrize("change", ["n", "seed", "tests", "model", "bytes"])
+def test_a_folder_of_something_else_is_not_reused(change, canned, tiny, tmp_path):
+    model = tiny("llama", chat=True)
+    options = {"n": 2, "isolation": ISOLATION, "results_dir": tmp_path, "name": "p"}
+    programs.sample_programs(model, [TWO], **options)
+    problem = TWO
+    if change == "bytes":
+        path = tmp_path / model.key / "texts" / "p" / "two.parquet"
+        path.write_bytes(path.read_bytes() + b" ")
+    elif change == "tests":
+        problem = Problem(TWO.id, TWO.signature, TWO.prompt, (((), 3),))
+    elif change == "model":
+        (tmp_path / model.key).rename(tmp_path / tiny("qwen2", chat=True).key)
+        model = tiny("qwen2", chat=True)
+    else:
+        options[change] = 3
+    with pytest.raises(ResultsError):
+        programs.sample_programs(model, [problem], **options)
+
+
+def test_a_missing_sandbox_is_said_before_anything_is_drawn(canned, tiny, monkeypatch):
+    monkeypatch.setattr(sandbox, "available", tuple)
+    with pytest.raises(sandbox.SandboxError):
+        programs.sample_programs(tiny("llama", chat=True), [ONE], n=2)
+    assert canned == []
+
+
+@needs_sandbox
+def test_labels_can_be_made_again_without_a_model():
+    drawn = pd.DataFrame({"problem": ["one", "one"], "text": ["def f(x): return x + 1", "x"]})
+    table = programs.run_programs(drawn, [ONE], isolation=ISOLATION)
+    assert list(table.outcome) == ["passed", "error"]
+    assert list(table.n_passed) == [2, 0]
+
+
+# Measures
+
+
+@given(st.integers(1, 8), st.data())
+def test_pass_at_k_is_the_share_of_all_subsets(n, data):
+    c = data.draw(st.integers(0, n))
+    k = data.draw(st.integers(1, n))
+    passing = [True] * c + [False] * (n - c)
+    subsets = list(itertools.combinations(passing, k))
+    assert programs.pass_at_k(n, c, k) == pytest.approx(sum(map(any, subsets)) / len(subsets))
+
+
+def test_pass_at_k_is_unbiased_and_the_naive_way_is_not():
+    p, n, k = 0.3, 6, 3
+    chance = [math.comb(n, c) * p**c * (1 - p) ** (n - c) for c in range(n + 1)]
+    truth = 1 - (1 - p) ** k
+    ours = sum(w * programs.pass_at_k(n, c, k) for c, w in enumerate(chance))
+    naive = sum(w * (1 - (1 - c / n) ** k) for c, w in enumerate(chance))
+    assert ours == pytest.approx(truth)
+    assert abs(naive - truth) > 0.02
+
+
+def test_pass_rates():
+    rows = [("a", str(i), -1.0, i < 2) for i in range(4)] + [
+        ("b", str(i), -1.0, 0) for i in range(4)
+    ]
+    table = table_of([(p, t, q, bool(ok)) for p, t, q, ok in rows])
+    rates = programs.pass_rates(table, (1, 2)).set_index("k")
+    assert rates.estimate[1] == pytest.approx((0.5 + 0) / 2)
+    assert rates.estimate[2] == pytest.approx((5 / 6 + 0) / 2)
+    assert rates.low.isna().all(), "two problems are too few for an interval"
+    assert list(rates.problems) == [2, 2]
+    rates = programs.pass_rates(pd.concat([table, table[4:].assign(problem="c")]), (1, 2))
+    assert (rates.low <= rates.estimate).all() and (rates.estimate <= rates.high).all()
+
+
+def test_the_interval_over_problems_covers():
+    rng, hits, runs = np.random.default_rng(0), 0, 60
+    for _ in range(runs):
+        p = rng.beta(1, 2, size=30)
+        rows = [(f"p{i}", str(j), -1.0, rng.random() < p[i]) for i in range(30) for j in range(8)]
+        rate = programs.pass_rates(table_of(rows), (1,)).iloc[0]
+        hits += rate.low <= 1 / 3 <= rate.high
+    assert hits / runs > 0.85
+
+
+SCORES = st.lists(st.tuples(st.integers(-4, 0), st.booleans()), min_size=1, max_size=12)
+
+
+@given(SCORES)
+def test_auc_is_the_share_of_pairs(rows):
+    score, positive = map(np.array, zip(*rows, strict=True))
+    pairs = [(a > b) + (a == b) / 2 for a in score[positive] for b in score[~positive]]
+    expected = np.mean(pairs) if pairs else math.nan
+    assert programs.auc(score, positive) == pytest.approx(expected, nan_ok=True)
+
+
+@given(SCORES)
+def test_precision_and_recall_by_counting(rows):
+    score, positive = map(np.array, zip(*rows, strict=True))
+    found = programs.precision_recall(score, positive)
+    assert list(found.cutoff) == sorted(set(score), reverse=True)
+    for row in found.itertuples():
+        kept = positive[score >= row.cutoff]
+        assert (row.kept, row.precision) == (len(kept), pytest.approx(kept.mean()))
+        recall = kept.sum() / positive.sum() if positive.any() else math.nan
+        assert row.recall == pytest.approx(recall, nan_ok=True)
+
+
+def test_nothing_to_rank_is_an_empty_curve():
+    assert programs.precision_recall(np.array([]), np.array([])).empty
+
+
+def test_order_counts_a_program_once_and_leaves_out_what_was_cut_off():
+    rows = [("a", "x", -1.0, True)] * 5 + [("a", "y", -2.0, False), ("a", "z", -3.0, True)]
+    table = table_of([*rows, ("a", "cut", -0.5, False), ("b", "w", -1.0, True)])
+    table.loc[table.text == "cut", "ended"] = False
+    ranked = programs.ranked_programs(table)
+    assert list(ranked.text) == ["x", "y", "z", "w"]
+    assert list(ranked["rank"]) == [1, 2, 3, 1]
+    assert list(ranked.drawn) == [5, 1, 1, 1]
+    order = programs.order_by_problem(table).set_index("problem")
+    assert order.auc["a"] == 0.5
+    assert order.prevalence["a"] == pytest.approx(2 / 3)
+    assert math.isnan(order.auc["b"])
+    summary = programs.order_summary(table).iloc[0]
+    assert (summary.estimate, summary.problems) == (0.5, 1)
+
+
+def test_shape_over_distinct_passing_programs():
+    rows = [
+        ("a", "def f(): return 1", math.log(0.4), True),
+        ("a", "def f():\n    return 1  # one", math.log(0.1), True),  # the same program
+        ("a", "def f(): return 2 - 1", math.log(0.25), True),
+        ("a", "def f(): return 2 - 1", math.log(0.25), True),  # drawn twice
+        ("a", "def f(): return 0", math.log(0.2), False),
+        ("b", "def f(): return 0", math.log(0.2), False),
+    ]
+    shape = programs.shape_by_problem(table_of(rows), tops=(1, 2))
+    assert list(shape.problem) == ["a"]
+    row = shape.iloc[0]
+    p = np.array([2 / 3, 1 / 3])
+    assert row.passing == 2
+    assert (row.top_1, row.top_2) == (pytest.approx(p[0]), pytest.approx(1))
+    assert row.effective == pytest.approx(np.exp(-(p * np.log(p)).sum()))
+    assert row.log_mass == pytest.approx(math.log(0.75))
+
+
+def test_measures_of_programs_none_of_which_passes():
+    table = table_of([("a", "x", -1.0, False), ("a", "y", -2.0, False)])
+    assert programs.shape_by_problem(table).empty
+    assert math.isnan(programs.order_summary(table).estimate[0])
+    assert programs.pass_rates(table, (1,)).estimate[0] == 0
+
+
+def test_the_figures_take_what_the_measures_give():
+    rows = [(p, f"{p}{i}", -1.0 - i, i % 2 == 0) for p in "abcd" for i in range(5)]
+    ranked = programs.ranked_programs(table_of(rows))
+    figure = beyond_module.program_ranks(ranked)
+    shown = [ax for ax in figure.axes if ax.get_visible()]
+    dots = sum(len(c.get_offsets()) for ax in shown for c in ax.collections)
+    assert (len(shown), dots) == (4, len(ranked))
+    assert shown[0].get_ylim()[1] >= 0 > shown[0].get_ylim()[0]
+    own = ranked[ranked.problem == "a"]
+    curve = programs.precision_recall(own.log_p, own.passed)
+    ax = beyond_module.program_curves(curve, own.passed.mean(), figure.add_subplot())
+    assert ax.get_xlabel() == "recall"
+
+
+STORED = sorted(paths.default_results_dir().glob("*/texts/programs"))
+
+
+@pytest.mark.parametrize("folder", STORED, ids=lambda f: f.parent.name)
+def test_stored_programs_hold_what_a_table_must(folder):
+    table = programs.read(folder)
+    assert list(table.columns) == programs.TESTED_COLUMNS
+    assert set(table.problem) == set(PROBLEMS)
+    assert set(table.outcome) <= {"passed", "failed", "error", "timeout", "killed"}
+    assert (table.log_p <= 0).all()
+    assert ((table.n_passed == table.n_tests) >= (table.outcome == "passed")).all()
+    assert sum(p.stat().st_size for p in folder.iterdir()) < 300_000

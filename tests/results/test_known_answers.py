@@ -1,0 +1,115 @@
+"""The embedded models: values computed apart from this project, and what the models write."""
+
+import copy
+import json
+import math
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from transformers import set_seed
+
+import calib_utils as cu
+from calib_utils import paths
+from calib_utils.results.measure import measure
+
+pytestmark = pytest.mark.models
+
+ROWS = json.loads(paths.package_data("reference", "known_answers.json").read_text())["rows"]
+CASES = sorted({(row["model"], row["task"]) for row in ROWS})
+SAMPLED_MODEL = "smollm2-135m-instruct"
+# A question to which this small model gives a valid answer about half of the time.
+SAMPLED_TASK = cu.Task(
+    "sky",
+    "Answer with one word, yes or no. Is the sky blue?",
+    ["Yes", "No", "yes", "no", "Yes.", "No."],
+)
+DRAWS, BATCH, SIGMAS = 1000, 50, 4
+
+
+@pytest.mark.parametrize(("model", "task"), CASES)
+def test_evaluate_reproduces_independent_values(model, task):
+    rows = [row for row in ROWS if (row["model"], row["task"]) == (model, task)]
+    keys = [(r["rule"], r["parameter"]) for r in rows]
+    rules = [
+        name if number is None else f"{name}={number:g}" for name, number in dict.fromkeys(keys)
+    ]
+    temperatures = sorted({row["temperature"] for row in rows})
+    table = cu.evaluate(model, task, rules, temperatures)
+    found = table.set_index(["rule", table.parameter.fillna(-1), "temperature"])
+    for row in rows:
+        number = -1 if row["parameter"] is None else row["parameter"]
+        ours = found.loc[(row["rule"], number, row["temperature"])]
+        assert (ours.n_answers, ours.n_nodes) == (row["n_answers"], row["n_nodes"])
+        assert ours.sequence_recall == pytest.approx(row["sequence_recall"], abs=1e-9)
+        for column in ("validity", "sequence_precision", "diversity"):
+            expected = math.nan if row[column] is None else row[column]
+            where = f"{column} of {row}"
+            assert ours[column] == pytest.approx(expected, abs=1e-4, nan_ok=True), where
+
+
+def generate(model, prompt, top_p):
+    """Seeded draws by transformers' own loop, as the tokens before the end token, or None."""
+    (end,) = prompt.end_ids
+    length = max(map(len, prompt.sequences.symbols)) + 1
+    ids = torch.tensor([prompt.ids])
+    with torch.no_grad():
+        start = model.network(ids[:, :-1], use_cache=True).past_key_values
+    start.batch_repeat_interleave(BATCH)
+    set_seed(7)
+    drawn = []
+    for _ in range(DRAWS // BATCH):
+        out = model.network.generate(
+            ids.expand(BATCH, -1),
+            attention_mask=torch.ones(BATCH, ids.shape[1], dtype=torch.long),
+            past_key_values=copy.deepcopy(start),  # the prompt is forwarded once
+            do_sample=True,
+            temperature=1.0,
+            top_k=0,
+            top_p=top_p,
+            max_new_tokens=length,
+            eos_token_id=end,
+            pad_token_id=end,
+        )
+        for row in out[:, ids.shape[1] :].tolist():
+            drawn.append(tuple(row[: row.index(end)]) if end in row else None)
+    return drawn
+
+
+@pytest.fixture(scope="module")
+def written():
+    """(model, prompt, draws by top-p): what the model writes, drawn once."""
+    model = cu.load_model(SAMPLED_MODEL, device="cpu")
+    prompt = cu.render_prompt(model, SAMPLED_TASK)
+    with torch.random.fork_rng(devices=[]):
+        yield model, prompt, cache(lambda top_p: generate(model, prompt, top_p))
+
+
+def assert_share(hits, p, what):
+    """Within four standard deviations of a binomial share, and at least one draw of slack."""
+    sigma = math.sqrt(DRAWS * p * (1 - p))
+    assert abs(hits - DRAWS * p) <= SIGMAS * sigma + 1, f"{what}: {hits} of {DRAWS}, expected {p}"
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_exact_probabilities_agree_with_what_the_model_writes(written, top_p):
+    model, prompt, draws = written
+    found = measure(model, prompt, [(cu.TopP(top_p), 1.0)])
+    validity, p = found.validity[0], np.exp(found.answer_log_p[:, 0])
+    assert 0.3 < validity < 0.7, "a share near 0 or 1 would prove little"
+    answer = dict(zip(prompt.sequences.symbols, prompt.sequences.answer, strict=True))
+    hits = [answer[tokens] for tokens in draws(top_p) if tokens in answer]
+    assert_share(len(hits), validity, "valid")
+    for index, name in enumerate(SAMPLED_TASK.answers):
+        assert_share(hits.count(index), p[index], name)
+    assert not set(np.flatnonzero(p == 0)) & set(hits), "a removed answer was drawn"
+
+
+def test_the_agreement_would_fail_for_a_wrong_temperature(written):
+    model, prompt, draws = written
+    cooler = measure(model, prompt, [(cu.NoCutoff(), 0.7)])
+    answer = dict(zip(prompt.sequences.symbols, prompt.sequences.answer, strict=True))
+    hits = sum(tokens in answer for tokens in draws(1.0))
+    with pytest.raises(AssertionError, match="valid"):
+        assert_share(hits, cooler.validity[0], "valid")

@@ -1,0 +1,512 @@
+"""Stored tables: reuse, refusal of what does not belong, and no half-written folder, ever."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import calib_utils as cu
+from calib_utils.book import check
+from calib_utils.core import prompts
+from calib_utils.errors import InvalidTaskError, ResultsError
+from calib_utils.models import scoring
+from calib_utils.results import conventions, evaluation, storage
+from calib_utils.results.storage import Tables
+
+TASK = cu.Task("few", "Name one. Answer:", ["ab", "1,2", "zoo", "zo"])
+RULES = ["none", "top_k=150", "top_p=0.99", "min_p=0.001", "oracle_size"]
+
+
+@pytest.fixture
+def model(tiny):
+    return tiny("llama", chat=True)
+
+
+@pytest.fixture
+def stored(model, tmp_path):
+    """The folder of one stored measurement."""
+    cu.evaluate(model, TASK, RULES, [0.5, 2.0], results_dir=tmp_path)
+    cu.answer_probabilities(model, TASK, [0.5, 1.0], results_dir=tmp_path)
+    return storage.folder_of(tmp_path, model.key, TASK.name)
+
+
+@pytest.fixture
+def no_model(monkeypatch):
+    def explode(*args, **kwargs):
+        raise AssertionError("the model ran")
+
+    monkeypatch.setattr(scoring, "score", explode)
+
+
+def test_stored_rows_are_the_computed_rows_to_the_last_bit(model, stored, tmp_path, no_model):
+    again = cu.evaluate(model, TASK, RULES, [0.5, 2.0], results_dir=tmp_path)
+    assert list(again.columns) == storage.COLUMNS
+    assert len(again) == 10
+    on_disk = pd.read_csv(stored / "settings.csv")
+    merged = again.merge(on_disk, on=storage.COLUMNS)
+    assert len(merged) == 10
+
+
+def test_storing_does_not_change_what_is_returned(model, tmp_path):
+    plain = cu.evaluate(model, TASK, RULES, [0.5])
+    first = cu.evaluate(model, TASK, RULES, [0.5], results_dir=tmp_path)
+    second = cu.evaluate(model, TASK, RULES, [0.5], results_dir=tmp_path)
+    pd.testing.assert_frame_equal(plain, first)
+    pd.testing.assert_frame_equal(first, second)
+
+
+def test_rows_come_in_the_order_asked_for(model, stored, tmp_path, no_model):
+    table = cu.evaluate(model, TASK, ["top_p=0.99", "none"], [2.0, 0.5], results_dir=tmp_path)
+    assert table.rule.tolist() == ["top_p", "top_p", "none", "none"]
+    assert table.temperature.tolist() == [2.0, 0.5, 2.0, 0.5]
+
+
+def test_answer_probabilities_are_reused_and_add_up_to_the_validity(
+    model, stored, tmp_path, no_model
+):
+    answers = cu.answer_probabilities(model, TASK, [1.0], results_dir=tmp_path)
+    table = cu.evaluate(model, TASK, ["none"], [1.0], results_dir=tmp_path)
+    assert answers.answer.tolist() == list(TASK.answers)
+    assert np.exp(answers.log_p).sum() == pytest.approx(table.validity[0], rel=1e-12)
+
+
+def test_only_missing_settings_are_measured(model, stored, tmp_path, monkeypatch):
+    asked = []
+    real = evaluation.measure
+    monkeypatch.setattr(
+        evaluation, "measure", lambda m, p, s, **kw: asked.append(s) or real(m, p, s, **kw)
+    )
+    cu.evaluate(model, TASK, ["none", "top_k=7"], [0.5, 2.0], results_dir=tmp_path)
+    assert asked == [[(cu.TopK(7), 0.5), (cu.TopK(7), 2.0)]]
+    kept = storage.read(stored)
+    assert len(kept.settings) == 10 + 2 + 1  # and T = 1 from the answers
+    assert set(kept.answers.temperature) == {0.5, 1.0}
+
+
+def test_rows_of_an_older_convention_are_measured_again(model, stored, tmp_path, monkeypatch):
+    monkeypatch.setitem(conventions.CURRENT, "rows", 2)
+    ran = []
+    real = scoring.score
+    monkeypatch.setattr(scoring, "score", lambda *a, **k: ran.append(1) or real(*a, **k))
+    cu.evaluate(model, TASK, ["none"], [0.5], results_dir=tmp_path)
+    assert ran == [1]
+    assert storage.read(stored).record["convention"] == 2
+    cu.evaluate(model, TASK, ["none"], [0.5], results_dir=tmp_path)
+    assert ran == [1]
+
+
+@pytest.mark.parametrize("name", conventions.FOLDERS)
+def test_a_task_with_the_name_of_another_folder_is_refused(name):
+    with pytest.raises(InvalidTaskError, match=f"{name!r} is a reserved word"):
+        cu.Task(name, TASK.prompt, TASK.answers)
+
+
+def test_rows_of_other_answers_are_not_overwritten(model, stored, tmp_path):
+    before = (stored / "settings.csv").read_bytes()
+    other = cu.Task(TASK.name, TASK.prompt, [*TASK.answers, "more"])
+    with pytest.raises(ResultsError, match="sequences_sha256"):
+        cu.evaluate(model, other, results_dir=tmp_path)
+    assert (stored / "settings.csv").read_bytes() == before
+
+
+def test_rows_of_another_prompt_are_refused(model, stored, tmp_path):
+    other = cu.Task(TASK.name, "Another prompt. Answer:", TASK.answers)
+    with pytest.raises(ResultsError, match="prompt_sha256"):
+        cu.evaluate(model, other, results_dir=tmp_path)
+
+
+def test_rows_of_other_weights_are_refused(model, stored, tmp_path):
+    record = json.loads((stored / "provenance.json").read_text())
+    record["weights_sha256"] = "0" * 64
+    (stored / "provenance.json").write_text(json.dumps(record))
+    with pytest.raises(ResultsError, match="weights_sha256"):
+        cu.evaluate(model, TASK, results_dir=tmp_path)
+
+
+def test_other_policies_and_dtypes_have_their_own_folder(model, stored, tmp_path, tiny_folder):
+    cu.evaluate(model, TASK, results_dir=tmp_path, end="line")
+    half = cu.load_model(tiny_folder("llama", chat=True), dtype="bfloat16", device="cpu")
+    cu.evaluate(half, TASK, results_dir=tmp_path)
+    names = {folder.name for folder in stored.parent.iterdir() if folder.is_dir()}
+    assert names == {"few", "few@end=line", "few@dtype=bfloat16"}
+
+
+@pytest.mark.parametrize("name", ["null", "NA", "007"])
+def test_names_that_look_like_missing_values_or_numbers_stay_names(model, tmp_path, name):
+    task = cu.Task(name, TASK.prompt, TASK.answers)
+    first, again = (cu.evaluate(model, task, results_dir=tmp_path) for _ in range(2))
+    assert first.task.tolist() == again.task.tolist() == [name]
+
+
+def test_the_record_names_what_a_number_depends_on(stored, model):
+    record = cu.stored_measurement(model, TASK, stored.parent.parent).record
+    assert {"convention", *conventions.IDENTITY["rows"]} <= set(record)
+    assert record["environment"]["packages"]["torch"]
+    assert record["prompt"] == TASK.prompt
+    assert record["seconds"] >= 0
+    assert set(record["files"]) == {"settings.csv", "answers.parquet"}
+
+
+def test_nothing_stored_is_said_plainly(model, tmp_path):
+    with pytest.raises(ResultsError, match="nothing is stored"):
+        cu.stored_measurement(model, TASK, tmp_path)
+    cu.evaluate(model, TASK, end="line", results_dir=tmp_path)
+    assert cu.stored_measurement(model, TASK, tmp_path, "line").record["policies"]["end"] == "line"
+    with pytest.raises(ResultsError, match="nothing is stored"):
+        cu.stored_measurement(model, TASK, tmp_path)
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def edit_record(**changes):
+    def change(path):
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "tamper"),
+    [
+        ("settings.csv", flip),
+        ("answers.parquet", flip),
+        ("settings.csv", lambda path: path.unlink()),
+        ("answers.parquet", lambda path: path.write_bytes(b"")),
+        ("provenance.json", lambda path: path.unlink()),
+        ("provenance.json", lambda path: path.write_text("")),
+        ("provenance.json", lambda path: path.write_text("[]")),
+        ("provenance.json", lambda path: path.write_text("{}")),
+        ("provenance.json", edit_record(schema=99)),
+        ("provenance.json", edit_record(files={"settings.csv": "0" * 64})),
+    ],
+)
+def test_a_folder_changed_by_hand_is_refused(model, stored, tmp_path, name, tamper):
+    tamper(stored / name)
+    with pytest.raises(ResultsError, match="measure again"):
+        cu.evaluate(model, TASK, results_dir=tmp_path)
+
+
+def test_a_record_that_does_not_vouch_for_its_files_is_refused(model, stored, tmp_path):
+    table = stored / "settings.csv"
+    table.write_text(table.read_text().replace("0.5,", "0.7,"))
+    edit_record(files={})(stored / "provenance.json")
+    with pytest.raises(ResultsError):
+        cu.evaluate(model, TASK, results_dir=tmp_path)
+
+
+def cell(column, value):
+    """Sets one column of the rows without a cutoff."""
+
+    def change(settings, answers):
+        settings.loc[settings.rule == "none", column] = value
+        return settings, answers
+
+    return change
+
+
+def nested(name, tight, loose):
+    """Two cutoffs of one kind, the looser of which reaches less."""
+
+    def change(settings, answers):
+        row = settings.iloc[[0]].assign(rule=name, temperature=0.31)
+        first = row.assign(parameter=tight, sequence_recall=1.0)
+        second = row.assign(parameter=loose, sequence_recall=0.5)
+        return pd.concat([settings, first, second], ignore_index=True), answers
+
+    return change
+
+
+BREAKS = {
+    "validity above 1": cell("validity", 1.1),
+    "validity below 0": cell("validity", -0.1),
+    "validity missing": cell("validity", np.nan),
+    "diversity below 1/|V|": cell("diversity", 0.2),
+    "diversity above 1": cell("diversity", 1.01),
+    "diversity missing": cell("diversity", np.nan),
+    "precision above 1": cell("sequence_precision", 2.0),
+    "recall below 0": cell("sequence_recall", -1.0),
+    "temperature 0": cell("temperature", 0.0),
+    "a setting twice": lambda s, a: (pd.concat([s, s.iloc[[0]]], ignore_index=True), a),
+    "recall falls as top_k grows": nested("top_k", 5.0, 6.0),
+    "recall falls as top_p grows": nested("top_p", 0.3, 0.4),
+    "recall falls as min_p shrinks": nested("min_p", 0.4, 0.3),
+    "ln p above 0": lambda s, a: (s, a.assign(log_p=0.5)),
+    "masses do not add up": lambda s, a: (s, a.assign(log_p=a.log_p + 2)),
+    "an answer is missing": lambda s, a: (s, a.iloc[:-1]),
+    "a column is missing": lambda s, a: (s.drop(columns="n_nodes"), a),
+    "no rows": lambda s, a: (s.iloc[:0], a),
+}
+
+
+@pytest.mark.parametrize("invariant", BREAKS)
+def test_a_broken_invariant_is_refused_on_write_and_on_read(stored, invariant, monkeypatch):
+    whole = storage.read(stored)
+    settings, answers = BREAKS[invariant](whole.settings.copy(), whole.answers.copy())
+    target = stored.with_name("broken")
+    with pytest.raises(ResultsError):
+        storage.write(target, Tables(settings, answers), whole.record)
+    assert not target.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(Tables, "check", lambda *args: None)
+        storage.write(target, Tables(settings, answers), whole.record)
+    with pytest.raises(ResultsError):
+        storage.read(target)
+
+
+DETAILED = ["none", "top_k=150", "typical=0.9", "top_p=0.99+top_k=200@llama.cpp"]
+TABLES = ("settings", "answers", "losses", "frontier")
+
+
+@pytest.fixture
+def detailed(model, tmp_path):
+    """The folder of a measurement with all four tables."""
+    cu.evaluate(
+        model, TASK, DETAILED, [0.5, 2.0], answer_temperatures=[1.0], details=True,
+        results_dir=tmp_path,
+    )  # fmt: skip
+    return storage.folder_of(tmp_path, model.key, TASK.name)
+
+
+def losses(**changes):
+    """Changes the losses of the rows that a setting has without repair."""
+
+    def change(table):
+        own = (table.rule == "none") & (table.temperature == 2.0) & (table.repair == "none")
+        table = table.copy()
+        for column, new in changes.items():
+            table.loc[own, column] = new(table.loc[own, column])
+        return {"losses": table}
+
+    return lambda whole: change(whole.losses)
+
+
+def frontier(**columns):
+    return lambda whole: {"frontier": pd.DataFrame(columns)}
+
+
+DETAIL_BREAKS = {
+    "a negative loss": (losses(diversity_loss=lambda x: -x), "negative"),
+    "a negative step": (losses(validity_loss=lambda x: x + np.array([-9, 9, 0, 0])), "negative"),
+    "validity losses that do not add up": (losses(validity_loss=lambda x: x * 2), "-ln validity"),
+    "diversity losses that do not add up": (
+        losses(diversity_loss=lambda x: x + 0.01), "-ln diversity"
+    ),
+    "an unknown repair": (losses(repair=lambda x: "luck"), "unknown repairs .'luck'"),
+    "a missing repair": (losses(repair=lambda x: np.nan), "unknown repairs"),
+    "a column of losses missing": (
+        lambda whole: {"losses": whole.losses.drop(columns="step")}, "columns of losses"
+    ),
+    "precision above 1": (
+        frontier(sequence_precision=[1.1, 0.5], sequence_recall=[0.2, 1.0]), "outside"
+    ),
+    "recall below 0": (
+        frontier(sequence_precision=[1.0, 0.5], sequence_recall=[-0.1, 1.0]), "outside"
+    ),
+    "a point missing": (
+        frontier(sequence_precision=[1.0, np.nan], sequence_recall=[0.2, 1.0]), "outside"
+    ),
+    "precision rises": (
+        frontier(sequence_precision=[0.5, 1.0], sequence_recall=[0.2, 0.4]), "not ordered"
+    ),
+    "recall falls": (
+        frontier(sequence_precision=[1.0, 0.5], sequence_recall=[0.4, 0.2]), "not ordered"
+    ),
+    "columns swapped": (
+        frontier(sequence_recall=[0.2], sequence_precision=[1.0]), "columns of frontier"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("invariant", DETAIL_BREAKS)
+def test_losses_and_frontiers_that_cannot_be_are_refused_on_write_and_on_read(
+    detailed, invariant, monkeypatch
+):
+    change, message = DETAIL_BREAKS[invariant]
+    whole = storage.read(detailed)
+    broken, target = dataclasses.replace(whole, **change(whole)), detailed.with_name("broken")
+    with pytest.raises(ResultsError, match=message):
+        storage.write(target, broken, whole.record)
+    assert not target.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(Tables, "check", lambda *args: None)
+        storage.write(target, broken, whole.record)
+    with pytest.raises(ResultsError, match=message):
+        storage.read(target)
+
+
+def assert_same_tables(one, other):
+    for name in TABLES:
+        pd.testing.assert_frame_equal(getattr(one, name), getattr(other, name))
+
+
+def test_details_store_all_tables_in_one_pass(model, tmp_path, monkeypatch):
+    passes, real = [], scoring.score
+    monkeypatch.setattr(scoring, "score", lambda *a, **k: passes.append(1) or real(*a, **k))
+    options = {"answer_temperatures": [1.0], "details": True, "results_dir": tmp_path}
+    first = cu.evaluate(model, TASK, DETAILED, [0.5, 2.0], **options)
+    assert passes == [1]
+    stored = cu.stored_measurement(model, TASK, tmp_path)
+    assert not any(getattr(stored, name).empty for name in TABLES)
+    assert set(stored.record["files"]) == {
+        *("settings.csv", "answers.parquet", "losses.parquet", "frontier.parquet")
+    }
+    rank_cutoffs = {"none", "top_k", "top_k=200+top_p=0.99@llama.cpp"}
+    assert set(stored.losses.rule) == rank_cutoffs
+    second = cu.evaluate(model, TASK, DETAILED, [0.5, 2.0], **options)
+    pd.testing.assert_frame_equal(first, second)
+    rules = [rule for rule in DETAILED if "typical" not in rule]
+    lost = cu.step_losses(model, TASK, rules, [0.5, 2.0], results_dir=tmp_path)
+    assert len(lost) == 3 * 2 * 4 * 4, "rules, temperatures, repairs, steps"
+    points = cu.adaptive_frontier(model, TASK, results_dir=tmp_path)
+    pd.testing.assert_frame_equal(points, stored.frontier)
+    cu.answer_probabilities(model, TASK, [1.0], results_dir=tmp_path)
+    assert passes == [1], "everything else was there"
+
+
+def test_details_stored_are_those_computed(model, tmp_path, detailed):
+    stored = storage.read(detailed)
+    assert_same_tables(storage.read(detailed), stored)
+    rules = [rule for rule in DETAILED if "typical" not in rule]
+    lost = cu.step_losses(model, TASK, rules, [0.5, 2.0])
+    again = cu.step_losses(model, TASK, rules, [0.5, 2.0], results_dir=tmp_path)
+    pd.testing.assert_frame_equal(lost, again, check_dtype=False)
+    pd.testing.assert_frame_equal(cu.adaptive_frontier(model, TASK), stored.frontier)
+
+
+def test_new_settings_join_the_details_that_are_there(model, tmp_path, detailed):
+    before = storage.read(detailed)
+    cu.evaluate(model, TASK, ["top_k=7"], [2.0], results_dir=tmp_path, details=True)
+    after = storage.read(detailed)
+    assert after.settings.rule.tolist() == [*before.settings.rule, "top_k"]
+    n = len(before.losses)
+    pd.testing.assert_frame_equal(after.losses.iloc[:n], before.losses, check_dtype=False)
+    assert set(after.losses.iloc[n:].parameter) == {7.0}
+    pd.testing.assert_frame_equal(after.frontier, before.frontier)
+
+
+def test_details_of_a_validity_that_underflows_are_stored(model, tmp_path):
+    options = {"details": True, "results_dir": tmp_path}
+    found = cu.evaluate(model, TASK, ["none", "top_k=1"], [0.001], **options)
+    assert found.validity.tolist() == [0, 0]
+    assert found.diversity.isna().all()
+    again = cu.evaluate(model, TASK, ["none", "top_k=1"], [0.001], **options)
+    pd.testing.assert_frame_equal(found, again)
+
+
+def test_a_place_that_cannot_be_written_is_named_before_the_model_runs(
+    model, tmp_path, monkeypatch, no_model
+):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(ResultsError, match="writable results_dir"):
+        cu.evaluate(model, TASK, results_dir=tmp_path / "file")
+
+
+def test_a_full_disk_leaves_the_old_rows(stored, monkeypatch):
+    whole = storage.read(stored)
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", full)
+    with pytest.raises(ResultsError, match="No space left"):
+        storage.write(stored, whole, whole.record)
+    monkeypatch.undo()
+    pd.testing.assert_frame_equal(storage.read(stored).settings, whole.settings)
+    assert {path.name for path in stored.parent.iterdir()} == {".lock", stored.name}
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from calib_utils import results
+source, target = map(Path, sys.argv[1:])
+whole = results.read(source)
+print("ready", flush=True)
+while True:
+    results.write(target, whole, whole.record)
+"""
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.013, 0.029, 0.051, 0.083, 0.12])
+def test_a_killed_writer_leaves_a_whole_folder_or_none(detailed, delay):
+    target = detailed.with_name("killed")
+    command = [sys.executable, "-c", WRITER, str(detailed), str(target)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout.readline() == "ready\n"
+        time.sleep(delay)
+        os.kill(writer.pid, signal.SIGKILL)
+        assert writer.wait() == -signal.SIGKILL
+    whole, found = storage.read(detailed), storage.read(target)
+    if target.exists():
+        assert_same_tables(found, whole)
+    else:
+        assert found is None
+    storage.write(target, whole, whole.record)
+    assert_same_tables(storage.read(target), whole)
+
+
+def test_a_folder_replaced_while_it_is_read_is_read_whole(stored, monkeypatch):
+    whole = storage.read(stored)
+    fewer = whole.settings[whole.settings.rule == "none"].reset_index(drop=True)
+    digest, swapped = storage.sha256_of_file, []
+
+    def replace_first(path):
+        if not swapped:
+            swapped.append(path)
+            storage.write(stored, Tables(fewer, whole.answers), whole.record)
+        return digest(path)
+
+    monkeypatch.setattr(storage, "sha256_of_file", replace_first)
+    found = storage.read(stored)
+    assert len(found.settings) in (len(fewer), len(whole.settings))
+
+
+def test_recomputing_a_folder_gives_its_rows_and_says_so(model, tmp_path):
+    rules = ["none", "top_k=150", "typical=0.9", "top_k=150+top_p=0.9@llama.cpp", "oracle_size"]
+    cu.evaluate(model, "rng-1", rules, [0.5, 2.0], details=True, results_dir=tmp_path)
+    cu.evaluate(model, "rng-1", ["none"], [0.01], answer_temperatures=[0.7], results_dir=tmp_path)
+    (folder,) = check.stored_folders(tmp_path)
+    before = storage.read(folder)
+    row = check.recompute(folder, update=True).iloc[0]
+    after = storage.read(folder)
+    assert row.same and row["convention is current"]
+    assert row.settings == len(before.settings) == len(after.settings) == 12
+    assert len(after.losses) >= len(before.losses) > 0
+    assert after.frontier.equals(before.frontier)
+    assert set(after.answers.temperature) == {0.7}
+    moved = before.settings.copy()
+    moved.loc[moved.rule != "none", "diversity"] = (1 + moved.diversity) / 2
+    tables = Tables(moved, before.answers)
+    storage.write(folder, tables, before.record)
+    assert not check.recompute(folder).iloc[0].same
+
+
+def test_the_order_of_segmentations_does_not_make_rows_foreign(model, tmp_path, monkeypatch):
+    """Tokens of equal text come out of a vocabulary in another order in another process."""
+    asked = {"tokenizations": "all", "results_dir": tmp_path}
+    first = cu.evaluate(model, TASK, ["none"], **asked)
+    assert len(cu.render_prompt(model, TASK, tokenizations="all").sequences.symbols) > 4
+    real = prompts.render
+
+    def turned(*args):
+        prompt = real(*args)
+        own = prompt.sequences
+        return replace(
+            prompt, sequences=replace(own, symbols=own.symbols[::-1], answer=own.answer[::-1])
+        )
+
+    monkeypatch.setattr(prompts, "render", turned)
+    monkeypatch.setattr(scoring, "score", lambda *a, **k: pytest.fail("the model ran"))
+    assert cu.evaluate(model, TASK, ["none"], **asked).equals(first)

@@ -1,0 +1,345 @@
+"""The study of Fig. 11 and 12: what is asked and kept, tables by hand, claims from tables."""
+
+import ast
+import itertools
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import calib_utils as cu
+from calib_utils import paths
+from calib_utils.book import notebooks
+from calib_utils.models.registry import CORE
+from calib_utils.openended import programs, sandbox
+from calib_utils.studies import beyond
+from calib_utils.studies.beyond import Question, findings
+from calib_utils.studies.controlled_tasks import (
+    NOT_REPRODUCED,
+    NOT_TESTABLE,
+    OURS,
+    REPRODUCED,
+    VERDICTS,
+)
+
+CITY, COUNTRY = Question("random-city", "?", "city"), Question("country", "!", "country")
+COUNTRIES = ["Chile", "Peru", "Kenya", "Japan", "Spain", "Italy", "Ghana", "India", "Nepal", "Iran"]
+PAIRS = [["Paris"] * 40, ["Chile"] * 40]
+
+
+def replies_of(city, country):
+    rows = [(q.label, text) for q, texts in ((CITY, city), (COUNTRY, country)) for text in texts]
+    return pd.DataFrame(rows, columns=["question", "text"])
+
+
+def code(k):
+    return f"```python\ndef f(x):\n    return x + {k}\n```"
+
+
+def programs_of(*problems):
+    """Replies from lists, one per problem, of (number of the program, log_p, passed)."""
+    rows = [
+        (f"p{i}", draw, f"{code(k)}\nReply {draw}.", 9, log_p, True, passed)
+        for i, own in enumerate(problems)
+        for draw, (k, log_p, passed) in enumerate(own)
+    ]
+    names = ["problem", "draw", "text", "n_tokens", "log_p", "ended", "passed"]
+    table = pd.DataFrame(rows, columns=names)
+    return table.assign(outcome=table.pop("passed").map({True: "passed", False: "failed"}))
+
+
+NONE = pd.DataFrame(columns=programs.TESTED_COLUMNS)
+
+
+def decided(replies=PAIRS, table=NONE):
+    """Verdicts by what each claim is about."""
+    found = findings(replies_of(*replies), [CITY, COUNTRY], table)
+    assert list(found.columns) == ["claim", "source", "found", "verdict"]
+    names = ["city", "others", "interleave", "chance", "drawn", "whole"]
+    return dict(zip(names, found.verdict, strict=True))
+
+
+# One question, many times
+
+
+def test_one_answer_dominates_only_where_its_interval_says_so():
+    assert decided([["Paris"] * 180 + ["Oslo"] * 20, COUNTRIES * 20])["city"] == REPRODUCED
+    assert decided([["Paris"] * 180 + ["Oslo"] * 20, COUNTRIES * 20])["others"] == NOT_REPRODUCED
+    near = [["Paris"] * 104 + ["Oslo"] * 96, ["Chile"] * 200]
+    assert (decided(near)["city"], decided(near)["others"]) == (NOT_TESTABLE, REPRODUCED)
+    few = [["Paris"] * 70 + ["Oslo"] * 66 + ["Rome"] * 64, ["Chile"] * 200]
+    assert decided(few)["city"] == NOT_REPRODUCED
+
+
+def test_replies_that_are_no_names_decide_nothing():
+    sure = [["Sure, here is a city."] * 175 + ["Paris"] * 25, ["Chile"] * 200]
+    found = decided(sure)
+    assert (found["city"], found["others"]) == (NOT_TESTABLE, REPRODUCED)
+    said = findings(replies_of(*sure), [CITY, COUNTRY], NONE).found[0]
+    assert "25 replies are a name, at least 30 are needed" in said
+    more = [["Sure, here is a city."] * 150 + ["Paris"] * 50, ["Chile"] * 200]
+    assert decided(more)["city"] == REPRODUCED  # of those that are names
+
+
+def test_the_same_question_at_another_temperature_is_no_other_question():
+    cooler = Question("cool", CITY.prompt, "city", 0.5)
+    found = findings(replies_of(*PAIRS), [CITY, cooler, COUNTRY], NONE)
+    assert "cool" not in found.found[1] and "country" in found.found[1]
+
+
+def test_the_answers_table_has_every_interval():
+    replies = replies_of(["Paris."] * 150 + ["Oslo"] * 30 + ["?", "a"] * 10, COUNTRIES * 20)
+    table = beyond.answers_table(replies, [CITY, COUNTRY]).set_index("question")
+    city = table.loc["random-city"]
+    assert city["names"].startswith("0.90 (") and city["its share"].startswith("0.75 (0.6")
+    assert (city["most frequent"], city["different"], city["replies"]) == ("paris", 4, 200)
+    assert table.loc["country", "effective number"].startswith("10 (")
+    assert table.loc["country", "unseen"] == "0.00 (0.00 to 0.01)"  # 3/200, not nothing
+
+
+def test_names_are_whole_answers():
+    texts = pd.Series(["Valparaíso, Chile", "Any city", "", "**Oslo**\nIt lies in Norway.", "OSLO"])
+    assert list(beyond.names(texts, "city").index) == [0, 3, 4]
+    assert beyond.top_name(beyond.names(texts, "city")) == "oslo, 2 of 3"
+    many = pd.Series(["Oslo"] * 20 + ["Paris"] * 10)
+    assert beyond.top_name(many).startswith("oslo 0.67 (")
+    assert beyond.top_name(texts[:0]) == "–"
+    assert beyond.top_name(pd.Series(["Oslo"])) == "oslo, 1 of 1"
+    assert beyond.share_of(1, 2) == "0.50 (0.09 to 0.91)"
+
+
+def test_what_is_asked_is_kept_by_name(tiny, tmp_path, monkeypatch):
+    chat, base = tiny("llama", chat=True), tiny("llama")
+    five, two = beyond.questions(chat), beyond.questions(base)
+    assert [q.label for q in five][:2] == ["random-city", "random-city-half"]
+    assert five[0].prompt == five[1].prompt == beyond.CITY_PROMPT and five[1].temperature == 0.5
+    assert two == [five[0], five[3]] == beyond.questions(chat, quick=True)
+    replies = beyond.ask_all(chat, five, 3, results_dir=tmp_path)
+    assert replies.question.value_counts(sort=False).to_dict() == {q.label: 3 for q in five}
+    again = beyond.ask_all(chat, five, 3, results_dir=tmp_path)
+    pd.testing.assert_frame_equal(replies, again)
+    beyond.ask_all(chat, two, 4, seed=1, results_dir=tmp_path)
+    monkeypatch.setattr(beyond, "N_REPLIES", 3)  # the usual number
+    beyond.ask_all(chat, two, 3, results_dir=tmp_path)
+    names = {path.name for path in tmp_path.glob("*/texts/*")}
+    assert {f"repeats-{q.label}-n3" for q in five} < names
+    assert {"repeats-country", "repeats-country-n4-seed1"} < names
+
+
+def test_an_endpoint_is_asked_and_its_refusals_left_out():
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            if len(asked) == 1:
+                return self.send_error(400)
+            choice = {"message": {"content": "Valparaíso, Chile"}, "finish_reason": "stop"}
+            body = json.dumps({"choices": [choice]}).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/v1"
+        replies = beyond.ask_endpoint(url, "far/away", 6)
+        server.shutdown()
+    assert len(replies) == 5 and len(asked) == 6
+    assert {request["temperature"] for request in asked} == {1.0}
+    assert asked[0]["messages"][0]["content"] == beyond.CITY_PROMPT
+    table = beyond.answers_table(replies, [Question("far/away", "", "city")])
+    assert table["most frequent"][0] == "valparaíso, chile"
+    assert table["names"][0].startswith("1.00 (")
+    assert beyond.ask_endpoint("", "", 6).empty
+
+
+# Programs
+
+
+ORDERED = [(k, -5.0 - k, k < 5) for k in range(10)]
+RNG = np.random.default_rng(0)
+
+
+def test_the_order_is_decided_both_ways():
+    perfect = decided(table=programs_of(*[ORDERED] * 4))
+    assert (perfect["interleave"], perfect["chance"]) == (NOT_REPRODUCED, REPRODUCED)
+    shuffled = [[(k, -RNG.random(), k < 10) for k in range(20)] for _ in range(12)]
+    chance = decided(table=programs_of(*shuffled))
+    assert (chance["interleave"], chance["chance"]) == (REPRODUCED, NOT_TESTABLE)
+    backwards = [[(k, -5.0 - k, k >= 5) for k in range(10)]] * 4
+    assert decided(table=programs_of(*backwards))["chance"] == NOT_REPRODUCED
+    # 19 of 25 pairs in order.
+    better = [[(k, -5.0 - k, k in (0, 1, 2, 4, 8)) for k in range(10)]] * 4
+    both = decided(table=programs_of(*better))
+    assert (both["interleave"], both["chance"]) == (REPRODUCED, REPRODUCED)
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_without_both_kinds_there_is_no_order(passed):
+    table = programs_of(*[[(k, -1.0 - k, passed) for k in range(10)]] * 4, ORDERED, ORDERED)
+    found = decided(table=table)
+    assert found["interleave"] == found["chance"] == NOT_TESTABLE
+    assert (
+        "problems with both kinds: 2"
+        in findings(replies_of(*PAIRS), [CITY, COUNTRY], table).found[2]
+    )
+
+
+def test_the_mass_of_drawn_programs_and_of_all():
+    flat = [(k, -5.0, True) for k in range(10)]
+    found = decided(table=programs_of(*[flat] * 4))
+    assert (found["drawn"], found["whole"]) == (NOT_REPRODUCED, NOT_REPRODUCED)
+    steep = [(k, -5.0 - 2 * k, True) for k in range(10)]
+    found = decided(table=programs_of(*[steep] * 4))
+    assert (found["drawn"], found["whole"]) == (REPRODUCED, NOT_REPRODUCED)
+    two = [(k % 2, -5.0, True) for k in range(10)]
+    found = decided(table=programs_of(*[two] * 4))
+    assert (found["drawn"], found["whole"]) == (NOT_TESTABLE, REPRODUCED)
+    six = [(k % 6, -5.0, True) for k in range(18)]
+    found = decided(table=programs_of(*[six] * 4))
+    assert (found["drawn"], found["whole"]) == (NOT_REPRODUCED, NOT_REPRODUCED)
+    assert decided(table=programs_of(*[steep] * 2))["drawn"] == NOT_TESTABLE
+
+
+@settings(max_examples=30)
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=12))
+def test_same_program_by_all_pairs(numbers):
+    table = programs_of([(k, -1.0, True) for k in numbers] + [(9, -1.0, False)])
+    row = beyond.same_program(table).iloc[0]
+    pairs = list(itertools.combinations(numbers, 2))
+    assert row.same == pytest.approx(np.mean([a == b for a, b in pairs]))
+    assert (row.passing, row.different) == (len(numbers), len(set(numbers)))
+
+
+def test_same_program_is_unbiased():
+    p = np.array([0.6, 0.3, 0.1])
+    expected = 0.0
+    for drawn in itertools.product(range(3), repeat=4):
+        table = programs_of([(k, -1.0, True) for k in drawn])
+        expected += p[list(drawn)].prod() * beyond.same_program(table).same[0]
+    assert expected == pytest.approx((p**2).sum())
+
+
+def test_a_base_model_is_not_asked_for_programs(tiny):
+    table = beyond.draw_programs(tiny("llama"), isolation="none of the known")
+    assert list(table.columns) == programs.TESTED_COLUMNS and table.empty
+    found = findings(replies_of(*PAIRS), [CITY, COUNTRY], table)
+    assert (found.found[2:] == beyond.NOT_RUN).all()
+    assert (found.verdict[2:] == NOT_TESTABLE).all()
+    assert beyond.example_programs(table) == beyond.most_mixed(table) == ""
+    assert beyond.why_not(table) == beyond.NOT_RUN != beyond.why_not(programs_of(ORDERED))
+    assert beyond.shape_table(table).empty
+    told = beyond.headline(replies_of(*PAIRS), [CITY], table)
+    assert told["pass_1"] == told["program_auc"] == "not run"
+    assert told["city_names"].startswith("1.00 (") and told["city_top"].startswith("paris 1.00 (")
+
+
+def test_what_is_drawn_is_kept_by_name(tiny, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        programs, "sample_programs", lambda *args, **options: seen.append((args, options))
+    )
+    chat = tiny("llama", chat=True)
+    beyond.draw_programs(chat, results_dir=tmp_path)
+    beyond.draw_programs(chat, 5, 2, isolation="python", quick=True)
+    (first, usual), (second, other) = seen
+    assert usual["name"] == "programs" and (len(first[1]), first[2]) == (12, 20)
+    # The call whose result is stored with the project is `sample_programs` without more.
+    assert (usual["max_tokens"], usual["seed"], usual["isolation"]) == (256, 0, "namespaces")
+    assert other["name"] == "programs-quick-n5-seed2-isolationpython" and len(second[1]) == 1
+
+
+def test_tables_of_programs():
+    table = programs_of(ORDERED, [(k, -9.0, True) for k in range(8)], [(0, -1.0, False)] * 3)
+    table.loc[0, "ended"] = False
+    row = beyond.pass_table(table).iloc[0]
+    assert (row.problems, row.replies, row.passed, row.failed, row["cut off"]) == (3, 21, 13, 8, 1)
+    assert row["pass@1"].startswith("0.50 (") and "pass@5" not in row  # three draws of one problem
+    order = beyond.order_table(table)
+    assert list(order.problem) == ["p0", "p1", "p2", "mean over 1"]
+    assert order.auc[0] == 1 and np.isnan(order.auc[1]) and order.programs[0] == 9
+    assert order.auc[3] == "1.00" and order["auc, shorter first"][0] == 0.5  # lengths are equal
+    shape = beyond.shape_table(table)
+    assert list(shape.problem) == ["p0", "p1"] and list(shape["share that pass"]) == [0.5, 1.0]
+    assert shape["top three"][1] == pytest.approx(3 / 8)
+    assert shape["two are the same"][1] == 0
+    assert shape["ln of their mass"][1] == pytest.approx(-9 + np.log(8))
+    assert beyond.most_mixed(table) == "p0"
+    curve, prevalence = beyond.curve_of(table, "p0")
+    assert prevalence == pytest.approx(4 / 9) and curve.precision.iloc[0] == 1
+
+
+def test_the_examples_are_the_shortest_pair_of_one_problem():
+    table = programs_of(ORDERED, [(1000 * k, -1.0, k > 3) for k in range(6)])
+    said = beyond.example_programs(table)
+    assert said.startswith("# p0: passes\ndef f(x):") and "# p0: fails\ndef f(x):" in said
+    broken = table.assign(outcome=table.outcome.replace("failed", "error"))
+    assert beyond.example_programs(broken) == ""
+
+
+# The pages
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("name", CORE)
+def test_a_page_tells_what_the_stored_texts_hold(name, monkeypatch):
+    """Nothing is drawn: what is stored was asked for by the present code."""
+
+    def never(*args, **options):
+        raise AssertionError("drawn again")
+
+    monkeypatch.setattr(programs, "complete", never)
+    model, store = cu.load_model(name), paths.default_results_dir()
+    asked = beyond.questions(model)
+    replies = beyond.ask_all(model, asked, results_dir=store)
+    table = beyond.draw_programs(model, results_dir=store)
+    found = findings(replies, asked, table)
+    told = beyond.headline(replies, asked, table)
+    page = nbformat.read(paths.executed_dir(name) / "07_beyond.ipynb", 4)
+    glued = {}
+    for output in itertools.chain.from_iterable(c.get("outputs", ()) for c in page.cells):
+        key = output.get("metadata", {}).get("scrapbook", {}).get("name")
+        if key:
+            glued[key] = ast.literal_eval(output.data["application/papermill.record/text/plain"])
+    assert told.items() <= glued.items()
+    ours = found.source.str.endswith(OURS)
+    counts, own = found.verdict[~ours].value_counts(), found.verdict[ours].value_counts()
+    for verdict in VERDICTS:
+        assert int(glued[verdict.replace(" ", "_")]) == counts.get(verdict, 0)
+    assert glued["own_verdicts"] == ", ".join(str(own.get(verdict, 0)) for verdict in VERDICTS)
+    assert (len(replies), len(table)) == (200 * len(asked), 0 if table.empty else 240)
+
+
+@pytest.mark.skipif("namespaces" not in sandbox.available(), reason="no namespaces here")
+def test_stored_programs_fare_again_as_they_did():
+    folder = paths.default_results_dir() / "qwen2.5-coder-0.5b-instruct" / "texts" / "programs"
+    stored = programs.read(folder)
+    stored = stored[stored.problem == "second-largest"].reset_index(drop=True)
+    again = programs.run_programs(stored.drop(columns=["outcome", "reason", "n_passed", "n_tests"]))
+    assert list(again.outcome) == list(stored.outcome)
+    assert {"passed", "failed"} <= set(stored.outcome)
+
+
+@pytest.mark.models
+@pytest.mark.notebooks
+@pytest.mark.skipif("namespaces" not in sandbox.available(), reason="no namespaces here")
+def test_a_quick_page_keeps_only_what_it_is_told_to(tmp_path):
+    before = set(paths.default_results_dir().rglob("*"))
+    parameters = {"model": "smollm2-135m-instruct", "quick": True, "results_dir": str(tmp_path)}
+    output = tmp_path / "page" / "07.ipynb"
+    first = notebooks.run("07_beyond", parameters, output).read_bytes()
+    kept = {path.name for path in tmp_path.glob("*/texts/*")}
+    assert kept == {"repeats-random-city-n8", "repeats-country-n8", "programs-quick-n3"}
+    assert notebooks.run("07_beyond", parameters, output).read_bytes() == first
+    assert set(paths.default_results_dir().rglob("*")) == before

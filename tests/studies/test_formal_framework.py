@@ -1,0 +1,284 @@
+"""The chapter on models that meet, or break, each hypothesis; the worked example by hand."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+import calib_utils as cu
+from calib_utils import paths
+from calib_utils.book import check
+from calib_utils.errors import ResultsError
+from calib_utils.figures import formal_framework as formal_framework_figures
+from calib_utils.figures.explorer import group_masses, groups_of, step_data
+from calib_utils.results import records
+from calib_utils.studies import formal_framework
+from calib_utils.studies.controlled_tasks import TESTABLE
+from calib_utils.theory import theorems
+from calib_utils.theory.laws import Displaced, EquallySharp, UniformOverV, reference_model
+
+matplotlib.use("Agg")
+SHARP = EquallySharp(3.0)
+LAWS = {"sharp": SHARP, "displaced": Displaced(SHARP, 2), "uniform": UniformOverV()}
+
+
+@pytest.fixture(scope="module")
+def studies():
+    tasks = ("rng-2", "rng-2-sum-at-most-10", "us-states")
+    return {
+        (name, task): formal_framework.study(reference_model(law, task), task)
+        for name, law in LAWS.items()
+        for task in tasks
+    }
+
+
+def test_the_worked_example_is_what_one_gets_by_hand():
+    table = formal_framework.definitions(formal_framework.worked_example())
+    p = {"at": 0.2 * 0.5, "ta": 0.5 * 0.4, "to": 0.5 * 0.4}
+    given = np.array(list(p.values())) / sum(p.values())
+    div = np.exp(-(given * np.log(given)).sum()) / 3
+    start = (1 / 3 - 0.2) + (2 / 3 - 0.5)
+    expected = [0.5, div, 2, 2, 0.5, 2 / 3, 1, 0.5, 2 / 3, 0.5, 2 / 3, "no", "yes", start, 0.2]
+    for found, by_hand in zip(table.computed, expected, strict=True):
+        assert found == (by_hand if isinstance(by_hand, str) else pytest.approx(by_hand, abs=1e-6))
+
+
+def test_factors_multiply_to_what_the_book_reports(studies):
+    for study in studies.values():
+        assert formal_framework.factor_gap(study) < 1e-9
+    study = studies["displaced", "us-states"]
+    row = formal_framework.factor_table(study, (5,)).iloc[0]
+    table = cu.evaluate(
+        reference_model(LAWS["displaced"], "us-states"), "us-states", ["top_k=5"], [1.0]
+    )
+    assert row["product"] == pytest.approx(table.sequence_precision[0], rel=1e-6)
+
+
+def test_no_step_of_an_ordered_model_is_hard_and_some_of_a_displaced_one_are(studies):
+    def hardest(name):
+        table = formal_framework.hardness_table(studies[name, "rng-2"], (0.05,))
+        return table.drop(columns="η").to_numpy().max()
+
+    assert hardest("sharp") < 1e-12 and hardest("uniform") < 1e-12
+    assert hardest("displaced") > formal_framework.HARD
+
+
+def test_every_setting_stays_under_the_bound(studies):
+    for study in studies.values():
+        table = formal_framework.recall_bounds(study)
+        assert (table.recall <= table.bound + 1e-9).all()
+    assert formal_framework.recall_bounds(studies["displaced", "rng-2"]).bound.min() < 0.9
+
+
+def test_only_tasks_of_fixed_branching_have_a_price(studies):
+    assert formal_framework.has_fixed_branching(studies["sharp", "rng-2"])
+    assert not formal_framework.has_fixed_branching(studies["sharp", "rng-2-sum-at-most-10"])
+    assert not formal_framework.has_fixed_branching(studies["sharp", "us-states"])
+    price = formal_framework.validity_price(studies["sharp", "rng-2"])
+    warm = price[price.validity < 0.999]
+    assert (warm.diversity <= warm.bound).all() and price.temperature.is_monotonic_increasing
+    assert formal_framework.validity_price(studies["sharp", "us-states"]).bound.isna().all()
+
+
+def verdicts(studies, law, *tasks):
+    chosen = [s for (name, task), s in studies.items() if name == law and task in tasks]
+    found = formal_framework.findings(chosen)
+    return dict(zip(found.claim, found.verdict, strict=True))
+
+
+def test_claims_are_decided_by_the_model(studies):
+    sharp, displaced, uniform = (verdicts(studies, name, "rng-2", "us-states") for name in LAWS)
+    hard = next(claim for claim in sharp if "hard steps" in claim)
+    assert (sharp[hard], displaced[hard]) == ("not reproduced", "reproduced")
+    assert displaced["Valid tokens hold the first ranks"] == "not reproduced"
+    assert all(
+        sharp[claim] == "reproduced"
+        for claim in sharp
+        if claim.startswith(("Valid tokens", "Their logits", "All prefixes", "Diversity under"))
+    )
+    shaped = "The first token is far from shape calibrated"
+    assert (sharp[shaped], uniform[shaped]) == ("reproduced", "not reproduced")
+
+
+def test_a_task_that_the_model_hardly_does_decides_no_claim_but_the_bound_on_recall(studies):
+    able = studies["sharp", "rng-2"]
+    numbers = able.numbers.assign(validity=able.numbers.validity * TESTABLE / 2)
+    unable = replace(able, numbers=numbers)
+    found = formal_framework.findings([unable]).set_index("claim").verdict
+    bound = "Recall stays below the bound, with constants measured on the same settings"
+    assert found[bound] == "reproduced"
+    assert set(found.drop(bound)) == {"not testable here"}
+    both = formal_framework.findings([able, unable]).verdict
+    assert (both == formal_framework.findings([able]).verdict).all()
+
+
+def test_calibration_is_counted_prefix_by_prefix(studies):
+    one = formal_framework.calibration_table([studies["uniform", "us-states"]])
+    assert (one["order calibrated"] == 1).all() and (one["shape error, largest"] < 1e-6).all()
+    assert one.prefixes.sum() == studies["uniform", "us-states"].trie.n_nodes
+    broken = formal_framework.calibration_table([studies["displaced", "rng-2"]])
+    assert broken["order calibrated"].iloc[0] == 0
+
+
+@pytest.fixture(scope="module")
+def kept(tiny, tmp_path_factory):
+    """A tiny model, its study of two digits, and where it is kept."""
+    model, store = tiny("llama", chat=True), tmp_path_factory.mktemp("rows")
+    return model, formal_framework.study(model, "rng-2", results_dir=store), store
+
+
+def files_of(store, key):
+    return sorted((store / key / formal_framework.FOLDER).iterdir())
+
+
+def copied(store, folder):
+    return Path(shutil.copytree(store, folder))
+
+
+def test_a_kept_study_is_the_measured_one_and_stays(kept):
+    model, measured, store = kept
+    before = {
+        path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files_of(store, model.key)
+    }
+    assert len(before) == 2
+    again = formal_framework.study(model, "rng-2", results_dir=store)
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in before} == before
+    pd.testing.assert_frame_equal(again.numbers, measured.numbers, check_exact=True)
+    assert (again.edge_log_p == measured.edge_log_p).all() and again.record == measured.record
+    assert (again.factors.alpha == measured.factors.alpha).all()
+    assert (
+        theorems.order_calibrated(again.ranks).tolist()
+        == theorems.order_calibrated(measured.ranks).tolist()
+    )
+    assert formal_framework.factor_gap(again) < 1e-9
+
+
+def test_only_a_study_of_this_convention_with_both_tables_is_reused(kept, tmp_path):
+    model, measured, store = kept
+    store = copied(store, tmp_path / "rows")
+    settings, tokens = files_of(store, model.key)
+    table, record = formal_framework.read(settings)
+    table.loc[0, "validity"] = 0.123
+    records.write(settings, table, record)
+    reused = formal_framework.study(model, "rng-2", results_dir=store)
+    assert reused.numbers.validity[0] == 0.123  # it was read, not measured
+    records.write(settings, table, record | {"convention": 0})
+    again = formal_framework.study(model, "rng-2", results_dir=store)
+    pd.testing.assert_frame_equal(again.numbers, measured.numbers, atol=1e-6)
+    assert formal_framework.read(settings)[1]["convention"] == record["convention"]
+    records.write(settings, table.iloc[1:], record)  # other settings than today's
+    assert len(formal_framework.study(model, "rng-2", results_dir=store).numbers) == len(table)
+    tokens.unlink()
+    formal_framework.study(model, "rng-2", results_dir=store)
+    assert files_of(store, model.key) == [settings, tokens]
+
+
+def test_a_study_of_another_model_is_not_replaced(kept, tmp_path):
+    model, _, store = kept
+    store = copied(store, tmp_path / "rows")
+    other = replace(model, weights_sha256="0" * 64)
+    with pytest.raises(ResultsError, match=r"differs in weights_sha256.*delete it"):
+        formal_framework.study(other, "rng-2", results_dir=store)
+
+
+def test_a_broken_study_names_itself_and_is_a_fault(kept, tmp_path):
+    model, _, store = kept
+    store = copied(store, tmp_path / "rows")
+    settings, tokens = files_of(store, model.key)
+    (found,) = check.check(store)
+    assert found.kind == "framework" and found.verdict != "error"
+    whole = {path: path.read_bytes() for path in (settings, tokens)}
+    _, record = formal_framework.read(settings)
+    for path, column, value in (
+        (settings, "beta_1", 1.5),
+        (settings, "validity", np.nan),
+        (tokens, "rank", -1),
+        (tokens, "log_p", 0.5),
+    ):
+        table, _ = formal_framework.read(path)
+        table.loc[0, column] = value
+        records.write(path, table, record)
+        with pytest.raises(ResultsError, match="no possible study: delete it and run 01_formal"):
+            formal_framework.study(model, "rng-2", results_dir=store)
+        (found,) = check.check(store)
+        assert [path.name in fault.what for fault in found.faults if fault.level == "error"] == [
+            True
+        ]
+        path.write_bytes(whole[path])
+    table, _ = formal_framework.read(tokens)
+    records.write(tokens, table.iloc[1:], record)
+    with pytest.raises(ResultsError, match="not of this prefix tree"):
+        formal_framework.study(model, "rng-2", results_dir=store)
+    tokens.write_bytes(whole[tokens][:200])
+    with pytest.raises(ResultsError, match="holds no framework"):
+        formal_framework.study(model, "rng-2", results_dir=store)
+    with pytest.raises(ResultsError, match="its record lacks"):
+        records.write(tokens, table, {})
+        formal_framework.read(tokens)
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("task", formal_framework.QUICK_TASKS)
+def test_the_committed_study_is_what_the_weights_give(task, tmp_path):
+    """The smallest model's, measured anew; and a number that is not shows."""
+    (path,) = (
+        path
+        for path in check.stored_studies(paths.default_results_dir(), "smollm2-135m-instruct")
+        if path.name.startswith(f"{task}.")
+    )
+    row = check.recompute_study(path).iloc[0]
+    assert row.same and row["convention is current"]
+    if task == "rng-2":
+        table, record = formal_framework.read(path)
+        table.loc[3, "diversity"] += 0.01
+        spoilt = tmp_path / path.parent.parent.name / formal_framework.FOLDER / path.name
+        records.write(spoilt, table, record)
+        (spoilt,) = check.stored_studies(tmp_path)
+        row = check.recompute_study(spoilt, update=True).iloc[0]
+        assert not row.same and row["max |Δ| diversity"] == pytest.approx(0.01, abs=1e-4)
+        assert check.recompute_study(spoilt).iloc[0].same
+
+
+def test_groups_of_a_step_and_their_masses():
+    model = reference_model(Displaced(SHARP, 2), "us-states")
+    step = step_data(model, "us-states")
+    groups = groups_of(step)
+    valid = [t.n_answers > 0 for t in step.tokens]
+    assert [g != "invalid" for g in groups] == valid
+    total = sum(np.exp(-t.gap) for t in step.tokens if t.n_answers)
+    for token, group in zip(step.tokens, groups, strict=True):
+        if token.n_answers:
+            fair = np.exp(-token.gap) / total >= token.n_answers / 50
+            assert group == ("valid and frequent" if fair else "valid and rare")
+    masses = group_masses(step, np.array([0.2, 1.0, 5.0]))
+    assert masses.drop(columns="temperature").sum(axis=1).to_numpy() == pytest.approx(1)
+    assert masses.invalid.is_monotonic_increasing
+    assert 1 - masses.invalid.to_numpy() == pytest.approx([step.validity(t) for t in (0.2, 1, 5)])
+
+
+def test_every_figure_is_drawn_from_what_it_is_given(studies):
+    example, study = formal_framework.worked_example(), studies["displaced", "rng-2"]
+    plt.close("all")
+    ax = formal_framework_figures.tree(example.trie, example.letters, example.edge_p)
+    assert {"at\nN = 1", "t\nN = 2", "(start)\nN = 3"} <= {t.get_text() for t in ax.texts}
+    ax = formal_framework_figures.compounding(study, ax=plt.subplots()[1])
+    drawn = [line.get_ydata()[-1] for line in ax.lines if len(line.get_ydata()) > 1]
+    column = study.settings.index((cu.TopK(20), 1.0))
+    assert float(study.factors.recall[column]) in drawn
+    ax = formal_framework_figures.recall_bound(
+        formal_framework.recall_bounds(study), plt.subplots()[1]
+    )
+    assert ax.get_xlabel() == "sequence precision"
+    formal_framework_figures.price_of_validity(
+        {"rng-2": formal_framework.validity_price(study)}, ax=plt.subplots()[1]
+    )
+    published = pd.read_csv(paths.package_data("published", "temperature_rates.csv"))
+    step = step_data(reference_model(SHARP, "us-states"), "us-states")
+    figure = formal_framework_figures.head_and_tail(step, published)
+    assert figure.axes[1].get_xlim()[1] > 7.9
+    plt.close("all")

@@ -1,0 +1,267 @@
+"""All models side by side: only what is stored, only of this code, pairs paired."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from calib_utils import paths
+from calib_utils.book import check
+from calib_utils.core.rules import TABLE3_TEMPERATURES
+from calib_utils.errors import ResultsError
+from calib_utils.figures import model_panel as model_panel_figures
+from calib_utils.openended import precision_recall
+from calib_utils.results import records, storage
+from calib_utils.studies import logit_shape, model_panel, order_calibration
+from calib_utils.studies.controlled_tasks import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, VERDICTS
+from calib_utils.studies.order_calibration import ITEMS, TEXTS
+
+REAL = "qwen2.5-coder-0.5b-instruct"
+STORE = paths.default_results_dir()
+PAIR = ("Qwen--Qwen3-0.6B-Base", "Qwen--Qwen3-0.6B")
+
+
+def copied(target, *names):
+    """Stored rows of one real model under other names: whatever compares them must find none."""
+    for name in names:
+        for task in ("us-states", "rng-2", "rng-2-sum-at-most-10"):
+            shutil.copytree(STORE / REAL / task, target / name / task)
+        for part in ("items-1", "texts-1"):
+            shutil.copytree(STORE / REAL / "texts" / part, target / name / "texts" / part)
+        shutil.copytree(STORE / REAL / "labels", target / name / "labels")
+        shutil.copytree(STORE / REAL / "logits", target / name / "logits")
+    return target
+
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory):
+    return model_panel.read(copied(tmp_path_factory.mktemp("twins"), *PAIR))
+
+
+@pytest.fixture(scope="module")
+def real():
+    return model_panel.read(STORE)
+
+
+def test_every_model_with_results_is_read_and_none_else(real):
+    stored = {path.name for path in STORE.iterdir() if path.is_dir()}
+    assert set(real.models.model) == stored
+    assert set(real.settings.model) == stored
+    assert real.left_out.empty
+    for table in (
+        model_panel.frontier_table(real),
+        model_panel.order_table(real),
+        model_panel.shape_table(real),
+    ):
+        assert set(table.model) <= stored
+
+
+def test_numbers_are_those_that_are_stored(real):
+    own = real.settings[(real.settings.model == REAL) & (real.settings.task == "rng-2")]
+    stored = storage.read(STORE / REAL / "rng-2").settings
+    merged = own.merge(stored, on=["rule", "parameter", "temperature"], suffixes=("", "_stored"))
+    assert len(merged) == len(own) > 150
+    assert (merged.validity == merged.validity_stored).all()
+    # As many temperatures for every rule, whatever other chapters have stored.
+    assert set(real.settings.temperature) == set(real.losses.temperature) == {*TABLE3_TEMPERATURES}
+    parts = model_panel.split_table(real)
+    assert np.allclose(parts.total, parts.order + parts["shape"] + parts["size"], atol=1e-9)
+    expected = -np.log(parts.validity) - np.log(parts.diversity)
+    assert np.allclose(parts.total, expected, atol=1e-6)
+
+
+def test_a_base_model_is_read_as_its_chapter_asked_it(real):
+    ends = real.settings.groupby("model").end.unique()
+    assert list(ends["gemma-3-270m"]) == ["line"] and list(ends[REAL]) == ["eos"]
+
+
+def test_twins_are_a_pair_without_a_difference(twins):
+    assert model_panel.stage_pairs(twins.models) == [PAIR]
+    assert model_panel.size_pairs(twins.models) == []
+    table = model_panel.pair_table(twins)
+    assert set(table.by) == {model_panel.STAGE}
+    assert {f"area, {ITEMS}", f"recall_at, {TEXTS}"} <= set(table.measure)
+    assert (table[["difference", "low", "high"]].abs() < 1e-12).all(axis=None)
+    assert set(table.over) == {"4 prompts", "3 tasks"}
+
+
+def test_sizes_of_one_family_are_neighbours_and_others_never():
+    rows = [
+        ("a", "F", "base", "x", 3.0),
+        ("b", "F", "base", "x", 1.0),
+        ("c", "F", "base", "x", 2.0),
+        ("d", "F", "post-trained", "x", 9.0),
+        ("e", "F", "base", "y", 9.0),
+        ("f", "G", "base", "x", 9.0),
+        ("g", "", "", "", np.nan),
+        ("h", "", "", "", np.nan),
+    ]
+    table = pd.DataFrame(rows, columns=["model", "family", "stage", "dtype", "parameters"])
+    assert model_panel.size_pairs(table) == [("b", "c"), ("c", "a")]
+
+
+def test_the_area_rises_only_where_an_interval_says_so():
+    row = {"by": "size", "minus": "small", "model": "large"}
+
+    def verdict(low, high, n=4, pairs=2):
+        own = row | {"difference": 0.1, "low": low, "high": high, "over": f"{n} prompts", "n": n}
+        measures = [{"measure": f"{name}, {ITEMS}"} for name in ("area", "area_gain")]
+        table = pd.DataFrame([own | measure for measure in measures] * pairs)
+        return model_panel._area_rises(ITEMS, table).verdict
+
+    assert verdict(0.01, 0.2) == REPRODUCED
+    assert verdict(0.01, 0.2, pairs=1) == NOT_TESTABLE, "one pair is no trend"
+    assert verdict(-0.2, -0.01) == verdict(-0.2, -0.01, pairs=1) == NOT_REPRODUCED
+    assert verdict(-0.1, 0.1) == verdict(0.01, 0.2, n=3) == NOT_TESTABLE
+    empty = pd.DataFrame(columns=[*row, "measure"])
+    assert model_panel._area_rises(ITEMS, empty).verdict == NOT_TESTABLE
+
+
+def test_one_model_refutes_a_claim_about_every_model_and_an_undecided_one_leaves_it_open():
+    together = model_panel._together
+    assert together([REPRODUCED, REPRODUCED]) == REPRODUCED
+    assert together([REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE]) == NOT_REPRODUCED
+    assert together([REPRODUCED, NOT_TESTABLE]) == together([]) == NOT_TESTABLE
+
+
+def test_the_oracle_is_compared_where_either_reaches_the_validity():
+    names = ("any rule, Val ≥ 0.8", "oracle size, Val ≥ 0.8", model_panel.ALONE)
+    rows = [("a", "x", names[0], 0.2), ("a", "x", names[1], 0.3), ("a", "y", names[1], 0.1)]
+    rows += [("a", "z", names[2], 0.9)]
+
+    def finding(rows):
+        columns = ["model", "task", "decoder", "diversity"]
+        return model_panel._oracle_best(pd.DataFrame(rows, columns=columns))
+
+    assert finding(rows).verdict == REPRODUCED and "2 of 2" in finding(rows).found
+    worse = finding([*rows, ("b", "x", names[0], 0.1)])
+    assert worse.verdict == NOT_REPRODUCED and "b: on 0 of 1" in worse.found
+    assert finding(rows[3:]).verdict == NOT_TESTABLE
+
+
+def test_claims_are_decided_and_say_of_which_model(real):
+    found = model_panel.findings(real)
+    assert found.claim.is_unique and set(found.verdict) <= set(VERDICTS)
+    decided = found[found.verdict != NOT_TESTABLE]
+    assert len(decided) >= 5
+    assert decided.found.str.contains(REAL).all()
+
+
+def test_nothing_stored_is_nothing_shown(tmp_path):
+    empty = model_panel.read(tmp_path)
+    found = model_panel.findings(empty)
+    assert set(found.verdict) == {NOT_TESTABLE}
+    assert model_panel.pair_table(empty).empty
+
+
+def test_rows_of_an_older_convention_or_broken_ones_are_left_out_and_named(tmp_path):
+    folder = copied(tmp_path, PAIR[0]) / PAIR[0]
+    record = json.loads((folder / "rng-2" / "provenance.json").read_text())
+    record["convention"] = 0
+    (folder / "rng-2" / "provenance.json").write_text(json.dumps(record))
+    (folder / "us-states" / "settings.csv").write_text("broken")
+    chunk = next((folder / "texts" / "items-1").glob("*.parquet"))
+    chunk.write_bytes(b"broken")
+    (folder / "logits" / "logit-shape.parquet").write_bytes(b"broken")
+    found = model_panel.read(tmp_path)
+    assert set(found.settings.task) == {"rng-2-sum-at-most-10"}
+    assert found.order.empty and not found.logits
+    why = found.left_out.set_index("folder").why
+    assert "older convention" in why[f"{PAIR[0]}/rng-2"]
+    assert len(why) == 4
+
+
+@pytest.mark.parametrize("models", [1, 2])
+def test_figures_draw_few_models_as_well(twins, models):
+    order = model_panel.sized(model_panel.order_table(twins), twins.models)
+    order = order[(order.forced == 1) & order.model.isin(PAIR[:models])]
+    figure = model_panel_figures.against_size(order, [PAIR], model_panel.published_order())
+    lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 2]
+    assert len(lines) == models - 1
+    figure = model_panel_figures.frontier_panels(
+        twins.settings, list(PAIR[:models]), ["rng-2", "rng-4"]
+    )
+    assert [len(ax.lines) > 0 for ax in figure.axes] == [True, False] * models
+    alone = model_panel.split_table(twins).query("decoder == @panel_findings.ALONE")
+    assert len(model_panel_figures.split_of_models(alone).axes[0].get_yticklabels()) == 6
+
+
+# Order read from stored texts
+
+
+def test_a_stored_study_is_the_study_that_ran(tiny, tmp_path):
+    model, plan = tiny("llama", chat=True), order_calibration.quick()
+    ran = order_calibration.run(model, plan, tmp_path)
+    read = order_calibration.read(plan, tmp_path, model.key)
+    for recall in (precision_recall.WEIGHTED, precision_recall.UNWEIGHTED):
+        pd.testing.assert_frame_equal(
+            order_calibration.measures(ran, recall), order_calibration.measures(read, recall)
+        )
+    shutil.rmtree(records.folder_of(tmp_path, model.key, plan.items[0].name))
+    less = order_calibration.read(plan, tmp_path, model.key)
+    assert set(less.completions) == set(read.completions) - {plan.items[0].name}
+    other = order_calibration.read(order_calibration.quick(end="line"), tmp_path, model.key)
+    assert not other.completions and order_calibration.measures(other).empty
+
+
+# Kept logits
+
+
+def kept(model, folder, curves):
+    path = records.logits_path(folder, model.key, logit_shape.STUDY)
+    records.keep_logits(curves, model, path)
+    return path
+
+
+def test_kept_logits_are_the_logits_and_stay_while_they_are(tiny, tmp_path):
+    model = tiny("llama", chat=True)
+    curves = logit_shape.logit_curves(model)
+    path = kept(model, tmp_path, curves)
+    read, record = records.read_logits(path)
+    pd.testing.assert_frame_equal(read, curves)
+    assert record["weights_sha256"] == model.weights_sha256
+    before = path.stat().st_mtime_ns, path.read_bytes()
+    kept(model, tmp_path, curves + 1e-4)  # another machine's rounding
+    assert (path.stat().st_mtime_ns, path.read_bytes()) == before
+    kept(model, tmp_path, curves + 1)
+    assert records.read_logits(path)[0].equals((curves + 1).astype(np.float32).astype(float))
+
+
+def test_logits_of_other_weights_are_not_overwritten(tiny, tmp_path):
+    model, other = tiny("llama", chat=True), tiny("qwen2", chat=True)
+    path = kept(model, tmp_path, logit_shape.logit_curves(model))
+    before = path.read_bytes()
+    with pytest.raises(ResultsError, match=r"another measurement.*delete it"):
+        records.keep_logits(logit_shape.logit_curves(other), other, path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("spoiled", ["bytes", "rising", "record", "empty"])
+def test_broken_logits_are_a_named_error_and_a_fault(tiny, tmp_path, spoiled):
+    model = tiny("llama", chat=True)
+    path = kept(model, tmp_path, logit_shape.logit_curves(model))
+    table = pq.read_table(path)
+    if spoiled == "bytes":
+        path.write_bytes(b"no table")
+    elif spoiled == "rising":
+        pq.write_table(table.take(list(range(table.num_rows))[::-1]), path)
+    elif spoiled == "record":
+        pq.write_table(table.replace_schema_metadata({"calib_utils": "{}"}), path)
+    else:
+        pq.write_table(table.slice(0, 0), path)
+    with pytest.raises(ResultsError, match="delete it and run 06_logit_shape"):
+        records.read_logits(path)
+    (found,) = check.check(path.parent.parent)
+    assert (found.kind, found.verdict) == ("logits", "error")
+
+
+def test_committed_logits_pass_the_check(tmp_path):
+    shutil.copytree(STORE / REAL / "logits", tmp_path / REAL / "logits")
+    shutil.copytree(STORE / REAL / "rng-2", tmp_path / REAL / "rng-2")
+    found = {one.kind: one for one in check.check(tmp_path)}
+    assert found["logits"].verdict == "ok", found["logits"].faults
+    (tmp_path / REAL / "logits" / "stray.txt").touch()
+    assert "not a file of logits" in str(check.check(tmp_path))

@@ -1,0 +1,148 @@
+"""The study of cutoffs on hand-made tables and a tiny model: what is shown is what was measured."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import calib_utils as cu
+from calib_utils.core.tasks import paraphrases
+from calib_utils.errors import UnknownNameError
+from calib_utils.studies import controlled_tasks, oracle_cutoffs
+from calib_utils.studies.controlled_tasks import AGREEMENT, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
+from calib_utils.studies.oracle_cutoffs import largest_moves, sensitivity
+
+HULL = np.array([[1.0, 0.2], [0.5, 0.6], [0.1, 1.0]])
+
+
+def rows(task, points):
+    """A table of `evaluate` from (rule, validity, diversity)."""
+    table = pd.DataFrame(points, columns=["rule", "validity", "diversity"])
+    table["parameter"] = np.arange(len(table), dtype=float)
+    return table.assign(
+        task=task, temperature=1.0, sequence_precision=table.validity, sequence_recall=0.5
+    )
+
+
+def decided(points, task="rng-2", ceiling=1.0):
+    table = rows(task, points)
+    facts = pd.DataFrame({"task": [task], "uniform_over_g": [ceiling]})
+    oracle = oracle_cutoffs.oracle_table(table, facts, {task: pd.DataFrame(HULL)})
+    found = oracle_cutoffs.findings(table, facts, oracle)
+    return found.set_index("claim").verdict
+
+
+PRACTICAL = [(rule, 0.7, 0.3) for rule in oracle_cutoffs.PRACTICAL]
+
+
+def test_claims_follow_the_numbers():
+    good = decided([*PRACTICAL, ("oracle_size", 0.99, 0.98)])
+    assert good["With an oracle size, unconstrained digits come close to (1, 1)"] == REPRODUCED
+    assert good[oracle_cutoffs._ABOVE] == REPRODUCED
+    assert good["With an oracle size, states reach (1, 1)"] == NOT_TESTABLE
+    bad = decided([*PRACTICAL, ("oracle_size", 0.6, 0.3)])
+    assert bad["With an oracle size, unconstrained digits come close to (1, 1)"] == NOT_REPRODUCED
+    assert bad[oracle_cutoffs._ABOVE] == NOT_REPRODUCED
+    dead = decided([(rule, 0.01, 0.5) for rule in (*oracle_cutoffs.PRACTICAL, "oracle_size")])
+    assert set(dead) == {NOT_TESTABLE}
+
+
+def test_the_ceiling_counts_where_the_oracle_cannot_reach_one():
+    points = [*PRACTICAL, ("oracle_size", 0.99, 0.6)]
+    claim = "With an oracle size, sum-constrained digits stay away from (1, 1)"
+    assert decided(points, "rng-2-sum-equals-10")[claim] == REPRODUCED
+    assert decided(points, "rng-2-sum-equals-10", ceiling=0.61)[claim] == NOT_REPRODUCED
+
+
+def test_recall_on_the_hull():
+    assert oracle_cutoffs.recall_at(HULL, 0.75) == pytest.approx(0.4)
+    assert oracle_cutoffs.recall_at(HULL, 0.0) == 1.0
+    assert np.isnan(oracle_cutoffs.recall_at(HULL[1:], 0.75))
+
+
+def test_areas_and_budgets_have_a_number_for_every_sampler():
+    table = pd.concat([rows("a", PRACTICAL), rows("b", [("none", 0.9, 0.5), ("none", 0.95, 0.1)])])
+    wide = oracle_cutoffs.areas(table).set_index("task")
+    assert wide.loc["a", "top_k"] == pytest.approx(0.21)
+    assert wide.loc["b", "none"] == pytest.approx(0.9 * 0.5 + 0.05 * 0.1)
+    budgets = oracle_cutoffs.full_budgets(table, 0.8).set_index(["task", "rule"])
+    assert budgets.loc[("b", "none"), "best"] == pytest.approx(0.5)
+    assert ("a", "none") not in budgets.index
+    assert oracle_cutoffs.full_budgets(table, 0.99).empty
+    assert oracle_cutoffs.task_for_budgets(table, 0.8) == "b"
+
+
+@pytest.fixture
+def measured(tiny, small_task):
+    model, rules = tiny("llama", chat=True), ["none", "top_k=200", "oracle_size"]
+    table = cu.evaluate(model, small_task, rules, [0.5, 1.0])
+    losses = cu.step_losses(model, small_task, rules, [0.5, 1.0]).assign(task=small_task.name)
+    return table, losses
+
+
+def test_operating_points_are_settings_of_the_table(measured):
+    table, losses = measured
+    level = float(table.validity[table.rule == "none"].min())
+    points = oracle_cutoffs.operating_points(table, losses, level)
+    assert points.decoder.iloc[0] == "T = 1 alone"
+    assert (points[points.decoder.str.contains("Val")].validity >= level).all()
+    for _, point in points.iterrows():
+        (row,) = oracle_cutoffs.at_setting(table, point).itertuples()
+        assert row.validity == point.validity
+        assert point[["order", "shape", "size"]].sum() == pytest.approx(point.total)
+        assert point.total == pytest.approx(-np.log(row.validity * row.diversity))
+    assert oracle_cutoffs.operating_points(table, losses, 1.0).decoder.tolist() == ["T = 1 alone"]
+
+
+def test_paraphrases_ask_for_the_same_answers():
+    for name in ("us-states", "rng-3", "rng-2-sum-at-most-10"):
+        task, others = cu.get_task(name), paraphrases(name)
+        assert len({task.prompt, *(other.prompt for other in others)}) == 1 + len(others) == 5
+        assert all(other.answers == task.answers for other in others)
+        assert all(cu.get_task(other.name) == other for other in others)
+        if "sum" in name:
+            assert all("sum to at most 10" in other.prompt for other in others)
+    with pytest.raises(UnknownNameError, match="us-states-paraphrase-4"):
+        cu.get_task("us-states-paraphrase-5")
+    assert paraphrases(cu.Task("own", "Say:", ["a"])) == []
+    assert cu.get_task("us-states-shortest-3").answers == ("Iowa", "Ohio", "Utah")
+
+
+def test_sensitivity_compares_like_with_like(tiny, tmp_path, monkeypatch):
+    model = tiny("llama", chat=True)
+    monkeypatch.setattr("calib_utils.studies.oracle_cutoffs.SHORTEST", 4)
+    table = sensitivity(model, "rng-1", results_dir=tmp_path)
+    rows = table.set_index("variant")
+    assert {"bfloat16", "end = line", "end = none", "paraphrase 4"} <= set(table.variant)
+    assert rows.loc["batches of 7", "validity"] == pytest.approx(
+        rows.loc["as everywhere", "validity"], rel=1e-3
+    )
+    canonical, every = (rows.loc[f"4 shortest answers, {kind} tokenisations"].validity
+                        for kind in ("canonical", "all"))  # fmt: skip
+    assert every >= canonical
+    moves = largest_moves(table)
+    assert set(moves.choice) == {"batch size", "bfloat16", "end", "paraphrase", "all tokenisations"}
+    worst = max(abs(rows.loc[f"paraphrase {i}", "validity"] - rows.loc["as everywhere", "validity"])
+                for i in (1, 2, 3, 4))  # fmt: skip
+    found = moves.set_index("choice").validity
+    assert found["paraphrase"] == pytest.approx(worst)
+
+
+def test_a_verdict_that_hangs_on_less_than_two_machines_agree_by_is_none():
+    def above(margin):
+        points = [*PRACTICAL, ("oracle_size", 0.7, 0.3 + margin / 0.7)]  # of the area
+        return decided(points)[oracle_cutoffs._ABOVE]
+
+    for way, word in ((1, REPRODUCED), (-1, NOT_REPRODUCED)):
+        assert above(way * 1.1 * AGREEMENT) == word
+        assert above(way * 0.9 * AGREEMENT) == NOT_TESTABLE
+    assert controlled_tasks.decided(0.5 + AGREEMENT / 2, 0.9, 0.5) == NOT_TESTABLE
+    assert controlled_tasks.verdict(True, [0.2, -AGREEMENT / 2]) == NOT_TESTABLE
+    assert controlled_tasks.verdict(True, [AGREEMENT / 2, -0.2]) == NOT_REPRODUCED
+    assert (
+        controlled_tasks.verdict(True, [])
+        == controlled_tasks.verdict(True, [np.nan])
+        == NOT_TESTABLE
+    )
+    # What may be met is not missed by a rounding.
+    assert controlled_tasks.verdict(True, controlled_tasks.or_equal([0.0, -1e-7])) == REPRODUCED
+    assert controlled_tasks.verdict(True, controlled_tasks.or_equal([0.2, -0.01])) == NOT_REPRODUCED

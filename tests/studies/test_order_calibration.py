@@ -1,0 +1,409 @@
+"""The study of Sec. 4 on made labels and tiny models: reuse, labels, claims in both directions."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import calib_utils as cu
+from calib_utils.core import metrics
+from calib_utils.core.tasks import OpenPrompt
+from calib_utils.errors import ResultsError
+from calib_utils.models import generation
+from calib_utils.openended import programs, table1, verifiers
+from calib_utils.openended.prompts import open_prompts
+from calib_utils.openended.sweeps import node_table
+from calib_utils.openended.table1 import plan_generations
+from calib_utils.openended.verifiers import (
+    GazetteerJudge,
+    LanguageChecker,
+    Verdict,
+    known_prompts,
+    label_table,
+    write_sheet,
+)
+from calib_utils.studies import order_calibration, reporting
+from calib_utils.studies.controlled_tasks import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
+
+ITEM = OpenPrompt("item-city", "item", "Name a city. Answer with the name only.", "city")
+
+
+class Counting:
+    """A judge that calls texts with an "a" valid, and counts what it is asked."""
+
+    name, criteria = "counting", ("overall",)
+
+    def __init__(self, version=1):
+        self.version, self.asked = version, []
+
+    @property
+    def identity(self):
+        return {"version": self.version}
+
+    def judge(self, items):
+
+        self.asked += list(items.text)
+        return label_table(
+            (Verdict(overall=10 if "a" in t else 1) for t in items.text), ["overall"]
+        )
+
+
+def texts(*rows):
+    frame = pd.DataFrame(rows, columns=["text", "ended"])
+    return frame.assign(prompt_id="item-city", category="item")
+
+
+# Labels
+
+
+def test_each_text_is_judged_once_and_labels_are_reused_for_the_same_texts_and_judge(tmp_path):
+    rows = texts(("Paris", True), ("Rome", True), ("Paris", True))
+    path, judge = tmp_path / "deep" / "x.parquet", Counting()
+    first = verifiers.labels_of(rows, (ITEM,), judge, path)
+    assert judge.asked == ["Paris", "Rome"]
+    assert list(first.columns) == verifiers.COLUMNS and first.valid.tolist() == [True, False]
+    again = verifiers.labels_of(rows, (ITEM,), judge, path)
+    pd.testing.assert_frame_equal(first, again)
+    assert len(judge.asked) == 2
+    # Another version of the judge, another text, or another question: judged anew.
+    for change in (
+        (rows, (ITEM,), Counting(2)),
+        (texts(("Paris", True), ("Riga", True)), (ITEM,), Counting()),
+        (texts(("Paris", False), ("Rome", True)), (ITEM,), Counting()),
+        (rows, (replace(ITEM, prompt="Name a town."),), Counting()),
+    ):
+        verifiers.labels_of(*change, path)
+        assert len(change[2].asked) == 2
+    assert [p.name for p in path.parent.iterdir()] == ["x.parquet"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1 and nothing", None])
+def test_kept_labels_that_cannot_be_read_are_made_anew(tmp_path, damage):
+    rows, path = texts(("Paris", True)), tmp_path / "x.parquet"
+    verifiers.labels_of(rows, (ITEM,), Counting(), path)
+    path.write_bytes(path.read_bytes()[:-40] if damage is None else damage)
+    judge = Counting()
+    assert verifiers.labels_of(rows, (ITEM,), judge, path).valid.tolist() == [True]
+    assert judge.asked == ["Paris"]
+
+
+def test_labels_that_cannot_be_written_say_so(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResultsError, match="writable results_dir"):
+        verifiers.labels_of(
+            texts(("a", True)), (ITEM,), Counting(), tmp_path / "file" / "x.parquet"
+        )
+
+
+def test_missing_verdicts_survive_the_file(tmp_path):
+    rows, path = texts(("Kashmir", True), ("", False)), tmp_path / "x.parquet"
+    first = verifiers.labels_of(rows, (ITEM,), GazetteerJudge(), path)
+    assert first.valid.isna().any()
+    again = verifiers.labels_of(rows, (ITEM,), GazetteerJudge(), path)
+    pd.testing.assert_frame_equal(first, again)
+
+
+def test_the_lists_decide_every_item_prompt_of_the_project():
+    own = open_prompts(["item"])
+    assert {known_prompts()[prompt.prompt] for prompt in own} == {p.gazetteer for p in own}
+    assert isinstance(order_calibration.judge_of(own), GazetteerJudge)
+    assert isinstance(order_calibration.judge_of(open_prompts()), LanguageChecker)
+    for judge in (GazetteerJudge(), LanguageChecker()):
+        assert json.loads(json.dumps(judge.identity)) == judge.identity
+
+
+# Plans
+
+
+@pytest.mark.parametrize("make", [order_calibration.laptop, order_calibration.quick])
+def test_plans_have_names_of_their_own_for_every_seed(make):
+    names = [{s.name for s in make(seed).sweeps} for seed in (0, 1, 12)]
+    assert len(set.union(*names)) == sum(map(len, names))
+    plan = make()
+    assert [sweep.depth for sweep in plan.items] == sorted({s.depth for s in plan.items})
+    assert set(plan.drawn.candidates) <= set(plan.greedy.candidates)
+    assert all(sweep in plan.sweeps and sweep.depth == 2 for sweep in plan.oracle)
+
+
+def test_the_papers_size():
+    sweep = order_calibration.paper(open_prompts())
+    assert len(sweep.trees) == 10 and sweep.n_completions == 100**3
+
+
+# The study on a tiny model
+
+
+@pytest.fixture
+def study(tiny, tmp_path):
+    return order_calibration.run(tiny("llama", chat=True), order_calibration.quick(), tmp_path)
+
+
+def test_the_study_is_read_back_without_running_anything(study, tiny, tmp_path, monkeypatch):
+    def run(*_, **__):
+        raise AssertionError("the model ran")
+
+    monkeypatch.setattr("calib_utils.openended.sweeps.grow", run)
+    monkeypatch.setattr(GazetteerJudge, "judge", run)
+    monkeypatch.setattr(LanguageChecker, "judge", run)
+    again = order_calibration.run(tiny("llama", chat=True), order_calibration.quick(), tmp_path)
+    for name, own in study.candidates.items():
+        pd.testing.assert_frame_equal(own, again.candidates[name])
+    counts = order_calibration.label_counts(study)
+    assert counts.set_index("sweep").judge.to_dict() == {
+        s.name: "gazetteer" if s.name.startswith("items") else "harper" for s in study.plan.sweeps
+    }
+
+
+def test_table1_texts_are_kept_and_start_with_the_forced_tokens(tiny, tmp_path):
+    model, prompts = tiny("llama", chat=True), {p.id: p for p in open_prompts(["joke"])[:2]}
+    plan = plan_generations(list(prompts), 3, 1)
+    start = generation.start_of(model, prompts["joke-cat"])
+    inner = [i for i in range(60) if i not in start.end_ids]
+    forced = {key: [tuple(inner[5 * k : 5 * k + 2]) for k in range(3)] for key in prompts}
+    first = table1.generate(model, plan, prompts, forced, 6, results_dir=tmp_path)
+    assert len(first) == len(plan) * 3
+    opened = first[(first.strategy == "oracle") & (first.prompt_id == "joke-cat")]
+    for text, tokens in zip(opened.text, forced["joke-cat"], strict=True):
+        assert text.startswith(model.tokenizer.decode(list(tokens)))
+    again = table1.generate(model, plan, prompts, forced, 6, results_dir=tmp_path)
+    pd.testing.assert_frame_equal(first, again)
+    with pytest.raises(ResultsError, match="another"):
+        other = {**forced, "joke-cat": forced["joke-cat"][::-1]}
+        table1.generate(model, plan, prompts, other, 6, results_dir=tmp_path)
+
+
+def test_table1_settings_are_the_cutoffs_of_transformers(tiny, monkeypatch):
+    """A cutoff that keeps one token writes the greedy text, whatever the temperature."""
+    model, prompt = tiny("llama", chat=True), open_prompts(["joke"])[0]
+    rows = [("top_k", 1.0), ("top_p", 1e-6), ("min_p", 1.0), ("none", np.nan)]
+    plan = pd.DataFrame(rows, columns=["strategy", "parameter"])
+    plan = plan.assign(prompt_id=prompt.id, temperature=2.0, n_texts=4, seed=range(4))
+    found = table1.generate(model, plan, {prompt.id: prompt}, {prompt.id: []}, 5)
+    cold = programs.draw_under(model, generation.start_of(model, prompt), [()], 5, {"top_k": 1})
+    assert set(found.text[found.strategy != "none"]) == {cold[0][0]}
+    assert found.text[found.strategy == "none"].nunique() > 1
+
+
+def test_the_shared_prompt_changes_no_text(architecture, tiny):
+    model, prompt = tiny(architecture, chat=True), open_prompts(["joke"])[0]
+    start = generation.start_of(model, prompt)
+    inner = [i for i in range(60) if i not in start.end_ids]
+    forced = [(inner[k],) for k in range(4)]
+    settings = {"temperature": 1.5, "top_k": 20}
+    shared = table1._prompt_once(model, start, 4)
+    found = programs.draw_under(model, start, forced, 6, settings | shared, seed=5)
+    assert found == programs.draw_under(model, start, forced, 6, settings, seed=5)
+
+
+# Claims, in both directions
+
+
+def depth_row(kind="items", **values):
+    row = {"kind": kind, "forced": 1, "depth": 1, "n_prompts": 4, "prevalence": 0.3, "area": 0.4}
+    row |= {"random_area": 0.32, "random_recall_at": values.get("random_recall_at", 0.0)}
+    row["n_prompts"] = values.get("n_prompts", 4)
+    for name, value in {"recall_at": (0.2, 0.1, 0.3), "area_gain": (0.1, 0.0, 0.2)}.items():
+        row |= dict(
+            zip((name, f"{name}_low", f"{name}_high"), values.get(name, value), strict=True)
+        )
+    for bound in ("", "_low", "_high"):
+        row[f"past_half{bound}"] = row[f"area_gain{bound}"] - (1 - row["random_area"]) / 2
+    return row | {"prevalence": values.get("prevalence", 0.3)}
+
+
+def change_row(difference, low, high, measure="area", **values):
+    row = {"kind": "items", "forced": 3, "depth": 3, "minus": 1, "measure": measure, "n_prompts": 4}
+    return row | {"difference": difference, "low": low, "high": high} | values
+
+
+def source_rows(shifts, n=5):
+    rows = []
+    for labels, shift in zip(order_calibration.SOURCES, (0.0, *shifts), strict=True):
+        for tree in range(n):
+            area = 0.5 + 0.02 * tree + shift
+            rows.append({"labels": labels, "prompt_id": f"p{tree}", "seed": 0, "area": area})
+    table = pd.DataFrame(rows).assign(depth=1, node=[()] * len(rows), recall="unweighted")
+    return table.assign(n_valid=3, area_gain=0.1, recall_at=0.2)
+
+
+def apart_rows(low, high, n_prompts=4):
+    names = ("top_k", "min_p", "top_p", "none")
+    rows = [{"strategy": name, "difference": (low + high) / 2} for name in names]
+    table = pd.DataFrame(rows).assign(kind="items", measure="embedding_diversity", low=low)
+    return table.assign(high=high, n_prompts=n_prompts, in_favour=3)
+
+
+REACHED = pd.DataFrame({"strategy": ["top_k", "min_p", "top_p", "none", "oracle"]}).assign(
+    kind="items", validity=0.9
+)
+
+
+def verdicts(depth=None, change=(-0.2, -0.3, -0.1), shifts=(0.0, 0.0), apart=(0.1, 0.2)):
+    depths = pd.DataFrame([depth or depth_row()])
+    changes = pd.DataFrame([change_row(*change), change_row(*change, measure="area_gain")])
+    table = apart_rows(*apart) if apart else pd.DataFrame()
+    found = order_calibration.findings(depths, changes, source_rows(shifts), REACHED, table)
+    return dict(
+        zip(found.claim.str.split("(").str[0].str.strip(), found.verdict, strict=True)
+    ), found
+
+
+RECALL = "At precision 0.8 a rank cutoff keeps less than half of the valid tokens"
+RANKING = "The ranking is closer to a random order than to a perfect one"
+
+
+@pytest.mark.parametrize(
+    ("recall", "said"),
+    [
+        ((0.2, 0.1, 0.3), REPRODUCED),
+        ((0.8, 0.7, 0.9), NOT_REPRODUCED),
+        ((0.5, 0.3, 0.7), NOT_TESTABLE),
+        ((np.nan, np.nan, np.nan), NOT_TESTABLE),
+    ],
+)
+def test_the_claim_on_recall_follows_its_interval(recall, said):
+    assert verdicts(depth_row(recall_at=recall))[0][RECALL] == said
+
+
+def test_where_most_candidates_are_valid_recall_at_a_precision_says_nothing():
+    for recall in ((0.9, 0.8, 1.0), (0.2, 0.1, 0.3)):
+        row = depth_row(recall_at=recall, prevalence=0.7, random_recall_at=0.5)
+        assert verdicts(row)[0][RECALL] == NOT_TESTABLE
+
+
+def test_the_claim_on_the_ranking_is_decided_at_half_of_a_perfect_gain():
+    assert verdicts(depth_row(area_gain=(0.1, 0.0, 0.3)))[0][RANKING] == REPRODUCED
+    assert verdicts(depth_row(area_gain=(0.5, 0.4, 0.6)))[0][RANKING] == NOT_REPRODUCED
+    assert verdicts(depth_row(area_gain=(0.34, 0.2, 0.5)))[0][RANKING] == NOT_TESTABLE
+    assert verdicts(depth_row(area_gain=(0.1, 0.0, 0.3), n_prompts=3))[0][RANKING] == NOT_TESTABLE
+
+
+def test_depth_has_to_worsen_the_frontier():
+    own = order_calibration.findings(
+        pd.DataFrame([depth_row()]),
+        pd.DataFrame([change_row(0.2, 0.1, 0.3), change_row(0.0, -0.1, 0.1, measure="area_gain")]),
+        source_rows((0.0, 0.0)),
+        pd.DataFrame(),
+        pd.DataFrame(),
+    ).set_index("claim")
+    claim = "The frontier worsens with depth, by its area (items, a list decides)"
+    assert own.verdict[claim] == NOT_REPRODUCED
+    assert (
+        own.verdict[claim.replace("items, a list decides", "texts, grammar only")] == NOT_TESTABLE
+    )
+    for change, said in (((-0.2, -0.3, -0.1), REPRODUCED), ((-0.1, -0.3, 0.1), NOT_TESTABLE)):
+        _, found = verdicts(change=change)
+        assert found.set_index("claim").verdict[claim] == said
+
+
+def test_greedy_labels_are_enough_only_where_both_readings_are_close():
+    claim = "Labels from one greedy completion give the same frontier as 10 drawn ones"
+    assert verdicts(shifts=(0.01, -0.02))[0][claim] == REPRODUCED
+    assert verdicts(shifts=(0.0, -0.2))[0][claim] == NOT_REPRODUCED
+
+
+def test_the_oracle_wins_only_where_the_interval_is_above_zero(monkeypatch):
+    def said(**options):
+        _, found = verdicts(**options)
+        return set(
+            found[found.claim.str.contains("oracle") & found.claim.str.contains("items")].verdict
+        )
+
+    assert said(apart=(0.1, 0.2)) == {REPRODUCED}
+    assert said(apart=(-0.2, -0.1)) == {NOT_REPRODUCED}
+    assert said(apart=(-0.2, 0.1)) == {NOT_TESTABLE}
+    assert said(apart=None) == {NOT_TESTABLE}
+    monkeypatch.setitem(globals(), "REACHED", REACHED.assign(validity=0.6))
+    assert said(apart=(0.1, 0.2)) == {NOT_TESTABLE}  # diverse, but not valid enough
+
+
+# The judge of judges
+
+
+def judged_study(n_valid, n_invalid):
+    rows = [f"good {i}" for i in range(n_valid)] + [f"bad {i}" for i in range(n_invalid)]
+    frame = texts(*[(row, True) for row in [*rows, "", "open"]])
+    valid = [True] * n_valid + [False] * n_invalid + [False, None]
+    labels = frame.drop(columns="category").assign(valid=pd.array(valid, dtype="boolean"))
+    plan = order_calibration.laptop()
+    name = plan.items[0].name
+    return order_calibration.Study(plan, {name: frame}, {name: labels}, {})
+
+
+@pytest.mark.parametrize(
+    ("n_valid", "n_invalid", "shares"), [(50, 50, (15, 15)), (4, 50, (4, 26)), (50, 3, (27, 3))]
+)
+def test_half_of_the_texts_judged_are_valid_where_there_are_enough(n_valid, n_invalid, shares):
+    found = order_calibration.sample_texts(judged_study(n_valid, n_invalid), "items", 30)
+    assert (found.valid.sum(), (~found.valid).sum()) == shares
+    assert found.text.is_unique and set(found.text.str.split().str[0]) <= {"good", "bad"}
+    again = order_calibration.sample_texts(judged_study(n_valid, n_invalid), "items", 30)
+    pd.testing.assert_frame_equal(found, again)
+
+
+def test_agreement_and_noise_of_a_judge_with_known_errors():
+    study = judged_study(40, 40)
+    sample = order_calibration.sample_texts(study, "items", 60)
+    wrong = sample.text.isin(sample.text[sample.valid].iloc[:6])
+    says = sample.valid.astype(bool) ^ wrong
+    scores = {"grammar": 10, "semantics": says.map({True: 9, False: 8}), "overall": 10}
+    judged = sample[["prompt_id", "text"]].assign(valid=says, **scores)
+    table = order_calibration.agreement_table({"items": sample}, {"items": judged}, study)
+    row = table.iloc[0]
+    assert row.accuracy == pytest.approx(54 / 60) and row.always_invalid == pytest.approx(0.5)
+    assert row.accuracy_low < row.accuracy < row.accuracy_high
+    assert (row.false_negative, row.false_positive) == (pytest.approx(6 / 30), 0)
+    assert table.accuracy.nunique() == 1  # the score on semantics says the same here
+    noise = order_calibration.noise_table(table, 0.5).set_index("judge")
+    assert noise.area["this page's judge on items"] < 1
+    assert len(order_calibration.noise_table(pd.DataFrame(), 0.5)) == 2
+
+
+def test_a_text_is_embedded_once():
+    asked = []
+
+    def embed(texts):
+        asked.extend(texts)
+        return np.array([[len(text), 1.0] for text in texts])
+
+    again = order_calibration.remembered(embed)
+    assert again(["a", "bb", "a"]).tolist() == [[1, 1], [2, 1], [1, 1]]
+    assert again(["bb", "ccc"]).tolist() == [[2, 1], [3, 1]]
+    assert asked == ["a", "bb", "ccc"]
+
+
+def test_texts_for_people_make_a_sheet(study, tmp_path):
+    items = order_calibration.to_annotate(study, 2)
+    sheet = write_sheet(tmp_path / "sheet.csv", items).read_text("utf-8")
+    assert all(prompt in sheet for prompt in set(items.prompt))
+
+
+def test_intervals_move_into_the_cell_of_their_estimate():
+    row = {"n": 3, "area": 0.5, "area_low": 0.25, "area_high": 0.75, "left": 1.0}
+    row |= {"difference": np.nan, "low": np.nan, "high": np.nan}
+    table = reporting.with_intervals(pd.DataFrame([row]))
+    assert list(table.columns) == ["n", "area", "left", "difference"]
+    assert table.iloc[0].tolist() == [3, "0.50 (0.25 to 0.75)", 1.0, "–"]
+    assert reporting.with_intervals(pd.DataFrame()).empty
+    assert metrics.as_text(0.5, np.nan, np.nan) == "0.50 (no interval)"
+
+
+def test_without_a_judge_nothing_is_asked(study):
+    assert order_calibration.judge_by_name("") is None
+    assert order_calibration.ask(study, None) == ({}, {})
+    with pytest.raises(cu.CalibUtilsError):
+        order_calibration.judge_by_name("no-such-model")
+
+
+def test_table1_counts_undecided_texts_as_not_valid(study, tiny, tmp_path, monkeypatch):
+    """Labels by hand, since a tiny random model names no city."""
+    model = tiny("llama", chat=True)
+    sweep = study.plan.oracle[0]
+    labels = study.labels[sweep.name].assign(valid=pd.array([True] * len(study.labels[sweep.name])))
+    candidates = node_table(study.completions[sweep.name], labels)
+    changed = replace(study, candidates={**study.candidates, sweep.name: candidates})
+    found = order_calibration.texts_of(model, changed, 0, tmp_path)["items"]
+    assert set(found.prompt_id) == {p.id for p in sweep.prompts} and found.valid.dtype == bool
+    assert set(found.strategy) == {"top_k", "min_p", "top_p", "none", "oracle"}
