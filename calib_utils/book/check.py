@@ -599,7 +599,7 @@ def _model_faults(folder: str, record: dict) -> Iterator[Fault]:
                 f"the weights are not those of {name} (SHA-256 "
                 f"{record['weights_sha256'][:12]}…): measure again with the embedded file"
             )
-    elif not loading._is_hub_id(name):
+    elif not loading.is_hub_id(name):
         yield Fault(
             f"{name!r} is a file of one machine, which others cannot load: keep the rows to "
             "yourself, or publish the model on the hub and measure it by its id",
@@ -616,10 +616,10 @@ def _key(name: str) -> str:
     """A model's folder, as `load_model` names it."""
     if name in EMBEDDED:
         return name
-    if loading._is_hub_id(name):
-        return loading._file_key(name.replace("/", "--"))
+    if loading.is_hub_id(name):
+        return loading.file_key(name.replace("/", "--"))
     path = Path(name)
-    return loading._file_key(path.stem if path.suffix == ".gguf" else path.name)
+    return loading.file_key(path.stem if path.suffix == ".gguf" else path.name)
 
 
 def _task_faults(record: dict, stored: storage.Stored) -> Iterator[Fault]:

@@ -216,10 +216,10 @@ def formatted(table, form: str) -> str:
 def forecast(options) -> None:
     """Prints what a run would take; with `--measure` the model is loaded and timed for it."""
     from calib_utils.book import resources as forecasts
-    from calib_utils.models.loading import _resolve_device, check_name, load_model
+    from calib_utils.models.loading import resolve_device, check_name, load_model
 
     check_name(options.model)
-    device, probe_s = _resolve_device(options.device), None
+    device, probe_s = resolve_device(options.device), None
     size = forecasts.size_of(options.model, options.revision)
     # The memory is told before the model is loaded into it.
     if options.measure:
@@ -295,17 +295,17 @@ def _require_known(model: str) -> None:
     """Refuses what is no model before a folder is made for its pages."""
     from calib_utils.models import loading
 
-    if not (model in EMBEDDED or loading._is_hub_id(model) or Path(model).expanduser().exists()):
-        raise UnknownNameError("model", model, EMBEDDED, loading._HINT)
+    if not (model in EMBEDDED or loading.is_hub_id(model) or Path(model).expanduser().exists()):
+        raise UnknownNameError("model", model, EMBEDDED, loading.HINT)
 
 
 def _show_forecast(options) -> None:
     from calib_utils.book import resources as forecasts
-    from calib_utils.models.loading import _resolve_device
+    from calib_utils.models.loading import resolve_device
 
     try:
         size = forecasts.size_of(options.model, options.revision)
-        told = forecasts.report(size, options.dtype, _resolve_device(options.device))
+        told = forecasts.report(size, options.dtype, resolve_device(options.device))
     except CalibUtilsError as error:
         told = f"no forecast: {error}"
     print(told, file=sys.stderr, flush=True)

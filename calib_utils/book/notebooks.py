@@ -57,13 +57,13 @@ def identity(name: str, revision: str | None = None) -> Identity:
     if name in EMBEDDED:
         return Identity(name, EMBEDDED[name].sha256)
     if path.suffix == ".gguf" and path.is_file():
-        return Identity(loading._file_key(path.stem), sha256_of_file(path))
+        return Identity(loading.file_key(path.stem), sha256_of_file(path))
     try:
         if path.is_dir():
-            key = loading._file_key(path.resolve().name)
+            key = loading.file_key(path.resolve().name)
             return Identity(key, sha256_of_folder(path))
-        key = loading._file_key(name.replace("/", "--") + (f"@{revision}" if revision else ""))
-        if loading._is_hub_id(name):
+        key = loading.file_key(name.replace("/", "--") + (f"@{revision}" if revision else ""))
+        if loading.is_hub_id(name):
             folder = weights.hub_folder(name, revision, local_only=True)
             return Identity(key, sha256_of_folder(folder))
     except (HubUnreachableError, UnknownNameError, ModelFormatError):

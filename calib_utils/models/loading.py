@@ -17,7 +17,7 @@ from calib_utils.models.weights import converted_folder, require_every_tensor
 
 _DTYPES = ("float32", "bfloat16", "float16")
 _REVISION = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")
-_HINT = "Or give a hub id (owner/name), a local folder, or a .gguf file."
+HINT = "Or give a hub id (owner/name), a local folder, or a .gguf file."
 
 
 @dataclass(frozen=True)
@@ -109,12 +109,12 @@ def load_model(
         if not (isinstance(revision, str) and _REVISION.fullmatch(revision)):
             hint = "Give a commit, branch or tag."
             raise UnknownNameError("revision", str(revision), ("main",), hint)
-        if path.is_dir() or not _is_hub_id(text):
+        if path.is_dir() or not is_hub_id(text):
             hint = "revision= is for hub ids; drop it here."
             raise UnknownNameError("hub model", f"{text}@{revision}", (), hint)
     if dtype not in _DTYPES:
         raise DeviceError(f"dtype={dtype!r} does not exist: choose from {', '.join(_DTYPES)}")
-    settings = {"dtype": dtype, "device": _resolve_device(device), "device_map": device_map}
+    settings = {"dtype": dtype, "device": resolve_device(device), "device_map": device_map}
     if text in EMBEDDED:
         spec = EMBEDDED[text]
         folder = converted_folder(weights.embedded_file(spec), spec.sha256)
@@ -122,16 +122,16 @@ def load_model(
     if path.suffix == ".gguf" and path.is_file():
         digest = sha256_of_file(path)
         folder = converted_folder(path, digest)
-        return Model(text, _file_key(path.stem), folder, digest, path.name, None, **settings)
+        return Model(text, file_key(path.stem), folder, digest, path.name, None, **settings)
     if path.is_dir():
         own = path.resolve().name
-        folder, key, file = path, _file_key(own), f"{own}/"
-    elif _is_hub_id(text) and path.suffix != ".gguf":
+        folder, key, file = path, file_key(own), f"{own}/"
+    elif is_hub_id(text) and path.suffix != ".gguf":
         folder, file = weights.hub_folder(text, revision), text
-        key = _file_key(text.replace("/", "--") + (f"@{revision}" if revision else ""))
+        key = file_key(text.replace("/", "--") + (f"@{revision}" if revision else ""))
         revision = revision or folder.name
     else:
-        raise UnknownNameError("model", text, EMBEDDED, _HINT)
+        raise UnknownNameError("model", text, EMBEDDED, HINT)
     digest = sha256_of_folder(folder)
     _require_settings(folder / "generation_config.json")
     return Model(text, key, folder, digest, file, revision, **settings)
@@ -150,7 +150,7 @@ def check_name(name: str | Path) -> None:
         problem = "no name"
     except (OSError, RuntimeError, ValueError) as error:
         problem = str(error)
-    raise UnknownNameError("model", str(name)[:200], EMBEDDED, f"{problem}. {_HINT}")
+    raise UnknownNameError("model", str(name)[:200], EMBEDDED, f"{problem}. {HINT}")
 
 
 def _require_settings(path: Path) -> None:
@@ -170,15 +170,18 @@ def _require_settings(path: Path) -> None:
         ) from error
 
 
-def _is_hub_id(text: str) -> bool:
+def is_hub_id(text: str) -> bool:
+    """Whether a name has the form owner/name and is no embedded model's."""
     return bool(re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", text)) and text not in EMBEDDED
 
 
-def _file_key(text: str) -> str:
+def file_key(text: str) -> str:
+    """A name as it becomes part of a path."""
     return re.sub(r"[^\w.@-]+", "-", text).strip(".-") or "model"
 
 
-def _resolve_device(device: str) -> str:
+def resolve_device(device: str) -> str:
+    """The device that "auto" stands for here; any other name as it is, if torch knows it."""
     import torch
 
     available = ["cpu"]
