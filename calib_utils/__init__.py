@@ -46,6 +46,7 @@ _PUBLIC = {
     "get_task": "core.tasks",
     "list_tasks": "core.tasks",
     "load_model": "models.loading",
+    "open_page": "studies.reporting",
     "parse_rule": "core.processors",
     "reference_model": "theory.laws",
     "render_prompt": "results.evaluation",

@@ -47,12 +47,12 @@ from calib_utils.figures import order_calibration as order_calibration_figures
 from calib_utils.figures import style
 from calib_utils.openended import precision_recall, table1
 from calib_utils.openended.text_diversity import load_embedder
-from calib_utils.studies import controlled_tasks, order_calibration, reporting
+from calib_utils.studies import order_calibration, reporting
 
 style.use_style()
 language_model = cu.load_model(model, revision=revision or None, dtype=dtype, device=device)
 store = results_dir or paths.default_results_dir()
-policy = controlled_tasks.end_policy(language_model, end)
+policy = reporting.end_policy(language_model, end)
 plan = (order_calibration.quick if quick else order_calibration.laptop)(seed, policy)
 source = f"{reporting.source_of(language_model)}, end = {policy}"
 items, texts = order_calibration.ITEMS, order_calibration.TEXTS

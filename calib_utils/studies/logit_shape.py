@@ -14,7 +14,7 @@ from calib_utils.core.tasks import Task
 from calib_utils.models.loading import Model, load_model
 from calib_utils.models.scoring import logits_after
 from calib_utils.results.evaluation import render_prompt
-from calib_utils.studies.controlled_tasks import (
+from calib_utils.studies.reporting import (
     NOT_REPRODUCED,
     NOT_TESTABLE,
     OURS,

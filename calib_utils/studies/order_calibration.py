@@ -21,7 +21,7 @@ from calib_utils.openended.sweeps import Sweep, log_ranks, node_table, unique_te
 from calib_utils.openended.table1 import LEVEL, Embed, forced_tokens, plan_generations
 from calib_utils.openended.verifiers import THRESHOLD, GazetteerJudge, LanguageChecker
 from calib_utils.results import conventions, records
-from calib_utils.studies.controlled_tasks import (
+from calib_utils.studies.reporting import (
     AGREEMENT,
     NOT_REPRODUCED,
     NOT_TESTABLE,
