@@ -42,6 +42,7 @@ _PUBLIC = {
     "answer_probabilities": "results.evaluation",
     "best_by_budget": "core.metrics",
     "character_tokenizer": "theory.laws",
+    "coverage": "book.commands",
     "evaluate": "results.evaluation",
     "get_task": "core.tasks",
     "list_tasks": "core.tasks",
