@@ -48,6 +48,8 @@ from calib_utils import (
     pr_curves,
     pr_depths,
     ranked,
+    rules,
+    samplers,
     split,
     structure,
     text_diversity,
@@ -397,6 +399,7 @@ def structure_of_answers(get):
         ("none", trie_of(PREFIX_FREE, ())),
         ("spellings", spelled_trie()),
         ("a symbol 0", trie_of(((0, 1), (0, 2, 0), (3,)), ())),
+        ("a symbol 0, closed", trie_of(((0, 1), (0, 2, 0), (3,)), (9,))),
         ("words", tries.trie_of_strings([["New", "York"], ["New", "Mexico"], ["Ohio"]])),
     ):
         fields = {key: value for key, value in vars(trie).items() if not key.startswith("_")}
@@ -418,6 +421,31 @@ def structure_of_answers(get):
     return found
 
 
+# Texts, truth values and numbers at and beyond the ends of what each rule takes.
+PARAMETERS = ("1", True, -1, 0, 1e-9, 0.5, 1, 1.5, 2, 2.5, 3, 1e5, math.nan, math.inf)
+
+
+@canary("rows", EXACT, "a grid is a list of settings, and a parameter is taken or it is not")
+def grids_and_parameters(get):
+    """The settings of Table 3 and beside it; which numbers a rule takes, and how it holds them."""
+    beside = [rule.key for grid in samplers.MORE_GRIDS.values() for rule in grid]
+    found: dict = {"Table 3": [rule.key for rule in rules.table3_rules()], "beside": beside}
+    found["temperatures"] = rules.TABLE3_TEMPERATURES
+    found["orders"] = samplers.ORDERS
+    for name, family in samplers.FAMILIES.items():
+        if name in ("none", "oracle_size"):
+            continue
+        found[name] = {}
+        for value in (*PARAMETERS, np.float32(0.5), np.int64(1)):
+            try:
+                rule = family(value)
+                held = [rule.key, *(type(v).__name__ for v in vars(rule).values())]
+                found[name][f"{value!r}"] = held
+            except cu.CalibUtilsError as error:
+                found[name][f"{value!r}"] = type(error).__name__
+    return found
+
+
 AMBIGUOUS = {
     "no answers": ((), (), (0,)),
     "no tokens": (((1,), ()), (0, 1), (0,)),
@@ -427,6 +455,7 @@ AMBIGUOUS = {
     "begins another": (((1, 2), (1, 2, 3)), (0, 1), ()),
     "begins another by one": (((1,), (1, 2)), (0, 1), ()),
     "begins another, closed": (((1, 2), (1, 2, 3)), (0, 1), (0,)),
+    "an answer short": (((1, 2), (1, 3)), (0,), (0,)),
     "fine": (((1, 2), (1, 3)), (0, 1), ()),
 }
 
@@ -439,7 +468,7 @@ def refused_answer_sets(get):
         try:
             trie = tries.build_trie(tries.Sequences(symbols, answer, ends, len(set(answer))))
             found[name] = trie.n_nodes
-        except cu.CalibUtilsError as error:
+        except (cu.CalibUtilsError, ValueError) as error:
             found[name] = type(error).__name__
     return found
 
