@@ -399,7 +399,7 @@ def structure_of_answers(get):
         ("none", trie_of(PREFIX_FREE, ())),
         ("spellings", spelled_trie()),
         ("a symbol 0", trie_of(((0, 1), (0, 2, 0), (3,)), ())),
-        ("a symbol 0, closed", trie_of(((0, 1), (0, 2, 0), (3,)), (9,))),
+        ("a symbol 0, closed", trie_of(((0, 1), (0, 2, 0), (3,)), (8, 9))),
         ("words", tries.trie_of_strings([["New", "York"], ["New", "Mexico"], ["Ohio"]])),
     ):
         fields = {key: value for key, value in vars(trie).items() if not key.startswith("_")}
@@ -684,12 +684,35 @@ def factors_of_theory(get):
         "bound": theory.best_recall_bound(factors, [0.01, 0.2, 0.5, 1.0], (0.1, 0.5, 1.0, 3.0)),
     }
     bounds = ((1.0, 0.1, 0.5, 4), (0.5, 0.2, 0.7, 4), (0.01, 0.5, 1.0, 2), (0.9, 1, math.inf, 1))
+    bounds = (*bounds, (0.0, 0.1, 0.5, 4), (math.exp(-0.5), 0.5, 1.0, 1))
     found["recall bound"] = [float(theory.recall_bound(*numbers)) for numbers in bounds]
     found["step frontiers"] = {
         "first": theory.step_frontier(tokens, rank, 0, [0.01, 0.1, 0.5, 1, 2, 10]),
         "second": theory.step_frontier(tokens, rank, 1, [0.01, 0.1, 0.5, 1, 2, 10]),
         "by itself": theory.step_frontier(tokens, rank, 1)[::40],
+        "how many": len(theory.step_frontier(tokens, rank, 1)),
     }
+    rng = np.random.default_rng(10)
+    made = theory.Factors(rng.uniform(0.5, 1, (6, 5)), rng.uniform(0.2, 0.9, (6, 5)))
+    made.alpha[0, 0], made.alpha[2, 1], made.beta[3, 1] = math.exp(-0.5), 0.0, 0.0
+    precisions = [0.0, 0.3, 0.9, 1.0]
+    found["made"] = {
+        "hardness": [theory.hardness(made, eta) for eta in (0.1, 0.5)],
+        "bound": theory.best_recall_bound(made, precisions, (0.05, 0.2, 0.5)),
+        "bound of one": float(theory.best_recall_bound(made, 0.9, (0.2,))),
+    }
+    with pytest.raises(cu.CalibUtilsError):
+        theory.hardness(made, 0.0)
+    # Nothing is kept; the root alone keeps nothing.
+    kept = theory.shares(tokens, rank, np.full(trie.n_nodes, 300), exact=True)
+    emptied = {"nothing": kept * 0, "not the root": np.where(trie.edge_node == 0, kept * 0, kept)}
+    for name, share in emptied.items():
+        exact, floats = theory.factorise(trie, share), theory.factorise(trie, share.astype(float))
+        pairs = theory.factorise(trie, np.stack([share, kept], 1).astype(float))
+        found[name] = [fractions(exact.alpha), fractions(exact.beta), floats.alpha, pairs.alpha]
+        found[f"kinds, {name}"] = [exact.alpha.dtype.name, pairs.beta.dtype.name]
+    whole, part = (theory.shares(tokens, rank, sizes[2], exact) for exact in (True, False))
+    found["kinds"] = sorted({type(v).__name__ for v in [*whole, *part.tolist()]})
     found["order"] = theory.order_calibrated(steps)
     at_one, by_count = steps.edge_log_p([3])[:, 0], tries.weighted_by_count(trie)
     found["shape"] = [theory.shape_error(trie, edges) for edges in (at_one, by_count)]
