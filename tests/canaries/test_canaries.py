@@ -249,7 +249,9 @@ def rows_in_bfloat16(get):
     rules = (*FEW_RULES, *below, *(f"top_k={k}" for k in (1, 2, 4, 6, 10, 16, 25)))
     settings = settings_of(rules, FEW_TEMPERATURES)
     found = get("measure_logits")(trie, bfloat16_logits(trie), settings)
-    return {"rows": rows_of(found), "ln p": log_p_of(found), **windows_of(found)}
+    faint = [sampler.key in below for sampler, _ in found.settings]
+    mass = found.steps.log_mass[:, faint]
+    return {"rows": rows_of(found), "ln p": log_p_of(found), "mass": mass, **windows_of(found)}
 
 
 @canary("rows", ARITHMETIC, ARITHMETIC_WHY)
