@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from calib_utils.results.conventions import CURRENT
+
 GOLDEN = Path(__file__).parent / "golden"
 UPDATE = "make canaries"
 
@@ -68,15 +70,6 @@ def differences(golden: dict, found: dict, tolerances: dict) -> list[str]:
     return sorted(said)
 
 
-def current_convention(kind: str) -> int:
-    """The project's convention of a kind of stored number."""
-    try:
-        from calib_utils.results.conventions import CURRENT
-    except ModuleNotFoundError:  # not merged yet
-        return 1
-    return CURRENT[kind]
-
-
 def _written(values) -> str:
     """JSON with a line for every list that holds no other."""
     if isinstance(values, dict):
@@ -101,7 +94,7 @@ def require_golden(changes):
     """`require_golden(canary, values)`: fails where they are not the golden ones."""
 
     def require(canary, values, folder=GOLDEN, now=None):
-        path, now = folder / f"{canary.name}.json", now or current_convention(canary.kind)
+        path, now = folder / f"{canary.name}.json", now or CURRENT[canary.kind]
         golden = json.loads(path.read_text()) if path.exists() else None
         moved = golden is not None and golden["convention"] != now
         said = ["there is no golden file"] if golden is None else changes(canary, values, folder)
