@@ -1012,12 +1012,10 @@ def order_measures(get):
         grid = precision_recall.frontiers_on_grid(curves, kind)
         found[kind] = {
             "nodes": records(measures.iloc[::4, 5:]),
-            "low level": precision_recall.node_measures(curves, kind, 0.4).recall_at.tolist()[::4],
             "grid": records(grid.iloc[::31, 6:]),
-            "points": records(precision_recall.frontier_points(curves, kind).iloc[::9, 5:]),
             "by depth": records(precision_recall.frontiers_by_depth(grid).iloc[::4]),
-            "summary": records(precision_recall.depth_summary(measures, n_resamples=200)),
-            "differences": records(precision_recall.depth_differences(measures, n_resamples=200)),
+            "summary": records(precision_recall.depth_summary(measures)),
+            "differences": records(precision_recall.depth_differences(measures)),
         }
     return found
 
