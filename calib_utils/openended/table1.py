@@ -196,12 +196,21 @@ def _at_chosen(scores: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
 
 def _held_out(own: pd.DataFrame) -> float:
     """Mean diversity of prompts at the setting that is best on the others."""
-    prompts, found = own.prompt_id.unique(), []
-    for prompt in prompts if len(prompts) > 1 else ():
-        others = settings_table(own[own.prompt_id != prompt])
-        at = _at_chosen(own[own.prompt_id == prompt], others[others.chosen])
-        found.append(at.embedding_diversity.iloc[0] if len(at) else np.nan)
-    return float(np.mean(found)) if found else np.nan
+    setting = own.groupby(SETTING, sort=False, dropna=False).ngroup()
+    prompt = own.groupby("prompt_id", sort=False).ngroup()
+    n_prompts = prompt.max() + 1
+    if n_prompts < 2:
+        return float("nan")
+    wide = np.full((2, setting.max() + 1, n_prompts), np.nan)
+    wide[:, setting, prompt] = own[["validity", "embedding_diversity"]].to_numpy().T
+    validity, diversity = (wide.sum(axis=2, keepdims=True) - wide) / (n_prompts - 1)
+    usable = (validity >= LEVEL - _ROUNDING) & np.isfinite(diversity)
+    best = np.where(usable, diversity, -np.inf).argmax(axis=0)
+    none = ~usable.any(axis=0)
+    if own.strategy.iloc[0] == ORACLE:
+        best = np.where(none, validity.argmax(axis=0), best)
+        none[:] = False
+    return float(np.where(none, np.nan, wide[1, best, np.arange(n_prompts)]).mean())
 
 
 _GRIDS: dict[str, list[Rule]] = {

@@ -7,6 +7,8 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from calib_utils.core import metrics
 from calib_utils.core.processors import parse_rule
@@ -178,6 +180,28 @@ def test_choosing_and_judging_on_the_same_prompts_flatters_and_held_out_does_not
         held_out.append(row.held_out)
     assert np.mean(chosen) > 0.35
     assert np.mean(held_out) == pytest.approx(0.3, abs=0.02)
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 9999), st.integers(2, 5), st.integers(1, 4), st.booleans())
+def test_held_out_is_a_loop_over_prompts(seed, n_prompts, n_settings, oracle):
+    rng = np.random.default_rng(seed)
+    strategy = "oracle" if oracle else "top_k"
+    rows = [
+        (strategy, float(k), 1.0, rng.uniform(0.6, 1, n_prompts), rng.random(n_prompts))
+        for k in range(n_settings)
+    ]
+    table = scored(rows, range(n_prompts))
+    values = []
+    for prompt in range(n_prompts):
+        rest = table1.settings_table(table[table.prompt_id != prompt])
+        chosen = rest.parameter[rest.chosen]
+        own = table[(table.prompt_id == prompt) & table.parameter.isin(chosen)]
+        values.append(own.embedding_diversity.iloc[0] if len(own) else NAN)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "N_RESAMPLES", 1)
+        found = table1.comparison(table).held_out[0]
+    assert found == pytest.approx(np.mean(values), nan_ok=True)
 
 
 def test_an_oracle_below_the_level_is_shown_and_marked():
