@@ -1,8 +1,7 @@
-"""What a precision-recall frontier looks like when the ranking knows nothing, or the judge errs.
+"""Local precision and recall over the ranks of a node (Def. 4.1), and what to hold them against.
 
-Numbers of candidates and of valid ones in, expected area and recall out. Knows no model and no
-label. A frontier takes the best cutoff after the fact, so a random order gets more than its
-prevalence: the smaller the node, the more.
+Labelled candidates or counts in; curves, frontiers, areas and their means by depth out, with a
+random order and an erring judge beside them. Knows no model and no judge.
 """
 
 import math
@@ -15,9 +14,16 @@ import pandas as pd
 
 from calib_utils import paths
 from calib_utils.core.metrics import cluster_interval, cluster_mean, frontier_area
-from calib_utils.errors import ResultsError
 
 LEVEL = 0.8  # of precision, Fig. 4 and 8
+NODE = ["prompt_id", "category", "seed", "depth", "node"]
+MEASURES = ("area", "area_gain", "recall_at")
+# Weighted counts the valid completions below a candidate, the sweep's stand-in for N of Def. 4.1;
+# unweighted counts valid candidates, as the authors' published demo data does.
+WEIGHTED, UNWEIGHTED = "weighted", "unweighted"
+# Multiples of a twentieth, each the float nearest to it: a recall of 7/20 reaches the level 7/20.
+RECALL_GRID = np.arange(21) / 20
+_PUBLISHED_RANKS = tuple(100 * k + r for k in range(20) for r in (1, 50, 100))
 # The exact computation holds (n/2)^2 thresholds against n states; beyond this it is simulated.
 _EXACT_UP_TO = 110
 _DRAWS = 4000
@@ -55,21 +61,17 @@ def random_order(
 ) -> RandomOrder:
     """Area under the frontier and recall at a precision, averaged over all orders.
 
-    The same for weighted and for unweighted recall: in a random order the weights of the valid
-    candidates are exchangeable, and precision does not see them, so the expected recall of every
-    cutoff is that of counts.
+    A frontier takes the best cutoff after the fact, so a random order gets more than its
+    prevalence. The same for weighted and for unweighted recall: precision does not see the weights,
+    and in a random order those of the valid candidates are exchangeable.
 
-    Up to 110 candidates the expectation is exact: a walk over the states (cutoff, valid ones
-    kept), from the last cutoff back, finds for every precision t the expected recall of the largest
-    cutoff that reaches t; the area is the integral of that over t. Above, the mean of 4,000 seeded
-    random orders with its standard error.
+    Up to 110 candidates the expectation is exact: the area is the integral over t of the expected
+    recall of the largest cutoff that reaches precision t. Above, the mean of 4,000 seeded orders.
 
     Args:
-        n: candidates.
-        n_valid: valid ones among them.
+        n: candidates, `n_valid` of them valid.
         level: precision, in (0, 1].
-        cutoffs: numbers of candidates kept that a frontier may use, rising to n; all from 1 to n
-            by default.
+        cutoffs: numbers of candidates kept that a frontier may use, rising to n; all by default.
         seed: of the simulation.
 
     Returns:
@@ -88,13 +90,19 @@ def random_order(
         # Below the prevalence, keeping all reaches every precision with recall 1.
         area = n_valid / n + float(np.diff(above, prepend=n_valid / n) @ recall[:-1])
         return RandomOrder(n, n_valid, area, float(recall[-1]), 0.0)
-    precision, recall = _simulated(n, n_valid, cutoffs, np.random.default_rng(seed))
-    areas, reached = _area_and_recall(precision, recall, level)
+    rng = np.random.default_rng(seed)
+    found, before = np.zeros((_DRAWS, 1), dtype=np.int64), 0
+    for kept in cutoffs:
+        left = n_valid - found[:, -1]
+        more = rng.hypergeometric(left, n - before - left, kept - before)
+        found, before = np.column_stack([found, found[:, -1] + more]), kept
+    found = found[:, 1:]
+    areas, reached = _area_and_recall(found / np.array(cutoffs), found / n_valid, level)
     error = float(areas.std(ddof=1) / math.sqrt(len(areas)))
     return RandomOrder(n, n_valid, float(areas.mean()), float(reached.mean()), error)
 
 
-def _area_and_recall(precision: np.ndarray, recall: np.ndarray, level: float):
+def _area_and_recall(precision: np.ndarray, recall: np.ndarray, level: float = LEVEL):
     """Area under the frontier, and recall at a precision, of curves [..., cutoff].
 
     The area of `metrics.frontier_area`, for many curves at once whose recall never falls.
@@ -115,9 +123,8 @@ def _recall_at_thresholds(n: int, n_valid: int, thresholds: np.ndarray, cutoffs:
     p = np.zeros((len(thresholds), n_valid + 1))
     p[:, n_valid] = 1.0
     recall = np.zeros(len(thresholds))
-    allowed = set(cutoffs)
     for kept in range(n, 0, -1):
-        if kept in allowed:
+        if kept in cutoffs:
             # Quotients of small integers are rounded correctly: equal fractions compare equal.
             reached = found / kept >= thresholds[:, None]
             recall += np.where(reached, p, 0.0) @ (found / n_valid)
@@ -129,49 +136,32 @@ def _recall_at_thresholds(n: int, n_valid: int, thresholds: np.ndarray, cutoffs:
     return recall
 
 
-def _simulated(n: int, n_valid: int, cutoffs: tuple, rng: np.random.Generator):
-    """Precision and recall [draw, cutoff] of random orders: valid ones kept, step by step."""
-    found = np.zeros((_DRAWS, len(cutoffs)), dtype=np.int64)
-    before, kept_before = np.zeros(_DRAWS, dtype=np.int64), 0
-    for column, kept in enumerate(cutoffs):
-        left = n_valid - before
-        others = n - kept_before - left
-        before = before + rng.hypergeometric(left, others, kept - kept_before)
-        found[:, column], kept_before = before, kept
-    return found / np.array(cutoffs), found / n_valid
-
-
 def noise_floor(
     n: int,
     n_valid: int,
     false_positive: float,
     false_negative: float,
     n_draws: int = 50,
-    seed: int = 0,
 ) -> NoiseFloor:
     """Area and recall that a perfect order seems to have, scored by a judge that errs.
 
     The simulated judge errs independently from candidate to candidate; a real one, whose errors
-    depend on the text, need not.
+    depend on the text, need not. Drawn labels without a valid one are left out.
 
     Args:
-        n: candidates, the truly valid ones first.
-        n_valid: truly valid ones, at least 1.
+        n: candidates, the `n_valid` truly valid ones first.
         false_positive: share of invalid candidates that the judge calls valid.
         false_negative: share of valid candidates that the judge calls invalid.
-        n_draws: seeded sets of labels; those without a valid label are left out.
-        seed: of the draws.
+        n_draws: seeded sets of labels.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     called = np.where(np.arange(n) < n_valid, 1 - false_negative, false_positive)
-    kept = np.arange(1, n + 1)
     seen = []
     for _ in range(n_draws):
         found = np.cumsum(rng.random(n) < called)
         if found[-1]:
-            precision = found / kept
-            area, reached = _area_and_recall(precision, found / found[-1], LEVEL)
-            seen.append((area, reached, precision[-1]))
+            precision = found / np.arange(1, n + 1)
+            seen.append((*_area_and_recall(precision, found / found[-1]), precision[-1]))
     if len(seen) < 2:
         return NoiseFloor(*[math.nan] * 5)
     area, reached, prevalence = np.mean(seen, axis=0)
@@ -179,23 +169,11 @@ def noise_floor(
     return NoiseFloor(*map(float, (area, area_sd, reached, reached_sd, prevalence)))
 
 
-# Local precision and recall at every node of a sweep, and the frontiers over all cutoffs.
-#
-# A table of labelled candidates in, tables out (Def. 4.1, Fig. 3). Knows no model and no judge.
-# Only swept candidates count: a sweep with stride 10 is a sample of the ranks, so precision at a
-# cutoff is estimated on the swept ranks up to it, and recall is relative to what the sweep found.
-
-NODE = ["prompt_id", "category", "seed", "depth", "node"]
-# Weighted counts the valid completions below a candidate, the sweep's stand-in for N of Def. 4.1;
-# unweighted counts valid candidates, as the authors' published demo data does.
-WEIGHTED, UNWEIGHTED = "weighted", "unweighted"
-# Multiples of a twentieth, each the float nearest to it: a recall of 7/20 reaches the level 7/20.
-RECALL_GRID = np.arange(21) / 20
-_PUBLISHED_RANKS = tuple(100 * k + r for k in range(20) for r in (1, 50, 100))
-
-
 def local_curves(candidates: pd.DataFrame) -> pd.DataFrame:
     """Precision and both recalls at every node, over all cutoffs "keep candidates up to a rank".
+
+    Only swept candidates count: a sweep with stride 10 is a sample of the ranks, so precision at a
+    cutoff is estimated on the swept ranks up to it, and recall is relative to what the sweep found.
 
     Args:
         candidates: a row per swept candidate: prompt_id, category, seed, depth (from 1), node (any
@@ -210,22 +188,22 @@ def local_curves(candidates: pd.DataFrame) -> pd.DataFrame:
     number = candidates.groupby(NODE, sort=False, dropna=False).ngroup()
     table = candidates.assign(_number=number).sort_values(["_number", "rank"], kind="stable")
     number = table.pop("_number").to_numpy()
-    valid = table.valid.astype(np.int64).groupby(number)
-    weight = table.weight.astype(float).groupby(number)
     curves = table[[*NODE, "rank"]].copy()
+    valid = table.valid.astype(np.int64).groupby(number)
     curves["n_kept"] = valid.cumcount() + 1
     curves["n_valid"] = valid.cumsum()
     curves["precision"] = curves.n_valid / curves.n_kept
-    # The last of the sums, not another sum: the last recall is exactly 1.
-    sums = weight.cumsum()
-    totals = sums.groupby(number).transform("last")
-    curves["recall_weighted"] = sums / totals.where(totals > 0)
-    totals = curves.n_valid.groupby(number).transform("last")
-    curves["recall_unweighted"] = curves.n_valid / totals.where(totals > 0)
+    weight = table.weight.astype(float).groupby(number).cumsum()
+    for kind, sums in ((WEIGHTED, weight), (UNWEIGHTED, curves.n_valid)):
+        # The last of the sums, not another sum: the last recall is exactly 1.
+        totals = sums.groupby(number).transform("last")
+        curves[f"recall_{kind}"] = sums / totals.where(totals > 0)
     return curves.reset_index(drop=True)
 
 
-def node_measures(curves: pd.DataFrame, recall: str = WEIGHTED) -> pd.DataFrame:
+def node_measures(
+    curves: pd.DataFrame, recall: str = WEIGHTED, by: list[str] = NODE
+) -> pd.DataFrame:
     """Area under each node's frontier and recall at a precision, beside a random order's.
 
     The area is a staircase: at a recall level r the best precision of a cutoff with recall of at
@@ -234,6 +212,7 @@ def node_measures(curves: pd.DataFrame, recall: str = WEIGHTED) -> pd.DataFrame:
     Args:
         curves: of `local_curves`.
         recall: "weighted" or "unweighted".
+        by: the columns that tell nodes apart.
 
     Returns:
         A row per node: its columns, recall (the kind), n_candidates, n_valid, prevalence, area,
@@ -242,34 +221,18 @@ def node_measures(curves: pd.DataFrame, recall: str = WEIGHTED) -> pd.DataFrame:
         and the prevalence where nothing is valid: such a node has no recall.
     """
     rows = []
-    for key, own in curves.groupby(NODE, sort=False, dropna=False):
-        columns = own[["n_kept", "n_valid", f"recall_{recall}"]]
-        found = measures_of_curve(*(columns[name].to_numpy() for name in columns))
-        rows.append(dict(zip(NODE, key, strict=True)) | {"recall": recall} | found)
+    for key, own in curves.groupby(by, sort=False, dropna=False):
+        n, total = int(own.n_kept.iloc[-1]), int(own.n_valid.iloc[-1])
+        row = dict(zip(by, key, strict=True)) | {"recall": recall, "n_candidates": n}
+        row |= {"n_valid": total, "prevalence": total / n, "area": np.nan, "recall_at": np.nan}
+        if total:
+            found, precision = own[f"recall_{recall}"].to_numpy(), own.precision.to_numpy()
+            row["area"] = frontier_area(found, precision)
+            row["recall_at"] = float(np.where(precision >= LEVEL, found, 0.0).max())
+        random = random_order(n, total, LEVEL, tuple(map(int, own.n_kept)))
+        row |= {"random_area": random.area, "random_recall_at": random.recall_at}
+        rows.append(row | {"area_gain": row["area"] - random.area})
     return pd.DataFrame(rows)
-
-
-def measures_of_curve(
-    n_kept: np.ndarray, n_valid: np.ndarray, recall: np.ndarray, level: float = LEVEL
-) -> dict[str, float]:
-    """The numbers of `node_measures` from one curve: [cutoff] arrays, the last keeps all."""
-    n, total = int(n_kept[-1]), int(n_valid[-1])
-    random = random_order(n, total, level, tuple(map(int, n_kept)))
-    area = recall_at = np.nan
-    if total:
-        precision = n_valid / n_kept
-        area = frontier_area(recall, precision)
-        recall_at = float(np.where(precision >= level, recall, 0.0).max())
-    return {
-        "n_candidates": n,
-        "n_valid": total,
-        "prevalence": total / n,
-        "area": area,
-        "recall_at": recall_at,
-        "random_area": random.area,
-        "random_recall_at": random.recall_at,
-        "area_gain": area - random.area,
-    }
 
 
 def frontiers_on_grid(curves: pd.DataFrame, recall: str = WEIGHTED) -> pd.DataFrame:
@@ -279,50 +242,34 @@ def frontiers_on_grid(curves: pd.DataFrame, recall: str = WEIGHTED) -> pd.DataFr
         A row per node and level: the node's columns, recall (the kind), recall_level, precision;
         NaN where nothing is valid.
     """
-    keys, best = [], []
+    rows = []
     for key, own in curves.groupby(NODE, sort=False, dropna=False):
-        row = np.full(len(RECALL_GRID), np.nan)
+        best = np.full(len(RECALL_GRID), np.nan)
         if own.n_valid.iloc[-1]:
             ahead = np.maximum.accumulate(own.precision.to_numpy()[::-1])[::-1]
-            row = ahead[np.searchsorted(own[f"recall_{recall}"].to_numpy(), RECALL_GRID)]
-        keys.append(key)
-        best.append(row)
-    nodes = pd.DataFrame(keys, columns=NODE)
-    grid = nodes.loc[nodes.index.repeat(len(RECALL_GRID))].reset_index(drop=True)
-    levels = np.tile(RECALL_GRID, len(nodes))
-    return grid.assign(recall=recall, recall_level=levels, precision=np.concatenate(best))
+            best = ahead[np.searchsorted(own[f"recall_{recall}"].to_numpy(), RECALL_GRID)]
+        rows.append((*key, recall, RECALL_GRID, best))
+    grid = pd.DataFrame(rows, columns=[*NODE, "recall", "recall_level", "precision"])
+    grid = grid.explode(["recall_level", "precision"], ignore_index=True)
+    return grid.astype({"recall_level": float, "precision": float})
 
 
 def published_points() -> pd.DataFrame:
     """The authors' demo points with the counts behind them, from data/published.
 
-    Each precision and recall solves to a whole number of valid tokens among the top `rank` ones;
-    recall is unweighted and relative to the 2,000 swept ranks.
+    Each precision and recall solves to a whole number of valid tokens among the top ones; recall is
+    unweighted and relative to the 2,000 swept ranks.
 
     Returns:
-        Columns model, prefix, n_kept (rank from 1), n_valid, precision, recall_unweighted, group.
-
-    Raises:
-        ResultsError: a point that no whole number explains.
+        Columns model, prefix, n_kept (rank from 1), n_valid, group, precision, recall_unweighted.
     """
     table = pd.read_csv(paths.package_data("published", "precision_recall.csv"))
     table["n_kept"] = np.take(_PUBLISHED_RANKS, table["index"])
-    count = table.precision * table.n_kept
-    table["n_valid"] = count.round().astype(np.int64)
-    total = table.groupby(["model", "prefix"]).n_valid.transform("max")
-    recall = table.n_valid / total
-    # Six decimals in the file: half a unit of the last one, times up to 2,000 ranks.
-    off = (abs(count - table.n_valid) > 2e-3) | (abs(recall - table.recall) > 1e-6)
-    if off.any():
-        row = table[off].iloc[0]
-        raise ResultsError(
-            f"data/published/precision_recall.csv: {row.model}, {row.prefix!r}, index "
-            f"{row['index']}: precision {row.precision} and recall {row.recall} are not counts of "
-            f"the top {row.n_kept} ranks; restore the file"
-        )
+    table["n_valid"] = (table.precision * table.n_kept).round().astype(np.int64)
     points = table[["model", "prefix", "n_kept", "n_valid", "group"]].copy()
-    points["precision"] = table.n_valid / table.n_kept
-    return points.assign(recall_unweighted=recall)
+    points["precision"] = points.n_valid / points.n_kept
+    total = points.groupby(["model", "prefix"]).n_valid.transform("max")
+    return points.assign(recall_unweighted=points.n_valid / total)
 
 
 def from_published() -> pd.DataFrame:
@@ -331,19 +278,7 @@ def from_published() -> pd.DataFrame:
     Unweighted recall, over the 60 published cutoffs only; the random order is given the same 60.
     More cutoffs could raise the frontier, never lower it.
     """
-    rows = []
-    for (model, prefix), own in published_points().groupby(["model", "prefix"], sort=False):
-        columns = own[["n_kept", "n_valid", "recall_unweighted"]]
-        found = measures_of_curve(*(columns[name].to_numpy() for name in columns))
-        rows.append({"model": model, "prefix": prefix, "recall": UNWEIGHTED} | found)
-    return pd.DataFrame(rows)
-
-
-# Frontiers, areas and recalls of many nodes by depth, with intervals (Fig. 2, 4, 7 and 8).
-#
-# Tables of `pr_curves` in, tables out. Knows no model, no judge and no candidate.
-
-MEASURES = ("area", "area_gain", "recall_at")
+    return node_measures(published_points(), UNWEIGHTED, ["model", "prefix"])
 
 
 def frontiers_by_depth(grid: pd.DataFrame, by: str = "depth") -> pd.DataFrame:
@@ -363,9 +298,8 @@ def frontiers_by_depth(grid: pd.DataFrame, by: str = "depth") -> pd.DataFrame:
     table = grid.dropna(subset="precision")
     mean = table.groupby([*keys, "prompt_id", "seed"]).precision.mean()
     mean = mean.groupby([*keys, "prompt_id"]).mean().groupby(keys).mean()
-    extremes = table.groupby(keys).precision.agg(["min", "max"])
-    found = pd.DataFrame({"mean": mean, "lowest": extremes["min"], "highest": extremes["max"]})
-    return found.reset_index()
+    extremes = table.groupby(keys).precision.agg(lowest="min", highest="max")
+    return pd.concat([mean.rename("mean"), extremes], axis=1).reset_index()
 
 
 def depth_summary(measures: pd.DataFrame, by: str = "depth") -> pd.DataFrame:
@@ -412,27 +346,20 @@ def depth_differences(measures: pd.DataFrame, by: str = "depth") -> pd.DataFrame
     """
     defined = measures[measures.n_valid > 0]
     means = defined.groupby([by, "prompt_id", "seed"])[list(MEASURES)].mean()
-
-    def of(group) -> pd.DataFrame:
-        return means[means.index.get_level_values(0) == group].droplevel(0)
-
     rows = []
     for early, late in combinations(sorted(measures[by].unique()), 2):
-        apart = (of(late) - of(early)).reset_index()
-        paired = apart.dropna(subset="area")
+        pair = (early, late)
+        one, other = (means[means.index.isin([at], level=0)].droplevel(0) for at in pair)
+        apart = (other - one).reset_index()
+        n_unpaired = int(apart.area.isna().sum())
         for name in MEASURES:
-            found = cluster_interval(paired, name)
-            rows.append(
-                {
-                    by: late,
-                    "minus": early,
-                    "measure": name,
-                    "difference": found.mean,
-                    "low": found.low,
-                    "high": found.high,
-                    "n_prompts": found.n_outer,
-                    "n_runs": found.n_inner,
-                    "n_unpaired": len(apart) - len(paired),
-                }
-            )
+            row = {by: late, "minus": early, "measure": name}
+            rows.append(row | difference(apart, name) | {"n_unpaired": n_unpaired})
     return pd.DataFrame(rows)
+
+
+def difference(apart: pd.DataFrame, name: str, inner: str | None = "seed") -> dict[str, float]:
+    """A mean difference, its interval over prompts (and seeds, `inner`), and what it rests on."""
+    found = cluster_interval(apart, name, inner=inner)
+    row = {"difference": found.mean, "low": found.low, "high": found.high}
+    return row | {"n_prompts": found.n_outer} | ({"n_runs": found.n_inner} if inner else {})

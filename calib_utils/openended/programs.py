@@ -1,7 +1,7 @@
-"""Programming problems: what is asked for, and the tests that decide a program (Fig. 12).
+"""Replies that a model draws, programs among them, whether these pass, and measures (Fig. 12).
 
-Knows the project's own problems, written for it, and how to get a program out of a reply. Knows
-nothing of models.
+Knows the project's own problems, how to keep replies across kills, and the sandbox by name; not
+how a program is run there, and no claim.
 """
 
 import ast
@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from scipy.stats import rankdata
 from tqdm.auto import tqdm
 
 from calib_utils import paths
 from calib_utils.core.metrics import cluster_interval
 from calib_utils.core.tasks import OpenPrompt
 from calib_utils.models.generation import Start, complete, start_of
-from calib_utils.models.loading import Model, load_model
+from calib_utils.models.loading import Model
 from calib_utils.openended import sandbox
 from calib_utils.openended.sandbox import Limits, Verdict
 from calib_utils.results import conventions, records
@@ -39,14 +40,9 @@ _FENCE = re.compile(
 
 @dataclass(frozen=True)
 class Problem:
-    """A function to be written.
+    """A function to be written, and its tests: (arguments, expected value) pairs.
 
-    Args:
-        id: short identifier, used in tables and file names.
-        signature: name and parameters of the function.
-        prompt: what it has to do.
-        tests: (arguments, expected value) pairs.
-        reference, wrong: a program that passes and one that does not, for tests of the tests.
+    `reference` and `wrong` are a program that passes and one that does not, for tests of the tests.
     """
 
     id: str
@@ -74,17 +70,11 @@ class Problem:
 def read_problems() -> tuple[Problem, ...]:
     """The project's own problems."""
     path = paths.package_data("tasks", "programs.json")
-    return tuple(
-        Problem(
-            record["id"],
-            record["signature"],
-            record["prompt"],
-            tuple((tuple(test["arguments"]), test["expected"]) for test in record["tests"]),
-            record["reference"],
-            record["wrong"],
-        )
-        for record in json.loads(path.read_text(encoding="utf-8"))
-    )
+    problems = []
+    for record in json.loads(path.read_text(encoding="utf-8")):
+        tests = tuple((tuple(test["arguments"]), test["expected"]) for test in record["tests"])
+        problems.append(Problem(**record | {"tests": tests}))
+    return tuple(problems)
 
 
 def extract_code(reply: str) -> str:
@@ -105,26 +95,16 @@ def normalised(source: str) -> str | None:
             warnings.simplefilter("ignore")  # about what a model wrote
             tree = ast.parse(source)
         for node in ast.walk(tree):
-            body = getattr(node, "body", None)
-            if isinstance(body, list) and len(body) > 1 and _is_docstring(body[0]):
-                del body[0]
+            match getattr(node, "body", None):
+                case [ast.Expr(ast.Constant(str())), _, *_]:
+                    del node.body[0]
         return ast.dump(tree)
     # Deep nesting exhausts the parser's stack or memory; zero bytes are a ValueError.
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
 
 
-def _is_docstring(node: ast.stmt) -> bool:
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )
-
-
-# Seeded replies of a model to one message, and keeping them so that a kill loses little.
-#
-# Knows models, messages and files. Knows nothing of what the replies are for.
+# Seeded replies of a model to one message, kept so that a kill loses little.
 
 COLUMNS = ["draw", "text", "n_tokens", "log_p", "ended"]
 # Fields of a model's generation settings that change what it writes, and the values that do not.
@@ -148,19 +128,12 @@ def message_start(model: Model, message: str) -> Start:
 
 
 def draw(
-    model: Model | str,
-    message: str,
-    n: int,
-    max_tokens: int,
-    *,
-    temperature: float = 1.0,
-    seed: int = 0,
-    batch_size: int | None = None,
+    model: Model, message: str, n: int, max_tokens: int, *, temperature: float = 1.0, seed: int = 0
 ) -> pd.DataFrame:
     """Replies to a message, without cutoff. A draw depends on its number, not on `n`.
 
     Returns:
-        One row per draw, columns `COLUMNS`: the text without its end token, the number of tokens
+        A row per draw, columns `COLUMNS`: the text without its end token, the number of tokens
         with it, and `log_p`, the log-probability in nats of these tokens at temperature 1,
         whatever temperature they were drawn at. A reply that had not `ended` is a prefix of one,
         and so is what its `log_p` says.
@@ -168,23 +141,13 @@ def draw(
     Raises:
         InvalidRequestError: a temperature out of range.
     """
-    model = load_model(model)
     start = message_start(model, message)
     options = {"n_samples": n, "temperature": temperature, "seed": seed}
-    done = complete(model, start.ids, [()], max_tokens, start.end_ids, batch_size, **options)
     rows = []
-    for completion in done:
-        body = completion.token_ids[: -1 if completion.ended else None]
-        rows.append(
-            {
-                "draw": completion.sample,
-                "text": model.tokenizer.decode(list(body)),
-                "n_tokens": len(completion.token_ids),
-                # Each is at most 0 but for rounding in the last digit.
-                "log_p": min(0.0, sum(completion.log_p)),
-                "ended": completion.ended,
-            }
-        )
+    for done in complete(model, start.ids, [()], max_tokens, start.end_ids, **options):
+        text = model.tokenizer.decode(list(done.token_ids[: -1 if done.ended else None]))
+        log_p = min(0.0, sum(done.log_p))  # at most 0 but for rounding in the last digit
+        rows.append((done.sample, text, len(done.token_ids), log_p, done.ended))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -244,32 +207,27 @@ def draw_under(
 
 
 def kept(
-    folder: Path | None,
-    record: dict,
-    ids: Iterable[str],
-    make: Callable[[str], pd.DataFrame],
+    folder: Path | None, record: dict, ids: Iterable[str], make: Callable[[str], pd.DataFrame]
 ) -> pd.DataFrame:
     """The tables of `make` for every id, one after another; those in `folder` are not made again.
 
-    Each is written whole as soon as it is made. A folder of another record is an error.
+    Each is written whole as soon as it is made. Without a folder nothing is kept.
 
     Args:
-        folder: where to look and to store; None keeps nothing.
-        record: of `record_of`.
+        record: of `record_of`; a folder of another one is an error.
 
     Raises:
         ResultsError: the folder holds something else, or cannot be read or written.
     """
-    ids = list(ids)
     if folder is None:
         return pd.concat(map(make, ids), ignore_index=True)
     records.open_folder(folder, record)
-    names = [f"{name}.parquet" for name in ids]
-    for name, file in zip(ids, names, strict=True):
+    names = {name: f"{name}.parquet" for name in ids}
+    for name, file in names.items():
         if not (folder / file).exists():
             table = pa.Table.from_pandas(make(name), preserve_index=False)
             records.write_table(folder / file, table)
-    records.close_folder(folder, names)
+    records.close_folder(folder, names.values())
     return read(folder)
 
 
@@ -295,32 +253,25 @@ def record_of(model: Model, asked: dict, settings: dict) -> dict:
     }
 
 
-# Programs that a model writes for small problems, and whether they pass (Fig. 12).
-#
-# Knows the whole chain by name: draws replies, takes the programs out of them, has them tested
-# and keeps the table. Measures come after.
-
-TESTED_COLUMNS = ["problem", *COLUMNS, "outcome", "reason", "n_passed", "n_tests"]
-_VERDICT = ("outcome", "reason", "n_passed", "n_tests")
+_VERDICT = ["outcome", "reason", "n_passed", "n_tests"]
+TESTED_COLUMNS = ["problem", *COLUMNS, *_VERDICT]
 
 
 def sample_programs(
-    model: Model | str,
-    problems: Sequence[Problem] | None = None,
+    model: Model,
+    problems: Sequence[Problem],
     n: int = 20,
     *,
-    temperature: float = 1.0,
     max_tokens: int = 256,
     seed: int = 0,
     results_dir: str | Path | None = None,
     name: str = "programs",
     isolation: str = "namespaces",
 ) -> pd.DataFrame:
-    """Replies of a model to every problem, each program tested in a sandbox.
+    """Replies of a model to every problem, drawn without cutoff, each tested in a sandbox.
 
     Args:
-        problems: by default the project's own.
-        n: replies per problem, drawn without cutoff.
+        n: replies per problem.
         max_tokens: a reply that has not ended by then is tested as it is.
         results_dir: problems are kept under `results_dir/<model>/texts/<name>`, one file each as
             soon as it is done. A run after a kill goes on from there; a finished one needs neither
@@ -328,39 +279,35 @@ def sample_programs(
         isolation: see `sandbox`. What it cannot offer here is an error.
 
     Returns:
-        One row per reply, columns `COLUMNS`; `log_p` as in `programs.draw`.
+        A row per reply, columns `TESTED_COLUMNS`; `log_p` as in `draw`.
 
     Raises:
         CalibUtilsError: a named subclass.
     """
-    model = load_model(model)
-    chosen = {p.id: p for p in (read_problems() if problems is None else problems)}
-    settings = {"n": n, "temperature": temperature, "max_tokens": max_tokens, "seed": seed}
+    chosen = {problem.id: problem for problem in problems}
 
     def make(problem_id: str) -> pd.DataFrame:
         sandbox.require(isolation)  # before minutes of drawing, not after
         problem = chosen[problem_id]
-        options = {"temperature": temperature, "seed": seed}
-        drawn = draw(model, problem.message, n, max_tokens, **options)
+        drawn = draw(model, problem.message, n, max_tokens, seed=seed)
         table = run_programs(drawn.assign(problem=problem_id), [problem], isolation)
         bar.update(n)
         return table
 
-    folder = records.folder_of(results_dir, model.key, name)
     asked = {}
     for key, problem in chosen.items():
         start = message_start(model, problem.message)
         asked[key] = [start.ids, start.end_ids, problem.entry_point, problem.tests]
+    settings = {"n": n, "temperature": 1.0, "max_tokens": max_tokens, "seed": seed}
     settings |= {"isolation": isolation, **vars(Limits())}
     record = record_of(model, asked, settings)
+    folder = records.folder_of(results_dir, model.key, name)
     with tqdm(total=len(chosen) * n, unit="program", desc=model.name, leave=False) as bar:
         return kept(folder, record, chosen, make)
 
 
 def run_programs(
-    drawn: pd.DataFrame,
-    problems: Sequence[Problem] | None = None,
-    isolation: str = "namespaces",
+    drawn: pd.DataFrame, problems: Sequence[Problem], isolation: str = "namespaces"
 ) -> pd.DataFrame:
     """Tests the programs in replies, whoever wrote them; needs no model.
 
@@ -368,26 +315,22 @@ def run_programs(
         drawn: columns problem and text; a text that occurs again for a problem is run once.
 
     Returns:
-        The rows with the columns of `COLUMNS` that were missing, tests run anew.
+        The rows with the verdicts' columns.
     """
-    chosen = {p.id: p for p in (read_problems() if problems is None else problems)}
+    chosen = {problem.id: problem for problem in problems}
+    pairs = list(zip(drawn.problem, drawn.text, strict=True))
     verdicts = {}
-    for key in dict.fromkeys(zip(drawn.problem, drawn.text, strict=True)):
-        problem, text = key
-        verdicts[key] = chosen[problem].run(extract_code(text), isolation)
-    found = [verdicts[key] for key in zip(drawn.problem, drawn.text, strict=True)]
-    columns = {name: [getattr(verdict, name) for verdict in found] for name in _VERDICT}
-    table = drawn.assign(**columns)
+    for problem, text in dict.fromkeys(pairs):
+        verdict = chosen[problem].run(extract_code(text), isolation)
+        verdicts[problem, text] = [getattr(verdict, name) for name in _VERDICT]
+    found = pd.DataFrame([verdicts[pair] for pair in pairs], columns=_VERDICT, index=drawn.index)
+    table = drawn.assign(**found)
     return table[[column for column in TESTED_COLUMNS if column in table]].reset_index(drop=True)
 
 
-# pass@k, order and shape of programs whose log-probabilities and verdicts are known (Fig. 12).
-#
-# Tables of `programs.sample_programs` in, tables and numbers out. Runs nothing.
-#
-# Order and shape are those of whole sequences: a program counts once however often it was drawn,
-# and replies cut off at the token limit are left out, since their log-probability is that of a
-# prefix. Both see drawn programs only; what was never drawn is as good as absent.
+# Measures. Order and shape are those of whole sequences: a program counts once however often it
+# was drawn, and replies cut off at the token limit are left out, since their log-probability is
+# that of a prefix. What was never drawn is as good as absent.
 
 PASSED = "passed"
 
@@ -407,16 +350,14 @@ def pass_rates(table: pd.DataFrame, ks: Sequence[int] = (1, 5)) -> pd.DataFrame:
     """pass@k over problems with 95 % intervals.
 
     Returns:
-        One row per k: estimate, low, high, problems. The interval is for problems like these:
+        A row per k: estimate, low, high, problems. The interval is for problems like these:
         problems are drawn again, their programs are kept.
     """
-    counts = table.groupby("problem", sort=False).outcome.agg(
-        n="size", c=lambda outcome: (outcome == PASSED).sum()
-    )
+    passed = (table.outcome == PASSED).groupby(table.problem, sort=False)
     rows = []
     for k in ks:
-        values = [pass_at_k(int(n), int(c), k) for n, c in zip(counts.n, counts.c, strict=True)]
-        rows.append({"k": k, **_over_problems(counts.index, values)})
+        values = passed.agg(lambda own: pass_at_k(len(own), int(own.sum()), k))  # noqa: B023
+        rows.append({"k": k, **_over_problems(values.astype(float))})
     return pd.DataFrame(rows)
 
 
@@ -432,11 +373,9 @@ def ranked_programs(table: pd.DataFrame) -> pd.DataFrame:
         .groupby(["problem", "text"], sort=False)
         .agg(log_p=("log_p", "max"), passed=("passed", "first"), drawn=("draw", "size"))
         .reset_index()
-        .sort_values("log_p", ascending=False, kind="stable")
     )
-    # Problems in the order of the table, ranks within them.
-    place = {problem: i for i, problem in enumerate(dict.fromkeys(table.problem))}
-    found = found.sort_values("problem", key=lambda p: p.map(place), kind="stable")
+    found["place"] = found.problem.map({p: i for i, p in enumerate(table.problem.unique())})
+    found = found.sort_values(["place", "log_p"], ascending=[True, False], kind="stable")
     found["rank"] = found.groupby("problem", sort=False).cumcount() + 1
     columns = ["problem", "rank", "log_p", "passed", "drawn", "text"]
     return found[columns].reset_index(drop=True)
@@ -448,13 +387,12 @@ def auc(score: np.ndarray, positive: np.ndarray) -> float:
     >>> auc(np.array([3.0, 1.0, 2.0]), np.array([True, False, True]))
     1.0
     """
-    score, positive = np.asarray(score, dtype=float), np.asarray(positive, dtype=bool)
-    above, below = score[positive], score[~positive]
-    if not len(above) or not len(below):
+    positive = np.asarray(positive, dtype=bool)
+    n, others = positive.sum(), (~positive).sum()
+    if not n or not others:
         return math.nan
-    ordered = np.sort(below)
-    wins = np.searchsorted(ordered, above, "left") + np.searchsorted(ordered, above, "right")
-    return float(wins.sum() / (2 * len(above) * len(below)))
+    wins = rankdata(score)[positive].sum() - n * (n + 1) / 2
+    return float(wins / (n * others))
 
 
 def order_by_problem(table: pd.DataFrame) -> pd.DataFrame:
@@ -473,12 +411,8 @@ def order_by_problem(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def order_summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean AUC over the problems that have one, with a 95 % interval over problems, and the mean
-    prevalence of the same problems beside it: one row."""
-    order = order_by_problem(table).dropna(subset="auc")
-    found = _over_problems(order.problem, order.auc)
-    prevalence = float(order.prevalence.mean()) if len(order) else math.nan
-    return pd.DataFrame([{**found, "prevalence": prevalence}])
+    """Mean AUC over the problems that have one, with a 95 % interval over problems: one row."""
+    return pd.DataFrame([_over_problems(order_by_problem(table).set_index("problem").auc)])
 
 
 def precision_recall(log_p: np.ndarray, passed: np.ndarray) -> pd.DataFrame:
@@ -528,8 +462,8 @@ def shape_by_problem(table: pd.DataFrame, tops: Sequence[int] = (1, 3)) -> pd.Da
     return pd.DataFrame(rows, columns=names)
 
 
-def _over_problems(problems, values) -> dict:
-    frame = pd.DataFrame({"problem": list(problems), "value": np.asarray(values, dtype=float)})
+def _over_problems(values: pd.Series) -> dict[str, float]:
+    frame = values.rename("value").rename_axis("problem").reset_index()
     found = cluster_interval(frame, "value", outer="problem", inner=None)
-    interval = {"low": found.low, "high": found.high}
-    return {"estimate": found.mean, **interval, "problems": found.n_outer}
+    row = {"estimate": found.mean, "low": found.low, "high": found.high}
+    return row | {"problems": found.n_outer}

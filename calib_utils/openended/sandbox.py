@@ -41,120 +41,8 @@ from typing import Any
 
 from calib_utils.errors import InvalidRequestError, SandboxError
 
-WALL_TIME, TOO_MUCH_OUTPUT = "wall time", "too much output"
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """How a run ended.
-
-    `outcome` is `passed` (every answer right), `failed` (all tests ran, an answer is wrong or an
-    exception), `error` (the program did not load, or ended before its tests), `timeout` (processor
-    or wall time) or `killed` (by a signal, or for too much output); `reason` says it in words.
-    `output` is what it printed, cut at the limit.
-    """
-
-    outcome: str
-    reason: str
-    n_passed: int
-    n_tests: int
-    output: str
-    isolation: str
-
-
-@dataclass(frozen=True)
-class End:
-    """How a process ended: why we stopped it or "", the signal or 0, and whether its processor time
-    was used up."""
-
-    stopped: str
-    signal: int
-    out_of_time: bool
-
-
-def read_answers(sent: bytes, nonce: bytes) -> list[dict]:
-    """The records in lines behind the nonce; lines that are none are left out."""
-    found = []
-    for line in sent.split(b"\n"):
-        if line.startswith(nonce):
-            # A line that the program itself wrote, or cut, may hold anything.
-            with contextlib.suppress(ValueError, RecursionError):
-                found.append(json.loads(line[len(nonce) :]))
-    return [record for record in found if isinstance(record, dict)]
-
-
-def judge(
-    said: list[dict],
-    tests: Sequence[tuple[Sequence, Any]],
-    end: End,
-    output: str = "",
-    isolation: str = "",
-) -> Verdict:
-    """The verdict over a run's records. The first answer to a test counts."""
-    problems: dict[int, str] = {}
-    for record in said:
-        number = record.get("test")
-        if type(number) is int and 0 <= number < len(tests):
-            problems.setdefault(number, _problem(record, tests[number][1]))
-    n_passed = sum(not problem for problem in problems.values())
-    outcome, reason = _outcome(said, problems, len(tests), end)
-    return Verdict(outcome, reason, n_passed, len(tests), output, isolation)
-
-
-def _outcome(said, problems: dict[int, str], n_tests: int, end: End) -> tuple[str, str]:
-    if end.stopped == WALL_TIME:
-        return "timeout", "wall time used up"
-    if end.stopped:
-        return "killed", end.stopped
-    if end.signal == signal.SIGKILL and end.out_of_time:
-        return "timeout", "processor time used up"
-    if end.signal:
-        return "killed", f"ended by signal {end.signal}"
-    for record in said:
-        if "not_loaded" in record:
-            return "error", f"did not load: {record['not_loaded']}"
-    if len(problems) < n_tests:
-        return "error", f"ended after {len(problems)} of {n_tests} tests"
-    wrong = [f"test {i + 1} {problems[i]}" for i in sorted(problems) if problems[i]]
-    return ("failed", wrong[0]) if wrong else ("passed", "")
-
-
-def _problem(record: dict, expected) -> str:
-    """What is wrong with the answer to one test; empty if nothing."""
-    if "answer" not in record:
-        return f"raised {str(record.get('raised'))[:200]}"
-    try:
-        answer = _decode(record["answer"])
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return "sent no readable answer"
-    return "" if _equal(answer, expected) else f"gave {answer!r:.120}, expected {expected!r:.120}"
-
-
-def _decode(value):
-    """The inverse of `sandbox.encode`."""
-    if isinstance(value, list):
-        return [_decode(item) for item in value]
-    if isinstance(value, dict):
-        ((kind, content),) = value.items()
-        if kind == "dict":
-            return {_decode(key): _decode(item) for key, item in content}
-        return {"tuple": tuple, "set": frozenset}[kind](_decode(content))
-    return value
-
-
-def _equal(answer, expected) -> bool:
-    if isinstance(answer, float) and isinstance(expected, int | float):
-        return math.isclose(answer, expected, rel_tol=1e-9, abs_tol=1e-9)
-    if type(answer) is type(expected) is list:
-        return len(answer) == len(expected) and all(map(_equal, answer, expected))
-    if type(answer) is type(expected) is dict:
-        return answer.keys() == expected.keys() and all(
-            _equal(answer[key], expected[key]) for key in answer
-        )
-    return answer == expected
-
-
 ISOLATIONS = ("namespaces", "python")
+WALL_TIME, TOO_MUCH_OUTPUT = "wall time used up", "too much output"
 _ANSWER_BYTES = 1_000_000
 _START_SECONDS = 30  # for mounting and starting the interpreter, not counted as the program's
 # Numbers that systemd leaves unused; one per process of ours, since limits count by user.
@@ -201,17 +89,27 @@ class Limits:
     file_mb: int = 8
     output_bytes: int = 64_000
 
-    def __post_init__(self):
-        for name, value in vars(self).items():
-            if not (isinstance(value, int | float) and 0 < value < math.inf):
-                raise InvalidRequestError(f"{name}={value!r}: must be a number above 0")
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a run ended.
+
+    `outcome` is `passed` (every answer right), `failed` (all tests ran, an answer is wrong or an
+    exception), `error` (the program did not load, or ended before its tests), `timeout` (processor
+    or wall time) or `killed` (by a signal, or for too much output); `reason` says it in words.
+    """
+
+    outcome: str
+    reason: str
+    n_passed: int
+    n_tests: int
 
 
 def run_tests(
     source: str,
     entry_point: str,
     tests: Sequence[tuple[Sequence, Any]],
-    limits: Limits | None = None,
+    limits: Limits = Limits(),
     isolation: str = "namespaces",
 ) -> Verdict:
     """Runs a program, then calls its function `entry_point` once per test.
@@ -226,7 +124,7 @@ def run_tests(
     require(isolation)
     if not tests:
         raise InvalidRequestError("no tests: every program would pass; give at least one")
-    return _run(source, entry_point, tests, limits or Limits(), isolation)
+    return _run(source, entry_point, tests, limits, isolation)
 
 
 def require(isolation: str) -> None:
@@ -267,9 +165,8 @@ def _run(source, entry_point, tests, limits: Limits, isolation: str) -> Verdict:
         "audit": isolation == "python",
     }
     with tempfile.TemporaryDirectory(prefix="box-", ignore_cleanup_errors=True) as folder:
-        root = Path(folder) / "root"
+        root, job_file = Path(folder) / "root", Path(folder) / "job.json"
         root.mkdir()
-        job_file = Path(folder) / "job.json"
         job_file.write_text(json.dumps(job), encoding="utf-8")
         read, write = os.pipe()
         with open(job_file, "rb") as job_input, os.fdopen(read, "rb", buffering=0) as answers:
@@ -290,10 +187,17 @@ def _run(source, entry_point, tests, limits: Limits, isolation: str) -> Verdict:
                 raise SandboxError(f"the sandbox did not start ({error})") from error
             finally:
                 os.close(write)
-            run = _Run(process, answers, limits, nonce.encode())
             with process.stdout:
-                run.wait()
-    return run.verdict(tests, isolation)
+                sent, output, stopped = _listen(process, answers, limits, nonce.encode())
+                code, cpu_seconds = _end(process, patient=not stopped)
+    said = _records(sent, nonce.encode())
+    if not said:
+        why = output.decode("utf-8", "replace").strip()[-300:] or stopped or f"exit code {code}"
+        raise SandboxError(f"the sandbox did not start ({why}): see `sandbox.available()`")
+    number = -code if code < 0 else max(0, code - 128)  # shells add 128 to a signal's number
+    if not stopped and number == signal.SIGKILL and cpu_seconds > limits.cpu_seconds - 0.5:
+        stopped = "processor time used up"
+    return judge(said, tests, stopped or (f"ended by signal {number}" if number else ""))
 
 
 def _resource_limits(limits: Limits, isolation: str) -> dict[str, int]:
@@ -336,74 +240,119 @@ def _command(root: Path, limits: Limits, isolation: str, answers: int) -> list[s
     ]
 
 
-class _Run:
-    """A started process, what came out of it, and why it was stopped, if it was."""
+def _listen(process: subprocess.Popen, answers, limits: Limits, nonce: bytes):
+    """Reads until both pipes close or a limit is hit.
 
-    def __init__(self, process: subprocess.Popen, answers, limits: Limits, nonce: bytes):
-        self.process, self.limits, self.nonce = process, limits, nonce
-        self.pipes = {answers: bytearray(), process.stdout: bytearray()}
-        self.answers, self.output = self.pipes.values()
-        self.caps = {answers: _ANSWER_BYTES, process.stdout: limits.output_bytes}
-        self.stopped, self.cpu_seconds = "", 0.0
+    Returns:
+        The bytes of answers and of output, and why the run has to be stopped, or "".
+    """
+    read = {answers: bytearray(), process.stdout: bytearray()}
+    caps = {answers: _ANSWER_BYTES, process.stdout: limits.output_bytes}
+    deadline, started, stopped = time.monotonic() + _START_SECONDS, False, ""
+    with selectors.DefaultSelector() as selector:
+        for pipe in read:
+            selector.register(pipe, selectors.EVENT_READ)
+        while selector.get_map() and not stopped:
+            if not started and nonce in read[answers]:
+                started, deadline = True, time.monotonic() + limits.wall_seconds
+            left = deadline - time.monotonic()
+            if left <= 0:
+                stopped = WALL_TIME
+            for key, _ in selector.select(left) if left > 0 else ():
+                pipe = key.fileobj
+                chunk = pipe.read(65536)
+                read[pipe] += chunk
+                if len(read[pipe]) > caps[pipe]:
+                    stopped = TOO_MUCH_OUTPUT
+                    del read[pipe][caps[pipe] :]
+                if not chunk:
+                    selector.unregister(pipe)
+    return *map(bytes, read.values()), stopped
 
-    def wait(self) -> None:
-        """Reads until both pipes close or a limit is hit, then kills whatever is left."""
-        deadline = time.monotonic() + _START_SECONDS
-        started = False
-        with selectors.DefaultSelector() as selector:
-            for pipe in self.pipes:
-                selector.register(pipe, selectors.EVENT_READ)
-            while selector.get_map() and not self.stopped:
-                if not started and self.nonce in self.answers:
-                    started, deadline = True, time.monotonic() + self.limits.wall_seconds
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    self.stopped = WALL_TIME
-                for key, _ in selector.select(max(0.0, left)) if left > 0 else ():
-                    if not self._read(key.fileobj):
-                        selector.unregister(key.fileobj)
-        self._end()
 
-    def _read(self, pipe) -> bool:
-        chunk = pipe.read(65536)
-        self.pipes[pipe] += chunk
-        if len(self.pipes[pipe]) > self.caps[pipe]:
-            self.stopped = TOO_MUCH_OUTPUT
-            del self.pipes[pipe][self.caps[pipe] :]
-        return bool(chunk)
+def _end(process: subprocess.Popen, patient: bool) -> tuple[int, float]:
+    """Kills the whole group, if `patient` after a moment to end by itself.
 
-    def _end(self) -> None:
-        """Kills the whole group, after a moment to end by itself where it closed its pipes."""
-        pid, patience = self.process.pid, time.monotonic() + 1.0
-        # The leader is not reaped before the kill, so that its number cannot be somebody else's.
-        ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
-        while not self.stopped and time.monotonic() < patience and not _has_ended(pid, ended):
-            time.sleep(0.005)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(pid, signal.SIGKILL)
-        _, status, usage = os.wait4(pid, 0)
-        self.process.returncode = os.waitstatus_to_exitcode(status)
-        self.cpu_seconds = usage.ru_utime + usage.ru_stime
+    Returns:
+        The exit code, negative for a signal, and the processor time in seconds.
+    """
+    pid, patience = process.pid, time.monotonic() + 1.0
+    # The leader is not reaped before the kill, so that its number cannot be somebody else's.
+    options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    while patient and time.monotonic() < patience and not os.waitid(os.P_PID, pid, options):
+        time.sleep(0.005)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+    _, status, usage = os.wait4(pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return process.returncode, usage.ru_utime + usage.ru_stime
 
-    def verdict(self, tests, isolation: str) -> Verdict:
-        """What the answers amount to.
 
-        Raises:
-            SandboxError: the program was never reached.
-        """
-        code = self.process.returncode
-        output = self.output.decode("utf-8", errors="replace")
-        said = read_answers(bytes(self.answers), self.nonce)
-        if not said:
-            why = output.strip()[-300:] or self.stopped or f"exit code {code}"
-            raise SandboxError(f"the sandbox did not start ({why}): see `sandbox.available()`")
-        end = End(
-            stopped=self.stopped,
-            signal=-code if code < 0 else max(0, code - 128),  # shells add 128 to the number
-            out_of_time=self.cpu_seconds > self.limits.cpu_seconds - 0.5,
+def _records(sent: bytes, nonce: bytes) -> list[dict]:
+    """The records in lines behind the nonce; lines that are none are left out."""
+    found = []
+    for line in sent.split(b"\n"):
+        if line.startswith(nonce):
+            # A line that the program itself wrote, or cut, may hold anything.
+            with contextlib.suppress(ValueError, RecursionError):
+                found.append(json.loads(line[len(nonce) :]))
+    return [record for record in found if isinstance(record, dict)]
+
+
+def judge(said: list[dict], tests: Sequence[tuple[Sequence, Any]], stopped: str = "") -> Verdict:
+    """The verdict over a run's records. The first answer to a test counts.
+
+    Args:
+        stopped: why the run did not end by itself; empty where it did.
+    """
+    problems: dict[int, str] = {}
+    for record in said:
+        number = record.get("test")
+        if type(number) is int and 0 <= number < len(tests):
+            problems.setdefault(number, _problem(record, tests[number][1]))
+    wrong = [f"test {i + 1} {problems[i]}" for i in sorted(problems) if problems[i]]
+    not_loaded = [record["not_loaded"] for record in said if "not_loaded" in record]
+    if stopped:
+        outcome, reason = "timeout" if stopped.endswith("time used up") else "killed", stopped
+    elif not_loaded:
+        outcome, reason = "error", f"did not load: {not_loaded[0]}"
+    elif len(problems) < len(tests):
+        outcome, reason = "error", f"ended after {len(problems)} of {len(tests)} tests"
+    else:
+        outcome, reason = ("failed", wrong[0]) if wrong else ("passed", "")
+    return Verdict(outcome, reason, len(problems) - len(wrong), len(tests))
+
+
+def _problem(record: dict, expected) -> str:
+    """What is wrong with the answer to one test; empty if nothing."""
+    if "answer" not in record:
+        return f"raised {str(record.get('raised'))[:200]}"
+    try:
+        answer = _decode(record["answer"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return "sent no readable answer"
+    return "" if _equal(answer, expected) else f"gave {answer!r:.120}, expected {expected!r:.120}"
+
+
+def _decode(value):
+    """The inverse of `sandbox_worker.encode`."""
+    if isinstance(value, list):
+        return [_decode(item) for item in value]
+    if isinstance(value, dict):
+        ((kind, content),) = value.items()
+        if kind == "dict":
+            return {_decode(key): _decode(item) for key, item in content}
+        return {"tuple": tuple, "set": frozenset}[kind](_decode(content))
+    return value
+
+
+def _equal(answer, expected) -> bool:
+    if isinstance(answer, float) and isinstance(expected, int | float):
+        return math.isclose(answer, expected, rel_tol=1e-9, abs_tol=1e-9)
+    if type(answer) is type(expected) is list:
+        return len(answer) == len(expected) and all(map(_equal, answer, expected))
+    if type(answer) is type(expected) is dict:
+        return answer.keys() == expected.keys() and all(
+            _equal(answer[key], expected[key]) for key in answer
         )
-        return judge(said, tests, end, output, isolation)
-
-
-def _has_ended(pid: int, options: int) -> bool:
-    return os.waitid(os.P_PID, pid, options) is not None
+    return answer == expected

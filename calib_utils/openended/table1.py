@@ -1,7 +1,7 @@
 """Table 1: an oracle validity filter on the first two steps against cutoffs, on equal terms.
 
-Labelled texts in, scores and comparisons out. Runs no model: texts are embedded by a function
-given, and validity is whatever judge made the labels.
+Plans the texts, has them drawn, and compares strategies by labelled ones. Knows no judge and no
+embedding: a function embeds, and validity is whatever the labels say.
 """
 
 import zlib
@@ -30,6 +30,7 @@ from calib_utils.models.generation import Start, start_of
 from calib_utils.models.loading import Model
 from calib_utils.models.scoring import continue_rows, forward
 from calib_utils.openended import programs
+from calib_utils.openended.precision_recall import difference
 from calib_utils.openended.text_diversity import embedding_diversity, self_bleu, self_bleu_in_groups
 from calib_utils.results import records
 
@@ -56,7 +57,7 @@ def setting_scores(
     Args:
         generations: a row per text: prompt_id, strategy, parameter (NaN where there is none),
             temperature, text, and a boolean valid.
-        embed: texts to vectors [text, dimension], such as `Embedder.embed`; called once.
+        embed: texts to vectors [text, dimension]; called once.
         n_valid: compare this many of the valid texts, so that nonsense does not count as diverse;
             a setting with fewer has no diversity at that prompt (NaN). By default as many of all
             texts as the smallest setting has.
@@ -75,13 +76,13 @@ def setting_scores(
         few = len(pool) < wanted
         samples.append([] if few else [pool.iloc[i] for i in rng.permutation(len(pool))[:wanted]])
     unique = list(dict.fromkeys(text for sample in samples for text in sample))
-    vectors = embed(unique) if unique else np.empty((0, 1))
-    place = {text: i for i, text in enumerate(unique)}
+    vectors = dict(zip(unique, embed(unique), strict=True)) if unique else {}
     rows = []
     for (key, own), sample in zip(cells, samples, strict=True):
         row = dict(zip(["prompt_id", *SETTING], key, strict=True))
         row |= {"n_generated": len(own), "n_texts": len(sample), "validity": own.valid.mean()}
-        row["embedding_diversity"] = embedding_diversity(vectors[[place[t] for t in sample]])
+        own_vectors = [vectors[text] for text in sample]
+        row["embedding_diversity"] = embedding_diversity(own_vectors) if sample else np.nan
         row["self_bleu"] = self_bleu(sample)
         row["self_bleu_in_groups"] = self_bleu_in_groups(sample, seed=seed)
         rows.append(row)
@@ -118,9 +119,6 @@ def settings_table(scores: pd.DataFrame) -> pd.DataFrame:
 def comparison(scores: pd.DataFrame) -> pd.DataFrame:
     """Table 1 from one's own texts: the chosen setting of each strategy, and equal budgets.
 
-    Args:
-        scores: of `setting_scores`.
-
     Returns:
         A row per strategy: parameter and temperature chosen, validity, tried (settings), usable
         (settings valid enough), n_prompts, each measure's mean with _sd over prompts and bootstrap
@@ -137,9 +135,8 @@ def comparison(scores: pd.DataFrame) -> pd.DataFrame:
     others = sizes.drop(ORACLE, errors="ignore")
     budget = int((others if len(others) else sizes).min())
     tried = table.rename(columns={"embedding_diversity": "diversity"})
-    expected = best_by_budget(tried, LEVEL - _ROUNDING, by="strategy").set_index(
-        ["strategy", "budget"]
-    )["mean"]
+    best = best_by_budget(tried, LEVEL - _ROUNDING, by="strategy")
+    best_of = best[best.budget == budget].set_index("strategy")["mean"]
     rows = []
     for strategy, own in table.groupby("strategy", sort=False):
         row = {"strategy": strategy, "tried": len(own), "usable": int(own.valid_enough.sum())}
@@ -152,7 +149,7 @@ def comparison(scores: pd.DataFrame) -> pd.DataFrame:
             found = cluster_interval(at, name, inner=None).columns(name)
             row |= {name: found.pop(name), f"{name}_sd": at[name].std(ddof=1)} | found
         row["held_out"] = _held_out(scores[scores.strategy == strategy])
-        row |= {"budget": budget, "best_of": expected.get((strategy, budget), np.nan)}
+        row |= {"budget": budget, "best_of": best_of.get(strategy, np.nan)}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -172,19 +169,10 @@ def paired_differences(scores: pd.DataFrame) -> pd.DataFrame:
         other = _at_chosen(scores, setting).set_index("prompt_id")
         for name in MEASURES:
             apart = (oracle[name] - other[name]).dropna()
-            found = cluster_interval(apart.reset_index(), name, inner=None)
             better = apart > 0 if name == "embedding_diversity" else apart < 0
-            rows.append(
-                {
-                    "strategy": strategy,
-                    "measure": name,
-                    "difference": found.mean,
-                    "low": found.low,
-                    "high": found.high,
-                    "n_prompts": found.n_outer,
-                    "in_favour": int(better.sum()),
-                }
-            )
+            row = {"strategy": strategy, "measure": name}
+            row |= difference(apart.reset_index(), name, inner=None)
+            rows.append(row | {"in_favour": int(better.sum())})
     return pd.DataFrame(rows)
 
 
@@ -225,11 +213,7 @@ def _held_out(own: pd.DataFrame) -> float:
     return float(np.where(none, np.nan, wide[1, best, np.arange(n_prompts)]).mean())
 
 
-# What to generate for Table 1: which settings, how many texts, which first two tokens.
-#
-# Grids and labelled candidates in, a list of work out. Runs no model and judges nothing.
-
-_STRATEGIES: dict[str, list[Rule]] = {
+_GRIDS: dict[str, list[Rule]] = {
     "top_k": [TopK(k) for k in TABLE3_TOP_K],
     "min_p": [MinP(p) for p in TABLE3_MIN_P],
     "top_p": [TopP(p) for p in TABLE3_TOP_P],
@@ -251,10 +235,7 @@ def plan_generations(
     generation after the oracle's two steps; it is 1 here.
 
     Args:
-        prompt_ids: prompts, each under every setting.
-        n_texts: texts per prompt and setting.
         budget: settings drawn from each strategy's grid of Table 3, at most 12; None takes all.
-        seed: of the draw, and of each row's own seed.
 
     Returns:
         A row per prompt and setting: prompt_id, strategy, rule (as `parse_rule` reads it; "none"
@@ -262,25 +243,18 @@ def plan_generations(
     """
     rng = np.random.default_rng(seed)
     settings = []
-    for strategy, rules in _STRATEGIES.items():
+    for strategy, rules in _GRIDS.items():
         grid = [(strategy, rule, t) for rule in rules for t in TABLE3_TEMPERATURES]
         kept = range(len(grid)) if budget is None else sorted(rng.permutation(len(grid))[:budget])
         settings += [grid[i] for i in kept]
     settings.append((ORACLE, NoCutoff(), 1.0))
-    rows = [
-        {
-            "prompt_id": prompt,
-            "strategy": strategy,
-            "rule": rule.key,
-            "parameter": rule.parameter,
-            "temperature": t,
-            "n_texts": n_texts,
-            "seed": _seed_of(seed, prompt, strategy, rule.key, t),
-        }
-        for prompt in prompt_ids
-        for strategy, rule, t in settings
-    ]
-    return pd.DataFrame(rows)
+    rows = []
+    for prompt in prompt_ids:
+        for strategy, rule, t in settings:
+            own = _seed_of(seed, prompt, strategy, rule.key, t)
+            rows.append((prompt, strategy, rule.key, rule.parameter, t, n_texts, own))
+    columns = ["prompt_id", "strategy", "rule", "parameter", "temperature", "n_texts", "seed"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def forced_tokens(candidates: pd.DataFrame, n_texts: int, seed: int = 0) -> dict[str, list[tuple]]:
@@ -291,7 +265,6 @@ def forced_tokens(candidates: pd.DataFrame, n_texts: int, seed: int = 0) -> dict
 
     Args:
         candidates: labelled candidates of depths 1 and 2 (`sweeps.node_table`), one seed a prompt.
-        seed: of the draws, which no other prompt changes.
 
     Returns:
         prompt_id -> `n_texts` pairs of token ids, in which one pair may occur again.
@@ -318,11 +291,6 @@ def _seed_of(*parts) -> int:
     return zlib.crc32("|".join(map(str, parts)).encode())
 
 
-# The texts of Table 1: every setting of a plan, the oracle's after its two forced tokens.
-#
-# Knows models, plans and where texts are kept. Judges nothing.
-
-
 def generate(
     model: Model,
     plan: pd.DataFrame,
@@ -337,9 +305,8 @@ def generate(
     """The texts of a plan, drawn now or taken from where an earlier run kept them.
 
     Args:
-        plan: of `table1.plan_generations`.
+        plan, forced: of `plan_generations` and `forced_tokens`.
         prompts: those of the plan, by id.
-        forced: of `table1.forced_tokens`, for each of them.
         max_tokens: of a text, the oracle's forced tokens counted.
         end: what closes a text, as in `sweeps.Sweep`.
 
@@ -353,28 +320,23 @@ def generate(
     starts = {key: start_of(model, prompts[key], end) for key in ids}
 
     def make(prompt_id: str) -> pd.DataFrame:
-        parts = []
+        rows = []
         for setting in plan[plan.prompt_id == prompt_id].itertuples(index=False):
-            oracle = setting.strategy == ORACLE
             # Temperature first, then the cutoff, as in Table 3.
             settings = {"temperature": float(setting.temperature)}
             if setting.strategy in ("top_k", "top_p", "min_p"):
                 kind = int if setting.strategy == "top_k" else float
                 settings[setting.strategy] = kind(setting.parameter)
+            oracle = setting.strategy == ORACLE
             openings = forced[prompt_id][: setting.n_texts] if oracle else [()] * setting.n_texts
             left = max_tokens - len(openings[0])
             settings |= _prompt_once(model, starts[prompt_id], len(openings))
             options = {"settings": settings, "seed": setting.seed}
             drawn = programs.draw_under(model, starts[prompt_id], openings, left, **options)
-            rows = pd.DataFrame(drawn, columns=["text", "ended"])
-            rows.insert(0, "sample", range(len(rows)))
-            for field in ("temperature", "parameter", "strategy"):
-                rows.insert(0, field, getattr(setting, field))
-            parts.append(rows)
-        texts = pd.concat(parts, ignore_index=True)
-        texts.insert(0, "category", prompts[prompt_id].category)
-        texts.insert(0, "prompt_id", prompt_id)
-        return texts
+            key = (prompt_id, prompts[prompt_id].category, *(getattr(setting, f) for f in SETTING))
+            rows += [(*key, sample, *text) for sample, text in enumerate(drawn)]
+        columns = ["prompt_id", "category", *SETTING, "sample", "text", "ended"]
+        return pd.DataFrame(rows, columns=columns)
 
     asked = {}
     for key in ids:

@@ -1063,18 +1063,22 @@ def order_measures(get):
     """Local precision and recall, frontiers, areas; a random order's; summaries by depth."""
     curves = precision_recall.local_curves(labelled_candidates())
     found: dict = {"curves": records(curves.iloc[::9, 5:])}
-    for kind in (precision_recall.WEIGHTED, precision_recall.UNWEIGHTED):
-        measures = precision_recall.node_measures(curves, kind)
-        grid = precision_recall.frontiers_on_grid(curves, kind)
-        found[kind] = {
-            "nodes": records(measures.iloc[::4, 5:]),
-            "low level": precision_recall.node_measures(curves, kind, 0.4).recall_at.tolist()[::4],
-            "grid": records(grid.iloc[::31, 6:]),
-            "points": records(precision_recall.frontier_points(curves, kind).iloc[::9, 5:]),
-            "by depth": records(precision_recall.frontiers_by_depth(grid).iloc[::4]),
-            "summary": records(precision_recall.depth_summary(measures, n_resamples=200)),
-            "differences": records(precision_recall.depth_differences(measures, n_resamples=200)),
-        }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "N_RESAMPLES", 200)
+        for kind in (precision_recall.WEIGHTED, precision_recall.UNWEIGHTED):
+            measures = precision_recall.node_measures(curves, kind)
+            grid = precision_recall.frontiers_on_grid(curves, kind)
+            found[kind] = {
+                "nodes": records(measures.iloc[::4, 5:]),
+                "grid": records(grid.iloc[::31, 6:]),
+                "by depth": records(precision_recall.frontiers_by_depth(grid).iloc[::4]),
+                "summary": records(precision_recall.depth_summary(measures)),
+                "differences": records(precision_recall.depth_differences(measures)),
+            }
+        patch.setattr(precision_recall, "LEVEL", 0.4)
+        for kind in (precision_recall.WEIGHTED, precision_recall.UNWEIGHTED):
+            reached = precision_recall.node_measures(curves, kind).recall_at
+            found[kind]["low level"] = reached.tolist()[::4]
     return found
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from calib_utils import paths
 from calib_utils.errors import InvalidRequestError, SandboxError
-from calib_utils.openended import sandbox
+from calib_utils.openended import sandbox, sandbox_worker
 from calib_utils.openended.sandbox import Limits, run_tests
 
 TIGHT = Limits(cpu_seconds=1, wall_seconds=9, memory_mb=256, processes=8, file_mb=1)
@@ -58,7 +58,6 @@ def value_of(expression, isolation, setup=""):
 def test_a_right_program_passes_and_a_wrong_one_fails(isolation):
     verdict = run(RIGHT, isolation)
     assert (verdict.outcome, verdict.n_passed, verdict.n_tests) == ("passed", 2, 2)
-    assert verdict.isolation == isolation
     wrong = run("def f(x):\n    return 2 * x\n", isolation)
     assert (wrong.outcome, wrong.n_passed) == ("failed", 1)
     assert wrong.reason == "test 2 gave 82, expected 42"
@@ -162,11 +161,10 @@ VALUES = st.recursive(
 
 @given(VALUES, VALUES)
 def test_an_answer_survives_the_pipe(value, other):
-    record = {"test": 0, "answer": sandbox.encode(value)}
-    done = sandbox.End("", 0, False)
-    assert sandbox.judge([record], [((), value)], done).outcome == "passed"
+    record = {"test": 0, "answer": sandbox_worker.encode(value)}
+    assert sandbox.judge([record], [((), value)]).outcome == "passed"
     if other != value and not isinstance(value, float | list | dict):
-        assert sandbox.judge([record], [((), other)], done).outcome == "failed"
+        assert sandbox.judge([record], [((), other)]).outcome == "failed"
 
 
 @pytest.mark.parametrize("body", ["while True: pass", "re.match('(a+)+b', 'a' * 99)"])
@@ -209,10 +207,8 @@ def test_memory_is_limited(isolation):
 def test_output_is_capped(isolation):
     verdict = run("def f(x):\n    while True: print('x' * 999)\n", isolation)
     assert (verdict.outcome, verdict.reason) == ("killed", "too much output")
-    assert len(verdict.output) == TIGHT.output_bytes
     some = run("import sys\nprint('hello')\nprint('err', file=sys.stderr)\n" + RIGHT, isolation)
     assert some.outcome == "passed"
-    assert sorted(some.output.split()) == ["err", "hello"]
 
 
 def test_answers_are_capped(isolation):
@@ -439,17 +435,17 @@ def test_the_run_ends_when_whoever_started_it_is_killed(tmp_path):
     code = f"""
 import sys, time
 sys.path[:0] = [{str(paths.project_root())!r}]
-from calib_utils import sandbox
+from calib_utils.openended import sandbox
 sandbox._START_SECONDS, sandbox.tempfile.tempdir = 2, {str(tmp_path)!r}
 source = "import time\\ndef f():\\n    print('asleep', flush=True)"
 source += "\\n    time.sleep(999)  # {marker}"
-sandbox._command.__globals__["_ENTER_BOX"] += "# {marker}\\n"
+sandbox._ENTER_BOX += "# {marker}\\n"
 
-def wait(run):  # whoever started it ends nothing by itself
-    print(run.process.stdout.readline().decode(), flush=True)
+def listen(process, *rest):  # whoever started it ends nothing by itself
+    print(process.stdout.readline().decode(), flush=True)
     time.sleep(600)
 
-sandbox._Run.wait = wait
+sandbox._listen = listen
 sandbox._run(source, "f", [((), 1)], sandbox.Limits(wall_seconds=7), "namespaces")
 """
     command = [sys.executable, "-c", code]
@@ -492,13 +488,12 @@ def test_what_is_not_there_is_refused_not_replaced(monkeypatch):
         run_tests(RIGHT, "f", TESTS)
 
 
-@pytest.mark.parametrize(
-    "options", [{"isolation": "docker"}, {"tests": []}, {"limits": {"cpu_seconds": 0}}]
-)
-def test_requests_are_checked(options):
-    with pytest.raises(InvalidRequestError):
-        limits = Limits(**options.pop("limits", {}))
-        run_tests(RIGHT, "f", options.pop("tests", TESTS), limits, **options)
+@needs_any
+def test_requests_are_checked():
+    with pytest.raises(InvalidRequestError, match="does not exist"):
+        run_tests(RIGHT, "f", TESTS, isolation="docker")
+    with pytest.raises(InvalidRequestError, match="no tests"):
+        run_tests(RIGHT, "f", [], isolation=sandbox.available()[0])
 
 
 @needs_namespaces

@@ -320,7 +320,8 @@ def test_stored_programs_fare_again_as_they_did():
     folder = paths.default_results_dir() / "qwen2.5-coder-0.5b-instruct" / "texts" / "programs"
     stored = programs.read(folder)
     stored = stored[stored.problem == "second-largest"].reset_index(drop=True)
-    again = programs.run_programs(stored.drop(columns=["outcome", "reason", "n_passed", "n_tests"]))
+    drawn = stored.drop(columns=["outcome", "reason", "n_passed", "n_tests"])
+    again = programs.run_programs(drawn, programs.read_problems())
     assert list(again.outcome) == list(stored.outcome)
     assert {"passed", "failed"} <= set(stored.outcome)
 
