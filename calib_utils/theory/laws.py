@@ -1,7 +1,7 @@
-"""Next-token distributions that are known by formula, and what a law is.
+"""Next-token laws that are known by formula, and models that follow one exactly.
 
-A prefix's valid tokens and their N in (Def. 3.2), logits over a vocabulary out, and beside them
-the valid tokens' probabilities at any temperature. Knows tries; nothing of tokenizers or torch.
+A prefix's valid tokens and their N in (Def. 3.2), logits over a vocabulary out; a law, a task and a
+tokenizer in, a `Model` out that all of `calib_utils` accepts. Knows no metric and no stored row.
 """
 
 import hashlib
@@ -49,8 +49,8 @@ class Node:
 class Law(ABC):
     """A distribution over the next token at every prefix that begins an answer.
 
-    A law of your own needs `logits` and `valid_log_p`, and a `repr` that tells it from others: a
-    frozen dataclass has one. It may look at `node.prefix`.
+    A law of your own needs `logits` and `valid_log_p`, and a `repr` that tells it from others (a
+    frozen dataclass has one).
     """
 
     @abstractmethod
@@ -62,11 +62,7 @@ class Law(ABC):
         """ln p of the valid tokens at a temperature, by formula, in nats: float64 [valid]."""
 
     def require_fits(self, node: Node) -> None:
-        """Refuses a node on which the law is not defined.
-
-        Raises:
-            InvalidRequestError: naming the value that does not fit.
-        """
+        """Raises InvalidRequestError at a node on which the law is not defined."""
         return
 
 
@@ -182,10 +178,9 @@ def _placed(node: Node, valid: np.ndarray, elsewhere: float) -> np.ndarray:
     return found
 
 
-# Laws that hand out mass by rank: to the right tokens, or by a known permutation to wrong ones.
-#
-# Knows what `laws` knows. The *perfect order* of a prefix: valid tokens by falling N, then the
-# invalid ones, ties by token id. It is order calibrated (Def. D.1).
+# --- Laws that hand out mass by rank: to the right tokens, or by a permutation to wrong ones ---
+# The *perfect order* of a prefix, which is order calibrated (Def. D.1): valid tokens by falling N,
+# then the invalid ones, ties by token id.
 
 
 class Ranked(Law):
@@ -223,23 +218,29 @@ class Ranked(Law):
         return found
 
 
+class _OneNumber(Ranked):
+    """A ranked law whose only field is a finite number above 0."""
+
+    def __post_init__(self):
+        ((name, value),) = vars(self).items()
+        if not is_number(value) or not 0 < value < math.inf:
+            raise InvalidRequestError(f"{name}={value!r}: must be a finite number above 0")
+        object.__setattr__(self, name, float(value))
+
+
 @dataclass(frozen=True)
-class Geometric(Ranked):
+class Geometric(_OneNumber):
     """Def. F.1: mass q^rank with q = exp(-decay / T), normalised over the vocabulary.
 
-    The paper's masses (1 - q) q^rank leave q^|vocabulary| beyond the last rank. A softmax cannot
-    leave mass out, and a token that held it would not follow temperature, so here the masses are
-    divided by 1 - q^|vocabulary|: Val = prod (1 - q^v_t) / (1 - q^|vocabulary|). The two agree to
-    1e-15 where decay |vocabulary| / T > 35; well below that Thm F.4 can fail for this law.
+    The paper's masses (1 - q) q^rank leave q^|vocabulary| beyond the last rank, which a softmax
+    cannot; so here Val = prod (1 - q^v_t) / (1 - q^|vocabulary|). The two agree to 1e-15 where
+    decay |vocabulary| / T > 35; well below that Thm F.4 can fail for this law.
 
     Args:
         decay: lambda of Def. F.1, nats a rank at T = 1, above 0.
     """
 
     decay: float
-
-    def __post_init__(self):
-        object.__setattr__(self, "decay", _positive("decay", self.decay))
 
     def log_mass(self, node: Node, rank: np.ndarray) -> np.ndarray:
         return -self.decay * rank
@@ -249,7 +250,7 @@ class Geometric(Ranked):
 
 
 @dataclass(frozen=True)
-class EquallySharp(Ranked):
+class EquallySharp(_OneNumber):
     """Geometric at every prefix, with the decay that makes its sharpness the same everywhere.
 
     decay = sharpness / |G(prefix)|, so the valid tokens hold 1 - exp(-sharpness / T) however many
@@ -263,9 +264,6 @@ class EquallySharp(Ranked):
 
     sharpness: float
 
-    def __post_init__(self):
-        object.__setattr__(self, "sharpness", _positive("sharpness", self.sharpness))
-
     def log_mass(self, node: Node, rank: np.ndarray) -> np.ndarray:
         return -self.sharpness / node.n_valid * rank
 
@@ -274,7 +272,7 @@ class EquallySharp(Ranked):
 
 
 @dataclass(frozen=True)
-class Zipf(Ranked):
+class Zipf(_OneNumber):
     """A heavy tail: mass (rank + 1)^(-exponent / T), normalised over the vocabulary.
 
     Val = prod h(v_t) / h(|vocabulary|) with h(n) the sum of i^(-exponent / T) for i = 1 .. n.
@@ -284,9 +282,6 @@ class Zipf(Ranked):
     """
 
     exponent: float
-
-    def __post_init__(self):
-        object.__setattr__(self, "exponent", _positive("exponent", self.exponent))
 
     def log_mass(self, node: Node, rank: np.ndarray) -> np.ndarray:
         return -self.exponent * np.log(rank + 1.0)
@@ -395,16 +390,7 @@ def _log_geometric_sum(rate: float, n: int) -> float:
     return math.log(math.expm1(-rate * n) / math.expm1(-rate))
 
 
-def _positive(name: str, value: float) -> float:
-    if not is_number(value) or not 0 < value < math.inf:
-        raise InvalidRequestError(f"{name}={value!r}: must be a finite number above 0")
-    return float(value)
-
-
-# Language models whose every probability is known, with the interface of the real ones.
-#
-# A law, a task and a tokenizer in, a `Model` out that all of `calib_utils` accepts: controls that
-# must come out right, or wrong, through the whole chain. Knows torch and tokenizers; no metric.
+# --- Models that follow a law, with the interface of the real ones ---
 
 N_FILLERS = 100
 _END, _UNKNOWN = "<|end|>", "<|unknown|>"
@@ -428,20 +414,17 @@ class ReferenceModel(Model):
 def reference_model(law: Law, task: Task | str, tokenizer=None, end: str = "eos") -> ReferenceModel:
     """A model that gives every prefix of a task's answers the next-token distribution of a law.
 
-    Its logits are float32, as a real model's: at each step ln p is off by up to 2^-24 |logit| / T
-    through the token's own logit, and by the mean of that over all tokens through the sum. Logits
-    that float32 holds exactly (`UniformOverG`, a `Geometric` whose decay has few binary digits)
-    cost nothing.
+    Its logits are float32, as a real model's, so at each step ln p is off by up to about
+    2^-23 |logit| / T; not at all where float32 holds the logits exactly, as of `UniformOverG`.
 
     What is no prefix of an answer puts all mass on the end token: an answer is closed after its
     first invalid token, and nothing follows an end. So does a whole answer where `end="none"`.
 
-    Stored rows (`results_dir`) are told apart by law (its `repr`), answers and tokenizer.
-    `reproduce` cannot build these models again: `load_model` knows no such name and raises
-    UnknownNameError.
+    Stored rows (`results_dir`) are told apart by law (its `repr`), answers and tokenizer;
+    `reproduce` cannot build these models again.
 
     Args:
-        law: of `laws` or `ranked`, or your own.
+        law: of this module, or your own.
         task: a task, or a name for `get_task`; no other prompt is answered.
         tokenizer: any Hugging Face one, say that of a real model, whose trie is then followed; by
             default `character_tokenizer(task)`.
@@ -452,7 +435,7 @@ def reference_model(law: Law, task: Task | str, tokenizer=None, end: str = "eos"
         TokenizationError, ModelFormatError: as for `render_prompt`.
     """
     if not isinstance(law, Law):
-        raise InvalidRequestError(f"law={law!r} is no law: take one such as laws.UniformOverV()")
+        raise InvalidRequestError(f"law={law!r} is no law: take one such as cu.UniformOverV()")
     task = get_task(task)
     tokenizer = character_tokenizer(task) if tokenizer is None else tokenizer
     prompt = prompts.render(tokenizer, task, Policies(end=end))
