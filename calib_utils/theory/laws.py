@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
+from scipy.special import log_softmax
 
 from calib_utils.core import prompts
 from calib_utils.core.prompts import Policies, Prompt
@@ -49,17 +50,17 @@ class Node:
 class Law(ABC):
     """A distribution over the next token at every prefix that begins an answer.
 
-    A law of your own needs `logits` and `valid_log_p`, and a `repr` that tells it from others (a
-    frozen dataclass has one).
+    A law of your own needs `logits`, and a `repr` that tells it from others: a frozen dataclass
+    has one.
     """
 
     @abstractmethod
     def logits(self, node: Node) -> np.ndarray:
         """ln p of every token up to a constant, -inf for what is impossible: float64 [vocab]."""
 
-    @abstractmethod
     def valid_log_p(self, node: Node, temperature: float = 1.0) -> np.ndarray:
-        """ln p of the valid tokens at a temperature, by formula, in nats: float64 [valid]."""
+        """ln p of the valid tokens at a temperature, in nats: float64 [valid]."""
+        return log_softmax(self.logits(node) / temperature)[node.symbols]
 
     def require_fits(self, node: Node) -> None:
         """Raises InvalidRequestError at a node on which the law is not defined."""
@@ -76,10 +77,6 @@ class UniformOverV(Law):
     def logits(self, node: Node) -> np.ndarray:
         return _placed(node, np.log(node.counts / node.counts.max()), -math.inf)
 
-    def valid_log_p(self, node: Node, temperature: float = 1.0) -> np.ndarray:
-        log_n = np.log(node.counts) / temperature
-        return log_n - np.logaddexp.reduce(log_n)
-
 
 @dataclass(frozen=True)
 class UniformOverG(Law):
@@ -91,9 +88,6 @@ class UniformOverG(Law):
 
     def logits(self, node: Node) -> np.ndarray:
         return _placed(node, np.zeros(node.n_valid), -math.inf)
-
-    def valid_log_p(self, node: Node, temperature: float = 1.0) -> np.ndarray:
-        return np.full(node.n_valid, -math.log(node.n_valid))
 
 
 @dataclass(frozen=True)
@@ -118,19 +112,10 @@ class LeakyShape(Law):
         object.__setattr__(self, "local_validity", float(self.local_validity))
 
     def logits(self, node: Node) -> np.ndarray:
-        inside, outside = self._log_masses(node)
-        return _placed(node, inside - inside.max(), outside - inside.max())
-
-    def valid_log_p(self, node: Node, temperature: float = 1.0) -> np.ndarray:
-        inside, outside = (part / temperature for part in self._log_masses(node))
-        tail = outside + math.log(node.n_invalid) if node.n_invalid else -math.inf
-        return inside - np.logaddexp(np.logaddexp.reduce(inside), tail)
-
-    def _log_masses(self, node: Node) -> tuple[np.ndarray, float]:
-        """ln p of the valid tokens [valid], and of each of the others."""
         inside = np.log(self.local_validity * node.counts / node.counts.sum())
         rest = 1 - self.local_validity
-        return inside, math.log(rest / node.n_invalid) if rest else -math.inf
+        outside = math.log(rest / node.n_invalid) if rest else -math.inf
+        return _placed(node, inside - inside.max(), outside - inside.max())
 
     def require_fits(self, node: Node) -> None:
         if self.local_validity < 1 and not node.n_invalid:
@@ -156,9 +141,6 @@ class ByStep(Law):
 
     def logits(self, node: Node) -> np.ndarray:
         return self._at(node).logits(node)
-
-    def valid_log_p(self, node: Node, temperature: float = 1.0) -> np.ndarray:
-        return self._at(node).valid_log_p(node, temperature)
 
     def require_fits(self, node: Node) -> None:
         self._at(node).require_fits(node)
@@ -195,26 +177,15 @@ class Ranked(Law):
     def log_mass(self, node: Node, rank: np.ndarray) -> np.ndarray:
         """ln of the mass of a rank from 0, up to a constant of the node's."""
 
-    def log_total(self, node: Node, temperature: float) -> float:
-        """ln of the sum of all ranks' tempered masses, with the constant of `log_mass`."""
-        masses = self.log_mass(node, np.arange(node.n_vocab))
-        return float(np.logaddexp.reduce(masses / temperature))
-
     def ranks(self, node: Node) -> np.ndarray:
         """The rank that each token of the perfect order gets. [vocab]"""
         return np.arange(node.n_vocab)
 
     def logits(self, node: Node) -> np.ndarray:
-        valid = node.symbols[_by_falling_count(node)]
+        valid = node.symbols[np.lexsort((node.symbols, -node.counts))]
         invalid = np.delete(np.arange(node.n_vocab), valid)
         found = np.empty(node.n_vocab)
         found[np.concatenate([valid, invalid])] = self.log_mass(node, self.ranks(node))
-        return found
-
-    def valid_log_p(self, node: Node, temperature: float = 1.0) -> np.ndarray:
-        mass = self.log_mass(node, self.ranks(node)[: node.n_valid]) / temperature
-        found = np.empty(node.n_valid)
-        found[_by_falling_count(node)] = mass - self.log_total(node, temperature)
         return found
 
 
@@ -245,9 +216,6 @@ class Geometric(_OneNumber):
     def log_mass(self, node: Node, rank: np.ndarray) -> np.ndarray:
         return -self.decay * rank
 
-    def log_total(self, node: Node, temperature: float) -> float:
-        return _log_geometric_sum(self.decay / temperature, node.n_vocab)
-
 
 @dataclass(frozen=True)
 class EquallySharp(_OneNumber):
@@ -266,9 +234,6 @@ class EquallySharp(_OneNumber):
 
     def log_mass(self, node: Node, rank: np.ndarray) -> np.ndarray:
         return -self.sharpness / node.n_valid * rank
-
-    def log_total(self, node: Node, temperature: float) -> float:
-        return _log_geometric_sum(self.sharpness / node.n_valid / temperature, node.n_vocab)
 
 
 @dataclass(frozen=True)
@@ -301,9 +266,6 @@ class _Reordered(Ranked):
 
     def log_mass(self, node: Node, rank: np.ndarray) -> np.ndarray:
         return self.law.log_mass(node, rank)
-
-    def log_total(self, node: Node, temperature: float) -> float:
-        return self.law.log_total(node, temperature)
 
     def require_fits(self, node: Node) -> None:
         self.law.require_fits(node)
@@ -378,16 +340,6 @@ class Permuted(_Reordered):
             raise InvalidRequestError(
                 f"to has {len(self.to)} ranks, the vocabulary {node.n_vocab}: permute fewer"
             )
-
-
-def _by_falling_count(node: Node) -> np.ndarray:
-    """Places of the node's valid tokens in the perfect order. [valid]"""
-    return np.lexsort((node.symbols, -node.counts))
-
-
-def _log_geometric_sum(rate: float, n: int) -> float:
-    """ln of the sum of exp(-rate i) for i = 0 .. n-1."""
-    return math.log(math.expm1(-rate * n) / math.expm1(-rate))
 
 
 # --- Models that follow a law, with the interface of the real ones ---
@@ -467,10 +419,7 @@ def character_tokenizer(task: Task | str, n_fillers: int = N_FILLERS):
     """A tokenizer made for a task: a token per character of its prompt and answers, and no others.
 
     Besides them: the line break (for `end="line"`), an end token, one for unknown characters, and
-    fillers that never occur in a text but hold probability. `len(tokenizer)` counts them all.
-
-    Args:
-        n_fillers: how many; they set the size of the vocabulary.
+    `n_fillers` fillers that never occur in a text but hold probability.
 
     Raises:
         InvalidRequestError: a number of fillers below 0.
@@ -506,10 +455,8 @@ class _Rows:
 
 
 class _Network(torch.nn.Module):
-    """Logits by formula behind the calls that `scoring` makes.
-
-    A *state* stands for all that was read: -n with n tokens of the prompt to come, a node of the
-    trie, or `n_nodes` once there is no way back into an answer.
+    """Logits by formula. A *state* stands for all that was read: -n with n tokens of the prompt to
+    come, a node of the trie, or `n_nodes` once there is no way back into an answer.
     """
 
     def __init__(self, law: Law, task: Task, prompt: Prompt, stop: int, n_vocab: int):

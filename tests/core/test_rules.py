@@ -231,7 +231,7 @@ def test_the_step_buffer_is_right_at_each_of_many_temperatures():
     ranking = Ranking(torch.from_numpy(logits), np.full(3, 2))
     for temperature in (*TABLE3_TEMPERATURES, *reversed(TABLE3_TEMPERATURES)):
         step = ranking.at(temperature)
-        mass = step.within(step.start, step.constant(40)).log_mass.exp()
+        mass = step.within(step.start, torch.full_like(step.start, 40)).log_mass.exp()
         ranked = np.sort(tempered(logits, temperature), axis=1)[:, ::-1]
         expected = ranked[:, :40].sum(1) / ranked[:, 0]
         assert mass.tolist() == pytest.approx(expected.tolist(), rel=1e-12)
