@@ -181,9 +181,8 @@ class OwnRule(Rule):
         return kept
 
     def keep(self, step):
-        if type(self.rule).keep is not Rule.keep:
-            return self.rule.keep(step)
-        return super().keep(step)
+        overridden = type(self.rule).keep is not Rule.keep
+        return self.rule.keep(step) if overridden else super().keep(step)
 
 
 def is_known(sampler: Sampler) -> bool:

@@ -29,8 +29,7 @@ class Policies:
     Args:
         end: `eos` closes an answer with the end token; `line` with it or any token whose text
             begins with a line break; `none` counts an answer as soon as it is written out.
-        tokenizations: `canonical` takes the tokenizer's own segmentation; `all` every
-            segmentation of the same text.
+        tokenizations: `canonical` takes the tokenizer's own segmentation; `all` takes every one.
         surface: `exact` takes the answer as listed; `any_space` with and without one leading
             space; `any_case` also in lower, upper and title case.
 
@@ -110,21 +109,16 @@ def describe(tokenizer, task: Task, prompt: Prompt, policies: Policies) -> str:
 
     ends = quoted(prompt.end_ids[:3]) + (" ..." if len(prompt.end_ids) > 3 else "")
     kind = "chat template, one user message" if prompt.is_chat else "base model, raw prompt"
-    first = prompt.sequences.symbols[0]
-    return "\n".join(
-        [
-            f"task {task.name} as the model sees it ({kind}; {len(prompt.ids)} tokens):",
-            "-" * 72,
-            prompt.text,
-            "-" * 72,
-            f"first tokens     {quoted(prompt.ids[:6])}",
-            f"last tokens      {quoted(prompt.ids[-6:])}",
-            f"answers          {len(task.answers)}, each starting with {prompt.lead!r} "
-            f"({len(prompt.sequences.symbols)} token sequences, {prompt.trie.n_nodes} nodes)",
-            f"first answer     {task.answers[0]!r} = {quoted(first)}",
-            f"end (end={policies.end!r})  {len(prompt.end_ids)} token(s): {ends}",
-        ]
-    )
+    return f"""task {task.name} as the model sees it ({kind}; {len(prompt.ids)} tokens):
+{"-" * 72}
+{prompt.text}
+{"-" * 72}
+first tokens     {quoted(prompt.ids[:6])}
+last tokens      {quoted(prompt.ids[-6:])}
+answers          {len(task.answers)}, each starting with {prompt.lead!r} \
+({len(prompt.sequences.symbols)} token sequences, {prompt.trie.n_nodes} nodes)
+first answer     {task.answers[0]!r} = {quoted(prompt.sequences.symbols[0])}
+end (end={policies.end!r})  {len(prompt.end_ids)} token(s): {ends}"""
 
 
 def _chat_text(tokenizer, message: str, reply: str | None = None) -> str:

@@ -16,6 +16,7 @@ import heapq
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -204,8 +205,7 @@ def _before(x) -> np.ndarray:
     return np.concatenate([[0.0], np.cumsum(x)])
 
 
-@dataclass(frozen=True)
-class _Line:
+class _Line(NamedTuple):
     slope: float
     intercept: float
     sse: float
@@ -226,8 +226,8 @@ def _line(curve: _Curve, x, part: slice) -> _Line:
 def _tail(curve: _Curve, c: int, v: float) -> _Line:
     """The tail beyond c at log u = v: B, A and squared error."""
     x = np.log1p(np.arange(curve.n - c) / math.exp(v))
-    own = _line(curve, x, slice(c, None))
-    return _Line(own.slope, own.intercept - own.slope * v, own.sse)
+    B, level, sse = _line(curve, x, slice(c, None))
+    return _Line(B, level - B * v, sse)
 
 
 def _u_grid(n: int) -> np.ndarray:
@@ -328,8 +328,7 @@ def _bent_at(curve: _Curve, c: int, v: float) -> tuple[float, ...]:
     return float(level), float(m), float(slope), float((w * rest * rest).sum())
 
 
-@dataclass(frozen=True)
-class Optimum:
+class Optimum(NamedTuple):
     """Where a search ended: breakpoint, log u, squared error."""
 
     c: int

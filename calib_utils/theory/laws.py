@@ -92,14 +92,11 @@ class UniformOverG(Law):
 
 @dataclass(frozen=True)
 class LeakyShape(Law):
-    """The valid tokens hold a share of the mass in proportion to N; the others the rest, evenly.
+    """The valid tokens hold `local_validity` of the mass, by N; the others the rest, evenly.
 
     Known at T = 1, for answers of L steps (end included): Val = local_validity^L and Div = 1. With
     lengths L_y that differ, p(y) = local_validity^L_y / |V|. Order calibrated exactly where
     local_validity min N / sum N >= (1 - local_validity) / (number of invalid tokens).
-
-    Args:
-        local_validity: mass of the valid tokens at each prefix, above 0 and at most 1.
     """
 
     local_validity: float
@@ -206,12 +203,9 @@ class Geometric(_OneNumber):
     The paper's masses (1 - q) q^rank leave q^|vocabulary| beyond the last rank, which a softmax
     cannot; so here Val = prod (1 - q^v_t) / (1 - q^|vocabulary|). The two agree to 1e-15 where
     decay |vocabulary| / T > 35; well below that Thm F.4 can fail for this law.
-
-    Args:
-        decay: lambda of Def. F.1, nats a rank at T = 1, above 0.
     """
 
-    decay: float
+    decay: float  # lambda of Def. F.1, nats a rank at T = 1
 
     def log_mass(self, node: Node, rank: np.ndarray) -> np.ndarray:
         return -self.decay * rank
@@ -225,12 +219,9 @@ class EquallySharp(_OneNumber):
     they are (over infinitely many ranks; the rest as for `Geometric`): for answers of L steps
     Val = (1 - exp(-sharpness / T))^L. Thm F.4 asks for one decay a step, which this law has under
     Assumption 5.1 only.
-
-    Args:
-        sharpness: z of Def. F.1 at T = 1, above 0.
     """
 
-    sharpness: float
+    sharpness: float  # z of Def. F.1 at T = 1
 
     def log_mass(self, node: Node, rank: np.ndarray) -> np.ndarray:
         return -self.sharpness / node.n_valid * rank
@@ -241,9 +232,6 @@ class Zipf(_OneNumber):
     """A heavy tail: mass (rank + 1)^(-exponent / T), normalised over the vocabulary.
 
     Val = prod h(v_t) / h(|vocabulary|) with h(n) the sum of i^(-exponent / T) for i = 1 .. n.
-
-    Args:
-        exponent: above 0.
     """
 
     exponent: float
@@ -281,10 +269,6 @@ class Displaced(_Reordered):
     Known under Assumption 5.1: the oracle size has Prec_seq = Rec_seq = prod (v_t - k) / v_t over
     the steps with a choice; Val = prod (S(v_t - k) + S(v_t + k) - S(v_t)) / S(|vocabulary|) there.
     Repairing the order gives back `law`.
-
-    Args:
-        law: the ordered law.
-        k: at least 1, and at most the valid and the invalid tokens of any prefix with a choice.
     """
 
     k: int = 1
@@ -311,13 +295,9 @@ class Displaced(_Reordered):
 
 @dataclass(frozen=True)
 class Permuted(_Reordered):
-    """A ranked law whose first ranks are permuted, the same way at every prefix.
+    """A ranked law whose first ranks are permuted: rank i of `law` becomes `to[i]` everywhere.
 
     Known: the oracle size keeps what the permutation sends below |G|.
-
-    Args:
-        law: the ordered law.
-        to: the token with rank i in `law` gets rank `to[i]`; ranks from len(to) on stay.
     """
 
     to: tuple[int, ...] = (1, 0)

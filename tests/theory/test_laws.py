@@ -418,15 +418,9 @@ def test_normalised_over_few_ranks_the_bound_of_theorem_f4_fails(fillers, decay,
 class ByPrefix(Law):
     """A law that looks at the prefix: sure of itself after the second answer's first letter."""
 
-    def _at(self, node):
-        certain = len(node.prefix) == 1 and node.prefix[0] == SECOND
-        return UniformOverV() if certain else Geometric(math.log(2))
-
     def logits(self, node):
-        return self._at(node).logits(node)
-
-    def valid_log_p(self, node, temperature=1.0):
-        return self._at(node).valid_log_p(node, temperature)
+        certain = len(node.prefix) == 1 and node.prefix[0] == SECOND
+        return (UniformOverV() if certain else Geometric(math.log(2))).logits(node)
 
 
 PAIR = cu.Task("pair", "x", ["ax", "bx"])
