@@ -133,8 +133,8 @@ class Step:
         self.temperature, self.branching = temperature, ranking.branching
         self.n_vocab = ranking.logits.shape[1]
         self._ranking, self._mass = ranking, mass
-        self.start = torch.zeros_like(self.branching) if start is None else start
-        self.stop = torch.full_like(self.branching, self.n_vocab) if stop is None else stop
+        self.start = torch.zeros_like(self.branching, dtype=torch.int64) if start is None else start
+        self.stop = torch.full_like(self.start, self.n_vocab) if stop is None else stop
 
     def within(self, start: torch.Tensor, stop: torch.Tensor) -> "Step":
         """The same step with only the ranks from `start` to before `stop` left. [node]"""
