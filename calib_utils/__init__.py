@@ -4,9 +4,9 @@
     model = cu.load_model("qwen2.5-coder-0.5b-instruct")
     table = cu.evaluate(model, cu.get_task("rng-2"), rules=[cu.NoCutoff(), cu.TopP(0.9)])
 
-The flow, each module importing only from those before it: tasks, tries, prompts, models, scoring,
-ranking, rules, steps, metrics, measure, results, evaluation, figures. Importing the package loads
-neither torch nor transformers: names are looked up on first use.
+The rooms, each importing only from those before it: core, models, results, theory, openended,
+studies, figures, book. Importing the package loads neither torch nor transformers: names are looked
+up on first use.
 """
 
 from importlib import import_module

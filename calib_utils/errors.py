@@ -1,6 +1,6 @@
-"""Every error a user can meet, under one base. Knows nothing else of the project.
+"""Every error a user can meet, under one base; each message names the value and what to do.
 
-Each message names the offending value and what to do about it.
+Knows nothing else of the project.
 """
 
 import difflib
@@ -102,11 +102,7 @@ class BookBuildError(CalibUtilsError, RuntimeError):
 
 
 def whole_number(name: str, value, least: int = 1, most: float = math.inf) -> int:
-    """`value` as an int, where it is a whole number within these bounds; truth values are none.
-
-    Raises:
-        InvalidRequestError: it is not.
-    """
+    """`value` as an int, or InvalidRequestError where it is no whole number within these bounds."""
     if not isinstance(value, Integral) or isinstance(value, bool) or not least <= value <= most:
         bounds = f"at least {least}" if most == math.inf else f"from {least} to {most}"
         raise InvalidRequestError(f"{name}={value!r}: must be a whole number, {bounds}")

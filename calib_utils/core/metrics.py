@@ -1,6 +1,6 @@
-"""Validity, diversity, sequence precision and recall (Def. 3.1, 4.1) from log-probabilities.
+"""Validity, diversity, sequence precision and recall (Def. 3.1, 4.1), budgets and intervals.
 
-Arrays in, arrays out, all logarithms in nats. Knows the trie's shape; nothing of models or rules.
+Log-probabilities in nats or tables of settings in, numbers out. Knows no model and no rule.
 """
 
 from dataclasses import dataclass
@@ -103,24 +103,14 @@ def frontier_area(validity: np.ndarray, diversity: np.ndarray) -> float:
     """Area under the best diversity attainable at each validity level, in [0, 1].
 
     The integral over v from 0 to 1 of max{Div of a point with Val >= v}, 0 where no point
-    reaches v: a staircase through the Pareto frontier, level on the left of its first point and
-    zero on the right of its last. No interpolation, so every value was attained.
+    reaches v. No interpolation, so every value was attained.
 
     >>> frontier_area(np.array([0.5, 1.0]), np.array([0.8, 0.2]))
     0.5
     """
     frontier = pareto_frontier(validity, diversity)
-    if not len(frontier):
-        return 0.0
     steps = np.diff(validity[frontier], prepend=0.0)
     return float((steps * diversity[frontier]).sum())
-
-
-# Samplers compared at equal budgets: the best of so many settings tried, not of a bigger grid.
-#
-# Tables of settings in, expectations and bands out. Runs nothing.
-
-_BAND = (0.05, 0.95)
 
 
 def best_by_budget(table: pd.DataFrame, level: float = 0.8, by: str = "rule") -> pd.DataFrame:
@@ -128,7 +118,7 @@ def best_by_budget(table: pd.DataFrame, level: float = 0.8, by: str = "rule") ->
 
     Someone tries `budget` settings of a sampler's grid, drawn without replacement, and takes the
     most diverse one that is valid enough; diversity counts as 0 where none is. Mean and band are
-    exact over all such draws: what a bootstrap over settings tends to.
+    exact over all such draws.
 
     Args:
         table: rows of `evaluate` for one model and task.
@@ -155,16 +145,11 @@ def best_by_budget(table: pd.DataFrame, level: float = 0.8, by: str = "rule") ->
             # P(best <= i-th smallest) = C(i, budget) / C(n, budget)
             ways = [comb(i, budget) for i in range(len(values) + 1)]
             below = np.array([way / ways[-1] for way in ways])
-            low, high = (values[np.searchsorted(below[1:], q)] for q in _BAND)
+            low, high = (values[np.searchsorted(below[1:], q)] for q in (0.05, 0.95))
             mean = float(np.diff(below) @ values)
             rows.append({by: name, "budget": budget, "mean": mean, "low": low, "high": high})
     return pd.DataFrame(rows)
 
-
-# Intervals for means over clusters: prompts and the seeds inside them are drawn again.
-#
-# A table with one value per row in, a mean and a percentile interval out. Knows nothing of
-# models, labels or measures.
 
 N_RESAMPLES, COVERAGE = 2000, 0.95
 LEAST = 3  # pairs; fewer give an interval that says nothing
@@ -198,20 +183,17 @@ def cluster_interval(
     Rows of one (outer, inner) pair are averaged, pairs within an outer cluster, then outer
     clusters: a prompt counts once, however many nodes or seeds it has. A resample draws as many
     outer clusters with replacement, and inside each drawn one as many inner clusters with
-    replacement; rows of a pair stay together. Percentiles of the resampled means are the interval,
-    further out the fewer the outer clusters. It ends at the least and the largest resample, so with
-    fewer than six clusters it still is too narrow: print their number beside it.
+    replacement; rows of a pair stay together. The interval is of percentiles of the resampled
+    means, further out the fewer the outer clusters; with fewer than six it still is too narrow, so
+    print their number beside it.
 
     Args:
         table: rows with `outer`, `inner` and `value`; rows where the value is NaN are left out.
-        value: the column to average.
-        outer: clusters of the first level (prompts).
-        inner: clusters inside them (seeds); None where there is one level.
-        seed: of the resamples.
+        inner: clusters inside the outer ones; None where there is one level.
 
     Returns:
-        An `Interval`; low and high are NaN with fewer than `LEAST` (outer, inner) pairs. One outer
-        cluster with several inner ones gives an interval for that one cluster only.
+        Low and high are NaN with fewer than `LEAST` (outer, inner) pairs. One outer cluster with
+        several inner ones gives an interval for that one cluster only.
 
     >>> table = pd.DataFrame({"prompt_id": list("aab"), "seed": [0, 1, 0], "x": [0.0, 1.0, 1.0]})
     >>> cluster_interval(table, "x").mean
@@ -232,12 +214,8 @@ def cluster_interval(
 
 
 def _expanded_tail(n: int) -> float:
-    """The share of resamples to leave out at each end: the expanded percentiles of Hesterberg.
-
-    (What Teachers Should Know About the Bootstrap, The American Statistician 69, 2015.) Means of
-    resamples vary by the variance over n, not n - 1, and like a normal, not a t, so that plain
-    percentiles of n clusters are too narrow.
-    """
+    """The share of resamples to leave out at each end: the expanded percentiles of Hesterberg
+    (The American Statistician 69, 2015), since plain percentiles of n clusters are too narrow."""
     return float(norm.sf(np.sqrt(n / (n - 1)) * t.isf((1 - COVERAGE) / 2, n - 1)))
 
 
@@ -279,9 +257,7 @@ def as_text(
 def _resampled_means(groups: list[np.ndarray], n: int, rng: np.random.Generator) -> np.ndarray:
     """[resample], the mean over drawn clusters of the mean of what is drawn inside each."""
     sizes = np.array([len(group) for group in groups])
-    wide = np.full((len(groups), sizes.max()), np.nan)
-    for row, group in zip(wide, groups, strict=True):
-        row[: len(group)] = group
+    wide = np.stack([np.resize(group, sizes.max()) for group in groups])
     clusters = rng.integers(len(groups), size=(n, len(groups)))
     size = sizes[clusters]
     # The same outer cluster drawn twice draws its inside twice.

@@ -1,7 +1,7 @@
-"""Any logits processor of transformers as a sampler, prefix-dependent ones included.
+"""Samplers that a user brings or asks for: logits processors, rules from text, checked lists.
 
-Knows transformers' calling convention: token ids so far and scores in, scores out. Evaluated at
-every node of a trie with the node's own prefix, so there is no sampling error.
+Knows the rules by name and transformers' calling convention: token ids so far and scores in, scores
+out, at every node of a trie with its own prefix. Knows nothing of models.
 """
 
 import math
@@ -98,12 +98,9 @@ class Processors(Sampler):
         return scores.double().log_softmax(-1)
 
 
-# What a user asks for, checked before any work: samplers from text, lists of them, temperatures.
-#
-# Knows the rules by name. Knows nothing of models.
-
 # Below it, all that has any mass lies within the rounding of one float32 logit.
 _COLDEST = 1e-6
+_TAKEN = "{0!r} takes the name of the rule {0.name!r}: rename it"
 _EXAMPLES = {"top_k": "50", "top_nsigma": "1.0", "epsilon": "0.001", "eta": "0.001"}
 
 
@@ -145,11 +142,10 @@ def parse_rule(text: str) -> Rule:
 
 
 class OwnRule(Rule):
-    """A rule that is not of this project, asked and its answers looked at.
+    """A rule that is not of this project, whose name, number and answers are checked.
 
     Raises:
-        InvalidRuleError: no name, a parameter that is no number, or (from `n_kept`) no int64 tensor
-            with a number of tokens, from 1 to the step's, for every node.
+        InvalidRuleError: one of them cannot be.
     """
 
     def __init__(self, rule: Rule):
@@ -157,7 +153,7 @@ class OwnRule(Rule):
         if not isinstance(name, str) or not name:
             raise InvalidRuleError(f"{rule!r} has name={name!r}: give its class a name, as text")
         if name in FAMILIES:
-            raise _taken(rule)
+            raise InvalidRuleError(_TAKEN.format(rule))
         if not isinstance(number, Real):
             raise InvalidRuleError(f"{rule!r} has parameter={number!r}: give a number, or none")
         self.rule, self.name, self._parameter = rule, name, float(number)
@@ -185,13 +181,8 @@ class OwnRule(Rule):
         return kept
 
     def keep(self, step):
-        if type(self.rule).keep is not Rule.keep:
-            return self.rule.keep(step)
-        return super().keep(step)
-
-
-def _taken(sampler: Sampler) -> InvalidRuleError:
-    return InvalidRuleError(f"{sampler!r} takes the name of the rule {sampler.name!r}: rename it")
+        overridden = type(self.rule).keep is not Rule.keep
+        return self.rule.keep(step) if overridden else super().keep(step)
 
 
 def is_known(sampler: Sampler) -> bool:
@@ -202,7 +193,7 @@ def is_known(sampler: Sampler) -> bool:
 
 
 def _checked(rule: Rule) -> Rule:
-    """A rule as it is where it is known, else watched; inside chains too."""
+    """A rule as it is where it is known, else an `OwnRule`; inside chains too."""
     if type(rule) is Chain:
         return replace(rule, rules=tuple(map(_checked, rule.rules)))
     return rule if is_known(rule) or isinstance(rule, OwnRule) else OwnRule(rule)
@@ -229,7 +220,7 @@ def check_rules(rules: Iterable[Sampler | str]) -> list[Sampler]:
             )
         rule = _checked(rule) if isinstance(rule, Rule) else rule
         if rule.name in FAMILIES and not is_known(rule):
-            raise _taken(rule)
+            raise InvalidRuleError(_TAKEN.format(rule))
         if rule.key in found:
             raise InvalidRuleError(f"rule {rule.key!r} is given twice: remove one")
         found[rule.key] = rule

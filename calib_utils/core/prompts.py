@@ -1,121 +1,25 @@
-"""The text behind token ids: what each token writes, and every way to write a string.
+"""From a task to what the model sees: prompt ids, answers as token sequences, end tokens.
 
-Knows tokenizers only. Exact for byte-level BPE and for SentencePiece-style vocabularies with
-byte fallback, which covers every model of the panel.
+Knows tokenizers (any Hugging Face one), what each token writes (exactly, for byte-level BPE and
+SentencePiece with byte fallback), and the policies for what counts as an answer. Knows nothing of
+weights or probabilities.
 """
 
 import json
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from calib_utils.core.tasks import Task
 from calib_utils.core.tries import Sequences, Trie, build_trie
 from calib_utils.errors import InvalidTaskError, ModelFormatError, TokenizationError
 
-MAX_SEGMENTATIONS = 20_000
-
-
-class Vocabulary:
-    """Bytes of every ordinary token (special tokens write nothing).
-
-    Raises:
-        ModelFormatError: a tokenizer whose decoder is of neither kind.
-    """
-
-    def __init__(self, tokenizer):
-        self._bytes = _token_bytes(tokenizer)
-        self._ids: dict[bytes, list[int]] = {}
-        for token, piece in self._bytes.items():
-            self._ids.setdefault(piece, []).append(token)
-        self._longest = max(map(len, self._ids))
-
-    def starting_with(self, text: str) -> list[int]:
-        """Ids of the tokens whose text begins with `text`, ascending."""
-        prefix = text.encode()
-        return sorted(t for t, piece in self._bytes.items() if piece.startswith(prefix))
-
-    def segmentations(self, text: str) -> list[tuple[int, ...]]:
-        """Every token sequence that writes exactly `text`.
-
-        Raises:
-            TokenizationError: none, or more than `MAX_SEGMENTATIONS`.
-        """
-        target = text.encode()
-        endings: list[list[tuple[int, ...]]] = [[] for _ in target] + [[()]]
-        for start in range(len(target) - 1, -1, -1):
-            for stop in range(start + 1, min(len(target), start + self._longest) + 1):
-                for token in self._ids.get(target[start:stop], ()):
-                    endings[start] += [(token, *rest) for rest in endings[stop]]
-            if len(endings[start]) > MAX_SEGMENTATIONS:
-                raise TokenizationError(
-                    f"{text!r} has more than {MAX_SEGMENTATIONS:,} segmentations: use "
-                    "tokenizations='canonical', or shorter answers"
-                )
-        if not endings[0]:
-            raise TokenizationError(f"{text!r} cannot be written with this vocabulary")
-        return endings[0]
-
-
-def _token_bytes(tokenizer) -> dict[int, bytes]:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    decoder = json.dumps(json.loads(backend.to_str())["decoder"]) if backend else ""
-    if "ByteLevel" in decoder:
-        to_bytes = _byte_level
-    elif "ByteFallback" in decoder or "\\u2581" in decoder:
-        to_bytes = _sentencepiece
-    else:
-        raise ModelFormatError(
-            f"cannot read the vocabulary of a {type(tokenizer).__name__} (neither byte-level nor "
-            "SentencePiece): use tokenizations='canonical' and end='eos' or 'none'"
-        )
-    special = set(tokenizer.all_special_ids)
-    added = tokenizer.added_tokens_decoder
-    pieces = {}
-    for piece, token in tokenizer.get_vocab().items():
-        if token in special or (token in added and added[token].special):
-            continue
-        # Added tokens are stored as plain text, not in the byte alphabet.
-        pieces[token] = piece.encode() if token in added else to_bytes(piece)
-    return pieces
-
-
-def _byte_alphabet() -> dict[str, int]:
-    """The printable stand-ins that byte-level BPE uses for the 256 bytes (GPT-2's table)."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [b for b in range(256) if b not in printable]
-    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
-
-
-_ALPHABET = _byte_alphabet()
-
-
-def _byte_level(piece: str) -> bytes:
-    if all(character in _ALPHABET for character in piece):
-        return bytes(_ALPHABET[character] for character in piece)
-    return piece.encode()
-
-
-def _sentencepiece(piece: str) -> bytes:
-    if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
-        return bytes([int(piece[3:5], 16)])
-    return piece.replace("\u2581", " ").encode()
-
-
-# From a task to what the model sees: prompt ids, answers as token sequences, end tokens.
-#
-# Knows tokenizers (any Hugging Face one) and the policies for what counts as an answer. Knows
-# nothing of weights or probabilities.
-
 ENDS = ("eos", "line", "none")
 TOKENIZATIONS = ("canonical", "all")
 SURFACES = ("exact", "any_space", "any_case")
+MAX_SEGMENTATIONS = 20_000  # of one answer
 # Variables of chat templates, which ignore what they do not know: thinking is switched off, and the
 # date fixed, since Llama's print today's and a number must not change overnight.
-_TEMPLATE_VARIABLES = {
-    "enable_thinking": False,
-    "thinking": False,
-    "date_string": "26 Jul 2024",
-}
+_TEMPLATE_VARIABLES = {"enable_thinking": False, "thinking": False, "date_string": "26 Jul 2024"}
 
 
 @dataclass(frozen=True)
@@ -125,8 +29,7 @@ class Policies:
     Args:
         end: `eos` closes an answer with the end token; `line` with it or any token whose text
             begins with a line break; `none` counts an answer as soon as it is written out.
-        tokenizations: `canonical` takes the tokenizer's own segmentation; `all` every
-            segmentation of the same text.
+        tokenizations: `canonical` takes the tokenizer's own segmentation; `all` takes every one.
         surface: `exact` takes the answer as listed; `any_space` with and without one leading
             space; `any_case` also in lower, upper and title case.
 
@@ -206,21 +109,16 @@ def describe(tokenizer, task: Task, prompt: Prompt, policies: Policies) -> str:
 
     ends = quoted(prompt.end_ids[:3]) + (" ..." if len(prompt.end_ids) > 3 else "")
     kind = "chat template, one user message" if prompt.is_chat else "base model, raw prompt"
-    first = prompt.sequences.symbols[0]
-    return "\n".join(
-        [
-            f"task {task.name} as the model sees it ({kind}; {len(prompt.ids)} tokens):",
-            "-" * 72,
-            prompt.text,
-            "-" * 72,
-            f"first tokens     {quoted(prompt.ids[:6])}",
-            f"last tokens      {quoted(prompt.ids[-6:])}",
-            f"answers          {len(task.answers)}, each starting with {prompt.lead!r} "
-            f"({len(prompt.sequences.symbols)} token sequences, {prompt.trie.n_nodes} nodes)",
-            f"first answer     {task.answers[0]!r} = {quoted(first)}",
-            f"end (end={policies.end!r})  {len(prompt.end_ids)} token(s): {ends}",
-        ]
-    )
+    return f"""task {task.name} as the model sees it ({kind}; {len(prompt.ids)} tokens):
+{"-" * 72}
+{prompt.text}
+{"-" * 72}
+first tokens     {quoted(prompt.ids[:6])}
+last tokens      {quoted(prompt.ids[-6:])}
+answers          {len(task.answers)}, each starting with {prompt.lead!r} \
+({len(prompt.sequences.symbols)} token sequences, {prompt.trie.n_nodes} nodes)
+first answer     {task.answers[0]!r} = {quoted(prompt.sequences.symbols[0])}
+end (end={policies.end!r})  {len(prompt.end_ids)} token(s): {ends}"""
 
 
 def _chat_text(tokenizer, message: str, reply: str | None = None) -> str:
@@ -295,11 +193,6 @@ def _segmentations(tokenizer, prompt_text, prompt_ids, form, is_chat, policies):
     return every
 
 
-@lru_cache(maxsize=4)
-def _vocabulary(tokenizer) -> Vocabulary:
-    return Vocabulary(tokenizer)
-
-
 def _end_ids(tokenizer, end: str, is_chat: bool) -> tuple[int, ...]:
     if end == "none":
         return ()
@@ -320,3 +213,94 @@ def _end_of_turn(tokenizer) -> int | None:
     ids = tokenizer(rest, add_special_tokens=False).input_ids if found and rest else []
     known = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     return ids[0] if ids and ids[0] in known else None
+
+
+# --- The text behind token ids: what each token writes, and every way to write a string ---
+
+
+class Vocabulary:
+    """Bytes of every ordinary token (special tokens write nothing).
+
+    Raises:
+        ModelFormatError: a tokenizer whose decoder is of neither kind.
+    """
+
+    def __init__(self, tokenizer):
+        self._bytes = _token_bytes(tokenizer)
+        self._ids: dict[bytes, list[int]] = {}
+        for token, piece in self._bytes.items():
+            self._ids.setdefault(piece, []).append(token)
+        self._longest = max(map(len, self._ids))
+
+    def starting_with(self, text: str) -> list[int]:
+        """Ids of the tokens whose text begins with `text`, ascending."""
+        prefix = text.encode()
+        return sorted(t for t, piece in self._bytes.items() if piece.startswith(prefix))
+
+    def segmentations(self, text: str) -> list[tuple[int, ...]]:
+        """Every token sequence that writes exactly `text`.
+
+        Raises:
+            TokenizationError: none, or more than `MAX_SEGMENTATIONS`.
+        """
+        target = text.encode()
+        endings: list[list[tuple[int, ...]]] = [[] for _ in target] + [[()]]
+        for start in range(len(target) - 1, -1, -1):
+            for stop in range(start + 1, min(len(target), start + self._longest) + 1):
+                for token in self._ids.get(target[start:stop], ()):
+                    endings[start] += [(token, *rest) for rest in endings[stop]]
+            if len(endings[start]) > MAX_SEGMENTATIONS:
+                raise TokenizationError(
+                    f"{text!r} has more than {MAX_SEGMENTATIONS:,} segmentations: use "
+                    "tokenizations='canonical', or shorter answers"
+                )
+        if not endings[0]:
+            raise TokenizationError(f"{text!r} cannot be written with this vocabulary")
+        return endings[0]
+
+
+def _token_bytes(tokenizer) -> dict[int, bytes]:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    decoder = json.dumps(json.loads(backend.to_str())["decoder"]) if backend else ""
+    if "ByteLevel" in decoder:
+        to_bytes = _byte_level
+    elif "ByteFallback" in decoder or "\\u2581" in decoder:
+        to_bytes = _sentencepiece
+    else:
+        raise ModelFormatError(
+            f"cannot read the vocabulary of a {type(tokenizer).__name__} (neither byte-level nor "
+            "SentencePiece): use tokenizations='canonical' and end='eos' or 'none'"
+        )
+    special = set(tokenizer.all_special_ids)
+    added = tokenizer.added_tokens_decoder
+    pieces = {}
+    for piece, token in tokenizer.get_vocab().items():
+        if token in special or (token in added and added[token].special):
+            continue
+        # Added tokens are stored as plain text, not in the byte alphabet.
+        pieces[token] = piece.encode() if token in added else to_bytes(piece)
+    return pieces
+
+
+def _byte_level(piece: str) -> bytes:
+    alphabet = _byte_alphabet()
+    if all(character in alphabet for character in piece):
+        return bytes(alphabet[character] for character in piece)
+    return piece.encode()
+
+
+@cache
+def _byte_alphabet() -> dict[str, int]:
+    """The printable stand-ins that byte-level BPE uses for the 256 bytes (GPT-2's table)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
+
+
+def _sentencepiece(piece: str) -> bytes:
+    if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
+        return bytes([int(piece[3:5], 16)])
+    return piece.replace("\u2581", " ").encode()
+
+
+_vocabulary = lru_cache(maxsize=4)(Vocabulary)

@@ -15,17 +15,16 @@ from calib_utils.errors import ModelFormatError
 
 _BLOCK = 128
 _UNDERFLOW = -740.0  # exp of less is 0, or not above the smallest double
+_BISECTIONS = 48  # of a distance in nats, until it is below the spacing of logits in float32
 _FAINT = 1e-3  # a window's share of the mass above it, below which it is added up by itself
 
 
 class Ranking:
-    """The logits of a batch of nodes, sorted unless no rule asks for ranks.
+    """The logits [node, vocab] of a batch of nodes, sorted unless no rule asks for ranks.
 
     Args:
-        logits: float tensor [node, vocab], in any float dtype.
         branching: int64 [node], the number of valid next tokens |G| at each node.
-        ordered: False leaves out the sort; ranks and masses of top sets are then undefined, the
-            mass of the whole vocabulary is not.
+        ordered: False leaves out the sort; only the mass of the whole vocabulary is then defined.
 
     Raises:
         ModelFormatError: a logit is NaN or +inf, or all of a node's logits are -inf.
@@ -94,11 +93,8 @@ class Ranking:
 
 
 class _Sums:
-    """Running sums along the ranks, kept by block.
-
-    "Sum over the top n" and "smallest n with sum s" look into one block only, where a running sum
-    over the vocabulary would cost ten times the exponentials.
-    """
+    """Running sums along the ranks, kept by block: a running sum over the whole vocabulary would
+    cost ten times the exponentials."""
 
     def __init__(self, values: torch.Tensor):
         self._blocks = values.view(len(values), -1, _BLOCK)
@@ -130,25 +126,19 @@ class Step:
     """A decoding step for a batch of nodes: the tempered distribution over a window of ranks.
 
     The window is the ranks from `start` to before `stop` [node], at first the whole vocabulary;
-    what a cutoff keeps is a smaller one. Probabilities are those within the window. `branching` is
-    |G| [node], `n_vocab` the vocabulary size.
+    what a cutoff keeps is a smaller one, and probabilities are those within it. `branching`: |G|.
     """
 
     def __init__(self, ranking: Ranking, temperature: float, mass: _Sums, start=None, stop=None):
-        self.temperature = temperature
-        self.branching = ranking.branching
-        self.n_nodes, self.n_vocab = ranking.logits.shape
+        self.temperature, self.branching = temperature, ranking.branching
+        self.n_vocab = ranking.logits.shape[1]
         self._ranking, self._mass = ranking, mass
-        self.start = self.constant(0) if start is None else start
-        self.stop = self.constant(self.n_vocab) if stop is None else stop
+        self.start = torch.zeros_like(self.branching, dtype=torch.int64) if start is None else start
+        self.stop = torch.full_like(self.start, self.n_vocab) if stop is None else stop
 
     def within(self, start: torch.Tensor, stop: torch.Tensor) -> "Step":
         """The same step with only the ranks from `start` to before `stop` left. [node]"""
         return Step(self._ranking, self.temperature, self._mass, start, stop)
-
-    def constant(self, count: int) -> torch.Tensor:
-        """`count` for every node, int64 [node]."""
-        return torch.full((self.n_nodes,), count, device=self.branching.device)
 
     @cached_property
     def size(self) -> torch.Tensor:
@@ -217,19 +207,16 @@ class Step:
 
     def count_within(self, nats) -> torch.Tensor:
         """How many tokens have ln p within `nats` of the window's most probable one. [node]"""
-        return self._clip(self._count(self.top_gap - nats * self.temperature))
+        return self._in_window(self.top_gap - nats * self.temperature)
 
     def count_above(self, log_p) -> torch.Tensor:
         """How many of the window's tokens have ln p of at least `log_p`. [node]"""
-        return self._clip(self._count((log_p + self.log_mass) * self.temperature))
+        return self._in_window((log_p + self.log_mass) * self.temperature)
 
     def nearest(self, log_p: torch.Tensor, share: float) -> tuple[torch.Tensor, torch.Tensor]:
         """The tokens whose ln p is nearest to `log_p`, just enough to hold `share` of the mass.
 
-        Tokens equally near stay or go together, so what is kept is a window of ranks.
-
-        Returns:
-            start and stop of that window, int64 [node].
+        Tokens equally near stay or go together: a window of ranks, its start and stop. [node]
         """
         centre = (log_p + self.log_mass) * self.temperature
 
@@ -253,8 +240,9 @@ class Step:
             too_little = torch.where(reached, too_little, middle)
         return window(enough)
 
-    def _clip(self, rank: torch.Tensor) -> torch.Tensor:
-        return torch.minimum((rank - self.start).clamp(min=0), self.size)
+    def _in_window(self, gap: torch.Tensor) -> torch.Tensor:
+        """How many of the window's tokens lie at most `gap` below their node's top. [node]"""
+        return torch.minimum((self._count(gap) - self.start).clamp(min=0), self.size)
 
     def _count(self, gap: torch.Tensor, strict: bool = False) -> torch.Tensor:
         """How many tokens lie at most `gap` below their node's top; `strict`: nearer. [node]"""
@@ -262,19 +250,10 @@ class Step:
         single = limit.float()
         # The largest float32 not above the limit (strict: the smallest not below), so that the
         # comparison is the one in float64.
-        if strict:
-            single = torch.where(single.double() < limit, _next(single, math.inf), single)
-        else:
-            single = torch.where(single.double() > limit, _next(single, -math.inf), single)
+        passed = single.double() < limit if strict else single.double() > limit
+        towards = torch.full_like(single, math.inf if strict else -math.inf)
+        single = torch.where(passed, torch.nextafter(single, towards), single)
         return torch.searchsorted(self._ranking.negated, single[:, None], right=not strict)[:, 0]
-
-
-# Halvings of a distance in nats, until it is below the spacing of logits in float32.
-_BISECTIONS = 48
-
-
-def _next(value: torch.Tensor, towards: float) -> torch.Tensor:
-    return torch.nextafter(value, torch.full_like(value, towards))
 
 
 def _sort_ascending(values: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Cutoff rules: which of the ranked tokens survive at each prefix (Sec. 3, Table 3).
+"""Cutoff rules: which of the ranked tokens survive at each prefix (Sec. 3, Table 3), and chains.
 
 A ranked, tempered step in (`ranking.Step`), a smaller one out. Knows nothing of models,
 tasks or answers. Temperature comes first, then the cutoff on the tempered distribution.
@@ -23,11 +23,7 @@ TABLE3_MIN_P = (0.01, 0.1, 0.5, 0.9)
 
 
 class Sampler(ABC):
-    """What turns a model's logits into the distribution that is drawn from.
-
-    Two kinds: a `Rule` keeps a window of the ranking and is evaluated for every setting from one
-    sort; `calib_utils.core.processors.Processors` may do anything, and costs a pass each.
-    """
+    """What turns logits into the distribution that is drawn from: a `Rule`, or `Processors`."""
 
     name: str
 
@@ -48,8 +44,8 @@ class Sampler(ABC):
 class Rule(Sampler):
     """A cutoff strategy S: keeps a top prefix of the ranking at every prefix y_<t.
 
-    A subclass names itself with `name`, has at most one number, `parameter`, and says in
-    `n_kept` how many tokens it keeps.
+    A subclass has a `name`, at most one number, `parameter`, and `n_kept`. All settings are
+    evaluated from one sort of the logits.
     """
 
     uses_ranks: ClassVar[bool] = True  # False spares the sort where no other rule needs it
@@ -58,17 +54,10 @@ class Rule(Sampler):
 
     @abstractmethod
     def n_kept(self, step):
-        """How many of the step's top-ranked tokens survive, at least 1.
-
-        Args:
-            step: a `calib_utils.core.ranking.Step`, n nodes by descending logit at one temperature.
-
-        Returns:
-            int64 tensor [node].
-        """
+        """How many of a `ranking.Step`'s top tokens survive, at least 1: int64 tensor [node]."""
 
     def keep(self, step):
-        """The step with only what survives: a `calib_utils.core.ranking.Step`."""
+        """The step with only what survives: a `ranking.Step`."""
         return step.within(step.start, step.start + self.n_kept(step))
 
 
@@ -86,11 +75,7 @@ class NumberedRule(Rule):
         return float(*vars(self).values())
 
     def checked(self, value):
-        """The number as it is kept.
-
-        Raises:
-            InvalidRuleError: out of range.
-        """
+        """The number as it is kept; InvalidRuleError where it is out of range."""
         if not is_number(value) or not 0 < value <= 1 or value >= self.below:
             limit = "at most 1" if self.below > 1 else f"below {self.below:g}"
             raise InvalidRuleError(f"{self.name}={value!r}: must be above 0 and {limit}")
@@ -174,11 +159,7 @@ def is_number(value) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-# More cutoff rules: those that transformers ships beside Table 3, top-nσ, and chains of rules.
-#
-# As in `calib_utils.core.rules`: a step in, a smaller one out. A chain applies rules one after
-# another, each on what the last one left, in an order of its own or in that of an inference
-# engine.
+# --- Rules that transformers ships beside Table 3, top-nσ, and chains of rules ---
 
 TOP_H_CANDIDATES = 100  # transformers looks no further; so do we, to be equal
 # Which families an engine has, in its order, and whether temperature comes before them.

@@ -1,8 +1,8 @@
-"""What one pass keeps of a task's trie: ranks of valid tokens, and the window each setting leaves.
+"""What one pass keeps of a task's trie, and where diversity and validity go, step by step.
 
-Numbers per node and per valid token, never a vocabulary, so memory is flat in answers x
-vocabulary. From them every step probability follows, counterfactual ones included. Knows tries;
-nothing of models.
+Ranks of valid tokens and the window each setting leaves in; step probabilities, losses in nats,
+their split between order and shape, and the best adaptive cutoff out. Numbers per node and valid
+token, never a vocabulary. Knows tries; nothing of models.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,18 +31,15 @@ def require_one_sequence(trie: Trie) -> None:
         )
 
 
-@dataclass(frozen=True)
 class TokenTable:
     """The valid tokens of every node. An end edge stands for several where several tokens end.
 
-    Tokens of a node lie together; `token` counts them over the whole trie. [token]
+    Tokens of a node lie together. `edge`, `symbol` (an end symbol where the edge ends) and `node`
+    (ascending) of each [token]; `first`: where each node's tokens begin, then their number.
     """
 
-    trie: Trie
-
-    @cached_property
-    def _rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        trie = self.trie
+    def __init__(self, trie: Trie):
+        self.trie = trie
         ends = np.asarray(trie.end_symbols, dtype=np.int64)
         width = np.where(trie.edge_symbol < 0, max(len(ends), 1), 1)
         edge = np.repeat(np.arange(trie.n_edges), width)
@@ -51,27 +48,9 @@ class TokenTable:
         if len(ends):
             symbol = np.where(symbol < 0, ends[np.minimum(place, len(ends) - 1)], symbol)
         order = np.argsort(trie.edge_node[edge], kind="stable")
-        return edge[order], symbol[order], trie.edge_node[edge][order]
-
-    @property
-    def edge(self) -> np.ndarray:
-        """The edge of each token."""
-        return self._rows[0]
-
-    @property
-    def symbol(self) -> np.ndarray:
-        """Its symbol, an end symbol where the edge ends."""
-        return self._rows[1]
-
-    @property
-    def node(self) -> np.ndarray:
-        """Its node, ascending."""
-        return self._rows[2]
-
-    @cached_property
-    def first(self) -> np.ndarray:
-        """Where each node's tokens begin, and the total at the end. [node + 1]"""
-        return np.searchsorted(self.node, np.arange(self.trie.n_nodes + 1))
+        self.edge, self.symbol = edge[order], symbol[order]
+        self.node = trie.edge_node[self.edge]
+        self.first = np.searchsorted(self.node, np.arange(trie.n_nodes + 1))
 
     def of(self, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(token [n], row [n]): the tokens of some nodes, and which of them each belongs to."""
@@ -93,10 +72,9 @@ class Steps:
     """Where the valid tokens rank, and what each setting keeps. Logarithms in nats.
 
     `rank`, `gap` [token]: rank from 0 and logit less the node's highest. `sorted_gap` [token]:
-    that difference for the ranks 0 .. |G|-1 of the node; NaN where the pass ranked nothing,
-    `rank` then holds zeros. `start`, `stop`, `log_mass`
-    [node, setting]: the window of ranks kept, and ln of its mass relative to the top token.
-    `temperature` and `is_rank_cutoff` [setting].
+    that difference for the ranks 0 .. |G|-1 of the node; NaN where the pass ranked nothing, and
+    `rank` then holds zeros. `start`, `stop`, `log_mass` [node, setting]: the window of ranks kept,
+    and ln of its mass relative to the top token. `temperature`, `is_rank_cutoff` [setting].
     """
 
     tokens: TokenTable
@@ -115,11 +93,7 @@ class Steps:
         Args:
             repair: `order` puts the node's valid tokens, in their own order, on its first ranks,
                 with the same sorted probabilities and the same window. `shape` shares what the
-                valid tokens of the window hold in proportion to N. `both` does one, then the
-                other.
-
-        Returns:
-            [edge, setting]
+                valid tokens of the window hold in proportion to N. `both`: one, then the other.
 
         Raises:
             InvalidRequestError: an order repair of a rule that is no rank cutoff, or after a pass
@@ -139,14 +113,14 @@ class Steps:
                 "no rule of this pass needed ranks, so there is no order to repair: measure with "
                 "ranks=True"
             )
-        rank, gap = (self._valid_rank, self._ranked_gap) if ordered else (self.rank, self.gap)
-        node = self.tokens.node
+        node, rank, gap = self.tokens.node, self.rank, self.gap
+        if ordered:
+            rank = self._valid_rank
+            gap = self.sorted_gap[self.tokens.first[node] + rank]
         inside = self._inside(rank, columns)
         log_p = gap[:, None] / self.temperature[columns] - self.log_mass[node][:, columns]
         by_edge = self.tokens.sum_by_edge(np.where(inside, log_p, -np.inf))
-        if repair in ("shape", "both"):
-            by_edge = self._reshaped(by_edge)
-        return by_edge
+        return self._reshaped(by_edge) if repair in ("shape", "both") else by_edge
 
     def edge_uniform_log_p(self, columns: Sequence[int] | slice) -> np.ndarray:
         """The same for the sampler that is uniform in the window (Def. 4.1). [edge, setting]"""
@@ -169,10 +143,6 @@ class Steps:
         place[order] = np.arange(len(order))
         return place - self.tokens.first[self.tokens.node]
 
-    @property
-    def _ranked_gap(self) -> np.ndarray:
-        return self.sorted_gap[self.tokens.first[self.tokens.node] + self._valid_rank]
-
     def _reshaped(self, edge_log_p: np.ndarray) -> np.ndarray:
         trie = self.tokens.trie
         kept = np.where(np.isfinite(edge_log_p), trie.edge_count[:, None], 0)
@@ -182,17 +152,6 @@ class Steps:
         count = np.add.reduceat(kept[order], first)[trie.edge_node]
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(kept > 0, held + np.log(kept / count), -np.inf)
-
-
-# Where diversity and validity go: exactly over steps, and between order and shape.
-#
-# Log-probabilities of a trie's edges in, nats out. Knows tries; nothing of models or rules.
-#
-# Two identities (they hold for every model and task with one token sequence an answer), with p~
-# the model given that its answer is valid and N the number of answers below a prefix:
-#
-# -ln Val = sum over steps of E_p~ KL(p~(.|prefix) || p(.|prefix)) -ln Div = sum over steps of
-# E_p~ KL(p~(.|prefix) || N-weighted target at the prefix)
 
 
 @dataclass(frozen=True)
@@ -207,7 +166,11 @@ class StepLosses:
 
 
 def step_losses(trie: Trie, edge_log_p: np.ndarray) -> StepLosses:
-    """The two identities, step by step.
+    """Where validity and diversity go, step by step, for any model and task.
+
+    With p~ the model given that its answer is valid and N the answers below a prefix:
+    -ln Val is the sum over steps of E_p~ KL(p~(.|prefix) || p(.|prefix)), and
+    -ln Div that of E_p~ KL(p~(.|prefix) || N-weighted target at the prefix).
 
     Args:
         edge_log_p: [edge, setting], ln p(symbol | prefix), -inf where cut off.
@@ -283,20 +246,12 @@ def shapley(losses: Mapping[str, np.ndarray]) -> Split:
     )
 
 
-# The best that any rank cutoff could do, adaptive ones included, by dynamic programming.
-#
-# A trie and the rank of every valid token in, the frontier of sequence precision and recall out
-# (Def. 4.1). A cutoff may keep another number of tokens at every prefix, so there are
-# exponentially many; what each subtree can offer is kept as a convex hull, and hulls add up from
-# the leaves. Knows tries; nothing of models or probabilities, since both measures depend on ranks
-# alone.
-
-
 def adaptive_frontier(tokens: TokenTable, rank: np.ndarray) -> np.ndarray:
-    """Supported points of the precision-recall frontier over all adaptive rank cutoffs.
+    """Supported points of the precision-recall frontier over all adaptive rank cutoffs (Def. 4.1).
 
-    Supported: best for some weighting of sequence precision against sequence recall, so corners of
-    the convex hull. Each is attained by a cutoff; between them the hull is an upper bound.
+    An adaptive cutoff may keep another number of tokens at every prefix. Supported points are the
+    corners of the convex hull: each is attained by a cutoff; between them the hull is an upper
+    bound. Hulls of subtrees add up from the leaves.
 
     Args:
         rank: rank from 0 of each valid token at its node. [token]
@@ -347,15 +302,12 @@ def _corners(points: np.ndarray) -> np.ndarray:
     """Corners of the upper right hull: precision falls, recall rises, ever more steeply."""
     points = points[np.lexsort((-points[:, 1], -points[:, 0]))]
     rises = points[:, 1] > np.concatenate([[-np.inf], np.maximum.accumulate(points[:-1, 1])])
-    kept: list[np.ndarray] = []
-    for point in points[rises]:
-        while len(kept) > 1 and _is_inside(kept[-2], kept[-1], point):
+    kept: list[tuple[float, float]] = []
+    for x2, y2 in points[rises]:
+        while len(kept) > 1:
+            (x0, y0), (x1, y1) = kept[-2:]
+            if (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0) > 0:
+                break  # the last point lies outside the line from the one before to this one
             kept.pop()
-        kept.append(point)
+        kept.append((x2, y2))
     return np.array(kept)
-
-
-def _is_inside(before: np.ndarray, middle: np.ndarray, after: np.ndarray) -> bool:
-    """Whether `middle` does not lie outside the line from `before` to `after`."""
-    (x0, y0), (x1, y1), (x2, y2) = before, middle, after
-    return (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0) <= 0

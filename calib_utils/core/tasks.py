@@ -16,6 +16,7 @@ MAX_ANSWERS = 200_000
 _LONGEST_NAME = 100  # it becomes part of file names
 # Devices of Windows, and folders that lie beside a model's tables.
 _TAKEN = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?|framework|labels|logits|steps|texts")
+_HALF_A_PAIR = re.compile("[\ud800-\udfff]")  # JSON may hold one; it cannot be written
 _DIGITS = (0, 9)
 _STATES_PROMPT = "Randomly name a US state with no additional explanation. Answer:"
 _SUM_WORDS = {"at-most": "sum to at most", "equals": "sum to exactly"}
@@ -64,7 +65,7 @@ class Task:
             raise InvalidTaskError(f"task name {self.name!r} is a reserved word: choose another")
         if not isinstance(self.prompt, str) or not self.prompt.strip():
             raise InvalidTaskError(f"task {self.name!r}: the prompt is empty")
-        if not _is_text(self.prompt):
+        if _HALF_A_PAIR.search(self.prompt):
             raise InvalidTaskError(
                 f"task {self.name!r}: the prompt has half a surrogate pair: remove it"
             )
@@ -75,11 +76,7 @@ class Task:
 class OpenPrompt:
     """A prompt whose valid answers nobody can list.
 
-    Args:
-        id: short identifier, used in tables and file names (letters, digits, `.`, `_`, `-`).
-        category: what kind of text is asked for.
-        prompt: the user's message, exactly as the model is to see it.
-        gazetteer: which list decides an answer of a few words; None where a judge has to.
+    `gazetteer` names the list that decides an answer of a few words; None where a judge has to.
 
     Raises:
         InvalidTaskError: an id unfit for a file, an empty text, or a gazetteer that is none.
@@ -107,11 +104,6 @@ class OpenPrompt:
             )
 
 
-def _is_text(text: str) -> bool:
-    """Whether a string can be written at all; JSON may hold half a surrogate pair."""
-    return not re.search("[\ud800-\udfff]", text)
-
-
 def _check_answers(name: str, answers: tuple) -> None:
     if not answers:
         raise InvalidTaskError(f"task {name!r} has no answers: give at least one")
@@ -125,7 +117,7 @@ def _check_answers(name: str, answers: tuple) -> None:
         where = f"task {name!r}, answer {position + 1} of {len(answers)} ({answer!r})"
         if not isinstance(answer, str):
             raise InvalidTaskError(f"{where}: must be a string")
-        if not _is_text(answer):
+        if _HALF_A_PAIR.search(answer):
             raise InvalidTaskError(f"{where}: has half a surrogate pair; remove it")
         if not answer or answer != answer.strip():
             raise InvalidTaskError(
@@ -188,20 +180,19 @@ def _random_digits(name: str, length: int, relation: str | None, total: int | No
     if not 1 <= length <= 5:
         raise InvalidTaskError(f"task {name!r}: the number of integers must be from 1 to 5")
     digits = itertools.product(range(start, end + 1), repeat=length)
-    accept = {
-        None: lambda d: True,
-        "at-most": lambda d: sum(d) <= total,
-        "equals": lambda d: sum(d) == total,
-    }[relation]
-    answers = tuple(",".join(map(str, d)) for d in digits if accept(d))
+    if relation == "equals":
+        digits = (d for d in digits if sum(d) == total)
+    elif relation == "at-most":
+        digits = (d for d in digits if sum(d) <= total)
+    answers = tuple(",".join(map(str, d)) for d in digits)
     if not answers:
         raise InvalidTaskError(
             f"task {name!r}: no {length} integers from {start} to {end} sum to {total}; "
             f"choose a sum from {length * start} to {length * end}"
         )
-    clause = _sum_clause(relation, total)
     prompt = (
-        f"Generate {length} random integers between {start} and {end} (inclusive){clause}. "
+        f"Generate {length} random integers between {start} and {end} (inclusive)"
+        f"{_sum_clause(relation, total)}. "
         f"Your response should be {length} integers separated by commas and no white spaces. "
         "Answer:"
     )

@@ -97,11 +97,10 @@ def build_trie(sequences: Sequences) -> Trie:
     _check_unambiguous(sequences)
     # One pass in lexical order creates every parent before its children and siblings together.
     order = sorted(range(len(sequences.symbols)), key=lambda i: sequences.symbols[i])
-    nodes: list[tuple[int, int, int]] = [(-1, -1, 0)]
-    edges: list[tuple[int, int, int]] = []
-    inner: dict[tuple[int, int], int] = {}
+    nodes, edges = [(-1, -1, 0)], []  # (parent, symbol, depth); (node, symbol, child)
     node_answers: list[set[int]] = [set()]
     edge_answers: list[set[int]] = []
+    inner: dict[tuple[int, int], int] = {}  # (node, symbol) -> edge
     sequence_edge = np.empty(len(order), dtype=np.int64)
     closes = bool(sequences.end_symbols)
     for index in order:
@@ -144,9 +143,7 @@ def build_trie(sequences: Sequences) -> Trie:
 
 
 def trie_of_strings(answers: Sequence[Sequence]) -> Trie:
-    """A trie over the symbols of plain sequences (letters of strings, or lists of words).
-
-    For structure without a tokenizer; answers that begin one another are kept apart by an end.
+    """A trie over letters of strings, or over words of lists; an end closes every answer.
 
     >>> trie_of_strings(["New York".split(), "New Mexico".split(), "Ohio".split()]).n_nodes
     5

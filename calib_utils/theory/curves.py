@@ -1,13 +1,22 @@
-"""Sums of a curve's head and tail for every breakpoint at once, and the search over them.
+"""Least-squares fits to a curve y[k] over ranks k = 1..n, and which family of curves fits best.
 
-What `piecewise` is made of: arrays in, arrays out. Knows a weighted curve over ranks 1..n, a grid
-of u = c + 1 + C, and how to find the least of an error over both. Knows no family of curves.
+Arrays in, a `Fit` or a table out. Knows nothing of models or logits.
+
+The paper's form (App. I) is a line up to a breakpoint c and A + B log(k + C) beyond, with a jump
+allowed. Given c and C all else is linear. With u = c + 1 + C, the value under the logarithm at the
+first rank of the tail, the tail's regressor is log(j + u) for j = 0, 1, ... whatever c is, so its
+sums over all tails are correlations with one kernel, which a Fourier transform gives for a whole
+grid of u. What can still win is then refined in u by bounded search, best first.
+
+Weights of 0 hold ranks out; every fit still speaks for all n ranks. u lies between 1e-9, where
+the first rank of the tail is a point apart, and 1e4 n, where the tail is a line to four digits.
 """
 
 import heapq
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,190 +24,13 @@ from scipy import fft, optimize, stats
 
 from calib_utils.errors import InvalidRequestError
 
-MIN_RANKS = 6
-MIN_HEAD, MIN_TAIL = 2, 4  # ranks with weight
-EXACT = 1e-12  # of the total sum of squares: as good as 0
+_MIN_RANKS = 6
+_MIN_HEAD, _MIN_TAIL = 2, 4  # ranks with weight
+_EXACT = 1e-12  # of the total sum of squares: as good as 0
 _LOWEST_U, _HIGHEST_U = 1e-9, 1e4  # the second in units of n
 _STEP = 0.35  # of log u on the grid
 _UNEVEN = 0.02  # ten times the most seen on real curves, at this step
 _CHUNK = 4_000_000  # numbers in memory at once
-
-
-class Curve:
-    """Checked input, and the sums that every family needs. y is taken about its mean."""
-
-    def __init__(self, y, weights):
-        y = np.asarray(y, dtype=float)
-        w = np.ones_like(y) if weights is None else np.asarray(weights, dtype=float)
-        if y.ndim != 1 or len(y) < MIN_RANKS:
-            raise InvalidRequestError(
-                f"a curve of shape {y.shape}: give one value per rank, at least {MIN_RANKS}"
-            )
-        if w.shape != y.shape or not (np.isfinite(w).all() and (w >= 0).all()):
-            raise InvalidRequestError("weights: give one finite number, at least 0, per rank")
-        if not np.isfinite(y).all():
-            bad = int(np.flatnonzero(~np.isfinite(y))[0])
-            raise InvalidRequestError(f"the curve is {y[bad]} at rank {bad + 1}: drop such ranks")
-        if (w > 0).sum() < MIN_RANKS:
-            raise InvalidRequestError(f"weights leave fewer than {MIN_RANKS} ranks: keep more")
-        self.n, self.w, self.k = len(y), w, np.arange(1.0, len(y) + 1)
-        self.mean = float((w * y).sum() / w.sum())
-        self.y = y - self.mean
-        self.sst = float((w * self.y**2).sum())
-
-    def before(self, x) -> np.ndarray:
-        """Sums of x over ranks 1..c, for c = 0..n."""
-        return np.concatenate([[0.0], np.cumsum(x)])
-
-
-@dataclass(frozen=True)
-class Line:
-    """A weighted least-squares line: slope, intercept, squared error."""
-
-    slope: float
-    intercept: float
-    sse: float
-
-
-def line(curve: Curve, x, part: slice) -> Line:
-    """The line of y on x over a part of the ranks, summed about the means. x: [rank of the part]"""
-    y, w = curve.y[part], curve.w[part]
-    total = w.sum()
-    mean_x, mean_y = (w * x).sum() / total, (w * y).sum() / total
-    x, y = x - mean_x, y - mean_y
-    spread = (w * x * x).sum()
-    slope = (w * x * y).sum() / spread if spread > 0 else 0.0
-    rest = y - slope * x
-    return Line(float(slope), float(mean_y - slope * mean_x), float((w * rest * rest).sum()))
-
-
-def tail(curve: Curve, c: int, v: float) -> Line:
-    """The tail beyond c at log u = v: B, A and squared error."""
-    x = np.log1p(np.arange(curve.n - c) / math.exp(v))
-    own = line(curve, x, slice(c, None))
-    return Line(own.slope, own.intercept - own.slope * v, own.sse)
-
-
-def u_grid(n: int) -> np.ndarray:
-    """log u from one bound to the other."""
-    low, high = math.log(_LOWEST_U), math.log(_HIGHEST_U * n)
-    return np.linspace(low, high, math.ceil((high - low) / _STEP) + 1)
-
-
-def allowed(curve: Curve) -> np.ndarray:
-    """Breakpoints 0..n with enough ranks on both sides. [n + 1]"""
-    seen = curve.before(curve.w > 0)
-    c = np.arange(curve.n + 1)
-    inner = (c >= MIN_HEAD) & (c <= curve.n - MIN_TAIL)
-    return inner & (seen >= MIN_HEAD) & (seen[-1] - seen >= MIN_TAIL)
-
-
-def heads(curve: Curve, h) -> np.ndarray:
-    """Squared error of the line through ranks 1..c, for every c. [n + 1]"""
-    w, y = curve.w, curve.y
-    h = (h - h.mean()) / h.std()
-    s, x, xx, xy, sy, yy = map(curve.before, (w, w * h, w * h * h, w * h * y, w * y, w * y * y))
-    return residual(s, x, xx, xy, sy, yy)
-
-
-def residual(s, x, xx, xy, sy, yy) -> np.ndarray:
-    """Squared error of a line with intercept from weighted sums: of 1, x, x^2, x y, y, y^2."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        spread, common, total = xx - x * x / s, xy - x * sy / s, yy - sy * sy / s
-        explained = np.where(spread > 1e-14 * xx, common**2 / spread, 0.0)
-    return np.nan_to_num(np.maximum(total - explained, 0.0))
-
-
-def tail_sums(curve: Curve, offset: int):
-    """For each u of `u_grid`: sums of w x, w x^2, w x y over ranks beyond c. Yields [3, n + 1].
-
-    x is log(1 + j/u), j = k - c - 1 + offset, over its largest value: an affine change of
-    log(j + u), which no fitted value depends on, but which rounding does.
-    """
-    n = curve.n
-    length = fft.next_fast_len(2 * n, real=True)
-    spectrum = fft.rfft(np.stack([curve.w, curve.w * curve.y]), length)
-    grid = u_grid(n)
-    for part in np.array_split(grid, math.ceil(len(grid) * length * 3 / _CHUNK)):
-        first, second = _spectra(tuple(part), n, offset, length)
-        products = [first * spectrum[0], second * spectrum[0], first * spectrum[1]]
-        sums = fft.irfft(np.stack(products, axis=1), length)[..., : n + 1]
-        sums[..., n] = 0.0
-        yield from sums
-
-
-@lru_cache(maxsize=2)  # one chunk of each offset; all curves of n ranks have it in common
-def _spectra(v: tuple[float, ...], n: int, offset: int, length: int) -> tuple[np.ndarray, ...]:
-    """Transforms of `tail_sums`'s x and x^2 at these log u."""
-    x = np.log1p((np.arange(n) + offset) / np.exp(v)[:, None])
-    x /= x[:, -1:]
-    return fft.rfft(x, length).conj(), fft.rfft(x * x, length).conj()
-
-
-def after(curve: Curve) -> np.ndarray:
-    """Sums of w, w y, w y^2 over ranks beyond c, for every c. [3, n + 1]"""
-    w, y = curve.w, curve.y
-    before = np.stack([curve.before(x) for x in (w, w * y, w * y * y)])
-    return before[:, -1:] - before
-
-
-@dataclass(frozen=True)
-class Optimum:
-    """Where a search ended: breakpoint, log u, squared error."""
-
-    c: int
-    v: float
-    sse: float
-
-
-def search(grid, errors, exact, tolerance: float) -> Optimum:
-    """The best c and u: grid minima refined, best first, while one can win.
-
-    A parabola through three points of the grid says how far the error may fall between them. Twice
-    that is allowed for, and a share of its bend, since the error is not quite a parabola. `errors`
-    [grid, c] gets the refined values.
-    """
-    padded = np.pad(errors, ((1, 1), (0, 0)), constant_values=np.inf)
-    left, right = padded[:-2], padded[2:]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        bend = left - 2 * errors + right
-        fall = 2 * (right - left) ** 2 / (8 * bend) + _UNEVEN * bend
-    least = errors - np.where(np.isfinite(fall), np.maximum(fall, 0.0), 0.0)
-    rows, columns = np.nonzero((errors <= left) & (errors <= right) & np.isfinite(errors))
-    hopeful = [(float(least[i, c]), int(c), int(i)) for i, c in zip(rows, columns, strict=True)]
-    heapq.heapify(hopeful)
-    best = Optimum(0, 0.0, math.inf)
-    while hopeful:
-        hope, c, i = heapq.heappop(hopeful)
-        if hope >= best.sse - tolerance:
-            break
-        bracket = grid[max(i - 1, 0)], grid[min(i + 1, len(grid) - 1)]
-        found = optimize.minimize_scalar(
-            lambda v, c=c: exact(c, v), bounds=bracket, method="bounded", options={"xatol": 1e-6}
-        )
-        ends = [(exact(c, v), v) for v in (grid[i], float(found.x))]
-        sse, v = min(ends)
-        errors[i, c] = sse
-        if sse < best.sse:
-            best = Optimum(c, float(v), sse)
-    return best
-
-
-# Least-squares fits to one curve y[k] over ranks k = 1..n: two parts, and simpler rivals (App.
-# I).
-#
-# Arrays in, a `Fit` out. Knows nothing of models, logits or which family is the better one.
-#
-# The paper's form is a line up to a breakpoint c and A + B log(k + C) beyond, with a jump
-# allowed. Given c and C all else is linear, so the search is over those two. For one C it is fast
-# for *every* c at once, if C moves along with c: with u = c + 1 + C, the value under the
-# logarithm at the first rank of the tail, the tail's regressor is log(j + u) for j = 0, 1, ...
-# whatever c is. Its sums with w, w x and w y over all tails are then correlations with one
-# kernel, which a Fourier transform gives for a whole grid of u. What can still win is then
-# refined in u by bounded search, best first.
-#
-# Weights of 0 hold ranks out; every fit still speaks for all n ranks. u lies between 1e-9, where
-# the first rank of the tail is a point apart, and 1e4 n, where the tail is a line to four digits.
 
 
 @dataclass(frozen=True)
@@ -247,25 +79,25 @@ class Fit:
 
 def exponential(y, weights=None) -> Fit:
     """Logits linear in the rank, so probabilities geometric (Def. F.1): m k + b. 2 parameters."""
-    curve = Curve(y, weights)
-    found = line(curve, curve.k, slice(None))
+    curve = _Curve(y, weights)
+    found = _line(curve, curve.k, slice(None))
     return _fit(curve, "exponential", curve.n, found.sse, m=found.slope, b=found.intercept)
 
 
 def power_law(y, weights=None) -> Fit:
     """Probabilities a power of the rank: A + B log k. 2 parameters."""
-    curve = Curve(y, weights)
-    found = tail(curve, 0, 0.0)
+    curve = _Curve(y, weights)
+    found = _tail(curve, 0, 0.0)
     return _fit(curve, "power_law", 0, found.sse, A=found.intercept, B=found.slope, shift=1.0)
 
 
 def shifted_power_law(y, weights=None) -> Fit:
     """Zipf and Mandelbrot's law: A + B log(k + C) over all ranks. 3 parameters."""
-    curve = Curve(y, weights)
-    grid = u_grid(curve.n)
-    errors = np.array([[tail(curve, 0, v).sse] for v in grid])
-    best = search(grid, errors, lambda c, v: tail(curve, 0, v).sse, EXACT * curve.sst)
-    found = tail(curve, 0, best.v)
+    curve = _Curve(y, weights)
+    grid = _u_grid(curve.n)
+    errors = np.array([[_tail(curve, 0, v).sse] for v in grid])
+    best = search(grid, errors, lambda c, v: _tail(curve, 0, v).sse, _EXACT * curve.sst)
+    found = _tail(curve, 0, best.v)
     parameters = {"A": found.intercept, "B": found.slope, "shift": math.exp(best.v)}
     return _fit(curve, "shifted_power_law", 0, found.sse, **parameters)
 
@@ -285,19 +117,17 @@ def two_part(y, weights=None, head: str = "linear") -> Fit:
     Raises:
         InvalidRequestError: too few ranks, or values that are not finite.
     """
-    if head not in ("linear", "log"):
-        raise InvalidRequestError(f"head={head!r}: must be 'linear' or 'log'")
-    curve, grid = Curve(y, weights), u_grid(len(y))
+    curve, grid = _Curve(y, weights), _u_grid(len(y))
     h = curve.k if head == "linear" else np.log(curve.k)
-    before, rest = heads(curve, h), after(curve)
-    errors = np.stack([residual(rest[0], *s, *rest[1:]) for s in tail_sums(curve, 0)])
+    before, after = _head_errors(curve, h), _sums_after(curve)
+    errors = np.stack([_residual(after[0], *s, *after[1:]) for s in _tail_sums(curve, 0)])
     errors += before
     # The tail starts at a seen rank, so that every split of the seen ranks is tried once.
-    errors[:, ~(allowed(curve) & np.append(curve.w > 0, False))] = np.inf
+    errors[:, ~(_allowed(curve) & np.append(curve.w > 0, False))] = np.inf
     best = search(
-        grid, errors, lambda c, v: float(before[c]) + tail(curve, c, v).sse, EXACT * curve.sst
+        grid, errors, lambda c, v: float(before[c]) + _tail(curve, c, v).sse, _EXACT * curve.sst
     )
-    first, second = line(curve, h[: best.c], slice(best.c)), tail(curve, best.c, best.v)
+    first, second = _line(curve, h[: best.c], slice(best.c)), _tail(curve, best.c, best.v)
     found = _fit(
         curve,
         "two_part" if head == "linear" else "two_part_log_head",
@@ -307,31 +137,58 @@ def two_part(y, weights=None, head: str = "linear") -> Fit:
         **{"m": first.slope, "b": first.intercept, "A": second.intercept, "B": second.slope},
         shift=math.exp(best.v),
     )
-    return _least_jump(curve, found)
+    c = found.c
+    while c > _MIN_HEAD and curve.w[c - 1] == 0 and found.shift - (found.c - c + 1) > 0:
+        c -= 1
+    gap = [replace(found, c=p, shift=found.shift - (found.c - p)) for p in range(c, found.c + 1)]
+    return min(gap, key=lambda place: abs(place.jump))
 
 
 def two_part_continuous(y, weights=None) -> Fit:
     """Line and logarithm that meet at c: no jump. 5 parameters with c."""
-    curve, grid = Curve(y, weights), u_grid(len(y))
+    curve, grid = _Curve(y, weights), _u_grid(len(y))
     hinge = _hinge_sums(curve)
-    errors = np.stack([_bent(curve, hinge, sums) for sums in tail_sums(curve, 1)])
-    errors[:, ~allowed(curve)] = np.inf
-    best = search(grid, errors, lambda c, v: _bent_at(curve, c, v).sse, EXACT * curve.sst)
-    found = _bent_at(curve, best.c, best.v)
+    errors = np.stack([_bent_errors(curve, hinge, sums) for sums in _tail_sums(curve, 1)])
+    errors[:, ~_allowed(curve)] = np.inf
+    best = search(grid, errors, lambda c, v: _bent_at(curve, c, v)[-1], _EXACT * curve.sst)
+    level, m, slope, sse = _bent_at(curve, best.c, best.v)
     # level + m (k - c), then level + B log((k + C) / (c + C)), with c + C = exp(v).
     return _fit(
         curve,
         "two_part_continuous",
         best.c,
-        found.sse,
+        sse,
         profile=errors.min(axis=0),
-        **{"m": found.m, "b": found.level - found.m * best.c},
-        **{"A": found.level - found.B * best.v, "B": found.B, "shift": math.exp(best.v) + 1},
+        **{"m": m, "b": level - m * best.c},
+        **{"A": level - slope * best.v, "B": slope, "shift": math.exp(best.v) + 1},
     )
 
 
-def _fit(curve: Curve, family: str, c: int, sse: float, profile=None, **parameters) -> Fit:
-    """A `Fit` with the curve's mean, which `Curve` takes off, put back."""
+class _Curve:
+    """Checked input, and the sums that every family needs. y is taken about its mean."""
+
+    def __init__(self, y, weights):
+        y = np.asarray(y, dtype=float)
+        w = np.ones_like(y) if weights is None else np.asarray(weights, dtype=float)
+        if y.ndim != 1 or len(y) < _MIN_RANKS:
+            raise InvalidRequestError(
+                f"a curve of shape {y.shape}: give one value per rank, at least {_MIN_RANKS}"
+            )
+        if w.shape != y.shape or not (np.isfinite(w).all() and (w >= 0).all()):
+            raise InvalidRequestError("weights: give one finite number, at least 0, per rank")
+        if not np.isfinite(y).all():
+            bad = int(np.flatnonzero(~np.isfinite(y))[0])
+            raise InvalidRequestError(f"the curve is {y[bad]} at rank {bad + 1}: drop such ranks")
+        if (w > 0).sum() < _MIN_RANKS:
+            raise InvalidRequestError(f"weights leave fewer than {_MIN_RANKS} ranks: keep more")
+        self.n, self.w, self.k = len(y), w, np.arange(1.0, len(y) + 1)
+        self.mean = float((w * y).sum() / w.sum())
+        self.y = y - self.mean
+        self.sst = float((w * self.y**2).sum())
+
+
+def _fit(curve: _Curve, family: str, c: int, sse: float, profile=None, **parameters) -> Fit:
+    """A `Fit` with the curve's mean, which `_Curve` takes off, put back."""
     found = dict.fromkeys(("m", "b", "A", "B", "shift"), math.nan) | parameters
     found["b"] += curve.mean
     found["A"] += curve.mean
@@ -340,14 +197,108 @@ def _fit(curve: Curve, family: str, c: int, sse: float, profile=None, **paramete
     return Fit(family, curve.n, c, sse=sse, mse=mse, r2=r2, profile=profile, **found)
 
 
-def _hinge_sums(curve: Curve) -> np.ndarray:
+# --- Sums of a curve's head and tail for every breakpoint at once ---
+
+
+def _before(x) -> np.ndarray:
+    """Sums of x over ranks 1..c, for c = 0..n."""
+    return np.concatenate([[0.0], np.cumsum(x)])
+
+
+class _Line(NamedTuple):
+    slope: float
+    intercept: float
+    sse: float
+
+
+def _line(curve: _Curve, x, part: slice) -> _Line:
+    """The line of y on x over a part of the ranks, summed about the means. x: [rank of the part]"""
+    y, w = curve.y[part], curve.w[part]
+    total = w.sum()
+    mean_x, mean_y = (w * x).sum() / total, (w * y).sum() / total
+    x, y = x - mean_x, y - mean_y
+    spread = (w * x * x).sum()
+    slope = (w * x * y).sum() / spread if spread > 0 else 0.0
+    rest = y - slope * x
+    return _Line(float(slope), float(mean_y - slope * mean_x), float((w * rest * rest).sum()))
+
+
+def _tail(curve: _Curve, c: int, v: float) -> _Line:
+    """The tail beyond c at log u = v: B, A and squared error."""
+    x = np.log1p(np.arange(curve.n - c) / math.exp(v))
+    B, level, sse = _line(curve, x, slice(c, None))
+    return _Line(B, level - B * v, sse)
+
+
+def _u_grid(n: int) -> np.ndarray:
+    """log u from one bound to the other."""
+    low, high = math.log(_LOWEST_U), math.log(_HIGHEST_U * n)
+    return np.linspace(low, high, math.ceil((high - low) / _STEP) + 1)
+
+
+def _allowed(curve: _Curve) -> np.ndarray:
+    """Breakpoints 0..n with enough ranks on both sides. [n + 1]"""
+    seen, c = _before(curve.w > 0), np.arange(curve.n + 1)
+    inner = (c >= _MIN_HEAD) & (c <= curve.n - _MIN_TAIL)
+    return inner & (seen >= _MIN_HEAD) & (seen[-1] - seen >= _MIN_TAIL)
+
+
+def _head_errors(curve: _Curve, h) -> np.ndarray:
+    """Squared error of the line through ranks 1..c, for every c. [n + 1]"""
+    w, y = curve.w, curve.y
+    h = (h - h.mean()) / h.std()
+    return _residual(*map(_before, (w, w * h, w * h * h, w * h * y, w * y, w * y * y)))
+
+
+def _residual(s, x, xx, xy, sy, yy) -> np.ndarray:
+    """Squared error of a line with intercept from weighted sums: of 1, x, x^2, x y, y, y^2."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        spread, common, total = xx - x * x / s, xy - x * sy / s, yy - sy * sy / s
+        explained = np.where(spread > 1e-14 * xx, common**2 / spread, 0.0)
+    return np.nan_to_num(np.maximum(total - explained, 0.0))
+
+
+def _tail_sums(curve: _Curve, offset: int):
+    """For each u of `_u_grid`: sums of w x, w x^2, w x y over ranks beyond c. Yields [3, n + 1].
+
+    x is log(1 + j/u), j = k - c - 1 + offset, over its largest value: an affine change of
+    log(j + u), which no fitted value depends on, but which rounding does.
+    """
+    n = curve.n
+    length = fft.next_fast_len(2 * n, real=True)
+    spectrum = fft.rfft(np.stack([curve.w, curve.w * curve.y]), length)
+    grid = _u_grid(n)
+    for part in np.array_split(grid, math.ceil(len(grid) * length * 3 / _CHUNK)):
+        first, second = _spectra(tuple(part), n, offset, length)
+        products = [first * spectrum[0], second * spectrum[0], first * spectrum[1]]
+        sums = fft.irfft(np.stack(products, axis=1), length)[..., : n + 1]
+        sums[..., n] = 0.0
+        yield from sums
+
+
+@lru_cache(maxsize=2)  # one chunk of each offset; all curves of n ranks have it in common
+def _spectra(v: tuple[float, ...], n: int, offset: int, length: int) -> tuple[np.ndarray, ...]:
+    """Transforms of `_tail_sums`'s x and x^2 at these log u."""
+    x = np.log1p((np.arange(n) + offset) / np.exp(v)[:, None])
+    x /= x[:, -1:]
+    return fft.rfft(x, length).conj(), fft.rfft(x * x, length).conj()
+
+
+def _sums_after(curve: _Curve) -> np.ndarray:
+    """Sums of w, w y, w y^2 over ranks beyond c, for every c. [3, n + 1]"""
+    w, y = curve.w, curve.y
+    before = np.stack([_before(x) for x in (w, w * y, w * y * y)])
+    return before[:, -1:] - before
+
+
+def _hinge_sums(curve: _Curve) -> np.ndarray:
     """Sums of w h, w h^2, w h y for h = min(k - c, 0), for every c. [3, n + 1]"""
     w, y, k, c = curve.w, curve.y, curve.k, np.arange(curve.n + 1.0)
-    s, x, xx, sy, xy = map(curve.before, (w, w * k, w * k * k, w * y, w * k * y))
+    s, x, xx, sy, xy = map(_before, (w, w * k, w * k * k, w * y, w * k * y))
     return np.stack([x - c * s, xx - 2 * c * x + c * c * s, xy - c * sy])
 
 
-def _bent(curve: Curve, hinge, sums) -> np.ndarray:
+def _bent_errors(curve: _Curve, hinge, sums) -> np.ndarray:
     """Squared error of the continuous form for every c, for one u. [n + 1]
 
     h is 0 in the tail and the tail's regressor g is 0 in the head, so h g sums to 0.
@@ -362,18 +313,8 @@ def _bent(curve: Curve, hinge, sums) -> np.ndarray:
     return np.clip(curve.sst - explained, 0.0, curve.sst)
 
 
-@dataclass(frozen=True)
-class _Bent:
-    """The continuous form at one c and C; `level` is its value at c."""
-
-    level: float
-    m: float
-    B: float
-    sse: float
-
-
-def _bent_at(curve: Curve, c: int, v: float) -> _Bent:
-    """The continuous form at c and log(c + C) = v, summed about the means."""
+def _bent_at(curve: _Curve, c: int, v: float) -> tuple[float, ...]:
+    """The continuous form at c and log(c + C) = v: its value at c, m, B and squared error."""
     w, y = curve.w, curve.y
     h, g = np.minimum(curve.k - c, 0), np.log1p(np.maximum(curve.k - c, 0) / math.exp(v))
     x = np.stack([h, g])
@@ -384,41 +325,59 @@ def _bent_at(curve: Curve, c: int, v: float) -> _Bent:
     m, slope = np.linalg.solve((w * unit) @ unit.T, (w * unit) @ y) / scale
     rest = y - m * centred[0] - slope * centred[1]
     level = -m * mean[0] - slope * mean[1]
-    return _Bent(float(level), float(m), float(slope), float((w * rest * rest).sum()))
+    return float(level), float(m), float(slope), float((w * rest * rest).sum())
 
 
-def _least_jump(curve: Curve, fit: Fit) -> Fit:
-    """The fit with its breakpoint moved within a gap of held-out ranks to where it jumps least."""
-    c = fit.c
-    while c > MIN_HEAD and curve.w[c - 1] == 0 and fit.shift - (fit.c - c + 1) > 0:
-        c -= 1
-    places = [replace(fit, c=p, shift=fit.shift - (fit.c - p)) for p in range(c, fit.c + 1)]
-    return min(places, key=lambda place: abs(place.jump))
+class Optimum(NamedTuple):
+    """Where a search ended: breakpoint, log u, squared error."""
+
+    c: int
+    v: float
+    sse: float
 
 
-# Which family of curves describes ranked values best: held-out error, and a BIC beside it.
-#
-# Arrays in, tables out. Knows the families of `piecewise`; knows nothing of models or logits.
-#
-# Residuals of a smooth, sorted curve are not noise: neighbours miss by almost the same amount, so
-# 2,000 ranks hold far fewer independent numbers, and a criterion that counts each of them (AIC,
-# BIC) rewards every wiggle a family can follow. Two remedies:
-#
-# *Blocked cross-validation*, which decides. Contiguous blocks of equal width in log-rank are held
-# out in turn, wide enough that a neighbour's residual does not give the answer away. Inner blocks
-# ask a family to interpolate, the first and the last to extrapolate. Each block has one vote,
-# however many ranks it holds: families are compared by the logarithm of the ratio of their mean
-# squared errors on a block, because the errors themselves differ by orders of magnitude from the
-# top to the tail. The interval is Student's over blocks; blocks share most of their training
-# ranks, so it is a guide to size, not an exact level. The family with the fewest parameters that
-# is not told apart from the best is preferred.
-#
-# *BIC with an effective sample size*: n (1 - r) / (1 + r), r the lag-1 autocorrelation of the
-# residuals of the family that fits best, the same n for all. It is rough (it takes the residuals
-# to be a first-order autoregression), so it is shown and does not decide.
+def search(grid, errors, exact, tolerance: float) -> Optimum:
+    """The best c and u: grid minima refined, best first, while one can win.
+
+    A parabola through three points of the grid says how far the error may fall between them. Twice
+    that is allowed for, and a share of its bend, since the error is not quite a parabola. `errors`
+    [grid, c] gets the refined values.
+    """
+    padded = np.pad(errors, ((1, 1), (0, 0)), constant_values=np.inf)
+    left, right = padded[:-2], padded[2:]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        bend = left - 2 * errors + right
+        fall = 2 * (right - left) ** 2 / (8 * bend) + _UNEVEN * bend
+    least = errors - np.where(np.isfinite(fall), np.maximum(fall, 0.0), 0.0)
+    rows, columns = np.nonzero((errors <= left) & (errors <= right) & np.isfinite(errors))
+    hopeful = [(float(least[i, c]), int(c), int(i)) for i, c in zip(rows, columns, strict=True)]
+    heapq.heapify(hopeful)
+    best = Optimum(0, 0.0, math.inf)
+    while hopeful:
+        hope, c, i = heapq.heappop(hopeful)
+        if hope >= best.sse - tolerance:
+            break
+        bracket = grid[max(i - 1, 0)], grid[min(i + 1, len(grid) - 1)]
+        found = optimize.minimize_scalar(
+            lambda v, c=c: exact(c, v), bounds=bracket, method="bounded", options={"xatol": 1e-6}
+        )
+        sse, v = min((exact(c, v), v) for v in (grid[i], float(found.x)))
+        errors[i, c] = sse
+        if sse < best.sse:
+            best = Optimum(c, float(v), sse)
+    return best
+
+
+# --- Which family describes ranked values best ---
+# Residuals of a smooth, sorted curve are not noise: neighbours miss by almost the same amount, so a
+# criterion that counts every rank (AIC, BIC) rewards every wiggle a family can follow. So blocked
+# cross-validation decides: contiguous blocks of equal width in log-rank are held out in turn, and
+# each has one vote, the log ratio of mean squared errors on it. The interval is Student's over
+# blocks; blocks share most of their training ranks, so it is a guide to size, not an exact level.
+# BIC with an effective sample size is shown beside it and does not decide.
 
 N_BLOCKS = 12
-LEVEL = 0.95
+_LEVEL = 0.95
 REFERENCE = "two_part"
 # Name: fit, number of parameters (a breakpoint counts as one).
 FAMILIES = {
@@ -473,12 +432,12 @@ def held_out_errors(y, n_blocks: int = N_BLOCKS) -> pd.DataFrame:
 
 
 def mean_interval(values) -> tuple[float, float, float]:
-    """Mean and Student's interval at `LEVEL` over values taken as independent."""
+    """Mean and Student's 95 % interval over values taken as independent."""
     values = np.asarray(values, dtype=float)
     mean = float(values.mean())
     if len(values) < 2:
         return mean, -math.inf, math.inf
-    half = stats.sem(values) * stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)
+    half = stats.sem(values) * stats.t.ppf((1 + _LEVEL) / 2, len(values) - 1)
     return mean, float(mean - half), float(mean + half)
 
 
@@ -508,12 +467,13 @@ def compare(y, errors: pd.DataFrame | None = None) -> pd.DataFrame:
     n, floor = len(y), max(_ROUNDING * float(np.var(y)), np.finfo(float).tiny)
     fits = {family: fit(y) for family, (fit, _) in FAMILIES.items()}
     best = min(fits.values(), key=lambda fit: fit.sse)
+    # One n for all families, so that their BIC can be compared.
     n_effective = effective_size(y - best.predict(np.arange(1, n + 1)))
     chosen, rows = preferred(errors), []
     for family, own in errors.groupby("family", sort=False):
         fit, size = fits[family], FAMILIES[family][1]
         misfit = math.log(max(fit.mse, floor))
-        mean, low, high = mean_interval(own.log_ratio)
+        ratio, low, high = map(math.exp, mean_interval(own.log_ratio))
         rows.append(
             {
                 "family": family,
@@ -521,9 +481,9 @@ def compare(y, errors: pd.DataFrame | None = None) -> pd.DataFrame:
                 "mse": fit.mse,
                 "r2": fit.r2,
                 "held_out": own.error.mean(),
-                "ratio": math.exp(mean),
-                "low": math.exp(low),
-                "high": math.exp(high),
+                "ratio": ratio,
+                "low": low,
+                "high": high,
                 "bic_effective": n_effective * misfit + size * math.log(n_effective),
                 "bic_naive": n * misfit + size * math.log(n),
                 "effective_n": n_effective,
@@ -540,10 +500,7 @@ def preferred(errors: pd.DataFrame) -> str:
     """The family with the fewest parameters that blocks do not tell apart from the best.
 
     The best has the smallest geometric mean of held-out errors; among families of one size the
-    better one stands for them.
-
-    Args:
-        errors: of `held_out_errors`.
+    better one stands for them. `errors`: of `held_out_errors`.
     """
     wide = errors.pivot(index="block", columns="family", values="log_ratio")
     means = wide.mean()

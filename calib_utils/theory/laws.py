@@ -1,7 +1,7 @@
-"""Next-token distributions that are known by formula, and what a law is.
+"""Next-token laws that are known by formula, and models that follow one exactly.
 
-A prefix's valid tokens and their N in (Def. 3.2), logits over a vocabulary out, and beside them
-the valid tokens' probabilities at any temperature. Knows tries; nothing of tokenizers or torch.
+A prefix's valid tokens and their N in (Def. 3.2), logits over a vocabulary out; a law, a task and a
+tokenizer in, a `Model` out that all of `calib_utils` accepts. Knows no metric and no stored row.
 """
 
 import hashlib
@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
+from scipy.special import log_softmax
 
 from calib_utils.core import prompts
 from calib_utils.core.prompts import Policies, Prompt
@@ -49,24 +50,20 @@ class Node:
 class Law(ABC):
     """A distribution over the next token at every prefix that begins an answer.
 
-    A law of your own needs `logits` and `valid_log_p`, and a `repr` that tells it from others: a
-    frozen dataclass has one. It may look at `node.prefix`.
+    A law of your own needs `logits`, and a `repr` that tells it from others: a frozen dataclass
+    has one.
     """
 
     @abstractmethod
     def logits(self, node: Node) -> np.ndarray:
         """ln p of every token up to a constant, -inf for what is impossible: float64 [vocab]."""
 
-    @abstractmethod
     def valid_log_p(self, node: Node, temperature: float = 1.0) -> np.ndarray:
-        """ln p of the valid tokens at a temperature, by formula, in nats: float64 [valid]."""
+        """ln p of the valid tokens at a temperature, in nats: float64 [valid]."""
+        return log_softmax(self.logits(node) / temperature)[node.symbols]
 
     def require_fits(self, node: Node) -> None:
-        """Refuses a node on which the law is not defined.
-
-        Raises:
-            InvalidRequestError: naming the value that does not fit.
-        """
+        """Raises InvalidRequestError at a node on which the law is not defined."""
         return
 
 
@@ -80,10 +77,6 @@ class UniformOverV(Law):
     def logits(self, node: Node) -> np.ndarray:
         return _placed(node, np.log(node.counts / node.counts.max()), -math.inf)
 
-    def valid_log_p(self, node: Node, temperature: float = 1.0) -> np.ndarray:
-        log_n = np.log(node.counts) / temperature
-        return log_n - np.logaddexp.reduce(log_n)
-
 
 @dataclass(frozen=True)
 class UniformOverG(Law):
@@ -96,20 +89,14 @@ class UniformOverG(Law):
     def logits(self, node: Node) -> np.ndarray:
         return _placed(node, np.zeros(node.n_valid), -math.inf)
 
-    def valid_log_p(self, node: Node, temperature: float = 1.0) -> np.ndarray:
-        return np.full(node.n_valid, -math.log(node.n_valid))
-
 
 @dataclass(frozen=True)
 class LeakyShape(Law):
-    """The valid tokens hold a share of the mass in proportion to N; the others the rest, evenly.
+    """The valid tokens hold `local_validity` of the mass, by N; the others the rest, evenly.
 
     Known at T = 1, for answers of L steps (end included): Val = local_validity^L and Div = 1. With
     lengths L_y that differ, p(y) = local_validity^L_y / |V|. Order calibrated exactly where
     local_validity min N / sum N >= (1 - local_validity) / (number of invalid tokens).
-
-    Args:
-        local_validity: mass of the valid tokens at each prefix, above 0 and at most 1.
     """
 
     local_validity: float
@@ -122,19 +109,10 @@ class LeakyShape(Law):
         object.__setattr__(self, "local_validity", float(self.local_validity))
 
     def logits(self, node: Node) -> np.ndarray:
-        inside, outside = self._log_masses(node)
-        return _placed(node, inside - inside.max(), outside - inside.max())
-
-    def valid_log_p(self, node: Node, temperature: float = 1.0) -> np.ndarray:
-        inside, outside = (part / temperature for part in self._log_masses(node))
-        tail = outside + math.log(node.n_invalid) if node.n_invalid else -math.inf
-        return inside - np.logaddexp(np.logaddexp.reduce(inside), tail)
-
-    def _log_masses(self, node: Node) -> tuple[np.ndarray, float]:
-        """ln p of the valid tokens [valid], and of each of the others."""
         inside = np.log(self.local_validity * node.counts / node.counts.sum())
         rest = 1 - self.local_validity
-        return inside, math.log(rest / node.n_invalid) if rest else -math.inf
+        outside = math.log(rest / node.n_invalid) if rest else -math.inf
+        return _placed(node, inside - inside.max(), outside - inside.max())
 
     def require_fits(self, node: Node) -> None:
         if self.local_validity < 1 and not node.n_invalid:
@@ -161,9 +139,6 @@ class ByStep(Law):
     def logits(self, node: Node) -> np.ndarray:
         return self._at(node).logits(node)
 
-    def valid_log_p(self, node: Node, temperature: float = 1.0) -> np.ndarray:
-        return self._at(node).valid_log_p(node, temperature)
-
     def require_fits(self, node: Node) -> None:
         self._at(node).require_fits(node)
 
@@ -182,10 +157,9 @@ def _placed(node: Node, valid: np.ndarray, elsewhere: float) -> np.ndarray:
     return found
 
 
-# Laws that hand out mass by rank: to the right tokens, or by a known permutation to wrong ones.
-#
-# Knows what `laws` knows. The *perfect order* of a prefix: valid tokens by falling N, then the
-# invalid ones, ties by token id. It is order calibrated (Def. D.1).
+# --- Laws that hand out mass by rank: to the right tokens, or by a permutation to wrong ones ---
+# The *perfect order* of a prefix, which is order calibrated (Def. D.1): valid tokens by falling N,
+# then the invalid ones, ties by token id.
 
 
 class Ranked(Law):
@@ -200,93 +174,67 @@ class Ranked(Law):
     def log_mass(self, node: Node, rank: np.ndarray) -> np.ndarray:
         """ln of the mass of a rank from 0, up to a constant of the node's."""
 
-    def log_total(self, node: Node, temperature: float) -> float:
-        """ln of the sum of all ranks' tempered masses, with the constant of `log_mass`."""
-        masses = self.log_mass(node, np.arange(node.n_vocab))
-        return float(np.logaddexp.reduce(masses / temperature))
-
     def ranks(self, node: Node) -> np.ndarray:
         """The rank that each token of the perfect order gets. [vocab]"""
         return np.arange(node.n_vocab)
 
     def logits(self, node: Node) -> np.ndarray:
-        valid = node.symbols[_by_falling_count(node)]
+        valid = node.symbols[np.lexsort((node.symbols, -node.counts))]
         invalid = np.delete(np.arange(node.n_vocab), valid)
         found = np.empty(node.n_vocab)
         found[np.concatenate([valid, invalid])] = self.log_mass(node, self.ranks(node))
         return found
 
-    def valid_log_p(self, node: Node, temperature: float = 1.0) -> np.ndarray:
-        mass = self.log_mass(node, self.ranks(node)[: node.n_valid]) / temperature
-        found = np.empty(node.n_valid)
-        found[_by_falling_count(node)] = mass - self.log_total(node, temperature)
-        return found
+
+class _OneNumber(Ranked):
+    """A ranked law whose only field is a finite number above 0."""
+
+    def __post_init__(self):
+        ((name, value),) = vars(self).items()
+        if not is_number(value) or not 0 < value < math.inf:
+            raise InvalidRequestError(f"{name}={value!r}: must be a finite number above 0")
+        object.__setattr__(self, name, float(value))
 
 
 @dataclass(frozen=True)
-class Geometric(Ranked):
+class Geometric(_OneNumber):
     """Def. F.1: mass q^rank with q = exp(-decay / T), normalised over the vocabulary.
 
-    The paper's masses (1 - q) q^rank leave q^|vocabulary| beyond the last rank. A softmax cannot
-    leave mass out, and a token that held it would not follow temperature, so here the masses are
-    divided by 1 - q^|vocabulary|: Val = prod (1 - q^v_t) / (1 - q^|vocabulary|). The two agree to
-    1e-15 where decay |vocabulary| / T > 35; well below that Thm F.4 can fail for this law.
-
-    Args:
-        decay: lambda of Def. F.1, nats a rank at T = 1, above 0.
+    The paper's masses (1 - q) q^rank leave q^|vocabulary| beyond the last rank, which a softmax
+    cannot; so here Val = prod (1 - q^v_t) / (1 - q^|vocabulary|). The two agree to 1e-15 where
+    decay |vocabulary| / T > 35; well below that Thm F.4 can fail for this law.
     """
 
-    decay: float
-
-    def __post_init__(self):
-        object.__setattr__(self, "decay", _positive("decay", self.decay))
+    decay: float  # lambda of Def. F.1, nats a rank at T = 1
 
     def log_mass(self, node: Node, rank: np.ndarray) -> np.ndarray:
         return -self.decay * rank
 
-    def log_total(self, node: Node, temperature: float) -> float:
-        return _log_geometric_sum(self.decay / temperature, node.n_vocab)
-
 
 @dataclass(frozen=True)
-class EquallySharp(Ranked):
+class EquallySharp(_OneNumber):
     """Geometric at every prefix, with the decay that makes its sharpness the same everywhere.
 
     decay = sharpness / |G(prefix)|, so the valid tokens hold 1 - exp(-sharpness / T) however many
     they are (over infinitely many ranks; the rest as for `Geometric`): for answers of L steps
     Val = (1 - exp(-sharpness / T))^L. Thm F.4 asks for one decay a step, which this law has under
     Assumption 5.1 only.
-
-    Args:
-        sharpness: z of Def. F.1 at T = 1, above 0.
     """
 
-    sharpness: float
-
-    def __post_init__(self):
-        object.__setattr__(self, "sharpness", _positive("sharpness", self.sharpness))
+    sharpness: float  # z of Def. F.1 at T = 1
 
     def log_mass(self, node: Node, rank: np.ndarray) -> np.ndarray:
         return -self.sharpness / node.n_valid * rank
 
-    def log_total(self, node: Node, temperature: float) -> float:
-        return _log_geometric_sum(self.sharpness / node.n_valid / temperature, node.n_vocab)
-
 
 @dataclass(frozen=True)
-class Zipf(Ranked):
+class Zipf(_OneNumber):
     """A heavy tail: mass (rank + 1)^(-exponent / T), normalised over the vocabulary.
 
     Val = prod h(v_t) / h(|vocabulary|) with h(n) the sum of i^(-exponent / T) for i = 1 .. n.
-
-    Args:
-        exponent: above 0.
     """
 
     exponent: float
-
-    def __post_init__(self):
-        object.__setattr__(self, "exponent", _positive("exponent", self.exponent))
 
     def log_mass(self, node: Node, rank: np.ndarray) -> np.ndarray:
         return -self.exponent * np.log(rank + 1.0)
@@ -307,9 +255,6 @@ class _Reordered(Ranked):
     def log_mass(self, node: Node, rank: np.ndarray) -> np.ndarray:
         return self.law.log_mass(node, rank)
 
-    def log_total(self, node: Node, temperature: float) -> float:
-        return self.law.log_total(node, temperature)
-
     def require_fits(self, node: Node) -> None:
         self.law.require_fits(node)
 
@@ -324,10 +269,6 @@ class Displaced(_Reordered):
     Known under Assumption 5.1: the oracle size has Prec_seq = Rec_seq = prod (v_t - k) / v_t over
     the steps with a choice; Val = prod (S(v_t - k) + S(v_t + k) - S(v_t)) / S(|vocabulary|) there.
     Repairing the order gives back `law`.
-
-    Args:
-        law: the ordered law.
-        k: at least 1, and at most the valid and the invalid tokens of any prefix with a choice.
     """
 
     k: int = 1
@@ -354,13 +295,9 @@ class Displaced(_Reordered):
 
 @dataclass(frozen=True)
 class Permuted(_Reordered):
-    """A ranked law whose first ranks are permuted, the same way at every prefix.
+    """A ranked law whose first ranks are permuted: rank i of `law` becomes `to[i]` everywhere.
 
     Known: the oracle size keeps what the permutation sends below |G|.
-
-    Args:
-        law: the ordered law.
-        to: the token with rank i in `law` gets rank `to[i]`; ranks from len(to) on stay.
     """
 
     to: tuple[int, ...] = (1, 0)
@@ -385,26 +322,7 @@ class Permuted(_Reordered):
             )
 
 
-def _by_falling_count(node: Node) -> np.ndarray:
-    """Places of the node's valid tokens in the perfect order. [valid]"""
-    return np.lexsort((node.symbols, -node.counts))
-
-
-def _log_geometric_sum(rate: float, n: int) -> float:
-    """ln of the sum of exp(-rate i) for i = 0 .. n-1."""
-    return math.log(math.expm1(-rate * n) / math.expm1(-rate))
-
-
-def _positive(name: str, value: float) -> float:
-    if not is_number(value) or not 0 < value < math.inf:
-        raise InvalidRequestError(f"{name}={value!r}: must be a finite number above 0")
-    return float(value)
-
-
-# Language models whose every probability is known, with the interface of the real ones.
-#
-# A law, a task and a tokenizer in, a `Model` out that all of `calib_utils` accepts: controls that
-# must come out right, or wrong, through the whole chain. Knows torch and tokenizers; no metric.
+# --- Models that follow a law, with the interface of the real ones ---
 
 N_FILLERS = 100
 _END, _UNKNOWN = "<|end|>", "<|unknown|>"
@@ -428,20 +346,17 @@ class ReferenceModel(Model):
 def reference_model(law: Law, task: Task | str, tokenizer=None, end: str = "eos") -> ReferenceModel:
     """A model that gives every prefix of a task's answers the next-token distribution of a law.
 
-    Its logits are float32, as a real model's: at each step ln p is off by up to 2^-24 |logit| / T
-    through the token's own logit, and by the mean of that over all tokens through the sum. Logits
-    that float32 holds exactly (`UniformOverG`, a `Geometric` whose decay has few binary digits)
-    cost nothing.
+    Its logits are float32, as a real model's, so at each step ln p is off by up to about
+    2^-23 |logit| / T; not at all where float32 holds the logits exactly, as of `UniformOverG`.
 
     What is no prefix of an answer puts all mass on the end token: an answer is closed after its
     first invalid token, and nothing follows an end. So does a whole answer where `end="none"`.
 
-    Stored rows (`results_dir`) are told apart by law (its `repr`), answers and tokenizer.
-    `reproduce` cannot build these models again: `load_model` knows no such name and raises
-    UnknownNameError.
+    Stored rows (`results_dir`) are told apart by law (its `repr`), answers and tokenizer;
+    `reproduce` cannot build these models again.
 
     Args:
-        law: of `laws` or `ranked`, or your own.
+        law: of this module, or your own.
         task: a task, or a name for `get_task`; no other prompt is answered.
         tokenizer: any Hugging Face one, say that of a real model, whose trie is then followed; by
             default `character_tokenizer(task)`.
@@ -452,7 +367,7 @@ def reference_model(law: Law, task: Task | str, tokenizer=None, end: str = "eos"
         TokenizationError, ModelFormatError: as for `render_prompt`.
     """
     if not isinstance(law, Law):
-        raise InvalidRequestError(f"law={law!r} is no law: take one such as laws.UniformOverV()")
+        raise InvalidRequestError(f"law={law!r} is no law: take one such as cu.UniformOverV()")
     task = get_task(task)
     tokenizer = character_tokenizer(task) if tokenizer is None else tokenizer
     prompt = prompts.render(tokenizer, task, Policies(end=end))
@@ -484,10 +399,7 @@ def character_tokenizer(task: Task | str, n_fillers: int = N_FILLERS):
     """A tokenizer made for a task: a token per character of its prompt and answers, and no others.
 
     Besides them: the line break (for `end="line"`), an end token, one for unknown characters, and
-    fillers that never occur in a text but hold probability. `len(tokenizer)` counts them all.
-
-    Args:
-        n_fillers: how many; they set the size of the vocabulary.
+    `n_fillers` fillers that never occur in a text but hold probability.
 
     Raises:
         InvalidRequestError: a number of fillers below 0.
@@ -523,10 +435,8 @@ class _Rows:
 
 
 class _Network(torch.nn.Module):
-    """Logits by formula behind the calls that `scoring` makes.
-
-    A *state* stands for all that was read: -n with n tokens of the prompt to come, a node of the
-    trie, or `n_nodes` once there is no way back into an answer.
+    """Logits by formula. A *state* stands for all that was read: -n with n tokens of the prompt to
+    come, a node of the trie, or `n_nodes` once there is no way back into an answer.
     """
 
     def __init__(self, law: Law, task: Task, prompt: Prompt, stop: int, n_vocab: int):

@@ -1,15 +1,19 @@
 """Validity, diversity, precision and recall: by hand, and by the identities of ERRATA 2 and 3."""
 
-from itertools import pairwise
+import math
+from itertools import combinations, pairwise
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import calib_utils as cu
 from calib_utils.core import metrics
 from calib_utils.core.rules import NoCutoff
-from calib_utils.core.tries import Sequences, build_trie, weighted_by_count
+from calib_utils.core.tries import Sequences, build_trie
+from calib_utils.errors import InvalidRequestError
 from calib_utils.results.measure import summarise
 
 END = 9
@@ -104,37 +108,6 @@ def test_validity_and_diversity_are_in_range(model):
 
 
 @given(random_models())
-def test_val_times_div_splits_into_two_divergences(model):
-    # -ln(Val Div) = KL(p~ || p) + KL(p~ || U_V), p~ being p given a valid answer.
-    log_p = answer_log_p(*model)
-    conditional = log_p - np.logaddexp.reduce(log_p)
-    p = np.exp(conditional)
-    to_model = (p * (conditional - log_p)).sum()
-    to_uniform = (p * (conditional + log(len(p)))).sum()
-    left = -log(metrics.validity(log_p) * metrics.diversity(log_p))
-    assert left == pytest.approx(to_model + to_uniform, abs=1e-9)
-
-
-@given(random_models())
-def test_lost_diversity_splits_over_steps(model):
-    # -ln Div = sum over prefixes of p~(prefix) KL(p~(.|prefix) || N-weighted target).
-    trie, edge_log_p = model
-    log_p = answer_log_p(trie, edge_log_p)
-    share = np.exp(log_p - np.logaddexp.reduce(log_p))
-    edge_mass, node_mass = np.zeros(trie.n_edges), np.zeros(trie.n_nodes)
-    parent_edge = {int(child): e for e, child in enumerate(trie.edge_child) if child >= 0}
-    for sequence, answer in enumerate(trie.sequence_answer):
-        edge = int(trie.sequence_edge[sequence])
-        while edge is not None:
-            edge_mass[edge] += share[answer]
-            node_mass[trie.edge_node[edge]] += share[answer]
-            edge = parent_edge.get(int(trie.edge_node[edge]))
-    conditional = log(edge_mass / node_mass[trie.edge_node])
-    steps = (edge_mass * (conditional - weighted_by_count(trie))).sum()
-    assert -log(metrics.diversity(log_p)) == pytest.approx(steps, abs=1e-9)
-
-
-@given(random_models())
 def test_probabilities_are_those_of_enumeration(model):
     trie, edge_log_p = model
     p = dict(zip(zip(trie.edge_node, trie.edge_child, strict=True), edge_log_p, strict=True))
@@ -166,29 +139,6 @@ def test_rounding_carries_no_measure_out_of_its_range(n_answers):
     assert 1 - 1e-12 < metrics.diversity(log_p) <= 1
     log_p[1:] = -np.inf
     assert metrics.diversity(log_p) == 1 / n_answers
-
-
-@given(st.lists(random_models(), min_size=2, max_size=3))
-def test_the_measures_of_a_setting_depend_on_its_column_alone(models):
-    columns = [answer_log_p(*model) for model in models]
-    n_answers = min(map(len, columns))
-    table = np.stack([column[:n_answers] for column in columns], axis=1)
-    for measure in (metrics.validity, metrics.diversity, metrics.sequence_recall):
-        together = measure(table)
-        assert together.shape == (len(models),)
-        for column, value in zip(table.T, together, strict=True):
-            assert measure(column) == pytest.approx(value, rel=1e-12)
-
-
-@given(random_models(), st.randoms(use_true_random=False), st.integers(1, 5))
-def test_neither_the_order_of_answers_nor_one_out_of_reach_adds_anything(model, random, more):
-    log_p = answer_log_p(*model)
-    shuffled = np.array(random.sample(list(log_p), len(log_p)))
-    longer = np.concatenate([shuffled, np.full(more, -np.inf)])
-    share = len(log_p) / len(longer)
-    assert metrics.validity(longer) == pytest.approx(metrics.validity(log_p), rel=1e-12)
-    assert metrics.diversity(longer) == pytest.approx(share * metrics.diversity(log_p), rel=1e-12)
-    assert metrics.sequence_recall(longer) == pytest.approx(share)
 
 
 @given(random_models(), st.floats(0, 700))
@@ -229,11 +179,81 @@ def test_the_frontier_area_is_the_integral_of_the_best_attainable(points):
     assert metrics.frontier_area(first, second) == pytest.approx(expected, abs=1e-12)
 
 
-@given(points, st.floats(0, 1), st.floats(0, 1))
-def test_another_point_never_lowers_the_area_and_a_beaten_one_leaves_it(points, first, second):
-    area = metrics.frontier_area(*points.T)
-    more = metrics.frontier_area(*np.vstack([points, [first, second]]).T)
-    assert area - 1e-12 <= more <= 1
-    beaten = ((points[:, 0] >= first) & (points[:, 1] >= second)).any()
-    if beaten:
-        assert more == pytest.approx(area, abs=1e-12)
+# --- The best of so many settings, against all subsets of that many ---
+
+NAN = math.nan
+
+
+def table_of(pairs, rule="x"):
+    validity, diversity = zip(*pairs, strict=True)
+    return pd.DataFrame({"rule": rule, "validity": validity, "diversity": diversity})
+
+
+settings = st.lists(
+    st.tuples(
+        st.sampled_from([0.0, 0.5, 0.79, 0.8, 0.9, 1.0]),
+        st.one_of(st.sampled_from([0.1, 0.2, 0.7, NAN]), st.floats(0.01, 1)),
+    ),
+    min_size=1,
+    max_size=9,
+)
+
+
+def brute_force(pairs, level, budget):
+    """(mean, 5 % and 95 % quantile) of the best diversity over all subsets of a size."""
+    usable = [d if v >= level and not math.isnan(d) else 0.0 for v, d in pairs]
+    best = sorted(max(some) for some in combinations(usable, budget))
+    # The smallest value that at least q of the subsets do not exceed, in whole numbers.
+    low, high = (best[-(-len(best) * twentieths // 20) - 1] for twentieths in (1, 19))
+    return sum(best) / len(best), low, high
+
+
+@given(settings, st.sampled_from([0.3, 0.8, 0.85, 1.0]))
+def test_mean_and_band_are_those_over_all_subsets(pairs, level):
+    found = cu.best_by_budget(table_of(pairs), level)
+    assert found.columns.tolist() == ["rule", "budget", "mean", "low", "high"]
+    assert found.budget.tolist() == list(range(1, len(pairs) + 1))
+    for row in found.itertuples():
+        mean, low, high = brute_force(pairs, level, row.budget)
+        assert row.mean == pytest.approx(mean, abs=1e-12)
+        assert (row.low, row.high) == (low, high)
+
+
+@pytest.mark.parametrize("n", [20, 21, 40])
+def test_a_quantile_that_falls_between_two_settings_is_the_lower_one(n):
+    # One of 20 is exactly 5 %: rounding must not move on to the next.
+    values = np.arange(1, n + 1) / n
+    first = cu.best_by_budget(table_of([(1.0, v) for v in values])).iloc[0]
+    assert first.low == values[-(-n // 20) - 1]
+    assert first.high == values[-(-19 * n // 20) - 1]
+    assert first["mean"] == pytest.approx(values.mean())
+
+
+def test_what_is_not_valid_enough_or_undefined_counts_as_0():
+    for pairs in ([(0.7999, 0.9)], [(0.9, NAN)], [(0.0, NAN)]):
+        found = cu.best_by_budget(table_of(pairs), 0.8)
+        assert found[["mean", "low", "high"]].to_numpy().tolist() == [[0.0, 0.0, 0.0]]
+    assert cu.best_by_budget(table_of([(0.8, 0.9)]), 0.8)["mean"].tolist() == [0.9]
+
+
+def test_samplers_are_apart_and_in_the_tables_order():
+    one, other = table_of([(1, 0.2), (1, 0.4)], "z"), table_of([(1, 0.9)], "a")
+    found = cu.best_by_budget(pd.concat([one, other], ignore_index=True))
+    assert found.rule.tolist() == ["z", "z", "a"]
+    assert found["mean"].tolist() == pytest.approx([0.3, 0.4, 0.9])
+    renamed = one.rename(columns={"rule": "family"})
+    assert cu.best_by_budget(renamed, by="family").family.tolist() == ["z", "z"]
+
+
+def test_it_takes_the_rows_of_evaluate(tiny):
+    model, task = tiny("llama", chat=True), cu.Task("few", "Name one:", ["ab", "zo"])
+    table = cu.evaluate(model, task, ["none", "top_k=5", "top_k=50"], [0.5, 1.0])
+    found = cu.best_by_budget(table, level=table.validity.median())
+    assert found.groupby("rule", sort=False).budget.max().to_dict() == {"none": 2, "top_k": 4}
+    assert 0 < found["mean"].max() <= 1
+
+
+@pytest.mark.parametrize("level", [0, -0.1, 1.01, NAN, math.inf, 80])
+def test_a_level_out_of_range_is_refused(level):
+    with pytest.raises(InvalidRequestError, match=f"level {level}: must be above 0 and at most 1"):
+        cu.best_by_budget(table_of([(1.0, 0.5)]), level)

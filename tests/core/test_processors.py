@@ -20,7 +20,7 @@ from transformers.generation.logits_process import (
 
 import calib_utils as cu
 from calib_utils import paths
-from calib_utils.core import rules
+from calib_utils.core import processors, rules
 from calib_utils.errors import InvalidRuleError
 from calib_utils.models import scoring
 from calib_utils.results import storage
@@ -245,20 +245,6 @@ def test_new_rows_beside_processors_are_stored_and_old_ones_stay(model, tmp_path
     assert not stored.frontier.empty
 
 
-def test_processors_alone_store_nothing(model, tmp_path):
-    cu.evaluate(model, TASK, [cu.Processors(like_the_last, "own")], results_dir=tmp_path)
-    assert storage.read(storage.folder_of(tmp_path, model.key, TASK.name)) is None
-
-
-def test_details_beside_processors_are_those_of_the_rules(model, tmp_path):
-    mine = cu.Processors(like_the_last, "own")
-    found = cu.evaluate(model, TASK, [mine], details=True, results_dir=tmp_path)
-    assert found.rule.tolist() == ["own"]
-    stored = cu.stored_measurement(model, TASK, tmp_path)
-    assert "own" not in set(stored.settings.rule) | set(stored.losses.rule)
-    assert not stored.frontier.empty
-
-
 @pytest.mark.parametrize("family", rules.FAMILIES)
 def test_a_name_of_a_rule_is_refused_since_tables_could_not_tell_them_apart(family):
     with pytest.raises(InvalidRuleError, match=f"{family!r}: rename it"):
@@ -388,25 +374,6 @@ def exact_answers(model, prompt, sampler, temperature):
     return np.exp(measure(model, prompt, [(sampler, temperature)]).answer_log_p[:, 0])
 
 
-class Third(cu.Rule):
-    """A rule of a user's own."""
-
-    name = "third"
-
-    def n_kept(self, step):
-        return step.size // 3
-
-
-def test_a_users_rule_is_measured_and_split_but_not_stored(tiny, tmp_path):
-    model = tiny("llama", chat=True)
-    found = cu.evaluate(model, TASK, [Third(), "top_k=88"], details=True, results_dir=tmp_path)
-    n_vocab = model.network.config.vocab_size
-    same = cu.evaluate(model, TASK, [cu.TopK(n_vocab // 3)])
-    assert found.validity[0] == pytest.approx(same.validity[0], rel=1e-6)
-    assert set(cu.step_losses(model, TASK, [Third()]).repair) == {"none", "order", "shape", "both"}
-    assert set(cu.stored_measurement(model, TASK, tmp_path).settings.rule) == {"top_k"}
-
-
 @pytest.mark.models
 def test_the_page_that_shows_how_runs_as_printed(capsys):
     page = (paths.book_dir() / "bring_a_sampler.md").read_text(encoding="utf-8")
@@ -417,3 +384,108 @@ def test_the_page_that_shows_how_runs_as_printed(capsys):
     assert {"two_nats", "oracle_size"} <= set(names["table"].rule)
     assert len(blocks) == 4
     assert "llama.cpp" in capsys.readouterr().out
+
+
+# --- Rules of a user's own: their answers looked at, their rows never stored ---
+
+
+def own(n_kept, **attributes):
+    """A rule as a user may write it."""
+    body = {"name": "own", "n_kept": lambda self, step: n_kept(step)}
+    return type("Own", (cu.Rule,), body | attributes)()
+
+
+def ten(step):
+    return step.size.clamp(max=10)
+
+
+ALIKE = {"alone": lambda rule: rule, "in a chain": lambda rule: cu.Chain([rule, cu.TopP(0.95)])}
+
+
+@pytest.mark.parametrize("place", ALIKE)
+def test_a_rule_of_ones_own_gives_the_numbers_of_the_same_rule(tiny, place):
+    mine, ours = (ALIKE[place](rule) for rule in (own(ten), cu.TopK(10)))
+    for measured in (cu.evaluate, cu.step_losses):
+        found, wanted = (
+            measured(tiny("llama"), "rng-2", [rule], [0.7, 2.0]).drop(columns=["rule", "parameter"])
+            for rule in (mine, ours)
+        )
+        assert len(found) and found.equals(wanted)
+
+
+@pytest.mark.parametrize("place", ALIKE)
+def test_its_rows_are_never_stored(tiny, tmp_path, place):
+    """Its code may change under its name."""
+    arguments = {"results_dir": tmp_path, "temperatures": [2.0]}
+    for n_kept in (ten, lambda step: step.size):
+        rule = ALIKE[place](own(n_kept))
+        found = cu.evaluate(tiny("llama"), "rng-1", ["none", rule], **arguments)
+        fresh = cu.evaluate(tiny("llama"), "rng-1", [rule], [2.0])
+        assert found.validity[1] == fresh.validity[0]
+        stored = cu.stored_measurement(tiny("llama"), "rng-1", tmp_path)
+        assert list(stored.settings.rule) == ["none"]
+
+
+@pytest.mark.parametrize("place", ALIKE)
+def test_a_known_name_is_refused(tiny, tmp_path, place):
+    rule = ALIKE[place](own(ten, name="top_k"))
+    with pytest.raises(InvalidRuleError, match="'top_k': rename it"):
+        cu.evaluate(tiny("llama"), "rng-1", [rule], results_dir=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("n_kept", "said"),
+    [
+        (lambda step: step.size + 1, r"gave 263 of 262 tokens"),
+        (lambda step: step.size * 0, r"gave 0 of 262 tokens"),
+        (lambda step: step.size > 3, r"gave torch\.bool of shape"),
+        (lambda step: step.size.double(), r"gave torch\.float64 of shape"),
+        (
+            lambda step: torch.full((1, 1), 3),
+            r"gave torch\.int64 of shape torch\.Size\(\[1, 1\]",
+        ),
+        (
+            lambda step: step.size[:1].repeat(7),
+            r"gave torch\.int64 of shape torch\.Size\(\[7\]",
+        ),
+        (lambda step: 5, r"gave int of shape None"),
+        (lambda step: [5], r"gave list of shape None"),
+        (lambda step: None, r"gave NoneType of shape None"),
+    ],
+)
+@pytest.mark.parametrize("place", ALIKE)
+def test_a_number_of_tokens_that_is_none_is_named(tiny, place, n_kept, said):
+    with pytest.raises(InvalidRuleError, match=f"rule 'own': n_kept {said}"):
+        cu.evaluate(tiny("llama"), "rng-1", [ALIKE[place](own(n_kept))])
+
+
+@pytest.mark.parametrize(
+    ("attributes", "said"),
+    [
+        ({"name": None}, "name=None: give its class a name"),
+        ({"name": ""}, "name='': give its class a name"),
+        ({"parameter": "x"}, "parameter='x': give a number"),
+        ({"parameter": None}, "parameter=None: give a number"),
+    ],
+)
+def test_a_rule_that_cannot_be_named_in_a_table_is_refused(attributes, said):
+    with pytest.raises(InvalidRuleError, match=said):
+        processors.check_rules([own(ten, **attributes)])
+
+
+def test_a_whole_number_is_a_parameter_too():
+    (rule,) = processors.check_rules([own(ten, parameter=1)])
+    assert rule.key == "own=1"
+    assert processors.check_rules([rule]) == [rule]
+
+
+def test_a_rule_that_keeps_no_top_prefix_says_so_itself(tiny):
+    def second(self, step):
+        return step.within(step.start + 1, step.start + 2)
+
+    rule = own(ten, keep=second, is_rank_cutoff=False)
+    validity = cu.evaluate(tiny("llama"), "rng-1", [rule]).validity
+    assert len(validity) == 1
+    with pytest.raises(InvalidRuleError, match="keeps no top prefix"):
+        cu.step_losses(tiny("llama"), "rng-1", [rule])

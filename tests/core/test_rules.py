@@ -195,10 +195,6 @@ def test_leaving_out_the_sort_changes_nothing_without_a_cutoff(logits, temperatu
     np.testing.assert_allclose(*found, rtol=1e-12, atol=1e-14)
 
 
-def test_only_the_rule_without_a_cutoff_goes_without_ranks():
-    assert [rule.name for rule in cu.table3_rules() if not rule.uses_ranks] == ["none"]
-
-
 def test_ties_at_the_cut_go_to_the_lower_token_id():
     logits = np.array([[1.0, 2.0, 2.0, 2.0, 0.0]], dtype=np.float32)
     assert by_project(logits, cu.TopK(2), 1.0)[1].tolist() == [[False, True, True, False, False]]
@@ -231,7 +227,7 @@ def test_the_step_buffer_is_right_at_each_of_many_temperatures():
     ranking = Ranking(torch.from_numpy(logits), np.full(3, 2))
     for temperature in (*TABLE3_TEMPERATURES, *reversed(TABLE3_TEMPERATURES)):
         step = ranking.at(temperature)
-        mass = step.within(step.start, step.constant(40)).log_mass.exp()
+        mass = step.within(step.start, torch.full_like(step.start, 40)).log_mass.exp()
         ranked = np.sort(tempered(logits, temperature), axis=1)[:, ::-1]
         expected = ranked[:, :40].sum(1) / ranked[:, 0]
         assert mass.tolist() == pytest.approx(expected.tolist(), rel=1e-12)
@@ -289,33 +285,6 @@ FEWER = settings(max_examples=20)
 
 def kept_by(logits, rule, temperature):
     return by_project(logits, rule, temperature)[1]
-
-
-@FEWER
-@given(logit_batches, st.integers(1, 1600), st.integers(1, 1600), temperatures)
-def test_a_larger_k_keeps_all_that_a_smaller_does(logits, one, other, temperature):
-    small, large = sorted((one, other))
-    less, more = (kept_by(logits, cu.TopK(k), temperature) for k in (small, large))
-    assert (less <= more).all()
-    assert (less.sum(1) == min(small, logits.shape[1])).all()
-
-
-@FEWER
-@given(logit_batches, st.floats(0.01, 1), st.floats(0.01, 1), temperatures)
-def test_a_higher_p_and_a_lower_min_p_keep_all_that_the_others_do(logits, one, other, temperature):
-    low, high = sorted((one, other))
-    less, more = (kept_by(logits, cu.TopP(p), temperature) for p in (low, high))
-    assert (less <= more).all()
-    more, less = (kept_by(logits, cu.MinP(p), temperature) for p in (low, high))
-    assert (less <= more).all()
-
-
-@FEWER
-@given(logit_batches, st.one_of(top_p, min_p, top_k), temperatures, temperatures)
-def test_a_flatter_distribution_never_keeps_fewer(logits, rule, one, other):
-    low, high = sorted((one, other))
-    assume(not undecided(logits, rule, low) and not undecided(logits, rule, high))
-    assert (kept_by(logits, rule, low) <= kept_by(logits, rule, high)).all()
 
 
 @FEWER
@@ -384,11 +353,3 @@ def test_a_rule_keeps_a_window_that_does_not_begin_at_the_top_where_it_is():
 )
 def test_keys_by_hand(rule, key):
     assert rule.key == key
-
-
-@pytest.mark.parametrize("k", [5, 5.0, np.int64(5), np.float32(5)])
-def test_whatever_number_is_given_a_rule_holds_a_plain_one(k):
-    assert type(cu.TopK(k).k) is int
-    assert type(cu.TopP(k / 10).p) is float
-    assert type(cu.MinP(k / 5).min_p) is float
-    assert cu.TopK(k).parameter == 5

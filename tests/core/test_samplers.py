@@ -284,15 +284,6 @@ def test_the_order_of_vllm_is_temperature_min_p_top_k_top_p(by_project, logits, 
     assert_equal(found, expected, logits)
 
 
-@given(logits=logit_rows((0,)), rules=shuffled(LLAMA_CPP))
-def test_at_temperature_1_it_does_not_matter_where_temperature_comes(by_project, logits, rules):
-    given_order = cu.Chain(tuple(in_order(rules, LLAMA_CPP)))
-    kept, log_p = by_project(logits, cu.Chain(rules, "llama.cpp"), 1.0)
-    same, equal = by_project(logits, given_order, 1.0)
-    assert (kept == same).all()
-    assert (log_p == equal).all()
-
-
 @pytest.mark.parametrize("temperature", [0.01, 0.02, 0.1, 0.5])
 def test_a_window_below_the_top_keeps_its_digits_at_low_temperature(by_project, temperature):
     # Typical sampling at T = 1 drops the top token; tempered, it would hold all but e^-160 of the

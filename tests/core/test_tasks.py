@@ -1,7 +1,6 @@
 """The paper's tasks and a user's own, counted by hand."""
 
 import itertools
-import json
 import math
 
 import pytest
@@ -105,9 +104,3 @@ def test_a_list_is_a_task_exactly_when_answers_are_distinct_and_stripped(answers
 def test_names_that_would_leave_the_results_folder_are_refused(name):
     with pytest.raises(InvalidTaskError, match="task name"):
         cu.Task(name, "p", ["x"])
-
-
-def test_a_task_file_survives_a_round_trip(write_task):
-    task = cu.get_task("rng-2-sum-equals-3")
-    record = {"name": task.name, "prompt": task.prompt, "answers": list(task.answers)}
-    assert cu.get_task(write_task(json.dumps(record))) == task

@@ -139,37 +139,6 @@ def test_uniform_over_valid_puts_all_mass_on_valid_answers(answers, ends):
     assert np.exp(sequences).sum() == pytest.approx(1)
 
 
-@given(answer_sets, st.randoms(use_true_random=False))
-def test_the_order_of_answers_does_not_change_the_tree(answers, random):
-    shuffled = random.sample(answers, len(answers))
-    assert prefixes(trie_of(answers)) == prefixes(trie_of(shuffled))
-
-
-@given(answer_sets, st.permutations(SYMBOLS))
-def test_renaming_the_symbols_renames_the_prefixes_and_keeps_their_counts(answers, names):
-    def counted(trie):
-        return dict(
-            zip(prefixes(trie), zip(trie.node_count, trie.node_branching, strict=True), strict=True)
-        )
-
-    renamed = [tuple(names[s] for s in answer) for answer in answers]
-    plain, other = counted(trie_of(answers)), counted(trie_of(renamed))
-    assert other == {tuple(names[s] for s in prefix): n for prefix, n in plain.items()}
-
-
-@given(answer_sets, words)
-def test_one_more_answer_counts_once_along_its_own_prefixes(answers, new):
-    def counts(answers):
-        trie = trie_of(answers)
-        return dict(zip(prefixes(trie), trie.node_count.tolist(), strict=True))
-
-    before, after = counts(answers), counts([*answers, *({new} - set(answers))])
-    own = {new[:k] for k in range(len(new) + 1)}
-    for prefix, count in after.items():
-        grown = prefix in own and new not in answers
-        assert count == before.get(prefix, 0) + grown
-
-
 @pytest.mark.parametrize(
     ("name", "split", "expected"),
     [

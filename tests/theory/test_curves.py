@@ -195,8 +195,3 @@ def test_a_breakpoint_in_a_gap_is_where_it_jumps_least():
 def test_curves_that_cannot_be_fitted_are_refused(family, y, weights, said):
     with pytest.raises(InvalidRequestError, match=said):
         FITS[family](y, weights)
-
-
-def test_an_unknown_head_is_refused():
-    with pytest.raises(InvalidRequestError, match="head='cubic'"):
-        curves.two_part(np.arange(9.0), head="cubic")

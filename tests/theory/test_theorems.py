@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import sympy
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,7 +15,14 @@ from calib_utils.errors import InvalidRequestError
 from calib_utils.results.measure import measure, untouched
 from calib_utils.studies.errata import ranked_trie
 from calib_utils.theory import theorems
-from calib_utils.theory.laws import LeakyShape, UniformOverG, UniformOverV, reference_model
+from calib_utils.theory.laws import (
+    Displaced,
+    Geometric,
+    LeakyShape,
+    UniformOverG,
+    UniformOverV,
+    reference_model,
+)
 
 LETTERS = 4
 trees = st.integers(0, 300).map(lambda seed: theorems.small_tree(seed))
@@ -97,17 +105,6 @@ def test_products_are_sequence_precision_and_recall(drawn):
         )
     assert factors.precision == pytest.approx(metrics.sequence_precision(log_p)[0], abs=1e-12)
     assert factors.recall == pytest.approx(metrics.sequence_recall(log_p)[0], abs=1e-12)
-
-
-def test_many_settings_at_once_are_each_on_its_own():
-    tree = theorems.small_tree(3)
-    together = theorems.factorise(tree.tokens.trie, tree.all_shares(exact=False))
-    for column, size in enumerate(itertools.islice(tree.cutoffs(), 0, None, 37)):
-        alone = theorems.factorise(
-            tree.tokens.trie, theorems.shares(tree.tokens, tree.rank, np.array(size))
-        )
-        assert np.array_equal(together.alpha[:, 37 * column], alone.alpha)
-        assert np.array_equal(together.beta[:, 37 * column], alone.beta)
 
 
 @given(trees_with_cutoff())
@@ -246,3 +243,166 @@ def test_bad_requests_are_named():
     factors = theorems.factorise(tree.tokens.trie, tree.all_shares(exact=False))
     with pytest.raises(InvalidRequestError, match="eta=0"):
         theorems.hardness(factors, 0)
+
+
+# --- The geometric model against direct sums, exact series and simulation of its definition ---
+
+sharpness = st.floats(1e-6, 200)
+branching = st.integers(1, 400)
+
+
+def entropy_by_sum(v, a):
+    p = np.exp(-a * np.arange(v) / v)
+    p /= p.sum()
+    return -(p[p > 0] * np.log(p[p > 0])).sum()
+
+
+@given(branching, sharpness)
+def test_entropy_is_the_sum_of_its_definition(v, a):
+    assert theorems.head_entropy(v, a) == pytest.approx(entropy_by_sum(v, a), abs=1e-11)
+
+
+def test_entropy_at_its_ends():
+    assert theorems.head_entropy(9, 0.0) == pytest.approx(np.log(9))
+    assert theorems.head_entropy(9, np.inf) == 0
+    assert theorems.head_entropy(1, 3.0) == 0
+    with pytest.raises(InvalidRequestError, match="needs v >= 1"):
+        theorems.head_entropy(0, 1.0)
+
+
+@pytest.mark.parametrize("v", [2, 5, 50])
+def test_one_step_attains_the_bound(v):
+    for z in (0.1, 1.0, 8.0):
+        val, div = theorems.product_law(z, [v])
+        assert div == pytest.approx(theorems.diversity_bound(val, [v]), abs=1e-12)
+
+
+def test_the_product_law_is_the_model_of_the_definition():
+    """Summed over a wide vocabulary, sequence by sequence."""
+    v, z, ranks = [3, 4], 1.3, 400
+    laws = []
+    for n in v:
+        q = np.exp(-z / n)
+        laws.append(((1 - q) * q ** np.arange(ranks))[:n])
+    answers = np.outer(*laws).ravel()
+    val, div = theorems.product_law(z, v)
+    p = answers / answers.sum()
+    assert answers.sum() == pytest.approx(val)
+    assert np.exp(-(p * np.log(p)).sum()) / 12 == pytest.approx(div)
+    assert theorems.at_validity(float(val), v) == pytest.approx(div)
+
+
+def test_a_reference_model_of_the_law_has_what_the_formulas_say():
+    """Through tokens, logits and `evaluate`; the vocabulary ends, so validity is a little more."""
+    task, z = cu.get_task("rng-2"), 10 * 0.5
+    model = reference_model(Geometric(0.5), task, end="none")
+    row = cu.evaluate(model, task, end="none").iloc[0]
+    # digit, comma, digit: the comma is alone, with sharpness 1/10 of a digit's.
+    val = (-np.expm1(-z)) ** 2 * -np.expm1(-0.5)
+    assert row.validity == pytest.approx(val, abs=1e-6)
+    assert row.diversity == pytest.approx(np.exp(-2 * theorems.head_loss(10, z)), abs=1e-6)
+    assert row.diversity < theorems.diversity_bound(row.validity, [10, 1, 10])
+
+
+def test_the_least_loss_is_the_binary_closed_form():
+    for eps in (0.9, 0.5, 0.1, 1e-6):
+        p = 1 / (1 + np.sqrt(eps))
+        h = -(p * np.log(p) + (1 - p) * np.log1p(-p))
+        assert theorems.least_loss(eps) == pytest.approx(np.log(2) - h, abs=1e-12)
+
+
+def test_the_series_of_the_least_loss_is_exact():
+    x = sympy.symbols("x", positive=True)
+    p = 1 / (1 + sympy.exp(-x / 2))
+    c = sympy.log(2) + p * sympy.log(p) + (1 - p) * sympy.log(1 - p)
+    expected = x**2 / 32 - x**4 / 1024
+    assert sympy.series(c, x, 0, 6).removeO() - expected == 0
+
+
+def heads_of(law, task="rng-2"):
+    task = cu.get_task(task)
+    model = reference_model(law, task, end="none")
+    prompt = cu.render_prompt(model, task, end="none")
+    return theorems.heads(measure(model, prompt, untouched([1.0]), ranks=True).steps)
+
+
+def test_heads_of_a_geometric_law_meet_every_hypothesis():
+    found = heads_of(Geometric(0.5))
+    assert found.in_order.all() and found.r2.to_numpy() == pytest.approx(1)
+    assert found.slope.to_numpy() == pytest.approx(0.5)
+    table = theorems.hypotheses(found)
+    assert table.step.tolist() == [1, 3] and table.prefixes.tolist() == [1, 10]
+    assert table["most sharpness"].to_numpy() == pytest.approx(5)
+    assert table["valid first"].tolist() == [1, 1]
+
+
+def test_heads_of_another_law_do_not():
+    flat = heads_of(UniformOverG())
+    assert flat.slope.to_numpy() == pytest.approx(0) and flat.r2.isna().all()
+    broken = heads_of(Displaced(Geometric(0.5), 2))
+    assert not broken.in_order.any()
+
+
+# --- The checks hold, and each would show a theorem that is wrong ---
+
+CHECKS = {
+    "factorisation": theorems.factorisation,
+    "hardness_bound": theorems.hardness_bound,
+    "loss_rises": theorems.loss_rises,
+    "validity_bounds_diversity": theorems.validity_bounds_diversity,
+    "least_loss_is_at_two": lambda: theorems.least_loss_is_at_two(5000),
+    "least_loss_limits": theorems.least_loss_limits,
+}
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_the_theorem_holds_on_everything_looked_at(name):
+    found = CHECKS[name]()
+    assert found.verdict == "holds" and found.violation <= theorems.ROUNDING
+
+
+def unweighted(trie, share):
+    """Recall that counts tokens, not answers: Thm. E.1 is not true of it."""
+    kept = (share > 0).astype(int)
+    total = np.bincount(trie.edge_node)[trie.edge_node]
+    return kept / total.reshape(-1, *[1] * (share.ndim - 1))
+
+
+real_loss, real_bound, real_recall = theorems.head_loss, theorems.bound_at, theorems.recall_bound
+BROKEN = [
+    ("factorisation", theorems, "_part_of_answers", unweighted),
+    ("hardness_bound", theorems, "recall_bound", lambda p, e, r, m: real_recall(p, e, r, m + 1)),
+    ("loss_rises", theorems, "head_loss", lambda v, a: real_loss(v, 30 - np.minimum(a, 30))),
+    (
+        "validity_bounds_diversity",
+        theorems,
+        "bound_at",
+        lambda nats, v: real_bound(1.01 * nats, v),
+    ),
+    ("least_loss_is_at_two", theorems, "least_loss", lambda eps: real_loss(3, -np.log(eps))),
+    ("least_loss_limits", theorems, "least_loss", lambda eps: 1.01 * real_loss(2, -np.log(eps))),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "attribute", "wrong"), BROKEN, ids=[b[0] for b in BROKEN]
+)
+def test_a_wrong_theorem_shows(monkeypatch, name, module, attribute, wrong):
+    monkeypatch.setattr(module, attribute, wrong)
+    assert CHECKS[name]().verdict == "fails"
+
+
+def test_the_table_has_every_check():
+    table = theorems.checks()
+    assert len(table) == len(CHECKS) and (table.verdict == "holds").all()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_small_trees_are_what_they_say(seed):
+    tree = theorems.small_tree(seed)
+    trie = tree.tokens.trie
+    assert 3 <= trie.n_nodes <= 5 and trie.node_count[0] == trie.n_answers
+    for node in range(trie.n_nodes):
+        own = tree.rank[tree.tokens.first[node] : tree.tokens.first[node + 1]]
+        assert len(set(own)) == len(own) and own.max() < 4
+    assert len(list(tree.cutoffs())) == 4**trie.n_nodes
