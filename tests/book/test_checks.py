@@ -164,7 +164,7 @@ TABLE = {
     "a hash in the sidecar": (
         lambda f: nested(f, "files", **{"answers.parquet": "0" * 64}), "SHA-256 differs"
     ),
-    "a file is missing": (lambda f: (f / "frontier.parquet").unlink(), "unreadable"),
+    "a file is missing": (lambda f: (f / "frontier.parquet").unlink(), "SHA-256 differs"),
     "the sidecar is missing": (
         lambda f: (f / "provenance.json").unlink(), "missing or unreadable"
     ),

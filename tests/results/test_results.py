@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 import calib_utils as cu
+from calib_utils import files
 from calib_utils.book import check
 from calib_utils.core import prompts
 from calib_utils.errors import InvalidTaskError, ResultsError
@@ -430,12 +431,12 @@ def test_a_full_disk_leaves_the_old_rows(stored, monkeypatch):
 WRITER = """
 import sys
 from pathlib import Path
-from calib_utils import results
+from calib_utils.results import storage
 source, target = map(Path, sys.argv[1:])
-whole = results.read(source)
+whole = storage.read(source)
 print("ready", flush=True)
 while True:
-    results.write(target, whole, whole.record)
+    storage.write(target, whole, whole.record)
 """
 
 
@@ -460,7 +461,7 @@ def test_a_killed_writer_leaves_a_whole_folder_or_none(detailed, delay):
 def test_a_folder_replaced_while_it_is_read_is_read_whole(stored, monkeypatch):
     whole = storage.read(stored)
     fewer = whole.settings[whole.settings.rule == "none"].reset_index(drop=True)
-    digest, swapped = storage.sha256_of_file, []
+    digest, swapped = files.sha256_of_file, []
 
     def replace_first(path):
         if not swapped:
@@ -468,7 +469,7 @@ def test_a_folder_replaced_while_it_is_read_is_read_whole(stored, monkeypatch):
             storage.write(stored, Tables(fewer, whole.answers), whole.record)
         return digest(path)
 
-    monkeypatch.setattr(storage, "sha256_of_file", replace_first)
+    monkeypatch.setattr(files, "sha256_of_file", replace_first)
     found = storage.read(stored)
     assert len(found.settings) in (len(fewer), len(whole.settings))
 
