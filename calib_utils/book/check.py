@@ -66,9 +66,7 @@ def recompute(folder: Path, update: bool = False) -> pd.DataFrame:
         `TOLERANCE`, and whether the stored convention is today's.
     """
     stored = storage.read(folder)
-    with tempfile.TemporaryDirectory(
-        prefix=".again-", dir=folder.parent if update else None
-    ) as scratch:
+    with tempfile.TemporaryDirectory() as scratch:
         request = _request(folder, stored.record, scratch)
         request.tables(
             _settings_of(stored.settings),
@@ -121,7 +119,7 @@ def _gaps(old: pd.DataFrame, new: pd.DataFrame, key: list[str], names: list[str]
     return gaps
 
 
-def _request(folder: Path, record: dict, results_dir: str) -> Request:
+def _request(folder: Path, record: dict, results_dir: str | None = None) -> Request:
     """The request that a record names."""
     try:
         name, task, policies = record["model"], record["task"], Policies(**record["policies"])
@@ -272,14 +270,11 @@ def recompute_some(found: list[Checked], n: int, seed: int | str = 0) -> list[Ch
     """
     places: dict[tuple[str, str], list[Path]] = {}
     for one in found:
-        if one.verdict == ERROR:
-            continue
-        if one.kind == TABLE:
-            places.setdefault((TABLE, one.folder.parent.name), []).append(one.folder)
-        elif one.kind == TEXTS:
-            record = records.read_record(one.folder)
-            if "sweep" in record and record["dtype"] == "float32":
-                places.setdefault((TEXTS, one.folder.parent.parent.name), []).append(one.folder)
+        model = one.folder.parents[one.kind == TEXTS].name
+        if one.verdict != ERROR and one.kind in (TABLE, TEXTS):
+            record = records.read_record(one.folder, TEXTS if one.kind == TEXTS else ROWS)
+            if one.kind == TABLE or ("sweep" in record and record["dtype"] == "float32"):
+                places.setdefault((one.kind, model), []).append(one.folder)
     checked = []
     for (kind, model), folders in places.items():
         key = hashlib.sha256(f"{seed}/{kind}/{model}".encode()).digest()
@@ -306,11 +301,9 @@ def _recomputed(folder: Path, kind: str, n: int, generator: np.random.Generator)
             most, unit, again = TOLERANCE, "", "`reproduce --update` measures the table again"
             table = storage.read(folder).settings
             rows = table.sample(min(n, len(table)), random_state=generator)
-            with tempfile.TemporaryDirectory() as scratch:
-                request = _request(folder, record, scratch)
-                new = request.tables(_settings_of(rows)).settings
+            request = _request(folder, record)
+            new, now = request.tables(_settings_of(rows)).settings, request.identity()
             gap = max(_gaps(rows, new, KEY, _NUMBERS).values())
-            now = request.identity()
             if differs := [n for n in conventions.IDENTITY[ROWS] if record[n] != now[n]]:
                 yield Fault(f"{', '.join(differs)} are not those of the record: measure again")
             what = f"{len(rows)} rows recomputed differ"
@@ -327,20 +320,22 @@ def _at_hand(record: dict) -> bool:
     if name in EMBEDDED:
         spec = EMBEDDED[name]
         return (paths.cache_dir() / "gguf" / spec.sha256[:16] / spec.filename).is_file()
+    if Path(name).exists():
+        return True
     try:
         folder = weights.hub_folder(name, record["revision"], local_only=True)
     except CalibUtilsError:
-        return Path(name).exists()
+        return False
     return any(folder.glob("*.safetensors"))
 
 
-def _walk(folder: Path) -> Iterator[Checked]:
+def _walk(folder: Path, in_model: bool = False) -> Iterator[Checked]:
     """Everything below a folder of models, of one model or of its texts, or one stored thing."""
     if (folder / storage.RECORD).is_file():
         yield _looked_at(folder)
         return
     below = [entry for entry in sorted(folder.iterdir()) if entry.name != files.LOCK]
-    in_model = folder.name == TEXTS or any(
+    in_model |= folder.name == TEXTS or any(
         entry.name in conventions.FOLDERS or (entry / storage.RECORD).is_file() for entry in below
     )
     for entry in below:
@@ -349,7 +344,7 @@ def _walk(folder: Path) -> Iterator[Checked]:
         elif in_model and entry.name != TEXTS:
             yield _looked_at(entry)
         else:
-            yield from _walk(entry)
+            yield from _walk(entry, in_model=True)
 
 
 def _stray(entry: Path) -> str:
@@ -389,12 +384,10 @@ def _table_faults(folder: Path) -> Iterator[Fault]:
     stored = storage.read(folder)
     yield from _identity_faults(ROWS, record, "`reproduce --update` measures them again")
     yield from _model_faults(folder.parent.name, record)
-    for name, column in (("model", stored.settings.model), ("task", stored.settings.task)):
-        if set(column) != {record[name]}:
-            yield Fault(
-                f"the table is of {sorted(set(column))}, the record of {record[name]!r}: measure "
-                "again"
-            )
+    for name in ("model", "task"):
+        if (of := set(stored.settings[name])) != {record[name]}:
+            what = f"the table is of {sorted(of)}, the record of {record[name]!r}"
+            yield Fault(f"{what}: measure again")
     policies, dtype = Policies(**record["policies"]), record["dtype"]
     if dtype not in BYTES:
         yield Fault(f"dtype {dtype!r} does not exist: measure again")
@@ -454,21 +447,16 @@ def _sweep_faults(record: dict, table: pd.DataFrame) -> Iterator[Fault]:
     log_p = np.concatenate([table.log_p.to_numpy(), *table.path_log_p])
     lengths = [table[f"path_{name}"].map(len) for name in ("ranks", "ids", "log_p")]
     known = table.path_ranks.map(lambda ranks: set(ranks) <= set(sweep.candidates))
-    for what, good in {
-        "the recorded sweep is not the one of its hash": (
-            sweep.fingerprint() == record["sweep_sha256"]
-        ),
-        "the trees are not those of the recorded sweep": (
-            set(zip(table.prompt_id, table.seed, strict=True)) == trees
-        ),
-        "a log-probability is above 0 or missing": (log_p <= _SLACK).all(),
-        "a path has another number of tokens than its depth": all(
-            (length == table.depth).all() for length in lengths
-        ),
-        "a rank was forced that the sweep does not have": known.all(),
-    }.items():
-        if not good:
-            yield Fault(f"{what}: sweep again")
+    if sweep.fingerprint() != record["sweep_sha256"]:
+        yield Fault("the recorded sweep is not the one of its hash: sweep again")
+    if set(zip(table.prompt_id, table.seed, strict=True)) != trees:
+        yield Fault("the trees are not those of the recorded sweep: sweep again")
+    if not (log_p <= _SLACK).all():
+        yield Fault("a log-probability is above 0 or missing: sweep again")
+    if any((length != table.depth).any() for length in lengths):
+        yield Fault("a path has another number of tokens than its depth: sweep again")
+    if not known.all():
+        yield Fault("a rank was forced that the sweep does not have: sweep again")
 
 
 # How to read a file that carries its own record, and the notebook that makes it anew.

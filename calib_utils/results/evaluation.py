@@ -115,8 +115,7 @@ class Request:
     def _stored(self) -> Tables:
         """Stored rows that stand for a computation now; those of an older convention do not.
 
-        Raises:
-            ResultsError: rows of another model or task hold the place; they are not overwritten.
+        Rows of another model or task raise a ResultsError: they are not overwritten.
         """
         stored = None if self.folder is None else storage.read(self.folder)
         if stored is None:
@@ -172,11 +171,7 @@ class Request:
 
 
 def _require_room(model: Model, prompt: Prompt) -> None:
-    """Refuses a prompt that the network cannot take, which torch calls an index out of range.
-
-    Raises:
-        ModelFormatError: a token without an embedding, or more tokens than it has positions.
-    """
+    """Refuses a prompt that the network cannot take, which torch calls an index out of range."""
     largest = max(chain(prompt.ids, *prompt.sequences.symbols))
     known = model.network.get_input_embeddings().weight.shape[0]
     if largest >= known:
@@ -476,8 +471,8 @@ def sample_answers(
     for tokens in drawn:
         stops = np.flatnonzero(np.isin(tokens, prompt.end_ids))
         body = tuple(tokens[: stops[0]] if len(stops) else tokens)
-        found = spelled.get(body) if len(stops) or not prompt.end_ids else None
-        if not prompt.end_ids:
+        found = spelled.get(body) if len(stops) else None
+        if not prompt.end_ids:  # the first answer on the way is the answer
             starts = (spelled[body[:k]] for k in range(1, len(body) + 1) if body[:k] in spelled)
             found = next(starts, None)
         answer = None if found is None else task.answers[found]

@@ -93,11 +93,7 @@ def read_record(folder: Path, kind: str = TEXTS) -> dict:
 
 
 def require_unchanged(folder: Path, hashes: Mapping[str, str], kind: str) -> None:
-    """Compares a folder's files with the SHA-256 that its record names.
-
-    Raises:
-        ResultsError: one is missing, or other bytes.
-    """
+    """Raises a ResultsError where a file is missing, or has another SHA-256 than recorded."""
     for name, digest in hashes.items():
         path = folder / name
         if not path.is_file() or files.sha256_of_file(path) != digest:
@@ -111,11 +107,7 @@ def require_unchanged(folder: Path, hashes: Mapping[str, str], kind: str) -> Non
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """A Parquet file that appears whole, or not at all.
-
-    Raises:
-        ResultsError: the place cannot be written.
-    """
+    """A Parquet file that appears whole, or not at all: then it raises a ResultsError."""
     try:
         with files.whole(path, parents=True) as draft:
             pq.write_table(table, draft, compression="zstd")
@@ -190,12 +182,7 @@ def chunk_name(prompt_id: str, seed: int) -> str:
 
 
 def open_folder(folder: Path, record: dict) -> None:
-    """Makes `folder` the place of a sweep, or checks that it is.
-
-    Texts of an older convention are removed, so that they are written anew.
-
-    Args:
-        record: the identity of the texts (`conventions`), and what else people want to know.
+    """Makes `folder` the place of a sweep with that record; texts of an older convention go.
 
     Raises:
         ResultsError: completions of another sweep hold the place, or it cannot be written.
@@ -283,9 +270,6 @@ def logits_path(results_dir: str | Path, model_key: str, name: str) -> Path:
 
 def keep_logits(curves: pd.DataFrame, model: Model, path: Path) -> None:
     """Keeps sorted logits, where those kept differ by more than machines do in float32.
-
-    Args:
-        curves: a column per query, rows by rank from 1.
 
     Raises:
         ResultsError: logits of other weights hold the place, or it cannot be written.

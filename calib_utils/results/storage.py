@@ -58,14 +58,7 @@ class Tables:
     frontier: pd.DataFrame = field(default_factory=partial(pd.DataFrame, columns=FRONTIER_COLUMNS))
 
     def check(self, where: str) -> None:
-        """The invariants, checked on every read and write.
-
-        Args:
-            where: what the tables are of, for messages.
-
-        Raises:
-            ResultsError: naming the first row at fault.
-        """
+        """Raises a ResultsError that names `where` and the first row that breaks an invariant."""
         for fault in self._faults():
             raise ResultsError(f"{where}: {fault}")
 
@@ -182,11 +175,7 @@ def read(folder: Path) -> Stored | None:
 
 
 def _exists(folder: Path) -> bool:
-    """Whether there is such a folder, perhaps only after one that a killed run moved away is back.
-
-    Raises:
-        ResultsError: no folder can have this name.
-    """
+    """Whether there is such a folder, perhaps only after one that a killed run moved is back."""
     try:
         os.lstat(folder)
         return True
@@ -252,11 +241,7 @@ def _read_table(path: Path) -> pd.DataFrame:
 
 
 def require_writable(folder: Path) -> None:
-    """Fails before minutes of work where `write` would fail after them.
-
-    Raises:
-        ResultsError: the place cannot be written.
-    """
+    """Raises before minutes of work the ResultsError that `write` would raise after them."""
     with suppress(OSError, ValueError):
         folder.parent.mkdir(parents=True, exist_ok=True)
         if os.access(folder.parent, os.W_OK):

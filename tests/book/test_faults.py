@@ -847,26 +847,24 @@ def test_a_judges_name_stays_in_its_folder(name):
         LanguageModelJudge(backend, name=name, cache_dir=None)
 
 
+def named(name):
+    return pytest.param({name: "0" * 64}, "a name among its files", id=f"named {name!r}")
+
+
 @pytest.mark.parametrize(
-    "name", ["../outside.parquet", "/outside.parquet", "a/../b", "", ".x", "a\0"]
+    ("listed", "said"),
+    [
+        *map(named, ["../outside.parquet", "/outside.parquet", "a/../b", "", ".x", "a\0"]),
+        *((listed, r"delete|restore") for listed in (5, ["x"], "x", {"x.parquet": 5})),
+    ],
 )
-def test_a_sidecar_names_no_file_outside_its_folder(tmp_path, name):
+def test_a_sidecar_names_no_file_outside_its_folder(tmp_path, listed, said):
     folder = tmp_path / "texts"
     records.open_folder(folder, dict.fromkeys(conventions.IDENTITY["texts"], "x"))
     record = json.loads((folder / "provenance.json").read_text())
     (tmp_path / "outside.parquet").write_bytes(b"PAR1")
-    (folder / "provenance.json").write_text(json.dumps(record | {"files": {name: "0" * 64}}))
-    with pytest.raises(ResultsError, match="a name among its files"):
-        records.read_completions(folder)
-
-
-@pytest.mark.parametrize("files", [5, ["x"], "x", {"x.parquet": 5}])
-def test_a_sidecar_without_a_list_of_hashes_is_a_named_error(tmp_path, files):
-    folder = tmp_path / "texts"
-    records.open_folder(folder, dict.fromkeys(conventions.IDENTITY["texts"], "x"))
-    record = json.loads((folder / "provenance.json").read_text())
-    (folder / "provenance.json").write_text(json.dumps(record | {"files": files}))
-    with pytest.raises(ResultsError, match=r"delete|restore"):
+    (folder / "provenance.json").write_text(json.dumps(record | {"files": listed}))
+    with pytest.raises(ResultsError, match=said):
         records.read_completions(folder)
 
 
