@@ -166,7 +166,7 @@ def read(folder: Path) -> Stored | None:
             if not _exists(folder):
                 return None
             found = _read_once(folder)
-            found.check(str(folder))
+            found.check(f"{folder} (restore it, or delete it and measure again)")
             return found
         except ResultsError:
             # Another run may have put a new folder in place between two of these reads.

@@ -275,7 +275,7 @@ TEXTS = {
         "sweep", lambda f: nested(f, "files", **{"../../x.parquet": "0" * 64}), "among its files"
     ),
     "a name of another kind": (
-        "repeats", lambda f: nested(f, "files", **{"x.csv": "0" * 64}), "no run writes"
+        "repeats", lambda f: nested(f, "files", **{"x.csv": "0" * 64}), "SHA-256 differs"
     ),
     "another sweep": (
         "sweep", lambda f: nested(f, "sweep", max_tokens=4), "not the one of its hash"
