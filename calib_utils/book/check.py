@@ -1,10 +1,11 @@
-"""Recomputing stored numbers from the weights, and what differs from the committed ones.
+"""What is wrong with stored results, and what the weights give now.
 
-Knows stored results and how to ask for them again. Writes only when told to.
+Knows every kind of stored thing and how to ask for it again. `check` and `recompute_some` raise
+nothing for what they find: every fault is a sentence with a remedy, in a table. No name in a record
+is opened before it is known to be plain. Writes only where told to.
 """
 
 import hashlib
-import json
 import re
 import tempfile
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from calib_utils import files, paths
 from calib_utils.book.resources import BYTES
 from calib_utils.core.processors import parse_rule
 from calib_utils.core.prompts import Policies
-from calib_utils.core.tasks import OpenPrompt, Task, get_task
+from calib_utils.core.tasks import OpenPrompt, get_task
 from calib_utils.errors import CalibUtilsError, ResultsError, UnknownNameError
 from calib_utils.figures import explorer
 from calib_utils.models import loading, weights
@@ -29,7 +30,7 @@ from calib_utils.openended import programs, verifiers
 from calib_utils.openended.sweeps import Sweep
 from calib_utils.results import conventions, records, storage
 from calib_utils.results.conventions import FRAMEWORK, LABELS, LOGITS, ROWS, STEPS, TEXTS
-from calib_utils.results.evaluation import request_for
+from calib_utils.results.evaluation import Request, request_for
 from calib_utils.results.storage import KEY
 from calib_utils.studies import formal_framework
 
@@ -39,10 +40,19 @@ TEXT_TOLERANCE = 1e-3  # nats a token, in float32
 _NUMBERS = list(formal_framework.NUMBERS)
 
 
+# Computing again what is stored.
+
+
 def stored_folders(results_dir: Path, model: str | None = None) -> list[Path]:
     """Every stored measurement, or one model's."""
-    found = sorted(path.parent for path in Path(results_dir).glob("*/*/provenance.json"))
+    found = sorted(path.parent for path in Path(results_dir).glob(f"*/*/{storage.RECORD}"))
     return [folder for folder in found if model in (None, folder.parent.name)]
+
+
+def stored_studies(results_dir: Path, model: str | None = None) -> list[Path]:
+    """The kept studies of the formal framework, or one model's, by their tables of settings."""
+    found = sorted(Path(results_dir).glob(f"*/{FRAMEWORK}/[!.]*.settings.parquet"))
+    return [path for path in found if model in (None, path.parent.parent.name)]
 
 
 def recompute(folder: Path, update: bool = False) -> pd.DataFrame:
@@ -56,60 +66,34 @@ def recompute(folder: Path, update: bool = False) -> pd.DataFrame:
         `TOLERANCE`, and whether the stored convention is today's.
     """
     stored = storage.read(folder)
-    record = stored.record
-    model, task, policies = _asked(folder, record)
-    settings = _settings_of(stored.settings)
-    with tempfile.TemporaryDirectory(
-        prefix=".again-", dir=folder.parent if update else None
-    ) as scratch:
-        request = request_for(model, task, policies, results_dir=scratch)
+    with tempfile.TemporaryDirectory() as scratch:
+        request = _request(folder, stored.record, scratch)
         request.tables(
-            settings,
+            _settings_of(stored.settings),
             list(dict.fromkeys(stored.answers.temperature)),
             losses=not stored.losses.empty,
             frontier=not stored.frontier.empty,
         )
         again = storage.read(request.folder)
-        gaps = _gaps(stored.settings, again.settings, KEY, _NUMBERS)
-        gaps |= _gaps(stored.losses, again.losses, [*KEY, "repair", "step"], ["diversity_loss"])
-        if update:
-            storage.write(folder, again, again.record)
-    return _row(folder.name, conventions.ROWS, record, len(stored.settings), gaps)
-
-
-def stored_studies(results_dir: Path, model: str | None = None) -> list[Path]:
-    """The kept studies of the formal framework, or one model's, by their tables of settings."""
-    found = sorted(Path(results_dir).glob(f"*/{formal_framework.FOLDER}/[!.]*.settings.parquet"))
-    return [path for path in found if model in (None, path.parent.parent.name)]
+    gaps = _gaps(stored.settings, again.settings, KEY, _NUMBERS)
+    gaps |= _gaps(stored.losses, again.losses, [*KEY, "repair", "step"], ["diversity_loss"])
+    if update:
+        storage.write(folder, again, again.record)
+    return _row(folder.name, ROWS, stored.record, len(stored.settings), gaps)
 
 
 def recompute_study(path: Path, update: bool = False) -> pd.DataFrame:
-    """Measures a kept study again from the weights.
-
-    Args:
-        path: one of `stored_studies`.
-        update: replace the kept study by the new one.
-
-    Returns:
-        One row, as of `recompute`; a study holds no losses.
-    """
+    """Measures a kept study, one of `stored_studies`, again; as `recompute`, without losses."""
     stored, record = formal_framework.read(path)
     model = load_model(record["model"], revision=record["revision"], dtype=record["dtype"])
-    task = get_task(record["task"])
     with tempfile.TemporaryDirectory() as scratch:
-        again = formal_framework.study(model, task, record["end"], scratch)
+        again = formal_framework.study(model, get_task(record["task"]), record["end"], scratch)
         if update:
-            for new in (Path(scratch) / model.key / formal_framework.FOLDER).iterdir():
+            for new in (Path(scratch) / model.key / FRAMEWORK).iterdir():
                 files.keep(path.with_name(new.name), new.read_bytes())
     gaps = _gaps(stored, again.numbers, KEY, _NUMBERS) | {"diversity_loss": np.nan}
-    name = f"{formal_framework.FOLDER}/{path.name.removesuffix('.settings.parquet')}"
-    return _row(name, conventions.FRAMEWORK, record, len(stored), gaps)
-
-
-def _gaps(old: pd.DataFrame, new: pd.DataFrame, key: list[str], names: list[str]) -> dict:
-    """`_largest_gap` of some columns between the rows of `old` and those of the same key."""
-    both = old.merge(new, how="left", on=key, suffixes=("", "_new"))
-    return {name: _largest_gap(both[name], both[f"{name}_new"]) for name in names}
+    name = f"{FRAMEWORK}/{path.name.removesuffix('.settings.parquet')}"
+    return _row(name, FRAMEWORK, record, len(stored), gaps)
 
 
 def _row(task: str, kind: str, then: dict, settings: int, gaps: dict) -> pd.DataFrame:
@@ -124,25 +108,36 @@ def _row(task: str, kind: str, then: dict, settings: int, gaps: dict) -> pd.Data
     return pd.DataFrame([row])
 
 
-def recompute_rows(folder: Path, rows: pd.DataFrame) -> tuple[list[str], float]:
-    """Measures some rows of a stored folder again; writes nothing.
+def _gaps(old: pd.DataFrame, new: pd.DataFrame, key: list[str], names: list[str]) -> dict:
+    """Largest absolute difference of some columns between the rows of `old` and those of the same
+    key; infinite where only one of the two is defined."""
+    both, gaps = old.merge(new, how="left", on=key, suffixes=("", "_new")), {}
+    for name in names:
+        one, other = both[name], both[f"{name}_new"]
+        gap = (one - other).astype(float).abs().fillna(np.inf)
+        gaps[name] = float(gap.where(one.notna() | other.notna(), 0.0).max()) if len(gap) else 0.0
+    return gaps
 
-    Args:
-        rows: of its settings table.
 
-    Returns:
-        What of the record's identity differs now (`conventions.IDENTITY`), and the largest absolute
-        difference of a number.
-    """
-    record = storage.read(folder).record
-    model, task, policies = _asked(folder, record)
-    with tempfile.TemporaryDirectory() as scratch:
-        request = request_for(model, task, policies, results_dir=scratch)
-        again = request.tables(_settings_of(rows)).settings
-        new = storage.read(request.folder).record
-    differs = [n for n in conventions.IDENTITY[conventions.ROWS] if record[n] != new[n]]
-    both = rows.reset_index(drop=True)
-    return differs, max(_largest_gap(both[name], again[name]) for name in _NUMBERS)
+def _request(folder: Path, record: dict, results_dir: str | None = None) -> Request:
+    """The request that a record names."""
+    try:
+        name, task, policies = record["model"], record["task"], Policies(**record["policies"])
+        settings = {"revision": record["revision"], "dtype": record["dtype"]}
+    except (KeyError, TypeError) as error:
+        raise ResultsError(
+            f"{folder}: its record does not say what was measured ({error!r}): restore it, or "
+            "delete the folder and measure again"
+        ) from error
+    return request_for(load_model(name, **settings), task, policies, results_dir=results_dir)
+
+
+def _settings_of(table: pd.DataFrame) -> list:
+    """The rules and temperatures of a settings table, in its order."""
+    return [
+        (parse_rule(name if np.isnan(number) else f"{name}={number!r}"), temperature)
+        for name, number, temperature in table[KEY].itertuples(index=False)
+    ]
 
 
 def rescore(
@@ -170,13 +165,12 @@ def rescore(
             f"{folder} holds replies without their token ids, which cannot be scored: look at them "
             "with `check`"
         )
-    table, sweep = records.read_completions(folder), sweep_of(record)
+    table, sweep = records.read_completions(folder), _sweep_of(record)
     table = table[table.position == 0]
     if table.empty:
         return 0, 0.0
     if model is None:
-        named = {name: record[name] for name in ("revision", "dtype")}
-        model = load_model(record["model"], **named)
+        model = load_model(record["model"], revision=record["revision"], dtype=record["dtype"])
     prompt_id = generator.choice(table.prompt_id.unique())
     table = table[table.prompt_id == prompt_id]
     table = table.sample(min(n, len(table)), random_state=generator)
@@ -192,7 +186,7 @@ def rescore(
     return len(table), float(largest)
 
 
-def sweep_of(record: dict) -> Sweep:
+def _sweep_of(record: dict) -> Sweep:
     """The sweep that the record of stored texts describes; raises KeyError where it does not."""
     asked = record["sweep"]
     names = ("depth", "n_samples", "max_tokens", "temperature", "end")
@@ -205,45 +199,12 @@ def sweep_of(record: dict) -> Sweep:
     )
 
 
-def _asked(folder: Path, record: dict) -> tuple[Model, Task, Policies]:
-    """The model, task and conventions that a record names."""
-    try:
-        name, task, policies = record["model"], record["task"], Policies(**record["policies"])
-        settings = {"revision": record["revision"], "dtype": record["dtype"]}
-    except (KeyError, TypeError) as error:
-        raise ResultsError(
-            f"{folder}: its record does not say what was measured ({error!r}): restore it, or "
-            "delete the folder and measure again"
-        ) from error
-    return load_model(name, **settings), get_task(task), policies
-
-
-def _settings_of(table: pd.DataFrame) -> list:
-    """The rules and temperatures of a settings table, in its order."""
-    return [
-        (parse_rule(name if np.isnan(number) else f"{name}={number!r}"), temperature)
-        for name, number, temperature in table[KEY].itertuples(index=False)
-    ]
-
-
-def _largest_gap(old: pd.Series, new: pd.Series) -> float:
-    """Largest absolute difference; infinite where only one of the two is undefined."""
-    gap = (old - new).astype(float).abs().fillna(np.inf)
-    return float(gap.where(~(old.isna() & new.isna()), 0.0).max()) if len(gap) else 0.0
-
-
-# What is wrong with stored results: names, hashes, invariants, identities, conventions.
-#
-# Looks at everything below a results folder, each kind of stored thing by one list of faults, and
-# at what the weights give now. Trusts no name in a record: none is opened before it is known to
-# be plain. Raises nothing for what it finds: every fault is a sentence with a remedy, in a table.
+# Looking at what is stored: each kind of thing by one list of faults.
 
 ERROR, NOTE = "error", "note"
 TABLE = "table"  # what a user calls rows
-_AGAIN = "restore the folder, or delete it and measure again"
 _SLACK = 1e-9
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHA256, _COMMIT = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -265,8 +226,7 @@ class Checked:
     @property
     def verdict(self) -> str:
         """`ok`, `note` or `error`, whichever is worst."""
-        levels = {fault.level for fault in self.faults}
-        return next((level for level in (ERROR, NOTE) if level in levels), "ok")
+        return min((fault.level for fault in self.faults), default="ok")  # in that alphabet
 
 
 def check(folder: str | Path) -> list[Checked]:
@@ -278,11 +238,8 @@ def check(folder: str | Path) -> list[Checked]:
     if not root.is_dir():
         what = "there is no such folder: give a results folder, by default data/results"
         return [Checked(root, "other", (Fault(what),))]
-    found = list(_walk(root.resolve()))
-    if not found:
-        what = "nothing is stored here: run `python -m calib_utils run --model NAME` first"
-        return [Checked(root, "other", (Fault(what),))]
-    return found
+    what = "nothing is stored here: run `python -m calib_utils run --model NAME` first"
+    return list(_walk(root.resolve())) or [Checked(root, "other", (Fault(what),))]
 
 
 def as_table(found: list[Checked], root: Path) -> pd.DataFrame:
@@ -313,56 +270,48 @@ def recompute_some(found: list[Checked], n: int, seed: int | str = 0) -> list[Ch
     """
     places: dict[tuple[str, str], list[Path]] = {}
     for one in found:
-        if one.verdict == ERROR:
-            continue
-        if one.kind == TABLE:
-            places.setdefault((TABLE, one.folder.parent.name), []).append(one.folder)
-        elif one.kind == TEXTS:
-            record = records.read_record(one.folder)
-            if "sweep" in record and record["dtype"] == "float32":
-                places.setdefault((TEXTS, one.folder.parent.parent.name), []).append(one.folder)
+        model = one.folder.parents[one.kind == TEXTS].name
+        if one.verdict != ERROR and one.kind in (TABLE, TEXTS):
+            record = records.read_record(one.folder, TEXTS if one.kind == TEXTS else ROWS)
+            if one.kind == TABLE or ("sweep" in record and record["dtype"] == "float32"):
+                places.setdefault((one.kind, model), []).append(one.folder)
     checked = []
     for (kind, model), folders in places.items():
         key = hashlib.sha256(f"{seed}/{kind}/{model}".encode()).digest()
         generator = np.random.default_rng(list(key))
         drawn = generator.choice(len(folders), size=n)
-        for index in sorted(set(drawn.tolist())):
-            times = int((drawn == index).sum())
-            faults = tuple(_recomputed(folders[index], kind, times, generator))
+        for index, times in zip(*np.unique(drawn, return_counts=True), strict=True):
+            faults = tuple(_recomputed(folders[index], kind, int(times), generator))
             checked.append(Checked(folders[index], kind, faults))
     return checked
 
 
 def _recomputed(folder: Path, kind: str, n: int, generator: np.random.Generator) -> Iterator[Fault]:
-    record = json.loads((folder / storage.RECORD).read_text(encoding="utf-8"))
+    record = records.read_record(folder, TEXTS if kind == TEXTS else ROWS)
     if not _at_hand(record):
-        yield Fault(
-            f"not recomputed, {record['model']} is not here: fetch it and check again", NOTE
-        )
+        what = f"not recomputed, {record['model']} is not here: fetch it and check again"
+        yield Fault(what, NOTE)
         return
     try:
         if kind == TEXTS:
-            n_texts, gap = rescore(folder, n, generator)
-            if not gap <= TEXT_TOLERANCE:
-                yield Fault(
-                    f"the log-probabilities of {n_texts} texts differ by up to {gap:.2g} nats a "
-                    f"token, more than {TEXT_TOLERANCE:g}: delete the folder and sweep "
-                    "again"
-                )
-            return
-        stored = storage.read(folder)
-        rows = stored.settings.sample(min(n, len(stored.settings)), random_state=generator)
-        differs, gap = recompute_rows(folder, rows)
+            most, (n, gap) = TEXT_TOLERANCE, rescore(folder, n, generator)
+            what, unit = f"the log-probabilities of {n} texts differ", " nats a token"
+            again = "delete the folder and sweep again"
+        else:
+            most, unit, again = TOLERANCE, "", "`reproduce --update` measures the table again"
+            table = storage.read(folder).settings
+            rows = table.sample(min(n, len(table)), random_state=generator)
+            request = _request(folder, record)
+            new, now = request.tables(_settings_of(rows)).settings, request.identity()
+            gap = max(_gaps(rows, new, KEY, _NUMBERS).values())
+            if differs := [n for n in conventions.IDENTITY[ROWS] if record[n] != now[n]]:
+                yield Fault(f"{', '.join(differs)} are not those of the record: measure again")
+            what = f"{len(rows)} rows recomputed differ"
     except CalibUtilsError as error:
         yield Fault(f"cannot be recomputed: {error}")
         return
-    if differs:
-        yield Fault(f"{', '.join(differs)} are not those of the record: measure again")
-    if not gap <= TOLERANCE:
-        yield Fault(
-            f"{len(rows)} rows recomputed differ by up to {gap:.2g}, more than "
-            f"{TOLERANCE:g}: `reproduce --update` measures the table again"
-        )
+    if not gap <= most:
+        yield Fault(f"{what} by up to {gap:.2g}{unit}, more than {most:g}: {again}")
 
 
 def _at_hand(record: dict) -> bool:
@@ -380,59 +329,44 @@ def _at_hand(record: dict) -> bool:
     return any(folder.glob("*.safetensors"))
 
 
-# Which folders there are
-
-
-def _walk(root: Path) -> Iterator[Checked]:
-    if (root / storage.RECORD).is_file():
-        yield _looked_at(root, TEXTS if root.parent.name == TEXTS else TABLE)
-    elif root.name == TEXTS or _is_model(root):
-        yield from _model(root)
-    else:
-        for entry in sorted(root.iterdir()):
-            if entry.is_dir() and not entry.is_symlink() and not entry.name.startswith("."):
-                yield from _model(entry)
-            else:
-                yield _stray(entry)
-
-
-def _is_model(folder: Path) -> bool:
-    below = [entry for entry in folder.iterdir() if entry.is_dir()]
-    return any(
+def _walk(folder: Path, in_model: bool = False) -> Iterator[Checked]:
+    """Everything below a folder of models, of one model or of its texts, or one stored thing."""
+    if (folder / storage.RECORD).is_file():
+        yield _looked_at(folder)
+        return
+    below = [entry for entry in sorted(folder.iterdir()) if entry.name != files.LOCK]
+    in_model |= folder.name == TEXTS or any(
         entry.name in conventions.FOLDERS or (entry / storage.RECORD).is_file() for entry in below
     )
-
-
-def _model(folder: Path) -> Iterator[Checked]:
-    """Every entry of a model's folder, or of its folder of texts."""
-    texts = folder.name == TEXTS
-    for entry in sorted(folder.iterdir()):
-        if entry.name == files.LOCK:
-            continue
-        if entry.is_symlink() or not entry.is_dir() or entry.name.startswith("."):
-            yield _stray(entry)
-        elif not texts and entry.name == TEXTS:
-            yield from _model(entry)
-        elif texts:
-            yield _looked_at(entry, TEXTS)
+    for entry in below:
+        if fault := _stray(entry):
+            yield Checked(entry, "other", (Fault(fault),))
+        elif in_model and entry.name != TEXTS:
+            yield _looked_at(entry)
         else:
-            yield _looked_at(entry, entry.name if entry.name in conventions.FOLDERS else TABLE)
+            yield from _walk(entry, in_model=True)
 
 
-def _stray(entry: Path) -> Checked:
+def _stray(entry: Path) -> str:
+    """What is wrong with an entry that is no folder of results; empty where it may be one."""
     if entry.is_symlink():
-        what = "is a link: put the folder itself there, since a link leads elsewhere in a clone"
-    elif entry.name.startswith("."):
-        what = "is what a killed run left: delete it"
-    else:
-        what = "is not a results folder: delete it, or move it out"
-    return Checked(entry, "other", (Fault(what),))
+        return "is a link: put the folder itself there, since a link leads elsewhere in a clone"
+    if entry.name.startswith("."):
+        return "is what a killed run left: delete it"
+    return "" if entry.is_dir() else "is not a results folder: delete it, or move it out"
 
 
-def _looked_at(folder: Path, kind: str) -> Checked:
+def _looked_at(folder: Path) -> Checked:
+    kind = TEXTS if folder.parent.name == TEXTS else folder.name
+    kind = kind if kind in conventions.FOLDERS else TABLE
     faults = []
     try:
-        faults.extend(_FAULTS[kind](folder))
+        if kind == TABLE:
+            faults.extend(_table_faults(folder))
+        elif kind == TEXTS:
+            faults.extend(_text_faults(folder))
+        else:
+            faults.extend(_kept_faults(folder, kind))
     except CalibUtilsError as error:
         faults.append(Fault(str(error)))
     except Exception as error:  # a hostile record may hold anything
@@ -445,21 +379,15 @@ def _looked_at(folder: Path, kind: str) -> Checked:
 
 
 def _table_faults(folder: Path) -> Iterator[Fault]:
-    record = _record(folder)
-    yield from _file_faults(folder, record, set(storage.FILES.values()))
-    try:
-        stored = storage.read(folder)
-    except ResultsError as error:
-        remedy = "" if "measure again" in str(error) else f": {_AGAIN}"
-        raise ResultsError(f"{error}{remedy}") from error
+    record = records.read_record(folder, ROWS)
+    yield from _entry_faults(folder, record)
+    stored = storage.read(folder)
     yield from _identity_faults(ROWS, record, "`reproduce --update` measures them again")
     yield from _model_faults(folder.parent.name, record)
-    for name, column in (("model", stored.settings.model), ("task", stored.settings.task)):
-        if set(column) != {record[name]}:
-            yield Fault(
-                f"the table is of {sorted(set(column))}, the record of {record[name]!r}: measure "
-                "again"
-            )
+    for name in ("model", "task"):
+        if (of := set(stored.settings[name])) != {record[name]}:
+            what = f"the table is of {sorted(of)}, the record of {record[name]!r}"
+            yield Fault(f"{what}: measure again")
     policies, dtype = Policies(**record["policies"]), record["dtype"]
     if dtype not in BYTES:
         yield Fault(f"dtype {dtype!r} does not exist: measure again")
@@ -473,12 +401,33 @@ def _table_faults(folder: Path) -> Iterator[Fault]:
     yield from _environment_faults(record)
 
 
+def _task_faults(record: dict, stored: storage.Stored) -> Iterator[Fault]:
+    name = str(record["task"])
+    if not re.fullmatch(r"\w[\w.-]*", name) or name.endswith(".json"):
+        yield Fault(f"{name!r} is no name of a task: rename the task and measure again")
+        return
+    try:
+        task = get_task(name)
+    except UnknownNameError:
+        what = f"{name} is not a task of this project, so its answers cannot be checked"
+        yield Fault(f"{what}: add it to the tasks, or keep the rows to yourself", NOTE)
+        return
+    answers = stored.answers.groupby("temperature").answer.apply(list)
+    same = (
+        record["prompt"] == task.prompt
+        and set(stored.settings.n_answers) == {len(task.answers)}
+        and all(listed == list(task.answers) for listed in answers)
+    )
+    if not same:
+        yield Fault(f"prompt or answers are not those of the task {name}: measure again")
+
+
 def _text_faults(folder: Path) -> Iterator[Fault]:
     record = records.read_record(folder)
     if "files" not in record:
         yield Fault("is unfinished: run the same request again, it goes on; or delete the folder")
         return
-    yield from _file_faults(folder, record, None)
+    yield from _entry_faults(folder, record)
     yield from _identity_faults(TEXTS, record, "run the same request again")
     yield from _model_faults(folder.parent.parent.name, record)
     if "sweep" in record:
@@ -492,80 +441,64 @@ def _text_faults(folder: Path) -> Iterator[Fault]:
     yield from _environment_faults(record)
 
 
-def _label_faults(folder: Path) -> Iterator[Fault]:
-    """Unreadable labels, and labels of texts that are not there."""
-    for path in sorted(folder.iterdir()):
-        name, at, _ = path.stem.removeprefix("judged-").partition("@")
-        if not at or not _is_plain(path, ".parquet"):
-            yield Fault(f"{path.name} is not a file of labels: delete it")
-            continue
-        try:
-            labels, record = verifiers.read(path)
-            texts = folder.parent / TEXTS / name
-            stored = pd.concat([pd.read_parquet(file) for file in sorted(texts.glob("*.parquet"))])
-        except (ResultsError, OSError, ValueError) as error:
-            yield Fault(f"{path.name}: labels or their texts cannot be read ({error})")
-            continue
-        yield from _identity_faults(LABELS, record, "delete it, labels are made anew")
-        have = set(zip(stored.prompt_id, stored.text, strict=True))
-        strange = set(zip(labels.prompt_id, labels.text, strict=True)) - have
-        if strange:
-            yield Fault(f"{path.name} labels {len(strange)} texts that are not stored: delete it")
+def _sweep_faults(record: dict, table: pd.DataFrame) -> Iterator[Fault]:
+    sweep = _sweep_of(record)
+    trees = {(prompt.id, seed) for prompt, seed in sweep.trees}
+    log_p = np.concatenate([table.log_p.to_numpy(), *table.path_log_p])
+    lengths = [table[f"path_{name}"].map(len) for name in ("ranks", "ids", "log_p")]
+    known = table.path_ranks.map(lambda ranks: set(ranks) <= set(sweep.candidates))
+    if sweep.fingerprint() != record["sweep_sha256"]:
+        yield Fault("the recorded sweep is not the one of its hash: sweep again")
+    if set(zip(table.prompt_id, table.seed, strict=True)) != trees:
+        yield Fault("the trees are not those of the recorded sweep: sweep again")
+    if not (log_p <= _SLACK).all():
+        yield Fault("a log-probability is above 0 or missing: sweep again")
+    if any((length != table.depth).any() for length in lengths):
+        yield Fault("a path has another number of tokens than its depth: sweep again")
+    if not known.all():
+        yield Fault("a rank was forced that the sweep does not have: sweep again")
 
 
-def _kept_faults(kind: str, suffix: str, read: Callable, chapter: str) -> Callable:
-    """The list of faults of a folder whose files carry their own records."""
-
-    def faults(folder: Path) -> Iterator[Fault]:
-        for path in sorted(folder.iterdir()):
-            if not _is_plain(path, suffix):
-                yield Fault(f"{path.name} is not a file of {folder.name}: delete it")
-                continue
-            _, record = read(path)
-            yield from _identity_faults(kind, record, f"run {chapter} again")
-            yield from _model_faults(folder.parent.name, record)
-
-    return faults
-
-
-_FAULTS = {
-    TABLE: _table_faults,
-    TEXTS: _text_faults,
-    LABELS: _label_faults,
-    LOGITS: _kept_faults(LOGITS, ".parquet", records.read_logits, "06_logit_shape"),
-    STEPS: _kept_faults(STEPS, ".json", explorer.read, "03_oracle_cutoffs"),
-    FRAMEWORK: _kept_faults(FRAMEWORK, ".parquet", formal_framework.read, "01_formal_framework"),
+# How to read a file that carries its own record, and the notebook that makes it anew.
+_KEPT: dict[str, tuple[str, Callable, str]] = {
+    LABELS: (".parquet", verifiers.read, "04_order_calibration"),
+    LOGITS: (".parquet", records.read_logits, "06_logit_shape"),
+    STEPS: (".json", explorer.read, "03_oracle_cutoffs"),
+    FRAMEWORK: (".parquet", formal_framework.read, "01_formal_framework"),
 }
 
 
-def _is_plain(path: Path, suffix: str) -> bool:
-    plain = files.PLAIN_NAME.fullmatch(path.name)
-    return bool(plain) and path.suffix == suffix and not path.is_symlink()
+def _kept_faults(folder: Path, kind: str) -> Iterator[Fault]:
+    suffix, read, chapter = _KEPT[kind]
+    for path in sorted(folder.iterdir()):
+        if not files.PLAIN_NAME.fullmatch(path.name) or path.suffix != suffix or path.is_symlink():
+            yield Fault(f"{path.name} is not a file of {kind}: delete it")
+            continue
+        try:
+            table, record = read(path)
+        except ResultsError as error:
+            yield Fault(str(error))
+            continue
+        yield from _identity_faults(kind, record, f"delete {path.name} and run {chapter}")
+        if kind != LABELS:
+            yield from _model_faults(folder.parent.name, record)
+            continue
+        name = path.stem.removeprefix("judged-").partition("@")[0]
+        try:
+            texts = programs.read(folder.parent / TEXTS / name)
+        except ResultsError as error:
+            yield Fault(f"the texts of {path.name} cannot be read ({error}); or delete it")
+            continue
+        strange = set(zip(table.prompt_id, table.text, strict=True))
+        if strange := strange - set(zip(texts.prompt_id, texts.text, strict=True)):
+            yield Fault(f"{path.name} labels {len(strange)} texts that are not stored: delete it")
 
 
-def _record(folder: Path) -> dict:
-    path = folder / storage.RECORD
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(record, dict) or not isinstance(record["files"], dict):
-            raise ValueError("not a record")
-    except (OSError, ValueError, KeyError) as error:
-        raise ResultsError(
-            f"{path.name} is missing or unreadable ({type(error).__name__}: {error}): restore it, "
-            "or delete the folder and measure again"
-        ) from error
-    return record
+# What is the same for all kinds
 
 
-def _file_faults(folder: Path, record: dict, known: set[str] | None) -> Iterator[Fault]:
-    """Names in the record are plain and known, and the folder holds these files, nothing else."""
-    for name in record["files"]:
-        wrong = not name.endswith(".parquet") if known is None else name not in known
-        if wrong or not files.PLAIN_NAME.fullmatch(name):
-            yield Fault(
-                f"the record names a file {name!r}, which no run writes: measure again; a name "
-                "may not lead out of the folder"
-            )
+def _entry_faults(folder: Path, record: dict) -> Iterator[Fault]:
+    """The folder holds the files that the record names, and nothing else."""
     for entry in sorted(folder.iterdir()):
         if entry.is_symlink():
             yield Fault(f"{entry.name} is a link: put the file itself there")
@@ -622,27 +555,6 @@ def _key(name: str) -> str:
     return loading.file_key(path.stem if path.suffix == ".gguf" else path.name)
 
 
-def _task_faults(record: dict, stored: storage.Stored) -> Iterator[Fault]:
-    name = str(record["task"])
-    if not re.fullmatch(r"\w[\w.-]*", name) or name.endswith(".json"):
-        yield Fault(f"{name!r} is no name of a task: rename the task and measure again")
-        return
-    try:
-        task = get_task(name)
-    except UnknownNameError:
-        what = f"{name} is not a task of this project, so its answers cannot be checked"
-        yield Fault(f"{what}: add it to the tasks, or keep the rows to yourself", NOTE)
-        return
-    answers = stored.answers.groupby("temperature").answer.apply(list)
-    same = (
-        record["prompt"] == task.prompt
-        and set(stored.settings.n_answers) == {len(task.answers)}
-        and all(listed == list(task.answers) for listed in answers)
-    )
-    if not same:
-        yield Fault(f"prompt or answers are not those of the task {name}: measure again")
-
-
 def _environment_faults(record: dict) -> Iterator[Fault]:
     environment = record["environment"]
     missing = {"date", "python", "packages", "machine", "device", "commit"} - set(environment)
@@ -651,20 +563,3 @@ def _environment_faults(record: dict) -> Iterator[Fault]:
     elif environment.get("dirty") or not _COMMIT.fullmatch(str(environment["commit"])):
         what = "measured with changes that no commit has: commit calib_utils and measure again"
         yield Fault(what, NOTE)
-
-
-def _sweep_faults(record: dict, table: pd.DataFrame) -> Iterator[Fault]:
-    sweep = sweep_of(record)
-    if sweep.fingerprint() != record["sweep_sha256"]:
-        yield Fault("the recorded sweep is not the one of its hash: sweep again")
-    trees = {(prompt.id, seed) for prompt, seed in sweep.trees}
-    if set(zip(table.prompt_id, table.seed, strict=True)) != trees:
-        yield Fault("the trees are not those of the recorded sweep: sweep again")
-    log_p = np.concatenate([table.log_p.to_numpy(), *table.path_log_p])
-    if not (log_p <= _SLACK).all():
-        yield Fault("a log-probability is above 0 or missing: sweep again")
-    lengths = [table[f"path_{name}"].map(len) for name in ("ranks", "ids", "log_p")]
-    if any((length != table.depth).any() for length in lengths):
-        yield Fault("a path has another number of tokens than its depth: sweep again")
-    if not table.path_ranks.map(lambda ranks: set(ranks) <= set(sweep.candidates)).all():
-        yield Fault("a rank was forced that the sweep does not have: sweep again")

@@ -5,9 +5,8 @@ stored number is used again while its identity is that of the request: weights, 
 tokens, number format and convention. The commit and the versions of packages travel as notes.
 
 Whoever changes what a number means raises its integer here, in the same commit, and adds a line to
-the changelog: everything stored of that kind is then computed again when it is next asked for. A
-rename, a moved module or a faster way to the same value changes no integer. The canaries tell which
-of the two a change was.
+the changelog: everything of that kind is then computed again when next asked for. A rename or a
+faster way to the same value changes none; the canaries tell which of the two a change was.
 """
 
 import hashlib
@@ -18,6 +17,7 @@ import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 from calib_utils.errors import ResultsError
@@ -97,16 +97,10 @@ _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "gguf")
 
 def environment(device: str) -> dict:
     """Packages, machine, commit and date, for the record beside a table."""
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "python": platform.python_version(),
-        "packages": versions,
+        "packages": {name: metadata.version(name) for name in _PACKAGES if find_spec(name)},
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "device": device,
         **_commit(),
@@ -115,9 +109,8 @@ def environment(device: str) -> dict:
 
 def _commit() -> dict:
     def git(*arguments: str) -> str:
-        done = subprocess.run(
-            ["git", *arguments], capture_output=True, text=True, cwd=Path(__file__).parent
-        )
+        options = {"capture_output": True, "text": True, "cwd": Path(__file__).parents[1]}
+        done = subprocess.run(["git", *arguments], **options)
         return done.stdout.strip() if done.returncode == 0 else ""
 
     try:

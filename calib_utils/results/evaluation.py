@@ -1,12 +1,14 @@
 """One request for numbers: stored rows where they stand for a computation, else a measurement.
 
-Knows the arithmetic in `measure` and the files in `results`, and puts the two together.
+Knows the arithmetic in `measure` and the files in `storage`, and puts the two together. The public
+functions below check what is asked; the last ones draw from a model, and look at tasks alone.
 """
 
 import hashlib
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, compress
 from pathlib import Path
 
 import numpy as np
@@ -65,38 +67,36 @@ class Request:
             require_one_sequence(self.prompt.trie)
         answer_temperatures = answer_temperatures or []
         # A name has to say what the sampler does for its rows to be stored.
-        kept = [(s, t) for s, t in settings if is_known(s)]
-        passing = [(s, t) for s, t in settings if not is_known(s)]
-        stored = self._stored()
-        todo, todo_answers, todo_frontier = kept, answer_temperatures, frontier
-        if stored is not None:
-            absent = _absent(kept, stored.settings)
-            if losses:
-                cuts = np.array([rule.is_rank_cutoff for rule, _ in kept], dtype=bool)
-                absent = absent | (cuts & _absent(kept, stored.losses.drop_duplicates(KEY)))
-            todo = [setting for setting, missing in zip(kept, absent, strict=True) if missing]
-            present = set(stored.answers.temperature)
-            todo_answers = [t for t in answer_temperatures if t not in present]
-            todo_frontier = frontier and stored.frontier.empty
-        have = stored
+        kept = [pair for pair in settings if is_known(pair[0])]
+        passing = [pair for pair in settings if not is_known(pair[0])]
+        have = before = self._stored()
+        absent = _absent(kept, have.settings)
+        if losses:
+            cuts = np.array([rule.is_rank_cutoff for rule, _ in kept], dtype=bool)
+            absent = absent | (cuts & _absent(kept, have.losses.drop_duplicates(KEY)))
+        todo = list(compress(kept, absent))
+        todo_answers = [t for t in answer_temperatures if t not in set(have.answers.temperature)]
+        todo_frontier = frontier and have.frontier.empty
         if todo or todo_answers or todo_frontier or passing:
             if self.folder is not None:
                 storage.require_writable(self.folder)
             todo = list(dict.fromkeys([*todo, *untouched(todo_answers)]))
-            if todo_frontier and not todo and stored is None:
+            if todo_frontier and not todo and have.settings.empty:
                 todo = untouched([1.0])  # what is stored has settings
             new, record = self._measure([*todo, *passing], todo_answers, losses, todo_frontier)
-            have = new if stored is None else _joined(stored, new)
+            have = _joined(before, new)
             if self.folder is not None and (todo or todo_frontier):
-                names = {sampler.name for sampler, _ in passing}
-                storage.update(
-                    self.folder, lambda: _without(self._with_stored(new, stored), names), record
-                )
+                new = _without(new, {sampler.name for sampler, _ in passing})
+
+                def beside_what_is_stored_now() -> Tables:  # another run may have added some
+                    return _joined(_joined(self._stored(), before), new)
+
+                storage.write(self.folder, beside_what_is_stored_now, record)
         wanted = keys(settings)
-        parts = [have.answers[have.answers.temperature == t] for t in answer_temperatures]
+        answers = [have.answers[have.answers.temperature == t] for t in answer_temperatures]
         return Tables(
             wanted.merge(have.settings, how="left", on=KEY)[COLUMNS],
-            pd.concat(parts, ignore_index=True) if parts else have.answers.iloc[:0],
+            pd.concat([*answers, have.answers.iloc[:0]], ignore_index=True),
             wanted.merge(have.losses, on=KEY)[LOSS_COLUMNS] if losses else have.losses.iloc[:0],
             have.frontier if frontier else have.frontier.iloc[:0],
         )
@@ -112,29 +112,19 @@ class Request:
             "convention": conventions.CURRENT[conventions.ROWS],
         }
 
-    def _stored(self) -> storage.Stored | None:
+    def _stored(self) -> Tables:
         """Stored rows that stand for a computation now; those of an older convention do not.
 
-        Raises:
-            ResultsError: rows of another model or task hold the place; they are not overwritten.
+        Rows of another model or task raise a ResultsError: they are not overwritten.
         """
-        stored = storage.read(self.folder) if self.folder is not None else None
+        stored = None if self.folder is None else storage.read(self.folder)
         if stored is None:
-            return None
+            return Tables()
         conventions.require_same(self.folder, conventions.ROWS, stored.record, self.identity())
-        return stored if conventions.is_current(conventions.ROWS, stored.record) else None
-
-    def _with_stored(self, new: Tables, before: Tables | None) -> Tables:
-        """New rows beside those stored now: another run may have added some meanwhile."""
-        stored = self._stored() or before
-        return new if stored is None else _joined(stored, new)
+        return stored if conventions.is_current(conventions.ROWS, stored.record) else Tables()
 
     def _measure(
-        self,
-        settings: Settings,
-        answer_temperatures: list[float],
-        losses: bool,
-        frontier: bool,
+        self, settings: Settings, answer_temperatures: list[float], losses: bool, frontier: bool
     ) -> tuple[Tables, dict]:
         began = time.perf_counter()
         _require_room(self.model, self.prompt)
@@ -146,38 +136,26 @@ class Request:
             ranks=frontier or losses,
             description=f"{self.model.name} on {self.task.name}",
         )
-        named = keys(settings)
-        table = pd.DataFrame(
-            {
-                "model": self.model.name,
-                "task": self.task.name,
-                **named,
-                "validity": found.validity,
-                "diversity": found.diversity,
-                "sequence_precision": found.sequence_precision,
-                "sequence_recall": found.sequence_recall,
-                "n_answers": len(self.task.answers),
-                "n_nodes": self.prompt.trie.n_nodes,
-            }
-        )
-        plain = untouched(answer_temperatures)
-        columns = [settings.index(pair) for pair in plain]
+        numbers = ("validity", "diversity", "sequence_precision", "sequence_recall")
+        table = keys(settings).assign(
+            model=self.model.name,
+            task=self.task.name,
+            **{name: getattr(found, name) for name in numbers},
+            n_answers=len(self.task.answers),
+            n_nodes=self.prompt.trie.n_nodes,
+        )[COLUMNS]
+        columns = [settings.index(pair) for pair in untouched(answer_temperatures)]
         answers = pd.DataFrame(
             {
-                "answer": np.tile(np.array(self.task.answers, dtype=object), len(plain)),
+                "answer": np.tile(np.array(self.task.answers, dtype=object), len(columns)),
                 "temperature": np.repeat(answer_temperatures, len(self.task.answers)),
                 "log_p": found.answer_log_p[:, columns].T.ravel(),
             }
         ).astype({"temperature": float, "log_p": float})
-        points = np.empty((0, 2))
+        more = {"losses": _loss_table(found, settings)} if losses else {}
         if frontier:
             points = split.adaptive_frontier(found.steps.tokens, found.steps.rank)
-        tables = Tables(
-            table,
-            answers,
-            loss_table(found, settings) if losses else Tables(table).losses,
-            pd.DataFrame(points, columns=FRONTIER_COLUMNS),
-        )
+            more["frontier"] = pd.DataFrame(points, columns=FRONTIER_COLUMNS)
         record = {
             **self.identity(),
             "model": self.model.name,
@@ -189,17 +167,12 @@ class Request:
             "seconds": round(time.perf_counter() - began, 2),
             "environment": conventions.environment(self.model.device),
         }
-        return tables, record
+        return Tables(table, answers, **more), record
 
 
 def _require_room(model: Model, prompt: Prompt) -> None:
-    """Refuses a prompt that the network cannot take, which torch calls an index out of range.
-
-    Raises:
-        ModelFormatError: a token without an embedding, or more tokens than it has positions.
-    """
-    tokens = {token for sequence in prompt.sequences.symbols for token in sequence}
-    largest = max(tokens.union(prompt.ids))
+    """Refuses a prompt that the network cannot take, which torch calls an index out of range."""
+    largest = max(chain(prompt.ids, *prompt.sequences.symbols))
     known = model.network.get_input_embeddings().weight.shape[0]
     if largest >= known:
         raise ModelFormatError(
@@ -215,24 +188,20 @@ def _require_room(model: Model, prompt: Prompt) -> None:
         )
 
 
-def loss_table(found: Measurement, settings: Settings) -> pd.DataFrame:
-    """Step losses of every rank cutoff among the settings, as measured and repaired.
-
-    Returns:
-        One row per setting, repair and step: `storage.LOSS_COLUMNS`.
-    """
-    trie, steps = found.steps.tokens.trie, found.steps
+def _loss_table(found: Measurement, settings: Settings) -> pd.DataFrame:
+    """Step losses of every rank cutoff: a row per setting, repair and step (`LOSS_COLUMNS`)."""
+    columns = np.flatnonzero(found.steps.is_rank_cutoff)
     rules = [pair for pair in settings if not isinstance(pair[0], Processors)]
-    columns = np.flatnonzero(steps.is_rank_cutoff)
     named, parts = keys([rules[column] for column in columns]), []
     for repair in REPAIRS:
-        lost = split.step_losses(trie, steps.edge_log_p(columns, repair))
+        lost = split.step_losses(found.steps.tokens.trie, found.steps.edge_log_p(columns, repair))
         n_steps, n_settings = lost.validity.shape
-        part = named.loc[np.repeat(np.arange(n_settings), n_steps)].reset_index(drop=True)
-        part["repair"] = repair
-        part["step"] = np.tile(np.arange(1, n_steps + 1), n_settings)
-        part["validity_loss"] = lost.validity.T.ravel()
-        part["diversity_loss"] = lost.diversity.T.ravel()
+        part = named.loc[named.index.repeat(n_steps)].assign(
+            repair=repair,
+            step=np.tile(np.arange(1, n_steps + 1), n_settings),
+            validity_loss=lost.validity.T.ravel(),
+            diversity_loss=lost.diversity.T.ravel(),
+        )
         parts.append(part)
     return pd.concat(parts, ignore_index=True)
 
@@ -259,35 +228,33 @@ def _absent(settings: Settings, table: pd.DataFrame) -> np.ndarray:
     return (found["_merge"] == "left_only").to_numpy()
 
 
+_ROW_KEYS = {
+    "settings": KEY,
+    "answers": ["answer", "temperature"],
+    "losses": [*KEY, "repair", "step"],
+}
+
+
 def _joined(old: Tables, new: Tables) -> Tables:
     """Both measurements' rows; where they have the same ones, the old."""
-
-    def joined(name: str, key: list[str]) -> pd.DataFrame:
-        parts = [t for t in (getattr(old, name), getattr(new, name)) if not t.empty]
-        if not parts:
-            return getattr(new, name)
-        return pd.concat(parts, ignore_index=True).drop_duplicates(key, ignore_index=True)
-
-    return Tables(
-        joined("settings", KEY),
-        joined("answers", ["answer", "temperature"]),
-        joined("losses", [*KEY, "repair", "step"]),
-        new.frontier if old.frontier.empty else old.frontier,
-    )
+    found = {"frontier": new.frontier if old.frontier.empty else old.frontier}
+    for name, key in _ROW_KEYS.items():
+        found[name] = getattr(new, name)
+        if parts := [t for t in (getattr(old, name), getattr(new, name)) if not t.empty]:
+            both = pd.concat(parts, ignore_index=True)
+            found[name] = both.drop_duplicates(key, ignore_index=True)
+    return Tables(**found)
 
 
 def _without(tables: Tables, samplers: set[str]) -> Tables:
     """The tables without rows of some samplers."""
     settings, losses = (
-        table[~table.rule.isin(samplers)].reset_index(drop=True)
-        for table in (tables.settings, tables.losses)
+        table[~table.rule.isin(samplers)] for table in (tables.settings, tables.losses)
     )
-    return Tables(settings, tables.answers, losses, tables.frontier)
+    return replace(tables, settings=settings, losses=losses)
 
 
-# The public way to a number: check what is asked, then have `store` reuse it or measure it.
-#
-# Knows the whole chain by name; computes nothing itself.
+# The public way to a number: check what is asked, then have a `Request` reuse it or measure it.
 
 
 def evaluate(
@@ -330,9 +297,8 @@ def evaluate(
     settings = _settings(rules, temperatures)
     none = isinstance(answer_temperatures, Sequence) and not answer_temperatures
     also = [] if none else check_temperatures(answer_temperatures)
-    request = request_for(
-        model, task, Policies(end, tokenizations, surface), batch_size, results_dir
-    )
+    policies = Policies(end, tokenizations, surface)
+    request = request_for(model, task, policies, batch_size, results_dir)
     return request.tables(settings, also, losses=details, frontier=details).settings
 
 
@@ -351,10 +317,8 @@ def answer_probabilities(
 
     The arguments are those of `evaluate`. Answers come in the task's order (Fig. 5 right, 10).
     """
-    temperatures = check_temperatures(temperatures)
-    request = request_for(
-        model, task, Policies(end, tokenizations, surface), batch_size, results_dir
-    )
+    temperatures, policies = check_temperatures(temperatures), Policies(end, tokenizations, surface)
+    request = request_for(model, task, policies, batch_size, results_dir)
     return request.tables([], temperatures).answers
 
 
@@ -457,7 +421,7 @@ def request_for(
     batch_size: int | None = None,
     results_dir: str | Path | None = None,
 ) -> Request:
-    """What the functions of this module ask `store` with, checked.
+    """What the functions of this module ask with, checked.
 
     Raises:
         InvalidRequestError: a batch size that is none.
@@ -476,8 +440,6 @@ def request_for(
 
 
 # Drawing answers from a model, to check exact numbers against what it writes.
-#
-# Knows torch models and prompts. The prompt is forwarded once, the draws share it.
 
 
 def sample_answers(
@@ -509,8 +471,8 @@ def sample_answers(
     for tokens in drawn:
         stops = np.flatnonzero(np.isin(tokens, prompt.end_ids))
         body = tuple(tokens[: stops[0]] if len(stops) else tokens)
-        found = spelled.get(body) if len(stops) or not prompt.end_ids else None
-        if not prompt.end_ids:
+        found = spelled.get(body) if len(stops) else None
+        if not prompt.end_ids:  # the first answer on the way is the answer
             starts = (spelled[body[:k]] for k in range(1, len(body) + 1) if body[:k] in spelled)
             found = next(starts, None)
         answer = None if found is None else task.answers[found]
@@ -562,8 +524,6 @@ def share_interval(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
 
 
 # What a task's answer set looks like before any model runs: size, branching, structural ceiling.
-#
-# Knows tries and metrics. Asks a tokenizer how answers become tokens, never a network.
 
 
 def structural_facts(
@@ -580,12 +540,13 @@ def structural_facts(
     for task in [tasks] if isinstance(tasks, Task | str) else tasks:
         task = get_task(task)
         trie = render_prompt(model, task, end=end).trie
+        lengths = trie.node_depth[trie.edge_node[trie.sequence_edge]] + 1  # the end token included
         rows.append(
             {
                 "task": task.name,
                 "answers": trie.n_answers,
                 "nodes": trie.n_nodes,
-                "tokens per answer": _span(_sequence_lengths(trie)),
+                "tokens per answer": _span(lengths),
                 "valid next tokens by step": branching_by_step(trie),
                 "uniform_over_g": diversity_of(trie, uniform_over_valid(trie)),
                 "weighted_by_n": diversity_of(trie, weighted_by_count(trie)),
@@ -604,11 +565,6 @@ def branching_by_step(trie: Trie) -> str:
     """|G| at every depth, as `smallest-largest` where it varies."""
     depths = range(int(trie.node_depth.max()) + 1)
     return " · ".join(_span(trie.node_branching[trie.node_depth == depth]) for depth in depths)
-
-
-def _sequence_lengths(trie: Trie) -> np.ndarray:
-    """Tokens per sequence, the end token included."""
-    return trie.node_depth[trie.edge_node[trie.sequence_edge]] + 1
 
 
 def _span(values: np.ndarray) -> str:

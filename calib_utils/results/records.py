@@ -1,11 +1,11 @@
-"""The record of everything that is stored, and tables that carry theirs in one Parquet file.
+"""The record of everything that is stored; tables that carry theirs; completions; sorted logits.
 
 Knows where records lie: `provenance.json` in the folders of rows and of texts, the metadata of a
-Parquet file, the first line of a file of steps. Knows nothing of the numbers.
+Parquet file, the first line of a file of steps. A file appears whole, by renaming. Runs no model.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,27 +15,20 @@ import pyarrow.parquet as pq
 
 from calib_utils import files, paths
 from calib_utils.errors import ResultsError
-from calib_utils.files import sha256_of_file
 from calib_utils.models.loading import Model
 from calib_utils.results import conventions
+from calib_utils.results.conventions import LOGITS, ROWS, TEXTS
 
 FILE = "provenance.json"
 _KEY = b"calib_utils"
+# What a folder's record calls its layout, the layout of this version, and how to get it anew.
+_LAYOUT = {ROWS: ("schema", 2, "measure again"), TEXTS: ("format", 1, "run the same request again")}
 
 
-def of_model(model) -> dict:
-    """The part of a record that says which loaded `loading.Model` it was."""
-    return {
-        "model": model.name,
-        "revision": model.revision,
-        "weights_sha256": model.weights_sha256,
-        "dtype": model.dtype,
-    }
-
-
-def kind_of(path: Path) -> str:
-    """The kind of what is stored at a path below a model's folder, by the folder it lies in."""
-    return path.parent.name if path.parent.name in conventions.FOLDERS else conventions.ROWS
+def of_model(model: Model) -> dict:
+    """The part of a record that says which model it was."""
+    names = ("revision", "weights_sha256", "dtype")
+    return {"model": model.name, **{name: getattr(model, name) for name in names}}
 
 
 def identity_of(path: Path) -> str | None:
@@ -48,7 +41,7 @@ def identity_of(path: Path) -> str | None:
         if path.is_dir() and not (path / FILE).exists():
             names = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
             return conventions.digest([name for name in names if not name.startswith(".")])
-        kind = kind_of(path)
+        kind = path.parent.name if path.parent.name in conventions.FOLDERS else ROWS
         if path.suffix == ".parquet":
             record = json.loads(pq.read_schema(path).metadata[_KEY])
         elif path.suffix == ".json":
@@ -60,12 +53,61 @@ def identity_of(path: Path) -> str | None:
         return None  # reading it says what is wrong
 
 
-def write_table(path: Path, table: pa.Table) -> None:
-    """A Parquet file that appears whole, or not at all.
+def unwritable(path: Path, error: OSError) -> ResultsError:
+    """What to raise where the file system refuses to write."""
+    return ResultsError(f"cannot write {path} ({error}): choose a writable results_dir with space")
+
+
+# Folders: tables, and beside them the record that vouches for their bytes.
+
+
+def text_of(kind: str, record: Mapping) -> str:
+    """The text of a folder's record, layout included."""
+    layout, version, _ = _LAYOUT[kind]
+    content = {**record, layout: version}
+    return json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def read_record(folder: Path, kind: str = TEXTS) -> dict:
+    """The record of a folder of rows or texts; no name among its files leads out of the folder.
 
     Raises:
-        ResultsError: the place cannot be written.
+        ResultsError: none, or not one of that kind; only texts may lack the list of their files.
     """
+    layout, version, again = _LAYOUT[kind]
+    try:
+        record = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        found, names = record[layout], record["files"] if kind == ROWS else record.get("files", {})
+        if not isinstance(names, dict) or not all(map(files.PLAIN_NAME.fullmatch, names)):
+            raise ValueError("a name among its files is none, or may lead out of the folder")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ResultsError(
+            f"{folder / FILE} is missing or unreadable ({type(error).__name__}: {error}): restore "
+            f"it, or delete the folder and {again}"
+        ) from error
+    if found != version:
+        raise ResultsError(
+            f"{folder}: {layout} {found}, this version reads {version}: delete it and {again}"
+        )
+    return record
+
+
+def require_unchanged(folder: Path, hashes: Mapping[str, str], kind: str) -> None:
+    """Raises a ResultsError where a file is missing, or has another SHA-256 than recorded."""
+    for name, digest in hashes.items():
+        path = folder / name
+        if not path.is_file() or files.sha256_of_file(path) != digest:
+            raise ResultsError(
+                f"{path} is not the file that {FILE} describes (SHA-256 differs): restore it, or "
+                f"delete {folder} and {_LAYOUT[kind][2]}"
+            )
+
+
+# Tables that carry their record in one Parquet file.
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """A Parquet file that appears whole, or not at all: then it raises a ResultsError."""
     try:
         with files.whole(path, parents=True) as draft:
             pq.write_table(table, draft, compression="zstd")
@@ -73,17 +115,8 @@ def write_table(path: Path, table: pa.Table) -> None:
         raise unwritable(path, error) from error
 
 
-def unwritable(path: Path, error: OSError) -> ResultsError:
-    """What to raise where the file system refuses to write."""
-    return ResultsError(f"cannot write {path} ({error}): choose a writable results_dir with space")
-
-
 def write(path: Path, table: pd.DataFrame, record: dict) -> None:
-    """Stores a table and its record as one file, which appears whole.
-
-    Raises:
-        ResultsError: the place cannot be written.
-    """
+    """Stores a table and its record as one file; raises as `write_table` does."""
     found = pa.Table.from_pandas(table, preserve_index=False)
     known = found.schema.metadata or {}
     text = json.dumps(record, sort_keys=True)
@@ -104,19 +137,16 @@ def read(path: Path, kind: str, needed: Iterable[str], remedy: str) -> tuple[pd.
     try:
         table = pq.read_table(path)
         record = json.loads(table.schema.metadata[_KEY])
-        missing = sorted({*conventions.IDENTITY[kind], *needed} - set(record))
-        frame = table.to_pandas()
+        if missing := sorted({*conventions.IDENTITY[kind], *needed} - set(record)):
+            raise ValueError(f"its record lacks {missing}")
+        return table.to_pandas(), record
     except (OSError, ValueError, KeyError, TypeError, RecursionError, pa.ArrowException) as error:
-        raise ResultsError(f"{path} holds no {kind} ({type(error).__name__}): {remedy}") from error
-    if missing:
-        raise ResultsError(f"{path} holds no {kind} (its record lacks {missing}): {remedy}")
-    return frame, record
+        why = f"{type(error).__name__}: {error}"
+        raise ResultsError(f"{path} holds no {kind} ({why}): {remedy}") from error
 
 
-# Completions of sweeps on disk: a Parquet file per tree, and the record of how they came about.
-#
-# Knows columns and files. A file appears whole, by renaming; what is there is never written
-# again, so a sweep that was killed goes on where it was. Runs no model.
+# Completions of sweeps: a folder with a Parquet file per tree. What is there is never written
+# again, so a sweep that was killed goes on where it was.
 
 # One row per completion. Natural logarithms, at temperature 1; ranks from 0.
 SCHEMA = pa.schema(
@@ -138,14 +168,12 @@ SCHEMA = pa.schema(
     ]
 )
 COLUMNS = SCHEMA.names
-_FORMAT = 1
-_RECORD = FILE
 _STALE_SECONDS = 600  # a draft that old was left by a killed run: writing one takes a second
 
 
 def folder_of(results_dir: str | Path | None, model_key: str, name: str) -> Path | None:
     """Where texts of a model are kept: below its results, a level deeper than measured tables."""
-    return None if results_dir is None else Path(results_dir) / model_key / "texts" / name
+    return None if results_dir is None else Path(results_dir) / model_key / TEXTS / name
 
 
 def chunk_name(prompt_id: str, seed: int) -> str:
@@ -154,43 +182,32 @@ def chunk_name(prompt_id: str, seed: int) -> str:
 
 
 def open_folder(folder: Path, record: dict) -> None:
-    """Makes `folder` the place of a sweep, or checks that it is.
-
-    Texts of an older convention are removed, so that they are written anew.
-
-    Args:
-        record: the identity of the texts (`conventions`), and what else people want to know.
+    """Makes `folder` the place of a sweep with that record; texts of an older convention go.
 
     Raises:
         ResultsError: completions of another sweep hold the place, or it cannot be written.
     """
     paths.note_read(folder)
-    record = {"format": _FORMAT, "convention": conventions.CURRENT[conventions.TEXTS], **record}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         files.remove_stale(folder, _STALE_SECONDS)
-        fresh = not (folder / _RECORD).exists() and not any(folder.glob("*.parquet"))
+        fresh = not (folder / FILE).exists() and not any(folder.glob("*.parquet"))
     except (OSError, ValueError) as error:
         raise ResultsError(
             f"cannot write to {str(folder)!r} ({error}): choose a writable results_dir"
         ) from error
-    if fresh:
-        _write_record(folder, record)
-    stored = read_record(folder)
-    conventions.require_same(folder, conventions.TEXTS, stored, record)
-    if not conventions.is_current(conventions.TEXTS, stored):
-        (folder / _RECORD).unlink()
+    if not fresh:
+        stored = read_record(folder)
+        conventions.require_same(folder, TEXTS, stored, record)
+        if conventions.is_current(TEXTS, stored):
+            return
         for path in folder.glob("*.parquet"):
             path.unlink()
-        _write_record(folder, record)
+    _write_record(folder, {"convention": conventions.CURRENT[TEXTS], **record})
 
 
 def write_chunk(path: Path, rows: Iterable[dict]) -> None:
-    """Stores one tree as a whole.
-
-    Raises:
-        ResultsError: the place cannot be written.
-    """
+    """Stores one tree as a whole; raises as `write_table` does."""
     write_table(path, pa.Table.from_pylist(list(rows), schema=SCHEMA))
 
 
@@ -199,40 +216,12 @@ def close_folder(folder: Path, names: Iterable[str]) -> None:
     record = read_record(folder)
     if "files" not in record:
         try:
-            hashes = {name: sha256_of_file(folder / name) for name in names}
+            hashes = {name: files.sha256_of_file(folder / name) for name in names}
         except OSError as error:
             raise ResultsError(
                 f"{folder} lost a file while it was written ({error}): run the same request again"
             ) from error
         _write_record(folder, {**record, "files": hashes})
-
-
-def read_record(folder: Path) -> dict:
-    """The record of a sweep's folder.
-
-    Raises:
-        ResultsError: none, or not one of a sweep.
-    """
-    try:
-        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-        if record["format"] != _FORMAT:
-            raise ResultsError(
-                f"{folder}: completions in format {record['format']}, this version reads "
-                f"{_FORMAT}: delete it and sweep again"
-            )
-        names = record.get("files")
-        if names is not None and not (
-            isinstance(names, dict) and all(map(files.PLAIN_NAME.fullmatch, names))
-        ):
-            raise ValueError("a name among its files that is none")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        if isinstance(error, ResultsError):
-            raise
-        raise ResultsError(
-            f"{folder / _RECORD} is unreadable ({type(error).__name__}: {error}): restore it, or "
-            "delete the folder and sweep again"
-        ) from error
-    return record
 
 
 def read_completions(folder: str | Path, schema: pa.Schema | None = SCHEMA) -> pd.DataFrame:
@@ -247,65 +236,48 @@ def read_completions(folder: str | Path, schema: pa.Schema | None = SCHEMA) -> p
     folder = Path(folder)
     paths.note_read(folder)
     hashes = read_record(folder).get("files")
-    if hashes is None:
-        raise ResultsError(f"{folder} is unfinished: run the same request again, it will go on")
     if not hashes:
-        raise ResultsError(f"{folder} records no file: delete it and run the same request again")
+        what = "is unfinished" if hashes is None else "records no file: delete it"
+        raise ResultsError(f"{folder} {what}: run the same request again, it will go on")
     tables = []
-    for name, digest in hashes.items():
-        path = folder / name
-        if not path.is_file() or sha256_of_file(path) != digest:
-            raise ResultsError(
-                f"{path} is not the file that {_RECORD} describes (SHA-256 differs): restore it, "
-                f"or delete {folder} and run the same request again"
-            )
-        try:
-            table = pq.read_table(path)
-        except (OSError, ValueError, pa.ArrowException) as error:
-            raise ResultsError(f"{path} is unreadable ({error}): delete {folder}") from error
-        if schema is not None and not table.schema.equals(schema):
-            raise ResultsError(f"{path} has other columns than this version: delete {folder}")
-        tables.append(table.to_pandas())
-    return pd.concat(tables, ignore_index=True)
+    try:
+        require_unchanged(folder, hashes, TEXTS)
+        tables = [pq.read_table(folder / name) for name in hashes]
+    except (OSError, pa.ArrowException) as error:
+        raise ResultsError(f"{folder} is unreadable ({error}): delete it") from error
+    if schema is not None and not all(table.schema.equals(schema) for table in tables):
+        raise ResultsError(f"{folder} has other columns than this version: delete it")
+    return pd.concat([table.to_pandas() for table in tables], ignore_index=True)
 
 
 def _write_record(folder: Path, record: dict) -> None:
-    text = json.dumps(record, indent=1, ensure_ascii=False, sort_keys=True)
     try:
-        with files.whole(folder / _RECORD) as draft:
-            draft.write_text(text + "\n", encoding="utf-8")
+        files.keep(folder / FILE, text_of(TEXTS, record).encode())
     except OSError as error:
-        raise unwritable(folder / _RECORD, error) from error
+        raise unwritable(folder / FILE, error) from error
 
 
-# Sorted logits kept beside a model's tables, so that all models can be shown without loading one.
-#
-# Knows one file a model and what it stands for. Logits are computed anew whenever their chapter
-# runs; the file changes only when they do, by more than machines differ in float32.
+# Sorted logits beside a model's tables, so that all models can be shown without loading one.
 
-FOLDER = conventions.LOGITS
 _AGAIN = "delete it and run 06_logit_shape"
 _ROUNDING = 0.01  # in logits: what float32 kernels of two machines differ by, with room
 
 
 def logits_path(results_dir: str | Path, model_key: str, name: str) -> Path:
     """Where a model's sorted logits of the study `name` are kept."""
-    return Path(results_dir) / model_key / FOLDER / f"{name}.parquet"
+    return Path(results_dir) / model_key / LOGITS / f"{name}.parquet"
 
 
 def keep_logits(curves: pd.DataFrame, model: Model, path: Path) -> None:
-    """Keeps sorted logits, if they are not kept already.
-
-    Args:
-        curves: a column per query, rows by rank from 1; float32 holds them, being logits.
+    """Keeps sorted logits, where those kept differ by more than machines do in float32.
 
     Raises:
         ResultsError: logits of other weights hold the place, or it cannot be written.
     """
-    record = {**of_model(model), "convention": conventions.CURRENT[FOLDER]}
+    record = {**of_model(model), "convention": conventions.CURRENT[LOGITS]}
     if path.exists():
         kept, old = read_logits(path)
-        conventions.require_same(path, FOLDER, old, record)
+        conventions.require_same(path, LOGITS, old, record)
         same = old == record and list(kept) == list(curves) and len(kept) == len(curves)
         if same and np.abs(kept.to_numpy() - curves.to_numpy()).max() <= _ROUNDING:
             return
@@ -318,12 +290,11 @@ def read_logits(path: Path) -> tuple[pd.DataFrame, dict]:
     Raises:
         ResultsError: not such a file, or one that cannot be: logits that rise, or are not finite.
     """
-    curves, record = read(path, FOLDER, ("model", "revision"), _AGAIN)
+    curves, record = read(path, LOGITS, ("model", "revision"), _AGAIN)
     try:
         values = curves.to_numpy(dtype=float)
-        possible = (
-            values.size and np.isfinite(values).all() and (np.diff(values, axis=0) <= 0).all()
-        )
+        rises = np.diff(values, axis=0).max(initial=0) > 0
+        possible = values.size and np.isfinite(values).all() and not rises
     except (TypeError, ValueError):
         possible = False
     if not possible:

@@ -78,15 +78,15 @@ def hidden(folder):
 # While the model runs: before, an interrupt may fall into a destructor, where Python drops it.
 INTERRUPTED = """
 import signal, sys, time
-from calib_utils import store
 from calib_utils.__main__ import main
+from calib_utils.results import evaluation
 signal.signal(signal.SIGINT, signal.default_int_handler)
-measure = store.measure
+measure = evaluation.measure
 def slowly(*arguments, **options):
     measure(*arguments, **options)
     print("measured", flush=True)
     time.sleep(600)
-store.measure = slowly
+evaluation.measure = slowly
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -147,18 +147,18 @@ def test_a_writer_killed_anywhere_leaves_the_old_file_or_the_new(tmp_path, delay
 MOVER = """
 import os, sys, time
 from pathlib import Path
-from calib_utils import results
+from calib_utils.results import storage
 folder = Path(sys.argv[1])
-whole, replace = results.read(folder), os.replace
+whole, replace = storage.read(folder), os.replace
 
 def replace_and_wait(source, target):
     replace(source, target)
-    if str(target).endswith("-old"):
+    if str(target).endswith(".old"):
         print("moved", flush=True)
         time.sleep(600)
 
 os.replace = replace_and_wait
-results.write(folder, whole, whole.record)
+storage.write(folder, whole, whole.record)
 """
 
 
@@ -179,7 +179,7 @@ def test_a_writer_killed_between_its_two_renames_loses_no_row(stored, reader):
     kill(process)
     if reader == "write":
         fewer = before.settings[before.settings.rule == "none"].reset_index(drop=True)
-        storage.update(stored, lambda: Tables(fewer, before.answers), before.record)
+        storage.write(stored, lambda: Tables(fewer, before.answers), before.record)
         assert len(storage.read(stored).settings) == len(fewer)
     else:
         pd.testing.assert_frame_equal(storage.read(stored).settings, before.settings)
@@ -373,16 +373,16 @@ def test_a_build_that_fails_leaves_the_old_book(tmp_path, monkeypatch):
 AT_ONCE = """
 import sys
 import calib_utils as cu
-from calib_utils import store
+from calib_utils.results import evaluation
 
-measure = store.measure
+measure = evaluation.measure
 
 def together(*args, **options):
     print("looked for rows and found none", flush=True)
     sys.stdin.readline()
     return measure(*args, **options)
 
-store.measure = together
+evaluation.measure = together
 task = cu.Task("few", "Name one. Answer:", ["ab", "1,2", "zoo", "zo"])
 cu.evaluate(cu.load_model(sys.argv[1], device="cpu"), task, sys.argv[3:], results_dir=sys.argv[2])
 """
@@ -413,11 +413,14 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import calib_utils as cu
-from calib_utils import book, completions, conventions, conversion, kept_steps, labels, recorded
-from calib_utils import results
+from calib_utils.book import build
 from calib_utils.errors import CalibUtilsError
+from calib_utils.figures import explorer
+from calib_utils.models import weights
 from calib_utils.models.served import Reply
+from calib_utils.openended import verifiers
 from calib_utils.openended.judges import LanguageModelJudge
+from calib_utils.results import conventions, records, storage
 
 folder, gguf, disk = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(disk)], check=True)
@@ -427,8 +430,8 @@ model = cu.load_model(folder, device="cpu")
 task = cu.Task("few", "Name one. Answer:", ["ab", "1,2", "zoo", "zo"])
 rows = disk / "rows"
 cu.evaluate(model, task, ["none"], results_dir=rows)
-stored = results.folder_of(rows, model.key, task.name)
-before = results.read(stored)
+stored = storage.folder_of(rows, model.key, task.name)
+before = storage.read(stored)
 
 
 class Backend:
@@ -448,13 +451,13 @@ table = pa.table({"x": list(range(1000))})
 texts = pd.DataFrame({"prompt": ["Why?"], "text": ["x" * 9999], "ended": [True]})
 actions = {
     "rows": lambda: cu.evaluate(model, task, ["top_k=5"], results_dir=rows),
-    "sweep": lambda: completions.open_folder(disk / "texts", record),
-    "table": lambda: recorded.write_table(disk / "a" / "x.parquet", table),
-    "steps": lambda: kept_steps.keep(model, ["rng-2"], "eos", rows),
+    "sweep": lambda: records.open_folder(disk / "texts", record),
+    "table": lambda: records.write_table(disk / "a" / "x.parquet", table),
+    "steps": lambda: explorer.keep(model, ["rng-2"], "eos", rows),
     "answers": judge,
-    "labels for people": lambda: labels.write_sheet(disk / "sheet.csv", texts),
-    "book": lambda: book.write_table_of_contents(disk),
-    "conversion": lambda: conversion.converted_folder(gguf, "0" * 64),
+    "labels for people": lambda: verifiers.write_sheet(disk / "sheet.csv", texts),
+    "book": lambda: build.write_table_of_contents(disk),
+    "conversion": lambda: weights.converted_folder(gguf, "0" * 64),
     "forgotten hash": lambda: cu.load_model(folder, device="cpu").weights_sha256,
 }
 
@@ -470,7 +473,7 @@ def tried():
         except BaseException as error:
             found[name] = f"UNNAMED {type(error).__name__}: {error}"
     left = [str(p.relative_to(disk)) for p in disk.rglob(".*") if p.name != ".lock"]
-    now = results.read(stored)
+    now = storage.read(stored)
     return {"tried": found, "left": left, "rows": len(now.settings), "same": bool(
         now.settings[now.settings.rule == "none"].reset_index(drop=True).equals(before.settings))}
 
@@ -639,7 +642,7 @@ def test_a_locale_changes_no_byte(locales, tiny_folder, write_task, tmp_path):
 ASK = """
 import sys, time
 import calib_utils as cu
-from calib_utils import weights
+from calib_utils.models import weights
 weights._HUB_SECONDS = 1
 begun = time.monotonic()
 try:
@@ -844,26 +847,24 @@ def test_a_judges_name_stays_in_its_folder(name):
         LanguageModelJudge(backend, name=name, cache_dir=None)
 
 
+def named(name):
+    return pytest.param({name: "0" * 64}, "a name among its files", id=f"named {name!r}")
+
+
 @pytest.mark.parametrize(
-    "name", ["../outside.parquet", "/outside.parquet", "a/../b", "", ".x", "a\0"]
+    ("listed", "said"),
+    [
+        *map(named, ["../outside.parquet", "/outside.parquet", "a/../b", "", ".x", "a\0"]),
+        *((listed, r"delete|restore") for listed in (5, ["x"], "x", {"x.parquet": 5})),
+    ],
 )
-def test_a_sidecar_names_no_file_outside_its_folder(tmp_path, name):
+def test_a_sidecar_names_no_file_outside_its_folder(tmp_path, listed, said):
     folder = tmp_path / "texts"
     records.open_folder(folder, dict.fromkeys(conventions.IDENTITY["texts"], "x"))
     record = json.loads((folder / "provenance.json").read_text())
     (tmp_path / "outside.parquet").write_bytes(b"PAR1")
-    (folder / "provenance.json").write_text(json.dumps(record | {"files": {name: "0" * 64}}))
-    with pytest.raises(ResultsError, match="a name among its files"):
-        records.read_completions(folder)
-
-
-@pytest.mark.parametrize("files", [5, ["x"], "x", {"x.parquet": 5}])
-def test_a_sidecar_without_a_list_of_hashes_is_a_named_error(tmp_path, files):
-    folder = tmp_path / "texts"
-    records.open_folder(folder, dict.fromkeys(conventions.IDENTITY["texts"], "x"))
-    record = json.loads((folder / "provenance.json").read_text())
-    (folder / "provenance.json").write_text(json.dumps(record | {"files": files}))
-    with pytest.raises(ResultsError, match=r"delete|restore"):
+    (folder / "provenance.json").write_text(json.dumps(record | {"files": listed}))
+    with pytest.raises(ResultsError, match=said):
         records.read_completions(folder)
 
 
@@ -899,7 +900,7 @@ def test_a_spoilt_record_of_rows_does_not_stop_a_run(stored, content):
     assert records.identity_of(stored)
     (stored / storage.RECORD).write_bytes(content)
     assert records.identity_of(stored) is None
-    with pytest.raises(ResultsError, match="restore it, or delete it"):
+    with pytest.raises(ResultsError, match="restore it, or delete the folder"):
         storage.read(stored)
 
 

@@ -32,7 +32,8 @@ TABLES = """
 import json, sys
 import torch
 import calib_utils as cu
-from calib_utils import drawing, sampling, table1_plan
+from calib_utils.openended import programs, table1
+from calib_utils.results import evaluation
 
 folder, out, words, rules, temperatures = json.loads(sys.argv[1])
 model = cu.load_model(folder, device="cpu")
@@ -42,9 +43,9 @@ tables = {
     "answers": cu.answer_probabilities(model, task, temperatures),
     "losses": cu.step_losses(model, task, ["none", "top_p=0.9"], temperatures),
     "frontier": cu.adaptive_frontier(model, task),
-    "sampled": sampling.sample_answers(model, task, n=50, seed=3),
-    "drawn": drawing.draw(model, "Say something.", 5, 8, seed=3),
-    "plan": table1_plan.plan_generations(["p", "q"], seed=3),
+    "sampled": evaluation.sample_answers(model, task, n=50, seed=3),
+    "drawn": programs.draw(model, "Say something.", 5, 8, seed=3),
+    "plan": table1.plan_generations(["p", "q"], seed=3),
 }
 torch.set_num_threads(2)
 tables["settings, two threads"] = cu.evaluate(model, task, rules, temperatures)

@@ -1,6 +1,5 @@
 """Stored tables: reuse, refusal of what does not belong, and no half-written folder, ever."""
 
-import dataclasses
 import json
 import os
 import signal
@@ -14,6 +13,7 @@ import pandas as pd
 import pytest
 
 import calib_utils as cu
+from calib_utils import files
 from calib_utils.book import check
 from calib_utils.core import prompts
 from calib_utils.errors import InvalidTaskError, ResultsError
@@ -109,24 +109,16 @@ def test_a_task_with_the_name_of_another_folder_is_refused(name):
         cu.Task(name, TASK.prompt, TASK.answers)
 
 
-def test_rows_of_other_answers_are_not_overwritten(model, stored, tmp_path):
+def test_rows_of_another_prompt_and_other_answers_are_not_overwritten(model, stored, tmp_path):
     before = (stored / "settings.csv").read_bytes()
-    other = cu.Task(TASK.name, TASK.prompt, [*TASK.answers, "more"])
-    with pytest.raises(ResultsError, match="sequences_sha256"):
+    other = cu.Task(TASK.name, "Another prompt. Answer:", [*TASK.answers, "more"])
+    with pytest.raises(ResultsError, match="prompt_sha256, sequences_sha256"):
         cu.evaluate(model, other, results_dir=tmp_path)
     assert (stored / "settings.csv").read_bytes() == before
 
 
-def test_rows_of_another_prompt_are_refused(model, stored, tmp_path):
-    other = cu.Task(TASK.name, "Another prompt. Answer:", TASK.answers)
-    with pytest.raises(ResultsError, match="prompt_sha256"):
-        cu.evaluate(model, other, results_dir=tmp_path)
-
-
 def test_rows_of_other_weights_are_refused(model, stored, tmp_path):
-    record = json.loads((stored / "provenance.json").read_text())
-    record["weights_sha256"] = "0" * 64
-    (stored / "provenance.json").write_text(json.dumps(record))
+    edit_record(weights_sha256="0" * 64)(stored / "provenance.json")
     with pytest.raises(ResultsError, match="weights_sha256"):
         cu.evaluate(model, TASK, results_dir=tmp_path)
 
@@ -190,6 +182,7 @@ def edit_record(**changes):
         ("provenance.json", lambda path: path.write_text("{}")),
         ("provenance.json", edit_record(schema=99)),
         ("provenance.json", edit_record(files={"settings.csv": "0" * 64})),
+        ("provenance.json", edit_record(files={})),
     ],
 )
 def test_a_folder_changed_by_hand_is_refused(model, stored, tmp_path, name, tamper):
@@ -198,105 +191,90 @@ def test_a_folder_changed_by_hand_is_refused(model, stored, tmp_path, name, tamp
         cu.evaluate(model, TASK, results_dir=tmp_path)
 
 
-def test_a_record_that_does_not_vouch_for_its_files_is_refused(model, stored, tmp_path):
-    table = stored / "settings.csv"
-    table.write_text(table.read_text().replace("0.5,", "0.7,"))
-    edit_record(files={})(stored / "provenance.json")
-    with pytest.raises(ResultsError):
-        cu.evaluate(model, TASK, results_dir=tmp_path)
+DETAILED = ["none", "top_k=150", "typical=0.9", "top_p=0.99+top_k=200@llama.cpp"]
+TABLES = tuple(storage.FILES)
+
+
+def store_details(model, results_dir):
+    """The folder of a measurement with all four tables."""
+    asked = {"answer_temperatures": [1.0], "details": True, "results_dir": results_dir}
+    cu.evaluate(model, TASK, DETAILED, [0.5, 1.0, 2.0], **asked)
+    return storage.folder_of(results_dir, model.key, TASK.name)
+
+
+@pytest.fixture
+def detailed(model, tmp_path):
+    return store_details(model, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def whole(tiny, tmp_path_factory):
+    """All four tables and their record."""
+    return storage.read(store_details(tiny("llama", chat=True), tmp_path_factory.mktemp("whole")))
 
 
 def cell(column, value):
     """Sets one column of the rows without a cutoff."""
-
-    def change(settings, answers):
-        settings.loc[settings.rule == "none", column] = value
-        return settings, answers
-
-    return change
+    return lambda w: {"settings": w.settings.assign(
+        **{column: w.settings[column].where(w.settings.rule != "none", value)}
+    )}  # fmt: skip
 
 
 def nested(name, tight, loose):
     """Two cutoffs of one kind, the looser of which reaches less."""
 
-    def change(settings, answers):
-        row = settings.iloc[[0]].assign(rule=name, temperature=0.31)
+    def change(whole):
+        row = whole.settings.iloc[[0]].assign(rule=name, temperature=0.31)
         first = row.assign(parameter=tight, sequence_recall=1.0)
         second = row.assign(parameter=loose, sequence_recall=0.5)
-        return pd.concat([settings, first, second], ignore_index=True), answers
+        return {"settings": pd.concat([whole.settings, first, second], ignore_index=True)}
 
     return change
-
-
-BREAKS = {
-    "validity above 1": cell("validity", 1.1),
-    "validity below 0": cell("validity", -0.1),
-    "validity missing": cell("validity", np.nan),
-    "diversity below 1/|V|": cell("diversity", 0.2),
-    "diversity above 1": cell("diversity", 1.01),
-    "diversity missing": cell("diversity", np.nan),
-    "precision above 1": cell("sequence_precision", 2.0),
-    "recall below 0": cell("sequence_recall", -1.0),
-    "temperature 0": cell("temperature", 0.0),
-    "a setting twice": lambda s, a: (pd.concat([s, s.iloc[[0]]], ignore_index=True), a),
-    "recall falls as top_k grows": nested("top_k", 5.0, 6.0),
-    "recall falls as top_p grows": nested("top_p", 0.3, 0.4),
-    "recall falls as min_p shrinks": nested("min_p", 0.4, 0.3),
-    "ln p above 0": lambda s, a: (s, a.assign(log_p=0.5)),
-    "masses do not add up": lambda s, a: (s, a.assign(log_p=a.log_p + 2)),
-    "an answer is missing": lambda s, a: (s, a.iloc[:-1]),
-    "a column is missing": lambda s, a: (s.drop(columns="n_nodes"), a),
-    "no rows": lambda s, a: (s.iloc[:0], a),
-}
-
-
-@pytest.mark.parametrize("invariant", BREAKS)
-def test_a_broken_invariant_is_refused_on_write_and_on_read(stored, invariant, monkeypatch):
-    whole = storage.read(stored)
-    settings, answers = BREAKS[invariant](whole.settings.copy(), whole.answers.copy())
-    target = stored.with_name("broken")
-    with pytest.raises(ResultsError):
-        storage.write(target, Tables(settings, answers), whole.record)
-    assert not target.exists()
-    with monkeypatch.context() as patch:
-        patch.setattr(Tables, "check", lambda *args: None)
-        storage.write(target, Tables(settings, answers), whole.record)
-    with pytest.raises(ResultsError):
-        storage.read(target)
-
-
-DETAILED = ["none", "top_k=150", "typical=0.9", "top_p=0.99+top_k=200@llama.cpp"]
-TABLES = ("settings", "answers", "losses", "frontier")
-
-
-@pytest.fixture
-def detailed(model, tmp_path):
-    """The folder of a measurement with all four tables."""
-    cu.evaluate(
-        model, TASK, DETAILED, [0.5, 2.0], answer_temperatures=[1.0], details=True,
-        results_dir=tmp_path,
-    )  # fmt: skip
-    return storage.folder_of(tmp_path, model.key, TASK.name)
 
 
 def losses(**changes):
     """Changes the losses of the rows that a setting has without repair."""
 
-    def change(table):
-        own = (table.rule == "none") & (table.temperature == 2.0) & (table.repair == "none")
-        table = table.copy()
+    def change(whole):
+        table = whole.losses.copy()
+        rows = (table.rule == "none") & (table.temperature == 2.0) & (table.repair == "none")
         for column, new in changes.items():
-            table.loc[own, column] = new(table.loc[own, column])
+            table.loc[rows, column] = new(table.loc[rows, column])
         return {"losses": table}
 
-    return lambda whole: change(whole.losses)
+    return change
 
 
-def frontier(**columns):
-    return lambda whole: {"frontier": pd.DataFrame(columns)}
+def frontier(precision, recall):
+    table = pd.DataFrame({"sequence_precision": precision, "sequence_recall": recall})
+    return lambda whole: {"frontier": table}
 
 
-DETAIL_BREAKS = {
+BREAKS = {
+    "validity above 1": (cell("validity", 1.1), "validity must lie"),
+    "validity below 0": (cell("validity", -0.1), "validity must lie"),
+    "validity missing": (cell("validity", np.nan), "validity must lie"),
+    "diversity below 1/|V|": (cell("diversity", 0.2), "diversity must lie"),
+    "diversity above 1": (cell("diversity", 1.01), "diversity must lie"),
+    "diversity missing": (cell("diversity", np.nan), "diversity must lie"),
+    "precision above 1": (cell("sequence_precision", 2.0), "precision must lie"),
+    "recall below 0": (cell("sequence_recall", -1.0), "recall must lie"),
+    "temperature 0": (cell("temperature", 0.0), "setting occurs twice|above 0"),
+    "a setting twice": (
+        lambda w: {"settings": pd.concat([w.settings, w.settings.iloc[[0]]])}, "occurs twice"
+    ),
+    "recall falls as top_k grows": (nested("top_k", 5.0, 6.0), "falls as top_k loosens"),
+    "recall falls as top_p grows": (nested("top_p", 0.3, 0.4), "falls as top_p loosens"),
+    "recall falls as min_p shrinks": (nested("min_p", 0.4, 0.3), "falls as min_p loosens"),
+    "ln p above 0": (lambda w: {"answers": w.answers.assign(log_p=0.5)}, "is above 0"),
+    "masses that do not add up": (
+        lambda w: {"answers": w.answers.assign(log_p=w.answers.log_p - 2)}, "add up to the validity"
+    ),
+    "an answer missing": (lambda w: {"answers": w.answers.iloc[:-1]}, "answers are missing"),
+    "a column missing": (
+        lambda w: {"settings": w.settings.drop(columns="n_nodes")}, "columns of settings"
+    ),
+    "no rows": (lambda w: {"settings": w.settings.iloc[:0]}, "settings.* (is empty|differs)"),
     "a negative loss": (losses(diversity_loss=lambda x: -x), "negative"),
     "a negative step": (losses(validity_loss=lambda x: x + np.array([-9, 9, 0, 0])), "negative"),
     "validity losses that do not add up": (losses(validity_loss=lambda x: x * 2), "-ln validity"),
@@ -306,36 +284,22 @@ DETAIL_BREAKS = {
     "an unknown repair": (losses(repair=lambda x: "luck"), "unknown repairs .'luck'"),
     "a missing repair": (losses(repair=lambda x: np.nan), "unknown repairs"),
     "a column of losses missing": (
-        lambda whole: {"losses": whole.losses.drop(columns="step")}, "columns of losses"
+        lambda w: {"losses": w.losses.drop(columns="step")}, "columns of losses"
     ),
-    "precision above 1": (
-        frontier(sequence_precision=[1.1, 0.5], sequence_recall=[0.2, 1.0]), "outside"
-    ),
-    "recall below 0": (
-        frontier(sequence_precision=[1.0, 0.5], sequence_recall=[-0.1, 1.0]), "outside"
-    ),
-    "a point missing": (
-        frontier(sequence_precision=[1.0, np.nan], sequence_recall=[0.2, 1.0]), "outside"
-    ),
-    "precision rises": (
-        frontier(sequence_precision=[0.5, 1.0], sequence_recall=[0.2, 0.4]), "not ordered"
-    ),
-    "recall falls": (
-        frontier(sequence_precision=[1.0, 0.5], sequence_recall=[0.4, 0.2]), "not ordered"
-    ),
-    "columns swapped": (
-        frontier(sequence_recall=[0.2], sequence_precision=[1.0]), "columns of frontier"
-    ),
+    "a point beyond 1": (frontier([1.1, 0.5], [0.2, 1.0]), "outside"),
+    "a point below 0": (frontier([1.0, 0.5], [-0.1, 1.0]), "outside"),
+    "a point missing": (frontier([1.0, np.nan], [0.2, 1.0]), "outside"),
+    "precision that rises": (frontier([0.5, 1.0], [0.2, 0.4]), "not ordered"),
+    "recall that falls": (frontier([1.0, 0.5], [0.4, 0.2]), "not ordered"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("invariant", DETAIL_BREAKS)
-def test_losses_and_frontiers_that_cannot_be_are_refused_on_write_and_on_read(
-    detailed, invariant, monkeypatch
+@pytest.mark.parametrize("invariant", BREAKS)
+def test_a_broken_invariant_is_refused_on_write_and_on_read(
+    whole, invariant, tmp_path, monkeypatch
 ):
-    change, message = DETAIL_BREAKS[invariant]
-    whole = storage.read(detailed)
-    broken, target = dataclasses.replace(whole, **change(whole)), detailed.with_name("broken")
+    change, message = BREAKS[invariant]
+    broken, target = replace(whole, **change(whole)), tmp_path / "model" / "few"
     with pytest.raises(ResultsError, match=message):
         storage.write(target, broken, whole.record)
     assert not target.exists()
@@ -373,16 +337,9 @@ def test_details_store_all_tables_in_one_pass(model, tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(points, stored.frontier)
     cu.answer_probabilities(model, TASK, [1.0], results_dir=tmp_path)
     assert passes == [1], "everything else was there"
-
-
-def test_details_stored_are_those_computed(model, tmp_path, detailed):
-    stored = storage.read(detailed)
-    assert_same_tables(storage.read(detailed), stored)
-    rules = [rule for rule in DETAILED if "typical" not in rule]
-    lost = cu.step_losses(model, TASK, rules, [0.5, 2.0])
-    again = cu.step_losses(model, TASK, rules, [0.5, 2.0], results_dir=tmp_path)
-    pd.testing.assert_frame_equal(lost, again, check_dtype=False)
-    pd.testing.assert_frame_equal(cu.adaptive_frontier(model, TASK), stored.frontier)
+    computed = cu.step_losses(model, TASK, rules, [0.5, 2.0])
+    pd.testing.assert_frame_equal(computed, lost, check_dtype=False)
+    pd.testing.assert_frame_equal(cu.adaptive_frontier(model, TASK), points)
 
 
 def test_new_settings_join_the_details_that_are_there(model, tmp_path, detailed):
@@ -430,12 +387,12 @@ def test_a_full_disk_leaves_the_old_rows(stored, monkeypatch):
 WRITER = """
 import sys
 from pathlib import Path
-from calib_utils import results
+from calib_utils.results import storage
 source, target = map(Path, sys.argv[1:])
-whole = results.read(source)
+whole = storage.read(source)
 print("ready", flush=True)
 while True:
-    results.write(target, whole, whole.record)
+    storage.write(target, whole, whole.record)
 """
 
 
@@ -460,7 +417,7 @@ def test_a_killed_writer_leaves_a_whole_folder_or_none(detailed, delay):
 def test_a_folder_replaced_while_it_is_read_is_read_whole(stored, monkeypatch):
     whole = storage.read(stored)
     fewer = whole.settings[whole.settings.rule == "none"].reset_index(drop=True)
-    digest, swapped = storage.sha256_of_file, []
+    digest, swapped = files.sha256_of_file, []
 
     def replace_first(path):
         if not swapped:
@@ -468,7 +425,7 @@ def test_a_folder_replaced_while_it_is_read_is_read_whole(stored, monkeypatch):
             storage.write(stored, Tables(fewer, whole.answers), whole.record)
         return digest(path)
 
-    monkeypatch.setattr(storage, "sha256_of_file", replace_first)
+    monkeypatch.setattr(files, "sha256_of_file", replace_first)
     found = storage.read(stored)
     assert len(found.settings) in (len(fewer), len(whole.settings))
 
