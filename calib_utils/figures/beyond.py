@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from calib_utils.core.metrics import as_text
-from calib_utils.figures.style import BLUE, GREEN, ORANGE, VERMILION
+from calib_utils.figures import BLUE, GREEN, ORANGE, VERMILION
 from calib_utils.studies.beyond import Repeats, shortened
 
 _GREY = "#bbbbbb"

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from calib_utils.figures.style import BLUE, GREEN, PURPLE, SKY, TICKS, VERMILION, unit_square
+from calib_utils.figures import BLUE, GREEN, PURPLE, SKY, TICKS, VERMILION, unit_square
 from calib_utils.studies.controlled_tasks import profile_temperatures
 
 LENGTH_COLOURS = {0: PURPLE, 2: GREEN, 3: BLUE, 4: VERMILION}

@@ -14,8 +14,7 @@ from matplotlib.figure import Figure
 
 from calib_utils.core.rules import TopK
 from calib_utils.core.tries import Trie
-from calib_utils.figures.explorer import GROUPS, StepData, group_masses, groups_of
-from calib_utils.figures.style import (
+from calib_utils.figures import (
     BLUE,
     GREEN,
     ORANGE,
@@ -25,6 +24,7 @@ from calib_utils.figures.style import (
     rule_style,
     unit_square,
 )
+from calib_utils.figures.explorer import GROUPS, StepData, group_masses, groups_of
 from calib_utils.studies.formal_framework import Study
 from calib_utils.theory import theorems
 

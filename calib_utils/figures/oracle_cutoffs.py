@@ -7,7 +7,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from calib_utils.figures.style import CAUSES, rule_style, unit_square
+from calib_utils.figures import CAUSES, rule_style, unit_square
 from calib_utils.studies.oracle_cutoffs import frontier_points
 
 

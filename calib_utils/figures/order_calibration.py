@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from calib_utils.figures.style import (
+from calib_utils.figures import (
     BLUE,
     GREEN,
     ORANGE,

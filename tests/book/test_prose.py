@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from calib_utils import paths
+from calib_utils import figures, paths
 from calib_utils.book import build, notebooks
-from calib_utils.figures import style
 from calib_utils.models.loading import Model
 from calib_utils.studies import reporting
 from calib_utils.studies.reporting import OURS
@@ -118,7 +117,7 @@ def test_the_line_of_a_figure_lies_below_all_else_as_saved(tmp_path, place):
         drawn.tight_layout(rect=(0, 0.12, 1, 1))
         drawn.legend(*axes[0].get_legend_handles_labels(), loc="lower center", **place)
         if lines:
-            style.source_line(axes[0], *lines)
+            figures.source_line(axes[0], *lines)
         drawn.savefig(tmp_path / "figure.png", bbox_inches="tight")
         plt.close(drawn)
         ink = (plt.imread(tmp_path / "figure.png")[..., :3].min(axis=2) < 0.7).any(axis=1)
