@@ -225,7 +225,7 @@ page.show(moves, digits=1, floor=1e-4)
 # ## Claims and findings
 
 # %%
-found = study.findings(table, facts, points)
+found = study.findings(table, points)
 page.show(found)
 
 # %% tags=["remove-cell"]

@@ -4,7 +4,6 @@ Knows matplotlib, and the tables and studies it draws.
 """
 
 from collections.abc import Mapping
-from types import MappingProxyType
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -97,9 +96,9 @@ def recall_bound(bounds: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def price_of_validity(
-    prices: Mapping[str, pd.DataFrame] = MappingProxyType({}), v: int = 10, ax: Axes | None = None
+    prices: Mapping[str, pd.DataFrame] | None = None, ax: Axes | None = None
 ) -> Axes:
-    """The most diversity at a validity, for 1 to 8 steps with v valid tokens, and tasks measured.
+    """The most diversity at a validity, for 1 to 8 steps of ten valid tokens, and tasks measured.
 
     Lines: the bound of Thm. F.4, and dashed the model of Def. F.1 itself, equally sharp. Tasks
     without a bound are left out.
@@ -107,12 +106,12 @@ def price_of_validity(
     ax = ax or plt.gca()
     val = np.linspace(0.001, 0.9999, 400)
     for m, colour in zip((1, 2, 4, 8), (GREEN, BLUE, PURPLE, VERMILION), strict=True):
-        label = f"{m} step" + "s" * (m > 1)
-        ax.plot(val, theorems.diversity_bound(val, [v] * m), color=colour, label=label)
-        truth = [theorems.at_validity(x, [v] * m) for x in val]
+        label, branching = f"{m} step" + "s" * (m > 1), [10] * m
+        ax.plot(val, theorems.diversity_bound(val, branching), color=colour, label=label)
+        truth = [theorems.at_validity(x, branching) for x in val]
         ax.plot(val, truth, "--", color=colour, linewidth=1.2)
-    bounded = {task: table for task, table in prices.items() if table.bound.notna().any()}
-    for (task, table), mark in zip(bounded.items(), "o^sD", strict=False):
+    bounded = [pair for pair in (prices or {}).items() if pair[1].bound.notna().any()]
+    for (task, table), mark in zip(bounded, "o^sD", strict=False):
         ax.plot(table.validity, table.diversity, mark, color="black", markersize=4, label=task)
     ax.plot([], [], "k--", linewidth=1.2, label="model itself")
     unit_square(ax, "validity", "diversity")
@@ -121,15 +120,10 @@ def price_of_validity(
 
 
 def head_and_tail(step: StepData, published: pd.DataFrame, shown: int = 60) -> Figure:
-    """One step's ranked tokens by group, and each group's mass as temperature rises (Fig. 1).
-
-    Args:
-        published: the authors' masses by temperature, drawn as dots.
-    """
+    """One step's ranked tokens by group, and each group's mass, published too (dots) (Fig. 1)."""
     figure, (left, right) = plt.subplots(2, 1, figsize=(6.4, 7.0))
-    groups = groups_of(step)
     log_z = step.log_partition(1.0)
-    pairs = zip(step.tokens, groups, strict=True)
+    pairs = zip(step.tokens, groups_of(step), strict=True)
     tokens = [(t, g) for t, g in pairs if t.rank < shown and t.gap < _NEVER]
     for group, colour in _GROUP_COLOURS.items():
         own = [t for t, g in tokens if g == group]
@@ -160,17 +154,11 @@ _BARS = {"valid": {"color": BLUE}, "invalid": {"facecolor": VERMILION, "hatch": 
 
 
 def laws_under_temperature(steps: pd.DataFrame, curves: pd.DataFrame) -> Figure:
-    """A row per law: the step's ranked probabilities, and Val and Div as temperature rises.
-
-    Args:
-        steps: of `formal_framework.first_steps`.
-        curves: of `formal_framework.temperature_curves`, for the same task and laws.
-    """
+    """A row per law: the ranked probabilities of `first_steps`, and its `temperature_curves`."""
     laws = list(dict.fromkeys(steps.law))
     height = 0.9 + 1.45 * len(laws)
-    figure, axes = plt.subplots(
-        len(laws), 2, figsize=(6.4, height), sharex="col", sharey="col", squeeze=False
-    )
+    shape = {"figsize": (6.4, height), "sharex": "col", "sharey": "col", "squeeze": False}
+    figure, axes = plt.subplots(len(laws), 2, **shape)
     for (left, right), law in zip(axes, laws, strict=True):
         step_profile(steps[steps.law == law], left)
         left.set_title(law, loc="left", fontweight="bold")
@@ -186,11 +174,7 @@ def laws_under_temperature(steps: pd.DataFrame, curves: pd.DataFrame) -> Figure:
 
 
 def step_profile(step: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Probabilities of one step by rank on a logarithmic scale, valid tokens apart from invalid.
-
-    Args:
-        step: rank, p, n_answers of one law; ranks after the first 24 are in the printed mass only.
-    """
+    """Probabilities of one law's first step, valid tokens apart; later ranks are in the title only."""
     ax = ax or plt.gca()
     is_valid = step.n_answers > 0
     shown = (step["rank"] < _RANKS) & (step.p > 0)

@@ -70,12 +70,11 @@ def temperature_curves(page: Page, tasks: list[str]) -> pd.DataFrame:
 
 def answer_profiles(page: Page, tasks: list[str]) -> pd.DataFrame:
     """Rows of `answer_probabilities` at `profile_temperatures`, with a `task` column."""
-    return over(
-        tasks,
-        lambda task: answer_probabilities(
-            page.model, task, profile_temperatures(task), **page.asked
-        ),
-    )
+
+    def profile(task: str) -> pd.DataFrame:
+        return answer_probabilities(page.model, task, profile_temperatures(task), **page.asked)
+
+    return over(tasks, profile)
 
 
 def end_policies(page: Page) -> pd.DataFrame:
@@ -125,12 +124,12 @@ def key_numbers(curves: pd.DataFrame, summary: pd.DataFrame) -> dict[str, float]
 def provenance(page: Page, tasks: list[str]) -> str:
     """Which weights, convention, machine and packages the rows come from: four lines."""
     record = stored_measurement(page.model, tasks[0], page.store, end=page.end).record
-    environment = record["environment"]
-    packages = ", ".join(f"{name} {v}" for name, v in environment["packages"].items())
+    told = record["environment"]
+    packages = ", ".join(f"{name} {version}" for name, version in told["packages"].items())
     return (
         f"weights   {page.source}\n"
         f"rows      convention {record['convention']}\n"
-        f"measured  {environment['date']} on {environment['machine']} {environment['device']}\n"
+        f"measured  {told['date']} on {told['machine']} {told['device']}\n"
         f"packages  {packages}"
     )
 
@@ -162,85 +161,64 @@ def findings(curves: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
 
 
 def _longer_is_worse(summary: pd.DataFrame, family: str) -> Finding:
+    claim = f"Longer answers have a worse validity–diversity curve, by its area ({family})"
     rows = summary[summary.family == family].sort_values("length")
-    areas = rows.area.to_numpy()
+    areas, best = rows.area.to_numpy(), rows["best validity"]
     found = "area under the Val–Div curve " + listed(rows.length, areas, "n = {}: {:.3f}")
-    found += "; best validity " + listed(rows.length, rows["best validity"], "n = {}: {:.2f}")
-    testable = len(rows) > 1 and rows["best validity"].max() >= TESTABLE
-    return Finding(
-        f"Longer answers have a worse validity–diversity curve, by its area ({family})",
-        "Fig. 5 left",
-        found,
-        verdict(testable, -np.diff(areas)),
-    )
+    found += "; best validity " + listed(rows.length, best, "n = {}: {:.2f}")
+    testable = len(rows) > 1 and best.max() >= TESTABLE
+    return Finding(claim, "Fig. 5 left", found, verdict(testable, -np.diff(areas)))
 
 
 def _constrained_is_worse(summary: pd.DataFrame) -> Finding:
+    claim = "A sum constraint makes the curve worse at the same length"
     areas = summary.pivot_table(index="length", columns="family", values="area")
     gap = (areas["unconstrained"] - areas["sum at most 10"]).dropna()
+    found = "area lost to the constraint " + listed(gap.index, gap, "n = {}: {:+.3f}")
     free = summary[summary.family == "unconstrained"]
-    return Finding(
-        "A sum constraint makes the curve worse at the same length",
-        "Fig. 5 left",
-        "area lost to the constraint " + listed(gap.index, gap, "n = {}: {:+.3f}"),
-        verdict(free["best validity"].max() >= TESTABLE, gap),
-    )
+    testable = free["best validity"].max() >= TESTABLE
+    return Finding(claim, "Fig. 5 left", found, verdict(testable, gap))
 
 
 def _temperature_trades(curves: pd.DataFrame) -> Finding:
+    claim = "Raising the temperature lowers validity and raises diversity throughout"
     peaks, steps = [], []
     for task, curve in curves.groupby("task", sort=False):
         curve = curve.sort_values("temperature")
         falls, rises = -curve.validity.diff().max(), curve.diversity.diff().min()
         steps += [falls, rises]
         peak = curve.loc[curve.validity.idxmax(), "temperature"]
-        monotone = rises >= -AGREEMENT
-        peaks.append(f"{task} peaks at T = {peak:g}" + ("" if monotone else ", Div not monotone"))
-    return decide(
-        "Raising the temperature lowers validity and raises diversity throughout",
-        "Sec. 5, Fig. 5",
-        "validity: " + "; ".join(peaks),
-        bool(peaks),
-        or_equal(steps),
-    )
+        monotone = "" if rises >= -AGREEMENT else ", Div not monotone"
+        peaks.append(f"{task} peaks at T = {peak:g}{monotone}")
+    found = "validity: " + "; ".join(peaks)
+    return decide(claim, "Sec. 5, Fig. 5", found, bool(peaks), or_equal(steps))
 
 
 def _no_temperature_has_both(curves: pd.DataFrame) -> Finding:
+    claim = "No temperature reaches validity and diversity near 1 together"
     both = np.minimum(curves.validity, curves.diversity)
     best = both.groupby(curves.task, sort=False).max()
-    return decide(
-        "No temperature reaches validity and diversity near 1 together",
-        "Fig. 5 left",
-        "best of min(Val, Div) " + listed(best.index, best, "{}: {:.2f}"),
-        len(best) > 0,
-        0.9 - best,
-    )
+    found = "best of min(Val, Div) " + listed(best.index, best, "{}: {:.2f}")
+    return decide(claim, "Fig. 5 left", found, len(best) > 0, 0.9 - best)
 
 
 def _few_answers_hold_the_mass(answers: pd.DataFrame, testable: bool) -> Finding:
+    claim = "At T = 1 a few valid answers hold most of the valid mass"
+    how = "answers that hold half of the valid mass (uniform: half of them; decided at a quarter) "
     shares, told = [], []
     for task, rows in answers.groupby("task", sort=False):
         p = np.sort(np.exp(rows.log_p.to_numpy()))[::-1]
         most = int((p.cumsum() < 0.5 * p.sum()).sum()) + 1
         shares.append(most / len(p))
         told.append(f"{task}: {most} of {len(p):,} ({shares[-1]:.0%})")
-    return decide(
-        "At T = 1 a few valid answers hold most of the valid mass",
-        "Fig. 5 right, Fig. 10",
-        "answers that hold half of the valid mass (uniform: half of them; decided at a quarter) "
-        + ", ".join(told),
-        testable,
-        0.25 - np.array(shares),
-    )
+    found = how + ", ".join(told)
+    return decide(claim, "Fig. 5 right, Fig. 10", found, testable, 0.25 - np.array(shares))
 
 
 def _tail_takes_over(curves: pd.DataFrame) -> Finding:
-    hot = curves[curves.temperature == curves.temperature.max()]
+    claim = "At high temperature the invalid tail holds nearly all mass"
+    hottest = curves.temperature.max()
+    hot = curves[curves.temperature == hottest]
     tail = 1 - hot.validity
-    return decide(
-        "At high temperature the invalid tail holds nearly all mass",
-        "Fig. 5 right, Fig. 10",
-        f"invalid mass at T = {curves.temperature.max():g} " + listed(hot.task, tail, "{}: {:.4f}"),
-        len(hot) > 0,
-        tail - 0.9,
-    )
+    found = f"invalid mass at T = {hottest:g} " + listed(hot.task, tail, "{}: {:.4f}")
+    return decide(claim, "Fig. 5 right, Fig. 10", found, len(hot) > 0, tail - 0.9)

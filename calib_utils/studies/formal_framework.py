@@ -48,7 +48,6 @@ from calib_utils.studies.reporting import (
     listed,
     of_records,
     or_equal,
-    verdict,
 )
 from calib_utils.theory import laws, theorems
 from calib_utils.theory.laws import Law, Node, node_of, reference_model
@@ -93,10 +92,6 @@ class Study:
     def n_steps(self) -> int:
         """Tokens of the longest answer, its end included."""
         return int(self.trie.node_depth.max()) + 1
-
-    def columns(self, name: str) -> list[int]:
-        """The settings of one kind of rule."""
-        return [i for i, (rule, _) in enumerate(self.settings) if rule.name == name]
 
 
 def study(
@@ -164,7 +159,7 @@ def read(path: Path) -> tuple[pd.DataFrame, dict]:
     needed = ("model", "revision", "task", "end", "seconds", "environment")
     table, record = records.read(path, FOLDER, needed, _AGAIN)
     try:
-        possible = len(table) and (_tokens_can_be if "rank" in table else _settings_can_be)(table)
+        possible = len(table) > 0 and _can_be(table)
     except (KeyError, TypeError, ValueError):
         possible = False
     if not possible:
@@ -172,15 +167,11 @@ def read(path: Path) -> tuple[pd.DataFrame, dict]:
     return table, record
 
 
-def _tokens_can_be(table: pd.DataFrame) -> bool:
-    """Ranks from 0, differences from the highest logit downwards, probabilities up to 1."""
-    values = table[list(_RANKS)].to_numpy(float)
-    below = values[:, 1:] <= 1e-6
-    return bool(not np.isnan(values).any() and (values[:, 0] >= 0).all() and below.all())
-
-
-def _settings_can_be(table: pd.DataFrame) -> bool:
-    """Shares, their factors, and a key that no two rows have in common."""
+def _can_be(table: pd.DataFrame) -> bool:
+    """Of tokens: ranks from 0, logarithms up to 0. Of settings: shares, each key once."""
+    if "rank" in table:
+        values = table[list(_RANKS)].to_numpy(float) * [-1, 1, 1, 1]
+        return bool((values <= 1e-6).all())  # false for NaN
     shares = [*NUMBERS, *(name for name in table if name.startswith(("alpha_", "beta_")))]
     values = table[shares].drop(columns="diversity").to_numpy(float)
     within = (values >= 0) & (values <= 1 + 1e-9)
@@ -190,8 +181,7 @@ def _settings_can_be(table: pd.DataFrame) -> bool:
 def _kept(
     places: dict[str, Path], record: dict, trie: Trie
 ) -> tuple[dict[str, pd.DataFrame], dict] | None:
-    """A kept study that stands for a pass now; one of an older convention or
-    other settings does not."""
+    """A kept study that stands for a pass now: not of an older convention or other settings."""
     if not all(path.exists() for path in places.values()):
         return None
     tables = {}
@@ -264,13 +254,9 @@ def factor_table(study: Study, sizes=(5, 10, 20, 100)) -> pd.DataFrame:
 def factor_gap(studies: Iterable[Study]) -> float:
     """Largest difference between the products of Thm. E.1 and what the book reports."""
     gaps = [
-        np.abs(
-            [
-                one.factors.precision - one.numbers.sequence_precision,
-                one.factors.recall - one.numbers.sequence_recall,
-            ]
-        ).max()
+        np.abs(getattr(one.factors, name) - one.numbers[f"sequence_{name}"]).max()
         for one in studies
+        for name in ("precision", "recall")
     ]
     return float(max(gaps))
 
@@ -312,16 +298,19 @@ def recall_bounds(study: Study) -> pd.DataFrame:
     """
     precision, recall = study.factors.precision, study.factors.recall
     bound = theorems.best_recall_bound(study.factors, precision, np.geomspace(0.01, 5, 60))
-    names = [rule.name for rule, _ in study.settings]
-    return pd.DataFrame({"rule": names, "precision": precision, "recall": recall, "bound": bound})
+    found = {"precision": precision, "recall": recall, "bound": bound}
+    return pd.DataFrame({"rule": study.numbers.rule, **found})
 
 
 def has_fixed_branching(study: Study) -> bool:
     """Assumption 5.1: one length, and as many valid tokens at every prefix of a step."""
     trie = study.trie
-    depth = trie.node_depth
-    same = all(len(set(trie.node_branching[depth == d])) == 1 for d in range(study.n_steps))
-    return same and len(set(depth[trie.edge_node[trie.sequence_edge]])) == 1
+    lengths = trie.node_depth[trie.edge_node[trie.sequence_edge]]
+    return bool((_branching(trie).nunique() == 1).all()) and len(set(lengths)) == 1
+
+
+def _branching(trie: Trie):
+    return pd.Series(trie.node_branching).groupby(trie.node_depth)
 
 
 def validity_price(study: Study) -> pd.DataFrame:
@@ -329,17 +318,11 @@ def validity_price(study: Study) -> pd.DataFrame:
 
     Where Assumption 5.1 fails the theorem says nothing; the bound is then left out (NaN).
     """
-    columns = study.columns("none")
-    val, div = (study.numbers[name].to_numpy()[columns] for name in ("validity", "diversity"))
-    bound = np.full(len(val), np.nan)
+    plain = study.numbers[study.numbers.rule == NoCutoff.name]
+    table = plain[["temperature", "validity", "diversity"]].assign(bound=np.nan)
     if has_fixed_branching(study):
-        depth = study.trie.node_depth
-        first = [int(np.flatnonzero(depth == d)[0]) for d in range(study.n_steps)]
-        bound = theorems.diversity_bound(val, study.trie.node_branching[first])
-    temperatures = [study.settings[column][1] for column in columns]
-    table = pd.DataFrame(
-        {"temperature": temperatures, "validity": val, "diversity": div, "bound": bound}
-    )
+        branching = _branching(study.trie).first().tolist()
+        table["bound"] = theorems.diversity_bound(table.validity.to_numpy(), branching)
     return table.sort_values("temperature", ignore_index=True)
 
 
@@ -413,91 +396,61 @@ def _done(studies: list[Study]) -> tuple[list[Study], bool]:
 
 
 def _many_hard_steps(studies: list[Study], testable: bool, eta: float = 0.1) -> Finding:
+    claim = "Long answers have many hard steps (over the cutoffs looked at)"
     told, second = [], []
     for one in studies:
         hard = hardness_table(one, (eta,)).drop(columns="η").iloc[0]
         told.append(f"{one.task.name}: {(hard > HARD).sum()} of {one.n_steps}")
         if one.task.name.startswith("rng"):
             second.append(hard.nlargest(2).iloc[-1] if len(hard) > 1 else 0.0)
-    return decide(
-        "Long answers have many hard steps (over the cutoffs looked at)",
-        "Def. E.2, Thm. 4.2",
-        f"steps that lose more than {HARD:g} nat of recall at η = {eta:g}: " + ", ".join(told),
-        testable,
-        np.array(second) - HARD,
-    )
+    found = f"steps that lose more than {HARD:g} nat of recall at η = {eta:g}: " + ", ".join(told)
+    return decide(claim, "Def. E.2, Thm. 4.2", found, testable, np.array(second) - HARD)
 
 
 def _recall_bound_holds(studies: list[Study]) -> Finding:
+    claim = "Recall stays below the bound, with constants measured on the same settings"
     slack = {one.task.name: recall_bounds(one).eval("bound - recall").min() for one in studies}
     slack = {name: round(float(value), 9) + 0.0 for name, value in slack.items()}  # no minus 0
-    return Finding(
-        "Recall stays below the bound, with constants measured on the same settings",
-        "Thm. E.3 (4.2)",
-        "least distance to the bound " + listed(slack, slack.values(), "{}: {:.2f}"),
-        verdict(True, min(slack.values()) >= -1e-9),
-    )
+    found = "least distance to the bound " + listed(slack, slack.values(), "{}: {:.2f}")
+    return decide(claim, "Thm. E.3 (4.2)", found, True, min(slack.values()) >= -1e-9)
 
 
 def _diversity_bound_holds(studies: list[Study], testable: bool) -> Finding:
+    claim = "Diversity under temperature stays below the bound at its validity"
     tables = validity_prices(studies)
     slack = [table.eval("bound - diversity").min() for table in tables.values()]
     slack = [round(float(value), 6) + 0.0 for value in slack]
-    return decide(
-        "Diversity under temperature stays below the bound at its validity",
-        "Thm. F.4 (5.2)",
-        "least distance to the bound " + listed(tables, slack, "{}: {:.3f}"),
-        testable,
-        or_equal(slack),
-    )
+    found = "least distance to the bound " + listed(tables, slack, "{}: {:.3f}")
+    return decide(claim, "Thm. F.4 (5.2)", found, testable, or_equal(slack))
 
 
 def _heads_are_as_assumed(studies: list[Study], testable: bool) -> list[Finding]:
-    table = hypothesis_table(studies)
+    source, table = "hypothesis of Thm. F.4", hypothesis_table(studies)
     name = table.task + " step " + table.step.astype(str)
-    first, head = table["valid first"], table["median R²"]
-    several = table.prefixes > 1
+    first, head, several = table["valid first"], table["median R²"], table.prefixes > 1
     ratio = (table["most sharpness"] / table["least sharpness"])[several]
-    source = "hypothesis of Thm. F.4"
+    ordered = "share of prefixes where they do " + listed(name, first, "{}: {:.0%}")
+    straight = "median R² of the line (decided at .95) " + listed(name, head, "{}: {:.2f}")
+    sharp = "largest sharpness over smallest (decided at 1.25) "
+    sharp += listed(name[several], ratio, "{}: {:.1f}")
+    geometric = "Their logits fall linearly with rank (a geometric head)"
+    equal, nats = "All prefixes of a step are equally sharp", np.log(1.25 / ratio)
+    all_first = bool((first == 1).all())
     return [
-        decide(
-            "Valid tokens hold the first ranks",
-            source,
-            "share of prefixes where they do " + listed(name, first, "{}: {:.0%}"),
-            testable,
-            bool((first == 1).all()),
-        ),
-        decide(
-            "Their logits fall linearly with rank (a geometric head)",
-            source,
-            "median R² of the line (decided at .95) " + listed(name, head, "{}: {:.2f}"),
-            testable,
-            head - 0.95,
-        ),
-        decide(
-            "All prefixes of a step are equally sharp",
-            source,
-            "largest sharpness over smallest (decided at 1.25) "
-            + listed(name[several], ratio, "{}: {:.1f}"),
-            testable,
-            np.log(1.25 / ratio),
-            RATIO_AGREEMENT,
-        ),
+        decide("Valid tokens hold the first ranks", source, ordered, testable, all_first),
+        decide(geometric, source, straight, testable, head - 0.95),
+        decide(equal, source, sharp, testable, nats, RATIO_AGREEMENT),
     ]
 
 
 def _first_token_is_not_shaped(studies: list[Study], testable: bool) -> Finding:
+    claim = "The first token is far from shape calibrated"
     table = calibration_table(studies)
     first = table[table.step == 1]
     error = first["shape error, median"]
-    return decide(
-        "The first token is far from shape calibrated",
-        "Def. D.1, Sec. 5",
-        "total variation from the N-weighted law (decided at .1) "
-        + listed(first.task, error, "{}: {:.2f}"),
-        testable,
-        error - 0.1,
-    )
+    found = "total variation from the N-weighted law (decided at .1) "
+    found += listed(first.task, error, "{}: {:.2f}")
+    return decide(claim, "Def. D.1, Sec. 5", found, testable, error - 0.1)
 
 
 # A task small enough to do by hand, as a model that the whole chain accepts: three words, a
@@ -552,13 +505,12 @@ def worked_example() -> Example:
 
 def definitions(example: Example) -> pd.DataFrame:
     """Each quantity, the sum by hand, and the number of the functions the book uses."""
-    found, trie = example.found, example.trie
-    steps = found.steps
+    found, trie, steps = example.found, example.trie, example.found.steps
     share = np.exp(steps.edge_uniform_log_p([1]))[:, 0]
     precision, recall = theorems.local_precision(trie, share), theorems.local_recall(trie, share)
     factors = theorems.factorise(trie, share)
     node = {"".join(example.letters[s] for s in trie.prefix(n)): n for n in range(trie.n_nodes)}
-    ordered = theorems.order_calibrated(steps)
+    ordered = np.where(theorems.order_calibrated(steps), "yes", "no")
     error = theorems.shape_error(trie, found.edge_log_p[:, 0])
     count, branching = trie.node_count, trie.node_branching
     entries = [
@@ -573,16 +525,12 @@ def definitions(example: Example) -> pd.DataFrame:
         ("4.1", "sequence recall (ta, to)", "2/3", found.sequence_recall[1]),
         ("E.1", "α₁ · α₂", "1/2 · 1", factors.precision),
         ("E.1", "β₁ · β₂", "2/3 · 1", factors.recall),
-        ("D.1", "order calibrated at the start (a .2 < o .3)", "no", _yes(ordered[0])),
-        ("D.1", "order calibrated after t", "yes", _yes(ordered[node["t"]])),
+        ("D.1", "order calibrated at the start (a .2 < o .3)", "no", ordered[0]),
+        ("D.1", "order calibrated after t", "yes", ordered[node["t"]]),
         ("D.1", "distance to the shape (1/3, 2/3) at the start", ".13 + .17", error[0]),
         ("D.1", "distance to the shape (1/2, 1/2) after t", ".1 + .1", error[node["t"]]),
     ]
     return pd.DataFrame(entries, columns=["definition", "quantity", "by hand", "computed"])
-
-
-def _yes(holds) -> str:
-    return "yes" if holds else "no"
 
 
 # The laws as controls: what each must measure, beside what it does through the whole chain; and the
@@ -602,27 +550,19 @@ CONTROLS: dict[str, Law] = {
 }
 
 
-@dataclass(frozen=True)
-class Expected:
-    """What a law makes of a trie, in float64, by its formulas and none of the chain's arithmetic.
-
-    `oracle_precision` and `oracle_recall` are Prec_seq and Rec_seq (Def. 4.1) of the oracle size.
-    `order_calibrated` as in Def. D.1; `proportional` where the *valid* tokens have p proportional
-    to N at T = 1 (Def. D.1 asks for no invalid mass as well). With both, the order and the shape
-    part of a loss are 0.
-    """
+class Expected(NamedTuple):
+    """What a law makes of a trie by formulas, in float64, with none of the chain's arithmetic."""
 
     validity: float
     diversity: float
-    oracle_precision: float
+    oracle_precision: float  # Prec_seq and Rec_seq (Def. 4.1) of the oracle size
     oracle_recall: float
-    order_calibrated: bool
-    proportional: bool
+    order_calibrated: bool  # as in Def. D.1; the order part of a loss is then 0
+    proportional: bool  # the valid tokens' p to N at T = 1; with both, the shape part is 0
 
 
 def expected(law: Law, trie: Trie, n_vocab: int, temperature: float = 1.0) -> Expected:
-    """Val and Div (Def. 3.1) of a law at a temperature without cutoff, and the oracle size's
-    precision and recall, which no temperature changes.
+    """Val and Div (Def. 3.1) of a law without cutoff, and the oracle size at any temperature.
 
     Raises:
         InvalidRequestError: the law does not fit the trie.

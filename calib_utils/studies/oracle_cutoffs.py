@@ -40,6 +40,7 @@ _ABOVE = "The oracle-size frontier lies above those of all practical rules (by a
 # Close to (1, 1): within a twentieth of it in validity, and of the structural ceiling in diversity.
 _CLOSE = 0.95
 _BOTH = 0.9  # validity and diversity of a setting that has both
+_FIGURES = "Fig. 6, 9"
 _GRID = {"rules": table3_rules(), "temperatures": TABLE3_TEMPERATURES}
 
 
@@ -107,11 +108,8 @@ def split_by_step(losses: pd.DataFrame) -> pd.DataFrame:
 def _split(loss: pd.Series, by: list[str]) -> pd.DataFrame:
     wide = loss.unstack("repair", sort=False)
     parts = shapley({repair: wide[repair].to_numpy() for repair in REPAIRS})
-    found = pd.DataFrame(
-        {"total": parts.total, "order": parts.order, "shape": parts.shape, "size": parts.rest},
-        index=wide.index,
-    )
-    return found.rename_axis(by).reset_index()
+    named = {"total": parts.total, "order": parts.order, "shape": parts.shape, "size": parts.rest}
+    return pd.DataFrame(named, index=wide.index).rename_axis(by).reset_index()
 
 
 def operating_points(table: pd.DataFrame, losses: pd.DataFrame, level: float = LEVEL):
@@ -121,9 +119,8 @@ def operating_points(table: pd.DataFrame, losses: pd.DataFrame, level: float = L
     validity with temperature alone, with any rule of `PRACTICAL`, and with the oracle size.
 
     Returns:
-        A row per task and decoder: setting, validity, diversity, total, order, shape, size in nats
-        and `carried by`, the largest shares of the total by position. A level that no setting
-        reaches has no row.
+        A row per task and decoder that reaches the level: setting, validity, diversity, parts of
+        the loss in nats, and `carried by`, the largest shares of the total by position.
     """
     split = split_table(losses).merge(table, on=["task", *KEY])
     steps = split_by_step(losses)
@@ -175,11 +172,7 @@ def frontier_points(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def areas(table: pd.DataFrame) -> pd.DataFrame:
-    """Area under the Pareto frontier of each rule: a row per task, a column per rule.
-
-    The staircase of `metrics.frontier_area`: from Val = 0, where the best diversity found counts,
-    to Val = 1, and nothing beyond the most valid setting.
-    """
+    """`metrics.frontier_area` of each rule's settings: a row per task, a column per rule."""
     rows = {
         (task, rule): frontier_area(group.validity.to_numpy(), group.diversity.to_numpy())
         for (task, rule), group in table.groupby(["task", "rule"], sort=False)
@@ -226,10 +219,9 @@ def oracle_table(table: pd.DataFrame, facts: pd.DataFrame, hulls: dict) -> pd.Da
 
 
 def recall_at(hull: np.ndarray, precision: float) -> float:
-    """Recall of the convex hull at a precision; NaN above the highest precision there is.
+    """Recall at a precision of a convex hull [point, (precision, recall)], precision falling.
 
-    Args:
-        hull: [point, (precision, recall)], precision falling.
+    NaN above the highest precision there is.
     """
     if precision > hull[0, 0] + 1e-12:
         return float("nan")
@@ -277,13 +269,8 @@ def full_budgets(table: pd.DataFrame, *levels: float) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def findings(table: pd.DataFrame, facts: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
-    """The paper's claims about cutoffs, decided on one model's tables.
-
-    Args:
-        table: rows of `evaluate` over Table 3, several tasks.
-        facts: of `structural_facts`.
-        points: of `oracle_table`.
+def findings(table: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
+    """The paper's claims about cutoffs, decided on one model's `table3` and `oracle_table`.
 
     Returns:
         Columns claim, source, found, verdict. Exact for the model file, so without intervals.
@@ -291,15 +278,11 @@ def findings(table: pd.DataFrame, facts: pd.DataFrame, points: pd.DataFrame) -> 
     best = table.groupby("task").validity.max()
     usable = best.index[best >= TESTABLE]
     table, points = table[table.task.isin(usable)], points[points.task.isin(usable)]
-    free = points.task.isin(("rng-2", "rng-3"))
+    free, summed = points.task.isin(("rng-2", "rng-3")), points.task.str.contains("-sum-")
     rows = [
         _oracle_near(points[points.task == "us-states"], "states reach (1, 1)", True),
         _oracle_near(points[free], "unconstrained digits come close to (1, 1)", True),
-        _oracle_near(
-            points[points.task.str.contains("-sum-")],
-            "sum-constrained digits stay away from (1, 1)",
-            False,
-        ),
+        _oracle_near(points[summed], "sum-constrained digits stay away from (1, 1)", False),
         _oracle_above(table),
         _no_setting_has_both(table[table.rule.isin(PRACTICAL)]),
     ]
@@ -308,39 +291,32 @@ def findings(table: pd.DataFrame, facts: pd.DataFrame, points: pd.DataFrame) -> 
 
 def _oracle_near(points: pd.DataFrame, what: str, near: bool) -> Finding:
     reached = np.minimum(points.validity, points.diversity / points.ceiling)
-    found = ", ".join(
+    told = ", ".join(
         f"{row.task}: ({row.validity:.2f}, {row.diversity:.2f}), ceiling {row.ceiling:.2f}"
         for row in points.itertuples()
     )
-    return decide(
-        f"With an oracle size, {what}",
-        "Fig. 6, 9",
-        f"{found} (decided at {_CLOSE:g} of validity 1 and of the ceiling)",
-        len(points) > 0,
-        reached - _CLOSE if near else _CLOSE - reached,
-    )
+    found = f"{told} (decided at {_CLOSE:g} of validity 1 and of the ceiling)"
+    holds = reached - _CLOSE if near else _CLOSE - reached
+    return decide(f"With an oracle size, {what}", _FIGURES, found, len(points) > 0, holds)
 
 
 def _oracle_above(table: pd.DataFrame) -> Finding:
     if table.empty:
-        return decide(_ABOVE, "Fig. 6, 9", "", False, False)
+        return decide(_ABOVE, _FIGURES, "", False, False)
     wide = areas(table)
     best = wide[list(PRACTICAL)].max(axis=1)
     pairs = zip(wide.oracle_size, best, strict=True)
     told = [f"{oracle:.2f} against {other:.2f}" for oracle, other in pairs]
     found = "area " + listed(wide.task, told, "{}: {}")
-    return decide(_ABOVE, "Fig. 6, 9", found, True, wide.oracle_size - best)
+    return decide(_ABOVE, _FIGURES, found, True, wide.oracle_size - best)
 
 
 def _no_setting_has_both(table: pd.DataFrame) -> Finding:
+    claim = "No setting of temperature, top-k, top-p or min-p is both valid and diverse"
     best = np.minimum(table.validity, table.diversity).groupby(table.task, sort=False).max()
-    return decide(
-        "No setting of temperature, top-k, top-p or min-p is both valid and diverse",
-        "Fig. 6, 9",
-        f"best of min(Val, Div), decided at {_BOTH:g}: " + listed(best.index, best, "{}: {:.2f}"),
-        len(table) > 0,
-        _BOTH - best,
-    )
+    found = f"best of min(Val, Div), decided at {_BOTH:g}: "
+    found += listed(best.index, best, "{}: {:.2f}")
+    return decide(claim, _FIGURES, found, len(table) > 0, _BOTH - best)
 
 
 # How far choices that the paper leaves open move the numbers.
@@ -405,14 +381,7 @@ def _numbers(model: Model, task: Task, end: str, results_dir, batch_size=None) -
 
 
 def largest_moves(table: pd.DataFrame) -> pd.DataFrame:
-    """For each kind of choice, how far it moves each number at most.
-
-    Args:
-        table: of `sensitivity`, one task or several.
-
-    Returns:
-        Per task and kind: the largest absolute change against the row to compare with.
-    """
+    """Per task of `sensitivity` and kind of choice: the largest absolute change of each number."""
     reference = table[["task", "variant", *_MOVED]]
     both = table.merge(
         reference, left_on=["task", "against"], right_on=["task", "variant"], suffixes=("", "_ref")

@@ -98,11 +98,7 @@ def over(tasks: Iterable[str], table: Callable[[str], pd.DataFrame]) -> pd.DataF
 
 
 def glue_number(key: str, value: float | int | str, form: str = "{:.2f}") -> None:
-    """Stores a number for the book's prose, as text in the form it is shown.
-
-    The text is rounded here. Another machine, whose float32 arithmetic differs in the sixth digit,
-    may round it to the neighbouring text, so copies are compared within a tolerance.
-    """
+    """Stores a number for the book's prose, as text in the form it is shown."""
     from myst_nb import glue
 
     text = value if isinstance(value, str) else form.format(value)
@@ -136,10 +132,9 @@ def _counts(found: pd.DataFrame) -> dict[str, int]:
 
 
 def _in_words(what: str, found: pd.DataFrame) -> str:
-    counts = (f"{count} {verdict}" for verdict, count in _counts(found).items())
-    text = f"Of {len(found)} {what}: {', '.join(counts)}."
-    failed = [f"“{claim}”" for claim in found.claim[found.verdict == NOT_REPRODUCED]]
-    return f"{text} Not reproduced: {'; '.join(failed)}." if failed else text
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in _counts(found).items())
+    failed = "; ".join(f"“{claim}”" for claim in found.claim[found.verdict == NOT_REPRODUCED])
+    return f"Of {len(found)} {what}: {counts}." + f" Not reproduced: {failed}." * bool(failed)
 
 
 def show(table: pd.DataFrame, digits: int = 2, floor: float = 0.0, zeros: bool = False) -> HTML:

@@ -322,11 +322,6 @@ def test_each_part_of_the_loss_is_there_exactly_where_it_should_be(controls):
     )
 
 
-def test_laws_of_ones_own():
-    found = formal_framework.controls_table(["rng-1"], {"mine": Geometric(0.5)})
-    assert found.law.tolist() == ["mine"] and found.deviation.max() < 1e-12
-
-
 def warmer(ranking, temperature, at=Ranking.at):
     return at(ranking, temperature * 1.01)
 

@@ -26,7 +26,7 @@ def decided(points, task="rng-2", ceiling=1.0):
     table = rows(task, points)
     facts = pd.DataFrame({"task": [task], "uniform_over_g": [ceiling]})
     oracle = oracle_cutoffs.oracle_table(table, facts, {task: pd.DataFrame(HULL)})
-    found = oracle_cutoffs.findings(table, facts, oracle)
+    found = oracle_cutoffs.findings(table, oracle)
     return found.set_index("claim").verdict
 
 
