@@ -174,7 +174,7 @@ def laws_under_temperature(steps: pd.DataFrame, curves: pd.DataFrame) -> Figure:
 
 
 def step_profile(step: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Probabilities of one law's first step, valid tokens apart; later ranks are in the title only."""
+    """Probabilities of a first step by rank, valid tokens apart; the title has the invalid mass."""
     ax = ax or plt.gca()
     is_valid = step.n_answers > 0
     shown = (step["rank"] < _RANKS) & (step.p > 0)
