@@ -69,7 +69,7 @@ page.show(facts, digits=3)
 # %%
 curves = study.temperature_curves(page, tasks)
 summary = study.curve_summary(curves)
-when = page.of_tasks(tasks)
+when = page.when_measured(tasks)
 page.show(summary.drop(columns=["family", "length"]), digits=3)
 
 # %% mystnb={"figure": {"caption": "Diversity against validity as temperature rises from 0.01 to 4: digits of length 2, 3 and 4, without (solid) and with (dashed) a bound on their sum. Dots: T = 0.5, 1 and 1.6, growing. Star: a calibrated model. Curves nearer to the axes are worse (compare Fig. 5 left of the paper).", "name": "fig-val-div"}, "image": {"alt": "Curves of diversity against validity under temperature for six digit tasks, with a star at 1 and 1."}}

@@ -70,7 +70,7 @@ figures.first_step(page, tasks, "us-states")
 # %%
 facts = cu.structural_facts(page.model, tasks, end=page.end)
 table = study.table3(page, tasks)
-when = page.of_tasks(tasks)
+when = page.when_measured(tasks)
 page.show(study.areas(table), digits=3)
 
 # %% [markdown]

@@ -14,7 +14,7 @@ from calib_utils.figures import CAUSES, explorer, rule_style, unit_square
 from calib_utils.figures import source_line as source_line
 from calib_utils.figures import use_style as use_style
 from calib_utils.studies.oracle_cutoffs import frontier_points
-from calib_utils.studies.reporting import Page, source_of
+from calib_utils.studies.reporting import Page
 
 _BELOW = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15), "frameon": False, "ncol": 3}
 
@@ -22,7 +22,7 @@ _BELOW = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15), "frameon": Fals
 def first_step(page: Page, tasks: Iterable[str], task: str) -> HTML:
     """The first step of a task to play with; keeps the steps of all of them for the book."""
     steps = explorer.keep(page.model, tasks, page.end, page.store)
-    return explorer.explorer(steps[task][0], source_of(page.model))
+    return explorer.explorer(steps[task][0], page.weights)
 
 
 def frontiers(table: pd.DataFrame, ceiling: float | None, ax: Axes | None = None) -> Axes:

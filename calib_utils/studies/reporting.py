@@ -239,15 +239,14 @@ class Page:
     """What a notebook starts with: its model, where rows are kept, and how it tells its numbers."""
 
     model: Model | None
-    store: Path
+    store: Path | None
     end: str
-    source: str  # the weights that the numbers come from, in one line
+    source: str  # the weights that the numbers come from and what closes an answer, in one line
 
     show = staticmethod(show)
     glue = staticmethod(glue_number)
     glue_verdicts = staticmethod(glue_verdicts)
     with_intervals = staticmethod(with_intervals)
-    of_records = staticmethod(of_records)
     live = staticmethod(live)
 
     @property
@@ -255,22 +254,25 @@ class Page:
         """The arguments of `evaluate` that are the same all over a page."""
         return {"end": self.end, "results_dir": self.store}
 
+    @property
+    def weights(self) -> str:
+        """The weights that the numbers come from, in one line."""
+        return source_of(self.model)
+
     def glue_each(self, numbers: Mapping[str, float | int | str], form: str = "{:.2f}") -> None:
         """Stores several numbers for the prose, in one form."""
         for key, value in numbers.items():
             glue_number(key, value, form)
 
-    def of_tasks(self, tasks: Iterable[str]) -> str:
-        """When this page's rows of some tasks were measured, in one line."""
+    def when_measured(self, tasks: Iterable[str] | None = None) -> str:
+        """When rows were measured, for the line below a figure: of some tasks, or all there are."""
+        if tasks is None:
+            return of_all(self.store)
         return of_tasks(self.store, self.model, tasks, self.end)
 
-    def of_texts(self, names: Iterable[str]) -> str:
-        """When this page's texts were written, in one line."""
+    def when_written(self, names: Iterable[str]) -> str:
+        """When some stored texts were written, for the line below a figure."""
         return of_texts(self.store, self.model, names)
-
-    def of_all(self) -> str:
-        """When every stored row of every model was measured, in one line."""
-        return of_all(self.store)
 
 
 def open_page(
@@ -279,21 +281,23 @@ def open_page(
     revision: str = "",
     dtype: str = "float32",
     device: str = "auto",
-    results_dir: str | Path = "",
+    results_dir: str | Path | None = "",
     end: str = "",
 ) -> Page:
     """Loads what a notebook's parameters name; without a model, for a page about all models.
 
     Args:
-        results_dir: where rows are stored and reused; empty: `data/results` of this checkout.
+        results_dir: where rows are stored and reused; empty: `data/results` of this checkout;
+            None: nowhere.
         end: what closes an answer; empty: `line` for a base model, else `eos`.
 
     Raises:
         CalibUtilsError: a named subclass, as for `load_model`.
     """
-    store = Path(results_dir or paths.default_results_dir())
+    store = None if results_dir is None else Path(results_dir or paths.default_results_dir())
     if model is None:
-        return Page(None, store, end, "numbers of stored rows; weights are in the table of models")
+        source = "numbers from data/results; weights and their SHA-256 are in the table of models"
+        return Page(None, store, end, source)
     loaded = load_model(model, revision=revision or None, dtype=dtype, device=device)
     policy = end_policy(loaded, end)
     return Page(loaded, store, policy, f"{source_of(loaded)}, end = {policy}")
