@@ -175,34 +175,8 @@ def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-# When, under which convention and at what cost stored numbers were measured: a line for figures.
-
-
-def of_tasks(results_dir: str | Path, model: Model, tasks: Iterable[str], end: str = "eos") -> str:
-    """Of some tasks' rows under an end policy; the seconds are those of the last passes."""
-    dtype = "" if model.dtype == "float32" else f"@dtype={model.dtype}"
-    suffix = Policies(end=end).suffix + dtype
-    folders = (storage.folder_of(results_dir, model.key, task, suffix) for task in tasks)
-    return of_records(_records(folders))
-
-
-def of_texts(results_dir: str | Path | None, model: Model, names: Iterable[str]) -> str:
-    """Of stored texts. Their records hold no seconds, so the cost is how many there are."""
-    if results_dir is None:
-        return live()
-    folders = [records.folder_of(results_dir, model.key, name) for name in names]
-    files = (file for folder in folders for file in folder.glob("[!.]*.parquet"))
-    n_texts = sum(parquet.read_metadata(file).num_rows for file in files)
-    return of_records(_records(folders), f"{n_texts:,} texts, written")
-
-
-def of_all(results_dir: str | Path) -> str:
-    """Of every stored row of every model."""
-    return of_records(_records(Path(results_dir).glob("*/[!.]*")))
-
-
 def of_records(described: Iterable[dict], verb: str = "measured") -> str:
-    """Of what some records describe, such as a `formal_framework.Study`'s; seconds added up."""
+    """When, under which convention and at what cost stored numbers came about; seconds added up."""
     described = list(described)
     if not described:
         return live()
@@ -215,7 +189,7 @@ def of_records(described: Iterable[dict], verb: str = "measured") -> str:
 
 
 def live() -> str:
-    """Of what is computed when a page runs, and stored nowhere."""
+    """The same line for what is computed when a page runs, and stored nowhere."""
     return "computed when this page ran"
 
 
@@ -267,12 +241,22 @@ class Page:
     def when_measured(self, tasks: Iterable[str] | None = None) -> str:
         """When rows were measured, for the line below a figure: of some tasks, or all there are."""
         if tasks is None:
-            return of_all(self.store)
-        return of_tasks(self.store, self.model, tasks, self.end)
+            return of_records(_records(self.store.glob("*/[!.]*")))
+        dtype = "" if self.model.dtype == "float32" else f"@dtype={self.model.dtype}"
+        suffix = Policies(end=self.end).suffix + dtype
+        key = self.model.key
+        return of_records(
+            _records(storage.folder_of(self.store, key, task, suffix) for task in tasks)
+        )
 
     def when_written(self, names: Iterable[str]) -> str:
-        """When some stored texts were written, for the line below a figure."""
-        return of_texts(self.store, self.model, names)
+        """The same of stored texts. Their records hold no seconds, so the cost is their number."""
+        if self.store is None:
+            return live()
+        folders = [records.folder_of(self.store, self.model.key, name) for name in names]
+        files = (file for folder in folders for file in folder.glob("[!.]*.parquet"))
+        n_texts = sum(parquet.read_metadata(file).num_rows for file in files)
+        return of_records(_records(folders), f"{n_texts:,} texts, written")
 
 
 def open_page(

@@ -137,15 +137,17 @@ def test_the_line_of_a_figure_comes_from_records_and_no_clock(tmp_path):
     keep("rng-2", 24, {"seconds": 1.4})
     keep("rng-3", 26, {"seconds": 2.4})
     keep("rng-3@end=line", 27, {"seconds": 1000})
-    told = reporting.of_tasks(tmp_path, model, ["rng-2", "rng-3"])
+    page, base = (reporting.Page(model, tmp_path, end, "") for end in ("eos", "line"))
+    told = page.when_measured(["rng-2", "rng-3"])
     assert told == "measured 2026-11-24 to 2026-11-26 in 4 s, convention 1"
-    assert "1,000 s" in reporting.of_tasks(tmp_path, model, ["rng-3"], "line")
-    assert "in 1,004 s" in reporting.of_all(tmp_path)
+    assert "1,000 s" in base.when_measured(["rng-3"])
+    assert "in 1,004 s" in page.when_measured()
     keep("texts/one", 25, {})
     table = pd.DataFrame({"text": ["a", "b", "c"]})
     table.to_parquet(tmp_path / "m" / "texts" / "one" / "x.parquet")
     table.to_parquet(tmp_path / "m" / "texts" / "one" / ".draft.parquet")
-    told = reporting.of_texts(tmp_path, model, ["one", "two"])
+    told = page.when_written(["one", "two"])
     assert told == "3 texts, written 2026-11-25, convention 1"
-    nothing = [reporting.of_texts(None, model, []), reporting.of_tasks(tmp_path, model, ["rng-4"])]
+    nowhere = reporting.Page(model, None, "eos", "")
+    nothing = [nowhere.when_written([]), page.when_measured(["rng-4"])]
     assert nothing == [reporting.live()] * 2 and "when this page ran" in reporting.live()
