@@ -255,9 +255,9 @@ page.glue("ceiling_us-states", points.set_index("task").ceiling["us-states"], "{
 #
 # ## Summary and provenance
 #
-# Rows are stored with the hash of the weights, of the prompt and answer tokens, and of the code
-# that the numbers pass through; they are reused only when all of them match. Rows of logits
-# processors are computed each time.
+# Rows are stored with the hash of the weights, of the prompt and of the answer tokens, with the
+# number format and with the convention that they were computed under; they are reused only where
+# all of these match. Rows of logits processors are computed each time.
 
 # %%
 print("numbers from", page.source)
