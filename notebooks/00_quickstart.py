@@ -35,16 +35,14 @@ end = ""  # what closes an answer: eos, line or none; empty: line for a base mod
 
 # %%
 import calib_utils as cu
-from calib_utils.figures import controlled_tasks as controlled_tasks_figures
-from calib_utils.figures import style
-from calib_utils.results.evaluation import share_interval
-from calib_utils.studies import reporting
+from calib_utils.figures import controlled_tasks as figures
+from calib_utils.studies import controlled_tasks as study
 
-style.use_style()
-language_model = cu.load_model(model, revision=revision or None, dtype=dtype, device=device)
+figures.use_style()
+page = cu.open_page(
+    model, revision=revision, dtype=dtype, device=device, results_dir=results_dir, end=end
+)
 task = cu.get_task("rng-2")
-policy = reporting.end_policy(language_model, end)
-source = f"{reporting.source_of(language_model)}, end = {policy}"
 
 # %% [markdown]
 # ## What the model sees
@@ -53,7 +51,7 @@ source = f"{reporting.source_of(language_model)}, end = {policy}"
 # is its tokens plus what ends it: the token that closes the turn, a line break for a base model.
 
 # %%
-cu.show_prompt(language_model, task, end=policy)
+cu.show_prompt(page.model, task, end=page.end)
 
 # %% [markdown]
 # ## Validity and diversity, exactly
@@ -62,12 +60,12 @@ cu.show_prompt(language_model, task, end=policy)
 
 # %%
 temperatures = [0.3, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 2.0]
-table = cu.evaluate(language_model, task, temperatures=temperatures, end=policy)
-reporting.show(table[["temperature", "validity", "diversity"]])
+table = cu.evaluate(page.model, task, temperatures=temperatures, end=page.end)
+page.show(table[["temperature", "validity", "diversity"]])
 
 # %% mystnb={"figure": {"caption": "Two random digits, no cutoff: validity (circles) and diversity (squares) against temperature. Temperature spreads the mass, over wrong answers as well as over right ones.", "name": "fig-quickstart"}, "image": {"alt": "Line chart of validity and diversity of two random digits against temperature."}}
-ax = controlled_tasks_figures.temperature_response(table)
-_ = style.source_line(ax, source, reporting.live())
+ax = figures.temperature_response(table)
+_ = figures.source_line(ax, page.source, page.live())
 
 # %% [markdown]
 # A {term}`cutoff` throws low-ranked tokens away before sampling. Each rule keeps other tokens, so
@@ -76,8 +74,8 @@ _ = style.source_line(ax, source, reporting.live())
 
 # %%
 rules = [cu.NoCutoff(), cu.TopK(10), cu.TopP(0.9), cu.MinP(0.1), cu.OracleSize()]
-cutoffs = cu.evaluate(language_model, task, rules=rules, temperatures=[1.0], end=policy)
-reporting.show(cutoffs[["rule", "parameter", "validity", "diversity", "sequence_recall"]])
+cutoffs = cu.evaluate(page.model, task, rules=rules, temperatures=[1.0], end=page.end)
+page.show(cutoffs[["rule", "parameter", "validity", "diversity", "sequence_recall"]])
 
 # %% [markdown]
 # ## Does it agree with what the model writes?
@@ -87,22 +85,21 @@ reporting.show(cutoffs[["rule", "parameter", "validity", "diversity", "sequence_
 
 # %% tags=["nbval-ignore-output"]
 n = 100 if quick else 400
-draws = cu.sample_answers(language_model, task, n=n, seed=seed, end=policy)
-valid = int(draws.answer.notna().sum())
-low, high = share_interval(valid, len(draws))
+draws = cu.sample_answers(page.model, task, n=n, seed=seed, end=page.end)
+valid, low, high = study.valid_draws(draws)
 exact = table.loc[table.temperature == 1.0].iloc[0]
 print(f"drawn: {valid} of {len(draws)} valid, 95 % interval {low:.2f} to {high:.2f}")
 print(f"exact: validity {exact.validity:.2g}, diversity {exact.diversity:.2g}")
 print("first draws:", list(draws.text[:6]))
 
 # %% tags=["remove-cell"]
-reporting.glue_number("validity", exact.validity, "{:.2g}")
-reporting.glue_number("diversity", exact.diversity, "{:.2g}")
+page.glue("validity", exact.validity, "{:.2g}")
+page.glue("diversity", exact.diversity, "{:.2g}")
 
 # %% tags=["remove-cell", "nbval-ignore-output"]
-reporting.glue_number("drawn_low", low)
-reporting.glue_number("drawn_high", high)
-reporting.glue_number("draws", len(draws), "{}")
+page.glue("drawn_low", low)
+page.glue("drawn_high", high)
+page.glue("draws", len(draws), "{}")
 
 # %% [markdown]
 # ## Check it yourself
@@ -111,8 +108,8 @@ reporting.glue_number("draws", len(draws), "{}")
 # page:
 #
 # ```python
-# more = cu.sample_answers(language_model, task, n=2000, seed=1, end=policy)
-# print(share_interval(int(more.answer.notna().sum()), len(more)), exact.validity)
+# more = cu.sample_answers(page.model, task, n=2000, seed=1, end=page.end)
+# print(study.valid_draws(more), len(more), exact.validity)
 # cu.evaluate(cu.reference_model(cu.UniformOverV(), task), task)
 # ```
 #
@@ -128,4 +125,4 @@ reporting.glue_number("draws", len(draws), "{}")
 #   `cu.Task(name="...", prompt="...", answers=["...", "..."])`.
 
 # %%
-print("numbers from", source)
+print("numbers from", page.source)

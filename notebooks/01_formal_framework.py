@@ -38,22 +38,14 @@ quick = False  # two small tasks only
 end = ""  # what closes an answer: eos, line or none; empty: line for a base model, else eos
 
 # %%
-import numpy as np
-import pandas as pd
-
 import calib_utils as cu
-from calib_utils import paths
-from calib_utils.figures import formal_framework as formal_framework_figures
-from calib_utils.figures import style
-from calib_utils.figures.explorer import group_masses, step_data
-from calib_utils.studies import errata, formal_framework, reporting
-from calib_utils.theory import theorems as theorems_module
+from calib_utils.figures import formal_framework as figures
+from calib_utils.studies import formal_framework as study
 
-style.use_style()
-language_model = cu.load_model(model, revision=revision or None, dtype=dtype, device=device)
-policy = reporting.end_policy(language_model, end)
-store = results_dir or paths.default_results_dir()
-source = f"{reporting.source_of(language_model)}, end = {policy}"
+figures.use_style()
+page = cu.open_page(
+    model, revision=revision, dtype=dtype, device=device, results_dir=results_dir, end=end
+)
 
 # %% [markdown]
 # ## The definitions, by hand
@@ -65,8 +57,8 @@ source = f"{reporting.source_of(language_model)}, end = {policy}"
 # {term}`valid next tokens` (Def. 3.2).
 
 # %% mystnb={"figure": {"caption": "The prefix tree of three words: N answers begin with each prefix, and on each branch the model's probability of that valid letter. At the start, the invalid letter o holds the remaining .3 and ranks second.", "name": "fig-words"}, "image": {"alt": "Tree of the words at, ta and to with N at each prefix and a probability on each branch."}}
-example = formal_framework.worked_example()
-_ = formal_framework_figures.tree(example.trie, example.letters, example.edge_p)
+example = study.worked_example()
+_ = figures.tree(example)
 
 # %% [markdown]
 # :::{admonition} Definition 3.1 (validity, diversity)
@@ -104,7 +96,7 @@ _ = formal_framework_figures.tree(example.trie, example.letters, example.edge_p)
 # The right column is what the functions of this book return for that model.
 
 # %%
-reporting.show(formal_framework.definitions(example), digits=4)
+page.show(study.definitions(example), digits=4)
 
 # %% [markdown]
 # ## The theorems
@@ -176,11 +168,11 @@ reporting.show(formal_framework.definitions(example), digits=4)
 # largest violation says; a test breaks each theorem on purpose and sees that it shows.
 
 # %%
-theorems = theorems_module.checks()
-reporting.show(theorems, floor=1e-12)
+theorems = study.theorems.checks()
+page.show(theorems, floor=1e-12)
 
 # %% mystnb={"figure": {"caption": "The price of validity: the most diversity (vertical) that Theorem F.4 allows at a validity (horizontal), a line for each number of steps; dashed: the geometric model itself with equally sharp steps. Ten valid tokens a step. More steps, less diversity at the same validity.", "name": "fig-price"}, "image": {"alt": "Curves of the largest diversity against validity for one to eight steps, falling to 0 at validity 1."}}
-_ = formal_framework_figures.price_of_validity()
+_ = figures.price_of_validity()
 
 # %% [markdown]
 # ## Controls: models whose answers are known
@@ -196,16 +188,12 @@ _ = formal_framework_figures.price_of_validity()
 # tokenizer's: *uniform over G*, say, is less diverse here than the ceiling of the next chapters.
 
 # %%
-control = formal_framework.controls_table(
-    formal_framework.CONTROL_TASKS[:1] if quick else formal_framework.CONTROL_TASKS
-)
+control = study.controls_table(study.CONTROL_TASKS[:1] if quick else study.CONTROL_TASKS)
 shown = ["task", "law", "validity", "diversity", "precision", "recall", "area"]
-reporting.show(control[[*shown, "order", "shape", "size", "deviation"]], digits=2, floor=1e-5)
+page.show(control[[*shown, "order", "shape", "size", "deviation"]], digits=2, floor=1e-5)
 
 # %% mystnb={"figure": {"caption": "A row for each known law on two random digits. Left: probabilities of the first step by rank (valid tokens plain, invalid ones hatched; the number above is what the latter hold). Right: what temperature does to validity and diversity.", "name": "fig-controls"}, "image": {"alt": "Bars of the first step of six known laws, and beside each its validity and diversity against temperature."}}
-_ = formal_framework_figures.laws_under_temperature(
-    formal_framework.first_steps("rng-2"), formal_framework.temperature_curves("rng-2")
-)
+_ = figures.laws_under_temperature(study.first_steps("rng-2"), study.temperature_curves("rng-2"))
 
 # %% [markdown]
 # ## On this model: what compounds over the steps
@@ -216,20 +204,17 @@ _ = formal_framework_figures.laws_under_temperature(
 # why no fixed number can be right for a whole answer.
 
 # %%
-studies = [
-    formal_framework.study(language_model, task, policy, store)
-    for task in (formal_framework.QUICK_TASKS if quick else formal_framework.TASKS)
-]
-when = reporting.of_records(one.record for one in studies)
-by_task = {one.task.name: one for one in studies}
-digits = by_task.get("rng-3", studies[-1])
+by_task = study.studies(page, study.QUICK_TASKS if quick else study.TASKS)
+studies = by_task.values()
+when = study.when_measured(studies)
+digits = by_task["rng-2" if quick else "rng-3"]
 print(f"factors on {digits.task.name}; product against Def. 4.1: equal to 1e-9:", end=" ")
-print(all(formal_framework.factor_gap(one) < 1e-9 for one in studies))
-reporting.show(formal_framework.factor_table(digits), digits=3, floor=1e-6, zeros=True)
+print(study.factor_gap(studies) < 1e-9)
+page.show(study.factor_table(digits), digits=3, floor=1e-6, zeros=True)
 
 # %% mystnb={"figure": {"caption": "Three random digits, a fixed number of tokens kept: sequence precision (circles, solid) and recall (squares, dotted) of the answer so far against the steps taken, on a logarithmic axis. Each step multiplies by its factor of Theorem E.1. What falls below 0.0001 is drawn there.", "name": "fig-compounding"}, "image": {"alt": "Line chart, logarithmic: precision and recall of the answer so far against steps taken, for five cutoff sizes."}}
-ax = formal_framework_figures.compounding(digits)
-_ = style.source_line(ax, source, when)
+ax = figures.compounding(digits)
+_ = figures.source_line(ax, page.source, when)
 
 # %% [markdown]
 # ## How hard are the steps?
@@ -241,12 +226,11 @@ _ = style.source_line(ax, source, when)
 # whatever the others do. *inf*: none of the cutoffs looked at is that precise.
 
 # %%
-reporting.show(formal_framework.hardness_tables(studies), digits=2, floor=1e-6)
+page.show(study.hardness_tables(studies), digits=2, floor=1e-6)
 
 # %% mystnb={"figure": {"caption": "US states: sequence recall against sequence precision of every setting (a dot each), under the bound of Theorem E.3 (line) with the hardness measured on these settings. No dot may lie above the line.", "name": "fig-recall-bound"}, "image": {"alt": "Scatter plot of recall against precision of all settings, all on or under a falling staircase."}}
-states = by_task["us-states"]
-ax = formal_framework_figures.recall_bound(formal_framework.recall_bounds(states))
-_ = style.source_line(ax, source, when)
+ax = figures.recall_bound(study.recall_bounds(by_task["us-states"]))
+_ = figures.source_line(ax, page.source, when)
 
 # %% [markdown]
 # ## Calibration, prefix by prefix
@@ -255,7 +239,7 @@ _ = style.source_line(ax, source, when)
 # distance from shape calibration at T = 1.
 
 # %%
-reporting.show(formal_framework.calibration_table(studies), floor=1e-4, zeros=True)
+page.show(study.calibration_table(studies), floor=1e-4, zeros=True)
 
 # %% [markdown]
 # ## Does the geometric model describe this one?
@@ -267,18 +251,16 @@ reporting.show(formal_framework.calibration_table(studies), floor=1e-4, zeros=Tr
 # digits, whose branching is fixed (Assumption 5.1).
 
 # %%
-reporting.show(formal_framework.hypothesis_table(studies), digits=2)
+page.show(study.hypothesis_table(studies), digits=2)
 
 # %%
-prices = {one.task.name: formal_framework.validity_price(one) for one in studies}
+prices = study.validity_prices(studies)
 price = prices[digits.task.name]
-reporting.show(price[price.temperature.isin((0.3, 0.6, 1.0, 1.4, 2.0, 3.0))], digits=3, floor=1e-6)
+page.show(price[price.temperature.isin((0.3, 0.6, 1.0, 1.4, 2.0, 3.0))], digits=3, floor=1e-6)
 
 # %% mystnb={"figure": {"caption": "This model under temperature (marks, one per temperature), diversity against validity, over the bound of Theorem F.4 (lines) and the equally sharp geometric model (dashed). How far the marks lie below their line is what the theorem does not explain.", "name": "fig-price-model"}, "image": {"alt": "Marks of this model's validity and diversity below the curves of the theorem's bound."}}
-ax = formal_framework_figures.price_of_validity(
-    {name: table for name, table in prices.items() if table.bound.notna().any()}
-)
-_ = style.source_line(ax, source, when)
+ax = figures.price_of_validity(prices)
+_ = figures.source_line(ax, page.source, when)
 
 # %% [markdown]
 # ## What temperature does to head and tail
@@ -291,14 +273,13 @@ _ = style.source_line(ax, source, when)
 # frequent tokens; the table has this model's.
 
 # %%
-step = step_data(language_model, "us-states")
-published = pd.read_csv(paths.package_data("published", "temperature_rates.csv"))
-masses = group_masses(step, np.array([0.5, 1.0, 2.0, 4.0, 8.0]))
-reporting.show(masses, digits=2, floor=1e-4)
+step = figures.step_data(page.model, "us-states")
+masses = figures.group_masses(step, [0.5, 1.0, 2.0, 4.0, 8.0])
+page.show(masses, digits=2, floor=1e-4)
 
 # %% mystnb={"figure": {"caption": "One step, the first token of a US state. Upper: tokens by rank, probability on a logarithmic axis. Lower: the mass of each group as temperature rises (lines), with the masses published for Llama-3.1-8B-Instruct (dots). In the paper frequent valid tokens give way first to rare ones, then to the invalid tail (compare its Fig. 1).", "name": "fig-head-tail"}, "image": {"alt": "Bars of token probability by rank in three groups, and the probability of each group against temperature."}}
-figure = formal_framework_figures.head_and_tail(step, published)
-_ = style.source_line(figure.axes[0], source, reporting.live())
+figure = figures.head_and_tail(step, study.published_masses())
+_ = figures.source_line(figure.axes[0], page.source, page.live())
 
 # %% [markdown]
 # ## Claims and findings
@@ -308,28 +289,25 @@ _ = style.source_line(figure.axes[0], source, reporting.live())
 # decide nothing but the bound on recall, which holds for any ranking.
 
 # %%
-found = formal_framework.findings(studies)
-reporting.show(found)
+found = study.findings(studies)
+page.show(found)
 
 # %% tags=["remove-cell"]
-reporting.glue_verdicts(found)
-reporting.glue_number("theorems_hold", int((theorems.verdict == "holds").sum()), "{}")
-reporting.glue_number("theorems", len(theorems), "{}")
-for item in errata.items_of(errata, errata):
-    reporting.glue_number(f"errata_{item.number}", item.found)
+page.glue_verdicts(found)
+page.glue_each(study.key_numbers(theorems), "{}")
 
 # %% [markdown]
 # ## Check it yourself
 #
-# `python -m pytest tests/test_conformance.py` runs every theorem and then breaks each on purpose:
+# `python -m pytest tests/theory/test_conformance.py` runs every theorem and then breaks each on purpose:
 # a wrong factor, a bound without its remainder. A theorem would be refuted by a violation above
 # rounding in the table under *The theorems*; a hypothesis is refuted wherever the table of claims
 # says so. On a task of your own, in a cell of this page:
 #
 # ```python
-# own = framework_study.study(language_model, "rng-2-sum-equals-10", policy)  # or a cu.Task
-# bounds = framework.recall_bounds(own)
-# print(framework.factor_gap(own), (bounds.bound - bounds.recall).min())
+# own = study.study(page.model, "rng-2-sum-equals-10", page.end)  # or a cu.Task
+# bounds = study.recall_bounds(own)
+# print(study.factor_gap([own]), (bounds.bound - bounds.recall).min())
 # ```
 #
 # The first number is the distance between the product of Theorem E.1 and Def. 4.1 and should be
@@ -339,4 +317,4 @@ for item in errata.items_of(errata, errata):
 # ## Provenance
 
 # %%
-print("numbers from", source)
+print("numbers from", page.source)

@@ -34,21 +34,15 @@ quick = False  # two digits only
 end = ""  # what closes an answer: eos, line or none; empty: line for a base model, else eos
 
 # %%
-import pandas as pd
-
 import calib_utils as cu
-from calib_utils import paths
-from calib_utils.figures import controlled_tasks as controlled_tasks_figures
-from calib_utils.figures import style
-from calib_utils.studies import controlled_tasks, reporting
+from calib_utils.figures import controlled_tasks as figures
+from calib_utils.studies import controlled_tasks as study
 
-style.use_style()
-language_model = cu.load_model(model, revision=revision or None, dtype=dtype, device=device)
-store = results_dir or paths.default_results_dir()
-tasks = controlled_tasks.task_names(lengths=(2,) if quick else (2, 3, 4))
-policy = reporting.end_policy(language_model, end)
-asked = {"end": policy, "results_dir": store}
-source = f"{reporting.source_of(language_model)}, end = {policy}"
+figures.use_style()
+page = cu.open_page(
+    model, revision=revision, dtype=dtype, device=device, results_dir=results_dir, end=end
+)
+tasks = study.task_names(lengths=(2,) if quick else (2, 3, 4))
 
 # %% [markdown]
 # ## The tasks, before any model runs
@@ -62,8 +56,8 @@ source = f"{reporting.source_of(language_model)}, end = {policy}"
 # whose probabilities are proportional to the number of continuations, `weighted_by_n`, reaches 1.
 
 # %%
-facts = cu.structural_facts(language_model, tasks, end=policy)
-reporting.show(facts, digits=3)
+facts = cu.structural_facts(page.model, tasks, end=page.end)
+page.show(facts, digits=3)
 
 # %% [markdown]
 # ## Validity against diversity under temperature
@@ -73,33 +67,20 @@ reporting.show(facts, digits=3)
 # model would be. Area is what lies under a curve, without interpolation.
 
 # %%
-curves = pd.concat(
-    [
-        cu.evaluate(
-            language_model,
-            task,
-            temperatures=controlled_tasks.CURVE_TEMPERATURES,
-            answer_temperatures=controlled_tasks.profile_temperatures(task),
-            **asked,
-        )
-        for task in tasks
-    ],
-    ignore_index=True,
-)
-curves = controlled_tasks.label_tasks(curves)
-summary = controlled_tasks.curve_summary(curves)
-when = reporting.of_tasks(store, language_model, tasks, policy)
-reporting.show(summary.drop(columns=["family", "length"]), digits=3)
+curves = study.temperature_curves(page, tasks)
+summary = study.curve_summary(curves)
+when = page.when_measured(tasks)
+page.show(summary.drop(columns=["family", "length"]), digits=3)
 
 # %% mystnb={"figure": {"caption": "Diversity against validity as temperature rises from 0.01 to 4: digits of length 2, 3 and 4, without (solid) and with (dashed) a bound on their sum. Dots: T = 0.5, 1 and 1.6, growing. Star: a calibrated model. Curves nearer to the axes are worse (compare Fig. 5 left of the paper).", "name": "fig-val-div"}, "image": {"alt": "Curves of diversity against validity under temperature for six digit tasks, with a star at 1 and 1."}}
 digits = curves[curves.family.isin(["unconstrained", "sum at most 10"])]
-ax = controlled_tasks_figures.validity_diversity(digits)
-_ = style.source_line(ax, source, when)
+ax = figures.validity_diversity(digits)
+_ = figures.source_line(ax, page.source, when)
 
 # %% mystnb={"figure": {"caption": "The same for the tasks that the paper's figure leaves out: a sum that must be equal (dotted), and US states (solid).", "name": "fig-val-div-others"}, "image": {"alt": "Curves of diversity against validity under temperature for sums that must be equal and for US states."}}
 others = curves[curves.family.isin(["sum equals 10", "states"])]
-ax = controlled_tasks_figures.validity_diversity(others)
-_ = style.source_line(ax, source, when)
+ax = figures.validity_diversity(others)
+_ = figures.source_line(ax, page.source, when)
 
 # %% [markdown]
 # ## Where the mass sits
@@ -109,27 +90,19 @@ _ = style.source_line(ax, source, when)
 # above each panel.
 
 # %%
-answers = pd.concat(
-    [
-        cu.answer_probabilities(
-            language_model, task, controlled_tasks.profile_temperatures(task), **asked
-        ).assign(task=task)
-        for task in tasks
-    ],
-    ignore_index=True,
-)
+answers = study.answer_profiles(page, tasks)
 
 # %% mystnb={"figure": {"caption": "Two random digits: probability of each of the 100 valid answers by rank, on a logarithmic axis, at four temperatures. Dashed: what each would have were all equally likely. The title gives what invalid outputs hold (compare Fig. 5 right and 10 of the paper).", "name": "fig-profile-rng"}, "image": {"alt": "Four panels of answer probabilities by rank with a dashed uniform level, one for each temperature."}}
-figure = controlled_tasks_figures.answer_profiles(answers, "rng-2")
-_ = style.source_line(figure.axes[0], source, when)
+figure = figures.answer_profiles(answers, "rng-2")
+_ = figures.source_line(figure.axes[0], page.source, when)
 
 # %% mystnb={"figure": {"caption": "The same for two random digits with a sum of at most 10.", "name": "fig-profile-sum"}, "image": {"alt": "Four panels of answer probabilities by rank for digits with a bounded sum, one for each temperature."}}
-figure = controlled_tasks_figures.answer_profiles(answers, "rng-2-sum-at-most-10")
-_ = style.source_line(figure.axes[0], source, when)
+figure = figures.answer_profiles(answers, "rng-2-sum-at-most-10")
+_ = figures.source_line(figure.axes[0], page.source, when)
 
 # %% mystnb={"figure": {"caption": "The same for the 50 US states (compare Fig. 10 of the paper).", "name": "fig-profile-states"}, "image": {"alt": "Four panels of the probabilities of the US states by rank, one for each temperature."}}
-figure = controlled_tasks_figures.answer_profiles(answers, "us-states")
-_ = style.source_line(figure.axes[0], source, when)
+figure = figures.answer_profiles(answers, "us-states")
+_ = figures.source_line(figure.axes[0], page.source, when)
 
 # %% [markdown]
 # ## What ends an answer
@@ -139,14 +112,8 @@ _ = style.source_line(figure.axes[0], source, when)
 # that starts with a line break; `none` counts an answer as soon as it is written, whatever follows.
 
 # %%
-ends = pd.concat(
-    [
-        cu.evaluate(language_model, task, end=other, results_dir=store).assign(end=other)
-        for task in ("rng-2", "us-states")
-        for other in ("eos", "line", "none")
-    ]
-)
-reporting.show(ends[["task", "end", "validity", "diversity"]], digits=3)
+ends = study.end_policies(page)
+page.show(ends[["task", "end", "validity", "diversity"]], digits=3)
 
 # %% [markdown]
 # ## Claims and findings
@@ -155,17 +122,12 @@ reporting.show(ends[["task", "end", "validity", "diversity"]], digits=3)
 # one does not, as the best validities show.
 
 # %%
-found = controlled_tasks.findings(curves, answers)
-reporting.show(found)
+found = study.findings(curves, answers)
+page.show(found)
 
 # %% tags=["remove-cell"]
-at_one = curves[curves.temperature == 1.0].set_index("task")
-areas = summary.set_index("task")["area"]
-for task in tasks:
-    reporting.glue_number(f"validity_{task}", at_one.validity[task], "{:.2g}")
-    reporting.glue_number(f"diversity_{task}", at_one.diversity[task], "{:.2g}")
-    reporting.glue_number(f"area_{task}", areas[task], "{:.2g}")
-reporting.glue_verdicts(found)
+page.glue_each(study.key_numbers(curves, summary), "{:.2g}")
+page.glue_verdicts(found)
 
 # %% [markdown]
 # ## Check it yourself
@@ -178,7 +140,7 @@ reporting.glue_verdicts(found)
 # ```python
 # names = ["red", "orange", "yellow", "green", "blue", "purple"]
 # prompt = "Name a colour of the rainbow. Answer with one lowercase word. Answer:"
-# cu.evaluate(language_model, cu.Task("colours", prompt, names), temperatures=[0.3, 0.6, 1.0, 1.6, 2.5])
+# cu.evaluate(page.model, cu.Task("colours", prompt, names), temperatures=[0.3, 0.6, 1.0, 1.6, 2.5])
 # ```
 #
 # Expect validity to fall in the end, and diversity to rise with temperature at first. A task that the model
@@ -193,9 +155,4 @@ reporting.glue_verdicts(found)
 # all of these match.
 
 # %%
-records = [cu.stored_measurement(language_model, task, store, end=policy).record for task in tasks]
-environment = records[0]["environment"]
-print("weights  ", source)
-print("rows     ", "convention", records[0]["convention"])
-print("measured ", environment["date"], "on", environment["machine"], environment["device"])
-print("packages ", ", ".join(f"{k} {v}" for k, v in environment["packages"].items()))
+print(study.provenance(page, tasks))

@@ -36,27 +36,15 @@ end = ""  # what closes an answer: eos, line or none; empty: line for a base mod
 level = 0.8  # the validity asked for, in (0, 1]
 
 # %%
-import pandas as pd
-
 import calib_utils as cu
-from calib_utils import paths
-from calib_utils.core.rules import TABLE3_TEMPERATURES
-from calib_utils.figures import explorer as explorer_module
-from calib_utils.figures import oracle_cutoffs as oracle_cutoffs_figures
-from calib_utils.figures import style
-from calib_utils.figures.explorer import explorer
-from calib_utils.studies import oracle_cutoffs, reporting
-from calib_utils.studies.oracle_cutoffs import largest_moves, sensitivity
+from calib_utils.figures import oracle_cutoffs as figures
+from calib_utils.studies import oracle_cutoffs as study
 
-style.use_style()
-language_model = cu.load_model(model, revision=revision or None, dtype=dtype, device=device)
-store = results_dir or paths.default_results_dir()
-tasks = list(oracle_cutoffs.QUICK_TASKS if quick else oracle_cutoffs.TASKS)
-small = list(oracle_cutoffs.SMALL_TASKS)
-policy = reporting.end_policy(language_model, end)
-asked = {"end": policy, "results_dir": store}
-grid = {"rules": cu.table3_rules(), "temperatures": TABLE3_TEMPERATURES}
-source = f"{reporting.source_of(language_model)}, end = {policy}"
+figures.use_style()
+page = cu.open_page(
+    model, revision=revision, dtype=dtype, device=device, results_dir=results_dir, end=end
+)
+tasks = study.QUICK_TASKS if quick else study.TASKS
 
 # %% [markdown]
 # ## One step, to play with
@@ -67,8 +55,7 @@ source = f"{reporting.source_of(language_model)}, end = {policy}"
 # book's explorer page has this step and later ones beside the numbers of whole answers.
 
 # %% tags=["nbval-ignore-output"]
-steps = explorer_module.keep(language_model, tasks, policy, store)
-explorer(steps["us-states"][0], reporting.source_of(language_model))
+figures.first_step(page, tasks, "us-states")
 
 # %% [markdown]
 # ## The paper's comparison
@@ -81,13 +68,10 @@ explorer(steps["us-states"][0], reporting.source_of(language_model))
 # perfect order, and no bound: a model that weighs tokens by their answers lies above it, at 1.
 
 # %%
-facts = cu.structural_facts(language_model, tasks, end=policy)
-table = pd.concat(
-    [cu.evaluate(language_model, task, **grid, details=True, **asked) for task in tasks],
-    ignore_index=True,
-)
-when = reporting.of_tasks(store, language_model, tasks, policy)
-reporting.show(oracle_cutoffs.areas(table), digits=3)
+facts = cu.structural_facts(page.model, tasks, end=page.end)
+table = study.table3(page, tasks)
+when = page.when_measured(tasks)
+page.show(study.areas(table), digits=3)
 
 # %% [markdown]
 # Numbers above: area under each frontier. For a validity v it takes the best diversity of any
@@ -96,8 +80,8 @@ reporting.show(oracle_cutoffs.areas(table), digits=3)
 # their areas are a little larger.
 
 # %% mystnb={"figure": {"caption": "Diversity against validity of every setting (a dot each), a panel per task; lines: each rule's Pareto frontier. Dotted line and star: the structural ceiling of a perfectly ordered model that is uniform over the valid tokens. The paper puts down to order what the oracle size lacks; part can be shape that no temperature of the grid evens out (compare its Fig. 6 and 9).", "name": "fig-frontiers"}, "image": {"alt": "Grid of scatter plots of diversity against validity by rule, a panel per task, with frontiers and a star."}}
-figure = oracle_cutoffs_figures.frontier_grid(table, facts, tasks)
-_ = style.source_line(figure.axes[0], source, when)
+figure = figures.frontier_grid(table, facts, tasks)
+_ = figures.source_line(figure.axes[0], page.source, when)
 
 # %% [markdown]
 # ## How good is the oracle, and how good could any cutoff be?
@@ -110,13 +94,13 @@ _ = style.source_line(figure.axes[0], source, when)
 # Table 3, hotter ones were not tried.
 
 # %%
-hulls = {task: cu.adaptive_frontier(language_model, task, **asked) for task in tasks}
-points = oracle_cutoffs.oracle_table(table, facts, hulls)
-reporting.show(points, digits=3)
+hulls = study.adaptive_frontiers(page, tasks)
+points = study.oracle_table(table, facts, hulls)
+page.show(points, digits=3)
 
 # %% mystnb={"figure": {"caption": "Two random digits: sequence precision against sequence recall of every setting (dots, by rule), under the frontier over all adaptive rank cutoffs (line). The gap from a dot to the line is what choosing the cutoff at each prefix could gain without changing the ranking.", "name": "fig-adaptive"}, "image": {"alt": "Scatter plot of sequence precision against recall by rule, under the line of the best adaptive cutoff."}}
-ax = oracle_cutoffs_figures.adaptive(table[table.task == "rng-2"], hulls["rng-2"])
-_ = style.source_line(ax, source, when)
+ax = figures.adaptive(table[table.task == "rng-2"], hulls["rng-2"])
+_ = figures.source_line(ax, page.source, when)
 
 # %% [markdown]
 # ## Where the diversity went
@@ -138,15 +122,12 @@ _ = style.source_line(ax, source, when)
 # ({numref}`fig-steps`).
 
 # %%
-losses = pd.concat(
-    [cu.step_losses(language_model, task, **grid, **asked).assign(task=task) for task in tasks],
-    ignore_index=True,
-)
+losses = study.table3_losses(page, tasks)
 plain = losses[(losses.rule == "none") & (losses.temperature == 1) & (losses.repair == "none")]
 
 # %% mystnb={"figure": {"caption": "Diversity lost at each step of an answer at temperature 1 without cutoff, a bar per task, a shade per step, in nats. The parts add up to −ln diversity exactly.", "name": "fig-steps"}, "image": {"alt": "Stacked bars of lost diversity in nats by task, one shade for each step."}}
-ax = oracle_cutoffs_figures.step_losses(plain)
-_ = style.source_line(ax, source, when)
+ax = figures.step_losses(plain)
+_ = figures.source_line(ax, page.source, when)
 
 # %% [markdown]
 # **Order, shape and size.** Take a decoder: a rule at a temperature. Its loss is −ln(Val × Div), in
@@ -168,15 +149,15 @@ _ = style.source_line(ax, source, when)
 # steps are mostly invalid.
 
 # %%
-decoders = oracle_cutoffs.operating_points(table, losses, level)
-shown = decoders.assign(setting=oracle_cutoffs.setting_text(decoders))
+decoders = study.operating_points(table, losses, level)
+shown = decoders.assign(setting=study.setting_text(decoders))
 columns = ["task", "decoder", "setting", "validity", "diversity"]
 parts = ["total", "order", "shape", "size", "carried by"]
-reporting.show(shown[[*columns, *parts]], floor=1e-6)  # below that is rounding
+page.show(shown[[*columns, *parts]], floor=1e-6)  # below that is rounding
 
 # %% mystnb={"figure": {"caption": "The loss −ln(Val × Div) of decoders in nats, split between order (hatched), shape (plain) and size of the cutoff (dotted), a bar per task and decoder. A decoder that no setting brings to the validity asked for has no bar. Left of 0 a repair makes things worse.", "name": "fig-split"}, "image": {"alt": "Stacked bars of the loss of each task and decoder, split between order, shape and size."}}
-ax = oracle_cutoffs_figures.split_bars(decoders)
-_ = style.source_line(ax, source, when)
+ax = figures.split_bars(decoders)
+_ = figures.source_line(ax, page.source, when)
 
 # %% [markdown]
 # ## Every other sampler
@@ -186,22 +167,12 @@ _ = style.source_line(ax, source, when)
 # that occurred before. *Bring a sampler* has the ten lines.
 
 # %%
-more = {"rules": oracle_cutoffs.other_rules(), "temperatures": TABLE3_TEMPERATURES}
-others = pd.concat(
-    [cu.evaluate(language_model, task, **more, **asked) for task in small], ignore_index=True
-)
-every = pd.concat([table[table.task.isin(small)], others], ignore_index=True)
-reporting.show(oracle_cutoffs.areas(every), digits=3)
+every = study.with_other_rules(page, table)
+page.show(study.areas(every), digits=3)
 
 # %%
-from transformers import NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsProcessor
-
-processors = [
-    cu.Processors(RepetitionPenaltyLogitsProcessor(1.2), "repetition_penalty", 1.2, 1),
-    cu.Processors(NoRepeatNGramLogitsProcessor(2), "no_repeat_ngram", 2, 1),
-]
-penalised = cu.evaluate(language_model, "rng-2", ["none", *processors], [1.0], end=policy)
-reporting.show(penalised[["rule", "parameter", "validity", "diversity"]])
+penalised = study.penalised(page)
+page.show(penalised[["rule", "parameter", "validity", "diversity"]])
 
 # %% [markdown]
 # **The order of operations.** transformers and vLLM temper first and then cut; llama.cpp cuts first
@@ -209,13 +180,11 @@ reporting.show(penalised[["rule", "parameter", "validity", "diversity"]])
 # three orders:
 
 # %%
-orders = {"rules": oracle_cutoffs.engine_orders(), "temperatures": TABLE3_TEMPERATURES}
-recipe = cu.evaluate(language_model, oracle_cutoffs.ORDER_TASK, **orders, **asked)
-recipe["engine"] = recipe.rule.str.partition("@")[2]
+recipe = study.engine_orders(page)
 
 # %% mystnb={"figure": {"caption": "US states with top-k 50, top-p 0.95 and min-p 0.02: diversity against validity in the order of three engines, a dot per temperature of Table 3. Lines that lie on each other: there the order does not matter.", "name": "fig-orders"}, "image": {"alt": "Three curves of diversity against validity, one for each engine's order of operations."}}
-ax = oracle_cutoffs_figures.sampler_curves(recipe, "engine")
-_ = style.source_line(ax, source, when)
+ax = figures.sampler_curves(recipe, "engine")
+_ = figures.source_line(ax, page.source, when)
 
 # %% [markdown]
 # ## Equal budgets
@@ -227,17 +196,15 @@ _ = style.source_line(ax, source, when)
 # smallest; samplers that never get there are left out. Where none does, all lines lie at 0.
 
 # %%
-budget_task = oracle_cutoffs.task_for_budgets(table, level)
+budget_task = study.task_for_budgets(table, level)
 budgets = cu.best_by_budget(table[table.task == budget_task], level)
 print(f"figure: {budget_task}, validity at least {level:g}")
-levels = sorted({0.5, level})
-tables = [oracle_cutoffs.full_budgets(every, lowest) for lowest in levels]
-whole = pd.concat(tables, ignore_index=True)
-reporting.show(whole, digits=3) if len(whole) else print(f"none reaches validity {levels[0]:g}")
+whole = study.full_budgets(every, *sorted({0.5, level}))
+page.show(whole, digits=3) if len(whole) else print(f"none reaches validity {min(0.5, level):g}")
 
 # %% mystnb={"figure": {"caption": "Best diversity at the validity asked for against the number of settings of Table 3 tried (logarithmic): mean, and band from 5 % to 95 %, by sampler. Compare samplers at one number, not at the ends of their lines.", "name": "fig-budgets"}, "image": {"alt": "Lines with bands of the best diversity against the number of settings tried, by sampler."}}
-ax = oracle_cutoffs_figures.budgets(budgets)
-_ = style.source_line(ax, source, when)
+ax = figures.budgets(budgets)
+_ = figures.source_line(ax, page.source, when)
 
 # %% [markdown]
 # ## What the choices left open do
@@ -247,29 +214,24 @@ _ = style.source_line(ax, source, when)
 # the second how far each choice moves them at most.
 
 # %%
-sensitive = pd.concat(
-    [sensitivity(language_model, task, **asked) for task in ("us-states", "rng-2")],
-    ignore_index=True,
-)
-reporting.show(sensitive.drop(columns="against"), digits=2)
+sensitive = study.sensitivities(page)
+page.show(sensitive.drop(columns="against"), digits=2)
 
 # %%
-moves = largest_moves(sensitive)
-reporting.show(moves, digits=1, floor=1e-4)
+moves = study.largest_moves(sensitive)
+page.show(moves, digits=1, floor=1e-4)
 
 # %% [markdown]
 # ## Claims and findings
 
 # %%
-found = oracle_cutoffs.findings(table, facts, points)
-reporting.show(found)
+found = study.findings(table, points)
+page.show(found)
 
 # %% tags=["remove-cell"]
-reporting.glue_verdicts(found)
-best = points.set_index("task")
-reporting.glue_number("oracle_validity_us-states", best.validity["us-states"], "{:.2g}")
-reporting.glue_number("oracle_diversity_us-states", best.diversity["us-states"], "{:.2g}")
-reporting.glue_number("ceiling_us-states", best.ceiling["us-states"], "{:.3g}")
+page.glue_verdicts(found)
+page.glue_each(study.key_numbers(points), "{:.2g}")
+page.glue("ceiling_us-states", points.set_index("task").ceiling["us-states"], "{:.3g}")
 
 # %% [markdown]
 # ## Check it yourself
@@ -293,9 +255,9 @@ reporting.glue_number("ceiling_us-states", best.ceiling["us-states"], "{:.3g}")
 #
 # ## Summary and provenance
 #
-# Rows are stored with the hash of the weights, of the prompt and answer tokens, and of the code
-# that the numbers pass through; they are reused only when all of them match. Rows of logits
-# processors are computed each time.
+# Rows are stored with the hash of the weights, of the prompt and of the answer tokens, with the
+# number format and with the convention that they were computed under; they are reused only where
+# all of these match. Rows of logits processors are computed each time.
 
 # %%
-print("numbers from", source)
+print("numbers from", page.source)

@@ -390,3 +390,22 @@ def small_project(write_notebook):
         return folder
 
     return copy
+
+
+@pytest.fixture(scope="session")
+def glued():
+    """Every number that a committed page glues into the book, as text: `glued(model, chapter)`."""
+    import ast
+
+    import nbformat
+
+    from calib_utils import paths
+
+    def read(model, notebook):
+        page = nbformat.read(paths.executed_dir(model) / f"{notebook}.ipynb", 4)
+        outputs = [output for cell in page.cells for output in cell.get("outputs", ())]
+        named = {o.get("metadata", {}).get("scrapbook", {}).get("name"): o for o in outputs}
+        kind = "application/papermill.record/text/plain"
+        return {name: ast.literal_eval(o.data[kind]) for name, o in named.items() if name}
+
+    return read

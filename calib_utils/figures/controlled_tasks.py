@@ -6,7 +6,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from calib_utils.figures.style import BLUE, GREEN, PURPLE, SKY, TICKS, VERMILION, unit_square
+from calib_utils.figures import BLUE, GREEN, PURPLE, SKY, TICKS, VERMILION, unit_square
+from calib_utils.figures import source_line as source_line
+from calib_utils.figures import use_style as use_style
 from calib_utils.studies.controlled_tasks import profile_temperatures
 
 LENGTH_COLOURS = {0: PURPLE, 2: GREEN, 3: BLUE, 4: VERMILION}
@@ -18,7 +20,7 @@ def validity_diversity(curves: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Val against Div as temperature rises, a line per task (Fig. 5 left).
 
     Args:
-        curves: rows of `evaluate` without cutoff, through `controlled_tasks.label_tasks`.
+        curves: of `controlled_tasks.temperature_curves`.
     """
     ax = ax or plt.gca()
     for (family, length), curve in curves.groupby(["family", "length"], sort=False):
@@ -54,17 +56,14 @@ def answer_profile(answers: pd.DataFrame, temperature: float, ax: Axes | None = 
         answers: rows of `answer_probabilities` of one task.
     """
     ax = ax or plt.gca()
-    log_p = answers.loc[answers.temperature == temperature, "log_p"].to_numpy()
-    p = np.sort(np.exp(log_p))[::-1]
+    p = np.sort(np.exp(answers.log_p[answers.temperature == temperature]))[::-1]
     rank = np.arange(1, len(p) + 1)
     ax.fill_between(rank, p, step="mid", color=SKY, alpha=0.6, linewidth=0)
     ax.step(rank, p, where="mid", color=BLUE, linewidth=1.4)
     ax.axhline(1 / len(p), color="black", linestyle="--", linewidth=1.2)
     ax.set_yscale("log")
-    ax.set_ylim(max(p[0] * 1e-6, 1e-12), 2)
-    ax.set_xlim(0.5, len(p) + 0.5)
-    tail = 1 - p.sum()
-    ax.set_title(f"T = {temperature:g}   invalid tail {tail:.1%}")
+    ax.set(xlim=(0.5, len(p) + 0.5), ylim=(max(p[0] * 1e-6, 1e-12), 2))
+    ax.set_title(f"T = {temperature:g}   invalid tail {1 - p.sum():.1%}")
     return ax
 
 
@@ -75,15 +74,10 @@ def answer_profiles(answers: pd.DataFrame, task: str) -> Figure:
     for ax, temperature in zip(axes.flat, profile_temperatures(task), strict=True):
         answer_profile(rows, temperature, ax)
     level = 1 / rows.answer.nunique()
-    axes[0, 0].text(0.98, level * 1.3, "uniform", ha="right", **_across(axes[0, 0]))
-    for ax in axes[1]:
-        ax.set_xlabel("valid answers by rank")
-    for ax in axes[:, 0]:
-        ax.set_ylabel("probability")
+    across = {"transform": axes[0, 0].get_yaxis_transform(), "fontsize": 10}
+    axes[0, 0].text(0.98, level * 1.3, "uniform", ha="right", **across)
+    for below, beside in zip(axes[1], axes[:, 0], strict=True):
+        below.set_xlabel("valid answers by rank")
+        beside.set_ylabel("probability")
     figure.tight_layout()
     return figure
-
-
-def _across(ax: Axes) -> dict:
-    """Text placed by the share of the axes' width and the value on its y axis."""
-    return {"transform": ax.get_yaxis_transform(), "fontsize": 10}

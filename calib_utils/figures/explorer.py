@@ -23,7 +23,7 @@ from calib_utils.core.split import TokenTable
 from calib_utils.core.tasks import Task, get_task
 from calib_utils.core.tries import Trie
 from calib_utils.errors import InvalidRequestError, ResultsError
-from calib_utils.figures.style import CAUSES, RULE_COLOURS
+from calib_utils.figures import CAUSES, RULE_COLOURS
 from calib_utils.models.loading import Model, load_model
 from calib_utils.models.registry import DEFAULT_MODEL
 from calib_utils.models.scoring import logits_after

@@ -1,10 +1,9 @@
 """Figures of the formal framework: small trees, compounding, bounds against what was measured.
 
-Knows matplotlib, and the tables and studies it draws; style and colours come from `figures`.
+Knows matplotlib, and the tables and studies it draws.
 """
 
 from collections.abc import Mapping
-from types import MappingProxyType
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,19 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from calib_utils.core.rules import TopK
-from calib_utils.core.tries import Trie
+from calib_utils.figures import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, rule_style, unit_square
+from calib_utils.figures import source_line as source_line
+from calib_utils.figures import use_style as use_style
 from calib_utils.figures.explorer import GROUPS, StepData, group_masses, groups_of
-from calib_utils.figures.style import (
-    BLUE,
-    GREEN,
-    ORANGE,
-    PURPLE,
-    SKY,
-    VERMILION,
-    rule_style,
-    unit_square,
-)
-from calib_utils.studies.formal_framework import Study
+from calib_utils.figures.explorer import step_data as step_data
+from calib_utils.studies.formal_framework import Example, Study
 from calib_utils.theory import theorems
 
 _NEVER = 100.0  # nats below the top: no bar can be seen there
@@ -33,18 +25,13 @@ _BELOW = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17), "frameon": Fals
 _GROUP_COLOURS = dict(zip(GROUPS, (BLUE, SKY, VERMILION), strict=True))
 
 
-def tree(trie: Trie, letters: str, p: np.ndarray, ax: Axes | None = None) -> Axes:
-    """A small prefix tree: every valid prefix with N, every valid token with its probability.
-
-    Args:
-        letters: what the symbols stand for.
-        p: probability of every edge. [edge]
-    """
+def tree(example: Example, ax: Axes | None = None) -> Axes:
+    """A small prefix tree: every valid prefix with N, every valid token with its probability."""
     ax = ax or plt.subplots(figsize=(6.0, 3.2))[1]
+    trie = example.trie
     # The height at which each edge ends: a leaf has a row of its own, a node the middle of those
     # below it.
     height: dict[int, float] = {}
-    above = {int(child): edge for edge, child in enumerate(trie.edge_child) if child >= 0}
 
     def place(node: int) -> float:
         own = np.flatnonzero(trie.edge_node == node).tolist()
@@ -54,20 +41,23 @@ def tree(trie: Trie, letters: str, p: np.ndarray, ax: Axes | None = None) -> Axe
             height[edge] = place(child) if child >= 0 else float(leaves)
         return float(np.mean([height[edge] for edge in own]))
 
-    root = place(0)
     box = {"boxstyle": "round", "facecolor": "white", "edgecolor": BLUE}
+    start_of = {0: place(0)}
+    start_of |= {int(trie.edge_child[edge]): end for edge, end in height.items()}
+
+    def label(x: float, y: float, prefix: str, n: int) -> None:
+        text = f"{prefix}\nN = {n}"
+        ax.text(x, y, text, ha="center", va="center", bbox=box, zorder=2)
+
     for edge, end in height.items():
         node = int(trie.edge_node[edge])
-        depth = int(trie.node_depth[node])
-        start = root if node == 0 else height[above[node]]
+        depth, start = int(trie.node_depth[node]), start_of[node]
         ax.plot([depth, depth + 1], [start, end], color="#888888", linewidth=1.2, zorder=1)
-        middle = (start + end) / 2
-        ax.text(depth + 0.5, middle + 0.1, f"p = {p[edge]:.2g}", ha="center", fontsize=9)
-        word = "".join(letters[s] for s in [*trie.prefix(node), int(trie.edge_symbol[edge])])
-        text = f"{word}\nN = {trie.edge_count[edge]}"
-        ax.text(depth + 1, end, text, ha="center", va="center", bbox=box, zorder=2)
-    text = f"(start)\nN = {trie.n_answers}"
-    ax.text(0, root, text, ha="center", va="center", bbox=box, zorder=2)
+        p = f"p = {example.edge_p[edge]:.2g}"
+        ax.text(depth + 0.5, (start + end) / 2 + 0.1, p, ha="center", fontsize=9)
+        symbols = [*trie.prefix(node), int(trie.edge_symbol[edge])]
+        label(depth + 1, end, "".join(example.letters[s] for s in symbols), trie.edge_count[edge])
+    label(0, start_of[0], "(start)", trie.n_answers)
     ax.set_xlim(-0.35, trie.node_depth.max() + 1.35)
     ax.set_ylim(-0.6, max(height.values()) + 0.6)
     ax.axis("off")
@@ -106,24 +96,22 @@ def recall_bound(bounds: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def price_of_validity(
-    prices: Mapping[str, pd.DataFrame] = MappingProxyType({}), v: int = 10, ax: Axes | None = None
+    prices: Mapping[str, pd.DataFrame] | None = None, ax: Axes | None = None
 ) -> Axes:
-    """The most diversity at a validity, for 1 to 8 steps with v valid tokens, and tasks measured.
+    """The most diversity at a validity, for 1 to 8 steps of ten valid tokens, and tasks measured.
 
-    Lines: the bound of Thm. F.4, and dashed the model of Def. F.1 itself, equally sharp.
+    Lines: the bound of Thm. F.4, and dashed the model of Def. F.1 itself, equally sharp. Tasks
+    without a bound are left out.
     """
     ax = ax or plt.gca()
     val = np.linspace(0.001, 0.9999, 400)
     for m, colour in zip((1, 2, 4, 8), (GREEN, BLUE, PURPLE, VERMILION), strict=True):
-        ax.plot(
-            val,
-            theorems.diversity_bound(val, [v] * m),
-            color=colour,
-            label=f"{m} step" + "s" * (m > 1),
-        )
-        truth = [theorems.at_validity(x, [v] * m) for x in val]
+        label, branching = f"{m} step" + "s" * (m > 1), [10] * m
+        ax.plot(val, theorems.diversity_bound(val, branching), color=colour, label=label)
+        truth = [theorems.at_validity(x, branching) for x in val]
         ax.plot(val, truth, "--", color=colour, linewidth=1.2)
-    for (task, table), mark in zip(prices.items(), "o^sD", strict=False):
+    bounded = [pair for pair in (prices or {}).items() if pair[1].bound.notna().any()]
+    for (task, table), mark in zip(bounded, "o^sD", strict=False):
         ax.plot(table.validity, table.diversity, mark, color="black", markersize=4, label=task)
     ax.plot([], [], "k--", linewidth=1.2, label="model itself")
     unit_square(ax, "validity", "diversity")
@@ -132,15 +120,10 @@ def price_of_validity(
 
 
 def head_and_tail(step: StepData, published: pd.DataFrame, shown: int = 60) -> Figure:
-    """One step's ranked tokens by group, and each group's mass as temperature rises (Fig. 1).
-
-    Args:
-        published: the authors' masses by temperature, drawn as dots.
-    """
+    """One step's ranked tokens by group, and each group's mass, published too (dots) (Fig. 1)."""
     figure, (left, right) = plt.subplots(2, 1, figsize=(6.4, 7.0))
-    groups = groups_of(step)
     log_z = step.log_partition(1.0)
-    pairs = zip(step.tokens, groups, strict=True)
+    pairs = zip(step.tokens, groups_of(step), strict=True)
     tokens = [(t, g) for t, g in pairs if t.rank < shown and t.gap < _NEVER]
     for group, colour in _GROUP_COLOURS.items():
         own = [t for t, g in tokens if g == group]
@@ -165,25 +148,17 @@ def head_and_tail(step: StepData, published: pd.DataFrame, shown: int = 60) -> F
 
 
 # The teaching figure of the controls: one step of each law, and its answers under temperature.
-#
-# Tables of `controls` in, a figure out. Knows matplotlib and the book's style; computes nothing.
 
 _RANKS, _LEAST = 24, 1e-4  # shown of a step
 _BARS = {"valid": {"color": BLUE}, "invalid": {"facecolor": VERMILION, "hatch": "////"}}
 
 
 def laws_under_temperature(steps: pd.DataFrame, curves: pd.DataFrame) -> Figure:
-    """A row per law: the step's ranked probabilities, and Val and Div as temperature rises.
-
-    Args:
-        steps: of `formal_framework.first_steps`.
-        curves: of `formal_framework.temperature_curves`, for the same task and laws.
-    """
+    """A row per law: the ranked probabilities of `first_steps`, and its `temperature_curves`."""
     laws = list(dict.fromkeys(steps.law))
     height = 0.9 + 1.45 * len(laws)
-    figure, axes = plt.subplots(
-        len(laws), 2, figsize=(6.4, height), sharex="col", sharey="col", squeeze=False
-    )
+    shape = {"figsize": (6.4, height), "sharex": "col", "sharey": "col", "squeeze": False}
+    figure, axes = plt.subplots(len(laws), 2, **shape)
     for (left, right), law in zip(axes, laws, strict=True):
         step_profile(steps[steps.law == law], left)
         left.set_title(law, loc="left", fontweight="bold")
@@ -199,11 +174,7 @@ def laws_under_temperature(steps: pd.DataFrame, curves: pd.DataFrame) -> Figure:
 
 
 def step_profile(step: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Probabilities of one step by rank on a logarithmic scale, valid tokens apart from invalid.
-
-    Args:
-        step: rank, p, n_answers of one law; ranks after the first 24 are in the printed mass only.
-    """
+    """Probabilities of a first step by rank, valid tokens apart; the title has the invalid mass."""
     ax = ax or plt.gca()
     is_valid = step.n_answers > 0
     shown = (step["rank"] < _RANKS) & (step.p > 0)

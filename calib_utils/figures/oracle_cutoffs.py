@@ -1,14 +1,28 @@
 """Figures of the cutoffs: frontiers, losses step by step, samplers compared (Fig. 6, 9)."""
 
+from collections.abc import Iterable
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from IPython.display import HTML
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from calib_utils.figures.style import CAUSES, rule_style, unit_square
+from calib_utils.figures import CAUSES, explorer, rule_style, unit_square
+from calib_utils.figures import source_line as source_line
+from calib_utils.figures import use_style as use_style
 from calib_utils.studies.oracle_cutoffs import frontier_points
+from calib_utils.studies.reporting import Page
+
+_BELOW = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15), "frameon": False, "ncol": 3}
+
+
+def first_step(page: Page, tasks: Iterable[str], task: str) -> HTML:
+    """The first step of a task to play with; keeps the steps of all of them for the book."""
+    steps = explorer.keep(page.model, tasks, page.end, page.store)
+    return explorer.explorer(steps[task][0], page.weights)
 
 
 def frontiers(table: pd.DataFrame, ceiling: float | None, ax: Axes | None = None) -> Axes:
@@ -59,7 +73,7 @@ def adaptive(table: pd.DataFrame, hull: pd.DataFrame, ax: Axes | None = None) ->
     precision = [hull.sequence_precision.iloc[0], *hull.sequence_precision]
     ax.plot(recall, precision, "-", color="black", linewidth=1.4, label="best adaptive cutoff")
     unit_square(ax, "sequence recall", "sequence precision")
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncol=3, frameon=False)
+    ax.legend(**_BELOW)
     return ax
 
 
@@ -86,8 +100,7 @@ def split_bars(points: pd.DataFrame, ax: Axes | None = None) -> Axes:
         points: of `oracle_cutoffs.operating_points`.
     """
     ax = ax or plt.subplots(figsize=(6.4, 1.2 + 0.36 * len(points)))[1]
-    place, left = np.arange(len(points)), np.zeros(len(points))
-    below = np.zeros(len(points))
+    place, (left, below) = np.arange(len(points)), np.zeros((2, len(points)))
     for cause, (colour, hatch) in CAUSES.items():
         value = points[cause].to_numpy(dtype=float)
         start = np.where(value >= 0, left, below)
@@ -120,14 +133,14 @@ def budgets(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     for rule, own in table.groupby("rule", sort=False):
         style = rule_style(rule)
         ax.plot(own.budget, own["mean"], **style)
-        band = {"color": style["color"], "alpha": 0.12, "linewidth": 0}
-        ax.fill_between(own.budget, own.low, own.high, **band)
+        ax.fill_between(
+            own.budget, own.low, own.high, color=style["color"], alpha=0.12, linewidth=0
+        )
     ax.set_xscale("log")
     ticks = [n for n in (1, 2, 5, 10, 20, 50) if n <= table.budget.max()]
     ax.set_xticks(ticks, map(str, ticks))
     ax.minorticks_off()
-    ax.set(
-        xlabel="settings tried", ylabel="best diversity that is valid enough", ylim=(-0.02, None)
-    )
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncol=3, frameon=False)
+    ax.set(xlabel="settings tried", ylabel="best diversity that is valid enough")
+    ax.set_ylim(-0.02, None)
+    ax.legend(**_BELOW)
     return ax

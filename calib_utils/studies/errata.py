@@ -1,15 +1,17 @@
-"""What holds, what needs care and what to correct in the paper: what an item is, and small steps.
+"""What holds, what needs care and what to correct in the paper: the items of the errata page.
 
-The items are in `errata_theory` and `errata_readings`. Each recomputes its own numbers from
-small examples, with the functions that the rest of the book uses. Knows tries; runs no model.
+Each is a function of small examples that go through what the rest of the book uses, and a sentence
+for its numbers. Knows tries, theorems and published numbers; runs no model. The page states what
+the paper says and where.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
-from types import ModuleType
 
 import numpy as np
+from scipy.optimize import brentq
+from scipy.special import zeta
 
 from calib_utils.core import metrics
 from calib_utils.core.rules import TABLE3_TEMPERATURES, table3_rules
@@ -28,46 +30,43 @@ from calib_utils.results.evaluation import diversity_of
 from calib_utils.theory import theorems
 
 HOLDS, CARE, FAILS = "holds", "needs care", "fails as stated"
+_builders: list[Callable] = []
 
 
 @dataclass(frozen=True)
 class Item:
-    """One statement of the paper, what came out, and how it stands.
+    """An item of the page: how the statement stands, and `found`, which names all of `values`.
 
-    `found` names every number in `values`; `test` is the test that would fail if it were wrong.
+    `test` is the test that derives the numbers another way.
     """
 
     number: int
-    where: str
-    statement: str
-    found: str
     verdict: str
+    found: str
     values: dict[str, float]
     test: str
 
 
-def item(number: int, where: str, statement: str, verdict: str, found: str):
-    """Makes an item of a function that returns its numbers.
-
-    The test of the item is `test_` and the function's name.
-    """
+def item(verdict: str):
+    """Makes the next item of a function that returns its numbers; the docstring is the sentence."""
 
     def wrap(work: Callable[[], dict[str, float]]) -> Callable[[], Item]:
+        number, told = len(_builders) + 1, " ".join(work.__doc__.split())
+
         @wraps(work)
         def build() -> Item:
-            values, test = work(), f"test_{work.__name__}"
-            return Item(number, where, statement, found.format(**values), verdict, values, test)
+            values = work()
+            return Item(number, verdict, told.format(**values), values, f"test_{work.__name__}")
 
-        build.item_number = number
+        _builders.append(build)
         return build
 
     return wrap
 
 
-def items_of(*modules: ModuleType) -> list[Item]:
-    """The items of some modules, worked out now, in order."""
-    builders = [b for m in modules for b in vars(m).values() if hasattr(b, "item_number")]
-    return [build() for build in sorted(builders, key=lambda build: build.item_number)]
+def items() -> list[Item]:
+    """All items, worked out now, in the order of the page."""
+    return [build() for build in _builders]
 
 
 def ranked_trie(*labels: str) -> tuple[TokenTable, np.ndarray]:
@@ -89,64 +88,47 @@ def ranked_trie(*labels: str) -> tuple[TokenTable, np.ndarray]:
     return tokens, tokens.symbol  # symbols were chosen to be ranks
 
 
-def digit_trie(task: str) -> Trie:
-    """A trie of a digit task's answers, a symbol per digit."""
+def _digits(task: str) -> Trie:
+    """A digit task's answers, a symbol per digit."""
     return trie_of_strings([answer.split(",") for answer in get_task(task).answers])
 
 
-# Items 1 to 9 of the errata: the definitions and theorems (Sec. 3 to 5, App. E and F).
-#
-# Knows theory, metrics and small tries; runs no model.
+def _factors(*labels: str, keep: list[int]) -> tuple[float, float]:
+    """Precision and recall of the cutoff that keeps so many at each node of a ranked trie."""
+    tokens, rank = ranked_trie(*labels)
+    factors = theorems.factorise(tokens.trie, theorems.shares(tokens, rank, np.array(keep)))
+    return float(factors.precision), float(factors.recall)
 
 
-def _one_step(p: list[float], valid: list[int], keep: int) -> dict[str, float]:
-    kept = np.array(p[:keep]) / sum(p[:keep])
-    tokens, rank = ranked_trie("".join("V" if i in valid else "I" for i in range(len(p))))
-    share = theorems.shares(tokens, rank, np.array([keep]))
-    precision = float(theorems.factorise(tokens.trie, share).precision)
-    return {"precision": precision, "validity": float(kept[[i for i in valid if i < keep]].sum())}
+# Definitions and theorems (Sec. 3 to 5, App. E and F).
 
 
-@item(
-    1,
-    "Def. 3.1",
-    "Diversity lies in [0, 1].",
-    CARE,
-    "with 4 answers it runs from {least:g} to {most:g}, and is undefined (NaN) where validity is 0",
-)
+@item(CARE)
 def diversity_range() -> dict[str, float]:
-    """Extremes of Div, from a point mass to the uniform law."""
+    """with 4 answers it runs from {least:g} to {most:g}, and is undefined (NaN) where validity
+    is 0"""
     with np.errstate(divide="ignore"):
         laws = np.log(np.array([[1, 0, 0, 0], [0.25] * 4, [0] * 4]).T)
-    least, most, none = metrics.diversity(laws)
-    return {"least": float(least), "most": float(most), "undefined": float(none)}
+    least, most, none = map(float, metrics.diversity(laws))
+    return {"least": least, "most": most, "undefined": none}
 
 
-@item(
-    2,
-    "Sec. 4",
-    "Sequence precision coincides with validity.",
-    CARE,
-    "only for the sampler that is uniform in the retained set: p = (.7, .2, .1), ranks 1 and 3 "
-    "valid, 3 kept: precision {precision:.3f}, validity {validity:.1f}",
-)
+@item(CARE)
 def precision_is_validity() -> dict[str, float]:
-    """A step where the two differ."""
-    return _one_step([0.7, 0.2, 0.1], [0, 2], 3)
+    """only for the sampler that is uniform in the retained set: p = (.7, .2, .1), ranks 1 and 3
+    valid, 3 kept: precision {precision:.3f}, validity {validity:.1f}"""
+    validity = metrics.validity(np.log([0.7, 0.1]))
+    return {"precision": _factors("VIV", keep=[3])[0], "validity": float(validity)}
 
 
-@item(
-    3,
-    "Def. 3.1 (ours)",
-    "−ln(Val · Div) = KL(p̃‖p) + KL(p̃‖U), and −ln Div is a sum over steps of divergences from the "
-    "N-weighted target.",
-    HOLDS,
-    "to within 1e-12 on {models} random models of the sum task",
-)
+@item(HOLDS)
 def identities(models: int = 50) -> dict[str, float]:
-    """Both identities on random next-token distributions."""
-    trie, rng = digit_trie("rng-3-sum-at-most-10"), np.random.default_rng(0)
-    edge_log_p = _random_law(trie, rng, models)
+    """to within 1e-12 on {models} random models of the sum task"""
+    trie, rng = _digits("rng-3-sum-at-most-10"), np.random.default_rng(0)
+    mass = rng.exponential(size=(trie.n_edges, models))
+    total = rng.exponential(size=(trie.n_nodes, models))
+    np.add.at(total, trie.edge_node, mass)
+    edge_log_p = np.log(mass / total[trie.edge_node])
     log_p = metrics.answer_log_probability(trie, metrics.sequence_log_probability(trie, edge_log_p))
     p, n = np.exp(log_p), trie.n_answers
     given = p / p.sum(0)
@@ -158,32 +140,13 @@ def identities(models: int = 50) -> dict[str, float]:
     return {"residual": float(np.abs(gaps).max()), "models": models}
 
 
-def _random_law(trie: Trie, rng, n: int) -> np.ndarray:
-    """ln p of every edge for n random models with some mass on invalid tokens. [edge, model]"""
-    mass = rng.exponential(size=(trie.n_edges, n))
-    total = rng.exponential(size=(trie.n_nodes, n))
-    np.add.at(total, trie.edge_node, mass)
-    return np.log(mass / total[trie.edge_node])
-
-
-@item(
-    4,
-    "Thm. E.1",
-    "Sequence precision and recall are products of the steps' factors.",
-    HOLDS,
-    "exactly, for {looked_at}; where a step has nothing to condition on, the product is taken as "
-    "{empty:g}",
-)
+@item(HOLDS)
 def factorisation() -> dict[str, float]:
-    """Exact check, and the empty condition: a cutoff that keeps only an invalid token."""
+    """exactly, for {looked_at}; where a step has nothing to condition on, the product is taken
+    as {empty:g}"""
     check = theorems.factorisation()
-    tokens, rank = ranked_trie("IV", "V")
-    share = theorems.shares(tokens, rank, np.array([1, 1]))
-    return {
-        "looked_at": check.looked_at,
-        "violation": check.violation,
-        "empty": float(theorems.factorise(tokens.trie, share).precision),
-    }
+    empty, _ = _factors("IV", "V", keep=[1, 1])
+    return {"looked_at": check.looked_at, "violation": check.violation, "empty": empty}
 
 
 # The step that looks hard at every prefix and is not: few answers behind one prefix, many behind
@@ -191,26 +154,16 @@ def factorisation() -> dict[str, float]:
 _FEW, _MANY = "V" + "I" * 8 + "V", "V" + "I" * 5 + "V" * 39
 
 
-@item(
-    5,
-    "Def. E.2, Fig. 2",
-    "A trade-off at every prefix makes the step hard (a reading of Fig. 2).",
-    FAILS,
-    "App. E lets a cutoff keep any set: keeping just the valid tokens has precision {all_p:g} and "
-    "recall {all_r:g}, so only prefixes of the ranking can be meant. Then: two prefixes each lose "
-    "half their recall or more at precision .9 (recalls {few:.2f} and {many:.3f}); the step "
-    "reaches precision {precision:.3f} with recall {recall:.3f}, where the bound with these "
-    "constants would allow {bound:.3f}",
-)
+@item(FAILS)
 def local_is_not_global() -> dict[str, float]:
-    """Alpha averages over uniform sampling, beta over answers: they can look at other prefixes."""
-    tokens, rank = ranked_trie("VV", _FEW, _MANY)
-    share = theorems.shares(tokens, rank, np.array([2, 1, len(_MANY)]))
-    factors = theorems.factorise(tokens.trie, share)
-    precision, recall = float(factors.precision), float(factors.recall)
-    eta, rho = -np.log(0.9), np.log(2)
-    size = tokens.trie.node_branching[tokens.trie.edge_node]
-    just_valid = theorems.factorise(tokens.trie, 1 / size)
+    """App. E lets a cutoff keep any set: keeping just the valid tokens has precision {all_p:g}
+    and recall {all_r:g}, so only prefixes of the ranking can be meant. Then: two prefixes each
+    lose half their recall or more at precision .9 (recalls {few:.2f} and {many:.3f}); the step
+    reaches precision {precision:.3f} with recall {recall:.3f}, where the bound with these
+    constants would allow {bound:.3f}"""
+    precision, recall = _factors("VV", _FEW, _MANY, keep=[2, 1, len(_MANY)])
+    trie = ranked_trie("VV", _FEW, _MANY)[0].trie
+    just_valid = theorems.factorise(trie, 1 / trie.node_branching[trie.edge_node])
     return {
         "all_p": float(just_valid.precision),
         "all_r": float(just_valid.recall),
@@ -218,7 +171,7 @@ def local_is_not_global() -> dict[str, float]:
         "many": _recall_at(_MANY, 0.9),
         "precision": precision,
         "recall": recall,
-        "bound": float(theorems.recall_bound(precision, eta, rho, 1)),
+        "bound": float(theorems.recall_bound(precision, -np.log(0.9), np.log(2), 1)),
     }
 
 
@@ -230,54 +183,34 @@ def _recall_at(labels: str, precision: float) -> float:
     return float(kept[precise].max(initial=0) / valid.sum())
 
 
-@item(
-    6,
-    "Def. F.1, Thm. F.4",
-    "The geometric law normalised over the vocabulary obeys the bound.",
-    FAILS,
-    "10 tokens, 9 valid, an even law: Val {val:.1f}, Div {div:.0f}, bound {bound:.3f}. The theorem "
-    "needs the infinite law; over 128,000 tokens, 50 valid, the two differ by less than "
-    "{large:.0e} at any Val above .05",
-)
+@item(FAILS)
 def finite_vocabulary() -> dict[str, float]:
-    """The even law over 10 ranks, and how far a large vocabulary is from the infinite law."""
-    val = 9 / 10
-    beyond = (1 - 0.05) ** (128_000 / 50)  # mass of the infinite law past the vocabulary
+    """10 tokens, 9 valid, an even law: Val {val:.1f}, Div {div:.0f}, bound {bound:.3f}. The
+    theorem needs the infinite law; over 128,000 tokens, 50 valid, the two differ by less than
+    {large:.0e} at any Val above .05"""
     return {
-        "val": val,
+        "val": 9 / 10,
         "div": 1.0,
-        "bound": float(theorems.diversity_bound(val, [9])),
-        "large": beyond,
+        "bound": float(theorems.diversity_bound(9 / 10, [9])),
+        "large": (1 - 0.05) ** (128_000 / 50),  # mass of the infinite law past the vocabulary
     }
 
 
-@item(
-    7,
-    "Thm. 5.2",
-    "The bound holds for a geometric law at each prefix, whatever the sharpness of each.",
-    FAILS,
-    "two steps with 2 and 1 valid tokens, local validities .5 and 1 behind the first: Val "
-    "{val:.1f}, Div {div:.0f}, bound {bound:.3f}. All prefixes of a step must share one sharpness",
-)
+@item(FAILS)
 def sharpness_per_prefix() -> dict[str, float]:
-    """Step 1 geometric with q = 1/2; the likelier prefix is invalid half of the time."""
+    """two steps with 2 and 1 valid tokens, local validities .5 and 1 behind the first: Val
+    {val:.1f}, Div {div:.0f}, bound {bound:.3f}. All prefixes of a step must share one sharpness"""
     log_p = np.log([0.5 * 0.5, 0.25 * 1.0])
     val = float(metrics.validity(log_p))
     bound = float(theorems.diversity_bound(val, [2, 1]))
     return {"val": val, "div": float(metrics.diversity(log_p)), "bound": bound}
 
 
-@item(
-    8,
-    "Cor. F.5, F.6",
-    "Every branching step costs at least c(ε), which is L²/32 + O(L³).",
-    HOLDS,
-    "with the minimum at v = 2 it is ln 2 − h(1/(1 + √ε)), so no vocabulary enters; the remainder "
-    "is O(L⁴). The bound is loose: 4 steps of 10 tokens at Val .9 have Div {true:.3f}, F.4 allows "
-    "{f4:.3f}, F.5 {f5:.3f}; c reaches half of ln 2 at ε = {half:.4f}",
-)
+@item(HOLDS)
 def least_loss() -> dict[str, float]:
-    """Search, closed form, series, and what the bound leaves."""
+    """with the minimum at v = 2 it is ln 2 − h(1/(1 + √ε)), so no vocabulary enters; the
+    remainder is O(L⁴). The bound is loose: 4 steps of 10 tokens at Val .9 have Div {true:.3f},
+    F.4 allows {f4:.3f}, F.5 {f5:.3f}; c reaches half of ln 2 at ε = {half:.4f}"""
     branching = [10] * 4
     nats = np.linspace(0, 20, 2_000_001)
     half = nats[np.argmax(theorems.head_loss(2, nats) >= np.log(2) / 2)]
@@ -291,87 +224,41 @@ def least_loss() -> dict[str, float]:
     }
 
 
-@item(
-    9,
-    "Sec. 5, Def. F.1",
-    "The geometric law stands in for a heavy tail.",
-    CARE,
-    "10 valid tokens at Val .9: Div {zipf:.2f} with a Zipf tail, {geometric:.2f} with a geometric "
-    "one",
-)
+@item(CARE)
 def heavy_tail() -> dict[str, float]:
-    """One step with validity .9 under both laws."""
-    exponent = _zipf_exponent(10, 0.9)
+    """10 valid tokens at Val .9: Div {zipf:.2f} with a Zipf tail, {geometric:.2f} with a
+    geometric one"""
+    # The exponent at which the first 10 ranks of an infinite Zipf law hold .9.
+    exponent = brentq(lambda s: 1 - zeta(s, 11) / zeta(s, 1) - 0.9, 1.01, 20)
     p = np.arange(1, 11.0) ** -exponent
     zipf = float(metrics.diversity(np.log(p / p.sum() * 0.9)))
     return {"zipf": zipf, "geometric": theorems.at_validity(0.9, [10])}
 
 
-def _zipf_exponent(v: int, mass: float) -> float:
-    """The exponent at which the first v ranks of an infinite Zipf law hold this mass."""
-    from scipy.optimize import brentq
-    from scipy.special import zeta
-
-    return brentq(lambda s: 1 - zeta(s, v + 1) / zeta(s, 1) - mass, 1.01, 20)
+# How to read the figures and tables (Sec. 4 and 5, App. A and C).
 
 
-# Items 10 to 18 of the errata: how to read the figures and tables (Sec. 4 and 5, App. A and C).
-#
-# Knows metrics, tries, rules and the published numbers; runs no model.
-
-
-@item(
-    10,
-    "Sec. 5.2, Fig. 6",
-    "The oracle-size cutoff is the best a rank cutoff can do (a reading).",
-    FAILS,
-    "labels V I V by rank: keeping the 2 that are valid in number gives precision {p2:.2f} and "
-    "recall {r2:.2f}, keeping 3 gives {p3:.2f} and {r3:.2f}",
-)
+@item(FAILS)
 def oracle_is_no_ceiling() -> dict[str, float]:
-    """A step where one more token raises precision and recall."""
-    tokens, rank = ranked_trie("VIV")
-    two, three = (
-        theorems.factorise(tokens.trie, theorems.shares(tokens, rank, np.array([size])))
-        for size in (2, 3)
-    )
-    return {
-        "p2": float(two.precision),
-        "r2": float(two.recall),
-        "p3": float(three.precision),
-        "r3": float(three.recall),
-    }
+    """labels V I V by rank: keeping the 2 that are valid in number gives precision {p2:.2f} and
+    recall {r2:.2f}, keeping 3 gives {p3:.2f} and {r3:.2f}"""
+    (p2, r2), (p3, r3) = (_factors("VIV", keep=[size]) for size in (2, 3))
+    return {"p2": p2, "r2": r2, "p3": p3, "r3": r3}
 
 
-@item(
-    11,
-    "Sec. 5.2",
-    "An oracle below (1, 1) shows that the order fails (a reading).",
-    FAILS,
-    "a perfectly ordered model, even over the valid tokens of each step, has Div {equals:.3f} on "
-    "three digits with sum 10, {at_most:.3f} with sum at most 10, {four:.3f} on four",
-)
+@item(FAILS)
 def structural_ceiling() -> dict[str, float]:
-    """Div of the law that is uniform over G, digit by digit."""
-    tasks = {
-        "equals": "rng-3-sum-equals-10",
-        "at_most": "rng-3-sum-at-most-10",
-        "four": "rng-4-sum-at-most-10",
-    }
-    tries = {name: digit_trie(task) for name, task in tasks.items()}
-    return {name: diversity_of(trie, uniform_over_valid(trie)) for name, trie in tries.items()}
+    """a perfectly ordered model, even over the valid tokens of each step, has Div {equals:.3f}
+    on three digits with sum 10, {at_most:.3f} with sum at most 10, {four:.3f} on four"""
+    tasks = ("rng-3-sum-equals-10", "rng-3-sum-at-most-10", "rng-4-sum-at-most-10")
+    div = [diversity_of(trie, uniform_over_valid(trie)) for trie in map(_digits, tasks)]
+    return dict(zip(("equals", "at_most", "four"), div, strict=True))
 
 
-@item(
-    12,
-    "Fig. 6",
-    "On US states the oracle reaches (1, 1).",
-    CARE,
-    "word by word, a law even over the valid words has Div {even:.3f}; exactly 1 takes the right "
-    "weights, such as {new:.0f} times as much on New as on Ohio (then {weighted:.3f})",
-)
+@item(CARE)
 def states_ceiling() -> dict[str, float]:
-    """The states as words."""
+    """word by word, a law even over the valid words has Div {even:.3f}; exactly 1 takes the
+    right weights, such as {new:.0f} times as much on New as on Ohio (then {weighted:.3f})"""
     trie = trie_of_strings([answer.split() for answer in get_task("us-states").answers])
     top = trie.edge_count[trie.edge_node == 0].max()
     return {
@@ -381,34 +268,21 @@ def states_ceiling() -> dict[str, float]:
     }
 
 
-@item(
-    13,
-    "Def. 4.1, demo page",
-    "Recall counts valid tokens by their continuations.",
-    CARE,
-    "the definition weighs tokens by the answers behind them, the authors' published points count "
-    "each token once. Of the first digit with sum "
-    "at most 10 (three digits), keeping 0 to 4 has recall {weighted:.2f} weighted, {count:.2f} "
-    "unweighted",
-)
+@item(CARE)
 def recall_is_weighted() -> dict[str, float]:
-    """Half of the valid tokens that begin most of the answers."""
-    trie = digit_trie("rng-3-sum-at-most-10")
+    """the definition weighs tokens by the answers behind them, the authors' published points
+    count each token once. Of the first digit with sum at most 10 (three digits), keeping 0 to 4
+    has recall {weighted:.2f} weighted, {count:.2f} unweighted"""
+    trie = _digits("rng-3-sum-at-most-10")
     count = np.sort(trie.edge_count[trie.edge_node == 0])[::-1]
     return {"weighted": float(count[:5].sum() / count.sum()), "count": 5 / len(count)}
 
 
-@item(
-    14,
-    "Fig. 2, 4 and 8",
-    "The area under a precision-recall frontier tells how good an order is.",
-    CARE,
-    "only beside the share that is valid: at the eight prefixes of the authors' points that share "
-    "is {least:.2f} to {most:.2f}, a random order has areas {random_least:.2f} to "
-    "{random_most:.2f}, and the models' areas lie {gain_least:.2f} to {gain_most:.2f} above it",
-)
+@item(CARE)
 def area_needs_prevalence() -> dict[str, float]:
-    """Prevalence, random order and area from the published labels."""
+    """only beside the share that is valid: at the eight prefixes of the authors' points that
+    share is {least:.2f} to {most:.2f}, a random order has areas {random_least:.2f} to
+    {random_most:.2f}, and the models' areas lie {gain_least:.2f} to {gain_most:.2f} above it"""
     table = precision_recall.from_published()
     ends = {"": table.prevalence, "random_": table.random_area, "gain_": table.area_gain}
     return {
@@ -418,43 +292,25 @@ def area_needs_prevalence() -> dict[str, float]:
     }
 
 
-@item(
-    15,
-    "App. A.2",
-    "A judge that errs little leaves the measured order nearly right.",
-    CARE,
-    "a perfect order of 80,000 tokens, 8,000 valid, scored with one error in ten either way seems "
-    "to have area {area:.2f} and recall {recall:.2f} at precision .8",
-)
+@item(CARE)
 def judge_noise() -> dict[str, float]:
-    """The floor under which a perfect order falls when its labels are wrong."""
+    """a perfect order of 80,000 tokens, 8,000 valid, scored with one error in ten either way
+    seems to have area {area:.2f} and recall {recall:.2f} at precision .8"""
     floor = precision_recall.noise_floor(80_000, 8_000, 0.1, 0.1)
     return {"area": floor.area, "recall": floor.recall_at}
 
 
-@item(
-    16,
-    "Table 1",
-    "Embedding diversity, 1 minus the cosine, lies in [0, 1].",
-    CARE,
-    "two opposite vectors have {opposite:g}; it ranges to 2",
-)
+@item(CARE)
 def cosine_range() -> dict[str, float]:
-    """1 - cosine of a vector and its opposite."""
+    """two opposite vectors have {opposite:g}; it ranges to 2"""
     v = np.array([3.0, -4.0])
     return {"opposite": float(1 - v @ -v / (v @ v))}
 
 
-@item(
-    17,
-    "Def. of a cutoff, Sec. 3",
-    "The hardness result covers every truncation rule.",
-    CARE,
-    "typical sampling is not covered: with mass 1/2, of p = (.4, ten times .06) it keeps "
-    "{kept:.0f} of the small ones and drops the top",
-)
+@item(CARE)
 def typical_drops_the_top() -> dict[str, float]:
-    """Locally typical sampling with mass 1/2, by its definition."""
+    """typical sampling is not covered: with mass 1/2, of p = (.4, ten times .06) it keeps
+    {kept:.0f} of the small ones and drops the top"""
     p = np.array([0.4, *[0.06] * 10])
     entropy = -(p * np.log(p)).sum()
     order = np.argsort(np.abs(-np.log(p) - entropy), kind="stable")
@@ -462,18 +318,10 @@ def typical_drops_the_top() -> dict[str, float]:
     return {"kept": float((kept > 0).sum()), "top": float(0 in kept)}
 
 
-@item(
-    18,
-    "Tables 1 and 3",
-    "Each strategy is compared at its best setting.",
-    CARE,
-    "the grids have {top_k:.0f} (top-k), {top_p:.0f} (top-p), {min_p:.0f} (min-p) and {none:.0f} "
-    "(none) settings, so the budgets differ; what ± stands for is not said",
-)
+@item(CARE)
 def unequal_budgets() -> dict[str, float]:
-    """Settings per strategy in Table 3."""
+    """the grids have {top_k:.0f} (top-k), {top_p:.0f} (top-p), {min_p:.0f} (min-p) and
+    {none:.0f} (none) settings, so the budgets differ; what ± stands for is not said"""
     names = [rule.name for rule in table3_rules()]
-    return {
-        name: float(names.count(name) * len(TABLE3_TEMPERATURES))
-        for name in ("none", "top_k", "top_p", "min_p")
-    }
+    kinds = ("none", "top_k", "top_p", "min_p")
+    return {name: float(names.count(name) * len(TABLE3_TEMPERATURES)) for name in kinds}

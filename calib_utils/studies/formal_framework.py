@@ -1,19 +1,22 @@
-"""One pass over a task for the formal framework: what its definitions and theorems ask of a model.
+"""The formal framework: definitions worked by hand, controls, hypotheses measured on a model.
 
-Ranks of the valid tokens, the factors of every setting, and what these settings give. Kept beside
-the model's rows, since a pass is the only costly part of the chapter. Knows no table for people.
+One pass over a task gives what definitions and theorems ask of a model: ranks of the valid tokens,
+the factors of every setting, and what these settings give. It is the only costly part of the
+chapter and is kept beside the model's rows. Draws nothing.
 """
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from calib_utils import paths
 from calib_utils.core.metrics import frontier_area
 from calib_utils.core.prompts import Policies
 from calib_utils.core.rules import TABLE3_TEMPERATURES, NoCutoff, OracleSize, TopK, table3_rules
@@ -33,32 +36,21 @@ from calib_utils.results.evaluation import (
 )
 from calib_utils.results.measure import Measurement, Settings, measure, untouched
 from calib_utils.results.storage import KEY
+from calib_utils.studies import errata
 from calib_utils.studies.controlled_tasks import CURVE_TEMPERATURES
 from calib_utils.studies.oracle_cutoffs import split_table
 from calib_utils.studies.reporting import (
-    NOT_TESTABLE,
     RATIO_AGREEMENT,
     TESTABLE,
     Finding,
+    Page,
+    decide,
     listed,
+    of_records,
     or_equal,
-    too_low,
-    verdict,
 )
-from calib_utils.theory import theorems
-from calib_utils.theory.laws import (
-    Displaced,
-    EquallySharp,
-    Law,
-    LeakyShape,
-    Node,
-    UniformOverG,
-    UniformOverV,
-    Zipf,
-    character_tokenizer,
-    node_of,
-    reference_model,
-)
+from calib_utils.theory import laws, theorems
+from calib_utils.theory.laws import Law, Node, node_of, reference_model
 
 FOLDER = conventions.FRAMEWORK
 TASKS = ("us-states", "rng-2", "rng-3", "rng-3-sum-at-most-10")
@@ -101,10 +93,6 @@ class Study:
         """Tokens of the longest answer, its end included."""
         return int(self.trie.node_depth.max()) + 1
 
-    def columns(self, name: str) -> list[int]:
-        """The settings of one kind of rule."""
-        return [i for i, (rule, _) in enumerate(self.settings) if rule.name == name]
-
 
 def study(
     model: Model, task: Task | str, end: str = "eos", results_dir: str | Path | None = None
@@ -112,8 +100,8 @@ def study(
     """What the chapter needs of a task, kept or measured.
 
     Args:
-        results_dir: where to look for a study of the same weights, task and conventions, and to
-            keep a new one. Without it everything is computed now and nothing is kept.
+        results_dir: where a study of the same weights, task and conventions may be, and where a new
+            one is kept. Without it everything is computed now and nothing is kept.
 
     Raises:
         ResultsError: a study of another model or question holds the place, or it cannot be written.
@@ -127,17 +115,26 @@ def study(
         "convention": conventions.CURRENT[FOLDER],
     }
     places = None if request.folder is None else paths_of(request.folder)
-    kept = None if places is None else _kept(places, record, request.prompt.trie)
-    if kept is None:
+    kept = places and _kept(places, record, request.prompt.trie)
+    if not kept:
         began = time.perf_counter()
         tables = _measured(request)
         record["seconds"] = round(time.perf_counter() - began, 2)
         record["environment"] = conventions.environment(request.model.device)
-        for name, table in tables.items():
-            if places is not None:
-                records.write(places[name], table, record)
+        for name, place in (places or {}).items():
+            records.write(place, tables[name], record)
         kept = tables, record
     return _study(request, *kept)
+
+
+def studies(page: Page, tasks: Iterable[str]) -> dict[str, Study]:
+    """`study` of each task, by name."""
+    return {task: study(page.model, task, page.end, page.store) for task in tasks}
+
+
+def when_measured(found: Iterable[Study]) -> str:
+    """When the passes were measured, in one line."""
+    return of_records(one.record for one in found)
 
 
 def settings() -> Settings:
@@ -162,7 +159,7 @@ def read(path: Path) -> tuple[pd.DataFrame, dict]:
     needed = ("model", "revision", "task", "end", "seconds", "environment")
     table, record = records.read(path, FOLDER, needed, _AGAIN)
     try:
-        possible = len(table) and (_tokens_can_be if "rank" in table else _settings_can_be)(table)
+        possible = len(table) > 0 and _can_be(table)
     except (KeyError, TypeError, ValueError):
         possible = False
     if not possible:
@@ -170,15 +167,11 @@ def read(path: Path) -> tuple[pd.DataFrame, dict]:
     return table, record
 
 
-def _tokens_can_be(table: pd.DataFrame) -> bool:
-    """Ranks from 0, differences from the highest logit downwards, probabilities up to 1."""
-    values = table[list(_RANKS)].to_numpy(float)
-    below = values[:, 1:] <= 1e-6
-    return bool(not np.isnan(values).any() and (values[:, 0] >= 0).all() and below.all())
-
-
-def _settings_can_be(table: pd.DataFrame) -> bool:
-    """Shares, their factors, and a key that no two rows have in common."""
+def _can_be(table: pd.DataFrame) -> bool:
+    """Of tokens: ranks from 0, logarithms up to 0. Of settings: shares, each key once."""
+    if "rank" in table:
+        values = table[list(_RANKS)].to_numpy(float) * [-1, 1, 1, 1]
+        return bool((values <= 1e-6).all())  # false for NaN
     shares = [*NUMBERS, *(name for name in table if name.startswith(("alpha_", "beta_")))]
     values = table[shares].drop(columns="diversity").to_numpy(float)
     within = (values >= 0) & (values <= 1 + 1e-9)
@@ -188,8 +181,7 @@ def _settings_can_be(table: pd.DataFrame) -> bool:
 def _kept(
     places: dict[str, Path], record: dict, trie: Trie
 ) -> tuple[dict[str, pd.DataFrame], dict] | None:
-    """A kept study that stands for a pass now; one of an older convention or
-    other settings does not."""
+    """A kept study that stands for a pass now: not of an older convention or other settings."""
     if not all(path.exists() for path in places.values()):
         return None
     tables = {}
@@ -242,10 +234,7 @@ def _study(request: Request, tables: dict[str, pd.DataFrame], record: dict) -> S
     return Study(request.task, trie, tuple(settings()), numbers, factors, ranks, log_p, record)
 
 
-# The formal framework on a model's own prefix trees: definitions worked, hypotheses measured.
-#
-# Factors, hardness and heads of each task's study as tables for people. Decides the claims of the
-# chapter. Knows theory and studies; computes no probability itself.
+# Factors, hardness and heads of each task's study as tables for people, and the claims.
 
 ETAS = (0.05, 0.1, 0.5)
 HARD = 0.1  # nats of recall: a step that need not lose a tenth of it is not called hard
@@ -262,13 +251,14 @@ def factor_table(study: Study, sizes=(5, 10, 20, 100)) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def factor_gap(study: Study) -> float:
+def factor_gap(studies: Iterable[Study]) -> float:
     """Largest difference between the products of Thm. E.1 and what the book reports."""
     gaps = [
-        study.factors.precision - study.numbers.sequence_precision,
-        study.factors.recall - study.numbers.sequence_recall,
+        np.abs(getattr(one.factors, name) - one.numbers[f"sequence_{name}"]).max()
+        for one in studies
+        for name in ("precision", "recall")
     ]
-    return float(np.abs(gaps).max())
+    return float(max(gaps))
 
 
 def hardness_table(study: Study, etas=ETAS) -> pd.DataFrame:
@@ -290,12 +280,12 @@ def hardness_table(study: Study, etas=ETAS) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def hardness_tables(studies: list[Study]) -> pd.DataFrame:
+def hardness_tables(studies: Iterable[Study]) -> pd.DataFrame:
     """`hardness_table` of every task; a task with fewer steps has no number for the others."""
     return _task_by_task(hardness_table, studies)
 
 
-def _task_by_task(table: Callable[[Study], pd.DataFrame], studies: list[Study]) -> pd.DataFrame:
+def _task_by_task(table: Callable[[Study], pd.DataFrame], studies: Iterable[Study]):
     """The tables of all studies below each other, the task in front."""
     parts = {one.task.name: table(one) for one in studies}
     return pd.concat(parts, names=["task", None]).reset_index("task").reset_index(drop=True)
@@ -308,16 +298,19 @@ def recall_bounds(study: Study) -> pd.DataFrame:
     """
     precision, recall = study.factors.precision, study.factors.recall
     bound = theorems.best_recall_bound(study.factors, precision, np.geomspace(0.01, 5, 60))
-    names = [rule.name for rule, _ in study.settings]
-    return pd.DataFrame({"rule": names, "precision": precision, "recall": recall, "bound": bound})
+    found = {"precision": precision, "recall": recall, "bound": bound}
+    return pd.DataFrame({"rule": study.numbers.rule, **found})
 
 
 def has_fixed_branching(study: Study) -> bool:
     """Assumption 5.1: one length, and as many valid tokens at every prefix of a step."""
     trie = study.trie
-    depth = trie.node_depth
-    same = all(len(set(trie.node_branching[depth == d])) == 1 for d in range(study.n_steps))
-    return same and len(set(depth[trie.edge_node[trie.sequence_edge]])) == 1
+    lengths = trie.node_depth[trie.edge_node[trie.sequence_edge]]
+    return bool((_branching(trie).nunique() == 1).all()) and len(set(lengths)) == 1
+
+
+def _branching(trie: Trie):
+    return pd.Series(trie.node_branching).groupby(trie.node_depth)
 
 
 def validity_price(study: Study) -> pd.DataFrame:
@@ -325,173 +318,143 @@ def validity_price(study: Study) -> pd.DataFrame:
 
     Where Assumption 5.1 fails the theorem says nothing; the bound is then left out (NaN).
     """
-    columns = study.columns("none")
-    val, div = (study.numbers[name].to_numpy()[columns] for name in ("validity", "diversity"))
-    bound = np.full(len(val), np.nan)
+    plain = study.numbers[study.numbers.rule == NoCutoff.name]
+    table = plain[["temperature", "validity", "diversity"]].assign(bound=np.nan)
     if has_fixed_branching(study):
-        depth = study.trie.node_depth
-        first = [int(np.flatnonzero(depth == d)[0]) for d in range(study.n_steps)]
-        bound = theorems.diversity_bound(val, study.trie.node_branching[first])
-    temperatures = [study.settings[column][1] for column in columns]
-    table = pd.DataFrame(
-        {"temperature": temperatures, "validity": val, "diversity": div, "bound": bound}
-    )
+        branching = _branching(study.trie).first().tolist()
+        table["bound"] = theorems.diversity_bound(table.validity.to_numpy(), branching)
     return table.sort_values("temperature", ignore_index=True)
 
 
-def hypothesis_table(studies: list[Study]) -> pd.DataFrame:
+def validity_prices(studies: Iterable[Study]) -> dict[str, pd.DataFrame]:
+    """`validity_price` of every task."""
+    return {one.task.name: validity_price(one) for one in studies}
+
+
+def hypothesis_table(studies: Iterable[Study]) -> pd.DataFrame:
     """The hypotheses of Thm. F.4 on every step with a choice, task by task."""
     return _task_by_task(lambda one: theorems.hypotheses(theorems.heads(one.ranks)), studies)
 
 
-def calibration_table(studies: list[Study]) -> pd.DataFrame:
+def calibration_table(studies: Iterable[Study]) -> pd.DataFrame:
     """Def. D.1 at every prefix: how many are order calibrated, how far from shape calibrated."""
-    rows = []
-    for one in studies:
-        error = theorems.shape_error(one.trie, one.edge_log_p)
+
+    def table(one: Study) -> pd.DataFrame:
         order = theorems.order_calibrated(one.ranks)
-        for depth in range(one.n_steps):
-            here = one.trie.node_depth == depth
-            rows.append(
-                {
-                    "task": one.task.name,
-                    "step": depth + 1,
-                    "prefixes": int(here.sum()),
-                    "order calibrated": float(order[here].mean()),
-                    "shape error, median": float(np.median(error[here])),
-                    "shape error, largest": float(error[here].max()),
-                }
-            )
-    return pd.DataFrame(rows)
+        error = theorems.shape_error(one.trie, one.edge_log_p)
+        prefixes = pd.DataFrame({"step": one.trie.node_depth + 1, "order": order, "error": error})
+        return prefixes.groupby("step", as_index=False).agg(
+            **{
+                "prefixes": ("order", "size"),
+                "order calibrated": ("order", "mean"),
+                "shape error, median": ("error", "median"),
+                "shape error, largest": ("error", "max"),
+            }
+        )
+
+    return _task_by_task(table, studies)
 
 
-def findings(studies: list[Study]) -> pd.DataFrame:
+def published_masses() -> pd.DataFrame:
+    """The mass of each group of tokens by temperature that the authors published (Fig. 1)."""
+    return pd.read_csv(paths.package_data("published", "temperature_rates.csv"))
+
+
+def key_numbers(checks: pd.DataFrame) -> dict[str, int | str]:
+    """What the book quotes: how many theorems hold, and a sentence for each item of the errata.
+
+    Args:
+        checks: of `theorems.checks`.
+    """
+    held = {"theorems_hold": int((checks.verdict == "holds").sum()), "theorems": len(checks)}
+    return held | {f"errata_{item.number}": item.found for item in errata.items()}
+
+
+def findings(studies: Iterable[Study]) -> pd.DataFrame:
     """The claims of Sec. 4 and 5 about models, decided on this one's prefix trees.
 
     A task that the model hardly does at any temperature decides none of them but the bound on
     recall, which is a theorem on whatever ranking.
     """
-    fixed = [one for one in studies if has_fixed_branching(one)]
+    studies = list(studies)
+    done = _done(studies)
+    fixed = _done([one for one in studies if has_fixed_branching(one)])
     rows = [
-        _where_done(_many_hard_steps, studies),
+        _many_hard_steps(*done),
         _recall_bound_holds(studies),
-        _where_done(_diversity_bound_holds, fixed),
-        _where_done(_valid_tokens_come_first, fixed),
-        _where_done(_heads_are_geometric, fixed),
-        _where_done(_prefixes_are_equally_sharp, fixed),
-        _where_done(_first_token_is_not_shaped, studies),
+        _diversity_bound_holds(*fixed),
+        *_heads_are_as_assumed(*fixed),
+        _first_token_is_not_shaped(*done),
     ]
     return pd.DataFrame(rows)
 
 
-def _where_done(decide: Callable[[list[Study]], Finding], studies: list[Study]) -> Finding:
-    """What is found on the tasks that the model does at some temperature."""
+def _done(studies: list[Study]) -> tuple[list[Study], bool]:
+    """The tasks that the model does at some temperature; where it does none, all and False."""
     done = [one for one in studies if validity_price(one).validity.max() >= TESTABLE]
-    found = decide(done or studies)
-    return found if done else replace(found, found=too_low(), verdict=NOT_TESTABLE)
+    return done or studies, bool(done)
 
 
-def _many_hard_steps(studies: list[Study]) -> Finding:
-    eta = 0.1
-    counts, second = {}, []
+def _many_hard_steps(studies: list[Study], testable: bool, eta: float = 0.1) -> Finding:
+    claim = "Long answers have many hard steps (over the cutoffs looked at)"
+    told, second = [], []
     for one in studies:
         hard = hardness_table(one, (eta,)).drop(columns="η").iloc[0]
-        counts[one.task.name] = int((hard > HARD).sum())
+        told.append(f"{one.task.name}: {(hard > HARD).sum()} of {one.n_steps}")
         if one.task.name.startswith("rng"):
             second.append(hard.nlargest(2).iloc[-1] if len(hard) > 1 else 0.0)
-    told = [f"{counts[one.task.name]} of {one.n_steps}" for one in studies]
-    return Finding(
-        "Long answers have many hard steps (over the cutoffs looked at)",
-        "Def. E.2, Thm. 4.2",
-        f"steps that lose more than {HARD:g} nat of recall at η = {eta:g}: "
-        + listed(counts, told, "{}: {}"),
-        verdict(bool(second), np.array(second) - HARD),
-    )
+    found = f"steps that lose more than {HARD:g} nat of recall at η = {eta:g}: " + ", ".join(told)
+    return decide(claim, "Def. E.2, Thm. 4.2", found, testable, np.array(second) - HARD)
 
 
 def _recall_bound_holds(studies: list[Study]) -> Finding:
+    claim = "Recall stays below the bound, with constants measured on the same settings"
     slack = {one.task.name: recall_bounds(one).eval("bound - recall").min() for one in studies}
     slack = {name: round(float(value), 9) + 0.0 for name, value in slack.items()}  # no minus 0
-    return Finding(
-        "Recall stays below the bound, with constants measured on the same settings",
-        "Thm. E.3 (4.2)",
-        "least distance to the bound " + listed(slack, slack.values(), "{}: {:.2f}"),
-        verdict(True, min(slack.values()) >= -1e-9),
-    )
+    found = "least distance to the bound " + listed(slack, slack.values(), "{}: {:.2f}")
+    return decide(claim, "Thm. E.3 (4.2)", found, True, min(slack.values()) >= -1e-9)
 
 
-def _diversity_bound_holds(studies: list[Study]) -> Finding:
-    slack = {}
-    for one in studies:
-        table = validity_price(one).dropna()
-        slack[one.task.name] = round(float((table.bound - table.diversity).min()), 6) + 0.0
-    return Finding(
-        "Diversity under temperature stays below the bound at its validity",
-        "Thm. F.4 (5.2)",
-        "least distance to the bound " + listed(slack, slack.values(), "{}: {:.3f}"),
-        verdict(True, or_equal(list(slack.values()))),
-    )
+def _diversity_bound_holds(studies: list[Study], testable: bool) -> Finding:
+    claim = "Diversity under temperature stays below the bound at its validity"
+    tables = validity_prices(studies)
+    slack = [table.eval("bound - diversity").min() for table in tables.values()]
+    slack = [round(float(value), 6) + 0.0 for value in slack]
+    found = "least distance to the bound " + listed(tables, slack, "{}: {:.3f}")
+    return decide(claim, "Thm. F.4 (5.2)", found, testable, or_equal(slack))
 
 
-def _valid_tokens_come_first(studies: list[Study]) -> Finding:
-    table = _steps(studies)
-    first = table["valid first"]
-    return Finding(
-        "Valid tokens hold the first ranks",
-        "hypothesis of Thm. F.4",
-        "share of prefixes where they do " + listed(table["name"], first, "{}: {:.0%}"),
-        verdict(len(table) > 0, bool((first == 1).all())),
-    )
+def _heads_are_as_assumed(studies: list[Study], testable: bool) -> list[Finding]:
+    source, table = "hypothesis of Thm. F.4", hypothesis_table(studies)
+    name = table.task + " step " + table.step.astype(str)
+    first, head, several = table["valid first"], table["median R²"], table.prefixes > 1
+    ratio = (table["most sharpness"] / table["least sharpness"])[several]
+    ordered = "share of prefixes where they do " + listed(name, first, "{}: {:.0%}")
+    straight = "median R² of the line (decided at .95) " + listed(name, head, "{}: {:.2f}")
+    sharp = "largest sharpness over smallest (decided at 1.25) "
+    sharp += listed(name[several], ratio, "{}: {:.1f}")
+    geometric = "Their logits fall linearly with rank (a geometric head)"
+    equal, nats = "All prefixes of a step are equally sharp", np.log(1.25 / ratio)
+    all_first = bool((first == 1).all())
+    return [
+        decide("Valid tokens hold the first ranks", source, ordered, testable, all_first),
+        decide(geometric, source, straight, testable, head - 0.95),
+        decide(equal, source, sharp, testable, nats, RATIO_AGREEMENT),
+    ]
 
 
-def _heads_are_geometric(studies: list[Study]) -> Finding:
-    table = _steps(studies)
-    head = table["median R²"]
-    return Finding(
-        "Their logits fall linearly with rank (a geometric head)",
-        "hypothesis of Thm. F.4",
-        "median R² of the line (decided at .95) " + listed(table["name"], head, "{}: {:.2f}"),
-        verdict(len(table) > 0, head - 0.95),
-    )
-
-
-def _prefixes_are_equally_sharp(studies: list[Study]) -> Finding:
-    table = _steps(studies)
-    table = table[table.prefixes > 1]
-    ratio = table["most sharpness"] / table["least sharpness"]
-    return Finding(
-        "All prefixes of a step are equally sharp",
-        "hypothesis of Thm. F.4",
-        "largest sharpness over smallest (decided at 1.25) "
-        + listed(table["name"], ratio, "{}: {:.1f}"),
-        verdict(len(table) > 0, np.log(1.25 / ratio), RATIO_AGREEMENT),
-    )
-
-
-def _steps(studies: list[Study]) -> pd.DataFrame:
-    """`hypothesis_table`, each row with a name."""
-    table = hypothesis_table(studies)
-    return table.assign(name=table.task + " step " + table.step.astype(str))
-
-
-def _first_token_is_not_shaped(studies: list[Study]) -> Finding:
+def _first_token_is_not_shaped(studies: list[Study], testable: bool) -> Finding:
+    claim = "The first token is far from shape calibrated"
     table = calibration_table(studies)
     first = table[table.step == 1]
     error = first["shape error, median"]
-    return Finding(
-        "The first token is far from shape calibrated",
-        "Def. D.1, Sec. 5",
-        "total variation from the N-weighted law (decided at .1) "
-        + listed(first.task, error, "{}: {:.2f}"),
-        verdict(True, error - 0.1),
-    )
+    found = "total variation from the N-weighted law (decided at .1) "
+    found += listed(first.task, error, "{}: {:.2f}")
+    return decide(claim, "Def. D.1, Sec. 5", found, testable, error - 0.1)
 
 
-# A task small enough to do by hand, as a model that the whole chain accepts.
-#
-# Three two-letter words, a next-letter table written out, and every number of Def. 3.1, 3.2, 4.1
-# and D.1 beside the sum one would write down. Knows the public functions; nothing of their
-# insides.
+# A task small enough to do by hand, as a model that the whole chain accepts: three words, a
+# next-letter table written out, and each number beside the sum one would write down.
 
 WORDS = ("at", "ta", "to")
 LETTERS = "aot"
@@ -501,11 +464,7 @@ TABLE = {"": (0.2, 0.3, 0.5), "t": (0.4, 0.4, 0.2), "a": (0.25, 0.25, 0.5)}
 
 @dataclass(frozen=True)
 class Written(Law):
-    """A law written out as a table.
-
-    Args:
-        rows: for each prefix of token ids, the probability of every token.
-    """
+    """A law written out: for each prefix of token ids, the probability of every token."""
 
     rows: tuple[tuple[tuple[int, ...], tuple[float, ...]], ...]
 
@@ -518,48 +477,40 @@ class Written(Law):
         return tempered[node.symbols] - np.logaddexp.reduce(tempered)
 
 
-@dataclass(frozen=True)
-class Example:
+class Example(NamedTuple):
     """A pass over the words, without a cutoff and with one that keeps 2, and what symbols mean."""
 
     found: Measurement
+    trie: Trie
     letters: dict[int, str]
-
-    @property
-    def trie(self) -> Trie:
-        return self.found.steps.tokens.trie
-
-    @property
-    def edge_p(self) -> np.ndarray:
-        """Probability of every edge without a cutoff. [edge]"""
-        return np.exp(self.found.edge_log_p[:, 0])
+    edge_p: np.ndarray  # without a cutoff [edge]
 
 
 def worked_example() -> Example:
     """The three words, their model and one pass over it."""
     task = Task("words", "Write one of the words at, ta, to.", WORDS)
-    tokenizer = character_tokenizer(task, n_fillers=0)
+    tokenizer = laws.character_tokenizer(task, n_fillers=0)
     ids = {letter: tokenizer.convert_tokens_to_ids(letter) for letter in LETTERS}
-    n_vocab = max(tokenizer.get_vocab().values()) + 1
     rows = []
     for prefix, p in TABLE.items():
-        row = np.zeros(n_vocab)
+        row = np.zeros(max(tokenizer.get_vocab().values()) + 1)
         row[list(ids.values())] = p
         rows.append((tuple(ids[letter] for letter in prefix), tuple(row.tolist())))
     model = reference_model(Written(tuple(rows)), task, tokenizer, end="none")
     prompt = render_prompt(model, task, end="none")
     found = measure(model, prompt, [(NoCutoff(), 1.0), (TopK(2), 1.0)], ranks=True)
-    return Example(found, {i: letter for letter, i in ids.items()})
+    letters = {i: letter for letter, i in ids.items()}
+    return Example(found, prompt.trie, letters, np.exp(found.edge_log_p[:, 0]))
 
 
 def definitions(example: Example) -> pd.DataFrame:
     """Each quantity, the sum by hand, and the number of the functions the book uses."""
-    found, steps, trie = example.found, example.found.steps, example.trie
+    found, trie, steps = example.found, example.trie, example.found.steps
     share = np.exp(steps.edge_uniform_log_p([1]))[:, 0]
     precision, recall = theorems.local_precision(trie, share), theorems.local_recall(trie, share)
     factors = theorems.factorise(trie, share)
     node = {"".join(example.letters[s] for s in trie.prefix(n)): n for n in range(trie.n_nodes)}
-    ordered = theorems.order_calibrated(steps)
+    ordered = np.where(theorems.order_calibrated(steps), "yes", "no")
     error = theorems.shape_error(trie, found.edge_log_p[:, 0])
     count, branching = trie.node_count, trie.node_branching
     entries = [
@@ -574,58 +525,44 @@ def definitions(example: Example) -> pd.DataFrame:
         ("4.1", "sequence recall (ta, to)", "2/3", found.sequence_recall[1]),
         ("E.1", "α₁ · α₂", "1/2 · 1", factors.precision),
         ("E.1", "β₁ · β₂", "2/3 · 1", factors.recall),
-        ("D.1", "order calibrated at the start (a .2 < o .3)", "no", _yes(ordered[0])),
-        ("D.1", "order calibrated after t", "yes", _yes(ordered[node["t"]])),
+        ("D.1", "order calibrated at the start (a .2 < o .3)", "no", ordered[0]),
+        ("D.1", "order calibrated after t", "yes", ordered[node["t"]]),
         ("D.1", "distance to the shape (1/3, 2/3) at the start", ".13 + .17", error[0]),
         ("D.1", "distance to the shape (1/2, 1/2) after t", ".1 + .1", error[node["t"]]),
     ]
     return pd.DataFrame(entries, columns=["definition", "quantity", "by hand", "computed"])
 
 
-def _yes(holds) -> str:
-    return "yes" if holds else "no"
-
-
-# The laws as controls: what each must measure, and what it does measure through the whole chain.
-#
-# Knows the formulas of `laws`, and how to ask for numbers; the two meet in one table. Also the
-# data of the teaching figure: one step of each law, and its answers under temperature.
+# The laws as controls: what each must measure, beside what it does through the whole chain; and the
+# data of the teaching figure.
 
 CONTROL_TASKS = ("rng-2", "rng-2-sum-at-most-10", "us-states")
-# A part of Table 3's temperatures, all of its cutoffs.
-TEMPERATURES = (0.6, 1.0, 1.6, 2.5)
-CONTROL_TEMPERATURES = tuple(round(0.1 * i, 1) for i in range(1, 31))
+# A part of Table 3's temperatures with all of its cutoffs, and those of the figure.
+_CONTROL_GRID = (0.6, 1.0, 1.6, 2.5)
+_CONTROL_CURVE = tuple(round(0.1 * i, 1) for i in range(1, 31))
 CONTROLS: dict[str, Law] = {
-    "uniform over V": UniformOverV(),
-    "uniform over G": UniformOverG(),
-    "leaky shape": LeakyShape(0.9),
-    "equally sharp": EquallySharp(3.0),
-    "Zipf tail": Zipf(2.0),
-    "displaced": Displaced(EquallySharp(3.0), 2),
+    "uniform over V": laws.UniformOverV(),
+    "uniform over G": laws.UniformOverG(),
+    "leaky shape": laws.LeakyShape(0.9),
+    "equally sharp": laws.EquallySharp(3.0),
+    "Zipf tail": laws.Zipf(2.0),
+    "displaced": laws.Displaced(laws.EquallySharp(3.0), 2),
 }
 
 
-@dataclass(frozen=True)
-class Expected:
-    """What a law makes of a trie, in float64, by its formulas and none of the chain's arithmetic.
-
-    `oracle_precision` and `oracle_recall` are Prec_seq and Rec_seq (Def. 4.1) of the oracle size.
-    `order_calibrated` as in Def. D.1; `proportional` where the *valid* tokens have p proportional
-    to N at T = 1 (Def. D.1 asks for no invalid mass as well). With both, the order and the shape
-    part of a loss are 0.
-    """
+class Expected(NamedTuple):
+    """What a law makes of a trie by formulas, in float64, with none of the chain's arithmetic."""
 
     validity: float
     diversity: float
-    oracle_precision: float
+    oracle_precision: float  # Prec_seq and Rec_seq (Def. 4.1) of the oracle size
     oracle_recall: float
-    order_calibrated: bool
-    proportional: bool
+    order_calibrated: bool  # as in Def. D.1; the order part of a loss is then 0
+    proportional: bool  # the valid tokens' p to N at T = 1; with both, the shape part is 0
 
 
 def expected(law: Law, trie: Trie, n_vocab: int, temperature: float = 1.0) -> Expected:
-    """Val and Div (Def. 3.1) of a law at a temperature without cutoff, and the oracle size's
-    precision and recall, which no temperature changes.
+    """Val and Div (Def. 3.1) of a law without cutoff, and the oracle size at any temperature.
 
     Raises:
         InvalidRequestError: the law does not fit the trie.
@@ -673,64 +610,59 @@ def _answer_probabilities(tokens: TokenTable, log_p: np.ndarray) -> np.ndarray:
 
 
 def controls_table(
-    tasks: Sequence[Task | str] = CONTROL_TASKS, laws: dict[str, Law] | None = None
+    tasks: Sequence[Task | str] = CONTROL_TASKS, chosen: dict[str, Law] = CONTROLS
 ) -> pd.DataFrame:
     """Every law on every task, measured as a real model is, beside what its formulas say.
 
     Returns:
         One row per task and law: `validity`, `diversity` at T = 1 without cutoff, `precision` and
-        `recall` of the oracle size, each with its `expected_` twin; `area` under the Val-Div
-        frontier of Table 3's cutoffs at `TEMPERATURES`; `order`, `shape`, `size` parts of the loss
-        at T = 1 in nats; `order_calibrated`, `proportional` (`Expected`); `deviation`, the largest
-        absolute difference from what is expected, of Val and Div at any of the temperatures too.
+        `recall` of the oracle size; `area` under the Val-Div frontier of Table 3; `order`,
+        `shape`, `size` parts of the loss at T = 1 in nats; `order_calibrated`, `proportional`
+        (`Expected`); `deviation`, the largest absolute difference from what is expected, of Val and
+        Div at any of four temperatures.
     """
-    rows = []
-    for task in map(get_task, tasks):
-        for name, law in (laws or CONTROLS).items():
-            rows.append({"task": task.name, "law": name, **_control(task, law)})
+    rows = [
+        {"task": task.name, "law": name, **_control(task, law)}
+        for task in map(get_task, tasks)
+        for name, law in chosen.items()
+    ]
     return pd.DataFrame(rows)
 
 
 def _control(task: Task, law: Law) -> dict:
     model = reference_model(law, task)
     trie = render_prompt(model, task).trie
-    table = evaluate(model, task, table3_rules(), TEMPERATURES)
+    table = evaluate(model, task, table3_rules(), _CONTROL_GRID)
     parts = split_table(step_losses(model, task).assign(task=task.name)).iloc[0]
     plain = table[table.rule == NoCutoff.name].set_index("temperature")
     oracle = table[table.rule == OracleSize.name].set_index("temperature").loc[1.0]
-    known = {t: expected(law, trie, len(model.tokenizer), t) for t in TEMPERATURES}
+    known = {t: expected(law, trie, len(model.tokenizer), t) for t in _CONTROL_GRID}
     at_one = known[1.0]
-    measured = {
+    gaps = [oracle.sequence_precision - at_one.oracle_precision]
+    gaps += [oracle.sequence_recall - at_one.oracle_recall]
+    for name in ("validity", "diversity"):
+        gaps += [plain.loc[t, name] - getattr(known[t], name) for t in _CONTROL_GRID]
+    return {
         "validity": plain.validity[1.0],
         "diversity": plain.diversity[1.0],
         "precision": oracle.sequence_precision,
         "recall": oracle.sequence_recall,
-    }
-    pairs = [(plain.validity[t], known[t].validity) for t in TEMPERATURES]
-    pairs += [(plain.diversity[t], known[t].diversity) for t in TEMPERATURES]
-    pairs += [(measured[n], getattr(at_one, f"oracle_{n}")) for n in ("precision", "recall")]
-    return {
-        **measured,
-        "expected_validity": at_one.validity,
-        "expected_diversity": at_one.diversity,
-        "expected_precision": at_one.oracle_precision,
-        "expected_recall": at_one.oracle_recall,
         "area": frontier_area(table.validity.to_numpy(), table.diversity.to_numpy()),
         **parts[["order", "shape", "size"]],
         "order_calibrated": at_one.order_calibrated,
         "proportional": at_one.proportional,
-        "deviation": max(abs(a - b) for a, b in pairs),
+        "deviation": max(map(abs, gaps)),
     }
 
 
-def first_steps(task: Task | str, laws: dict[str, Law] | None = None) -> pd.DataFrame:
+def first_steps(task: Task | str, chosen: dict[str, Law] = CONTROLS) -> pd.DataFrame:
     """The first step of every law at T = 1, token by token.
 
     Returns:
         One row per law and token: rank from 0, probability p, n_answers (N, 0 for invalid ones).
     """
     parts = []
-    for name, law in (laws or CONTROLS).items():
+    for name, law in chosen.items():
         model = reference_model(law, task)
         tokens = TokenTable(render_prompt(model, task).trie)
         node = node_of(tokens, 0, len(model.tokenizer))
@@ -744,10 +676,10 @@ def first_steps(task: Task | str, laws: dict[str, Law] | None = None) -> pd.Data
     return pd.concat(parts, ignore_index=True)
 
 
-def temperature_curves(task: Task | str, laws: dict[str, Law] | None = None) -> pd.DataFrame:
-    """Rows of `evaluate` for every law at `CURVE_TEMPERATURES` without cutoff, column `law`."""
-    parts = []
-    for name, law in (laws or CONTROLS).items():
-        table = evaluate(reference_model(law, task), task, temperatures=CONTROL_TEMPERATURES)
-        parts.append(table.assign(law=name))
-    return pd.concat(parts, ignore_index=True)
+def temperature_curves(task: Task | str, chosen: dict[str, Law] = CONTROLS) -> pd.DataFrame:
+    """Rows of `evaluate` for every law from T = 0.1 to 3 without cutoff, column `law`."""
+    tables = [
+        evaluate(reference_model(law, task), task, temperatures=_CONTROL_CURVE).assign(law=name)
+        for name, law in chosen.items()
+    ]
+    return pd.concat(tables, ignore_index=True)

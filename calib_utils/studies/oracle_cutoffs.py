@@ -1,29 +1,88 @@
-"""Where the loss of a decoder lies: order, shape and size, step by step, for tables and figures.
+"""The study of cutoffs: what to sweep, frontiers, what the oracle reaches, budgets, the claims.
 
-Tables of `evaluate` and `step_losses` in, tables for people out. Runs nothing.
+Where the loss of a decoder lies (order, shape and size, step by step), and how far choices that the
+paper leaves open move the numbers. Draws nothing.
 """
 
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from calib_utils.core.metrics import best_by_budget, frontier_area, pareto_frontier
+from calib_utils.core.processors import Processors
 from calib_utils.core.prompts import ENDS, Policies
-from calib_utils.core.rules import MORE_GRIDS, ORDERS, Rule
+from calib_utils.core.rules import MORE_GRIDS, ORDERS, TABLE3_TEMPERATURES, table3_rules
 from calib_utils.core.split import REPAIRS, shapley
 from calib_utils.core.tasks import Task, get_task, paraphrases
 from calib_utils.models.loading import Model
-from calib_utils.results.evaluation import evaluate, request_for
+from calib_utils.results.evaluation import adaptive_frontier, evaluate, request_for, step_losses
 from calib_utils.results.measure import untouched
 from calib_utils.results.storage import KEY
-from calib_utils.studies.reporting import TESTABLE, Finding, listed, too_low, verdict
+from calib_utils.studies.reporting import TESTABLE, Finding, Page, decide, listed, over
 
+# Four free digits (12,221 prefixes) under 204 settings take a quarter of an hour: not quick.
+TASKS = (
+    *("us-states", "rng-2", "rng-3"),
+    *("rng-2-sum-at-most-10", "rng-3-sum-at-most-10", "rng-4-sum-at-most-10"),
+    *("rng-2-sum-equals-10", "rng-3-sum-equals-10"),
+)
+QUICK_TASKS = ("us-states", "rng-2", "rng-2-sum-at-most-10")  # every other sampler, too
+# One recipe in the order of each engine, on a task.
+RECIPE, ORDER_TASK = "top_k=50+top_p=0.95+min_p=0.02", "us-states"
 LEVEL = 0.8  # the validity that the paper asks for in Table 1
 PRACTICAL = ("none", "top_k", "top_p", "min_p")  # the oracle knows what no sampler knows
 _LOSSES = ["validity_loss", "diversity_loss"]
+_ABOVE = "The oracle-size frontier lies above those of all practical rules (by area)"
+# Close to (1, 1): within a twentieth of it in validity, and of the structural ceiling in diversity.
+_CLOSE = 0.95
+_BOTH = 0.9  # validity and diversity of a setting that has both
+_FIGURES = "Fig. 6, 9"
+_GRID = {"rules": table3_rules(), "temperatures": TABLE3_TEMPERATURES}
+
+
+def table3(page: Page, tasks: Iterable[str]) -> pd.DataFrame:
+    """Rows of `evaluate` for every setting of Table 3 and the oracle size."""
+    return over(tasks, lambda task: evaluate(page.model, task, **_GRID, details=True, **page.asked))
+
+
+def table3_losses(page: Page, tasks: Iterable[str]) -> pd.DataFrame:
+    """Rows of `step_losses` for the settings of `table3`, with a column `task`."""
+    return over(tasks, lambda task: step_losses(page.model, task, **_GRID, **page.asked))
+
+
+def adaptive_frontiers(page: Page, tasks: Iterable[str]) -> dict[str, pd.DataFrame]:
+    """`adaptive_frontier` of each task."""
+    return {task: adaptive_frontier(page.model, task, **page.asked) for task in tasks}
+
+
+def with_other_rules(page: Page, table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `table3` for the quick tasks, and below them the rules beside Table 3."""
+    rules = [rule for grid in MORE_GRIDS.values() for rule in grid]
+    asked = {**_GRID, **page.asked, "rules": rules}
+    others = over(QUICK_TASKS, lambda task: evaluate(page.model, task, **asked))
+    return pd.concat([table[table.task.isin(QUICK_TASKS)], others], ignore_index=True)
+
+
+def penalised(page: Page) -> pd.DataFrame:
+    """Two digits under two logits processors of transformers that look at the prefix, at T = 1."""
+    from transformers import NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsProcessor
+
+    processors = [
+        Processors(RepetitionPenaltyLogitsProcessor(1.2), "repetition_penalty", 1.2, 1),
+        Processors(NoRepeatNGramLogitsProcessor(2), "no_repeat_ngram", 2, 1),
+    ]
+    return evaluate(page.model, "rng-2", ["none", *processors], [1.0], end=page.end)
+
+
+def engine_orders(page: Page) -> pd.DataFrame:
+    """`RECIPE` in each engine's order of operations, over temperatures, with a column `engine`."""
+    asked = {**_GRID, **page.asked, "rules": [f"{RECIPE}@{order}" for order in ORDERS]}
+    table = evaluate(page.model, ORDER_TASK, **asked)
+    return table.assign(engine=table.rule.str.partition("@")[2])
 
 
 def split_table(losses: pd.DataFrame) -> pd.DataFrame:
@@ -49,11 +108,8 @@ def split_by_step(losses: pd.DataFrame) -> pd.DataFrame:
 def _split(loss: pd.Series, by: list[str]) -> pd.DataFrame:
     wide = loss.unstack("repair", sort=False)
     parts = shapley({repair: wide[repair].to_numpy() for repair in REPAIRS})
-    found = pd.DataFrame(
-        {"total": parts.total, "order": parts.order, "shape": parts.shape, "size": parts.rest},
-        index=wide.index,
-    )
-    return found.rename_axis(by).reset_index()
+    named = {"total": parts.total, "order": parts.order, "shape": parts.shape, "size": parts.rest}
+    return pd.DataFrame(named, index=wide.index).rename_axis(by).reset_index()
 
 
 def operating_points(table: pd.DataFrame, losses: pd.DataFrame, level: float = LEVEL):
@@ -63,9 +119,8 @@ def operating_points(table: pd.DataFrame, losses: pd.DataFrame, level: float = L
     validity with temperature alone, with any rule of `PRACTICAL`, and with the oracle size.
 
     Returns:
-        A row per task and decoder: setting, validity, diversity, total, order, shape, size in nats
-        and `carried by`, the largest shares of the total by position. A level that no setting
-        reaches has no row.
+        A row per task and decoder that reaches the level: setting, validity, diversity, parts of
+        the loss in nats, and `carried by`, the largest shares of the total by position.
     """
     split = split_table(losses).merge(table, on=["task", *KEY])
     steps = split_by_step(losses)
@@ -107,37 +162,6 @@ def setting_text(table: pd.DataFrame) -> pd.Series:
     return table.rule + number + ", T=" + table.temperature.map("{:g}".format)
 
 
-# The study of cutoffs: what to sweep, frontiers, what the oracle reaches, budgets, the claims.
-#
-# Tables of `evaluate` and `adaptive_frontier` in, tables for people out. Runs nothing.
-
-# Four free digits (12,221 prefixes) under 204 settings take a quarter of an hour: not quick.
-TASKS = (
-    *("us-states", "rng-2", "rng-3"),
-    *("rng-2-sum-at-most-10", "rng-3-sum-at-most-10", "rng-4-sum-at-most-10"),
-    *("rng-2-sum-equals-10", "rng-3-sum-equals-10"),
-)
-QUICK_TASKS = ("us-states", "rng-2", "rng-2-sum-at-most-10")
-SMALL_TASKS = QUICK_TASKS  # where every other sampler is swept as well
-# One recipe in the order of each engine.
-RECIPE = "top_k=50+top_p=0.95+min_p=0.02"
-ORDER_TASK = "us-states"
-_ABOVE = "The oracle-size frontier lies above those of all practical rules (by area)"
-# Close to (1, 1): within a twentieth of it in validity, and of the structural ceiling in diversity.
-_CLOSE = 0.95
-_BOTH = 0.9  # validity and diversity of a setting that has both
-
-
-def other_rules() -> list[Rule]:
-    """The rules beside Table 3, over their grids."""
-    return [rule for grid in MORE_GRIDS.values() for rule in grid]
-
-
-def engine_orders() -> list[str]:
-    """The recipe in each engine's order, as rules."""
-    return [f"{RECIPE}@{order}" for order in ORDERS]
-
-
 def frontier_points(table: pd.DataFrame) -> pd.DataFrame:
     """The settings that no other of their task and rule beats in validity and diversity."""
     parts = [
@@ -148,11 +172,7 @@ def frontier_points(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def areas(table: pd.DataFrame) -> pd.DataFrame:
-    """Area under the Pareto frontier of each rule: a row per task, a column per rule.
-
-    The staircase of `metrics.frontier_area`: from Val = 0, where the best diversity found counts,
-    to Val = 1, and nothing beyond the most valid setting.
-    """
+    """`metrics.frontier_area` of each rule's settings: a row per task, a column per rule."""
     rows = {
         (task, rule): frontier_area(group.validity.to_numpy(), group.diversity.to_numpy())
         for (task, rule), group in table.groupby(["task", "rule"], sort=False)
@@ -175,8 +195,7 @@ def oracle_table(table: pd.DataFrame, facts: pd.DataFrame, hulls: dict) -> pd.Da
         precision and recall of the oracle; the recall that the best adaptive rank cutoff has at the
         same precision (on the hull, so an upper bound); the best precision with every answer kept.
     """
-    rows = []
-    ceilings = facts.set_index("task").uniform_over_g
+    rows, ceilings = [], facts.set_index("task").uniform_over_g
     for task, group in table[table.rule == "oracle_size"].groupby("task", sort=False):
         worth = (group.validity * group.diversity).fillna(0.0)
         best = group.loc[worth.idxmax()]
@@ -200,14 +219,19 @@ def oracle_table(table: pd.DataFrame, facts: pd.DataFrame, hulls: dict) -> pd.Da
 
 
 def recall_at(hull: np.ndarray, precision: float) -> float:
-    """Recall of the convex hull at a precision; NaN above the highest precision there is.
+    """Recall at a precision of a convex hull [point, (precision, recall)], precision falling.
 
-    Args:
-        hull: [point, (precision, recall)], precision falling.
+    NaN above the highest precision there is.
     """
     if precision > hull[0, 0] + 1e-12:
         return float("nan")
     return float(np.interp(precision, hull[::-1, 0], hull[::-1, 1]))
+
+
+def key_numbers(points: pd.DataFrame) -> dict[str, float]:
+    """What the book's prose quotes of `oracle_table`: the best point on the states."""
+    best = points.set_index("task").loc["us-states"]
+    return {f"oracle_{name}_us-states": best[name] for name in ("validity", "diversity")}
 
 
 def task_for_budgets(table: pd.DataFrame, level: float = LEVEL) -> str:
@@ -216,16 +240,16 @@ def task_for_budgets(table: pd.DataFrame, level: float = LEVEL) -> str:
     return str(usable.idxmax())
 
 
-def full_budgets(table: pd.DataFrame, level: float = LEVEL) -> pd.DataFrame:
+def full_budgets(table: pd.DataFrame, *levels: float) -> pd.DataFrame:
     """Best diversity at a validity with the whole grid, and with as many settings as the smallest.
 
     Returns:
-        A row per task and sampler: settings, share of them valid enough, best, and the mean best of
-        the smallest grid's number of settings. A sampler without a setting that is valid enough has
-        no row.
+        A row per level, task and sampler: settings, share of them valid enough, best, and the mean
+        best of the smallest grid's number of settings. A sampler without a setting that is valid
+        enough has no row.
     """
     rows = []
-    for task, own in table.groupby("task", sort=False):
+    for level, (task, own) in product(levels, table.groupby("task", sort=False)):
         equal = own.groupby("rule").size().min()
         for rule, group in own.groupby("rule", sort=False):
             if (group.validity < level).all():
@@ -242,89 +266,64 @@ def full_budgets(table: pd.DataFrame, level: float = LEVEL) -> pd.DataFrame:
                     f"best of {equal}": curve[equal],
                 }
             )
-    kept = ["task", "Val at least", "rule", "settings", "valid enough", "best"]
-    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=kept)
+    return pd.DataFrame(rows)
 
 
-def findings(table: pd.DataFrame, facts: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
-    """The paper's claims about cutoffs, decided on one model's tables.
-
-    Args:
-        table: rows of `evaluate` over Table 3, several tasks.
-        facts: of `structural_facts`.
-        points: of `oracle_table`.
+def findings(table: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
+    """The paper's claims about cutoffs, decided on one model's `table3` and `oracle_table`.
 
     Returns:
         Columns claim, source, found, verdict. Exact for the model file, so without intervals.
     """
-    usable = table.groupby("task").validity.max()
-    usable = set(usable[usable >= TESTABLE].index)
-    points = points[points.task.isin(usable)].set_index("task")
+    best = table.groupby("task").validity.max()
+    usable = best.index[best >= TESTABLE]
+    table, points = table[table.task.isin(usable)], points[points.task.isin(usable)]
+    free, summed = points.task.isin(("rng-2", "rng-3")), points.task.str.contains("-sum-")
     rows = [
-        _oracle_near(points, ["us-states"], "With an oracle size, states reach (1, 1)", True),
-        _oracle_near(
-            points,
-            ["rng-2", "rng-3"],
-            "With an oracle size, unconstrained digits come close to (1, 1)",
-            True,
-        ),
-        _oracle_near(
-            points,
-            [task for task in points.index if "-sum-" in task],
-            "With an oracle size, sum-constrained digits stay away from (1, 1)",
-            False,
-        ),
-        _oracle_above(table, usable),
-        _no_setting_has_both(table, usable),
+        _oracle_near(points[points.task == "us-states"], "states reach (1, 1)", True),
+        _oracle_near(points[free], "unconstrained digits come close to (1, 1)", True),
+        _oracle_near(points[summed], "sum-constrained digits stay away from (1, 1)", False),
+        _oracle_above(table),
+        _no_setting_has_both(table[table.rule.isin(PRACTICAL)]),
     ]
     return pd.DataFrame(rows)
 
 
-def _oracle_near(points: pd.DataFrame, tasks: Iterable[str], claim: str, near: bool) -> Finding:
-    own = points.loc[[task for task in tasks if task in points.index]]
-    reached = np.minimum(own.validity, own.diversity / own.ceiling)
-    found = ", ".join(
-        f"{task}: ({row.validity:.2f}, {row.diversity:.2f}), ceiling {row.ceiling:.2f}"
-        for task, row in own.iterrows()
+def _oracle_near(points: pd.DataFrame, what: str, near: bool) -> Finding:
+    reached = np.minimum(points.validity, points.diversity / points.ceiling)
+    told = ", ".join(
+        f"{row.task}: ({row.validity:.2f}, {row.diversity:.2f}), ceiling {row.ceiling:.2f}"
+        for row in points.itertuples()
     )
+    found = f"{told} (decided at {_CLOSE:g} of validity 1 and of the ceiling)"
     holds = reached - _CLOSE if near else _CLOSE - reached
-    if found:
-        found += f" (decided at {_CLOSE:g} of validity 1 and of the ceiling)"
-    return Finding(claim, "Fig. 6, 9", found or too_low(), verdict(len(own) > 0, holds))
+    return decide(f"With an oracle size, {what}", _FIGURES, found, len(points) > 0, holds)
 
 
-def _oracle_above(table: pd.DataFrame, usable: set) -> Finding:
-    if not usable:
-        return Finding(_ABOVE, "Fig. 6, 9", too_low(), verdict(False, False))
-    wide = areas(table[table.task.isin(usable)])
+def _oracle_above(table: pd.DataFrame) -> Finding:
+    if table.empty:
+        return decide(_ABOVE, _FIGURES, "", False, False)
+    wide = areas(table)
     best = wide[list(PRACTICAL)].max(axis=1)
-    found = ", ".join(
-        f"{task}: {oracle:.2f} against {other:.2f}"
-        for task, oracle, other in zip(wide.task, wide.oracle_size, best, strict=True)
-    )
-    return Finding(_ABOVE, "Fig. 6, 9", "area " + found, verdict(True, wide.oracle_size - best))
+    pairs = zip(wide.oracle_size, best, strict=True)
+    told = [f"{oracle:.2f} against {other:.2f}" for oracle, other in pairs]
+    found = "area " + listed(wide.task, told, "{}: {}")
+    return decide(_ABOVE, _FIGURES, found, True, wide.oracle_size - best)
 
 
-def _no_setting_has_both(table: pd.DataFrame, usable: set) -> Finding:
-    own = table[table.task.isin(usable) & table.rule.isin(PRACTICAL)]
-    best = np.minimum(own.validity, own.diversity).groupby(own.task, sort=False).max()
-    return Finding(
-        "No setting of temperature, top-k, top-p or min-p is both valid and diverse",
-        "Fig. 6, 9",
-        f"best of min(Val, Div), decided at {_BOTH:g}: " + listed(best.index, best, "{}: {:.2f}")
-        if usable
-        else too_low(),
-        verdict(bool(usable), _BOTH - best),
-    )
+def _no_setting_has_both(table: pd.DataFrame) -> Finding:
+    claim = "No setting of temperature, top-k, top-p or min-p is both valid and diverse"
+    best = np.minimum(table.validity, table.diversity).groupby(table.task, sort=False).max()
+    found = f"best of min(Val, Div), decided at {_BOTH:g}: "
+    found += listed(best.index, best, "{}: {:.2f}")
+    return decide(claim, _FIGURES, found, len(table) > 0, _BOTH - best)
 
 
-# How far choices that the paper leaves open move the numbers: one table a task.
-#
-# Knows the public chain; asks it for the same task under other conventions.
-
+# How far choices that the paper leaves open move the numbers.
 # Longer answers have thousands of segmentations; these few show what they hold.
 SHORTEST = 11
 _OTHER_BATCH = 7
+_MOVED = ["validity", "diversity", "order", "shape", "size"]
 
 
 def sensitivity(
@@ -342,27 +341,19 @@ def sensitivity(
         Rows of `task`, `variant`, validity, diversity, order, shape, size (nats; NaN where several
         segmentations an answer leave them undefined) and `against`, the row to compare with.
     """
-    task = get_task(task)
-    base = "as everywhere"
-    rows = [
-        {"variant": base, **_numbers(model, task, end, results_dir)},
-        {
-            "variant": f"batches of {_OTHER_BATCH}",
-            **_numbers(model, task, end, None, batch_size=_OTHER_BATCH),
-        },
-    ]
+    task, base = get_task(task), "as everywhere"
+    variants = {base: _numbers(model, task, end, results_dir)}
+    variants[f"batches of {_OTHER_BATCH}"] = _numbers(model, task, end, None, _OTHER_BATCH)
     if model.dtype != "bfloat16":
         half = replace(model, dtype="bfloat16")
         vars(half)["tokenizer"] = model.tokenizer  # of the same files; reading them takes seconds
-        rows.append({"variant": "bfloat16", **_numbers(half, task, end, results_dir)})
+        variants["bfloat16"] = _numbers(half, task, end, results_dir)
     for other in ENDS:
         if other != end:
-            numbers = _numbers(model, task, other, results_dir)
-            rows.append({"variant": f"end = {other}", **numbers})
+            variants[f"end = {other}"] = _numbers(model, task, other, results_dir)
     for number, other in enumerate(paraphrases(task), start=1):
-        numbers = _numbers(model, other, end, results_dir)
-        rows.append({"variant": f"paraphrase {number}", **numbers})
-    rows = [{**row, "against": base} for row in rows]
+        variants[f"paraphrase {number}"] = _numbers(model, other, end, results_dir)
+    rows = [{"variant": name, **row, "against": base} for name, row in variants.items()]
     few = get_task(f"{task.name}-shortest-{min(SHORTEST, len(task.answers))}")
     label = f"{len(few.answers)} shortest answers"
     for tokenizations in ("canonical", "all"):
@@ -370,39 +361,28 @@ def sensitivity(
         rows.append(
             {
                 "variant": f"{label}, {tokenizations} tokenisations",
-                "validity": table.validity[0],
-                "diversity": table.diversity[0],
-                **dict.fromkeys(("order", "shape", "size"), np.nan),
+                **table.loc[0, ["validity", "diversity"]],
                 "against": f"{label}, canonical tokenisations",
             }
         )
-    return pd.DataFrame(rows).assign(task=task.name)[
-        ["task", "variant", "validity", "diversity", "order", "shape", "size", "against"]
-    ]
+    return pd.DataFrame(rows).assign(task=task.name)[["task", "variant", *_MOVED, "against"]]
+
+
+def sensitivities(page: Page) -> pd.DataFrame:
+    """`sensitivity` of two tasks."""
+    return over(("us-states", "rng-2"), lambda task: sensitivity(page.model, task, **page.asked))
 
 
 def _numbers(model: Model, task: Task, end: str, results_dir, batch_size=None) -> dict:
     request = request_for(model, task, Policies(end), batch_size, results_dir)
     found = request.tables(untouched([1.0]), losses=True)
     split = split_table(found.losses.assign(task=task.name)).iloc[0]
-    return {
-        "validity": found.settings.validity[0],
-        "diversity": found.settings.diversity[0],
-        **split[["order", "shape", "size"]],
-    }
+    return {**found.settings.loc[0, ["validity", "diversity"]], **split[["order", "shape", "size"]]}
 
 
 def largest_moves(table: pd.DataFrame) -> pd.DataFrame:
-    """For each kind of choice, how far it moves each number at most.
-
-    Args:
-        table: of `sensitivity`, one task or several.
-
-    Returns:
-        Per task and kind: the largest absolute change against the row to compare with.
-    """
-    numbers = ["validity", "diversity", "order", "shape", "size"]
-    reference = table[["task", "variant", *numbers]]
+    """Per task of `sensitivity` and kind of choice: the largest absolute change of each number."""
+    reference = table[["task", "variant", *_MOVED]]
     both = table.merge(
         reference, left_on=["task", "against"], right_on=["task", "variant"], suffixes=("", "_ref")
     )
@@ -410,7 +390,6 @@ def largest_moves(table: pd.DataFrame) -> pd.DataFrame:
     kind = both.variant.str.replace(r"(paraphrase|end) .*", r"\1", regex=True)
     kind = kind.str.replace(r".* answers, all .*", "all tokenisations", regex=True)
     kind = kind.str.replace(r"batches of .*", "batch size", regex=True)
-    moves = pd.DataFrame({n: (both[n] - both[f"{n}_ref"]).abs() for n in numbers})
-    moves.insert(0, "choice", kind)
-    moves.insert(0, "task", both.task)
-    return moves.groupby(["task", "choice"], sort=False).max().reset_index()
+    moves = pd.DataFrame({name: (both[name] - both[f"{name}_ref"]).abs() for name in _MOVED})
+    by = {"task": both.task, "choice": kind}
+    return moves.assign(**by).groupby(list(by), sort=False).max().reset_index()

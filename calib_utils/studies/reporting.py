@@ -1,12 +1,13 @@
-"""What a notebook prints: numbers glued into the book's prose, tables rounded to what holds.
+"""What every page does: opens a model, decides claims, prints tables, glues numbers into prose.
 
-Knows the book's tools (myst-nb's glue, pandas' display). Computes nothing.
+Knows the book's tools (myst-nb's glue, pandas' display) and the records beside stored numbers.
+Computes no number and looks at no clock: run again from the same rows, a page says the same.
 """
 
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +20,7 @@ from calib_utils import paths
 from calib_utils.core.metrics import as_text
 from calib_utils.core.prompts import Policies
 from calib_utils.models.loading import Model, load_model
-from calib_utils.results import records as records_module
-from calib_utils.results import storage
+from calib_utils.results import records, storage
 
 # Below this validity a model hardly does the task, and its curve says nothing about the claim.
 TESTABLE = 0.05
@@ -81,22 +81,24 @@ def too_low() -> str:
     return f"validity stays below {TESTABLE:g} at every setting looked at"
 
 
+def decide(claim: str, source: str, found: str, testable: bool, holds, agreement=AGREEMENT):
+    """The finding on a claim by `verdict`; where it is not testable, that validity is too low."""
+    told = found if testable else too_low()
+    return Finding(claim, source, told, verdict(testable, holds, agreement))
+
+
 def listed(names, values, form: str) -> str:
     """Names and values in one line, each pair in `form`."""
     return ", ".join(form.format(name, value) for name, value in zip(names, values, strict=True))
 
 
-def end_policy(model: Model, end: str) -> str:
-    """The end policy asked for; by default `line` for a base model, which rarely ends a turn."""
-    return end or ("eos" if model.tokenizer.chat_template else "line")
+def over(tasks: Iterable[str], table: Callable[[str], pd.DataFrame]) -> pd.DataFrame:
+    """What `table` gives for each task, below each other, with a column `task`."""
+    return pd.concat([table(task).assign(task=task) for task in tasks], ignore_index=True)
 
 
 def glue_number(key: str, value: float | int | str, form: str = "{:.2f}") -> None:
-    """Stores a number for the book's prose, as text in the form it is shown.
-
-    The text is rounded here. Another machine, whose float32 arithmetic differs in the sixth digit,
-    may round it to the neighbouring text, so copies are compared within a tolerance.
-    """
+    """Stores a number for the book's prose, as text in the form it is shown."""
     from myst_nb import glue
 
     text = value if isinstance(value, str) else form.format(value)
@@ -108,26 +110,21 @@ def glue_verdicts(found: pd.DataFrame) -> None:
 
     Tests of ours are counted apart: `own_verdicts`, the three counts, where there are any.
     """
-    claims, own = _by_test(found)
-    for verdict, count in _counts(claims).items():
+    ours = found.source.str.endswith(OURS)
+    for verdict, count in _counts(found[~ours]).items():
         glue_number(verdict.replace(" ", "_"), count, "{}")
-    glue_number("claims", len(claims), "{}")
-    if len(own):
-        glue_number("own_verdicts", ", ".join(map(str, _counts(own).values())))
+    glue_number("claims", int((~ours).sum()), "{}")
+    if ours.any():
+        glue_number("own_verdicts", ", ".join(map(str, _counts(found[ours]).values())))
     glue_number("headline", headline(found))
 
 
 def headline(found: pd.DataFrame) -> str:
     """A chapter's verdicts in words: how many of each, and the claims that do not hold."""
-    claims, own = _by_test(found)
-    text = _in_words("claims", claims)
-    return f"{text} {_in_words('tests that the paper does not make', own)}" if len(own) else text
-
-
-def _by_test(found: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The claims that the paper tests, and those whose test is ours."""
     ours = found.source.str.endswith(OURS)
-    return found[~ours], found[ours]
+    text = _in_words("claims", found[~ours])
+    own = _in_words("tests that the paper does not make", found[ours])
+    return f"{text} {own}" if ours.any() else text
 
 
 def _counts(found: pd.DataFrame) -> dict[str, int]:
@@ -135,10 +132,9 @@ def _counts(found: pd.DataFrame) -> dict[str, int]:
 
 
 def _in_words(what: str, found: pd.DataFrame) -> str:
-    counts = (f"{count} {verdict}" for verdict, count in _counts(found).items())
-    text = f"Of {len(found)} {what}: {', '.join(counts)}."
-    failed = [f"“{claim}”" for claim in found.claim[found.verdict == NOT_REPRODUCED]]
-    return f"{text} Not reproduced: {'; '.join(failed)}." if failed else text
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in _counts(found).items())
+    failed = "; ".join(f"“{claim}”" for claim in found.claim[found.verdict == NOT_REPRODUCED])
+    return f"Of {len(found)} {what}: {counts}." + f" Not reproduced: {failed}." * bool(failed)
 
 
 def show(table: pd.DataFrame, digits: int = 2, floor: float = 0.0, zeros: bool = False) -> HTML:
@@ -169,16 +165,42 @@ def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
     Takes columns `x`, `x_low`, `x_high`, and `low`, `high` as those of the column before `low`.
     """
     table = table.copy()
-    lows = [name for name in table if name == "low" or name.endswith("_low")]
-    for low in lows:
+    for low in [name for name in table if name == "low" or name.endswith("_low")]:
         high = low.removesuffix("low") + "high"
-        value = low.removesuffix("_low")
-        if low == "low":
-            value = table.columns[table.columns.get_loc(low) - 1]
+        before = table.columns[table.columns.get_loc(low) - 1]
+        value = before if low == "low" else low.removesuffix("_low")
         cells = table[[value, low, high]].itertuples(index=False, name=None)
         table[value] = [as_text(*cell) for cell in cells]
         table = table.drop(columns=[low, high])
     return table
+
+
+def of_records(described: Iterable[dict], verb: str = "measured") -> str:
+    """When, under which convention and at what cost stored numbers came about; seconds added up."""
+    described = list(described)
+    if not described:
+        return live()
+    dates = sorted({record["environment"]["date"] for record in described})
+    seconds = sum(record.get("seconds", 0.0) for record in described)
+    when = " to ".join(dict.fromkeys([dates[0], dates[-1]]))
+    cost = f" in {math.ceil(seconds):,} s" if seconds else ""
+    under = sorted({str(record["convention"]) for record in described})
+    return f"{verb} {when}{cost}, convention {', '.join(under)}"
+
+
+def live() -> str:
+    """The same line for what is computed when a page runs, and stored nowhere."""
+    return "computed when this page ran"
+
+
+def _records(folders: Iterable[Path]) -> list[dict]:
+    files = (folder / storage.RECORD for folder in folders)
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
+
+
+def end_policy(model: Model, end: str) -> str:
+    """The end policy asked for; by default `line` for a base model, which rarely ends a turn."""
+    return end or ("eos" if model.tokenizer.chat_template else "line")
 
 
 def source_of(model: Model) -> str:
@@ -199,7 +221,7 @@ class Page:
     glue = staticmethod(glue_number)
     glue_verdicts = staticmethod(glue_verdicts)
     with_intervals = staticmethod(with_intervals)
-    live = staticmethod(lambda: live())
+    live = staticmethod(live)
 
     @property
     def asked(self) -> dict:
@@ -211,15 +233,30 @@ class Page:
         """The weights that the numbers come from, in one line."""
         return source_of(self.model)
 
+    def glue_each(self, numbers: Mapping[str, float | int | str], form: str = "{:.2f}") -> None:
+        """Stores several numbers for the prose, in one form."""
+        for key, value in numbers.items():
+            glue_number(key, value, form)
+
     def when_measured(self, tasks: Iterable[str] | None = None) -> str:
         """When rows were measured, for the line below a figure: of some tasks, or all there are."""
         if tasks is None:
-            return of_all(self.store)
-        return of_tasks(self.store, self.model, tasks, self.end)
+            return of_records(_records(self.store.glob("*/[!.]*")))
+        dtype = "" if self.model.dtype == "float32" else f"@dtype={self.model.dtype}"
+        suffix = Policies(end=self.end).suffix + dtype
+        key = self.model.key
+        return of_records(
+            _records(storage.folder_of(self.store, key, task, suffix) for task in tasks)
+        )
 
     def when_written(self, names: Iterable[str]) -> str:
-        """When some stored texts were written, for the line below a figure."""
-        return of_texts(self.store, self.model, names)
+        """The same of stored texts. Their records hold no seconds, so the cost is their number."""
+        if self.store is None:
+            return live()
+        folders = [records.folder_of(self.store, self.model.key, name) for name in names]
+        files = (file for folder in folders for file in folder.glob("[!.]*.parquet"))
+        n_texts = sum(parquet.read_metadata(file).num_rows for file in files)
+        return of_records(_records(folders), f"{n_texts:,} texts, written")
 
 
 def open_page(
@@ -248,62 +285,3 @@ def open_page(
     loaded = load_model(model, revision=revision or None, dtype=dtype, device=device)
     policy = end_policy(loaded, end)
     return Page(loaded, store, policy, f"{source_of(loaded)}, end = {policy}")
-
-
-# When, under which convention and at what cost stored numbers were measured: a line for figures.
-#
-# Knows the records that lie beside them. Looks at no clock, so that a page that is executed again
-# from the same rows shows the same line.
-
-
-def of_tasks(results_dir: str | Path, model: Model, tasks: Iterable[str], end: str = "eos") -> str:
-    """Of some tasks' rows; the seconds are those of the last pass over each, added up.
-
-    Args:
-        end: the policy the rows were measured under.
-    """
-    dtype = "" if model.dtype == "float32" else f"@dtype={model.dtype}"
-    suffix = Policies(end=end).suffix + dtype
-    folders = (storage.folder_of(results_dir, model.key, task, suffix) for task in tasks)
-    return _told(_records(folders), "measured")
-
-
-def of_texts(results_dir: str | Path | None, model: Model, names: Iterable[str]) -> str:
-    """Of stored texts. Their records hold no seconds, so the cost is how many there are."""
-    if results_dir is None:
-        return live()
-    folders = [records_module.folder_of(results_dir, model.key, name) for name in names]
-    files = (file for folder in folders for file in folder.glob("[!.]*.parquet"))
-    n_texts = sum(parquet.read_metadata(file).num_rows for file in files)
-    return _told(_records(folders), f"{n_texts:,} texts, written")
-
-
-def of_records(records: Iterable[dict]) -> str:
-    """Of what some records describe, such as a `formal_framework.Study`'s; seconds added up."""
-    return _told(list(records), "measured")
-
-
-def of_all(results_dir: str | Path) -> str:
-    """Of every stored row of every model."""
-    return _told(_records(Path(results_dir).glob("*/[!.]*")), "measured")
-
-
-def live() -> str:
-    """Of what is computed when a page runs, and stored nowhere."""
-    return "computed when this page ran"
-
-
-def _records(folders: Iterable[Path]) -> list[dict]:
-    files = (folder / storage.RECORD for folder in folders)
-    return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
-
-
-def _told(records: list[dict], verb: str) -> str:
-    if not records:
-        return live()
-    dates = sorted({record["environment"]["date"] for record in records})
-    seconds = sum(record.get("seconds", 0.0) for record in records)
-    when = " to ".join(dict.fromkeys([dates[0], dates[-1]]))
-    cost = f" in {math.ceil(seconds):,} s" if seconds else ""
-    under = sorted({str(record["convention"]) for record in records})
-    return f"{verb} {when}{cost}, convention {', '.join(under)}"

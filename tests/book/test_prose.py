@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from calib_utils import paths
+from calib_utils import figures, paths
 from calib_utils.book import build, notebooks
-from calib_utils.figures import style
 from calib_utils.models.loading import Model
 from calib_utils.studies import reporting
 from calib_utils.studies.reporting import OURS
@@ -47,7 +46,7 @@ def test_a_figure_has_a_caption_a_text_for_who_cannot_see_it_and_its_source(name
         label, caption = given["figure"]["name"], given["figure"]["caption"]
         assert caption.endswith(".") and given["image"]["alt"].endswith("."), label
         assert len(given["image"]["alt"]) > 30 and given["image"]["alt"] != caption, label
-        said = "figures.source_line(" in cell.source
+        said = "source_line(" in cell.source
         assert said != (label in BY_FORMULA), f"{label}: source line {said}"
 
 
@@ -118,7 +117,7 @@ def test_the_line_of_a_figure_lies_below_all_else_as_saved(tmp_path, place):
         drawn.tight_layout(rect=(0, 0.12, 1, 1))
         drawn.legend(*axes[0].get_legend_handles_labels(), loc="lower center", **place)
         if lines:
-            style.source_line(axes[0], *lines)
+            figures.source_line(axes[0], *lines)
         drawn.savefig(tmp_path / "figure.png", bbox_inches="tight")
         plt.close(drawn)
         ink = (plt.imread(tmp_path / "figure.png")[..., :3].min(axis=2) < 0.7).any(axis=1)
@@ -138,15 +137,17 @@ def test_the_line_of_a_figure_comes_from_records_and_no_clock(tmp_path):
     keep("rng-2", 24, {"seconds": 1.4})
     keep("rng-3", 26, {"seconds": 2.4})
     keep("rng-3@end=line", 27, {"seconds": 1000})
-    told = reporting.of_tasks(tmp_path, model, ["rng-2", "rng-3"])
+    page, base = (reporting.Page(model, tmp_path, end, "") for end in ("eos", "line"))
+    told = page.when_measured(["rng-2", "rng-3"])
     assert told == "measured 2026-11-24 to 2026-11-26 in 4 s, convention 1"
-    assert "1,000 s" in reporting.of_tasks(tmp_path, model, ["rng-3"], "line")
-    assert "in 1,004 s" in reporting.of_all(tmp_path)
+    assert "1,000 s" in base.when_measured(["rng-3"])
+    assert "in 1,004 s" in page.when_measured()
     keep("texts/one", 25, {})
     table = pd.DataFrame({"text": ["a", "b", "c"]})
     table.to_parquet(tmp_path / "m" / "texts" / "one" / "x.parquet")
     table.to_parquet(tmp_path / "m" / "texts" / "one" / ".draft.parquet")
-    told = reporting.of_texts(tmp_path, model, ["one", "two"])
+    told = page.when_written(["one", "two"])
     assert told == "3 texts, written 2026-11-25, convention 1"
-    nothing = [reporting.of_texts(None, model, []), reporting.of_tasks(tmp_path, model, ["rng-4"])]
+    nowhere = reporting.Page(model, None, "eos", "")
+    nothing = [nowhere.when_written([]), page.when_measured(["rng-4"])]
     assert nothing == [reporting.live()] * 2 and "when this page ran" in reporting.live()

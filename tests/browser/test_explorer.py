@@ -14,8 +14,7 @@ from playwright.sync_api import expect
 
 import calib_utils as cu
 from calib_utils import paths
-from calib_utils.figures import explorer
-from calib_utils.figures.style import RULE_NAMES
+from calib_utils.figures import RULE_NAMES, explorer
 from calib_utils.models.registry import DEFAULT_MODEL
 from calib_utils.results import storage
 from calib_utils.results.storage import KEY

@@ -11,10 +11,9 @@ import pytest
 import torch
 
 import calib_utils as cu
-from calib_utils import paths
+from calib_utils import figures, paths
 from calib_utils.book import check
 from calib_utils.figures import explorer
-from calib_utils.figures import style as style_module
 from calib_utils.models import scoring
 from calib_utils.models.registry import CORE, EMBEDDED
 from calib_utils.results import conventions
@@ -153,8 +152,8 @@ def test_white_space_and_controls_are_visible(tiny, small_task, monkeypatch):
 
 def test_the_page_has_the_figures_colours():
     style = (paths.book_dir() / "assets" / "explorer.css").read_text(encoding="utf-8")
-    assert f"--cu-valid: {style_module.BLUE};" in style
-    assert f"--cu-invalid: {style_module.VERMILION};" in style
+    assert f"--cu-valid: {figures.BLUE};" in style
+    assert f"--cu-invalid: {figures.VERMILION};" in style
 
 
 @pytest.fixture(scope="module")

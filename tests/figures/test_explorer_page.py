@@ -8,9 +8,8 @@ import pandas as pd
 import pytest
 
 from calib_utils import paths
-from calib_utils.figures import explorer
+from calib_utils.figures import CAUSES, RULE_COLOURS, explorer
 from calib_utils.figures.explorer import StepData
-from calib_utils.figures.style import CAUSES, RULE_COLOURS
 from calib_utils.models.registry import DEFAULT_MODEL
 from calib_utils.results import storage
 from calib_utils.results.storage import KEY

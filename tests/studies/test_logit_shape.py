@@ -196,9 +196,9 @@ def test_figures_show_what_the_tables_hold():
     import matplotlib.pyplot as plt
 
     from calib_utils.figures import logit_shape as logit_shape_figures
-    from calib_utils.figures import style
+    from calib_utils.figures import use_style
 
-    style.use_style()
+    use_style()
     curves = curves_of("two_part", "two_part_continuous", "power_law")
     fits, table = logit_shape.fits_of(curves), logit_shape.fit_table(curves)
     held_out = logit_shape.held_out_table(curves)

@@ -8,7 +8,6 @@ import calib_utils as cu
 from calib_utils.core.tasks import paraphrases
 from calib_utils.errors import UnknownNameError
 from calib_utils.studies import oracle_cutoffs, reporting
-from calib_utils.studies.oracle_cutoffs import largest_moves, sensitivity
 from calib_utils.studies.reporting import AGREEMENT, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
 
 HULL = np.array([[1.0, 0.2], [0.5, 0.6], [0.1, 1.0]])
@@ -27,7 +26,7 @@ def decided(points, task="rng-2", ceiling=1.0):
     table = rows(task, points)
     facts = pd.DataFrame({"task": [task], "uniform_over_g": [ceiling]})
     oracle = oracle_cutoffs.oracle_table(table, facts, {task: pd.DataFrame(HULL)})
-    found = oracle_cutoffs.findings(table, facts, oracle)
+    found = oracle_cutoffs.findings(table, oracle)
     return found.set_index("claim").verdict
 
 
@@ -109,8 +108,8 @@ def test_paraphrases_ask_for_the_same_answers():
 
 def test_sensitivity_compares_like_with_like(tiny, tmp_path, monkeypatch):
     model = tiny("llama", chat=True)
-    monkeypatch.setattr("calib_utils.studies.oracle_cutoffs.SHORTEST", 4)
-    table = sensitivity(model, "rng-1", results_dir=tmp_path)
+    monkeypatch.setattr(oracle_cutoffs, "SHORTEST", 4)
+    table = oracle_cutoffs.sensitivity(model, "rng-1", results_dir=tmp_path)
     rows = table.set_index("variant")
     assert {"bfloat16", "end = line", "end = none", "paraphrase 4"} <= set(table.variant)
     assert rows.loc["batches of 7", "validity"] == pytest.approx(
@@ -119,7 +118,7 @@ def test_sensitivity_compares_like_with_like(tiny, tmp_path, monkeypatch):
     canonical, every = (rows.loc[f"4 shortest answers, {kind} tokenisations"].validity
                         for kind in ("canonical", "all"))  # fmt: skip
     assert every >= canonical
-    moves = largest_moves(table)
+    moves = oracle_cutoffs.largest_moves(table)
     assert set(moves.choice) == {"batch size", "bfloat16", "end", "paraphrase", "all tokenisations"}
     worst = max(abs(rows.loc[f"paraphrase {i}", "validity"] - rows.loc["as everywhere", "validity"])
                 for i in (1, 2, 3, 4))  # fmt: skip

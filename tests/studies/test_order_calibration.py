@@ -11,7 +11,7 @@ import calib_utils as cu
 from calib_utils.core import metrics
 from calib_utils.core.tasks import OpenPrompt
 from calib_utils.errors import ResultsError
-from calib_utils.models import generation
+from calib_utils.models import generation, registry
 from calib_utils.openended import programs, table1, verifiers
 from calib_utils.openended.prompts import open_prompts
 from calib_utils.openended.sweeps import node_table
@@ -24,6 +24,8 @@ from calib_utils.openended.verifiers import (
     label_table,
     write_sheet,
 )
+from calib_utils.paths import default_results_dir
+from calib_utils.results.records import read_completions
 from calib_utils.studies import order_calibration, reporting
 from calib_utils.studies.reporting import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
 
@@ -407,3 +409,24 @@ def test_table1_counts_undecided_texts_as_not_valid(study, tiny, tmp_path, monke
     found = order_calibration.texts_of(model, changed, 0, tmp_path)["items"]
     assert set(found.prompt_id) == {p.id for p in sweep.prompts} and found.valid.dtype == bool
     assert set(found.strategy) == {"top_k", "min_p", "top_p", "none", "oracle"}
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("model", registry.CORE)
+def test_the_chapter_tells_what_its_stored_texts_and_labels_say(model, glued):
+    numbers = glued(model, "04_order_calibration")
+    verdicts = [int(numbers[v]) for v in ("reproduced", "not_reproduced", "not_testable_here")]
+    assert sum(verdicts) == int(numbers["claims"])
+    assert sum(map(int, numbers["own_verdicts"].split(", "))) == 2
+    for kind, sweep, judge in (("items", "items-1", "gazetteer"), ("texts", "texts-1", "harper")):
+        # From the files alone, node by node, without the study's own functions.
+        folder = default_results_dir() / model
+        texts = read_completions(folder / "texts" / sweep)
+        labels = pd.read_parquet(folder / "labels" / f"{sweep}@{judge}.parquet")
+        rows = texts.merge(labels[["prompt_id", "text", "valid"]], on=["prompt_id", "text"])
+        rows = rows[rows.valid.notna()]
+        shares = []
+        for _, own in rows.groupby("prompt_id"):
+            trees = [tree.valid.astype(bool) for _, tree in own.groupby("seed")]
+            shares.append(np.mean([tree.mean() for tree in trees]))
+        assert float(numbers[f"{kind}_prevalence"]) == pytest.approx(np.mean(shares), abs=0.006)

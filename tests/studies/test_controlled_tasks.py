@@ -1,0 +1,81 @@
+"""The study of controlled tasks: claims from hand-made curves, stored rows, glued numbers."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from calib_utils import paths
+from calib_utils.book import check
+from calib_utils.models.registry import CORE, EMBEDDED
+from calib_utils.results import storage
+from calib_utils.studies import controlled_tasks
+from calib_utils.studies.reporting import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
+
+TASKS = controlled_tasks.task_names((2, 3))
+
+
+def curves(scale):
+    """Val falls and Div rises with temperature; longer and bounded answers are worse by `scale`."""
+    parts = []
+    for place, task in enumerate(TASKS):
+        best = 0.8 * scale**place
+        table = {"validity": [best, best / 2, best / 50], "diversity": [0.1, 0.3, 0.6]}
+        parts.append(pd.DataFrame({**table, "task": task, "temperature": [0.5, 1.0, 4.0]}))
+    return controlled_tasks.label_tasks(pd.concat(parts, ignore_index=True))
+
+
+def decided(scale, p):
+    answers = [pd.DataFrame({"task": t, "temperature": 1.0, "log_p": np.log(p)}) for t in TASKS]
+    found = controlled_tasks.findings(curves(scale), pd.concat(answers))
+    return found.set_index("claim").verdict
+
+
+def test_tasks_are_told_by_family_and_length():
+    table = curves(1.0)
+    assert table.groupby("task", sort=False).length.first().tolist() == [2, 3] * 3 + [0]
+    assert table.family.iloc[-1] == "states"
+
+
+def test_claims_follow_the_curves():
+    few, even = [0.2, *[0.001] * 9], [0.02] * 10
+    good = decided(0.9, few)
+    assert set(good) == {REPRODUCED}
+    other = decided(1.1, even)
+    worse = [claim for claim in other.index if "worse" in claim]
+    assert len(worse) == 3 and (other[worse] == NOT_REPRODUCED).all()
+    assert other["At T = 1 a few valid answers hold most of the valid mass"] == NOT_REPRODUCED
+
+
+def test_a_model_that_hardly_does_a_task_decides_nothing():
+    table = curves(1.0).assign(validity=lambda t: t.validity / 100)
+    none = pd.DataFrame({"task": [], "temperature": [], "log_p": []})
+    found = controlled_tasks.findings(table, none)
+    assert set(found.verdict) == {NOT_TESTABLE}
+    assert found.found.iloc[3:].str.startswith("validity stays below 0.05").all()
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("model", CORE)
+def test_the_states_rows_are_what_the_weights_give(model):
+    """Every setting, loss and frontier stored for the states, measured again."""
+    found = check.recompute(storage.folder_of(paths.default_results_dir(), model, "us-states"))
+    row = found.iloc[0]
+    assert row.same, row.to_dict()
+    assert row["convention is current"]
+    assert row.settings > 20
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("model", CORE)
+def test_glued_numbers_are_those_of_the_rows(model, glued):
+    numbers, claims = glued(model, "02_controlled_tasks"), glued(model, "03_oracle_cutoffs")
+    suffix = "@end=line" if EMBEDDED[model].stage == "base" else ""
+    stored = storage.read(paths.default_results_dir() / model / f"us-states{suffix}").settings
+    plain = stored[(stored.rule == "none") & (stored.temperature == 1)].iloc[0]
+    assert float(numbers["validity_us-states"]) == pytest.approx(plain.validity, rel=0.05)
+    assert float(numbers["diversity_us-states"]) == pytest.approx(plain.diversity, rel=0.05)
+    oracle = stored[stored.rule == "oracle_size"]
+    best = oracle.loc[(oracle.validity * oracle.diversity).fillna(0.0).idxmax()]
+    assert float(claims["oracle_validity_us-states"]) == pytest.approx(best.validity, rel=0.05)
+    verdicts = [int(claims[v]) for v in ("reproduced", "not_reproduced", "not_testable_here")]
+    assert sum(verdicts) == int(claims["claims"])
