@@ -1,8 +1,7 @@
-"""Models behind OpenAI-compatible servers, asked many things at once through the `openai` library.
+"""Models behind OpenAI-compatible servers: chats, and continuations in place of `generation`.
 
-Knows requests, keys and errors. Knows no rubric and no token. The key is read from an environment
-variable for each round of requests, is sent to that server alone, and is removed from what the
-server sends back.
+Knows requests, keys and errors. Knows no rubric, sweep or file. The key is read from an environment
+variable, is sent to that server alone, and is removed from what the server sends back.
 """
 
 import hashlib
@@ -45,13 +44,10 @@ class Endpoint:
     Args:
         base_url: up to and including the version, such as `http://localhost:8000/v1`.
         model: the name under which the server knows the model.
-        key_variable: name of the environment variable that holds the key, if it is set; None
-            sends no key.
+        key_variable: environment variable of the key, which may be unset; None sends no key.
         max_tokens: limit of a reply; a thinking model needs thousands.
-        options: further fields of every chat, such as `{"temperature": 0.6}` or
-            `{"chat_template_kwargs": {"enable_thinking": True}}`. Temperature is 0 by default.
-        timeout: seconds of silence after which an attempt is given up. All attempts together get
-            `attempts` times as long, however slowly the server talks.
+        options: further fields of every chat, such as `{"temperature": 0.6}` (0 by default).
+        timeout: seconds of silence of an attempt; all together get `attempts` times as long.
         attempts: how often a request is sent when the server is busy, failing or slow.
         concurrency: requests under way at once.
 
@@ -120,11 +116,8 @@ class Endpoint:
     ) -> Iterator[tuple[int, object]]:
         """Answers to any requests, as they arrive: (position, `read` of its JSON or a refusal).
 
-        Only `concurrency` requests are under way or waiting at a time, however many there are.
-
         Args:
-            read: takes the decoded JSON; a LookupError, TypeError or ValueError from it means
-                that this is not the kind of answer that was asked for.
+            read: raises LookupError, TypeError or ValueError where the JSON is no such answer.
 
         Raises:
             EndpointError: the server cannot be used; requests not yet answered are dropped.
@@ -224,11 +217,8 @@ class Endpoint:
         return " ".join(self._without_key(str(text)).split())[:_SHOWN]
 
 
-# Continuations by a server instead of this process: the second backend of `generation`.
-#
-# Knows the completions API of OpenAI, with token ids in and out as vLLM has it. Knows nothing of
-# sweeps or files. vLLM pins its own torch and transformers, so it runs in an environment of its
-# own.
+# The second backend of `generation`: the completions API of OpenAI, with token ids in and out as
+# vLLM has it. vLLM pins its own torch and transformers, so it runs in an environment of its own.
 
 KNOWN_TEXT = "The three primary colours are red, yellow and"
 # Nats a token. float32 in two engines is apart by rounding (5e-5 measured), bfloat16 by 0.19, and
@@ -251,11 +241,8 @@ _PLAIN = {
 class Engine:
     """A server and the model that it was found to serve; `connect` makes one.
 
-    Args:
-        model: the same weights and dtype, for its tokenizer, prompts and identity.
-        version: what the server says it is.
-        apart: largest difference of a known text's log-probabilities from float32 here, in nats;
-            None where that was not checked.
+    `apart` is the largest difference of a known text's log-probabilities from float32 here, in
+    nats; None where that was not checked.
     """
 
     model: Model
@@ -285,11 +272,10 @@ def connect(
 
     Args:
         model: with the dtype that the server computes in, `load_model(name, dtype="bfloat16")`.
-        base_url: up to and including the version, such as `http://localhost:8000/v1`.
         name: under which the server knows the model; the model's key by default.
-        check: compares a known text with a float32 forward pass here. Leave it out for models too
-            large for this machine: then weights and dtype are taken on trust, as is recorded.
-        settings: of `served.Endpoint`; `concurrency` is the number of requests under way.
+        check: compares a known text with a float32 forward pass here. Without, as for models too
+            large for this machine, weights and dtype are taken on trust, as is recorded.
+        settings: of `Endpoint`, as is `base_url`.
 
     Raises:
         EndpointError: the server cannot be used.
@@ -369,11 +355,7 @@ class ServedContinuations:
         seed: int = 0,
         advance: Callable[[int], object] | None = None,
     ) -> list[Completion]:
-        """As `generation.Continuations.complete`; the server draws with numbers of its own.
-
-        A draw depends on its seed, prefix and number, and on the other requests of that moment
-        only through rounding.
-        """
+        """As `generation.Continuations.complete`; the server draws with numbers of its own."""
         prefixes, ends = list(map(tuple, prefixes)), set(end_ids)
         # An echo has the log-probabilities of what was forced.
         fields = {"echo": True, "n": max(1, n_samples), "stop_token_ids": sorted(ends)}

@@ -639,7 +639,7 @@ def test_a_locale_changes_no_byte(locales, tiny_folder, write_task, tmp_path):
 ASK = """
 import sys, time
 import calib_utils as cu
-from calib_utils import weights
+from calib_utils.models import weights
 weights._HUB_SECONDS = 1
 begun = time.monotonic()
 try:
