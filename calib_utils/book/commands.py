@@ -216,7 +216,7 @@ def formatted(table, form: str) -> str:
 def forecast(options) -> None:
     """Prints what a run would take; with `--measure` the model is loaded and timed for it."""
     from calib_utils.book import resources as forecasts
-    from calib_utils.models.loading import resolve_device, check_name, load_model
+    from calib_utils.models.loading import check_name, load_model, resolve_device
 
     check_name(options.model)
     device, probe_s = resolve_device(options.device), None

@@ -18,13 +18,15 @@ from calib_utils.errors import InvalidRequestError, ModelFormatError, whole_numb
 from calib_utils.models.loading import Model
 from calib_utils.models.scoring import Batch, continue_rows, forward
 
+Tokens = tuple[int, ...]
+
 
 @dataclass(frozen=True)
 class Start:
     """Token ids of a prompt, and the tokens of which any closes a text."""
 
-    ids: tuple[int, ...]
-    end_ids: tuple[int, ...]
+    ids: Tokens
+    end_ids: Tokens
 
 
 def start_of(model: Model, prompt: OpenPrompt, end: str = "eos") -> Start:
@@ -70,26 +72,17 @@ _LIMITS = {"cpu": (128, 160e6), "mps": (128, 160e6), "cuda": (512, 2e9)}
 # Rows reduced in float64 at a time: larger temporaries cost page faults.
 _BLOCK = 16
 
-Tokens = tuple[int, ...]
-
 
 @dataclass(frozen=True)
 class Completion:
-    """One continuation of a prompt. Log-probabilities are natural, at temperature 1.
+    """One continuation of a prompt. Log-probabilities are natural, at temperature 1."""
 
-    Args:
-        prefix: the forced tokens; `prefix_log_p` is the log-probability of each.
-        sample: which draw this is; 0 for greedy.
-        token_ids: what the model added, its end token included; `log_p` for each.
-        ended: whether an end token closed it, rather than the limit.
-    """
-
-    prefix: Tokens
+    prefix: Tokens  # what was forced
     prefix_log_p: tuple[float, ...]
-    sample: int
-    token_ids: Tokens
+    sample: int  # which draw this is; 0 for greedy
+    token_ids: Tokens  # what the model added, its end token included
     log_p: tuple[float, ...]
-    ended: bool
+    ended: bool  # by an end token, rather than the limit
 
 
 def complete(

@@ -80,17 +80,6 @@ def test_the_counts_are_those_of_the_architecture(name):
         assert size.vocabulary == network.get_output_embeddings().weight.shape[0]
 
 
-@pytest.mark.parametrize("one", registry.paper_panel(), ids=lambda one: one.name)
-def test_a_name_says_its_size(one):
-    parts = [part for part in one.name.split("-") if part[:-1].replace(".", "").isdigit()]
-    named = float(parts[-1].rstrip("B"))
-    assert one.parameters / 1e9 == pytest.approx(named, rel=0.25)
-    active = [part for part in one.name.split("-") if part[0] == "A" and part.endswith("B")]
-    assert bool(active) == (one.active < one.parameters)
-    for part in active:
-        assert one.active / 1e9 == pytest.approx(float(part[1:-1]), rel=0.2)
-
-
 # Sizes of files
 
 
