@@ -105,10 +105,8 @@ def load_model(
     text, path = str(name), Path(name).expanduser()
     if revision is not None:
         if not (isinstance(revision, str) and _REVISION.fullmatch(revision)):
-            known = ("main",)
-            raise UnknownNameError(
-                "revision", str(revision), known, "Give a commit, branch or tag."
-            )
+            hint = "Give a commit, branch or tag."
+            raise UnknownNameError("revision", str(revision), ("main",), hint)
         if path.is_dir() or not is_hub_id(text):
             hint = "revision= is for hub ids; drop it here."
             raise UnknownNameError("hub model", f"{text}@{revision}", (), hint)

@@ -23,8 +23,7 @@ from calib_utils.models.generation import Completion, Tokens, vocabulary_size
 from calib_utils.models.loading import Model, load_model
 
 KEY_VARIABLE = "CALIB_UTILS_JUDGE_KEY"
-# The request itself is at fault, for example a text longer than the model's context.
-_REFUSED = {400, 413, 422}
+_REFUSED = {400, 413, 422}  # the request is at fault, as a text longer than the model's context
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _SHOWN = 300  # characters of a server's error message
 
@@ -174,9 +173,8 @@ class Endpoint:
         try:
             import openai
         except ImportError:
-            raise EndpointError(
-                "asking a server needs the package openai: pip install 'calib-utils[judge]'"
-            ) from None
+            remedy = "pip install 'calib-utils[judge]'"
+            raise EndpointError(f"asking a server needs the package openai: {remedy}") from None
         # A redirect would carry the key to another place; a proxy has no way to this machine.
         direct = urlsplit(self.base_url).hostname in _LOOPBACK
         http = openai.DefaultAsyncHttpxClient(follow_redirects=False, trust_env=not direct)
@@ -251,7 +249,7 @@ class Engine:
     apart: float | None = None
 
     def continuations(self, model: Model, prompt_ids: Sequence[int], batch_size=None):
-        """In place of `generation.Continuations`; the endpoint's `concurrency` is the batch."""
+        """In place of `Continuations`; the endpoint's `concurrency` is the batch."""
         return ServedContinuations(self, prompt_ids)
 
 
@@ -279,8 +277,7 @@ def connect(
 
     Raises:
         EndpointError: the server cannot be used.
-        LogProbabilityError: its log-probabilities are missing, not of token ids, or those of other
-            weights, another precision or other tokens.
+        LogProbabilityError: it gives none, or those of other weights, precision or tokens.
     """
     model = load_model(model)
     settings = {"timeout": 600.0, "concurrency": 64, **settings}
@@ -409,8 +406,7 @@ def _choices(answer: dict) -> list[tuple]:
 
 
 def _id(token: str) -> int:
-    """Of "token_id:7"; a server that writes the token's text is not understood."""
-    return int(token.split("token_id:")[1])
+    return int(token.split("token_id:")[1])  # a server that writes the token's text is refused
 
 
 def _apart(one: Sequence[float], other: Sequence[float]) -> float:
