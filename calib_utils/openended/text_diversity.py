@@ -219,7 +219,9 @@ def self_bleu(texts: Sequence[str], order: int = 4) -> float:
             other = second[ngram] if count == largest[ngram] else largest[ngram]
             total[len(ngram) - 1] += count
             correct[len(ngram) - 1] += min(count, other)
-        closest = _closest_other(length, lengths)
+        # BLEU's reference length: that of the nearest other text, the shorter of two.
+        others = lengths - Counter([length])
+        closest = min(others, key=lambda other: (abs(other - length), other))
         score = BLEU.compute_bleu(
             correct, total, length, closest, "exp", effective_order=True, max_ngram_order=order
         )
@@ -249,10 +251,3 @@ def self_bleu_in_groups(texts: Sequence[str], rounds: int = 20, seed: int = 0) -
 def _counted(text: str, order: int) -> tuple[Counter, int]:
     """How often each n-gram up to an order occurs, and the number of tokens."""
     return extract_all_word_ngrams(_TOKENIZE(text.rstrip()), 1, order)
-
-
-def _closest_other(length: int, lengths: Counter) -> int:
-    """The length of another text that is nearest, the shorter of two: BLEU's reference length."""
-    if lengths[length] > 1:
-        return length
-    return min((other for other in lengths if other != length), key=lambda o: (abs(o - length), o))
