@@ -34,11 +34,7 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 def whole(path: Path, parents: bool = False) -> Iterator[Path]:
     """A draft beside `path` that takes its name when the block ends well, and goes when it fails.
 
-    Args:
-        parents: makes the folder where it is missing.
-
-    Raises:
-        OSError: the place cannot be written.
+    `parents` makes the folder where it is missing. Raises OSError where nothing can be written.
     """
     draft = path.with_name(f".{uuid.uuid4().hex}.draft")
     try:
@@ -63,14 +59,11 @@ def keep(path: Path, content: bytes) -> Path:
 def alone(folder: Path, label: str = "") -> Iterator[bool]:
     """Waits until no other process is in such a block with the same folder; a kill ends the block.
 
-    The lock is the file `LOCK` in the folder, which stays behind. Not to be nested.
+    Gives False where the folder cannot be locked (no locks there, or not writable), so that others
+    may be in the block too. The file `LOCK` in the folder stays behind. Not to be nested.
 
     Args:
         label: shown on stderr while waiting; empty for silence.
-
-    Returns:
-        False where the folder cannot be locked (no locks there, or not writable), so that other
-        processes may be in the block too.
     """
     lock = FileLock(folder / LOCK, fallback_to_soft=False)  # a soft lock outlives its process
     try:
@@ -93,11 +86,8 @@ def alone(folder: Path, label: str = "") -> Iterator[bool]:
 def whole_folder(target: Path, is_whole: Callable[[Path], bool]) -> Iterator[Path]:
     """A folder that becomes `target` only when the block ends well.
 
-    Args:
-        is_whole: whether what has the name already stays, as where another run was faster.
-
-    Raises:
-        OSError: the place cannot be written.
+    `is_whole` says whether what has the name already stays, as where another run was faster. Raises
+    OSError where nothing can be written.
     """
     draft = target.with_name(f".{target.name}-{uuid.uuid4().hex}")
     old = draft.with_name(f"{draft.name}-old")

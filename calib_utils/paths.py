@@ -14,8 +14,7 @@ READ_LOG = "CALIB_UTILS_READ_LOG"
 def project_root() -> Path:
     """The checkout this package belongs to: the first parent folder that holds `_config.yml`.
 
-    nbval runs a notebook in the notebook's folder and papermill in the caller's, so the root is
-    found from this file first (editable install), then from the working directory.
+    Looked for from this file first (editable install), then from the working directory.
 
     Raises:
         NoCheckoutError: outside a checkout, where notebooks and results have no home.
@@ -49,11 +48,6 @@ def vllm_python() -> Path | None:
     named = os.environ.get("CALIB_UTILS_VLLM_PYTHON")
     found = Path(named or project_root() / ".venv-vllm" / "bin" / "python")
     return found if found.is_file() else None
-
-
-def judgement_cache_dir() -> Path:
-    """Answers of language-model judges, so that a text is judged once."""
-    return cache_dir() / "judgements"
 
 
 def package_data(*parts: str) -> Path:

