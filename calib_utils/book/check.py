@@ -666,5 +666,5 @@ def _sweep_faults(record: dict, table: pd.DataFrame) -> Iterator[Fault]:
     lengths = [table[f"path_{name}"].map(len) for name in ("ranks", "ids", "log_p")]
     if any((length != table.depth).any() for length in lengths):
         yield Fault("a path has another number of tokens than its depth: sweep again")
-    if not table.path_ranks.map(lambda ranks: set(ranks) <= set(sweep.candidates)).all():
+    if not table.path_ranks.map(lambda ranks: set(ranks) <= set(sweep.ranks)).all():
         yield Fault("a rank was forced that the sweep does not have: sweep again")
