@@ -110,7 +110,7 @@ def write_sheet(path: Path | str, items: pd.DataFrame) -> Path:
     """Writes a CSV sheet for one person to label: each item once, in order, `SHEET_COLUMNS`.
 
     The person fills in `annotator` (a name or code), `valid` (yes, no, or empty where undecided)
-    and, if there is something to say, `note`. Raises a JudgeError where the place cannot be written.
+    and perhaps `note`. Raises a JudgeError where the place cannot be written.
     """
     rows = [
         (item.digest, _inert(item.prompt), _inert(item.text), "yes" if item.ended else "no")
@@ -333,16 +333,16 @@ def _placed(entry: _Entry, places: list[str], ended: bool) -> tuple[bool | None,
 # misses most wrong sentences made of right words. Two checks of ours are added: letters of another
 # script than Latin, and a missing space after a full stop.
 #
-# Advice on style, word choice and readability is no error. A word with a capital is taken for a name,
-# so its spelling is not checked. American and British spelling are both right. At the end of a
-# cut-off text nothing counts that touches the last word.
+# Advice on style and word choice is no error. A word with a capital is taken for a name, so its
+# spelling is not checked. American and British spelling are both right. At the end of a cut-off
+# text nothing counts that touches the last word.
 
 PER_ERROR = 2  # taken from 10, so that one error makes a text invalid
 # Harper's kinds of findings that are errors; the others are advice.
-ERROR_KINDS = set(
-    "Agreement BoundaryError Capitalization Eggcorn Formatting Grammar Malapropism Miscellaneous "
-    "Nonstandard Punctuation Repetition Spelling Typo".split()
-)
+ERROR_KINDS = {
+    *("Agreement", "BoundaryError", "Capitalization", "Eggcorn", "Formatting", "Grammar", "Typo"),
+    *("Malapropism", "Miscellaneous", "Nonstandard", "Punctuation", "Repetition", "Spelling"),
+}
 # Takes names such as Mia for initials.
 _IGNORED_RULES = {"OrthographicConsistency"}
 _DIALECTS = ("AMERICAN", "BRITISH")
@@ -474,10 +474,11 @@ def labels_of(
         "judge": {"name": judge.name, **judge.identity},
         "convention": conventions.CURRENT[conventions.LABELS],
     }
-    with suppress(ResultsError):  # none there, or none readable
-        kept, stored = (None, None) if path is None else read(path)
-        if stored == json.loads(json.dumps(record)):
-            return kept.astype({**dict.fromkeys(CRITERIA, "Int64"), "valid": "boolean"})
+    if path is not None:
+        with suppress(ResultsError):  # none there, or none readable
+            kept, stored = read(path)
+            if stored == json.loads(json.dumps(record)):
+                return kept.astype({**dict.fromkeys(CRITERIA, "Int64"), "valid": "boolean"})
     labels = judge.judge(items[list(ITEM_COLUMNS)])
     found = pd.concat([items[["prompt_id", "text", "ended"]], labels], axis=1)[COLUMNS]
     if path is not None:

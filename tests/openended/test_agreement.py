@@ -82,14 +82,13 @@ def test_comparison_worked_by_hand():
     judge = [True, True, True, False, False, NA, True, False]
     truth = [True, True, False, True, False, True, NA, False]
     found = compare(judge, pd.array(truth, dtype="boolean"))
-    assert (found.true_positive, found.false_positive) == (2, 1)
-    assert (found.false_negative, found.true_negative) == (1, 2)
-    assert (found.n, found.n_unlabelled) == (6, 2)
-    assert found.accuracy == pytest.approx(4 / 6) and found.f1 == pytest.approx(4 / 6)
-    assert found.false_positive_rate == found.false_negative_rate == pytest.approx(1 / 3)
-    assert found.accuracy_interval[0] < 4 / 6 < found.accuracy_interval[1]
-    assert found.f1_interval[0] < 4 / 6 < found.f1_interval[1]
-    assert found.alpha == pytest.approx(alpha_by_pairs(zip(judge, truth, strict=True)))
+    assert (found["n"], found["unreadable"]) == (6, 1 / 8)
+    assert found["says_valid"] == found["reference_valid"] == found["always_invalid"] == 0.5
+    assert found["accuracy"] == found["f1"] == pytest.approx(4 / 6)
+    assert found["false_positive"] == found["false_negative"] == pytest.approx(1 / 3)
+    for name in ("accuracy", "f1", "alpha"):
+        assert found[f"{name}_low"] < found[name] < found[f"{name}_high"]
+    assert found["alpha"] == pytest.approx(alpha_by_pairs(zip(judge, truth, strict=True)))
 
 
 def test_the_f1_bootstrap_is_the_bootstrap_over_items():
@@ -102,14 +101,15 @@ def test_the_f1_bootstrap_is_the_bootstrap_over_items():
         both = (judge & truth)[draw].sum()
         values.append(2 * both / (judge[draw].sum() + truth[draw].sum()))
     expected = np.quantile(values, [0.025, 0.975])
-    assert compare(judge, truth).f1_interval == pytest.approx(tuple(expected), abs=0.015)
+    found = compare(judge, truth)
+    assert [found["f1_low"], found["f1_high"]] == pytest.approx(expected, abs=0.015)
 
 
 def test_comparison_at_its_ends():
     none = compare([False, False], [False, False])
-    assert none.accuracy == 1 and np.isnan(none.f1) and np.isnan(none.false_negative_rate)
-    assert np.isnan(none.f1_interval).all()
-    assert compare([True, False], [True, False]).f1 == 1
+    assert none["accuracy"] == 1 and none["false_positive"] == 0
+    assert np.isnan([none[name] for name in ("f1", "f1_low", "f1_high", "false_negative")]).all()
+    assert compare([True, False], [True, False])["f1"] == 1
     with pytest.raises(InvalidRequestError, match="2 labels against 1"):
         compare([True, False], [True])
     with pytest.raises(InvalidRequestError, match="no item"):
