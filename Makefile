@@ -12,9 +12,14 @@ CU := $(BIN)/python -m calib_utils
 VLLM_VENV := .venv-vllm
 # A kernel beside a test process shares the cores with it; fixed threads keep results comparable.
 export TOKENIZERS_PARALLELISM = false
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+NBVAL := $(PYTEST) -o addopts= -p tests.nbval_plugin -p no:cacheprovider --nbval --nbval-current-env \
+  --nbval-cell-timeout=900 --nbval-sanitize-with tests/nbval_sanitize.cfg
+# Chooses which pages and rows have their turn.
+COMMIT := $(shell git rev-parse HEAD 2>/dev/null || echo none)
 
 .DEFAULT_GOAL := help
-.PHONY: help env fetch forecast run workflow workflow-env book pages pdf release test check reproduce sync lock licences determinism canaries mutation bench vllm clean
+.PHONY: help env fetch forecast run workflow workflow-env book pages pdf release test test-full check reproduce sync lock licences determinism canaries mutation bench vllm clean
 
 help:  ## This list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -70,16 +75,24 @@ release: pdf  ## What a release holds, with checksums, in _build/release
 	tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -C data -czf _build/release/results.tar.gz results
 	cd _build/release && sha256sum book.pdf book.zip results.tar.gz > SHA256SUMS && cat SHA256SUMS
 
-test: env  ## Everything CI runs
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+test: env  ## What every push has to pass, and CI runs: some minutes on two cores
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-logo
 	$(CU) fetch --all
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests calib_utils --ignore=tests/browser -m "not notebooks" -n $(WORKERS) --dist loadfile
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/browser -m notebooks -n $(WORKERS) --dist loadfile
+	$(PYTEST) tests calib_utils -m "not full" --ignore=tests/browser
+	$(NBVAL) $$($(BIN)/python tests/pages.py)
+	$(CU) check --recompute 1 --seed $(COMMIT)
 	$(CU) book
-	$(BIN)/python -m pytest tests/browser --browser-required -n $(WORKERS)
+	$(PYTEST) tests/browser -m "not full" --browser-required
 
-check: env  ## The quick tests: no model weights, no notebooks
-	$(BIN)/python -m pytest -m "not models and not notebooks"
+test-full: test workflow-env  ## All else as well, nightly and before a release: an hour on two cores
+	CALIB_UTILS_FUZZ=1500 $(PYTEST) tests calib_utils -m full --ignore=tests/browser
+	$(NBVAL) $$($(BIN)/python tests/pages.py --all)
+	$(CU) check --strict
+	$(CU) book --pdf
+	$(PYTEST) tests/browser -m full --browser-required
+
+check: env  ## The quick tests: no model weights, no notebooks, no browser
+	$(PYTEST) tests calib_utils -m "not models and not notebooks and not full" --ignore=tests/browser
 
 reproduce: env  ## Recompute every stored row from the weights and print the differences
 	$(CU) reproduce

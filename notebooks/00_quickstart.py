@@ -38,12 +38,12 @@ import calib_utils as cu
 from calib_utils.figures import controlled_tasks as controlled_tasks_figures
 from calib_utils.figures import style
 from calib_utils.results.evaluation import share_interval
-from calib_utils.studies import controlled_tasks, reporting
+from calib_utils.studies import reporting
 
 style.use_style()
 language_model = cu.load_model(model, revision=revision or None, dtype=dtype, device=device)
 task = cu.get_task("rng-2")
-policy = controlled_tasks.end_policy(language_model, end)
+policy = reporting.end_policy(language_model, end)
 source = f"{reporting.source_of(language_model)}, end = {policy}"
 
 # %% [markdown]

@@ -46,12 +46,12 @@ from calib_utils import paths
 from calib_utils.figures import formal_framework as formal_framework_figures
 from calib_utils.figures import style
 from calib_utils.figures.explorer import group_masses, step_data
-from calib_utils.studies import controlled_tasks, errata, formal_framework, reporting
+from calib_utils.studies import errata, formal_framework, reporting
 from calib_utils.theory import theorems as theorems_module
 
 style.use_style()
 language_model = cu.load_model(model, revision=revision or None, dtype=dtype, device=device)
-policy = controlled_tasks.end_policy(language_model, end)
+policy = reporting.end_policy(language_model, end)
 store = results_dir or paths.default_results_dir()
 source = f"{reporting.source_of(language_model)}, end = {policy}"
 

@@ -46,7 +46,7 @@ style.use_style()
 language_model = cu.load_model(model, revision=revision or None, dtype=dtype, device=device)
 store = results_dir or paths.default_results_dir()
 tasks = controlled_tasks.task_names(lengths=(2,) if quick else (2, 3, 4))
-policy = controlled_tasks.end_policy(language_model, end)
+policy = reporting.end_policy(language_model, end)
 asked = {"end": policy, "results_dir": store}
 source = f"{reporting.source_of(language_model)}, end = {policy}"
 

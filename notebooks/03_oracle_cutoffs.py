@@ -45,7 +45,7 @@ from calib_utils.figures import explorer as explorer_module
 from calib_utils.figures import oracle_cutoffs as oracle_cutoffs_figures
 from calib_utils.figures import style
 from calib_utils.figures.explorer import explorer
-from calib_utils.studies import controlled_tasks, oracle_cutoffs, reporting
+from calib_utils.studies import oracle_cutoffs, reporting
 from calib_utils.studies.oracle_cutoffs import largest_moves, sensitivity
 
 style.use_style()
@@ -53,7 +53,7 @@ language_model = cu.load_model(model, revision=revision or None, dtype=dtype, de
 store = results_dir or paths.default_results_dir()
 tasks = list(oracle_cutoffs.QUICK_TASKS if quick else oracle_cutoffs.TASKS)
 small = list(oracle_cutoffs.SMALL_TASKS)
-policy = controlled_tasks.end_policy(language_model, end)
+policy = reporting.end_policy(language_model, end)
 asked = {"end": policy, "results_dir": store}
 grid = {"rules": cu.table3_rules(), "temperatures": TABLE3_TEMPERATURES}
 source = f"{reporting.source_of(language_model)}, end = {policy}"

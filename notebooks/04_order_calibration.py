@@ -42,20 +42,15 @@ embedder = "all-MiniLM-L6-v2"  # of the embedding diversity: embedded name, hub 
 
 # %%
 import calib_utils as cu
-from calib_utils import paths
-from calib_utils.figures import order_calibration as order_calibration_figures
-from calib_utils.figures import style
-from calib_utils.openended import precision_recall, table1
-from calib_utils.openended.text_diversity import load_embedder
-from calib_utils.studies import controlled_tasks, order_calibration, reporting
+from calib_utils.figures import order_calibration as figures
+from calib_utils.studies import order_calibration as study
 
-style.use_style()
-language_model = cu.load_model(model, revision=revision or None, dtype=dtype, device=device)
-store = results_dir or paths.default_results_dir()
-policy = controlled_tasks.end_policy(language_model, end)
-plan = (order_calibration.quick if quick else order_calibration.laptop)(seed, policy)
-source = f"{reporting.source_of(language_model)}, end = {policy}"
-items, texts = order_calibration.ITEMS, order_calibration.TEXTS
+figures.use_style()
+page = cu.open_page(
+    model, revision=revision, dtype=dtype, device=device, results_dir=results_dir, end=end
+)
+plan = (study.quick if quick else study.laptop)(seed, page.end)
+items, texts = study.ITEMS, study.TEXTS
 
 # %% [markdown]
 # ## What was tried, and who judged it
@@ -79,11 +74,11 @@ items, texts = order_calibration.ITEMS, order_calibration.TEXTS
 # of the model's own.
 
 # %%
-study = order_calibration.run(language_model, plan, store)
-when = reporting.of_texts(store, language_model, [sweep.name for sweep in plan.sweeps])
+run = study.run(page.model, plan, page.store)
+when = page.when_written([sweep.name for sweep in plan.sweeps])
 
 # %%
-reporting.show(order_calibration.label_counts(study))
+page.show(study.label_counts(run))
 
 # %% [markdown]
 # ## One step
@@ -93,22 +88,22 @@ reporting.show(order_calibration.label_counts(study))
 # ({term}`local precision` and {term}`local recall`, Def. 4.1).
 
 # %% mystnb={"figure": {"caption": "One next token: precision (solid) and recall (dashed) against the number of tokens kept, on a logarithmic axis, with prevalence (dotted). A perfect order would hold precision at 1 until recall reaches 1 (compare Fig. 3 of the paper). Labels by a list.", "name": "fig-one-step"}, "image": {"alt": "Precision falling and recall rising as the cutoff moves down the ranking of one next token."}}
-city = study.candidates[plan.items[0].name].query("prompt_id == 'item-city'")
-ax = order_calibration_figures.cutoff_curves(precision_recall.local_curves(city))
-_ = style.source_line(ax, source, when)
+city = run.candidates[plan.items[0].name].query("prompt_id == 'item-city'")
+ax = figures.cutoff_curves(study.precision_recall.local_curves(city))
+_ = figures.source_line(ax, page.source, when)
 
 # %% [markdown]
 # The texts behind it: the highest candidates that turn out valid, and those that do not (compare
 # App. B). A candidate's probability is not what makes it valid.
 
 # %%
-reporting.show(order_calibration.examples(study, plan.items[0].name, "item-city"))
+page.show(study.examples(run, plan.items[0].name, "item-city"))
 
 # %% [markdown]
 # The same for the beginning of a story, judged by grammar alone.
 
 # %%
-reporting.show(order_calibration.examples(study, plan.texts[0].name, plan.texts[0].prompts[0].id))
+page.show(study.examples(run, plan.texts[0].name, plan.texts[0].prompts[0].id))
 
 # %% [markdown]
 # ## Deeper trees
@@ -123,14 +118,14 @@ reporting.show(order_calibration.examples(study, plan.texts[0].name, plan.texts[
 # prevalence, since the best cutoff is picked after the fact.
 
 # %% mystnb={"figure": {"caption": "Items: precision against recall on the frontier of all cutoffs, a panel per depth: mean (line) and extremes (band) over nodes. Dotted: prevalence; dash-dotted: the mean height of a random order. What the ranking knows is the distance to the dash-dotted line (compare Fig. 2 right of the paper). Labels by lists.", "name": "fig-depth-items"}, "image": {"alt": "Panels of precision-recall frontiers by depth for items, with prevalence and a random order."}}
-measured = order_calibration.measures(study)
-depths = order_calibration.depth_table(measured)
-figure = order_calibration_figures.depth_frontiers(*order_calibration.deepest(study, depths, items))
-_ = style.source_line(figure.axes[0], source, when)
+measured = study.measures(run)
+depths = study.depth_table(measured)
+figure = figures.depth_frontiers(*study.deepest(run, depths, items))
+_ = figures.source_line(figure.axes[0], page.source, when)
 
 # %% mystnb={"figure": {"caption": "Free texts, grammar alone: the same.", "name": "fig-depth-texts"}, "image": {"alt": "Panels of precision-recall frontiers by depth for free texts, with prevalence and a random order."}}
-figure = order_calibration_figures.depth_frontiers(*order_calibration.deepest(study, depths, texts))
-_ = style.source_line(figure.axes[0], source, when)
+figure = figures.depth_frontiers(*study.deepest(run, depths, texts))
+_ = figures.source_line(figure.axes[0], page.source, when)
 
 # %% [markdown]
 # Area and recall at precision 0.8 of all trees (recall weighted by the valid texts below a
@@ -147,24 +142,22 @@ _ = style.source_line(figure.axes[0], source, when)
 # - *n_runs*: trees with a valid candidate, one per prompt and seed.
 
 # %%
-reporting.show(reporting.with_intervals(depths.drop(columns="recall")))
+page.show(page.with_intervals(depths.drop(columns="recall")))
 
 # %% [markdown]
 # Counting each valid candidate once instead (unweighted, as in the authors' published points):
 
 # %%
-unweighted = order_calibration.depth_table(
-    order_calibration.measures(study, precision_recall.UNWEIGHTED)
-)
+unweighted = study.depth_table(study.measures(run, study.precision_recall.UNWEIGHTED))
 columns = ["n_nodes", "n_undefined", "n_prompts", "n_runs", "recall", "prevalence_all"]
-reporting.show(reporting.with_intervals(unweighted.drop(columns=columns)))
+page.show(page.with_intervals(unweighted.drop(columns=columns)))
 
 # %% [markdown]
 # Each depth against the others, within the same tree:
 
 # %%
-changes = order_calibration.depth_changes(measured)
-reporting.show(reporting.with_intervals(changes))
+changes = study.depth_changes(measured)
+page.show(page.with_intervals(changes))
 
 # %% [markdown]
 # ## The authors' own points
@@ -173,14 +166,12 @@ reporting.show(reporting.with_intervals(changes))
 # judge. Most of the area there is prevalence.
 
 # %% mystnb={"figure": {"caption": "The authors' published points of two larger models: precision against recall, a line per prefix, with prevalence (dotted). Most of the area is prevalence.", "name": "fig-published-points"}, "image": {"alt": "Precision against recall of two published models, a line per prefix, with prevalence."}}
-published = precision_recall.from_published()
-figure = order_calibration_figures.published_frontiers(
-    precision_recall.published_points(), published
-)
-_ = style.source_line(figure.axes[0], "points published with arXiv:2605.11128v1")
+published = study.precision_recall.from_published()
+figure = figures.published_frontiers(study.precision_recall.published_points(), published)
+_ = figures.source_line(figure.axes[0], "points published with arXiv:2605.11128v1")
 
 # %%
-reporting.show(published.drop(columns="recall"))
+page.show(published.drop(columns="recall"))
 
 # %% [markdown]
 # ## Is one greedy completion enough?
@@ -189,15 +180,15 @@ reporting.show(published.drop(columns="recall"))
 # Fig. 7). How many of ten have to be valid is not said, so both readings are shown.
 
 # %% mystnb={"figure": {"caption": "Items: mean precision-recall frontiers of the same candidates under three ways to label them; thin: lowest and highest node. Lines that lie close say that one greedy completion is enough (compare Fig. 7 of the paper).", "name": "fig-greedy-drawn"}, "image": {"alt": "Precision-recall frontiers of the same candidates under three ways to label them."}}
-grid, sources = order_calibration.greedy_and_drawn(study)
-ax = order_calibration_figures.compared_frontiers(
-    precision_recall.frontiers_by_depth(grid, by="labels"), by="labels"
+grid, sources = study.greedy_and_drawn(run)
+ax = figures.compared_frontiers(
+    study.precision_recall.frontiers_by_depth(grid, by="labels"), by="labels"
 )
-_ = style.source_line(ax, source, when)
+_ = figures.source_line(ax, page.source, when)
 
 # %%
-summary = precision_recall.depth_summary(sources, by="labels").drop(columns="recall")
-reporting.show(reporting.with_intervals(summary))
+summary = study.precision_recall.depth_summary(sources, by="labels").drop(columns="recall")
+page.show(page.with_intervals(summary))
 
 # %% [markdown]
 # ## Can a language model be the judge?
@@ -209,13 +200,13 @@ reporting.show(reporting.with_intervals(summary))
 # *always_invalid*. The references are the lists, and for grammar the checker, which errs itself.
 
 # %%
-judge = order_calibration.judge_by_name(judge_model if plan.judged else "", judge_url)
-samples, judged = order_calibration.ask(study, judge, seed, store, language_model.key)
-agreements = order_calibration.agreement_table(samples, judged, study)
+judge = study.judge_by_name(judge_model if plan.judged else "", judge_url)
+samples, judged = study.ask(run, judge, seed, page.store, page.model.key)
+agreements = study.agreement_table(samples, judged, run)
 
 # %%
 print("judge:", judge.name if judge else "none in this run")
-reporting.show(reporting.with_intervals(agreements))
+page.show(page.with_intervals(agreements))
 
 # %% [markdown]
 # The {term}`noise floor`: what a **perfect** ranking of 1,000 candidates would seem to have under
@@ -225,17 +216,17 @@ reporting.show(reporting.with_intervals(agreements))
 
 # %%
 first = depths[(depths.kind == items) & (depths.forced == 1)].iloc[0]
-noise = order_calibration.noise_table(agreements, first.prevalence_all)
-reporting.show(noise)
+noise = study.noise_table(agreements, first.prevalence_all)
+page.show(noise)
 
 # %% [markdown]
 # People are the better reference. No human label comes with this book. This writes a sheet with 50
 # texts of either kind for a person to fill in, and `verifiers.read_sheets` reads what comes back:
 #
 # ```python
-# texts = judge_study.to_annotate(study, 50)
-# labels.write_sheet("label-me.csv", texts)
-# labels.read_sheets(texts, "label-me.csv")
+# texts = study.to_annotate(run, 50)
+# cu.openended.verifiers.write_sheet("label-me.csv", texts)
+# cu.openended.verifiers.read_sheets(texts, "label-me.csv")
 # ```
 #
 # ## Knowing validity for two steps
@@ -250,47 +241,47 @@ reporting.show(noise)
 # texts and in groups of four, since the paper's "n = 4" can mean either.
 
 # %%
-drawn = order_calibration.texts_of(language_model, study, seed, store)
-embed = order_calibration.remembered(load_embedder(embedder).embed)
-scores = order_calibration.scores_of(drawn, embed, seed=seed)
-compared = order_calibration.comparisons(scores)
-apart = order_calibration.differences(scores)
+drawn = study.texts_of(page.model, run, seed, page.store)
+embed = study.embedder_of(embedder)
+scores = study.scores_of(drawn, embed, seed=seed)
+compared = study.comparisons(scores)
+apart = study.differences(scores)
 table1_names = [f"table1-{sweep.name}" for sweep in plan.oracle]
-table1_when = reporting.of_texts(store, language_model, table1_names)
+table1_when = page.when_written(table1_names)
 
 # %% mystnb={"figure": {"caption": "Items: Table 1 on this model, a row per strategy. Left: embedding diversity, more is better; middle and right: self-BLEU, less is better. Dots with 95 % intervals over prompts; hollow: the paper's numbers, of other models, prompts and judge.", "name": "fig-table1-items"}, "image": {"alt": "Dots with intervals of embedding diversity and self-BLEU by strategy for items, the paper's numbers hollow."}}
 if items in scores:
     own = compared[compared.kind == items]
-    figure = order_calibration_figures.strategy_dots(own, table1.published_table1())
-    _ = style.source_line(figure.axes[0], source, table1_when)
+    figure = figures.strategy_dots(own, study.table1.published_table1())
+    _ = figures.source_line(figure.axes[0], page.source, table1_when)
 
 # %% mystnb={"figure": {"caption": "Free texts, grammar alone: the same.", "name": "fig-table1-texts"}, "image": {"alt": "Dots with intervals of embedding diversity and self-BLEU by strategy for free texts, the paper's numbers hollow."}}
 if texts in scores:
     own = compared[compared.kind == texts]
-    figure = order_calibration_figures.strategy_dots(own, table1.published_table1())
-    _ = style.source_line(figure.axes[0], source, table1_when)
+    figure = figures.strategy_dots(own, study.table1.published_table1())
+    _ = figures.source_line(figure.axes[0], page.source, table1_when)
 
 # %% [markdown]
 # *tried* settings, *usable* ones with validity 0.8, the chosen one, and each measure with its
 # interval over prompts. *held_out* chooses the setting on the other prompts.
 
 # %%
-reporting.show(reporting.with_intervals(order_calibration.compact(compared)))
+page.show(page.with_intervals(study.compact(compared)))
 
 # %% [markdown]
 # The oracle less each strategy, prompt by prompt:
 
 # %%
-reporting.show(reporting.with_intervals(apart))
+page.show(page.with_intervals(apart))
 
 # %% [markdown]
 # Nonsense is diverse. With valid texts only, six of each prompt and setting (settings with fewer
 # are not compared):
 
 # %%
-valid_scores = order_calibration.scores_of(drawn, embed, among="valid", seed=seed)
-valid_compared = order_calibration.compact(order_calibration.comparisons(valid_scores))
-reporting.show(reporting.with_intervals(valid_compared))
+valid_scores = study.scores_of(drawn, embed, among="valid", seed=seed)
+valid_compared = study.compact(study.comparisons(valid_scores))
+page.show(page.with_intervals(valid_compared))
 
 # %% [markdown]
 # ## The paper's own size
@@ -301,7 +292,7 @@ reporting.show(reporting.with_intervals(valid_compared))
 # `sweeps.forecast` says what it will cost before it runs, and `sweeps.sweep` runs it.
 
 # %%
-reporting.show(order_calibration.sizes(plan), digits=3)
+page.show(study.sizes(plan), digits=3)
 
 # %% [markdown]
 # ## Claims and findings
@@ -311,13 +302,13 @@ reporting.show(order_calibration.sizes(plan), digits=3)
 # only what they agree on. The test of the ranking is ours, and counted apart.
 
 # %%
-found = order_calibration.findings(depths, changes, sources, compared, apart)
-reporting.show(found)
+found = study.findings(depths, changes, sources, compared, apart)
+page.show(found)
 
 # %% tags=["remove-cell"]
-reporting.glue_verdicts(found)
-for name, text in order_calibration.headline(depths, measured).items():
-    reporting.glue_number(name, text)
+page.glue_verdicts(found)
+for name, text in study.headline(depths, measured).items():
+    page.glue(name, text)
 
 # %% [markdown]
 # ## Check it yourself
@@ -330,9 +321,9 @@ for name, text in order_calibration.headline(depths, measured).items():
 #
 # for seed in range(5):
 #     ranks = np.random.default_rng(seed).permutation(city["rank"].to_numpy())
-#     shuffled = pr_curves.local_curves(city.assign(rank=ranks))
-#     print(pr_curves.node_measures(shuffled)[["random_area", "area"]])
-# pr_curves.node_measures(pr_curves.local_curves(city))[["random_area", "area"]]
+#     shuffled = study.precision_recall.local_curves(city.assign(rank=ranks))
+#     print(study.precision_recall.node_measures(shuffled)[["random_area", "area"]])
+# study.precision_recall.node_measures(study.precision_recall.local_curves(city))[["random_area", "area"]]
 # ```
 #
 # Shuffled, the area scatters around the random one; if it kept the height of the last line, the
@@ -352,7 +343,7 @@ for name, text in order_calibration.headline(depths, measured).items():
 # ## Summary and provenance
 #
 # Texts and labels are kept under the results folder; a run after a kill goes on from there. They
-# are reused only by the code and the weights that made them.
+# are reused for the same weights, prompts and convention only.
 
 # %%
-print("numbers from", source)
+print("numbers from", page.source)

@@ -34,19 +34,14 @@ results_dir = ""  # where results are read; empty: data/results of this checkout
 quick = False  # not used here: reading takes seconds
 
 # %%
-from calib_utils import paths
-from calib_utils.book import commands
-from calib_utils.figures import logit_shape as logit_shape_figures
-from calib_utils.figures import model_panel as model_panel_figures
-from calib_utils.figures import style
-from calib_utils.models import registry
-from calib_utils.studies import model_panel, reporting
+import calib_utils as cu
+from calib_utils.figures import model_panel as figures
+from calib_utils.studies import model_panel as study
 
-style.use_style()
-store = results_dir or paths.default_results_dir()
-found = model_panel.read(store)
-source = "numbers from data/results; weights and their SHA-256 are in the table of models"
-when = reporting.of_all(store)
+figures.use_style()
+page = cu.open_page(results_dir=results_dir)
+found = study.read(page.store)
+when = page.when_measured()
 
 # %% [markdown]
 # ## Coverage
@@ -56,8 +51,8 @@ when = reporting.of_all(store)
 # takes: `python -m calib_utils forecast --model` and its name.
 
 # %% tags=["nbval-ignore-output"]
-covered = commands.coverage(store)
-reporting.show(commands.as_page(covered))
+covered = cu.coverage(page.store)
+page.show(cu.coverage(page.store, for_page=True))
 
 # %% [markdown]
 # ## What is read
@@ -67,7 +62,7 @@ reporting.show(commands.as_page(covered))
 # items decided by lists and free texts by grammar alone.
 
 # %%
-reporting.show(model_panel.sources(found))
+page.show(study.sources(found))
 
 # %%
 if len(found.left_out):
@@ -97,18 +92,18 @@ else:
 # comparable in height.
 
 # %% mystnb={"figure": {"caption": "Order against size: area under the precision-recall frontier (upper) and recall at precision 0.8 (lower) against parameters, for items (left) and free texts (right), with 95 % intervals. Black tick: a random order. Lines join two sizes of one family, or a base model and its post-trained one. Open: the authors' points (compare Fig. 4 and 8 of the paper).", "name": "fig-size"}, "image": {"alt": "Dots with intervals of area and recall against the number of parameters, by family, published points open."}}
-order = model_panel.order_table(found)
-first = model_panel.sized(order[order.forced == 1], found.models)
-pairs = model_panel.size_pairs(found.models) + model_panel.stage_pairs(found.models)
-figure = model_panel_figures.against_size(first, pairs, model_panel.published_order())
-_ = style.source_line(figure.axes[0], source, when)
+order = study.order_table(found)
+first = study.sized(order[order.forced == 1], found.models)
+pairs = study.size_pairs(found.models) + study.stage_pairs(found.models)
+figure = figures.against_size(first, pairs, study.published_order())
+_ = figures.source_line(figure.axes[0], page.source, when)
 
 # %%
 columns = ["model", "kind", "forced", "depth"]
 estimates = order.loc[:, "area":"recall_at_high"].columns
 counts = ["n_nodes", "n_undefined", "n_prompts", "n_runs"]
 shown = order[[*columns, *estimates, "random_area", "prevalence", "prevalence_all", *counts]]
-reporting.show(reporting.with_intervals(shown))
+page.show(page.with_intervals(shown))
 
 # %% [markdown]
 # ## Validity and diversity
@@ -119,11 +114,11 @@ reporting.show(reporting.with_intervals(shown))
 
 # %% mystnb={"figure": {"caption": "Diversity against validity of every setting (dots, by rule) with Pareto frontiers: a row per model, a column per task (compare Fig. 9 of the paper).", "name": "fig-panel-frontiers"}, "image": {"alt": "Grid of scatter plots of diversity against validity, a row per model and a column per task."}}
 names = list(dict.fromkeys(found.settings.model))
-figure = model_panel_figures.frontier_panels(found.settings, names, list(model_panel.SHOWN_TASKS))
-_ = style.source_line(figure.axes[0], source, when)
+figure = figures.frontier_panels(found.settings, names, list(study.SHOWN_TASKS))
+_ = figures.source_line(figure.axes[0], page.source, when)
 
 # %%
-reporting.show(model_panel.frontier_table(found), digits=2, floor=0.005)
+page.show(study.frontier_table(found), digits=2, floor=0.005)
 
 # %% [markdown]
 # ## Order, shape and size of the cutoff
@@ -133,13 +128,13 @@ reporting.show(model_panel.frontier_table(found), digits=2, floor=0.005)
 # defines the {term}`order part`, the {term}`shape part` and the {term}`size part`).
 
 # %% mystnb={"figure": {"caption": "The loss at temperature 1 without cutoff, in nats, split between order (hatched), shape (plain) and size of the cutoff (dotted), a bar per task and model.", "name": "fig-panel-split"}, "image": {"alt": "Stacked bars of the loss by task and model, split between order, shape and size."}}
-splits = model_panel.testable(found, model_panel.split_table(found))
-alone = splits[splits.decoder == model_panel.ALONE]
-figure = model_panel_figures.split_of_models(alone)
-_ = style.source_line(figure.axes[0], source, when)
+splits = study.testable(found, study.split_table(found))
+alone = splits[splits.decoder == study.ALONE]
+figure = figures.split_of_models(alone)
+_ = figures.source_line(figure.axes[0], page.source, when)
 
 # %%
-reporting.show(alone[["task", "model", "validity", "diversity", "total", "order", "shape", "size"]])
+page.show(alone[["task", "model", "validity", "diversity", "total", "order", "shape", "size"]])
 
 # %% [markdown]
 # ## Logit shape
@@ -148,12 +143,12 @@ reporting.show(alone[["task", "model", "validity", "diversity", "total", "order"
 # the right one). Above the line ours, below it the 18 published fits, of other models.
 
 # %% mystnb={"figure": {"caption": "R², mean squared error and breakpoint of every model's fits: a dot per query; filled: this book's models; open: as published.", "name": "fig-panel-shape"}, "image": {"alt": "Dots of three measures of fit by model and query, the published ones open."}}
-fits = model_panel.shape_table(found)
-figure = logit_shape_figures.published_dots(model_panel.beside_published_fits(fits))
-_ = style.source_line(figure.axes[0], source, f"{when}; open: arXiv:2605.11128v1")
+fits = study.shape_table(found)
+figure = figures.published_dots(study.beside_published_fits(fits))
+_ = figures.source_line(figure.axes[0], page.source, f"{when}; open: arXiv:2605.11128v1")
 
 # %%
-reporting.show(fits[["model", "query", "c", "mse", "r2", "m", "B", "C", "jump"]], digits=3)
+page.show(fits[["model", "query", "c", "mse", "r2", "m", "B", "C", "jump"]], digits=3)
 
 # %% [markdown]
 # ## Pairs
@@ -163,26 +158,26 @@ reporting.show(fits[["model", "query", "c", "mse", "r2", "m", "B", "C", "jump"]]
 # over those.
 
 # %%
-paired = model_panel.pair_table(found)
-of_stages = f"{len(model_panel.stage_pairs(found.models))} of {len(registry.pairs())}"
-print(f"pairs by size: {len(model_panel.size_pairs(found.models))}; by training: {of_stages}")
-reporting.show(reporting.with_intervals(paired))
+paired = study.pair_table(found)
+of_stages = f"{len(study.stage_pairs(found.models))} of {len(study.pairs())}"
+print(f"pairs by size: {len(study.size_pairs(found.models))}; by training: {of_stages}")
+page.show(page.with_intervals(paired))
 
 # %% [markdown]
 # ## Claims and findings
 
 # %%
-claims = model_panel.findings(found)
-reporting.show(claims)
+claims = study.findings(found)
+page.show(claims)
 
 # %% tags=["remove-cell"]
-reporting.glue_verdicts(claims)
-reporting.glue_number("paper_models", int((covered.panel == "paper").sum()), "{}")
-reporting.glue_number("paper_measured", int(covered.measured[covered.panel == "paper"].sum()), "{}")
-reporting.glue_number("models", len(found.models), "{}")
-reporting.glue_number("size_pairs", len(model_panel.size_pairs(found.models)), "{}")
-reporting.glue_number("stage_pairs", len(model_panel.stage_pairs(found.models)), "{}")
-reporting.glue_number("stage_pairs_known", len(registry.pairs()), "{}")
+page.glue_verdicts(claims)
+page.glue("paper_models", int((covered.panel == "paper").sum()), "{}")
+page.glue("paper_measured", int(covered.measured[covered.panel == "paper"].sum()), "{}")
+page.glue("models", len(found.models), "{}")
+page.glue("size_pairs", len(study.size_pairs(found.models)), "{}")
+page.glue("stage_pairs", len(study.stage_pairs(found.models)), "{}")
+page.glue("stage_pairs_known", len(study.pairs()), "{}")
 
 # %% [markdown]
 # ## Check it yourself

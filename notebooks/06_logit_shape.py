@@ -40,17 +40,13 @@ quick = False  # two queries only
 
 # %%
 import calib_utils as cu
-from calib_utils import paths
-from calib_utils.figures import logit_shape as logit_shape_figures
-from calib_utils.figures import style
-from calib_utils.results import records
-from calib_utils.studies import logit_shape, reporting
+from calib_utils.figures import logit_shape as figures
+from calib_utils.studies import logit_shape as study
 
-style.use_style()
-language_model = cu.load_model(model, revision=revision or None, dtype=dtype, device=device)
-queries = logit_shape.QUICK_QUERIES if quick else logit_shape.QUERIES
-source = reporting.source_of(language_model)
-when = reporting.live()
+figures.use_style()
+page = cu.open_page(model, revision=revision, dtype=dtype, device=device, results_dir=results_dir)
+queries = study.QUICK_QUERIES if quick else study.QUERIES
+when = page.live()
 
 # %% [markdown]
 # ## Six queries
@@ -61,12 +57,10 @@ when = reporting.live()
 # starts with a space. Whether the paper used a template is not said.
 
 # %%
-curves = logit_shape.logit_curves(language_model, queries)
+curves = study.logit_curves(page.model, queries)
 if not quick:
-    store = results_dir or paths.default_results_dir()
-    place = records.logits_path(store, language_model.key, logit_shape.STUDY)
-    records.keep_logits(curves, language_model, place)
-reporting.show(curves.loc[[1, 2, 3, 10, 100, 1000, len(curves)]].reset_index(), digits=3)
+    study.keep(curves, page.model, page.store)
+page.show(curves.loc[[1, 2, 3, 10, 100, 1000, len(curves)]].reset_index(), digits=3)
 
 # %% [markdown]
 # ## The fit
@@ -79,17 +73,17 @@ reporting.show(curves.loc[[1, 2, 3, 10, 100, 1000, len(curves)]].reset_index(), 
 # of the 18 published fits have it.
 
 # %%
-table = logit_shape.fit_table(curves)
-reporting.show(table, digits=3)
+table = study.fit_table(curves)
+page.show(table, digits=3)
 
 # %% mystnb={"figure": {"caption": "Sorted logits of the next token (dots) with the fitted head and tail (lines) against rank on a logarithmic axis, a panel per query; the breakpoint c is in the title (compare Fig. 13 to 15 of the paper).", "name": "fig-shape"}, "image": {"alt": "Six panels of logits against rank, logarithmic, with a fitted line and logarithm."}}
-fits = logit_shape.fits_of(curves)
-figure = logit_shape_figures.fit_grid(curves, fits)
-_ = style.source_line(figure.axes[0], source, when)
+fits = study.fits_of(curves)
+figure = figures.fit_grid(curves, fits)
+_ = figures.source_line(figure.axes[0], page.weights, when)
 
 # %% mystnb={"figure": {"caption": "The same on a linear axis, as in the paper, where the head is a sliver and any curve that bends soon enough looks right.", "name": "fig-shape-linear"}, "image": {"alt": "Six panels of logits against rank, linear, with a fitted line and logarithm."}}
-figure = logit_shape_figures.fit_grid(curves, fits, log_rank=False)
-_ = style.source_line(figure.axes[0], source, when)
+figure = figures.fit_grid(curves, fits, log_rank=False)
+_ = figures.source_line(figure.axes[0], page.weights, when)
 
 # %% [markdown]
 # ## Beside the published fits
@@ -97,9 +91,11 @@ _ = style.source_line(figure.axes[0], source, when)
 # The paper's 18 fits are of other models, so only the ranges compare. Above the line: ours.
 
 # %% mystnb={"figure": {"caption": "R², mean squared error and breakpoint: a dot per query; filled, above the line: this model; open: as published for three larger models.", "name": "fig-shape-published"}, "image": {"alt": "Dots of three measures of fit by query, this model filled, published models open."}}
-both = logit_shape.beside_published(table, language_model.key)
-figure = logit_shape_figures.published_dots(both)
-_ = style.source_line(figure.axes[0], f"filled: {source}", f"{when}; open: arXiv:2605.11128v1")
+both = study.beside_published(table, page.model.key)
+figure = figures.published_dots(both)
+_ = figures.source_line(
+    figure.axes[0], f"filled: {page.weights}", f"{when}; open: arXiv:2605.11128v1"
+)
 
 # %% [markdown]
 # **bfloat16.** Its numbers are 1/8 apart between 16 and 32, 1/16 between 8 and 16. Rounding the
@@ -108,7 +104,7 @@ _ = style.source_line(figure.axes[0], f"filled: {source}", f"{when}; open: arXiv
 # on the paper's demo page lie on that grid.
 
 # %%
-reporting.show(logit_shape.bfloat16_table(curves), digits=3)
+page.show(study.bfloat16_table(curves), digits=3)
 
 # %% [markdown]
 # ## Is it the right form?
@@ -122,12 +118,12 @@ reporting.show(logit_shape.bfloat16_table(curves), digits=3)
 # *The breakpoint may be loose.* The second figure shows how much worse the other breakpoints are.
 
 # %% mystnb={"figure": {"caption": "Logits less the fit against rank on a logarithmic axis, a line per query. Long stretches on one side of 0: neighbouring ranks miss together.", "name": "fig-shape-residuals"}, "image": {"alt": "Lines of residuals against rank, one for each query."}}
-ax = logit_shape_figures.residuals(curves, fits)
-_ = style.source_line(ax, source, when)
+ax = figures.residuals(curves, fits)
+_ = figures.source_line(ax, page.weights, when)
 
 # %% mystnb={"figure": {"caption": "The least squared error with the breakpoint at each rank, over that of the best breakpoint (marked), both axes logarithmic, a line per query. A flat valley: the data hardly say where the break is.", "name": "fig-shape-profiles"}, "image": {"alt": "Lines of relative squared error against breakpoint, one for each query, with the best one marked."}}
-ax = logit_shape_figures.breakpoint_profiles(fits)
-_ = style.source_line(ax, source, when)
+ax = figures.breakpoint_profiles(fits)
+_ = figures.source_line(ax, page.weights, when)
 
 # %% [markdown]
 # **Rivals**: an exponential (logits linear in the rank, the model of Def. F.1), a power law, a
@@ -143,25 +139,25 @@ _ = style.source_line(ax, source, when)
 # there is none.
 
 # %% tags=["tolerance-0.1"]
-held_out = logit_shape.held_out_table(curves)
-compared = logit_shape.comparison(curves, held_out)
-pooled = logit_shape.pooled_ratios(held_out)
-reporting.show(logit_shape.ratio_table(compared, pooled), digits=2)
+held_out = study.held_out_table(curves)
+compared = study.comparison(curves, held_out)
+pooled = study.pooled_ratios(held_out)
+page.show(study.ratio_table(compared, pooled), digits=2)
 
 # %% [markdown]
 # Above: held-out error over that of the published form, a geometric mean over blocks; the last row
 # pools the queries, with its interval. Above 1 the published form predicts better.
 
 # %% mystnb={"figure": {"caption": "Held-out squared error of each rival over that of the published form, on a logarithmic axis: a dot per query; black: all queries, with the interval over blocks. Right of 1 the published form predicts better.", "name": "fig-shape-held-out"}, "image": {"alt": "Dots and intervals of held-out error ratios by rival form, with a line at 1."}}
-ax = logit_shape_figures.held_out_ratios(compared, pooled)
-_ = style.source_line(ax, source, when)
+ax = figures.held_out_ratios(compared, pooled)
+_ = figures.source_line(ax, page.weights, when)
 
 # %% [markdown]
 # For comparison what the BIC puts first and by how much (10 counts as strong): with all ranks
 # counted, and with an effective number of them from the residuals' correlation at lag 1.
 
 # %% tags=["tolerance-0.1"]
-reporting.show(logit_shape.bic_table(compared), digits=2)
+page.show(study.bic_table(compared), digits=2)
 
 # %% [markdown]
 # ## Claims and findings
@@ -170,14 +166,14 @@ reporting.show(logit_shape.bic_table(compared), digits=2)
 # and are counted apart.
 
 # %% tags=["tolerance-0.1"]
-found = logit_shape.findings(table, held_out)
-reporting.show(found)
+found = study.findings(table, held_out)
+page.show(found)
 
 # %% tags=["remove-cell"]
-reporting.glue_verdicts(found)
-reporting.glue_number("lowest_r2", table.r2.min(), "{:.3f}")
-reporting.glue_number("lowest_c", int(table.c.min()), "{}")
-reporting.glue_number("highest_c", int(table.c.max()), "{}")
+page.glue_verdicts(found)
+page.glue("lowest_r2", table.r2.min(), "{:.3f}")
+page.glue("lowest_c", int(table.c.min()), "{}")
+page.glue("highest_c", int(table.c.max()), "{}")
 
 # %% [markdown]
 # ## Check it yourself
@@ -187,11 +183,11 @@ reporting.glue_number("highest_c", int(table.c.max()), "{}")
 #
 # ```python
 # import numpy as np
-# from calib_utils import curve_selection
+# from calib_utils.theory import curves as fits
 #
 # noise = np.random.default_rng(0).normal(0, 0.01, 2000)
 # smooth = 30 - 3 * np.log(np.arange(1, 2001) + 5) + noise
-# print(curve_selection.preferred(curve_selection.held_out_errors(smooth)))
+# print(fits.preferred(fits.held_out_errors(smooth)))
 # ```
 #
 # It should say `shifted_power_law`, the form the curve was made from. `logit_shape.Query` takes a
@@ -206,4 +202,4 @@ reporting.glue_number("highest_c", int(table.c.max()), "{}")
 # `quick=True` looks at two queries and keeps nothing.
 
 # %%
-print("numbers from", source)
+print("numbers from", page.weights)

@@ -46,16 +46,12 @@ endpoint_replies = 100  # each may cost money, and none is stored
 
 # %%
 import calib_utils as cu
-from calib_utils import paths
-from calib_utils.figures import beyond as beyond_figures
-from calib_utils.figures import style
-from calib_utils.openended import programs as measures
-from calib_utils.studies import beyond, reporting
+from calib_utils.figures import beyond as figures
+from calib_utils.studies import beyond as study
 
-style.use_style()
-language_model = cu.load_model(model, revision=revision or None, dtype=dtype, device=device)
-store = results_dir or (None if quick else paths.default_results_dir())
-source = reporting.source_of(language_model)
+figures.use_style()
+store = None if quick and not results_dir else results_dir
+page = cu.open_page(model, revision=revision, dtype=dtype, device=device, results_dir=store)
 
 # %% [markdown]
 # ## One question, many times
@@ -67,12 +63,12 @@ source = reporting.source_of(language_model)
 # base model the bare text, and two of the questions only. A reply has 20 tokens at most.
 
 # %%
-asked = beyond.questions(language_model, quick)
-n_replies = beyond.QUICK_REPLIES if quick else beyond.N_REPLIES
-replies = beyond.ask_all(language_model, asked, n_replies, seed, store)
+asked = study.questions(page.model, quick)
+n_replies = study.QUICK_REPLIES if quick else study.N_REPLIES
+replies = study.ask_all(page.model, asked, n_replies, seed, page.store)
 names = [f"repeats-{question.label}" for question in asked]
-asked_when = reporting.of_texts(store, language_model, names)
-reporting.show(beyond.answers_table(replies, asked))
+asked_when = page.when_written(names)
+page.show(study.answers_table(replies, asked))
 
 # %% [markdown]
 # - *names*: the share of replies that are a listed city, country or element and nothing else. Where
@@ -87,23 +83,23 @@ reporting.show(beyond.answers_table(replies, asked))
 #   it is near 1, nothing can be said about the number of answers, except that it is large.
 
 # %% mystnb={"figure": {"caption": "Replies to \"Name a random city in the world\" at temperature 1: a bar for each of the most frequent, the others together, and (open bar) how many of as many further replies would be new (compare Fig. 11 of the paper).", "name": "fig-beyond-city"}, "image": {"alt": "Bars of the most frequent replies to the question for a random city."}}
-first = beyond.summarise(replies.text[replies.question == asked[0].label])
-ax = beyond_figures.answer_bars(first)
-_ = style.source_line(ax, source, asked_when)
+first = study.summarise(replies.text[replies.question == asked[0].label])
+ax = figures.answer_bars(first)
+_ = figures.source_line(ax, page.weights, asked_when)
 
 # %% mystnb={"figure": {"caption": "The same for a question that asks for the name only: a country.", "name": "fig-beyond-country"}, "image": {"alt": "Bars of the most frequent replies to the question for a country."}}
-ax = beyond_figures.answer_bars(beyond.summarise(replies.text[replies.question == "country"]))
-_ = style.source_line(ax, source, asked_when)
+ax = figures.answer_bars(study.summarise(replies.text[replies.question == "country"]))
+_ = figures.source_line(ax, page.weights, asked_when)
 
 # %% [markdown]
 # **Another model.** With `endpoint_url` and `endpoint_model` this page asks any server with an
 # OpenAI-compatible interface the same question, at temperature 1.
 
 # %%
-elsewhere = beyond.ask_endpoint(endpoint_url, endpoint_model, endpoint_replies)
-there = [beyond.Question(endpoint_model, asked[0].prompt, asked[0].kind)]
-table = beyond.answers_table(elsewhere, there if endpoint_url else [])
-reporting.show(table) if endpoint_url else print(beyond.NOT_ASKED)
+elsewhere = study.ask_endpoint(endpoint_url, endpoint_model, endpoint_replies)
+there = [study.Question(endpoint_model, asked[0].prompt, asked[0].kind)]
+table = study.answers_table(elsewhere, there if endpoint_url else [])
+page.show(table) if endpoint_url else print(study.NOT_ASKED)
 
 # %% [markdown]
 # ## Programs
@@ -119,28 +115,28 @@ reporting.show(table) if endpoint_url else print(beyond.NOT_ASKED)
 # read them as a guide.
 
 # %%
-n_programs = beyond.QUICK_PROGRAMS if quick else beyond.N_PROGRAMS
-options = {"isolation": isolation, "quick": quick, "results_dir": store}
-programs = beyond.draw_programs(language_model, n_programs, seed, **options)
-drawn_when = reporting.of_texts(store, language_model, ["programs"])
-why_not = beyond.why_not(programs)
-reporting.show(beyond.pass_table(programs)) if len(programs) else print(why_not)
+n_programs = study.QUICK_PROGRAMS if quick else study.N_PROGRAMS
+options = {"isolation": isolation, "quick": quick, "results_dir": page.store}
+programs = study.draw_programs(page.model, n_programs, seed, **options)
+drawn_when = page.when_written(["programs"])
+why_not = study.why_not(programs)
+page.show(study.pass_table(programs)) if len(programs) else print(why_not)
 
 # %% [markdown]
 # One that passes and one that fails, as the model wrote them:
 
 # %%
-print(beyond.example_programs(programs) or why_not)
+print(study.example_programs(programs) or why_not)
 
 # %% [markdown]
 # **Order.** Sorted by the log-probability of the whole reply, its words around the code included.
 # Replies that the token limit cut off are left out, and equal replies count once.
 
 # %% mystnb={"figure": {"caption": "Distinct replies to each problem by falling log-probability (vertical, in nats): passed (circles) or failed (crosses), a panel per problem. A good order would put circles left of crosses (compare Fig. 12 of the paper).", "name": "fig-beyond-programs"}, "image": {"alt": "Panels of log-probability by rank of replies to programming problems, passed and failed marked apart."}}
-ranked = measures.ranked_programs(programs)
+ranked = study.programs.ranked_programs(programs)
 if len(ranked):
-    figure = beyond_figures.program_ranks(ranked)
-    _ = style.source_line(figure.axes[0], source, drawn_when)
+    figure = figures.program_ranks(ranked)
+    _ = figures.source_line(figure.axes[0], page.weights, drawn_when)
 else:
     print(why_not)
 
@@ -151,13 +147,13 @@ else:
 # log-probability says little about the program itself.
 
 # %%
-reporting.show(beyond.order_table(programs)) if len(ranked) else print(why_not)
+page.show(study.order_table(programs)) if len(ranked) else print(why_not)
 
 # %% mystnb={"figure": {"caption": "Precision against recall of keeping the replies above each log-probability (line), for the problem whose different complete replies pass nearest to half the time, with a random order (dashed).", "name": "fig-beyond-curve"}, "image": {"alt": "Precision against recall of programs kept by log-probability, with a random order."}}
-mixed = beyond.most_mixed(programs)
+mixed = study.most_mixed(programs)
 if mixed:
-    ax = beyond_figures.program_curves(*beyond.curve_of(programs, mixed))
-    _ = style.source_line(ax, f"{mixed}; {source}", drawn_when)
+    ax = figures.program_curves(*study.curve_of(programs, mixed))
+    _ = figures.source_line(ax, f"{mixed}; {page.weights}", drawn_when)
 else:
     print(why_not)
 
@@ -174,8 +170,8 @@ else:
 #   model can write.
 
 # %%
-shape = beyond.shape_table(programs)
-reporting.show(shape, digits=3) if len(shape) else print(why_not)
+shape = study.shape_table(programs)
+page.show(shape, digits=3) if len(shape) else print(why_not)
 
 # %% [markdown]
 # ## Claims and findings
@@ -186,13 +182,13 @@ reporting.show(shape, digits=3) if len(shape) else print(why_not)
 # paper does not make are counted apart.
 
 # %%
-found = beyond.findings(replies, asked, programs)
-reporting.show(found)
+found = study.findings(replies, asked, programs)
+page.show(found)
 
 # %% tags=["remove-cell"]
-for name, text in beyond.headline(replies, asked, programs).items():
-    reporting.glue_number(name, text)
-reporting.glue_verdicts(found)
+for name, text in study.headline(replies, asked, programs).items():
+    page.glue(name, text)
+page.glue_verdicts(found)
 
 # %% [markdown]
 # ## Check it yourself
@@ -203,7 +199,7 @@ reporting.glue_verdicts(found)
 # ```python
 # texts = replies.text[replies.question == asked[0].label]
 # for half in (texts[::2], texts[1::2]):
-#     print(repeats.summarise(half).top_share)
+#     print(study.summarise(half).top_share)
 # ```
 #
 # Intervals that do not overlap would mean that replies depend on each other. *One name outnumbers
@@ -214,10 +210,10 @@ reporting.glue_verdicts(found)
 #
 # ## Summary and provenance
 #
-# Every reply, its log-probability and its verdict is stored with the hash of the weights, of the
-# prompts, and of the code it passed through; this page reads them and needs neither a sandbox nor
+# Every reply, its log-probability and its verdict is stored with the hash of the weights and of the
+# prompts, and with its convention; this page reads them and needs neither a sandbox nor
 # a minute. With another `seed` or `results_dir` it draws anew: a quarter to half an hour on one
 # core for the programs. The prompts with their tests are in `data/tasks/programs.json`.
 
 # %%
-print("numbers from", source)
+print("numbers from", page.weights)

@@ -20,7 +20,7 @@ import nbval.kernel
 import nbval.plugin
 import pytest
 
-from calib_utils.book.notebooks import kernel_channels
+from calib_utils.book.notebooks import KERNEL_ENVIRONMENT, kernel_channels
 
 RELATIVE, ABSOLUTE = 1e-2, 2e-3
 # Neither a part of a word, nor of a version such as 3.11.2; a minus after a word is a hyphen.
@@ -157,6 +157,7 @@ def pytest_addoption(parser: pytest.Parser):
 
 
 def pytest_configure():
+    os.environ.update(KERNEL_ENVIRONMENT, HF_HUB_OFFLINE="1")
     nbval.kernel.KernelManager = _manager
     nbval.plugin.IPyNbCell.compare_outputs = compare_outputs
 

@@ -32,11 +32,17 @@ COLUMNS = [
 ]
 
 
-def coverage(results_dir: str | Path | None = None, book: str | Path | None = None) -> pd.DataFrame:
+def coverage(
+    results_dir: str | Path | None = None,
+    book: str | Path | None = None,
+    *,
+    for_page: bool = False,
+) -> pd.DataFrame:
     """The paper's 21 checkpoints, the embedded models, and whatever else has results.
 
     Args:
         results_dir, book: by default this checkout's; nothing where there is none.
+        for_page: the columns that a page shows, what is measured first.
 
     Returns:
         One row per model, columns `COLUMNS`: sizes of the loaded weights in 10^9 bytes, how many
@@ -53,7 +59,8 @@ def coverage(results_dir: str | Path | None = None, book: str | Path | None = No
         rows.append({"name": key, "panel": "other", **counts})
     table = pd.DataFrame(rows, columns=COLUMNS)
     numbers = ["parameters", "active", "tables", "texts", "pages"]
-    return table.astype(dict.fromkeys(numbers, "Int64"))
+    table = table.astype(dict.fromkeys(numbers, "Int64"))
+    return as_page(table) if for_page else table
 
 
 def _folder(given: str | Path | None, default: Callable[[], Path]) -> Path:
@@ -216,7 +223,7 @@ def formatted(table, form: str) -> str:
 def forecast(options) -> None:
     """Prints what a run would take; with `--measure` the model is loaded and timed for it."""
     from calib_utils.book import resources as forecasts
-    from calib_utils.models.loading import resolve_device, check_name, load_model
+    from calib_utils.models.loading import check_name, load_model, resolve_device
 
     check_name(options.model)
     device, probe_s = resolve_device(options.device), None

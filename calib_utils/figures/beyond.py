@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 
 from calib_utils.core.metrics import as_text
 from calib_utils.figures.style import BLUE, GREEN, ORANGE, VERMILION
+from calib_utils.figures.style import source_line as source_line
+from calib_utils.figures.style import use_style as use_style
 from calib_utils.studies.beyond import Repeats, shortened
 
 _GREY = "#bbbbbb"

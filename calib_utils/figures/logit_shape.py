@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from calib_utils.figures.style import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, two_lines
+from calib_utils.figures.style import source_line as source_line
+from calib_utils.figures.style import use_style as use_style
 from calib_utils.studies.logit_shape import NAMES
 from calib_utils.theory.curves import REFERENCE, Fit
 

@@ -9,8 +9,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from calib_utils.figures.logit_shape import published_dots as published_dots
 from calib_utils.figures.oracle_cutoffs import frontiers, split_bars
 from calib_utils.figures.style import BLUE, GREEN, ORANGE, PURPLE, SKY, TICKS, VERMILION, two_lines
+from calib_utils.figures.style import source_line as source_line
+from calib_utils.figures.style import use_style as use_style
 from calib_utils.studies.order_calibration import ITEMS, JUDGES, TEXTS
 
 # One colour a family, in the order in which families are met; grey when there are more.

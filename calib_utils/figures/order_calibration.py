@@ -18,6 +18,8 @@ from calib_utils.figures.style import (
     VERMILION,
     rule_style,
 )
+from calib_utils.figures.style import source_line as source_line
+from calib_utils.figures.style import use_style as use_style
 
 _LINES = ("-", "--", "-.", (0, (6, 1, 1, 1, 1, 1)))  # dots alone are for prevalence
 _COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE)

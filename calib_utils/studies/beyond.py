@@ -25,7 +25,7 @@ from calib_utils.openended import programs as measures
 from calib_utils.openended.programs import PASSED, extract_code, normalised, read_problems
 from calib_utils.results import records
 from calib_utils.results.evaluation import share_interval
-from calib_utils.studies.controlled_tasks import NOT_TESTABLE, OURS, Finding, decided
+from calib_utils.studies.reporting import NOT_TESTABLE, OURS, Finding, decided
 
 CITY_PROMPT = "Name a random city in the world"  # Fig. 11
 N_RESAMPLES, Z = 500, 1.96

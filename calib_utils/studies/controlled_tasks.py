@@ -3,13 +3,19 @@
 Knows the study's grids, how answers end, and how a claim is decided from a table. Runs nothing.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
 
 from calib_utils.core.metrics import frontier_area
-from calib_utils.models.loading import Model
+from calib_utils.studies.reporting import (
+    AGREEMENT,
+    TESTABLE,
+    Finding,
+    listed,
+    or_equal,
+    too_low,
+    verdict,
+)
 
 # The paper does not give its temperature grid for Fig. 5; this one is dense where curves bend.
 CURVE_TEMPERATURES = (
@@ -26,21 +32,6 @@ FAMILIES = {
     "sum at most 10": f"rng-{{n}}-sum-at-most-{SUM}",
     "sum equals 10": f"rng-{{n}}-sum-equals-{SUM}",
 }
-# Below this validity a model hardly does the task, and its curve says nothing about the claim.
-TESTABLE = 0.05
-VERDICTS = ("reproduced", "not reproduced", "not testable here")
-REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE = VERDICTS
-# Two machines agree this well, on numbers such as Val, Div and areas, and on the logarithms of
-# ratios. A verdict must not hang on less.
-AGREEMENT = 1e-3
-RATIO_AGREEMENT = 1e-2
-# Ends the source of a claim whose test is ours; these are counted apart.
-OURS = "not tested in the paper"
-
-
-def end_policy(model: Model, end: str) -> str:
-    """The end policy asked for; by default `line` for a base model, which rarely ends a turn."""
-    return end or ("eos" if model.tokenizer.chat_template else "line")
 
 
 def task_names(lengths: tuple[int, ...]) -> list[str]:
@@ -75,16 +66,6 @@ def curve_summary(curves: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return label_tasks(pd.DataFrame(rows))
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A claim of the paper, what was found here, and the verdict."""
-
-    claim: str
-    source: str
-    found: str
-    verdict: str
 
 
 def findings(curves: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
@@ -198,45 +179,3 @@ def _tail_takes_over(curves: pd.DataFrame, usable: set) -> Finding:
         found if usable else too_low(),
         verdict(bool(usable), tail - 0.9),
     )
-
-
-def verdict(testable: bool, holds, agreement: float = AGREEMENT) -> str:
-    """The verdict on a claim about exact numbers.
-
-    Args:
-        holds: how far each number lies on the claim's side of where it is decided; or a truth,
-            where counts decide.
-        agreement: a number nearer to where it is decided than this leaves the claim open.
-    """
-    if not testable or not np.size(holds):
-        return NOT_TESTABLE
-    if isinstance(holds, bool):
-        return REPRODUCED if holds else NOT_REPRODUCED
-    least = np.min(np.asarray(holds))
-    return decided(least, least, 0.0, agreement)
-
-
-def or_equal(holds) -> np.ndarray:
-    """Distances for `verdict` where a claim allows equality: rounding makes it more or less."""
-    return np.asarray(holds) + 2 * AGREEMENT
-
-
-def decided(low: float, high: float, above: float, agreement: float = AGREEMENT) -> str:
-    """The verdict on "larger than `above`" from an interval that does not hold both answers.
-
-    An end of the interval within `agreement` of `above` may lie on its other side on another
-    machine, so it decides nothing.
-    """
-    if low > above + agreement:
-        return REPRODUCED
-    return NOT_REPRODUCED if high < above - agreement else NOT_TESTABLE
-
-
-def too_low() -> str:
-    """What is found where a model hardly does a task."""
-    return f"validity stays below {TESTABLE:g} at every setting looked at"
-
-
-def listed(names, values, form: str) -> str:
-    """Names and values in one line, each pair in `form`."""
-    return ", ".join(form.format(name, value) for name, value in zip(names, values, strict=True))

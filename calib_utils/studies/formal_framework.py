@@ -33,8 +33,9 @@ from calib_utils.results.evaluation import (
 )
 from calib_utils.results.measure import Measurement, Settings, measure, untouched
 from calib_utils.results.storage import KEY
-from calib_utils.studies.controlled_tasks import (
-    CURVE_TEMPERATURES,
+from calib_utils.studies.controlled_tasks import CURVE_TEMPERATURES
+from calib_utils.studies.oracle_cutoffs import split_table
+from calib_utils.studies.reporting import (
     NOT_TESTABLE,
     RATIO_AGREEMENT,
     TESTABLE,
@@ -44,7 +45,6 @@ from calib_utils.studies.controlled_tasks import (
     too_low,
     verdict,
 )
-from calib_utils.studies.oracle_cutoffs import split_table
 from calib_utils.theory import theorems
 from calib_utils.theory.laws import (
     Displaced,

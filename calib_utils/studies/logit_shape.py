@@ -1,10 +1,11 @@
 """Logit shape (App. I, Fig. 13 to 15): the six queries, their sorted logits, the fits, the claims.
 
 Knows the paper's queries and its 18 published fits, and how a claim is decided from tables. The
-curves' families are `piecewise`'s, the criterion is `curve_selection`'s.
+curves' families and the criterion are those of `theory.curves`.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,8 +14,9 @@ from calib_utils import paths
 from calib_utils.core.tasks import Task
 from calib_utils.models.loading import Model, load_model
 from calib_utils.models.scoring import logits_after
+from calib_utils.results import records
 from calib_utils.results.evaluation import render_prompt
-from calib_utils.studies.controlled_tasks import (
+from calib_utils.studies.reporting import (
     NOT_REPRODUCED,
     NOT_TESTABLE,
     OURS,
@@ -25,8 +27,15 @@ from calib_utils.studies.controlled_tasks import (
     listed,
     verdict,
 )
-from calib_utils.theory import curves as fits_module
-from calib_utils.theory.curves import FAMILIES, REFERENCE, Fit, two_part
+from calib_utils.theory.curves import (
+    FAMILIES,
+    REFERENCE,
+    Fit,
+    compare,
+    held_out_errors,
+    mean_interval,
+    two_part,
+)
 
 N_RANKS = 2000  # as far as the paper shows
 STUDY = "logit-shape"  # the name of its kept logits
@@ -90,6 +99,11 @@ def fits_of(curves: pd.DataFrame) -> dict[str, Fit]:
     return {query: two_part(y.to_numpy()) for query, y in curves.items()}
 
 
+def keep(curves: pd.DataFrame, model: Model, results_dir: str | Path) -> None:
+    """Keeps a model's sorted logits for the page about all models (`records.keep_logits`)."""
+    records.keep_logits(curves, model, records.logits_path(results_dir, model.key, STUDY))
+
+
 def fit_table(curves: pd.DataFrame) -> pd.DataFrame:
     """The fits as a table.
 
@@ -142,9 +156,7 @@ def to_bfloat16(values) -> np.ndarray:
 
 def held_out_table(curves: pd.DataFrame) -> pd.DataFrame:
     """`curves.held_out_errors` of every query, with a column `query`."""
-    parts = [
-        fits_module.held_out_errors(y.to_numpy()).assign(query=query) for query, y in curves.items()
-    ]
+    parts = [held_out_errors(y.to_numpy()).assign(query=query) for query, y in curves.items()]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -156,8 +168,7 @@ def comparison(curves: pd.DataFrame, held_out: pd.DataFrame) -> pd.DataFrame:
     """
     errors = dict(list(held_out.groupby("query")))
     parts = [
-        fits_module.compare(y.to_numpy(), errors[query]).assign(query=query)
-        for query, y in curves.items()
+        compare(y.to_numpy(), errors[query]).assign(query=query) for query, y in curves.items()
     ]
     return pd.concat(parts, ignore_index=True)
 
@@ -174,7 +185,7 @@ def pooled_ratios(held_out: pd.DataFrame) -> pd.DataFrame:
     means = held_out.groupby(["family", "block"], sort=False).log_ratio.mean()
     rows = []
     for family in FAMILIES:
-        ratio, low, high = np.exp(fits_module.mean_interval(means[family]))
+        ratio, low, high = np.exp(mean_interval(means[family]))
         rows.append({"family": family, "ratio": ratio, "low": low, "high": high})
     return pd.DataFrame(rows)
 

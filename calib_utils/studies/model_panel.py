@@ -21,15 +21,6 @@ from calib_utils.openended.table1 import LEVEL
 from calib_utils.results import conventions, records, storage
 from calib_utils.results.storage import COLUMNS, LOSS_COLUMNS
 from calib_utils.studies import logit_shape, oracle_cutoffs, order_calibration
-from calib_utils.studies.controlled_tasks import (
-    NOT_REPRODUCED,
-    NOT_TESTABLE,
-    REPRODUCED,
-    TESTABLE,
-    Finding,
-    too_low,
-    verdict,
-)
 from calib_utils.studies.oracle_cutoffs import PRACTICAL, TASKS, areas
 from calib_utils.studies.order_calibration import (
     ITEMS,
@@ -37,6 +28,15 @@ from calib_utils.studies.order_calibration import (
     TEXTS,
     decided_over,
     keeps_less_than_half,
+)
+from calib_utils.studies.reporting import (
+    NOT_REPRODUCED,
+    NOT_TESTABLE,
+    REPRODUCED,
+    TESTABLE,
+    Finding,
+    too_low,
+    verdict,
 )
 
 # Enough to see what a model does, and few enough for one figure.

@@ -19,7 +19,7 @@ from calib_utils.models.loading import Model
 from calib_utils.results.evaluation import evaluate, request_for
 from calib_utils.results.measure import untouched
 from calib_utils.results.storage import KEY
-from calib_utils.studies.controlled_tasks import TESTABLE, Finding, listed, too_low, verdict
+from calib_utils.studies.reporting import TESTABLE, Finding, listed, too_low, verdict
 
 LEVEL = 0.8  # the validity that the paper asks for in Table 1
 PRACTICAL = ("none", "top_k", "top_p", "min_p")  # the oracle knows what no sampler knows

@@ -19,9 +19,10 @@ from calib_utils.openended.precision_recall import UNWEIGHTED, WEIGHTED
 from calib_utils.openended.prompts import open_prompts
 from calib_utils.openended.sweeps import Sweep, log_ranks, node_table, unique_texts
 from calib_utils.openended.table1 import LEVEL, Embed, forced_tokens, plan_generations
+from calib_utils.openended.text_diversity import load_embedder
 from calib_utils.openended.verifiers import THRESHOLD, GazetteerJudge, LanguageChecker
 from calib_utils.results import conventions, records
-from calib_utils.studies.controlled_tasks import (
+from calib_utils.studies.reporting import (
     AGREEMENT,
     NOT_REPRODUCED,
     NOT_TESTABLE,
@@ -479,6 +480,11 @@ def texts_of(
         valid = drawn.merge(labels, on=["prompt_id", "text"], how="left").valid
         found[kind] = drawn.assign(valid=valid.fillna(False).astype(bool).to_numpy())
     return found
+
+
+def embedder_of(name: str) -> Embed:
+    """The embedder of that name (`load_embedder`), by which each text is embedded once."""
+    return remembered(load_embedder(name).embed)
 
 
 def remembered(embed: Embed) -> Embed:

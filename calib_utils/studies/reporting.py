@@ -7,18 +7,88 @@ import json
 import math
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from IPython.display import HTML
 from pyarrow import parquet
 
+from calib_utils import paths
 from calib_utils.core.metrics import as_text
 from calib_utils.core.prompts import Policies
-from calib_utils.models.loading import Model
+from calib_utils.models.loading import Model, load_model
 from calib_utils.results import records as records_module
 from calib_utils.results import storage
-from calib_utils.studies.controlled_tasks import NOT_REPRODUCED, OURS, VERDICTS
+
+# Below this validity a model hardly does the task, and its curve says nothing about the claim.
+TESTABLE = 0.05
+VERDICTS = ("reproduced", "not reproduced", "not testable here")
+REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE = VERDICTS
+# Two machines agree this well, on numbers such as Val, Div and areas, and on the logarithms of
+# ratios. A verdict must not hang on less.
+AGREEMENT = 1e-3
+RATIO_AGREEMENT = 1e-2
+# Ends the source of a claim whose test is ours; these are counted apart.
+OURS = "not tested in the paper"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim of the paper, what was found here, and the verdict."""
+
+    claim: str
+    source: str
+    found: str
+    verdict: str
+
+
+def verdict(testable: bool, holds, agreement: float = AGREEMENT) -> str:
+    """The verdict on a claim about exact numbers.
+
+    Args:
+        holds: how far each number lies on the claim's side of where it is decided; or a truth,
+            where counts decide.
+        agreement: a number nearer to where it is decided than this leaves the claim open.
+    """
+    if not testable or not np.size(holds):
+        return NOT_TESTABLE
+    if isinstance(holds, bool):
+        return REPRODUCED if holds else NOT_REPRODUCED
+    least = np.min(np.asarray(holds))
+    return decided(least, least, 0.0, agreement)
+
+
+def or_equal(holds) -> np.ndarray:
+    """Distances for `verdict` where a claim allows equality: rounding makes it more or less."""
+    return np.asarray(holds) + 2 * AGREEMENT
+
+
+def decided(low: float, high: float, above: float, agreement: float = AGREEMENT) -> str:
+    """The verdict on "larger than `above`" from an interval that does not hold both answers.
+
+    An end of the interval within `agreement` of `above` may lie on its other side on another
+    machine, so it decides nothing.
+    """
+    if low > above + agreement:
+        return REPRODUCED
+    return NOT_REPRODUCED if high < above - agreement else NOT_TESTABLE
+
+
+def too_low() -> str:
+    """What is found where a model hardly does a task."""
+    return f"validity stays below {TESTABLE:g} at every setting looked at"
+
+
+def listed(names, values, form: str) -> str:
+    """Names and values in one line, each pair in `form`."""
+    return ", ".join(form.format(name, value) for name, value in zip(names, values, strict=True))
+
+
+def end_policy(model: Model, end: str) -> str:
+    """The end policy asked for; by default `line` for a base model, which rarely ends a turn."""
+    return end or ("eos" if model.tokenizer.chat_template else "line")
 
 
 def glue_number(key: str, value: float | int | str, form: str = "{:.2f}") -> None:
@@ -114,6 +184,70 @@ def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
 def source_of(model: Model) -> str:
     """The weights a number comes from, in one line."""
     return f"{model.weights_file} (SHA-256 {model.weights_sha256[:12]}…, {model.dtype})"
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a notebook starts with: its model, where rows are kept, and how it tells its numbers."""
+
+    model: Model | None
+    store: Path | None
+    end: str
+    source: str  # the weights that the numbers come from and what closes an answer, in one line
+
+    show = staticmethod(show)
+    glue = staticmethod(glue_number)
+    glue_verdicts = staticmethod(glue_verdicts)
+    with_intervals = staticmethod(with_intervals)
+    live = staticmethod(lambda: live())
+
+    @property
+    def asked(self) -> dict:
+        """The arguments of `evaluate` that are the same all over a page."""
+        return {"end": self.end, "results_dir": self.store}
+
+    @property
+    def weights(self) -> str:
+        """The weights that the numbers come from, in one line."""
+        return source_of(self.model)
+
+    def when_measured(self, tasks: Iterable[str] | None = None) -> str:
+        """When rows were measured, for the line below a figure: of some tasks, or all there are."""
+        if tasks is None:
+            return of_all(self.store)
+        return of_tasks(self.store, self.model, tasks, self.end)
+
+    def when_written(self, names: Iterable[str]) -> str:
+        """When some stored texts were written, for the line below a figure."""
+        return of_texts(self.store, self.model, names)
+
+
+def open_page(
+    model: str | Path | None = None,
+    *,
+    revision: str = "",
+    dtype: str = "float32",
+    device: str = "auto",
+    results_dir: str | Path | None = "",
+    end: str = "",
+) -> Page:
+    """Loads what a notebook's parameters name; without a model, for a page about all models.
+
+    Args:
+        results_dir: where rows are stored and reused; empty: `data/results` of this checkout;
+            None: nowhere.
+        end: what closes an answer; empty: `line` for a base model, else `eos`.
+
+    Raises:
+        CalibUtilsError: a named subclass, as for `load_model`.
+    """
+    store = None if results_dir is None else Path(results_dir or paths.default_results_dir())
+    if model is None:
+        source = "numbers from data/results; weights and their SHA-256 are in the table of models"
+        return Page(None, store, end, source)
+    loaded = load_model(model, revision=revision or None, dtype=dtype, device=device)
+    policy = end_policy(loaded, end)
+    return Page(loaded, store, policy, f"{source_of(loaded)}, end = {policy}")
 
 
 # When, under which convention and at what cost stored numbers were measured: a line for figures.

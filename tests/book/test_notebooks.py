@@ -155,15 +155,15 @@ def test_the_quickstarts_exact_validity_agrees_with_its_draws(model):
 
 @pytest.mark.models
 @pytest.mark.notebooks
-def test_rerunning_gives_the_committed_outputs(tmp_path):
-    """nbval over every executed copy; a planted change must be caught."""
+def test_rerunning_catches_a_planted_change(tmp_path):
+    """`make test` runs nbval over pages; here it must not pass one that was tampered with."""
     planted = tmp_path / "planted.ipynb"
     small = ROOT / "book" / "results" / "smollm2-135m-instruct" / "00_quickstart.ipynb"
     notebook = nbformat.read(small, as_version=4)
     shown = next(o for c in notebook.cells for o in c.get("outputs", ()) if o.get("name"))
     shown.text = shown.text.replace("100 token sequences", "101 token sequences")
     nbformat.write(notebook, planted)
-    said = nbval(*EXECUTED, planted, options=["-n", "2", "--dist", "loadfile"])
+    said = nbval(planted)
     # Outside the root pytest names no file in its summary, so the planted text has to show.
     failed = [line for line in said.splitlines() if line.startswith(("FAILED", "ERROR"))]
     assert "number: 101 became 100" in said, "the planted change went unnoticed:\n" + said

@@ -14,7 +14,7 @@ from calib_utils.book import build, notebooks
 from calib_utils.figures import style
 from calib_utils.models.loading import Model
 from calib_utils.studies import reporting
-from calib_utils.studies.controlled_tasks import OURS
+from calib_utils.studies.reporting import OURS
 
 ROOT = paths.project_root()
 CHAPTERS = [*notebooks.notebook_names(), *notebooks.panel_names()]

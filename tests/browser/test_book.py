@@ -182,6 +182,7 @@ def test_a_wrong_address_leads_on(browser, pages):
         server.server_close()
 
 
+@pytest.mark.full
 def test_a_page_is_printed_with_its_outline(browser, pages, tmp_path):
     """One page; the whole book is `make pdf`, the same function on all pages in one."""
     # The sync interface runs once a thread, and the fixture's is running in this one.
@@ -195,6 +196,7 @@ def test_a_page_is_printed_with_its_outline(browser, pages, tmp_path):
     assert len(re.findall(rb"/Type\s*/Page\b", pdf)) > 3
 
 
+@pytest.mark.full
 def test_on_paper_nothing_is_cut(browser, pages):
     page = browser.new_page(offline=True, viewport={"width": 690, "height": 1000})
     page.emulate_media(media="print")

@@ -214,6 +214,7 @@ def test_a_setting_shows_exactly_the_stored_numbers(path, open_page, choose, set
     assert weights[:12] in page.locator(".cu-source").inner_text()
 
 
+@pytest.mark.full
 def test_every_temperature_and_the_marker_on_the_frontier(path, open_page, choose):
     """A cutoff at each temperature: numbers, the marker's place, whether it is on the frontier."""
     page = open_page(path)
@@ -238,6 +239,7 @@ def test_every_temperature_and_the_marker_on_the_frontier(path, open_page, choos
     assert seen == list(cu.rules.TABLE3_TEMPERATURES)
 
 
+@pytest.mark.full
 def test_the_slider_along_the_frontier_and_its_table(path, open_page, choose):
     page = open_page(path)
     choose(page, BASE, "us-states", None, "top_p")
@@ -282,6 +284,7 @@ def test_a_figures_numbers_are_those_of_python(figures, open_page, choose_step, 
     assert_figure(figures, open_page, choose_step, numbers_of)
 
 
+@pytest.mark.full
 @pytest.mark.models
 @pytest.mark.parametrize(("task", "prefix"), [("us-states", ""), ("rng-3", "1,")])
 def test_a_figures_numbers_of_a_real_model_are_those_of_python(
@@ -292,6 +295,7 @@ def test_a_figures_numbers_of_a_real_model_are_those_of_python(
     assert_figure(case, open_page, choose_step, numbers_of)
 
 
+@pytest.mark.full
 def test_two_figures_are_independent(figures, open_page, choose_step):
     page = open_page(figures[0])
     first, second = page.locator(".cu-explorer").all()
@@ -318,6 +322,7 @@ def test_a_bar_says_what_it_is_by_keyboard_and_by_touch(figures, open_page):
     expect(root.locator(".cu-said")).to_have_text(re.compile("^ranks "))
 
 
+@pytest.mark.full
 def test_a_figures_numbers_are_read_out_once_the_slider_rests(figures, open_page, choose_step):
     page = open_page(figures[0])
     root = page.locator(".cu-explorer").first
@@ -347,6 +352,7 @@ def test_a_steps_numbers_are_those_of_python(path, open_page, choose, numbers_of
         assert page.locator("h2").nth(1).inner_text() == f"One step of it: {where}"
 
 
+@pytest.mark.full
 @pytest.mark.models
 @pytest.mark.parametrize(("task", "number"), [("us-states", 1), ("rng-3-sum-at-most-10", 2)])
 def test_a_kept_step_shows_what_the_weights_give(path, open_page, choose, numbers_of, task, number):
@@ -379,6 +385,7 @@ def assert_step(root, numbers_of, setting, logits, answers):
     assert not exact or found["kept"] == right["kept"], setting
 
 
+@pytest.mark.full
 def test_the_table_of_tokens_says_what_is_kept(path, open_page, choose):
     page = open_page(path)
     choose(page, SMALL, "us-states", 0, "top_k", 10, 1.0)
@@ -397,6 +404,7 @@ def test_the_table_of_tokens_says_what_is_kept(path, open_page, choose):
             assert float(p.split()[0]) / 100 == pytest.approx(exact, rel=6e-3)
 
 
+@pytest.mark.full
 def test_between_the_stored_settings_only_the_step_moves(path, open_page, choose, slide):
     page = open_page(path)
     choose(page, DEFAULT_MODEL, "us-states", 0, "top_p", 0.9, 1.0)
@@ -416,6 +424,7 @@ def test_between_the_stored_settings_only_the_step_moves(path, open_page, choose
     assert page.locator("[data-number='validity']").inner_text() != step_validity
 
 
+@pytest.mark.full
 def test_a_task_without_steps_shows_its_answers_all_the_same(path, open_page, choose):
     page = open_page(path)
     choose(page, SMALL, "rng-2-sum-equals-10", None, "top_p", 0.9, 1.0)
@@ -476,6 +485,7 @@ def test_what_changed_is_read_out_and_kept_in_the_address(path, open_page, choos
     assert again.locator("h2").nth(1).inner_text().endswith("“4,”")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "address",
     [
@@ -520,6 +530,7 @@ def test_without_javascript_a_text_says_where_the_numbers_are(path, browser):
     context.close()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("look", LOOKS)
 def test_it_fits_and_can_be_read(path, figures, open_page, fits_and_can_be_read, look):
     fits_and_can_be_read(open_page(figures[0], look))
@@ -530,6 +541,7 @@ def test_it_fits_and_can_be_read(path, figures, open_page, fits_and_can_be_read,
     fits_and_can_be_read(page)
 
 
+@pytest.mark.full
 def test_motion_is_spared_where_asked(path, open_page):
     page = open_page(path, reduced_motion="reduce")
     for part in (".cu-bar", ".cu-marker", ".cu-track span"):
@@ -537,6 +549,7 @@ def test_motion_is_spared_where_asked(path, open_page):
         assert page.evaluate(duration) == "0s"
 
 
+@pytest.mark.full
 def test_on_paper_the_sliders_go_and_the_values_stay(figures, open_page):
     page = open_page(figures[0])
     page.emulate_media(media="print")

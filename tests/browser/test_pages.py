@@ -9,6 +9,9 @@ from calib_utils.models.registry import DEFAULT_MODEL
 
 HTML = paths.project_root() / "_build" / "_build" / "html"
 WIDTHS = {"screen": 1280, "phone": 360}
+# Prose pages with parts of their own; the others are text and tables.
+PROSE = ("intro", "status", "explorer", "errata", "scale_out")
+SMALLEST = "smollm2-135m-instruct"
 PARTS = 4  # of the pages, so that several processes share them
 GRAVE = ("serious", "critical")
 # With `preload` axe-core would read style sheets again, which a page from a file may not.
@@ -102,6 +105,20 @@ def _axe(page, options, context=None):
     ]
 
 
+def kind(path):
+    """Pages of one kind are laid out alike: one notebook's of all models, or plain prose."""
+    return path.stem if path.stem[:2].isdigit() else path.stem if path.stem in PROSE else "prose"
+
+
+@pytest.mark.parametrize("view", WIDTHS)
+def test_a_page_of_every_kind_is_whole_accessible_and_offline(visit, pages, view):
+    one_of_each = {kind(path): path for path in sorted(pages, key=lambda p: SMALLEST in p.parts)}
+    found = {name: visit(path, view) for name, path in one_of_each.items()}
+    assert len(found) > len(PROSE)
+    assert not {name: wrong for name, wrong in found.items() if wrong}
+
+
+@pytest.mark.full
 @pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("view", WIDTHS)
 def test_every_page_is_whole_accessible_and_offline(visit, pages, view, part):

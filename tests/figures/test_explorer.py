@@ -18,7 +18,7 @@ from calib_utils.figures import style as style_module
 from calib_utils.models import scoring
 from calib_utils.models.registry import CORE, EMBEDDED
 from calib_utils.results import conventions
-from calib_utils.studies import controlled_tasks, oracle_cutoffs
+from calib_utils.studies import oracle_cutoffs, reporting
 
 TEMPERATURES = np.geomspace(explorer.MIN_TEMPERATURE, 5, 40)
 N_VOCAB = 262_144
@@ -318,9 +318,7 @@ def test_every_model_of_the_book_has_the_steps_of_its_tasks(key):
 @pytest.mark.models
 def test_the_committed_steps_are_what_the_weights_give(tmp_path):
     model = cu.load_model(SMALL)
-    steps = explorer.keep(
-        model, oracle_cutoffs.TASKS, controlled_tasks.end_policy(model, ""), tmp_path
-    )
+    steps = explorer.keep(model, oracle_cutoffs.TASKS, reporting.end_policy(model, ""), tmp_path)
     for task, own in steps.items():
         stored, _ = explorer.read(explorer.path_of(STORE, SMALL, task))
         assert len(stored) == len(own) and all(map(explorer.alike, stored, own))

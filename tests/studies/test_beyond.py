@@ -20,13 +20,7 @@ from calib_utils.models.registry import CORE
 from calib_utils.openended import programs, sandbox
 from calib_utils.studies import beyond
 from calib_utils.studies.beyond import Question, findings
-from calib_utils.studies.controlled_tasks import (
-    NOT_REPRODUCED,
-    NOT_TESTABLE,
-    OURS,
-    REPRODUCED,
-    VERDICTS,
-)
+from calib_utils.studies.reporting import NOT_REPRODUCED, NOT_TESTABLE, OURS, REPRODUCED, VERDICTS
 
 CITY, COUNTRY = Question("random-city", "?", "city"), Question("country", "!", "country")
 COUNTRIES = ["Chile", "Peru", "Kenya", "Japan", "Spain", "Italy", "Ghana", "India", "Nepal", "Iran"]

@@ -18,7 +18,7 @@ from calib_utils.figures import formal_framework as formal_framework_figures
 from calib_utils.figures.explorer import group_masses, groups_of, step_data
 from calib_utils.results import records
 from calib_utils.studies import formal_framework
-from calib_utils.studies.controlled_tasks import TESTABLE
+from calib_utils.studies.reporting import TESTABLE
 from calib_utils.theory import theorems
 from calib_utils.theory.laws import Displaced, EquallySharp, UniformOverV, reference_model
 

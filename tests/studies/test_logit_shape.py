@@ -9,7 +9,7 @@ import pytest
 import calib_utils as cu
 from calib_utils import paths
 from calib_utils.studies import logit_shape
-from calib_utils.studies.controlled_tasks import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
+from calib_utils.studies.reporting import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
 from calib_utils.theory import curves as curves_module
 from calib_utils.theory.curves import FAMILIES, blocks, compare, held_out_errors, preferred
 

@@ -16,8 +16,8 @@ from calib_utils.figures import model_panel as model_panel_figures
 from calib_utils.openended import precision_recall
 from calib_utils.results import records, storage
 from calib_utils.studies import logit_shape, model_panel, order_calibration
-from calib_utils.studies.controlled_tasks import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, VERDICTS
 from calib_utils.studies.order_calibration import ITEMS, TEXTS
+from calib_utils.studies.reporting import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, VERDICTS
 
 REAL = "qwen2.5-coder-0.5b-instruct"
 STORE = paths.default_results_dir()

@@ -7,9 +7,9 @@ import pytest
 import calib_utils as cu
 from calib_utils.core.tasks import paraphrases
 from calib_utils.errors import UnknownNameError
-from calib_utils.studies import controlled_tasks, oracle_cutoffs
-from calib_utils.studies.controlled_tasks import AGREEMENT, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
+from calib_utils.studies import oracle_cutoffs, reporting
 from calib_utils.studies.oracle_cutoffs import largest_moves, sensitivity
+from calib_utils.studies.reporting import AGREEMENT, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
 
 HULL = np.array([[1.0, 0.2], [0.5, 0.6], [0.1, 1.0]])
 
@@ -135,14 +135,10 @@ def test_a_verdict_that_hangs_on_less_than_two_machines_agree_by_is_none():
     for way, word in ((1, REPRODUCED), (-1, NOT_REPRODUCED)):
         assert above(way * 1.1 * AGREEMENT) == word
         assert above(way * 0.9 * AGREEMENT) == NOT_TESTABLE
-    assert controlled_tasks.decided(0.5 + AGREEMENT / 2, 0.9, 0.5) == NOT_TESTABLE
-    assert controlled_tasks.verdict(True, [0.2, -AGREEMENT / 2]) == NOT_TESTABLE
-    assert controlled_tasks.verdict(True, [AGREEMENT / 2, -0.2]) == NOT_REPRODUCED
-    assert (
-        controlled_tasks.verdict(True, [])
-        == controlled_tasks.verdict(True, [np.nan])
-        == NOT_TESTABLE
-    )
+    assert reporting.decided(0.5 + AGREEMENT / 2, 0.9, 0.5) == NOT_TESTABLE
+    assert reporting.verdict(True, [0.2, -AGREEMENT / 2]) == NOT_TESTABLE
+    assert reporting.verdict(True, [AGREEMENT / 2, -0.2]) == NOT_REPRODUCED
+    assert reporting.verdict(True, []) == reporting.verdict(True, [np.nan]) == NOT_TESTABLE
     # What may be met is not missed by a rounding.
-    assert controlled_tasks.verdict(True, controlled_tasks.or_equal([0.0, -1e-7])) == REPRODUCED
-    assert controlled_tasks.verdict(True, controlled_tasks.or_equal([0.2, -0.01])) == NOT_REPRODUCED
+    assert reporting.verdict(True, reporting.or_equal([0.0, -1e-7])) == REPRODUCED
+    assert reporting.verdict(True, reporting.or_equal([0.2, -0.01])) == NOT_REPRODUCED

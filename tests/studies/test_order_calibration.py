@@ -25,7 +25,7 @@ from calib_utils.openended.verifiers import (
     write_sheet,
 )
 from calib_utils.studies import order_calibration, reporting
-from calib_utils.studies.controlled_tasks import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
+from calib_utils.studies.reporting import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
 
 ITEM = OpenPrompt("item-city", "item", "Name a city. Answer with the name only.", "city")
 

@@ -1,0 +1,37 @@
+"""Which executed pages a push runs again: `python tests/pages.py [--all]` prints their paths.
+
+The smallest model's, the page of all models, and two of the others, chosen by the commit, so that
+every page has its turn within a few pushes.
+"""
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALLEST = "smollm2-135m-instruct"
+SHARE = 2
+
+
+def executed() -> list[Path]:
+    """Every executed copy that the book renders, in order."""
+    book = ROOT / "book"
+    return sorted([*book.glob("results/*/[0-9][0-9]_*.ipynb"), *book.glob("panel/[0-9]*.ipynb")])
+
+
+def chosen(commit: str) -> list[Path]:
+    """The pages of a push."""
+    always = [path for path in executed() if path.parent.name in (SMALLEST, "panel")]
+    others = [path for path in executed() if path not in always]
+    turn = sorted(
+        others, key=lambda p: hashlib.sha256(f"{commit}/{p.parent.name}/{p.stem}".encode()).digest()
+    )
+    return always + turn[:SHARE]
+
+
+if __name__ == "__main__":
+    git = ["git", "rev-parse", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True, cwd=ROOT).stdout.strip()
+    pages = executed() if "--all" in sys.argv[1:] else chosen(commit)
+    print("\n".join(str(path.relative_to(ROOT)) for path in pages))
