@@ -28,7 +28,8 @@ def open_prompts(categories: Iterable[str] = CATEGORIES) -> tuple[OpenPrompt, ..
     Raises:
         UnknownNameError: no such category.
     """
-    for name in (wanted := list(categories)):
+    wanted = [categories] if isinstance(categories, str) else list(categories)
+    for name in wanted:
         if name not in CATEGORIES:
             raise UnknownNameError("category", name, CATEGORIES)
     path = paths.package_data("tasks", "open_prompts.json")
