@@ -289,7 +289,7 @@ page.show(page.with_intervals(valid_compared))
 # Ten trees of depth 3 with 100 candidates a step, completed to 64 tokens (the length is not given),
 # beside what this page ran. On a graphics card the same functions do it: `sweeps.Sweep` takes the
 # depth, the ranks and the prompts, `prompts.noveltybench()` the paper's queries,
-# `sweeps.forecast` says what it will cost before it runs, and `sweeps.sweep` runs it.
+# `sweeps.size_of` counts its texts and tokens before it runs, and `sweeps.sweep` runs it.
 
 # %%
 page.show(study.sizes(plan), digits=3)

@@ -457,7 +457,7 @@ def _sweep_faults(record: dict, table: pd.DataFrame) -> Iterator[Fault]:
     trees = {(prompt.id, seed) for prompt, seed in sweep.trees}
     log_p = np.concatenate([table.log_p.to_numpy(), *table.path_log_p])
     lengths = [table[f"path_{name}"].map(len) for name in ("ranks", "ids", "log_p")]
-    known = table.path_ranks.map(lambda ranks: set(ranks) <= set(sweep.candidates))
+    known = table.path_ranks.map(lambda ranks: set(ranks) <= set(sweep.ranks))
     if sweep.fingerprint() != record["sweep_sha256"]:
         yield Fault("the recorded sweep is not the one of its hash: sweep again")
     if set(zip(table.prompt_id, table.seed, strict=True)) != trees:

@@ -38,16 +38,12 @@ def open_prompts(categories: Iterable[str] = CATEGORIES) -> tuple[OpenPrompt, ..
 
 
 def get_prompt(prompt: OpenPrompt | str) -> OpenPrompt:
-    """A prompt as it is, or one of the project's own by its id.
-
-    Raises:
-        UnknownNameError: no such prompt; the message lists near matches.
-    """
+    """A prompt as it is, or one of the project's own by its id; else an UnknownNameError."""
     if isinstance(prompt, OpenPrompt):
         return prompt
     known = {own.id: own for own in open_prompts()}
     if prompt not in known:
-        hint = "Or build an openset.OpenPrompt(id=, category=, prompt=)."
+        hint = "Or build an core.tasks.OpenPrompt(id=, category=, prompt=)."
         raise UnknownNameError("prompt", prompt, known, hint)
     return known[prompt]
 
@@ -78,7 +74,7 @@ def noveltybench(
         raise HubUnreachableError(
             f"{error}. Without the hub, fetch data/{split}*.jsonl of the repository "
             "github.com/novelty-bench/novelty-bench by hand and pass its path as file=, or use "
-            "this project's own prompts: openset.open_prompts()"
+            "this project's own prompts: open_prompts()"
         ) from error
     files = sorted(p for p in folder.rglob(f"{split}*") if p.suffix in (".jsonl", ".parquet"))
     return _prompts([row for path in files for row in _rows(path)], NOVELTYBENCH)

@@ -1,13 +1,14 @@
-"""What a candidate sweep is, and one of its trees: candidates forced by rank, leaves completed.
+"""Candidate sweeps over open prompts: what one is, running it, and which candidates are valid.
 
-Knows prompts, ranks and token ids. Knows nothing of files, judges or validity.
+Candidates are forced by rank and their leaves completed; a kill loses one tree at most. Knows
+models and where trees are kept (`results.records`). Knows no judge: labels are given.
 """
 
 import hashlib
 import json
 import math
-import time
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from calib_utils.core.tasks import OpenPrompt
-from calib_utils.errors import InvalidRequestError, ResultsError
+from calib_utils.errors import InvalidRequestError, ResultsError, whole_number
 from calib_utils.models.generation import Continuations, start_of, vocabulary_size
 from calib_utils.models.loading import Model, load_model
 from calib_utils.models.served import Engine
@@ -38,9 +39,8 @@ class Sweep:
         position: tokens that the model writes, at temperature 1, before the tree starts; fewer
             where it ends earlier. A pair (low, high) draws the number for each prompt and seed.
         depth: candidates forced one after another, 1 to 3.
-        max_rank, stride: candidates are the ranks 0, stride, 2 stride, ... below max_rank
-            (the paper's 1000 and 10 by default).
-        ranks: or these ranks, ascending; then leave out max_rank and stride.
+        ranks: the candidates at every node, from 0, ascending; by default the paper's, every tenth
+            of 1,000.
         n_samples: completions drawn per leaf; 0 completes once, greedily.
         max_tokens: of a completion, forced tokens not counted.
         temperature: of the draws; only with n_samples.
@@ -55,9 +55,7 @@ class Sweep:
     name: str = "sweep"
     position: int | tuple[int, int] = 0
     depth: int = 1
-    max_rank: int | None = None
-    stride: int | None = None
-    ranks: tuple[int, ...] | None = None
+    ranks: Sequence[int] = range(0, 1000, 10)
     n_samples: int = 0
     max_tokens: int = 32
     temperature: float | None = None
@@ -68,18 +66,11 @@ class Sweep:
         # Frozen for others: what is given as a list is kept as what it is declared to be.
         object.__setattr__(self, "prompts", tuple(map(get_prompt, given)))
         object.__setattr__(self, "seeds", tuple(self.seeds))
-        if isinstance(self.position, list):
-            object.__setattr__(self, "position", tuple(self.position))
-        if self.ranks is not None:
-            object.__setattr__(self, "ranks", tuple(map(int, self.ranks)))
+        object.__setattr__(self, "ranks", tuple(map(int, self.ranks)))
+        pair = isinstance(self.position, tuple | list)
+        position = tuple(self.position) if pair else (self.position, self.position)
+        object.__setattr__(self, "position", position)
         _check(self)
-
-    @property
-    def candidates(self) -> tuple[int, ...]:
-        """The ranks forced at every node, from 0, ascending."""
-        if self.ranks is not None:
-            return self.ranks
-        return tuple(range(0, self.max_rank or 1000, self.stride or 10))
 
     @property
     def trees(self) -> list[tuple[OpenPrompt, int]]:
@@ -89,16 +80,16 @@ class Sweep:
     @property
     def n_completions(self) -> int:
         """Of one tree, unless some candidate is an end token."""
-        return len(self.candidates) ** self.depth * max(1, self.n_samples)
+        return len(self.ranks) ** self.depth * max(1, self.n_samples)
 
     def parameters(self) -> dict:
         """All that decides the completions of a given model, for a record."""
         return {
             "prompts": [vars(prompt) for prompt in self.prompts],
             "seeds": list(self.seeds),
-            "position": _pair(self.position),
+            "position": list(self.position),
             "depth": self.depth,
-            "candidates": list(self.candidates),
+            "candidates": list(self.ranks),
             "n_samples": self.n_samples,
             "max_tokens": self.max_tokens,
             "temperature": _temperature(self),
@@ -110,28 +101,6 @@ class Sweep:
         return hashlib.sha256(json.dumps(self.parameters()).encode()).hexdigest()
 
 
-def log_ranks(n: int, max_rank: int) -> tuple[int, ...]:
-    """`n` different ranks from 0 to max_rank - 1, dense at the top, evenly spaced in log(rank + 1).
-
-    >>> log_ranks(8, 1000)
-    (0, 2, 6, 18, 51, 138, 372, 999)
-
-    Raises:
-        InvalidRequestError: fewer than 1, or more than there are ranks.
-    """
-    if not 1 <= n <= max_rank:
-        raise InvalidRequestError(f"n={n!r}: must be from 1 to max_rank={max_rank!r}")
-    wanted = np.expm1(np.linspace(0, math.log(max_rank), n)).round().astype(int)
-    # At the top the spacing is below 1: push up what would repeat.
-    for i in range(1, n):
-        wanted[i] = max(wanted[i], wanted[i - 1] + 1)
-    return tuple(np.minimum(wanted, max_rank - n + np.arange(n)).tolist())
-
-
-def _pair(position) -> list[int]:
-    return [position, position] if isinstance(position, int) else list(position)
-
-
 def _temperature(sweep: Sweep) -> float | None:
     return (sweep.temperature or 1.0) if sweep.n_samples else None
 
@@ -141,163 +110,59 @@ def _check(sweep: Sweep) -> None:
         if not holds:
             raise InvalidRequestError(f"{field}={getattr(sweep, field)!r}: {remedy}")
 
-    def whole(value, least: int) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-    ids = [prompt.id for prompt in sweep.prompts]
-    require(bool(ids), "prompts", "give at least one, for example openset.open_prompts()")
+    ids, seeds, ranks, t = (
+        [p.id for p in sweep.prompts],
+        sweep.seeds,
+        sweep.ranks,
+        sweep.temperature,
+    )
+    require(bool(ids), "prompts", "give at least one, for example prompts.open_prompts()")
     require(len(set(ids)) == len(ids), "prompts", "every id must occur once")
-    seeds = sweep.seeds
-    require(bool(seeds) and all(whole(s, 0) for s in seeds), "seeds", "give whole numbers from 0")
+    require(bool(seeds), "seeds", "give at least one")
+    for seed in seeds:
+        whole_number("seeds", seed, 0)
     require(len(set(seeds)) == len(seeds), "seeds", "every seed must occur once")
-    fit = sweep.name and all(c.isalnum() or c in "._-" for c in sweep.name)
-    require(bool(fit) and sweep.name[0] != ".", "name", "it becomes a folder: letters, digits, -_.")
-    low, high = _pair(sweep.position) if len(np.atleast_1d(sweep.position)) < 3 else (0, -1)
-    remedy = "must be a whole number from 0, or a pair (low, high) of them"
-    require(whole(low, 0) and whole(high, low), "position", remedy)
-    again = low == 0 and len(seeds) > 1 and not sweep.n_samples
+    require(bool(re.fullmatch(r"\w[\w.-]*", sweep.name)), "name", "use letters, digits and . _ -")
+    require(len(sweep.position) == 2, "position", "give a number, or a pair (low, high)")
+    low, high = sweep.position
+    whole_number("position", high, whole_number("position", low, 0))
     require(
-        not again,
+        low > 0 or len(seeds) == 1 or sweep.n_samples != 0,
         "position",
         f"at 0 tokens the greedy tree is the same for each of the {len(seeds)} seeds: give one "
         "seed, or a position from 1",
     )
-    require(whole(sweep.depth, 1) and sweep.depth <= MAX_DEPTH, "depth", "must be 1, 2 or 3")
-    for field in ("max_rank", "stride"):
-        value = getattr(sweep, field)
-        require(value is None or whole(value, 1), field, "must be a whole number, at least 1")
-        require(value is None or sweep.ranks is None, field, "leave it out where ranks are given")
-    ranks = sweep.candidates
+    whole_number("depth", sweep.depth, 1, MAX_DEPTH)
     ascending = bool(ranks) and ranks[0] >= 0 and list(ranks) == sorted(set(ranks))
     require(ascending, "ranks", "give different whole numbers from 0, ascending")
-    require(whole(sweep.n_samples, 0), "n_samples", "must be a whole number; 0 is greedy")
-    require(whole(sweep.max_tokens, 1), "max_tokens", "must be a whole number, at least 1")
-    t = sweep.temperature
+    whole_number("n_samples", sweep.n_samples, 0)
+    whole_number("max_tokens", sweep.max_tokens)
     require(t is None or sweep.n_samples > 0, "temperature", "leave it out, or set n_samples")
     require(t is None or (math.isfinite(t) and t > 0), "temperature", "must be finite and above 0")
     require(sweep.end in _ENDS, "end", f"choose from {_ENDS}")
 
 
-def grow(
-    model: Model,
-    sweep: Sweep,
-    prompt: OpenPrompt,
-    seed: int,
-    batch_size: int | None = None,
-    advance: Callable[[int], object] | None = None,
-    generator: Callable = Continuations,
-) -> Iterator[dict]:
-    """One tree: every completion as a row with the columns of `records.SCHEMA`.
+def log_ranks(n: int, max_rank: int) -> tuple[int, ...]:
+    """`n` different ranks from 0 to max_rank - 1, dense at the top, evenly spaced in log(rank + 1).
 
-    A candidate that is an end token closes its path early: such a row has fewer forced tokens.
+    >>> log_ranks(8, 1000)
+    (0, 2, 6, 18, 51, 138, 372, 999)
 
-    Args:
-        advance: called with the number of completions whenever some are done.
-        generator: makes the continuations of a prompt, given what `Continuations` is given; by
-            default in this process, `served.Engine.continuations` on a server.
+    Raises:
+        InvalidRequestError: fewer than 1, or more than there are ranks.
     """
-    start = start_of(model, prompt, sweep.end)
-    key = _key(prompt, seed)
-    written = _opening(model, sweep, start, key, batch_size, generator)
-    tree = generator(model, start.ids + written, batch_size)
-    ranks = _leaves(tree, sweep, start.end_ids)
-    done = tree.complete(
-        ranks,
-        sweep.max_tokens,
-        start.end_ids,
-        n_samples=sweep.n_samples,
-        temperature=_temperature(sweep) or 1.0,
-        seed=key,
-        advance=advance,
-    )
-    tokenizer = model.tokenizer
-    before = _text(tokenizer, written)
-    for leaf in done:
-        tokens = leaf.prefix + leaf.token_ids
-        yield {
-            "prompt_id": prompt.id,
-            "category": prompt.category,
-            "seed": seed,
-            "position": len(written),
-            "prefix": before,
-            "depth": len(leaf.prefix),
-            "path_ranks": list(ranks[leaf.prefix]),
-            "path_ids": list(leaf.prefix),
-            "path_log_p": list(leaf.prefix_log_p),
-            "sample": leaf.sample,
-            "text": _text(tokenizer, written + (tokens[:-1] if leaf.ended else tokens)),
-            "token_ids": list(tokens),
-            "log_p": math.fsum(leaf.log_p),
-            "ended": leaf.ended,
-        }
-
-
-def _key(prompt: OpenPrompt, seed: int) -> int:
-    """From the prompt as well, so that one seed does not draw the same numbers everywhere."""
-    return int.from_bytes(hashlib.sha256(f"{prompt.id}/{seed}".encode()).digest()[:8])
-
-
-def _opening(model, sweep, start, key, batch_size, generator) -> tuple[int, ...]:
-    """What the model writes before the tree starts, without an end token."""
-    low, high = _pair(sweep.position)
-    length = int(np.random.default_rng(key).integers(low, high + 1))
-    if not length:
-        return ()
-    shared = generator(model, start.ids, batch_size)
-    (drawn,) = shared.complete([()], length, start.end_ids, n_samples=1, seed=key)
-    return drawn.token_ids[:-1] if drawn.ended else drawn.token_ids
-
-
-def _leaves(tree: Continuations, sweep: Sweep, end_ids) -> dict[tuple[int, ...], tuple[int, ...]]:
-    """The ranks of every path of forced tokens, in the order of the ranks."""
-    level: dict[tuple[int, ...], tuple[int, ...]] = {(): ()}
-    for _ in range(sweep.depth):
-        open_paths = [path for path in level if not path or path[-1] not in end_ids]
-        found = tree.candidates(open_paths, sweep.candidates)
-        below = dict(zip(open_paths, found.tolist(), strict=True))
-        deeper = {}
-        for path, ranks in level.items():
-            if path not in below:
-                deeper[path] = ranks
-                continue
-            for token, rank in zip(below[path], sweep.candidates, strict=True):
-                deeper[*path, token] = *ranks, rank
-        level = deeper
-    return level
-
-
-def _text(tokenizer, ids) -> str:
-    """Special tokens are shown: one that was forced must not look like nothing to a judge."""
-    return tokenizer.decode(
-        list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
-    )
-
-
-# Candidate sweeps over open prompts: what one costs, and running it so that a kill loses little.
-#
-# Knows the whole chain by name: grows trees with `sweeps`, keeps them with `completions`. Judges
-# and measures come after.
-
-_RATE_TOKENS = 4
+    whole_number("n", n, 1, max_rank)
+    wanted = np.expm1(np.linspace(0, math.log(max_rank), n)).round().astype(int)
+    # At the top the spacing is below 1: push up what would repeat.
+    for i in range(1, n):
+        wanted[i] = max(wanted[i], wanted[i - 1] + 1)
+    return tuple(np.minimum(wanted, max_rank - n + np.arange(n)).tolist())
 
 
 def size_of(sweep: Sweep) -> tuple[int, int]:
     """Completions of a sweep and their tokens, forced ones counted, as if no text ended early."""
     n = len(sweep.trees) * sweep.n_completions
     return n, n * (sweep.depth + sweep.max_tokens)
-
-
-def forecast(model: Model | str, sweep: Sweep) -> dict[str, float]:
-    """The cost of a sweep before it runs.
-
-    Returns:
-        completions and tokens, at most; rate, in tokens per second of a full batch of the first
-        prompt, measured here; seconds, by that rate, which batches that are not full and longer
-        contexts do not reach.
-    """
-    rate = _rate(load_model(model), sweep)
-    n, tokens = size_of(sweep)
-    return {"completions": n, "tokens": tokens, "rate": rate, "seconds": tokens / rate}
 
 
 def sweep(
@@ -324,7 +189,11 @@ def sweep(
         CalibUtilsError: a named subclass, before anything is completed wherever possible.
     """
     model = load_model(model)
-    _check_ranks(model, sweep)
+    if sweep.ranks[-1] >= (size := vocabulary_size(model)):
+        raise InvalidRequestError(
+            f"the sweep forces rank {sweep.ranks[-1]}, but {model.name} has {size} tokens: choose "
+            "smaller ranks"
+        )
     name = f"{sweep.name}.served" if engine else sweep.name
     folder = records.folder_of(results_dir, model.key, name)
     if folder is not None:
@@ -350,16 +219,7 @@ def sweep(
     return records.read_completions(folder)
 
 
-def _check_ranks(model: Model, sweep: Sweep) -> None:
-    size = vocabulary_size(model)
-    if sweep.candidates[-1] >= size:
-        raise InvalidRequestError(
-            f"the sweep forces rank {sweep.candidates[-1]}, but {model.name} has {size} tokens: "
-            "choose a smaller max_rank or smaller ranks"
-        )
-
-
-def _record(model: Model, sweep: Sweep, engine: Engine | None = None) -> dict:
+def _record(model: Model, sweep: Sweep, engine: Engine | None) -> dict:
     starts = [start_of(model, prompt, sweep.end) for prompt in sweep.prompts]
     return {
         **records.of_model(model),
@@ -372,22 +232,100 @@ def _record(model: Model, sweep: Sweep, engine: Engine | None = None) -> dict:
     }
 
 
-def _rate(model: Model, sweep: Sweep) -> float:
-    """Tokens per second of a full batch in which no text ends."""
-    start = start_of(model, sweep.prompts[0], sweep.end)
-    tree = Continuations(model, start.ids)
-    n = min(tree.batch_size, sweep.n_completions)
-    forced = tree.candidates([()], range(min(n, tree.vocab_size)))[0]
-    prefixes = [(int(token),) for token in forced]
-    tree.complete(prefixes[:1], 1)  # the first pass also pays for what is set up once
-    began = time.perf_counter()
-    tree.complete(prefixes, _RATE_TOKENS)
-    return len(prefixes) * (1 + _RATE_TOKENS) / (time.perf_counter() - began)
+def grow(
+    model: Model,
+    sweep: Sweep,
+    prompt: OpenPrompt,
+    seed: int,
+    batch_size: int | None = None,
+    advance: Callable[[int], object] | None = None,
+    generator: Callable = Continuations,
+) -> Iterator[dict]:
+    """One tree: every completion as a row with the columns of `records.SCHEMA`.
+
+    A candidate that is an end token closes its path early: such a row has fewer forced tokens.
+
+    Args:
+        advance: called with the number of completions whenever some are done.
+        generator: makes the continuations of a prompt, given what `Continuations` is given.
+    """
+    start = start_of(model, prompt, sweep.end)
+    key = _key(prompt, seed)
+    written = _opening(model, sweep, start, key, batch_size, generator)
+    tree = generator(model, start.ids + written, batch_size)
+    ranks = _leaves(tree, sweep, start.end_ids)
+    done = tree.complete(
+        ranks,
+        sweep.max_tokens,
+        start.end_ids,
+        n_samples=sweep.n_samples,
+        temperature=_temperature(sweep) or 1.0,
+        seed=key,
+        advance=advance,
+    )
+    before = _text(model, written)
+    for leaf in done:
+        tokens = leaf.prefix + leaf.token_ids
+        yield {
+            "prompt_id": prompt.id,
+            "category": prompt.category,
+            "seed": seed,
+            "position": len(written),
+            "prefix": before,
+            "depth": len(leaf.prefix),
+            "path_ranks": list(ranks[leaf.prefix]),
+            "path_ids": list(leaf.prefix),
+            "path_log_p": list(leaf.prefix_log_p),
+            "sample": leaf.sample,
+            "text": _text(model, written + (tokens[:-1] if leaf.ended else tokens)),
+            "token_ids": list(tokens),
+            "log_p": math.fsum(leaf.log_p),
+            "ended": leaf.ended,
+        }
 
 
-# From judged completions to candidates: which next tokens are valid at every node of a sweep.
-#
-# Tables in, tables out. Knows nothing of models, judges or files.
+def _key(prompt: OpenPrompt, seed: int) -> int:
+    """From the prompt as well, so that one seed does not draw the same numbers everywhere."""
+    return int.from_bytes(hashlib.sha256(f"{prompt.id}/{seed}".encode()).digest()[:8])
+
+
+def _opening(model, sweep, start, key, batch_size, generator) -> tuple[int, ...]:
+    """What the model writes before the tree starts, without an end token."""
+    low, high = sweep.position
+    length = int(np.random.default_rng(key).integers(low, high + 1))
+    if not length:
+        return ()
+    shared = generator(model, start.ids, batch_size)
+    (drawn,) = shared.complete([()], length, start.end_ids, n_samples=1, seed=key)
+    return drawn.token_ids[:-1] if drawn.ended else drawn.token_ids
+
+
+def _leaves(tree: Continuations, sweep: Sweep, end_ids) -> dict[tuple[int, ...], tuple[int, ...]]:
+    """The ranks of every path of forced tokens, in the order of the ranks."""
+    level: dict[tuple[int, ...], tuple[int, ...]] = {(): ()}
+    for _ in range(sweep.depth):
+        open_paths = [path for path in level if not path or path[-1] not in end_ids]
+        found = tree.candidates(open_paths, sweep.ranks).tolist()
+        below = dict(zip(open_paths, found, strict=True))
+        deeper = {}
+        for path, ranks in level.items():
+            if path in below:
+                pairs = zip(below[path], sweep.ranks, strict=True)
+                deeper |= {(*path, token): (*ranks, rank) for token, rank in pairs}
+            else:
+                deeper[path] = ranks
+        level = deeper
+    return level
+
+
+def _text(model: Model, ids: Sequence[int]) -> str:
+    """Special tokens are shown: one that was forced must not look like nothing to a judge."""
+    return model.tokenizer.decode(
+        list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+    )
+
+
+# From judged completions to candidates: tables in, tables out.
 
 _TREE = ["prompt_id", "category", "seed"]
 _CANDIDATE = [*_TREE, "depth", "node", "rank"]
@@ -430,32 +368,21 @@ def node_table(
         ResultsError: two labels for one text.
     """
     leaves = _judged_leaves(completions, labels, min_share)
-    levels = []
-    for level in range(1, int(leaves.depth.max()) + 1 if len(leaves) else 1):
-        here = leaves[leaves.depth >= level]
-        levels.append(
-            here.assign(
-                depth=level,
-                node=[path[: level - 1] for path in here.path],
-                rank=[path[level - 1] for path in here.path],
-                token_id=[int(ids[level - 1]) for ids in here.path_ids],
-                log_p=[float(values[level - 1]) for values in here.path_log_p],
-            )
-        )
-    if not levels:
-        table = pd.DataFrame(columns=COLUMNS)
-        table.attrs["dropped"] = 0
-        return table
-    groups = pd.concat(levels).groupby(_CANDIDATE, sort=True)
-    table = groups.agg(
+    # A row per forced token of every leaf.
+    steps = leaves.assign(rank=leaves.path, token_id=leaves.path_ids, log_p=leaves.path_log_p)
+    steps = steps.explode(["rank", "token_id", "log_p"])
+    steps = steps.astype({"rank": int, "token_id": int, "log_p": float})
+    steps["depth"] = steps.groupby(level=0).cumcount() + 1
+    steps["node"] = [path[: d - 1] for path, d in zip(steps.path, steps.depth, strict=True)]
+    table = steps.groupby(_CANDIDATE, sort=True).agg(
         token_id=("token_id", "first"),
         # Not a key: leaves of one candidate may differ in the last bit, from batch to batch.
         log_p=("log_p", "first"),
         weight=("is_valid", "sum"),
         n_leaves=("is_valid", "size"),
         n_unlabelled=("unknown", "sum"),
-    ).reset_index()
-    table["valid"] = table.weight > 0
+    )
+    table = table.reset_index().assign(valid=table.weight.to_numpy() > 0)
     known = table.valid | (table.n_unlabelled == 0)
     kept = table.loc[known, COLUMNS].reset_index(drop=True)
     kept.attrs["dropped"] = int((~known).sum())
@@ -477,7 +404,6 @@ def _judged_leaves(completions, labels, min_share) -> pd.DataFrame:
     rows["yes"] = rows.valid.fillna(False).astype(int)
     rows["missing"] = rows.valid.isna().astype(int)
     leaves = rows.groupby([*_TREE, "path"], sort=False).agg(
-        depth=("depth", "first"),
         path_ids=("path_ids", "first"),
         path_log_p=("path_log_p", "first"),
         yes=("yes", "sum"),

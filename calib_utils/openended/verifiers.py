@@ -1,7 +1,7 @@
-"""What every judge is given and returns: the table of items and the table of labels.
+"""Labels of texts: by lists of names, by a grammar checker, by people; kept beside the texts.
 
-A judge is an object with `name`, `criteria` (which of `CRITERIA` it scores) and
-`judge(items) -> labels`. People label in a CSV sheet. Knows no particular judge and no model.
+A judge is an object with `name`, `criteria` (which of `CRITERIA` it scores), `identity` (what a
+label depends on beside the item) and `judge(items) -> labels`. Knows no model.
 """
 
 import csv
@@ -9,9 +9,9 @@ import hashlib
 import json
 import re
 import unicodedata
-from bisect import bisect_left
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import astuple, dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +21,6 @@ import pandas as pd
 from calib_utils import files, paths
 from calib_utils.core.tasks import OpenPrompt
 from calib_utils.errors import JudgeError, ResultsError
-from calib_utils.files import sha256_of_file
 from calib_utils.openended.prompts import open_prompts
 from calib_utils.openended.sweeps import unique_texts
 from calib_utils.results import conventions, records
@@ -30,8 +29,6 @@ CRITERIA = ("grammar", "semantics", "overall")
 LABEL_COLUMNS = (*CRITERIA, "valid", "reason")
 ITEM_COLUMNS = ("prompt", "text", "ended")
 LOWEST, HIGHEST = 1, 10
-SHEET_COLUMNS = ("item", "prompt", "text", "ended", "annotator", "valid", "note")
-_SHEET_ANSWERS = {"yes": True, "no": False, "": None}
 # The paper's threshold (App. A): valid where every scored criterion reaches it.
 THRESHOLD = 9
 
@@ -78,65 +75,48 @@ def check_items(items: pd.DataFrame) -> list[Item]:
     missing = [name for name in ITEM_COLUMNS if name not in getattr(items, "columns", ())]
     if missing:
         raise JudgeError(f"items need the columns {', '.join(ITEM_COLUMNS)}: {missing} missing")
-    found = []
-    for row, (prompt, text, ended) in enumerate(
-        items[list(ITEM_COLUMNS)].itertuples(index=False, name=None)
-    ):
-        if not isinstance(prompt, str) or not isinstance(text, str):
-            raise JudgeError(
-                f"item {row}: prompt and text must be strings, got {prompt!r}, {text!r}"
-            )
-        if pd.isna(ended) or ended not in (True, False):
-            raise JudgeError(f"item {row}: ended must be True or False, got {ended!r}")
-        found.append(Item(prompt, text, bool(ended)))
+    found = [Item(*row) for row in items[list(ITEM_COLUMNS)].astype(object).to_numpy().tolist()]
+    for row, item in enumerate(found):
+        if not isinstance(item.prompt, str) or not isinstance(item.text, str):
+            raise JudgeError(f"item {row}: prompt and text must be strings: {item}")
+        if not isinstance(item.ended, bool):
+            raise JudgeError(f"item {row}: ended must be True or False, got {item.ended!r}")
     return found
 
 
-def check_threshold(threshold: int) -> int:
-    """The threshold itself.
-
-    Raises:
-        JudgeError: it is no integer from 1 to 10.
-    """
-    if type(threshold) is not int or not LOWEST <= threshold <= HIGHEST:
-        raise JudgeError(f"threshold={threshold!r}: must be an integer from {LOWEST} to {HIGHEST}")
-    return threshold
-
-
-def label_table(
-    verdicts: Iterable[Verdict], criteria: tuple[str, ...], threshold: int = THRESHOLD
-) -> pd.DataFrame:
-    """Verdicts as a judge returns them: one row each, in order.
+def label_table(verdicts: Iterable[Verdict], criteria: Iterable[str]) -> pd.DataFrame:
+    """Verdicts as a judge returns them: one row each, in order, columns `LABEL_COLUMNS`.
 
     `valid` is True where every criterion of the judge reaches the threshold, False where one does
     not, and NA where one is missing: an item without a verdict is never counted either way.
     """
-    verdicts = list(verdicts)
-    columns = {name: [getattr(verdict, name) for verdict in verdicts] for name in CRITERIA}
-    table = pd.DataFrame({name: pd.array(columns[name], dtype="Int64") for name in CRITERIA})
-    valid = []
-    for verdict in verdicts:
-        scores = [getattr(verdict, name) for name in criteria]
-        valid.append(None if None in scores else min(scores) >= threshold)
-    table["valid"] = pd.array(valid, dtype="boolean")
-    table["reason"] = pd.Series([plain_text(verdict.reason) for verdict in verdicts], dtype=str)
-    return table
+    rows = [astuple(verdict) for verdict in verdicts]
+    table = pd.DataFrame(rows, columns=[*CRITERIA, "reason"], dtype=object)
+    table = table.astype(dict.fromkeys(CRITERIA, "Int64"))
+    scores = table[list(criteria)]
+    valid = (scores >= THRESHOLD).all(axis=1).astype("boolean")
+    table["valid"] = valid.where(scores.notna().all(axis=1))
+    table["reason"] = table.reason.map(plain_text).astype(str)
+    return table[list(LABEL_COLUMNS)]
 
 
-def write_sheet(path: Path | str, items: pd.DataFrame, annotator: str = "") -> Path:
+# Labels by people, in a CSV sheet.
+
+SHEET_COLUMNS = ("item", "prompt", "text", "ended", "annotator", "valid", "note")
+_SHEET_ANSWERS = {"yes": True, "no": False, "": None}
+
+
+def write_sheet(path: Path | str, items: pd.DataFrame) -> Path:
     """Writes a CSV sheet for one person to label: each item once, in order, `SHEET_COLUMNS`.
 
     The person fills in `annotator` (a name or code), `valid` (yes, no, or empty where undecided)
-    and, if there is something to say, `note`. `item` is the digest by which the sheet is read.
-
-    Raises:
-        JudgeError: not a table of items, or the place cannot be written.
+    and perhaps `note`. Raises a JudgeError where the place cannot be written.
     """
     rows = [
-        [item.digest, _inert(item.prompt), _inert(item.text), "yes" if item.ended else "no"]
+        (item.digest, _inert(item.prompt), _inert(item.text), "yes" if item.ended else "no")
         for item in dict.fromkeys(check_items(items))
     ]
-    table = pd.DataFrame([[*row, annotator, "", ""] for row in rows], columns=SHEET_COLUMNS)
+    table = pd.DataFrame([[*row, "", "", ""] for row in rows], columns=SHEET_COLUMNS)
     try:
         with files.whole(Path(path)) as draft:
             table.to_csv(draft, index=False, quoting=csv.QUOTE_ALL)
@@ -153,7 +133,8 @@ def _inert(text: str) -> str:
 def read_sheets(items: pd.DataFrame, *paths: Path | str) -> pd.DataFrame:
     """What people said of the items: a row per item, in order, and a boolean column per annotator.
 
-    NA where a person has no label. `agreement` takes the columns.
+    NA where a person has no label. `judges.krippendorff_alpha` takes the table, `judges.compare`
+    two columns.
 
     Raises:
         JudgeError: a file that is no sheet, a label other than yes, no or empty, a label without
@@ -169,19 +150,19 @@ def read_sheets(items: pd.DataFrame, *paths: Path | str) -> pd.DataFrame:
         if tuple(sheet) != SHEET_COLUMNS:
             raise JudgeError(f"{path}: the first line must be {','.join(SHEET_COLUMNS)}")
         for number, row in enumerate(sheet.fillna("").itertuples(index=False), start=1):
-            place, answer, person = f"{path}, text {number}", row.valid.lower(), row.annotator
-            if answer.strip() not in _SHEET_ANSWERS:
+            place, answer = f"{path}, text {number}", row.valid.lower().strip()
+            person = row.annotator.strip()
+            if answer not in _SHEET_ANSWERS:
                 raise JudgeError(f"{place}: valid={row.valid!r} must be yes, no or empty")
-            if (label := _SHEET_ANSWERS[answer.strip()]) is None:
+            if not answer:
                 continue
-            if not person.strip():
+            if not person:
                 raise JudgeError(f"{place}: a label without annotator; write a name or code")
             if row.item not in digests:
                 raise JudgeError(f"{place} is not among the items: give those of the sheet")
-            own = labels.setdefault(person.strip(), {})
-            if row.item in own:
+            if row.item in labels.setdefault(person, {}):
                 raise JudgeError(f"{place}: {person!r} labelled it before; keep one of the rows")
-            own[row.item] = label
+            labels[person][row.item] = _SHEET_ANSWERS[answer]
     columns = {name: [own.get(digest) for digest in digests] for name, own in labels.items()}
     return pd.DataFrame(columns, index=range(len(digests)), dtype="boolean")
 
@@ -189,18 +170,15 @@ def read_sheets(items: pd.DataFrame, *paths: Path | str) -> pd.DataFrame:
 # Labels for prompts that ask for one item of a known kind: a list of English names decides.
 #
 # The whole answer must be one listed name after a stated normalisation (`normalise`); a sentence
-# around it is not an answer to "name a city". Knows the lists under `data/tasks/gazetteer`, whose
-# README names their sources. Knows no model.
+# around it is not an answer to "name a city". The lists are under `data/tasks/gazetteer`, whose
+# README names their sources.
 #
-# Labels. *Valid*: the answer is a listed name. *Invalid*: it is not. *Ambiguous* (NA): the lists
-# leave it open, such as territories and disputed countries, historical city names, an element's
-# symbol, a city with a region that the lists do not hold, or an answer in another script than
-# Latin, since the lists are of English names. A city may be followed by its country, and in the
-# US and the UK by its state or nation; a wrong one makes the answer invalid. Places below 15,000
-# people are not listed, so naming one counts as invalid.
-#
-# Cut-off texts. A text that the token limit cut off is valid where it is the beginning of a valid
-# name ("San Franc"), since it may have gone on well; an empty one is NA.
+# *Ambiguous* (NA) is what the lists leave open: territories and disputed countries, historical
+# city names, an element's symbol, a city with a region that the lists do not hold, or an answer in
+# another script than Latin. A city may be followed by its country, and in the US and the UK by its
+# state or nation; a wrong one makes the answer invalid. Places below 15,000 people are not listed,
+# so naming one counts as invalid. A text that the token limit cut off is valid where it begins a
+# valid name ("San Franc"), since it may have gone on well; an empty one is NA.
 
 KINDS = {"city": "cities", "country": "countries", "element": "elements", "us-state": "us-states"}
 _NATIONS = {"england": "ENG", "scotland": "SCT", "wales": "WLS", "northern ireland": "NIR"}
@@ -218,17 +196,15 @@ class GazetteerJudge:
 
     name = "gazetteer"
     criteria = ("overall",)
-    kind = None  # part of the identity of stored labels
 
     @property
     def identity(self) -> dict:
-        """What a label depends on beside the item."""
+        """What a label depends on beside the item; `kind` is part of labels already stored."""
         lists = sorted(paths.package_data("tasks", "gazetteer").glob("*.csv"))
-        digests = {path.name: sha256_of_file(path) for path in lists}
-        return {"kind": self.kind, "lists": digests}
+        return {"kind": None, "lists": {path.name: files.sha256_of_file(path) for path in lists}}
 
     def judge(self, items: pd.DataFrame) -> pd.DataFrame:
-        """One row of labels per item, in order (see `verifiers.label_table`)."""
+        """One row of labels per item, in order (see `label_table`)."""
         return label_table(map(self._verdict, check_items(items)), self.criteria)
 
     def _verdict(self, item: Item) -> Verdict:
@@ -278,17 +254,17 @@ def decide(kind: str, text: str, ended: bool = True) -> tuple[bool | None, str]:
     answer = normalise(text)
     names = _names(kind)
     if not answer:
-        return (None if not ended else False), "empty"
-    found = names.get(answer)
-    if found is None and kind == "city":
+        return (False if ended else None), "empty"
+    if answer in names:
+        ambiguous = names[answer].ambiguous
+        return (None, f"ambiguous: {answer}") if ambiguous else (True, f"listed: {answer}")
+    if kind == "city":
         inside = re.fullmatch(r"([^(]+)\(([^()]+)\)", answer)
         name, *places = inside.groups() if inside else answer.split(",")
         where = names.get(normalise(name))
         if where is not None and places:
             return _placed(where, [normalise(place) for place in places], ended)
-    if found is not None:
-        return (None, f"ambiguous: {answer}") if found.ambiguous else (True, f"listed: {answer}")
-    if not ended and _begins_a_valid_name(kind, answer):
+    if not ended and answer in _beginnings(kind):
         return True, f"cut off: {answer} begins a listed name"
     if any(x.isalpha() and not unicodedata.name(x, "?").startswith("LATIN") for x in answer):
         return None, f"ambiguous: {answer[:40]!r} is not in Latin letters"
@@ -297,34 +273,29 @@ def decide(kind: str, text: str, ended: bool = True) -> tuple[bool | None, str]:
 
 @dataclass
 class _Entry:
-    """What a list says of a normalised name: where it is; ambiguous unless a row calls it valid."""
-
-    regions: set[str] = field(default_factory=set)
-    ambiguous: bool = True
+    regions: list[str]
+    ambiguous: bool  # unless a row calls the name valid
 
 
 @cache
 def _names(kind: str) -> dict[str, _Entry]:
+    """What a list says of each normalised name."""
     path = paths.package_data("tasks", "gazetteer", f"{KINDS[kind]}.csv")
     # "Namibia" has the code NA.
     table = pd.read_csv(path, keep_default_na=False, dtype=str)
     entries: dict[str, _Entry] = {}
     for name, label, where in table.itertuples(index=False, name=None):
-        entry = entries.setdefault(normalise(name), _Entry())
-        entry.regions.update(where.split())
+        entry = entries.setdefault(normalise(name), _Entry([], True))
+        entry.regions += where.split()
         entry.ambiguous &= label == "ambiguous"
     return entries
 
 
 @cache
-def _valid_names(kind: str) -> list[str]:
-    return sorted(name for name, entry in _names(kind).items() if not entry.ambiguous)
-
-
-def _begins_a_valid_name(kind: str, start: str) -> bool:
-    names = _valid_names(kind)
-    at = bisect_left(names, start)
-    return at < len(names) and names[at].startswith(start)
+def _beginnings(kind: str) -> frozenset[str]:
+    """Every beginning of a valid name."""
+    valid = [name for name, entry in _names(kind).items() if not entry.ambiguous]
+    return frozenset(name[:n] for name in valid for n in range(1, len(name) + 1))
 
 
 @cache
@@ -347,7 +318,6 @@ def _known_places() -> frozenset[str]:
 
 def _placed(entry: _Entry, places: list[str], ended: bool) -> tuple[bool | None, str]:
     """A city with where it is: every place named must fit one and the same region."""
-    told = ", ".join(places)[:80]
     whole, last = (places, "") if ended else (places[:-1], places[-1])
     for region in entry.regions:
         known = _places(region)
@@ -356,41 +326,29 @@ def _placed(entry: _Entry, places: list[str], ended: bool) -> tuple[bool | None,
     unknown = set(places) - _known_places()
     if unknown:
         return None, f"ambiguous: the lists do not say where {min(unknown)[:40]!r} is"
-    return False, f"no city of that name in {told!r}"
+    return False, f"no city of that name in {', '.join(places)[:80]!r}"
 
 
-# The grammar criterion alone, by an offline checker: Harper's rules, plus scripts and spacing.
+# Grammar alone, by Harper: an offline checker of English made of rules. It knows no meaning and
+# misses most wrong sentences made of right words. Two checks of ours are added: letters of another
+# script than Latin, and a missing space after a full stop.
 #
-# Harper (Apache-2.0, through the package `harper-py`) is an English grammar and spelling checker
-# made of rules; it knows no meaning and misses most wrong sentences made of right words. Two
-# checks of ours are added: letters of another script than Latin, and a missing space after a full
-# stop.
-#
-# What counts as an error, and what does not:
-#
-# - Harper's findings on spelling, grammar, agreement, punctuation, capitals, repetition and
-# spacing count. Its advice on style, word choice and readability does not. - A word with a
-# capital is taken for a name, so its spelling is not checked. - American and British spelling are
-# both right, also side by side. - At the end of a cut-off text nothing counts that touches the
-# last word.
-#
-# The score is 10 without an error and 2 less for each, so that one error makes a text invalid at
-# the paper's threshold of 9.
+# Advice on style and word choice is no error. A word with a capital is taken for a name, so its
+# spelling is not checked. American and British spelling are both right. At the end of a cut-off
+# text nothing counts that touches the last word.
 
-PER_ERROR = 2
+PER_ERROR = 2  # taken from 10, so that one error makes a text invalid
 # Harper's kinds of findings that are errors; the others are advice.
-ERROR_KINDS = frozenset(
-    (
-        *("Agreement", "BoundaryError", "Capitalization", "Eggcorn", "Formatting", "Grammar"),
-        *("Malapropism", "Miscellaneous", "Nonstandard", "Punctuation", "Repetition", "Spelling"),
-        "Typo",
-    )
-)
+ERROR_KINDS = {
+    *("Agreement", "BoundaryError", "Capitalization", "Eggcorn", "Formatting", "Grammar", "Typo"),
+    *("Malapropism", "Miscellaneous", "Nonstandard", "Punctuation", "Repetition", "Spelling"),
+}
 # Takes names such as Mia for initials.
 _IGNORED_RULES = {"OrthographicConsistency"}
 _DIALECTS = ("AMERICAN", "BRITISH")
 # Two small letters before, a capital and a small one after: no abbreviation and no file name.
 _NO_SPACE = re.compile(r"[a-z]{2}[.!?][\"”]?(?=[A-Z][a-z])")
+_LATIN = ("LATIN", "FEMININE", "MASCULINE")  # how the names of Latin letters and of ª, º begin
 _SHOWN = 3  # findings named in a reason
 
 
@@ -403,7 +361,6 @@ class LanguageChecker:
 
     name = "harper"
     criteria = ("grammar",)
-    threshold = THRESHOLD
 
     def __init__(self):
         _linter(_DIALECTS[0])
@@ -411,10 +368,10 @@ class LanguageChecker:
     @property
     def identity(self) -> dict:
         """What a label depends on beside the item."""
-        return {"threshold": self.threshold, "harper": version("harper-py")}
+        return {"threshold": THRESHOLD, "harper": version("harper-py")}
 
     def judge(self, items: pd.DataFrame) -> pd.DataFrame:
-        """One row of labels per item, in order (see `verifiers.label_table`)."""
+        """One row of labels per item, in order (see `label_table`)."""
         return label_table(map(self._verdict, check_items(items)), self.criteria)
 
     def _verdict(self, item: Item) -> Verdict:
@@ -448,31 +405,23 @@ def findings(text: str, ended: bool = True) -> list[str]:
 def _own_findings(text: str):
     for match in _NO_SPACE.finditer(text):
         yield *match.span(), "Spacing"
-    start = None
-    for at, letter in enumerate(text + " "):
-        foreign = letter == "\N{REPLACEMENT CHARACTER}" or (
-            letter.isalpha()
-            and not unicodedata.name(letter, "?").startswith(("LATIN", "FEMININE", "MASCULINE"))
-        )
-        if foreign and start is None:
-            start = at
-        elif not foreign and start is not None:
-            yield start, at, "Script"
-            start = None
+    for match in re.finditer("x+", "".join("x" if _is_foreign(c) else " " for c in text)):
+        yield *match.span(), "Script"
+
+
+def _is_foreign(letter: str) -> bool:
+    latin = unicodedata.name(letter, "?").startswith(_LATIN)
+    return letter == "\N{REPLACEMENT CHARACTER}" or (letter.isalpha() and not latin)
 
 
 def _harper(text: str, dialect: str, own: list):
     for rule, lints in _linter(dialect).organized_lints(text, language="plaintext").items():
         for lint in lints:
-            span = lint.span.start, lint.span.end
-            named = lint.lint_kind == "Spelling" and lint.problem_text[:1].isupper()
-            known = any(span[0] < stop and start < span[1] for start, stop, _ in own)
-            if (
-                lint.lint_kind in ERROR_KINDS
-                and rule not in _IGNORED_RULES
-                and not (named or known)
-            ):
-                yield *span, lint.lint_kind
+            kind, (start, stop) = lint.lint_kind, (lint.span.start, lint.span.end)
+            named = kind == "Spelling" and lint.problem_text[:1].isupper()
+            known = any(start < end and begin < stop for begin, end, _ in own)
+            if kind in ERROR_KINDS and rule not in _IGNORED_RULES and not (named or known):
+                yield start, stop, kind
 
 
 @cache
@@ -486,10 +435,8 @@ def _linter(dialect: str):
     return Linter(dialect=getattr(Dialect, dialect))
 
 
-# Labels of stored texts: each different text judged once, kept beside the texts, read again.
-#
-# Knows judges and files. Kept labels stand for judging only while the texts, the judge and the
-# convention are the same, the judge's lists and version included; else they are made anew.
+# Labels kept beside stored texts: they are read again while the texts, the judge and the convention
+# are the same, else made anew.
 
 COLUMNS = ["prompt_id", "text", "ended", *LABEL_COLUMNS]
 _AGAIN = "delete it, labels are made anew"
@@ -510,7 +457,6 @@ def labels_of(
     Args:
         texts: prompt_id, category, text, ended; texts that are the same are judged once.
         prompts: those that the texts answer.
-        judge: see `labels`; its `identity` says what a label depends on beside the text.
         path: where labels are kept; None keeps none.
 
     Returns:
@@ -519,9 +465,8 @@ def labels_of(
     Raises:
         ResultsError: the labels cannot be written.
     """
-    asked = {prompt.id: prompt.prompt for prompt in prompts}
     items = unique_texts(texts)
-    items["prompt"] = items.prompt_id.map(asked)
+    items["prompt"] = items.prompt_id.map({prompt.id: prompt.prompt for prompt in prompts})
     keys = items[["prompt_id", "prompt", "text", "ended"]]
     record = {
         # A plain list of built-in types, so that the digest is of the texts, not of a data frame.
@@ -529,12 +474,15 @@ def labels_of(
         "judge": {"name": judge.name, **judge.identity},
         "convention": conventions.CURRENT[conventions.LABELS],
     }
-    found = None if path is None else _kept(path, record)
-    if found is None:
-        labels = judge.judge(items[["prompt", "text", "ended"]])
-        found = pd.concat([items[["prompt_id", "text", "ended"]], labels], axis=1)[COLUMNS]
-        if path is not None:
-            records.write(path, found, record)
+    if path is not None:
+        with suppress(ResultsError):  # none there, or none readable
+            kept, stored = read(path)
+            if stored == json.loads(json.dumps(record)):
+                return kept.astype({**dict.fromkeys(CRITERIA, "Int64"), "valid": "boolean"})
+    labels = judge.judge(items[list(ITEM_COLUMNS)])
+    found = pd.concat([items[["prompt_id", "text", "ended"]], labels], axis=1)[COLUMNS]
+    if path is not None:
+        records.write(path, found, record)
     return found
 
 
@@ -548,15 +496,3 @@ def read(path: Path) -> tuple[pd.DataFrame, dict]:
     if missing := sorted(set(COLUMNS) - set(table)):
         raise ResultsError(f"{path} lacks {missing}: {_AGAIN}")
     return table, record
-
-
-def _kept(path: Path, record: dict) -> pd.DataFrame | None:
-    """The kept labels; None where there are none, of other texts or judge, or none readable."""
-    try:
-        frame, kept = read(path)
-    except ResultsError:
-        return None
-    if kept != json.loads(json.dumps(record)):
-        return None
-    integers = {name: "Int64" for name in ("grammar", "semantics", "overall")}
-    return frame.astype({**integers, "valid": "boolean"})

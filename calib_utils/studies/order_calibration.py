@@ -72,7 +72,7 @@ def laptop(seed: int = 0, end: str = "eos") -> Plan:
     items = {"seeds": (seed,), "max_tokens": _ITEM_TOKENS, "end": end}
     texts = {"max_tokens": _TEXT_TOKENS, "end": end}
     several = (2 * seed, 2 * seed + 1)  # disjoint for every seed
-    many = {"ranks": log_ranks(48, 1000)}
+    few, many = {"ranks": range(0, 1000, 40)}, {"ranks": log_ranks(48, 1000)}
     two = {"depth": 2, "ranks": log_ranks(12, 1000)}
     three = {"depth": 3, "ranks": log_ranks(5, 1000)}
     inside = {"position": (1, 12)}
@@ -88,7 +88,7 @@ def laptop(seed: int = 0, end: str = "eos") -> Plan:
             Sweep(_TEXT_PROMPTS, (seed,), f"texts-3{tag}", **inside, **texts, **three),
         ),
         greedy=one,
-        drawn=Sweep(_ITEM_PROMPTS, name=f"items-drawn{tag}", stride=40, n_samples=10, **items),
+        drawn=Sweep(_ITEM_PROMPTS, name=f"items-drawn{tag}", **few, n_samples=10, **items),
         oracle=(pairs, openings),
         n_texts=12,
         budget=4,
@@ -293,7 +293,7 @@ def sizes(plan: Plan) -> pd.DataFrame:
     for sweep in [*plan.sweeps, paper(open_prompts())]:
         texts, tokens = sweeps.size_of(sweep)
         row = {"sweep": sweep.name, "trees": len(sweep.trees), "depth": sweep.depth}
-        row |= {"candidates": len(sweep.candidates), "texts": texts, "tokens": tokens}
+        row |= {"candidates": len(sweep.ranks), "texts": texts, "tokens": tokens}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -414,32 +414,8 @@ def agreement_table(
         if says.notna().any():
             reference = judge_of(study.sweeps_of(kind)[0].prompts).name
             row = {"texts": kind, "reference": reference, "criterion": criterion}
-            rows.append(row | _agreement(says, own.valid))
+            rows.append(row | judges.compare(says, own.valid))
     return pd.DataFrame(rows)
-
-
-def _agreement(says: pd.Series, reference: pd.Series) -> dict:
-    found = judges.compare(says, reference)
-    low, high = judges.alpha_interval(pd.DataFrame({"judge": says, "reference": reference}))
-    positives = found.true_positive + found.false_negative
-    return {
-        "n": found.n,
-        "unreadable": says.isna().mean(),
-        "says_valid": (found.true_positive + found.false_positive) / found.n,
-        "reference_valid": positives / found.n,
-        "accuracy": found.accuracy,
-        "accuracy_low": found.accuracy_interval[0],
-        "accuracy_high": found.accuracy_interval[1],
-        "always_invalid": 1 - positives / found.n,
-        "f1": found.f1,
-        "f1_low": found.f1_interval[0],
-        "f1_high": found.f1_interval[1],
-        "alpha": found.alpha,
-        "alpha_low": low,
-        "alpha_high": high,
-        "false_positive": found.false_positive_rate,
-        "false_negative": found.false_negative_rate,
-    }
 
 
 def noise_table(agreements: pd.DataFrame, prevalence: float, n: int = 1000) -> pd.DataFrame:

@@ -1006,7 +1006,9 @@ def labels_by_list(get):
         for kind, texts in ITEMS.items()
     }
     found["cut off"] = {text: list(verifiers.decide("city", text, False)) for text in CUT_OFF}
-    judged = verifiers.GazetteerJudge("city").judge(items(ITEMS["city"]))
+    judged = verifiers.GazetteerJudge().judge(
+        items(ITEMS["city"]).assign(prompt="Name a random city in the world.")
+    )
     found["judged"] = {name: judged[name].astype(str).tolist() for name in ("valid", "overall")}
     return found
 

@@ -412,7 +412,7 @@ def test_judging_by_the_same_server(engine, tmp_path):
     )
     question = "What is the capital of France?"
     items = pd.DataFrame([{"prompt": question, "text": t, "ended": True} for t in ("Paris", "xq")])
-    labels = judge.judge(items, progress=False)
+    labels = judge.judge(items)
     assert labels[list(CRITERIA)].notna().all(axis=None), list(labels.reason)
 
 

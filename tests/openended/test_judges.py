@@ -17,12 +17,15 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 import calib_utils as cu
+from calib_utils.core.prompts import render
+from calib_utils.core.tasks import Task
 from calib_utils.errors import EndpointError, JudgeError, RefusedRequestError
 from calib_utils.models import served
 from calib_utils.models.served import KEY_VARIABLE, Endpoint
-from calib_utils.openended.judges import endpoint_judge, local_judge
+from calib_utils.openended.judges import LocalChat, endpoint_judge, local_judge
 from calib_utils.openended.verifiers import LABEL_COLUMNS
 
 KEY = "sk-planted-7f3a/+=key"
@@ -114,7 +117,7 @@ def items(*texts, ended=True):
 
 
 def judged(judge, *texts, **options):
-    return judge.judge(items(*texts, **options), progress=False)
+    return judge.judge(items(*texts, **options))
 
 
 def test_labels_of_an_honest_server(serve, judge_of):
@@ -135,14 +138,11 @@ def test_labels_of_an_honest_server(serve, judge_of):
     assert judge.name == "some--model"
 
 
-def test_the_threshold_is_applied_after_the_cache(serve, judge_of):
+def test_answers_of_another_judge_are_not_taken(serve, judge_of):
     server = serve([completion(json.dumps(GOOD))])
-    assert judged(judge_of(server), "Paris")["valid"].tolist() == [True]
-    assert judged(judge_of(server, threshold=10), "Paris")["valid"].tolist() == [False]
-    assert len(server.requests) == 1
-    # Another judge's answers are not taken: other model settings, other identity.
-    judged(judge_of(server, options={"temperature": 0.6}), "Paris")
-    assert len(server.requests) == 2 and server.requests[1]["temperature"] == 0.6
+    for options in ({}, {}, {"temperature": 0.6}):
+        assert judged(judge_of(server, options=options), "Paris")["valid"].tolist() == [True]
+    assert [asked["temperature"] for asked in server.requests] == [0, 0.6]
 
 
 SOON = {"Retry-After-Ms": "1"}
@@ -220,14 +220,6 @@ def test_a_slow_server_is_given_up(serve, judge_of, pace):
     assert time.monotonic() - begun < 15
 
 
-def test_nobody_listening(judge_of, serve):
-    server = serve([completion("")])
-    server.shutdown()
-    server.server_close()
-    with pytest.raises(EndpointError, match=r"Is the server up.*'some/model'"):
-        judged(judge_of(server, attempts=2), "Paris")
-
-
 def test_what_is_wrong_for_one_item_leaves_the_others(serve, judge_of):
     def script(request, number):
         message = request["messages"][0]["content"]
@@ -268,11 +260,11 @@ def test_an_unreadable_answer_is_asked_for_again_and_never_guessed(serve, judge_
     assert "grammar='9'" in server.requests[1]["messages"][0]["content"]
 
     server = serve([completion(bad)])
-    labels = judged(judge_of(server, asks=3), "Paris")
+    labels = judged(judge_of(server), "Paris")
     assert labels.loc[0, ["grammar", "semantics", "overall", "valid"]].isna().all()
     assert "3 replies" in labels["reason"][0] and "grammar='9'" in labels["reason"][0]
     assert len(server.requests) == 3
-    judged(judge_of(server, asks=3), "Paris")
+    judged(judge_of(server), "Paris")
     assert len(server.requests) == 6  # a failure is not kept
 
 
@@ -285,7 +277,7 @@ def test_an_unreadable_answer_is_asked_for_again_and_never_guessed(serve, judge_
     ],
 )
 def test_an_answer_cut_off_by_max_tokens_is_none(serve, judge_of, reply):
-    labels = judged(judge_of(serve([reply]), asks=1), "Paris")
+    labels = judged(judge_of(serve([reply])), "Paris")
     assert labels["valid"].isna().all()
 
 
@@ -342,7 +334,7 @@ import sys, pandas as pd
 from calib_utils.openended.judges import endpoint_judge
 judge = endpoint_judge(sys.argv[1], "m", cache_dir=sys.argv[2], concurrency=2)
 items = pd.DataFrame({"prompt": "p", "text": [str(n) for n in range(40)], "ended": True})
-print(judge.judge(items, progress=False)["overall"].tolist())
+print(judge.judge(items)["overall"].tolist())
 """
 
 
@@ -404,7 +396,7 @@ def test_the_key_is_sent_and_found_nowhere_else(
     for status in (401, 400, 503):
         script[:] = [(status, SOON, KEY.encode() * 20)]
         with pytest.raises(EndpointError) as caught:
-            judged(judge_of(server, key_variable="OTHER_KEY", attempts=1, asks=1), f"{status}")
+            judged(judge_of(server, key_variable="OTHER_KEY", attempts=1), f"{status}")
         error, frames = caught.value, caught.tb
         while frames.tb_frame.f_code.co_filename == __file__:  # whose locals hold the key
             frames = frames.tb_next
@@ -492,13 +484,24 @@ def test_a_local_judge_is_batched_like_one_by_one(tiny, tmp_path):
     assert labels[0]["valid"].isna().all() and (labels[0]["reason"] != "").all()
 
 
-def test_left_padding_changes_no_reply(tiny):
-    from calib_utils.openended.judges import LocalChat
-
-    messages = ["a", "a b ab, and much longer than the others", "zebra", "1"]
-    chats = [LocalChat(tiny("qwen3", chat=True), max_tokens=12, batch_size=n) for n in (1, 4)]
+@pytest.mark.parametrize("architecture", ["qwen3", "gemma3", "qwen3.5"])
+def test_a_local_reply_is_what_transformers_generates(tiny, architecture):
+    """In batches, with a shared beginning, as in one message alone with `generate`."""
+    model = tiny(architecture, chat=True)
+    messages = ["a", "a b ab, and much longer than the others", "zebra", "1", "a b"]
+    chats = [LocalChat(model, max_tokens=12, batch_size=n) for n in (1, 4)]
     one, four = (dict(chat.replies(messages)) for chat in chats)
     assert one == four and len({reply.text for reply in one.values()}) > 1
+    for place, message in enumerate(messages):
+        prompt = render(model.tokenizer, Task("chat", message, ("yes",)))
+        ids = torch.tensor([prompt.ids])
+        ends = sorted({*prompt.end_ids, model.tokenizer.eos_token_id} - {None})
+        out = model.network.generate(
+            ids, max_new_tokens=12, do_sample=False, eos_token_id=ends, pad_token_id=ends[0]
+        )[0, ids.shape[1] :].tolist()
+        ended = out[-1] in ends
+        text = model.tokenizer.decode(out[: len(out) - ended], skip_special_tokens=True)
+        assert (one[place].text, one[place].ended) == (text, ended)
 
 
 def test_a_base_model_cannot_judge(tiny):
@@ -538,7 +541,7 @@ def test_a_real_server(free_port, tmp_path):
         replies = dict(endpoint.replies(messages))
         assert "Paris" in replies[0].text and replies[0].ended and not replies[1].ended
         judge = endpoint_judge(
-            endpoint.base_url, folder, name="served", max_tokens=48, asks=1, cache_dir=tmp_path
+            endpoint.base_url, folder, name="served", max_tokens=48, cache_dir=tmp_path
         )
         labels = judged(judge, "Paris", "xq zzv")
         for row in labels.itertuples():

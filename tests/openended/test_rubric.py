@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calib_utils.openended.judges import UnreadableReplyError, question, read_reply
-from calib_utils.openended.verifiers import CRITERIA, Item, Verdict
+from calib_utils.openended.verifiers import Item, Verdict
 
 GOOD = '{"reason": "Fine.", "grammar": 9, "semantics": 10, "overall": 9}'
 FINE = Verdict(9, 10, 9, "Fine.")
@@ -85,15 +85,6 @@ def test_a_hostile_reply_is_refused(unit):
     for length in (19_000, 1_000_000):  # read through, and refused by its length
         with pytest.raises(UnreadableReplyError):
             read_reply(unit * (length // len(unit)))
-
-
-@given(st.text(max_size=300))
-def test_any_text_gives_a_verdict_or_the_named_error(reply):
-    try:
-        found = read_reply(reply)
-    except UnreadableReplyError:
-        return
-    assert all(1 <= getattr(found, name) <= 10 for name in CRITERIA)
 
 
 HOSTILE = [

@@ -22,7 +22,7 @@ from calib_utils.errors import InvalidRequestError, ResultsError, UnknownNameErr
 from calib_utils.models import generation
 from calib_utils.models.generation import Continuations
 from calib_utils.openended import sweeps
-from calib_utils.openended.sweeps import Sweep, forecast, sweep
+from calib_utils.openended.sweeps import Sweep, sweep
 from calib_utils.results import conventions, records
 
 PROMPTS = (OpenPrompt("one", "story", "Tell a story."), OpenPrompt("two", "item", "Name a b."))
@@ -71,7 +71,7 @@ def assert_is_brute_force(model, plan, table):
         written = openings(model, plan, prompt, seed, start)
         assert len(written) == tree.position.iloc[0]
         assert model.tokenizer.decode(written) == prefix
-        expected = brute_force(model, start, written, plan.candidates, plan.depth, plan.max_tokens)
+        expected = brute_force(model, start, written, plan.ranks, plan.depth, plan.max_tokens)
         assert [tuple(path) for path in tree.path_ranks] == list(expected)
         for row, (ranks, (ids, log_p, added)) in zip(
             tree.itertuples(), expected.items(), strict=True
@@ -98,15 +98,13 @@ def test_every_leaf_by_brute_force(tiny, architecture):
     model = tiny(architecture, chat=True)
     plan = Sweep(PROMPTS, (0, 3), position=(1, 6), depth=2, ranks=RANKS, max_tokens=4)
     table = sweep(model, plan, batch_size=5)
-    assert len(table) == len(plan.trees) * plan.n_completions == 36
     assert table.position.nunique() > 1
     assert_is_brute_force(model, plan, table)
 
 
-def test_depth_3_and_strides(tiny):
+def test_depth_3(tiny):
     model = tiny(chat=True)
-    plan = Sweep(PROMPTS[:1], depth=3, max_rank=9, stride=4, max_tokens=2)
-    assert plan.candidates == (0, 4, 8)
+    plan = Sweep(PROMPTS[:1], depth=3, ranks=range(0, 9, 4), max_tokens=2)
     table = sweep(model, plan)
     assert len(table) == 27
     assert_is_brute_force(model, plan, table)
@@ -202,7 +200,7 @@ PLAN = Sweep(PROMPTS, (0, 1, 2), position=(1, 3), ranks=RANKS, max_tokens=3)
 CHILD = """
 import json, os, sys, time
 import calib_utils as cu
-from calib_utils import openended
+from calib_utils.openended import sweeps
 from calib_utils.models.generation import Continuations
 from calib_utils.core.tasks import OpenPrompt
 
@@ -216,7 +214,7 @@ def wait():
     time.sleep(600)
 
 
-started, grow, replace = [], openended.grow, os.replace
+started, grow, replace = [], sweeps.grow, os.replace
 
 
 def grow_and_wait(*args):
@@ -233,8 +231,8 @@ def replace_and_wait(draft, target):
     replace(draft, target)
 
 
-openended.grow, os.replace = grow_and_wait, replace_and_wait
-openended.sweep(cu.load_model(folder, device="cpu"), openended.Sweep(**plan), results)
+sweeps.grow, os.replace = grow_and_wait, replace_and_wait
+sweeps.sweep(cu.load_model(folder, device="cpu"), sweeps.Sweep(**plan), results)
 """
 
 
@@ -408,21 +406,18 @@ def test_stored_texts_are_scored_by_their_ids(tiny, tmp_path):
         ({"prompts": (PROMPTS[0],) * 2}, "every id must occur once"),
         ({"seeds": ()}, "seeds="),
         ({"seeds": (1, 1)}, "every seed must occur once"),
-        ({"seeds": (-1,)}, "whole numbers from 0"),
+        ({"seeds": (-1,)}, "seeds=-1: must be a whole number"),
         ({"seeds": (0, 1), "position": 0}, "the same for each of the 2 seeds"),
         ({"seeds": (0, 1), "position": (0, 4)}, "the same for each of the 2 seeds"),
         ({"position": -1}, "position=-1"),
         ({"position": (4, 2)}, "position="),
         ({"position": (1, 2, 3)}, "position="),
         ({"depth": 0}, "depth=0"),
-        ({"depth": 4}, "depth=4: must be 1, 2 or 3"),
-        ({"stride": 0}, "stride=0"),
-        ({"max_rank": 0}, "max_rank=0"),
+        ({"depth": 4}, "depth=4: must be .*from 1 to 3"),
         ({"ranks": ()}, "ranks="),
         ({"ranks": (3, 1)}, "ascending"),
         ({"ranks": (0, 1, 1)}, "ascending"),
         ({"ranks": (-1, 1)}, "from 0"),
-        ({"ranks": (0, 1), "stride": 10}, "leave it out where ranks are given"),
         ({"n_samples": -1}, "n_samples=-1"),
         ({"max_tokens": 0}, "max_tokens=0"),
         ({"temperature": 0.7}, "leave it out, or set n_samples"),
@@ -464,12 +459,10 @@ def test_log_ranks_are_distinct_ascending_and_span(n, max_rank):
     assert ranks[-1] == (max_rank - 1 if n > 1 else 0)
 
 
-def test_forecast_counts_what_a_sweep_completes_at_most(tiny):
+def test_the_paper_s_ranks_are_the_default_and_sizes_are_counted():
+    assert Sweep(PROMPTS).ranks == tuple(range(0, 1000, 10))
     plan = Sweep(PROMPTS, (0, 1), position=2, depth=2, ranks=RANKS, n_samples=2, max_tokens=5)
-    cost = forecast(tiny(chat=True), plan)
-    assert cost["completions"] == 2 * 2 * 9 * 2
-    assert cost["tokens"] == cost["completions"] * 7
-    assert cost["seconds"] == cost["tokens"] / cost["rate"]
+    assert sweeps.size_of(plan) == (2 * 2 * 9 * 2, 2 * 2 * 9 * 2 * 7)
 
 
 # From labels to candidates

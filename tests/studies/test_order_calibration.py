@@ -125,7 +125,7 @@ def test_plans_have_names_of_their_own_for_every_seed(make):
     assert len(set.union(*names)) == sum(map(len, names))
     plan = make()
     assert [sweep.depth for sweep in plan.items] == sorted({s.depth for s in plan.items})
-    assert set(plan.drawn.candidates) <= set(plan.greedy.candidates)
+    assert set(plan.drawn.ranks) <= set(plan.greedy.ranks)
     assert all(sweep in plan.sweeps and sweep.depth == 2 for sweep in plan.oracle)
 
 
