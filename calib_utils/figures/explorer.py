@@ -282,8 +282,8 @@ def _visible(tokenizer, token: int) -> str:
     return "".join(shown) or f"#{token}"
 
 
-# Steps kept beside a model's tables, a file a task. They are computed whenever their chapter runs; a
-# file changes only when they do, by more than machines differ in float32.
+# Steps kept beside a model's tables, a file a task. They are computed whenever their chapter runs;
+# a file changes only when they do, by more than machines differ in float32.
 
 
 def path_of(results_dir: str | Path, model_key: str, task: str) -> Path:

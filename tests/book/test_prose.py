@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from calib_utils import paths
+from calib_utils import errors, paths
 from calib_utils.book import build, notebooks
 from calib_utils.figures import style
 from calib_utils.models.loading import Model
@@ -47,7 +47,7 @@ def test_a_figure_has_a_caption_a_text_for_who_cannot_see_it_and_its_source(name
         label, caption = given["figure"]["name"], given["figure"]["caption"]
         assert caption.endswith(".") and given["image"]["alt"].endswith("."), label
         assert len(given["image"]["alt"]) > 30 and given["image"]["alt"] != caption, label
-        said = "figures.source_line(" in cell.source
+        said = "style.source_line(" in cell.source
         assert said != (label in BY_FORMULA), f"{label}: source line {said}"
 
 
@@ -104,7 +104,7 @@ def test_prose_pages_show_the_figures_of_executed_notebooks(tmp_path):
     assert written == book / "figures" / "fig-val-div.png"
     assert written.read_bytes() == (ROOT / "book" / "assets" / "val-div.png").read_bytes()
     (book / "page.md").write_text("![](figures/fig-gone.png)")
-    with pytest.raises(build.PageFigureError, match=r"fig-gone.*correct the name"):
+    with pytest.raises(errors.BookBuildError, match=r"fig-gone.*correct the name"):
         build.write_figures(book)
 
 
