@@ -27,7 +27,12 @@ from sphinx.errors import ConfigError
 from calib_utils import files, paths
 from calib_utils.book import notebooks
 from calib_utils.book.check import TOLERANCE
-from calib_utils.errors import BookBuildError, CalibUtilsError, NotReproducedError
+from calib_utils.errors import (
+    BookBuildError,
+    CalibUtilsError,
+    NotReproducedError,
+    UnknownNameError,
+)
 from calib_utils.figures import explorer
 from calib_utils.models.loading import load_model
 from calib_utils.models.registry import DEFAULT_MODEL, EMBEDDED
@@ -47,24 +52,23 @@ pd.concat([table, cutoffs]).assign(
 """
 
 
-def compute_live(model: str = DEFAULT_MODEL, results_dir: Path | None = None) -> str:
+def compute_live(model: str) -> str:
     """Executes the quickstart here, with no stored row to reuse, and compares its rows.
 
-    The executed copy is dropped. The model's file is fetched if it is not here.
-
-    Args:
-        model: an embedded one, which has stored rows.
-        results_dir: the stored rows; by default the committed ones.
+    The executed copy is dropped. The file of the embedded model is fetched if it is not here.
 
     Returns:
         One sentence: what was computed here, and how far it is from the stored rows.
 
     Raises:
+        UnknownNameError: not an embedded model.
         NotReproducedError: a number differs by more than `check.TOLERANCE`, the chapter failed, or
             there is nothing to compare with.
     """
     from papermill.exceptions import PapermillExecutionError
 
+    if model not in EMBEDDED:
+        raise UnknownNameError("embedded model", model, EMBEDDED)
     load_model(model)
     with tempfile.TemporaryDirectory() as scratch:
         page = nbformat.read(paths.notebooks_dir() / f"{LIVE}.ipynb", as_version=4)
@@ -80,17 +84,23 @@ def compute_live(model: str = DEFAULT_MODEL, results_dir: Path | None = None) ->
             ) from error
         seconds = time.perf_counter() - began
         rows = pd.read_csv(Path(scratch) / "rows.csv").drop_duplicates(KEY)
-    sha256 = rows.weights_sha256.iloc[0]
-    gap = _largest_difference(rows, Path(results_dir or paths.default_results_dir()), model)
+    gap = largest_difference(rows, paths.default_results_dir(), model)
     return (
         f"Computed here: {len(rows)} settings of {LIVE_TASK} with {model} (4-bit file "
-        f"{sha256[:12]}…) in {seconds:.0f} s; largest difference from the stored rows {gap:.1e} "
-        f"(tolerance {TOLERANCE:.0e})."
+        f"{rows.weights_sha256.iloc[0][:12]}…) in {seconds:.0f} s; largest difference from "
+        f"the stored rows {gap:.1e} (tolerance {TOLERANCE:.0e})."
     )
 
 
-def _largest_difference(rows: pd.DataFrame, results_dir: Path, model: str) -> float:
-    """Of any number in `rows` from the stored one of the same setting; at most `TOLERANCE`."""
+def largest_difference(rows: pd.DataFrame, results_dir: Path, model: str) -> float:
+    """Of any number in `rows` from the stored one of the same setting; at most `TOLERANCE`.
+
+    Args:
+        rows: settings with their numbers, and columns `end` and `weights_sha256`.
+
+    Raises:
+        NotReproducedError: it is more, or rows of these settings and weights are not stored.
+    """
     end, sha256 = rows.iloc[0][["end", "weights_sha256"]]
     folder = storage.folder_of(results_dir, model, LIVE_TASK, "" if end == "eos" else f"@end={end}")
     remedy = "restore it with git, or recompute it: python -m calib_utils reproduce --update"
@@ -270,13 +280,8 @@ def _mend_page(app, pagename, templatename, context, doctree) -> None:
 
 # Contents, pages and PDF
 
-_START = [
-    *("summary", "how_to_read", "explorer", "bring_a_sampler", "add_your_model", "scale_out"),
-    *("status", "errata"),
-]
-_REFERENCE = [
-    *("glossary", "faults", "benchmarks", "mutation", "licences", "bibliography", "cite"),
-]
+_START = "summary how_to_read explorer bring_a_sampler add_your_model scale_out status errata"
+_REFERENCE = "glossary faults benchmarks mutation licences bibliography cite"
 
 
 def models_with_pages(book: Path | None = None) -> list[str]:
@@ -288,19 +293,14 @@ def models_with_pages(book: Path | None = None) -> list[str]:
 
 
 def table_of_contents(book: Path | None = None) -> str:
-    """The text of `_toc.yml`: prose, chapters about all models, a part per model.
-
-    Args:
-        book: the folder with `results/`; by default this checkout's.
-    """
-    parts = {"Start": _START}
-    folders = {"All models": ("panel", paths.panel_dir(book))}
-    for key in models_with_pages(book):
-        folders[key] = (f"results/{key}", paths.executed_dir(key, book))
-    for caption, (place, folder) in folders.items():
-        names = sorted(path.stem for path in folder.glob("[0-9][0-9]_*.ipynb"))
-        parts[caption] = [f"{place}/{name}" for name in names]
-    parts["Reference"] = [f"reference/{page}" for page in _REFERENCE]
+    """The text of `_toc.yml`: prose, chapters about all models, a part per model."""
+    parts, book = {"Start": _START.split()}, Path(book or paths.book_dir())
+    folders = {"All models": paths.panel_dir(book)}
+    folders |= {key: paths.executed_dir(key, book) for key in models_with_pages(book)}
+    for caption, folder in folders.items():
+        pages = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+        parts[caption] = [page.relative_to(book).with_suffix("").as_posix() for page in pages]
+    parts["Reference"] = [f"reference/{page}" for page in _REFERENCE.split()]
     contents = {
         "format": "jb-book",
         "root": "intro",
@@ -379,7 +379,7 @@ def _jupyter_book(output: Path, builder: str, page: str) -> Path:
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
 _LOADING_S = 300  # of the whole book: all figures and formulas are set before it is printed
-# In a page: whether every formula is set.
+# Whether a page has set every formula.
 FORMULAS_SET = """() => document.querySelectorAll('.math.notranslate').length
     <= document.querySelectorAll('mjx-container').length"""
 _FOOTER = """<div style="font-size:8px; width:100%; text-align:center">

@@ -130,7 +130,8 @@ def parser() -> argparse.ArgumentParser:
     add = command("book", _book, "build the pages from executed notebooks")
     add("--output", type=Path)
     add("--pdf", action="store_true", help="print it to a PDF as well, by Chromium")
-    add("--live", action="store_true", help="first compute the quickstart here, and compare it")
+    about = "first compute the quickstart here, on an embedded model, and compare its rows"
+    add("--live", nargs="?", const=DEFAULT_MODEL, metavar="MODEL", help=about)
 
     command("toc", _toc, "rewrite the book's table of contents")
 
@@ -417,7 +418,7 @@ def _parameters(options, name: str) -> dict:
 def _book(options) -> None:
     from calib_utils.book import build
 
-    computed = build.compute_live() if options.live else ""
+    computed = build.compute_live(options.live) if options.live else ""
     build.write_table_of_contents()
     first = build.build(options.output)
     if options.pdf:

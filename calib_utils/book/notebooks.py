@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 from calib_utils import files, paths
 from calib_utils.errors import (
@@ -46,6 +47,11 @@ _METADATA = "calib_utils"  # of an executed copy
 # A name for the same model, and a place for the same rows: both are compared by content instead.
 _BY_CONTENT = ("model", "results_dir")
 _DIGITS, _SHOWN = 16, 3
+_CHANGED = {
+    "parameters": "other parameters: {}",
+    "data": "data changed: {}",
+    "rows": "rows of {} changed",
+}
 _LABEL = re.compile(r"(?m)^\$\$ \(([\w-]+)\)$|^:name: ([\w-]+)$")
 _DRAFT = re.compile(r"\.[0-9a-f]{32}\.(?:ipynb|draft)")
 
@@ -153,11 +159,7 @@ class Identity(NamedTuple):
 
 
 def identity(name: str, revision: str | None = None) -> Identity:
-    """What `load_model` would identify, from what is on this machine; nothing is fetched.
-
-    The weights of an embedded model are those of the registry. Of a hub model they are those in the
-    hub's cache.
-    """
+    """What `load_model` would identify, from the registry and files here; nothing is fetched."""
     path = Path(name).expanduser()
     if name in EMBEDDED:
         return Identity(name, EMBEDDED[name].sha256)
@@ -194,17 +196,12 @@ def why_stale(name: str, parameters: Mapping, executed: Path) -> list[str]:
         if sha256 is not None and then["weights"] != sha256:
             why.append("the weights changed")
         now = _record(parameters, sha256, then["rows"], then["data"], store)
-        for part, words in (
-            ("parameters", "other parameters: {}"),
-            ("data", "data changed: {}"),
-            ("rows", "rows of {} changed"),
-        ):
+        for part, words in _CHANGED.items():
             either = sorted({*then[part], *now[part]})
             names = [name for name in either if then[part].get(name) != now[part].get(name)]
             names = ["the list of models" if name == "." else name for name in names]
-            if names:
-                more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-                why.append(words.format(", ".join(names[:_SHOWN]) + more))
+            names[_SHOWN:] = [f"{len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
+            why += [words.format(", ".join(names))] if names else []
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return ["the executed copy is unreadable"]
     return why
@@ -220,7 +217,7 @@ def _inputs(name: str, parameters: Mapping) -> tuple[str | None, Path]:
 
 
 def _made_from(name: str, parameters: Mapping, read: Iterable[str]) -> dict:
-    """The record of what a copy depends on, where `read` is what `paths.note_read` was told."""
+    """The record of what a copy depends on; `read` is what `paths.note_read` was told."""
     sha256, store = _inputs(name, parameters)
     rows, data = set(), set()
     places = ((rows, store.absolute()), (data, paths.project_root() / "data"))
@@ -303,7 +300,7 @@ def execute_file(source: Path, target: Path, parameters: Mapping) -> set[str]:
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "read"
         log.touch()
-        with _environment(KERNEL_ENVIRONMENT | {paths.READ_LOG: str(log)}):
+        with mock.patch.dict(os.environ, KERNEL_ENVIRONMENT | {paths.READ_LOG: str(log)}):
             papermill.execute_notebook(
                 str(source),
                 str(target),
@@ -320,23 +317,11 @@ def execute_file(source: Path, target: Path, parameters: Mapping) -> set[str]:
         return set(log.read_text(encoding="utf-8").splitlines())
 
 
-@contextmanager
-def _environment(wanted: Mapping[str, str]) -> Iterator[None]:
-    before = {key: os.environ.get(key) for key in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            os.environ.pop(key) if value is None else os.environ.update({key: value})
-
-
 def kernel_channels(folder: str) -> dict[str, str]:
     """Settings of a kernel manager whose kernel is reached by sockets in `folder`, not by ports.
 
-    Jupyter chooses free ports and lets go of them before the kernel takes them seconds later; on a
-    busy machine another program is quicker, and the kernel never answers. Nothing where the name of
-    the folder is too long for that of a socket, which has about a hundred bytes.
+    On a busy machine another program takes a free port before the kernel does. Nothing where the
+    name of the folder is too long for that of a socket, which has about a hundred bytes.
     """
     file = os.path.join(folder, "kernel.json")
     return {"transport": "ipc", "connection_file": file} if len(os.fsencode(file)) < 90 else {}
@@ -410,19 +395,15 @@ def execute(
         for draft in folder.iterdir():  # of a run that was killed
             if _DRAFT.fullmatch(draft.name):
                 draft.unlink(missing_ok=True)
-        todo = {}
-        for name, parameters in jobs.items():
-            why = why_stale(name, parameters, folder / f"{name}.ipynb")
-            todo[name] = why or ["asked for by --force"] * force
+        pages = {name: folder / f"{name}.ipynb" for name in jobs}
+        forced = ["asked for by --force"] * force
+        todo = {name: why_stale(name, jobs[name], pages[name]) or forced for name in jobs}
         if any(todo.values()):
             prepare()
         for name, why in todo.items():
-            where = f"{name} on {folder.name}"
-            if not why:
-                _say(f"{where}: current")
-                continue
-            _say(f"{where}: {'; '.join(why)}; executing ...")
-            if not _execute(name, jobs[name], folder / f"{name}.ipynb"):
+            said = f"{'; '.join(why)}; executing ..." if why else "current"
+            _say(f"{name} on {folder.name}: {said}")
+            if why and not _execute(name, jobs[name], pages[name]):
                 failed.append(name)
     return failed
 
@@ -432,14 +413,13 @@ def _execute(name: str, parameters: Mapping, output: Path) -> bool:
     from papermill.exceptions import PapermillExecutionError
 
     try:
-        print(run(name, parameters, output), flush=True)
+        with _writing(output.parent):
+            print(run(name, parameters, output), flush=True)
         return True
     except PapermillExecutionError as error:
         kept = output.with_name(f".failed-{output.name}")
         why = f"{error.ename}: {error.evalue}"
         _say(f"{name} failed ({why}); how far it came is in {kept}")
-    except OSError as error:
-        raise _unwritable(output.parent, error) from error
     except DeadKernelError:
         why = "its process was ended, as when memory runs out; see the forecast"
         _say(f"{name} failed: {why}")
@@ -454,21 +434,23 @@ def _alone(folder: Path) -> Iterator[None]:
 
     Where the file system has no locks the run goes on: each file appears whole all the same.
     """
-    try:
+    with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / files.LOCK).touch()
-    except OSError as error:
-        raise _unwritable(folder, error) from error
     with files.alone(folder, f"run of {folder.name}") as held:
         if not held:
             _say(f"no locks in {folder}: do not start two runs of {folder.name}")
         yield
 
 
-def _unwritable(folder: Path, error: OSError) -> ResultsError:
-    return ResultsError(
-        f"cannot write pages to {folder} ({error}): choose a writable --book-dir with space"
-    )
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ResultsError(
+            f"cannot write pages to {folder} ({error}): choose a writable --book-dir with space"
+        ) from error
 
 
 def _say(text: str) -> None:

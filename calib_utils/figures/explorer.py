@@ -61,17 +61,16 @@ _LOSS_ROUNDING = 1e-6  # nats: parts of a loss below that are rounding, as in th
 
 
 class Token(NamedTuple):
-    """A next token: `rank` from 0, `gap` in nats below the top logit, N(prefix + token) answers
-    that begin with it; valid where that is above 0 (Def. 3.2)."""
+    """A next token; valid where answers begin with it (Def. 3.2)."""
 
     text: str
-    rank: int
-    gap: float
-    n_answers: int
+    rank: int  # from 0
+    gap: float  # nats below the top logit
+    n_answers: int  # N(prefix + token)
 
 
 class Bin(NamedTuple):
-    """`count` tokens of consecutive ranks: the gap of the first one, and the mean of all."""
+    """Tokens of consecutive ranks: how many, the gap of the first one, and the mean of all."""
 
     count: int
     first: float
@@ -120,11 +119,7 @@ class StepData:
 
 
 def step_data(model: Model | str, task: Task | str, prefix: str = "", end: str = "eos") -> StepData:
-    """Reads the logits after `prefix` and keeps what the figure needs.
-
-    Args:
-        prefix: the beginning of an answer, at a boundary of its tokens; empty for the first step.
-        end: what closes an answer, as in `prompts.Policies`.
+    """Reads the logits after `prefix`, the beginning of an answer, and keeps what a figure needs.
 
     Raises:
         InvalidRequestError: no valid answer continues `prefix`, or it ends inside a token.
@@ -216,11 +211,7 @@ def tail_bins(gaps: np.ndarray, starts: np.ndarray, n_vocab: int) -> tuple[Bin, 
 
 
 def explorer(step: StepData, source: str) -> HTML:
-    """The interactive figure, self-contained but for the book's `explorer.js` and `explorer.css`.
-
-    Args:
-        source: where the numbers come from, in one line, as `reporting.source_of` writes it.
-    """
+    """The figure, all but the book's `explorer.js` and `explorer.css`; `source` of its numbers."""
     # Token texts may hold anything, "</script" included.
     data = step.to_json().replace("<", "\\u003c")
     n_valid = sum(token.n_answers > 0 for token in step.tokens)
@@ -294,19 +285,13 @@ def path_of(results_dir: str | Path, model_key: str, task: str) -> Path:
 def keep(
     model: Model, tasks: Iterable[str], end: str, results_dir: str | Path
 ) -> dict[str, list[StepData]]:
-    """Computes the steps of those tasks that `ANSWERS` names, and keeps them.
-
-    Args:
-        end: what closes an answer.
-
-    Returns:
-        The steps by task, in the order of the answer.
+    """The steps of those tasks that `ANSWERS` names, by task, computed here and kept.
 
     Raises:
         ResultsError: steps of other weights hold the place, or it cannot be written.
     """
     found = {}
-    for task in (name for name in tasks if name in ANSWERS):
+    for task in filter(ANSWERS.__contains__, tasks):
         steps = found[task] = steps_along(model, task, ANSWERS[task], end)
         record = {**records.of_model(model), "task": task, "end": end}
         record["convention"] = conventions.CURRENT[STEPS_FOLDER]
@@ -392,9 +377,15 @@ def write(results_dir: str | Path, folder: str | Path) -> pd.DataFrame:
             if stored and (rows := _rows(stored, task)):
                 steps, missing = _steps(results_dir, known.model, task, stored.record)
                 left_out += missing
-                source = _source(known.model, stored)
-                prompt = stored.record["prompt"]
-                shown[task] = {"prompt": prompt, "source": source, "rows": rows, "steps": steps}
+                record = stored.record
+                source = (
+                    f"{known.model}, SHA-256 of the weights {record['weights_sha256'][:12]}…, "
+                    f"{record['dtype']}, end = {record['policies']['end']}, "
+                    f"{stored.settings.n_answers.iloc[0]} answers, "
+                    f"convention {record['convention']}"
+                )
+                asked = {"prompt": record["prompt"], "source": source}
+                shown[task] = {**asked, "rows": rows, "steps": steps}
         if shown:
             script = f"calibUtilsModel({_js(known.model)}, {_js(shown)});\n"
             (folder / f"model-{known.model}.js").write_text(script, encoding="utf-8")
@@ -406,15 +397,6 @@ def write(results_dir: str | Path, folder: str | Path) -> pd.DataFrame:
     script = f"globalThis.calibUtilsModels = {_js(index)};\n"
     (folder / "index.js").write_text(script, encoding="utf-8")
     return pd.DataFrame(left_out, columns=["folder", "why"])
-
-
-def _source(key: str, stored: Stored) -> str:
-    record = stored.record
-    return (
-        f"{key}, SHA-256 of the weights {record['weights_sha256'][:12]}…, {record['dtype']}, "
-        f"end = {record['policies']['end']}, {stored.settings.n_answers.iloc[0]} answers, "
-        f"convention {record['convention']}"
-    )
 
 
 def _rows(stored: Stored, task: str) -> list[list]:

@@ -751,17 +751,6 @@ def test_a_hostile_gguf_is_a_named_error_at_once(tmp_path, own_cache, case):
     assert hidden(own_cache) == []
 
 
-@pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.99])
-def test_a_truncated_gguf_is_a_named_error(tiny_gguf, tmp_path, own_cache, share):
-    path = tmp_path / "truncated.gguf"
-    content = tiny_gguf.read_bytes()
-    path.write_bytes(content[: int(share * len(content))])
-    for read in (lambda p: cu.load_model(p, device="cpu"), resources.size_of):
-        with pytest.raises(ModelFormatError, match=r"truncated\.gguf.*fetch it again"):
-            read(path)
-    assert hidden(own_cache) == []
-
-
 def test_a_gguf_that_lacks_a_tensor_is_refused(tiny_gguf, tmp_path, own_cache):
     """As transformers would draw it at random, and the copy would be taken for the model."""
     path = tmp_path / "lacking.gguf"
@@ -769,12 +758,6 @@ def test_a_gguf_that_lacks_a_tensor_is_refused(tiny_gguf, tmp_path, own_cache):
     with pytest.raises(ModelFormatError, match=r"lacking\.gguf lacks 1 .*model\.norm\.weight"):
         cu.load_model(path, device="cpu")
     assert hidden(own_cache) == []
-
-
-def test_the_size_of_a_gguf_is_that_of_its_copy(tiny_gguf, tiny_folder):
-    file, folder = resources.size_of(tiny_gguf), resources.size_of(tiny_folder("llama"))
-    for name in ("parameters", "vocabulary", "cache_values", "model_type"):
-        assert getattr(file, name) == getattr(folder, name)
 
 
 ESCAPES = {

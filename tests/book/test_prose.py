@@ -47,7 +47,7 @@ def test_a_figure_has_a_caption_a_text_for_who_cannot_see_it_and_its_source(name
         label, caption = given["figure"]["name"], given["figure"]["caption"]
         assert caption.endswith(".") and given["image"]["alt"].endswith("."), label
         assert len(given["image"]["alt"]) > 30 and given["image"]["alt"] != caption, label
-        said = "style.source_line(" in cell.source
+        said = "source_line(" in cell.source
         assert said != (label in BY_FORMULA), f"{label}: source line {said}"
 
 

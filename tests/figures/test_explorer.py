@@ -181,7 +181,7 @@ def test_only_steps_that_leave_a_choice_count_and_not_more_than_asked(tiny, smal
 def test_rounding_leaves_a_file_alone_and_other_numbers_do_not(kept, tmp_path):
     model, steps, root = kept
     path = explorer.path_of(tmp_path, model.key, "rng-2")
-    path.parent.mkdir()
+    path.parent.mkdir(parents=True)
     for by in (1e-4, 0.1):
         content = json.loads(explorer.path_of(root, model.key, "rng-2").read_text("utf-8"))
         for step in content["steps"]:
