@@ -79,9 +79,10 @@ def compute_live(model: str) -> str:
         try:
             notebooks.execute_file(source, target, {"model": model, "results_dir": scratch})
         except PapermillExecutionError as error:
-            raise NotReproducedError(
-                f"{LIVE} failed on this machine ({error.ename}: {error.evalue})"
-            ) from error
+            why = f"{error.ename}: {error.evalue}"
+            raise NotReproducedError(f"{LIVE} failed on this machine ({why})") from error
+        except RuntimeError as error:  # the kernel did not start, or was ended
+            raise NotReproducedError(f"{LIVE} did not end on this machine ({error})") from error
         seconds = time.perf_counter() - began
         rows = pd.read_csv(Path(scratch) / "rows.csv").drop_duplicates(KEY)
     gap = largest_difference(rows, paths.default_results_dir(), model)
