@@ -395,7 +395,6 @@ def write_pdf(target: Path, output: Path) -> Path:
         BookBuildError: what Sphinx complained of, or no browser to print with.
     """
     browser_path()  # before the build, which takes a minute
-    write_figures()
     return print_page(_jupyter_book(output, "singlehtml", "intro.html"), target)
 
 
