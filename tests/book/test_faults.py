@@ -412,6 +412,7 @@ from calib_utils.errors import CalibUtilsError
 from calib_utils.figures import explorer
 from calib_utils.models import weights
 from calib_utils.models.served import Reply
+from calib_utils.openended import verifiers
 from calib_utils.openended.judges import LanguageModelJudge
 from calib_utils.results import conventions, records, storage
 
@@ -445,12 +446,12 @@ texts = pd.DataFrame({"prompt": ["Why?"], "text": ["x" * 9999], "ended": [True]}
 actions = {
     "rows": lambda: cu.evaluate(model, task, ["top_k=5"], results_dir=rows),
     "sweep": lambda: records.open_folder(disk / "texts", record),
-    "table": lambda: recorded.write_table(disk / "a" / "x.parquet", table),
+    "table": lambda: records.write_table(disk / "a" / "x.parquet", table),
     "steps": lambda: explorer.keep(model, ["rng-2"], "eos", rows),
     "answers": judge,
-    "labels for people": lambda: labels.write_sheet(disk / "sheet.csv", texts),
+    "labels for people": lambda: verifiers.write_sheet(disk / "sheet.csv", texts),
     "book": lambda: build.write_table_of_contents(disk),
-    "conversion": lambda: conversion.converted_folder(gguf, "0" * 64),
+    "conversion": lambda: weights.converted_folder(gguf, "0" * 64),
     "forgotten hash": lambda: cu.load_model(folder, device="cpu").weights_sha256,
 }
 
