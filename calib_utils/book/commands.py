@@ -14,8 +14,6 @@ from pathlib import Path
 import pandas as pd
 
 from calib_utils import files, paths
-from calib_utils.book import notebooks
-from calib_utils.book import resources as forecasts
 from calib_utils.errors import (
     CalibUtilsError,
     InvalidRequestError,
@@ -24,10 +22,7 @@ from calib_utils.errors import (
     NotReproducedError,
     UnknownNameError,
 )
-from calib_utils.models import loading
-from calib_utils.models.loading import Model, load_model, resolve_device
 from calib_utils.models.registry import CORE, DEFAULT_MODEL, EMBEDDED, checkpoints, find
-from calib_utils.results.evaluation import evaluate, show_prompt
 from calib_utils.results.storage import RECORD
 
 FORMATS = ("csv", "json", "markdown")
@@ -165,6 +160,8 @@ def _evaluate(options) -> None:
 
 
 def _evaluated(options) -> str:
+    from calib_utils.results.evaluation import evaluate
+
     table = evaluate(
         _load(options),
         options.task,
@@ -188,16 +185,22 @@ def _formatted(table: pd.DataFrame, form: str) -> str:
 
 
 def _prompt(options) -> None:
+    from calib_utils.results.evaluation import show_prompt
+
     show_prompt(_load(options), options.task, end=options.end)
 
 
-def _load(options) -> Model:
+def _load(options):
+    from calib_utils.models.loading import load_model
+
     return load_model(
         options.model, revision=options.revision, dtype=options.dtype, device=options.device
     )
 
 
 def _fetch(options) -> None:
+    from calib_utils.models.loading import load_model
+
     for name in CORE if options.all else [options.model]:
         print(f"{name}: {load_model(name).folder}")
 
@@ -216,6 +219,8 @@ def coverage(results_dir: str | Path | None = None, book: str | Path | None = No
         tables, folders of texts and executed notebooks there are, and what would measure it. Of a
         model outside the panel only its folder's name is known.
     """
+    from calib_utils.book import resources as forecasts
+
     results_dir = _folder(results_dir, paths.default_results_dir)
     pages = _folder(book, paths.book_dir) / "results"
     keys = {path.parent.parent.name for path in results_dir.glob(f"*/*/{RECORD}")}
@@ -314,6 +319,10 @@ def _stored(row) -> str:
 
 
 def _forecast(options) -> None:
+    from calib_utils.book import resources as forecasts
+    from calib_utils.models import loading
+    from calib_utils.models.loading import resolve_device
+
     loading.check_name(options.model)
     device, probe_s = resolve_device(options.device), None
     size = forecasts.size_of(options.model, options.revision)
@@ -325,12 +334,16 @@ def _forecast(options) -> None:
 
 
 def _resources(options) -> None:
+    from calib_utils.book import resources as forecasts
+
     names = map(_named, options.models)
     print(json.dumps(forecasts.resources(names, options.dtype, options.gpu_gb), indent=1))
 
 
 def _named(model: str) -> str:
     """A file or folder by its whole path, since notebooks run in another folder."""
+    from calib_utils.models import loading
+
     loading.check_name(model)
     path = Path(model).expanduser()
     return str(path.resolve()) if model not in EMBEDDED and path.exists() else model
@@ -340,7 +353,7 @@ def _named(model: str) -> str:
 
 
 def _run(options) -> int:
-    from calib_utils.book import build
+    from calib_utils.book import build, notebooks
 
     options.model = _named(options.model)
     names = options.notebook or [*notebooks.notebook_names(), *notebooks.panel_names()]
@@ -366,6 +379,9 @@ def _run(options) -> int:
 
 def _key(options) -> str:
     """The name of a model's folders; refuses what is no model before there is one."""
+    from calib_utils.book import notebooks
+    from calib_utils.models import loading
+
     model = options.model
     if not (model in EMBEDDED or loading.is_hub_id(model) or Path(model).expanduser().exists()):
         raise UnknownNameError("model", model, EMBEDDED, loading.HINT)
@@ -380,6 +396,9 @@ def _key(options) -> str:
 
 def _prepare(options) -> None:
     """Refuses what cannot be loaded, and fetches the rest, before a notebook is executed."""
+    from calib_utils.book import resources as forecasts
+    from calib_utils.models.loading import resolve_device
+
     if options.model not in EMBEDDED:
         try:
             size = forecasts.size_of(options.model, options.revision)
@@ -392,6 +411,8 @@ def _prepare(options) -> None:
 
 def _parameters(options, name: str) -> dict:
     """What is injected into a notebook; one about all models takes of it what it has."""
+    from calib_utils.book import notebooks
+
     defaults, given, named = notebooks.parameters_of(name), options.parameter, {}
     if notebooks.is_about_all(name):
         given = [pair for pair in given if pair.partition("=")[0] in defaults]
