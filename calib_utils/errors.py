@@ -101,6 +101,10 @@ class BookBuildError(CalibUtilsError, RuntimeError):
     """The book cannot be written, or Sphinx reported an error or a warning."""
 
 
+class NotReproducedError(CalibUtilsError, ValueError):
+    """Numbers computed on this machine are not the stored ones, within the tolerance."""
+
+
 def whole_number(name: str, value, least: int = 1, most: float = math.inf) -> int:
     """`value` as an int, or InvalidRequestError where it is no whole number within these bounds."""
     if not isinstance(value, Integral) or isinstance(value, bool) or not least <= value <= most:

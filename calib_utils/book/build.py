@@ -1,7 +1,7 @@
-"""Figures for the prose pages and the README, taken out of the executed notebooks.
+"""The book: contents, pages, figures of prose pages, a PDF, and a chapter computed here and now.
 
-Knows which pages show which figures by reading them, and where executed notebooks are. Draws and
-executes nothing.
+Also the Sphinx extension that `_config.yml` names. Knows executed notebooks, jupyter-book and the
+browser that prints; draws nothing and changes no executed notebook.
 """
 
 import base64
@@ -11,25 +11,127 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
+import time
 import uuid
 from pathlib import Path
 from string import Template
 
 import nbformat
+import numpy as np
+import pandas as pd
+import yaml
 from docutils import nodes
 from sphinx.errors import ConfigError
 
 from calib_utils import files, paths
-from calib_utils.errors import BookBuildError, CalibUtilsError
+from calib_utils.book import notebooks
+from calib_utils.book.check import TOLERANCE
+from calib_utils.errors import (
+    BookBuildError,
+    CalibUtilsError,
+    NotReproducedError,
+    UnknownNameError,
+)
 from calib_utils.figures import explorer
+from calib_utils.models.loading import load_model
 from calib_utils.models.registry import DEFAULT_MODEL, EMBEDDED
+from calib_utils.results import storage
+from calib_utils.results.storage import KEY
+
+# One chapter, computed on this machine
+
+LIVE, LIVE_TASK = "00_quickstart", "rng-2"
+NUMBERS = ["validity", "diversity", "sequence_precision", "sequence_recall"]
+# The last cell of the copy that is executed: the chapter's own tables, and what they are of.
+_LIVE_CELL = """\
+import pandas as pd
+pd.concat([table, cutoffs]).assign(
+    end=policy, weights_sha256=language_model.weights_sha256
+).to_csv(f"{results_dir}/rows.csv", index=False)
+"""
+
+
+def compute_live(model: str) -> str:
+    """Executes the quickstart here, with no stored row to reuse, and compares its rows.
+
+    The executed copy is dropped. The file of the embedded model is fetched if it is not here.
+
+    Returns:
+        One sentence: what was computed here, and how far it is from the stored rows.
+
+    Raises:
+        UnknownNameError: not an embedded model.
+        NotReproducedError: a number differs by more than `check.TOLERANCE`, the chapter failed, or
+            there is nothing to compare with.
+    """
+    from papermill.exceptions import PapermillExecutionError
+
+    if model not in EMBEDDED:
+        raise UnknownNameError("embedded model", model, EMBEDDED)
+    load_model(model)
+    with tempfile.TemporaryDirectory() as scratch:
+        page = nbformat.read(paths.notebooks_dir() / f"{LIVE}.ipynb", as_version=4)
+        page.cells.append(nbformat.v4.new_code_cell(_LIVE_CELL))
+        source, target = (Path(scratch) / name for name in ("source.ipynb", "executed.ipynb"))
+        nbformat.write(page, source)
+        began = time.perf_counter()
+        try:
+            notebooks.execute_file(source, target, {"model": model, "results_dir": scratch})
+        except PapermillExecutionError as error:
+            why = f"{error.ename}: {error.evalue}"
+            raise NotReproducedError(f"{LIVE} failed on this machine ({why})") from error
+        except RuntimeError as error:  # the kernel did not start, or was ended
+            raise NotReproducedError(f"{LIVE} did not end on this machine ({error})") from error
+        seconds = time.perf_counter() - began
+        rows = pd.read_csv(Path(scratch) / "rows.csv").drop_duplicates(KEY)
+    gap = largest_difference(rows, paths.default_results_dir(), model)
+    return (
+        f"Computed here: {len(rows)} settings of {LIVE_TASK} with {model} (4-bit file "
+        f"{rows.weights_sha256.iloc[0][:12]}…) in {seconds:.0f} s; largest difference from "
+        f"the stored rows {gap:.1e} (tolerance {TOLERANCE:.0e})."
+    )
+
+
+def largest_difference(rows: pd.DataFrame, results_dir: Path, model: str) -> float:
+    """Of any number in `rows` from the stored one of the same setting; at most `TOLERANCE`.
+
+    Args:
+        rows: settings with their numbers, and columns `end` and `weights_sha256`.
+
+    Raises:
+        NotReproducedError: it is more, or rows of these settings and weights are not stored.
+    """
+    end, sha256 = rows.iloc[0][["end", "weights_sha256"]]
+    folder = storage.folder_of(results_dir, model, LIVE_TASK, "" if end == "eos" else f"@end={end}")
+    remedy = "restore it with git, or recompute it: python -m calib_utils reproduce --update"
+    stored = storage.read(folder)
+    if stored is None or stored.record["weights_sha256"] != sha256:
+        raise NotReproducedError(f"{folder} has no rows of these weights ({sha256}): {remedy}")
+    both = rows.merge(stored.settings, on=KEY, how="left", suffixes=("", "_stored"), indicator=True)
+    missing = both[both._merge != "both"]
+    if len(missing):
+        named = missing[KEY].astype(str).agg(" ".join, axis=1).tolist()
+        raise NotReproducedError(f"{folder} has no row for {', '.join(named)}: {remedy}")
+    here, then = (both[[f"{name}{end}" for name in NUMBERS]].values for end in ("", "_stored"))
+    gaps = np.where(np.isnan(here) & np.isnan(then), 0, np.abs(here - then))
+    gaps = np.nan_to_num(gaps, nan=np.inf)  # a number on one side alone
+    if gaps.max() > TOLERANCE:
+        row, column = np.unravel_index(gaps.argmax(), gaps.shape)
+        setting = " ".join(map(str, both.iloc[row][KEY]))
+        raise NotReproducedError(
+            f"{NUMBERS[column]} of {model} on {LIVE_TASK} at {setting} is {here[row, column]:.6g} "
+            f"on this machine and {then[row, column]:.6g} in {folder}, more than {TOLERANCE:.0e} "
+            "apart: compare the versions in its provenance.json with `pip list`; the stored pages "
+            "are built by `make pages`"
+        )
+    return float(gaps.max())
+
+
+# Figures of prose pages and of the README, out of executed notebooks
 
 FOLDER = "figures"
 _SHOWN = re.compile(rf"\b{FOLDER}/([\w-]+)\.png\b")
-
-
-class PageFigureError(CalibUtilsError, LookupError):
-    """A prose page shows a figure that no executed notebook has."""
 
 
 def figure(name: str, book: Path | None = None) -> bytes:
@@ -39,19 +141,17 @@ def figure(name: str, book: Path | None = None) -> bytes:
         name: as in the notebook's source, without the model.
 
     Raises:
-        PageFigureError: no executed notebook has it.
+        BookBuildError: no executed notebook has it.
     """
-    of_model = name + "-" + re.sub(r"[^\w-]+", "-", DEFAULT_MODEL)
+    labels = (name, notebooks.label_of(name, DEFAULT_MODEL))
     for folder in (paths.executed_dir(DEFAULT_MODEL, book), paths.panel_dir(book)):
         for path in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
             for cell in nbformat.read(path, as_version=4).cells:
-                label = cell.metadata.get("mystnb", {}).get("figure", {}).get("name")
-                if label not in (name, of_model):
-                    continue
-                for output in cell.outputs:
-                    if "image/png" in output.get("data", {}):
-                        return base64.b64decode(output.data["image/png"])
-    raise PageFigureError(
+                if cell.metadata.get("mystnb", {}).get("figure", {}).get("name") in labels:
+                    for output in cell.outputs:
+                        if "image/png" in output.get("data", {}):
+                            return base64.b64decode(output.data["image/png"])
+    raise BookBuildError(
         f"no executed notebook of {DEFAULT_MODEL} has the figure {name!r}: correct the name in "
         f"the page, or run `python -m calib_utils run --model {DEFAULT_MODEL}`"
     )
@@ -60,27 +160,25 @@ def figure(name: str, book: Path | None = None) -> bytes:
 def write_figures(book: Path | None = None) -> list[Path]:
     """Writes `book/figures/<name>.png` for every such file that a prose page shows."""
     book = Path(book or paths.book_dir())
-    pages = sorted([*book.glob("*.md"), *book.glob("reference/*.md")])
-    texts = (page.read_text(encoding="utf-8") for page in pages)
+    texts = [page.read_text("utf-8") for page in (*book.glob("*.md"), *book.glob("reference/*.md"))]
     names = sorted({name for text in texts for name in _SHOWN.findall(text)})
     return [files.keep(book / FOLDER / f"{name}.png", figure(name, book)) for name in names]
 
 
 def write_readme_figure() -> Path:
     """Takes the README's figure out of the default model's executed notebook."""
-    target = paths.book_dir() / "assets" / "val-div.png"
+    return _keep(paths.book_dir() / "assets" / "val-div.png", figure("fig-val-div"))
+
+
+def _keep(target: Path, content: bytes) -> Path:
     try:
-        return files.keep(target, figure("fig-val-div"))
+        return files.keep(target, content)
     except OSError as error:
         raise BookBuildError(f"cannot write {target} ({error}): make it writable") from error
 
 
-# A Sphinx extension: what every built page gets that its notebook does not have.
-#
-# Addresses from the one repository setting of `_config.yml`, the box with the command that runs a
-# page, and texts for those who cannot see a figure. Knows Sphinx; changes no source file.
+# Sphinx extension: addresses, the box of a page, texts for those who cannot see a figure
 
-_BOX = "run_box.md"
 _REPOSITORY = re.compile(r"https://(github|gitlab)\.com/([^/]+)/([^/]+?)(?:\.git)?/?")
 _EXECUTED = re.compile(r"/book/(?:panel|results/[^/]+)/([^/]+)\.ipynb$")
 _OWN = "The page appears in a part of that model's own, its rows in `data/results`."
@@ -95,9 +193,8 @@ def setup(app) -> dict:
     app.connect("config-inited", _addresses, priority=100)
     app.connect("source-read", _add_run_box)
     app.connect("doctree-resolved", _describe_figures)
-    app.connect("html-page-context", _name_list_items)
     # After the theme has added its buttons.
-    app.connect("html-page-context", _point_to_the_source, priority=900)
+    app.connect("html-page-context", _mend_page, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -154,16 +251,13 @@ def run_box(docname: str, repository: str, template: str) -> str | None:
 
 def _add_run_box(app, docname: str, content: list[str]) -> None:
     """Puts the box below the page's opening; the file itself, which readers download, has none."""
-    template = Path(app.srcdir, "templates", _BOX).read_text(encoding="utf-8")
+    template = Path(app.srcdir, "templates", "run_box.md").read_text(encoding="utf-8")
     box = run_box(docname, app.config.html_theme_options["repository_url"], template)
-    if box is None:
-        return
-    notebook = json.loads(content[0])
-    cell = {"cell_type": "markdown", "metadata": {}, "source": box}
-    if notebook["nbformat_minor"] >= 5:
-        cell["id"] = "run-this-page"
-    notebook["cells"].insert(1, cell)
-    content[0] = json.dumps(notebook)
+    if box is not None:
+        notebook = json.loads(content[0])
+        cell = {"cell_type": "markdown", "id": "run-this-page", "metadata": {}, "source": box}
+        notebook["cells"].insert(1, cell)
+        content[0] = json.dumps(notebook)
 
 
 def _describe_figures(app, doctree: nodes.document, docname: str) -> None:
@@ -175,33 +269,20 @@ def _describe_figures(app, doctree: nodes.document, docname: str) -> None:
                 image["alt"] = f"Figure: {captions[0].astext()}"
 
 
-def _name_list_items(app, pagename, templatename, context, doctree) -> None:
+def _mend_page(app, pagename, templatename, context, doctree) -> None:
+    """Roles that screen readers know, and an edit button that leads to what people edit."""
     if body := context.get("body"):
         context["body"] = body.replace(_WITHDRAWN, _ITEM)
-
-
-def _point_to_the_source(app, pagename, templatename, context, doctree) -> None:
-    """The edit button of an executed notebook leads to what people edit, not to the copy."""
     for group in context.get("header_buttons", ()):
         for button in group.get("buttons", ()):
             if button.get("label") == "source-edit-button":
                 button["url"] = _EXECUTED.sub(r"/notebooks/\1.py", button["url"])
 
 
-# The book: its table of contents from the executed notebooks at hand, and its build.
-#
-# Knows the folder of executed notebooks and jupyter-book. Executes nothing.
+# Contents, pages and PDF
 
-_PLAIN = re.compile(r"(?i)(?!(?:null|true|false|yes|no|on|off)$)[a-z][\w.@-]+")
-_CHAPTERS_END = [
-    "reference/glossary",
-    "reference/faults",
-    "reference/benchmarks",
-    "reference/mutation",
-    "reference/licences",
-    "reference/bibliography",
-    "reference/cite",
-]
+_START = "summary how_to_read explorer bring_a_sampler add_your_model scale_out status errata"
+_REFERENCE = "glossary faults benchmarks mutation licences bibliography cite"
 
 
 def models_with_pages(book: Path | None = None) -> list[str]:
@@ -213,64 +294,39 @@ def models_with_pages(book: Path | None = None) -> list[str]:
 
 
 def table_of_contents(book: Path | None = None) -> str:
-    """The text of `_toc.yml`: prose, chapters about all models, a part per model.
-
-    Args:
-        book: the folder with `results/`; by default this checkout's.
-    """
-    lines = [
-        "# Written by `python -m calib_utils toc` from the executed notebooks; do not edit.",
-        "format: jb-book",
-        "root: intro",
-        "parts:",
-        "- caption: Start",
-        "  chapters:",
-        "  - file: summary",
-        "  - file: how_to_read",
-        "  - file: explorer",
-        "  - file: bring_a_sampler",
-        "  - file: add_your_model",
-        "  - file: scale_out",
-        "  - file: status",
-        "  - file: errata",
-    ]
-    panel = sorted(path.stem for path in paths.panel_dir(book).glob("[0-9][0-9]_*.ipynb"))
-    if panel:
-        lines += ["- caption: All models", "  chapters:"]
-        lines += [f"  - file: panel/{name}" for name in panel]
-    for key in models_with_pages(book):
-        # A folder may be called 007 or null, which YAML would not read as text.
-        caption = key if _PLAIN.fullmatch(key) else json.dumps(key)
-        lines += [f"- caption: {caption}", "  chapters:"]
-        pages = paths.executed_dir(key, book).glob("[0-9][0-9]_*.ipynb")
-        names = sorted(path.stem for path in pages)
-        entries = (f"results/{key}/{name}" for name in names)
-        lines += [f"  - file: {at if caption == key else json.dumps(at)}" for at in entries]
-    lines += ["- caption: Reference", "  chapters:"]
-    lines += [f"  - file: {page}" for page in _CHAPTERS_END]
-    return "\n".join(lines) + "\n"
+    """The text of `_toc.yml`: prose, chapters about all models, a part per model."""
+    parts, book = {"Start": _START.split()}, Path(book or paths.book_dir())
+    folders = {"All models": paths.panel_dir(book)}
+    folders |= {key: paths.executed_dir(key, book) for key in models_with_pages(book)}
+    for caption, folder in folders.items():
+        pages = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+        parts[caption] = [page.relative_to(book).with_suffix("").as_posix() for page in pages]
+    parts["Reference"] = [f"reference/{page}" for page in _REFERENCE.split()]
+    contents = {
+        "format": "jb-book",
+        "root": "intro",
+        "parts": [
+            {"caption": caption, "chapters": [{"file": page} for page in pages]}
+            for caption, pages in parts.items()
+            if pages
+        ],
+    }
+    head = "# Written by `python -m calib_utils toc` from the executed notebooks; do not edit.\n"
+    return head + yaml.safe_dump(contents, sort_keys=False, allow_unicode=True, width=1000)
 
 
 def write_table_of_contents(book: Path | None = None) -> Path:
     """Writes the book's `_toc.yml` where it differs, as a whole: two runs may end together."""
-    target = Path(book or paths.book_dir()) / "_toc.yml"
-    try:
-        return files.keep(target, table_of_contents(book).encode())
-    except OSError as error:
-        raise BookBuildError(f"cannot write {target} ({error}): make it writable") from error
+    return _keep(Path(book or paths.book_dir()) / "_toc.yml", table_of_contents(book).encode())
 
 
-def build(output: Path | None = None, results_dir: Path | None = None) -> Path:
+def build(output: Path | None = None) -> Path:
     """Builds the pages with warnings as errors and returns the first one.
 
     The book that is there stays until the new one is whole; a second build waits for the first.
 
-    Args:
-        results_dir: what the explorer page shows; by default the committed results.
-
     Raises:
-        BookBuildError: with the lines that Sphinx complained in.
-        PageFigureError: a prose page shows a figure that no executed notebook has.
+        BookBuildError: the lines that Sphinx complained in, or a figure that no notebook has.
     """
     output = Path(output or paths.project_root() / "_build")
     target = output / "_build"
@@ -283,12 +339,14 @@ def build(output: Path | None = None, results_dir: Path | None = None) -> Path:
             # Never into the old one: an incremental build misses changed styles, removed pages.
             draft = output / f"._build-{uuid.uuid4().hex}"
             try:
-                _build(draft, Path(results_dir or paths.default_results_dir()))
+                _build(draft)
                 if target.exists():
                     os.replace(target, draft / "old")
                 os.replace(draft / "_build", target)
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
+    except CalibUtilsError:
+        raise
     except OSError as error:
         raise BookBuildError(
             f"cannot write the book to {output} ({error}): choose a writable --output with space"
@@ -296,21 +354,11 @@ def build(output: Path | None = None, results_dir: Path | None = None) -> Path:
     return target / "html" / "index.html"
 
 
-def _build(output: Path, results_dir: Path) -> None:
+def _build(output: Path) -> None:
     first = _jupyter_book(output, "html", "index.html")
     pages = first.parent / "_static" / explorer.PAGE_FOLDER
-    for row in explorer.write(results_dir, pages).itertuples():
+    for row in explorer.write(paths.default_results_dir(), pages).itertuples():
         print(f"explorer page, left out: {row.folder}: {row.why}", file=sys.stderr)
-
-
-def build_single(output: Path) -> Path:
-    """Builds all pages as one below `output`, to be printed, and returns it.
-
-    Raises:
-        BookBuildError, PageFigureError: as `build`.
-    """
-    write_figures()
-    return _jupyter_book(output, "singlehtml", "intro.html")
 
 
 def _jupyter_book(output: Path, builder: str, page: str) -> Path:
@@ -329,14 +377,10 @@ def _jupyter_book(output: Path, builder: str, page: str) -> Path:
     return first
 
 
-# The book as one PDF: all pages in one, printed by the system's Chromium.
-#
-# Knows the one-page build and the browser. The outline of the PDF comes from the headings.
-
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
 _LOADING_S = 300  # of the whole book: all figures and formulas are set before it is printed
-# In a page: whether every formula is set.
+# Whether a page has set every formula.
 FORMULAS_SET = """() => document.querySelectorAll('.math.notranslate').length
     <= document.querySelectorAll('mjx-container').length"""
 _FOOTER = """<div style="font-size:8px; width:100%; text-align:center">
@@ -351,7 +395,7 @@ def write_pdf(target: Path, output: Path) -> Path:
         BookBuildError: what Sphinx complained of, or no browser to print with.
     """
     browser_path()  # before the build, which takes a minute
-    return print_page(build_single(output), target)
+    return print_page(_jupyter_book(output, "singlehtml", "intro.html"), target)
 
 
 def browser_path() -> str:

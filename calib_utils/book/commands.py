@@ -1,10 +1,10 @@
-"""Which models have results here, and the command that would measure the others.
+"""The commands of `python -m calib_utils`: tables on stdout, progress on stderr.
 
-Knows the panel's table and folder names. Reads no numbers: a row says that there are tables, not
-what is in them.
+Knows options, what to print where, and which models have results here. Computes nothing itself.
 """
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -13,23 +13,199 @@ from pathlib import Path
 
 import pandas as pd
 
-from calib_utils import paths
-from calib_utils.book.resources import size_of_checkpoint
+from calib_utils import files, paths
 from calib_utils.errors import (
     CalibUtilsError,
     InvalidRequestError,
     NoCheckoutError,
     NotebookParameterError,
+    NotReproducedError,
     UnknownNameError,
 )
-from calib_utils.models.registry import CORE, DEFAULT_MODEL, EMBEDDED, Checkpoint, checkpoints, find
+from calib_utils.models.registry import CORE, DEFAULT_MODEL, EMBEDDED, checkpoints, find
 from calib_utils.results.storage import RECORD
 
+FORMATS = ("csv", "json", "markdown")
+# Parameters of notebooks that have options of their own.
+_OPTIONS = ("model", "revision", "dtype", "device", "results_dir")
 COLUMNS = [
     *("name", "hub", "panel", "family", "stage", "base", "licence", "gated", "dtype"),
     *("parameters", "active", "bfloat16_gb", "float32_gb", "sizes"),
     *("tables", "texts", "pages", "measured", "command"),
 ]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; a user's mistake prints one line and gives exit status 2."""
+    try:
+        options = parser().parse_args(arguments)
+        for stream in (sys.stdout, sys.stderr):  # answers are not ASCII, and a locale may be
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+        status = options.command(options) or 0
+        sys.stdout.flush()  # here, where a pipe that is closed can still be told
+        return status
+    except CalibUtilsError as error:
+        print(f"calib_utils: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1 if isinstance(error, NotReproducedError) else 2
+    except KeyboardInterrupt:
+        print("calib_utils: interrupted; what is finished is kept", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # whoever read the output has had enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def parser() -> argparse.ArgumentParser:
+    """Every command with its options; `command` of what it parses is the function to call."""
+    parser = argparse.ArgumentParser(prog="python -m calib_utils", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, function: Callable, about: str, *parents) -> Callable:
+        add = commands.add_parser(name, help=about, parents=parents)
+        add.set_defaults(command=function)
+        return add.add_argument
+
+    model = argparse.ArgumentParser(add_help=False)
+    model.add_argument("--model", default=DEFAULT_MODEL, help="embedded name, hub id, path")
+    model.add_argument("--revision", help="hub commit, branch or tag")
+    model.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
+    model.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
+
+    task = argparse.ArgumentParser(add_help=False)
+    task.add_argument("--task", required=True, help="rng-3, us-states, ... or a .json file")
+    task.add_argument("--end", default="eos", help="eos, line or none")
+
+    add = command("evaluate", _evaluate, "exact validity, diversity", model, task)
+    add("--rule", action="append", help="none, top_k=50, top_p=0.9, min_p=0.1, ...")
+    add("--temperature", action="append", type=float)
+    add("--tokenizations", default="canonical", help="canonical or all")
+    add("--surface", default="exact", help="exact, any_space or any_case")
+    add("--batch-size", type=int)
+    add("--results-dir", type=Path, help="reuse and store rows here")
+    add("--format", choices=FORMATS, default="csv")
+    add("--output", type=Path, help="a file for the table, instead of stdout")
+
+    command("prompt", _prompt, "what the model sees", model, task)
+
+    add = command("fetch", _fetch, "embedded model files into the cache")
+    add("model", nargs="?", default=DEFAULT_MODEL)
+    add("--all", action="store_true", help="all that the book and the tests need")
+
+    add = command("models", _models, "the paper's panel and the embedded models")
+    add("--format", choices=["text", *FORMATS], default="text")
+    add("--results-dir", type=Path, help="by default this checkout's")
+
+    add = command("forecast", _forecast, "memory, disk and time of a run, before it runs", model)
+    add("--measure", action="store_true", help="load the model and time it first")
+
+    add = command("resources", _resources, "what a batch system is asked for, as JSON")
+    add("models", nargs="*", default=list(CORE), metavar="MODEL")
+    add("--dtype", default="float32", help="float32, bfloat16 or float16")
+    add("--gpu-gb", type=float, default=0.0, help="memory of one GPU; 0: use none")
+
+    add = command("run", _run, "execute the notebooks for a model that are not current", model)
+    add("--notebook", action="append", help="only this one, as NN_topic")
+    add(
+        "--panel",
+        action=argparse.BooleanOptionalAction,
+        help="only the notebooks about all models with results, or not those",
+    )
+    add("--force", action="store_true", help="execute those that are current as well")
+    add("-p", "--parameter", action="append", default=[], metavar="KEY=VALUE")
+    add("--results-dir", type=Path, help="rows go here, not into data/results")
+    add("--book-dir", type=Path, help="pages go here, not into book")
+
+    add = command("check", _check, "are stored results what they say")
+    add("folder", nargs="?", type=Path, help="by default this checkout's results")
+    add("--recompute", type=int, default=0, metavar="N", help="N rows of each model, and N texts")
+    add("--seed", default="0", help="of the choice: any text, such as a commit")
+    add("--strict", action="store_true", help="notes count as well: fit to contribute")
+
+    add = command("book", _book, "build the pages from executed notebooks")
+    add("--output", type=Path)
+    add("--pdf", action="store_true", help="print it to a PDF as well, by Chromium")
+    about = "first compute the quickstart here, on an embedded model, and compare its rows"
+    add("--live", nargs="?", const=DEFAULT_MODEL, metavar="MODEL", help=about)
+
+    command("toc", _toc, "rewrite the book's table of contents")
+
+    add = command("reproduce", _reproduce, "recompute stored rows, print the differences")
+    add("--model", help="only this model's rows")
+    add("--results-dir", type=Path, help="by default this checkout's")
+    add("--update", action="store_true", help="replace the stored rows")
+    return parser
+
+
+# One model and one task
+
+
+def _evaluate(options) -> None:
+    output = options.output
+    if output is None:
+        print(_evaluated(options))
+        return
+    try:
+        if output.is_dir():
+            raise IsADirectoryError("it is a folder")
+        with files.whole(output) as draft:
+            draft.touch()  # tells what cannot be written before minutes of work
+            draft.write_text(_evaluated(options) + "\n", encoding="utf-8")
+    except CalibUtilsError:  # some are an OSError too
+        raise
+    except OSError as error:
+        raise InvalidRequestError(
+            f"cannot write {output} ({error}): choose another place for --output"
+        ) from error
+
+
+def _evaluated(options) -> str:
+    from calib_utils.results.evaluation import evaluate
+
+    table = evaluate(
+        _load(options),
+        options.task,
+        rules=options.rule or ["none"],
+        temperatures=options.temperature or [1.0],
+        end=options.end,
+        tokenizations=options.tokenizations,
+        surface=options.surface,
+        batch_size=options.batch_size,
+        results_dir=options.results_dir,
+    )
+    return _formatted(table, options.format)
+
+
+def _formatted(table: pd.DataFrame, form: str) -> str:
+    if form == "json":
+        return table.to_json(orient="records", indent=1)
+    if form == "markdown":
+        return table.to_markdown(index=False)
+    return table.to_csv(index=False, lineterminator="\n").rstrip("\n")
+
+
+def _prompt(options) -> None:
+    from calib_utils.results.evaluation import show_prompt
+
+    show_prompt(_load(options), options.task, end=options.end)
+
+
+def _load(options):
+    from calib_utils.models.loading import load_model
+
+    return load_model(
+        options.model, revision=options.revision, dtype=options.dtype, device=options.device
+    )
+
+
+def _fetch(options) -> None:
+    from calib_utils.models.loading import load_model
+
+    for name in CORE if options.all else [options.model]:
+        print(f"{name}: {load_model(name).folder}")
+
+
+# Which models there are, and what they need
 
 
 def coverage(
@@ -49,14 +225,27 @@ def coverage(
         tables, folders of texts and executed notebooks there are, and what would measure it. Of a
         model outside the panel only its folder's name is known.
     """
+    from calib_utils.book import resources as forecasts
+
     results_dir = _folder(results_dir, paths.default_results_dir)
     pages = _folder(book, paths.book_dir) / "results"
     keys = {path.parent.parent.name for path in results_dir.glob(f"*/*/{RECORD}")}
     keys |= {path.parent.name for path in pages.glob("*/[0-9][0-9]_*.ipynb")}
-    rows = [_known(one, keys, results_dir, pages) for one in checkpoints()]
+    rows = []
+    for one in checkpoints():
+        size = forecasts.size_of_checkpoint(one)
+        own = [key for key in keys if find(key) is one]
+        rows.append(
+            {
+                **{name: getattr(one, name) for name in [*COLUMNS[:11], "sizes"]},
+                "bfloat16_gb": round(size.weight_bytes("bfloat16") / 1e9, 2),
+                "float32_gb": round(size.weight_bytes("float32") / 1e9, 2),
+                **_counts(own, results_dir, pages),
+                "command": f"make run MODEL={one.load_name}",
+            }
+        )
     for key in sorted(key for key in keys if find(key) is None):
-        counts = _counts([key], results_dir, pages)
-        rows.append({"name": key, "panel": "other", **counts})
+        rows.append({"name": key, "panel": "other", **_counts([key], results_dir, pages)})
     table = pd.DataFrame(rows, columns=COLUMNS)
     numbers = ["parameters", "active", "tables", "texts", "pages"]
     table = table.astype(dict.fromkeys(numbers, "Int64"))
@@ -70,19 +259,6 @@ def _folder(given: str | Path | None, default: Callable[[], Path]) -> Path:
         return Path(os.devnull)
 
 
-def _known(one: Checkpoint, keys: set[str], results_dir: Path, pages: Path) -> dict:
-    size = size_of_checkpoint(one)
-    own = [key for key in keys if find(key) is one]
-    return {
-        **{name: getattr(one, name) for name in COLUMNS[:11]},
-        "bfloat16_gb": round(size.weight_bytes("bfloat16") / 1e9, 2),
-        "float32_gb": round(size.weight_bytes("float32") / 1e9, 2),
-        "sizes": one.sizes,
-        **_counts(own, results_dir, pages),
-        "command": f"make run MODEL={one.load_name}",
-    }
-
-
 def _counts(keys: list[str], results_dir: Path, pages: Path) -> dict:
     tables = sum(len(list((results_dir / key).glob(f"*/{RECORD}"))) for key in keys)
     return {
@@ -91,29 +267,6 @@ def _counts(keys: list[str], results_dir: Path, pages: Path) -> dict:
         "pages": sum(len(list((pages / key).glob("[0-9][0-9]_*.ipynb"))) for key in keys),
         "measured": tables > 0,
     }
-
-
-def as_text(table: pd.DataFrame) -> str:
-    """The table of `coverage` for a terminal: names, sizes, licences, what is stored."""
-    shown = pd.DataFrame(
-        {
-            "model": table.hub.where(table.hub.fillna("") != "", table.name).fillna(table.name),
-            "family": table.family,
-            "stage": table.stage,
-            "parameters": [_billions(row) for row in table.itertuples()],
-            "GB bf16": table.bfloat16_gb.map("{:.1f}".format),
-            "GB f32": table.float32_gb.map("{:.1f}".format),
-            "licence": table.licence + table.gated.map({True: ", gated"}).fillna(""),
-            "measured": [_stored(row) for row in table.itertuples()],
-        }
-    )
-    shown.model += (table.name == DEFAULT_MODEL).map({True: " (default)", False: ""})
-    notes = (
-        "~ sizes inferred, see data/panel/README.md. GB: weights alone, in memory.\n"
-        "A model that is not measured: make run MODEL=owner/name; first what it takes: "
-        "python -m calib_utils forecast --model owner/name"
-    )
-    return f"{shown.fillna('?').replace('nan', '?').to_string(index=False)}\n\n{notes}"
 
 
 def as_page(table: pd.DataFrame) -> pd.DataFrame:
@@ -135,6 +288,31 @@ def as_page(table: pd.DataFrame) -> pd.DataFrame:
     return shown.loc[table.measured.sort_values(ascending=False, kind="stable").index]
 
 
+def _models(options) -> None:
+    table = coverage(options.results_dir)
+    if options.format != "text":
+        print(_formatted(table, options.format))
+        return
+    known = as_page(table).sort_index()
+    names = table.hub.where(table.hub.fillna("") != "", table.name).fillna(table.name)
+    shown = pd.DataFrame(
+        {
+            "model": names + (table.name == DEFAULT_MODEL).map({True: " (default)", False: ""}),
+            **{name: known[name] for name in ("family", "stage", "parameters")},
+            "GB bf16": known["GB in bfloat16"],
+            "GB f32": table.float32_gb.map("{:.1f}".format),
+            "licence": table.licence + table.gated.map({True: ", gated"}).fillna(""),
+            "measured": known.measured,
+        }
+    )
+    print(shown.fillna("?").replace("nan", "?").to_string(index=False))
+    print(
+        "\n~ sizes inferred, see data/panel/README.md. GB: weights alone, in memory.\n"
+        "A model that is not measured: make run MODEL=owner/name; first what it takes: "
+        "python -m calib_utils forecast --model owner/name"
+    )
+
+
 def _billions(row) -> str:
     if pd.isna(row.parameters):
         return "?"
@@ -143,111 +321,45 @@ def _billions(row) -> str:
 
 
 def _stored(row) -> str:
-    if not row.tables and not row.texts and not row.pages:
-        return "no"
     counts = {"tables": row.tables, "texts": row.texts, "pages": row.pages}
-    return ", ".join(f"{n} {what}" for what, n in counts.items() if n)
+    return ", ".join(f"{n} {what}" for what, n in counts.items() if n) or "no"
 
 
-# The commands about models and what is stored of them: models, forecast, resources, run, check.
-#
-# Knows options and what to print where; what is printed is computed elsewhere.
-
-# Parameters of notebooks that have options of their own.
-_OPTIONS = ("model", "revision", "dtype", "device", "results_dir")
-FORMATS = ("csv", "json", "markdown")
-
-
-def add_commands(commands, model_options) -> None:
-    """Adds the commands to a parser's subcommands; `model_options` are those that name a model."""
-    add = commands.add_parser("models", help="the paper's panel and the embedded models")
-    add.add_argument("--format", choices=["text", *FORMATS], default="text")
-    add.add_argument("--results-dir", type=Path, help="by default this checkout's")
-    add.set_defaults(command=models)
-
-    add = commands.add_parser(
-        "forecast", parents=[model_options], help="memory, disk and time of a run, before it runs"
-    )
-    add.add_argument("--measure", action="store_true", help="load the model and time it first")
-    add.set_defaults(command=forecast)
-
-    add = commands.add_parser("resources", help="what a batch system is asked for, as JSON")
-    add.add_argument("models", nargs="*", default=list(CORE), metavar="MODEL")
-    add.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
-    add.add_argument("--gpu-gb", type=float, default=0.0, help="memory of one GPU; 0: use none")
-    add.set_defaults(command=resources)
-
-    add = commands.add_parser(
-        "run",
-        parents=[model_options],
-        help="execute the notebooks for a model that are not current",
-    )
-    add.add_argument("--notebook", action="append", help="only this one, as NN_topic")
-    add.add_argument(
-        "--panel",
-        action=argparse.BooleanOptionalAction,
-        help="only the notebooks about all models with results, or not those",
-    )
-    add.add_argument("--force", action="store_true", help="execute those that are current as well")
-    add.add_argument("-p", "--parameter", action="append", default=[], metavar="KEY=VALUE")
-    add.add_argument("--results-dir", type=Path, help="rows go here, not into data/results")
-    add.add_argument("--book-dir", type=Path, help="pages go here, not into book")
-    add.set_defaults(command=run)
-
-    add = commands.add_parser("check", help="are stored results what they say")
-    add.add_argument("folder", nargs="?", type=Path, help="by default this checkout's results")
-    add.add_argument(
-        "--recompute", type=int, default=0, metavar="N", help="N rows of each model, and N texts"
-    )
-    add.add_argument("--seed", default="0", help="of the choice: any text, such as a commit")
-    add.add_argument("--strict", action="store_true", help="notes count as well: fit to contribute")
-    add.set_defaults(command=check)
-
-
-def models(options) -> None:
-    """Prints the panel, the embedded models, and what of them is stored."""
-
-    table = coverage(options.results_dir)
-    print(as_text(table) if options.format == "text" else formatted(table, options.format))
-
-
-def formatted(table, form: str) -> str:
-    """A table as text, in one of `FORMATS`, without a line break at the end."""
-    if form == "json":
-        return table.to_json(orient="records", indent=1)
-    if form == "markdown":
-        return table.to_markdown(index=False)
-    return table.to_csv(index=False, lineterminator="\n").rstrip("\n")
-
-
-def forecast(options) -> None:
-    """Prints what a run would take; with `--measure` the model is loaded and timed for it."""
+def _forecast(options) -> None:
     from calib_utils.book import resources as forecasts
-    from calib_utils.models.loading import check_name, load_model, resolve_device
+    from calib_utils.models import loading
+    from calib_utils.models.loading import resolve_device
 
-    check_name(options.model)
+    loading.check_name(options.model)
     device, probe_s = resolve_device(options.device), None
     size = forecasts.size_of(options.model, options.revision)
-    # The memory is told before the model is loaded into it.
     if options.measure:
+        # The memory is told before the model is loaded into it.
         print(forecasts.report(size, options.dtype, device), file=sys.stderr, flush=True)
-        model = load_model(
-            options.model, revision=options.revision, dtype=options.dtype, device=device
-        )
-        probe_s = forecasts.measure_probe(model)
+        probe_s = forecasts.measure_probe(_load(options))
     print(forecasts.report(size, options.dtype, device, probe_s))
 
 
-def resources(options) -> None:
-    """Prints GPUs, memory and minutes to ask for, one JSON list for all models."""
+def _resources(options) -> None:
     from calib_utils.book import resources as forecasts
 
     names = map(_named, options.models)
     print(json.dumps(forecasts.resources(names, options.dtype, options.gpu_gb), indent=1))
 
 
-def run(options) -> int:
-    """Executes what is not current for a model, then the notebooks about all models."""
+def _named(model: str) -> str:
+    """A file or folder by its whole path, since notebooks run in another folder."""
+    from calib_utils.models import loading
+
+    loading.check_name(model)
+    path = Path(model).expanduser()
+    return str(path.resolve()) if model not in EMBEDDED and path.exists() else model
+
+
+# Executing notebooks
+
+
+def _run(options) -> int:
     from calib_utils.book import build, notebooks
 
     options.model = _named(options.model)
@@ -260,17 +372,9 @@ def run(options) -> int:
             (panel_jobs if about_all else jobs)[name] = _parameters(options, name)
     book_dir, failed = Path(options.book_dir or paths.book_dir()).resolve(), []
     if jobs:
-        _require_known(options.model)
-        key = notebooks.identity(options.model, options.revision).key
-        if key in EMBEDDED and options.model != key:
-            raise InvalidRequestError(
-                f"{options.model} would go into the pages and results of the embedded {key}: "
-                "rename the folder or file"
-            )
-        folder = paths.executed_dir(key, book_dir)
-        failed += notebooks.execute(
-            jobs, folder, force=options.force, prepare=lambda: _fetch_model(options)
-        )
+        folder = paths.executed_dir(_key(options), book_dir)
+        prepare = {"force": options.force, "prepare": lambda: _prepare(options)}
+        failed += notebooks.execute(jobs, folder, **prepare)
     if panel_jobs:
         failed += notebooks.execute(panel_jobs, paths.panel_dir(book_dir), force=options.force)
     build.write_table_of_contents(book_dir)
@@ -280,42 +384,36 @@ def run(options) -> int:
     return 1 if failed else 0
 
 
-def _fetch_model(options) -> None:
-    """Refuses what cannot be loaded, and fetches the rest, before a notebook is executed."""
-    from calib_utils.models.loading import load_model
-
-    if options.model not in EMBEDDED:
-        _show_forecast(options)
-    load_model(options.model, revision=options.revision, dtype=options.dtype, device=options.device)
-
-
-def _named(model: str) -> str:
-    """A file or folder by its whole path, since notebooks run in another folder."""
-    from calib_utils.models.loading import check_name
-
-    check_name(model)
-    path = Path(model).expanduser()
-    return str(path.resolve()) if model not in EMBEDDED and path.exists() else model
-
-
-def _require_known(model: str) -> None:
-    """Refuses what is no model before a folder is made for its pages."""
+def _key(options) -> str:
+    """The name of a model's folders; refuses what is no model before there is one."""
+    from calib_utils.book import notebooks
     from calib_utils.models import loading
 
+    model = options.model
     if not (model in EMBEDDED or loading.is_hub_id(model) or Path(model).expanduser().exists()):
         raise UnknownNameError("model", model, EMBEDDED, loading.HINT)
+    key = notebooks.identity(model, options.revision).key
+    if key in EMBEDDED and model != key:
+        raise InvalidRequestError(
+            f"{model} would go into the pages and results of the embedded {key}: "
+            "rename the folder or file"
+        )
+    return key
 
 
-def _show_forecast(options) -> None:
+def _prepare(options) -> None:
+    """Refuses what cannot be loaded, and fetches the rest, before a notebook is executed."""
     from calib_utils.book import resources as forecasts
     from calib_utils.models.loading import resolve_device
 
-    try:
-        size = forecasts.size_of(options.model, options.revision)
-        told = forecasts.report(size, options.dtype, resolve_device(options.device))
-    except CalibUtilsError as error:
-        told = f"no forecast: {error}"
-    print(told, file=sys.stderr, flush=True)
+    if options.model not in EMBEDDED:
+        try:
+            size = forecasts.size_of(options.model, options.revision)
+            told = forecasts.report(size, options.dtype, resolve_device(options.device))
+        except CalibUtilsError as error:
+            told = f"no forecast: {error}"
+        print(told, file=sys.stderr, flush=True)
+    _load(options)
 
 
 def _parameters(options, name: str) -> dict:
@@ -342,22 +440,66 @@ def _parameters(options, name: str) -> dict:
     return notebooks.check_parameters(name, changed | notebooks.parse_parameters(name, given))
 
 
-def check(options) -> int:
-    """Prints what is wrong with stored results; exit status 1 where anything is."""
-    from calib_utils.book import check as checks
+# The book, and stored results
+
+
+def _book(options) -> None:
+    from calib_utils.book import build
+
+    computed = build.compute_live(options.live) if options.live else ""
+    build.write_table_of_contents()
+    first = build.build(options.output)
+    if options.pdf:
+        output = first.parents[2]
+        print(f"As a PDF:\n  {build.write_pdf(output / 'book.pdf', output)}")
+    if options.live:
+        print(f"{computed} Book: {first}")
+    else:
+        print(f"The book is built. Open it in a browser:\n  {first.resolve().as_uri()}")
+
+
+def _toc(options) -> None:
+    from calib_utils.book import build
+
+    print(build.write_table_of_contents())
+
+
+def _check(options) -> int:
+    from calib_utils.book import check
 
     if options.recompute < 0:
         raise InvalidRequestError(f"--recompute {options.recompute}: must be 0 or more")
     folder = options.folder or paths.default_results_dir()
-    found = checks.check(folder)
-    checks.as_table(found, folder).to_csv(sys.stdout, index=False, lineterminator="\n")
+    found = check.check(folder)
+    check.as_table(found, folder).to_csv(sys.stdout, index=False, lineterminator="\n")
     if options.recompute:
-        again = checks.recompute_some(found, options.recompute, options.seed)
+        again = check.recompute_some(found, options.recompute, options.seed)
         words = {"table": "recomputed", "texts": "rescored"}
-        table = checks.as_table(again, folder).replace({"kind": words})
+        table = check.as_table(again, folder).replace({"kind": words})
         table.to_csv(sys.stdout, index=False, header=False, lineterminator="\n")
         found += again
     fatal = ("error", "note") if options.strict else ("error",)
     wrong = [one for one in found if one.verdict in fatal]
     print(f"{len(found)} looked at, {len(wrong)} at fault", file=sys.stderr)
     return 1 if wrong else 0
+
+
+def _reproduce(options) -> int:
+    from calib_utils.book import check
+
+    asked = (options.results_dir or paths.default_results_dir(), options.model)
+    todo = [(check.recompute, folder) for folder in check.stored_folders(*asked)]
+    todo += [(check.recompute_study, path) for path in check.stored_studies(*asked)]
+    if not todo:
+        of = f" of {options.model}" if options.model else ""
+        print(f"nothing{of} is stored in {asked[0]}", file=sys.stderr)
+        return 1
+    rows = []
+    for recompute, place in todo:
+        row = recompute(place, update=options.update)
+        row.to_csv(sys.stdout, index=False, header=not rows, float_format="%.3g")
+        sys.stdout.flush()
+        rows.append(row)
+    same = pd.concat(rows).same
+    print(f"{same.sum()} of {len(same)} stored tables agree to {check.TOLERANCE:g}")
+    return 0 if same.all() else 1

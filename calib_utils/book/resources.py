@@ -1,7 +1,8 @@
-"""How large a model is before it is loaded: parameters, vocabulary, cache, bytes on disk.
+"""What a run will take, before it runs: the size of a model, memory, disk, a rough time.
 
-Knows the panel's table, config files and the headers of weight files. Loads no weights; asks the
-hub only for what is neither in the table nor here.
+Knows the panel's table, config files, the headers of weight files, and how long the notebooks took
+for one small model (`data/panel/seconds.csv`). Loads no weights; asks the hub only for what is
+neither in the table nor here. A forecast is not a measurement, and nothing here is stored as one.
 """
 
 import json
@@ -27,40 +28,34 @@ from calib_utils.errors import (
 from calib_utils.models import registry, scoring, weights
 from calib_utils.models.loading import Model
 from calib_utils.models.registry import EMBEDDED, Checkpoint
-from calib_utils.models.weights import read_header
 from calib_utils.results.evaluation import evaluate
 
 # Tensors of a multimodal checkpoint that the language model alone does not load.
 _NOT_LOADED = ("model.visual.", "visual.", "mtp.")
 _STATE_BYTES = 4  # recurrent states stay float32
 _GGUF_TYPES = {"gemma3": "gemma3_text"}  # where transformers has another name
+_GGUF_FIELDS = {
+    "num_hidden_layers": "block_count",
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+    "hidden_size": "embedding_length",
+}
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
 class ModelSize:
-    """What a forecast needs to know of a model.
-
-    Args:
-        parameters: of the language model as it is loaded.
-        active: of these, what one token passes through; fewer in a mixture of experts.
-        vocabulary: logits per position.
-        cache_values: numbers kept per row and token, all layers; a sliding window counts in full.
-        state_bytes: of recurrent layers, per row.
-        model_type: of transformers.
-        disk_bytes: still to be fetched or written; 0 for what is here.
-        source: where these numbers come from.
-    """
+    """What a forecast needs to know of a model."""
 
     name: str
-    parameters: int
-    active: int
-    vocabulary: int
-    cache_values: int
-    state_bytes: int
-    model_type: str
-    disk_bytes: int
-    source: str
+    parameters: int  # of the language model as it is loaded
+    active: int  # of these, what one token passes through; fewer in a mixture of experts
+    vocabulary: int  # logits per position
+    cache_values: int  # kept per row and token, all layers; a sliding window counts in full
+    state_bytes: int  # of recurrent layers, per row
+    model_type: str  # of transformers
+    disk_bytes: int  # still to be fetched or written; 0 for what is here
+    source: str  # where these numbers come from
 
     def weight_bytes(self, dtype: str) -> int:
         """Bytes of the loaded weights."""
@@ -101,13 +96,12 @@ def size_of(name: str | Path, revision: str | None = None) -> ModelSize:
 
 def size_of_checkpoint(one: Checkpoint) -> ModelSize:
     """The size of a checkpoint of the panel's table."""
+    disk, source = one.parameters * BYTES["float32"], "the file"
     if one.hub:
         disk = one.parameters * BYTES[one.dtype]
         source = f"data/panel/checkpoints.csv, sizes {one.sizes}"
-    else:
-        # The file itself, and its copy in float32.
-        disk = EMBEDDED[one.name].size + one.parameters * BYTES["float32"]
-        source = "the file"
+    else:  # the file itself, and its copy in float32
+        disk += EMBEDDED[one.name].size
     return _from_config(one.load_name, one.architecture, one.parameters, one.active, disk, source)
 
 
@@ -140,19 +134,12 @@ def _of_hub(name: str, revision: str | None) -> ModelSize:
 
 
 def _of_gguf(name: str, path: Path) -> ModelSize:
-    header = read_header(path)
+    header = weights.read_header(path)
     fields = {key: field.contents() for key, field in header.fields.items()}
     architecture = fields["general.architecture"]
-
-    def number(key: str) -> int:
-        return int(fields[f"{architecture}.{key}"])
-
     config = {
+        **{name: int(fields[f"{architecture}.{key}"]) for name, key in _GGUF_FIELDS.items()},
         "model_type": _GGUF_TYPES.get(architecture, architecture),
-        "num_hidden_layers": number("block_count"),
-        "num_attention_heads": number("attention.head_count"),
-        "num_key_value_heads": number("attention.head_count_kv"),
-        "hidden_size": number("embedding_length"),
         "head_dim": fields.get(f"{architecture}.attention.key_length"),
         "vocab_size": int(fields["tokenizer.ggml.tokens"][0]),  # the length
     }
@@ -163,9 +150,8 @@ def _of_gguf(name: str, path: Path) -> ModelSize:
 def _from_counts(name, config, counts: Mapping[str, int], disk: int, source: str) -> ModelSize:
     text = config.get("text_config", config)
     loaded = {k: n for k, n in counts.items() if not k.startswith(_NOT_LOADED)}
-    total = sum(loaded.values())
+    total, share = sum(loaded.values()), 1.0
     experts = sum(n for key, n in loaded.items() if ".experts." in key)
-    share = 1.0
     if n_experts := text.get("num_experts") or text.get("num_local_experts"):
         share = text["num_experts_per_tok"] / n_experts
     return _from_config(name, text, total, total - experts + round(experts * share), disk, source)
@@ -200,11 +186,7 @@ def _from_config(name, config: Mapping, total, active, disk, source) -> ModelSiz
     )
 
 
-# What a run will take, before it runs: memory, disk, a rough time; what to ask a batch system
-# for.
-#
-# Knows sizes, and how long the notebooks took for one small model (`data/panel/seconds.csv`). A
-# forecast is not a measurement, and nothing here is stored as one.
+# Forecasts
 
 PROBE, PROBE_TASK = "probe", "rng-2"
 _TIMED = "smollm2-135m-instruct"  # the one model for which every timed notebook was run
@@ -224,9 +206,6 @@ _DRIVER_BYTES = 1e9  # the command beside the kernel of a notebook
 
 def memory(size: ModelSize, dtype: str = "float32", device: str = "cpu") -> float:
     """Bytes that exact evaluation takes at most with default batches, the weights included.
-
-    Args:
-        device: cpu, cuda or mps, which decides the batch.
 
     Raises:
         InvalidRequestError: a dtype that does not exist.
@@ -313,7 +292,9 @@ def resources(names: Iterable[str], dtype: str = "float32", gpu_gb: float = 0.0)
 
 def report(size: ModelSize, dtype: str, device: str, probe_s: float | None = None) -> str:
     """The forecast for people; its first word says that it is one."""
-    needed, here, free = memory(size, dtype, device), _memory_here(device), _disk_here()
+    needed, here = memory(size, dtype, device), _memory_here(device)
+    cache = paths.cache_dir()
+    free = shutil.disk_usage(next(p for p in (cache, *cache.parents) if p.exists())).free
     active = f", {size.active / 1e9:.3g} B active" if size.active < size.parameters else ""
     times = seconds(size, probe_s)
     by = f"scaled from {_TIMED} by parameters; --measure times this model and machine"
@@ -340,14 +321,6 @@ def report(size: ModelSize, dtype: str, device: str, probe_s: float | None = Non
     if size.disk_bytes > free:
         lines.append("  WARNING: the disk is too small; CALIB_UTILS_CACHE and HF_HOME move caches")
     return "\n".join(lines)
-
-
-def _disk_here() -> int:
-    """Bytes free where models are cached."""
-    folder = paths.cache_dir()
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
 
 
 def _memory_here(device: str) -> int | None:

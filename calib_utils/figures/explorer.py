@@ -1,7 +1,8 @@
-"""One real decoding step, small enough for a page: what the interactive figure needs.
+"""One real decoding step, small enough for a page; steps kept as files; the explorer page's data.
 
 A model, a task and the beginning of an answer in; tokens, gaps and a binned tail out, as data and
-as HTML that `book/assets/explorer.js` brings to life. Knows nothing of rules: the page does.
+as HTML that `book/assets/explorer.js` brings to life. Knows nothing of how a rule cuts: the page
+does. What is written for the book's page is stored rows and kept steps; it loads no model.
 """
 
 import html
@@ -34,6 +35,19 @@ from calib_utils.studies import model_panel, oracle_cutoffs
 from calib_utils.studies.model_panel import PARTS
 from calib_utils.studies.oracle_cutoffs import TASKS, frontier_points
 
+STEPS_FOLDER = conventions.STEPS
+# The answer that the steps of a task lie along: one that leaves something open after its beginning.
+ANSWERS = {
+    "us-states": "New York",
+    "rng-2": "4,7",
+    "rng-3": "4,7,1",
+    "rng-3-sum-at-most-10": "3,4,2",
+}
+PAGE_FOLDER = "explorer"  # below the built book's `_static`
+MEASURES = ("validity", "diversity", "sequence_precision", "sequence_recall")
+COLUMNS = (*KEY, *MEASURES, *PARTS, "on_frontier")
+# Of tokens, as in Fig. 1.
+GROUPS = ("valid and frequent", "valid and rare", "invalid")
 N_TOP, MIN_TEMPERATURE = 150, 0.1
 MAX_ERROR = 1e-4  # relative, of Z, at any temperature from MIN_TEMPERATURE on
 # A bin's width over the temperature, where its mass can matter. Taking the mean of its gaps costs
@@ -41,23 +55,22 @@ MAX_ERROR = 1e-4  # relative, of Z, at any temperature from MIN_TEMPERATURE on
 _RELATIVE_WIDTH = 0.025
 _INFINITE_GAP = 1e5  # JSON has no infinity; the mass is 0 all the same
 _EXACTLY = {"clean_up_tokenization_spaces": False}
-# Of tokens, as in Fig. 1.
-GROUPS = ("valid and frequent", "valid and rare", "invalid")
 _VISIBLE = str.maketrans({" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"})
+_ROUNDING = 0.01  # in logits: what float32 kernels of two machines differ by, with room
+_LOSS_ROUNDING = 1e-6  # nats: parts of a loss below that are rounding, as in the chapter's table
 
 
 class Token(NamedTuple):
-    """A next token: `rank` from 0, `gap` in nats below the top logit, N(prefix + token) answers
-    that begin with it; valid where that is above 0 (Def. 3.2)."""
+    """A next token; valid where answers begin with it (Def. 3.2)."""
 
     text: str
-    rank: int
-    gap: float
-    n_answers: int
+    rank: int  # from 0
+    gap: float  # nats below the top logit
+    n_answers: int  # N(prefix + token)
 
 
 class Bin(NamedTuple):
-    """`count` tokens of consecutive ranks: the gap of the first one, and the mean of all."""
+    """Tokens of consecutive ranks: how many, the gap of the first one, and the mean of all."""
 
     count: int
     first: float
@@ -106,11 +119,7 @@ class StepData:
 
 
 def step_data(model: Model | str, task: Task | str, prefix: str = "", end: str = "eos") -> StepData:
-    """Reads the logits after `prefix` and keeps what the figure needs.
-
-    Args:
-        prefix: the beginning of an answer, at a boundary of its tokens; empty for the first step.
-        end: what closes an answer, as in `prompts.Policies`.
+    """Reads the logits after `prefix`, the beginning of an answer, and keeps what a figure needs.
 
     Raises:
         InvalidRequestError: no valid answer continues `prefix`, or it ends inside a token.
@@ -118,8 +127,7 @@ def step_data(model: Model | str, task: Task | str, prefix: str = "", end: str =
     """
     model, task = load_model(model), get_task(task)
     prompt = render_prompt(model, task, end=end)
-    n_ends = bool(prompt.end_ids)  # whether something is left to choose after a whole answer
-    answers = prompt.sequences.symbols
+    answers, n_ends = prompt.sequences.symbols, bool(prompt.end_ids)  # an end is left to choose
     texts = []
     for path in sorted({a[:n] for a in answers for n in range(len(a) + n_ends)}, key=len):
         texts.append(_text_after(model.tokenizer, prompt, path))
@@ -147,20 +155,14 @@ def steps_along(
             f"{answer!r} is no answer of task {task.name!r}: take one like {task.answers[0]!r}"
         )
     prompt = render_prompt(model, task, end=end)
-    which = prompt.sequences.answer.index(task.answers.index(answer))
-    path, trie = prompt.sequences.symbols[which], prompt.trie
-    nodes = _nodes(trie, path)
-    open_lengths = [
-        length
-        for length, node in enumerate(nodes)
-        if trie.node_branching[node] > 1 and trie.node_count[node] > 1
-    ]
-    found = []
-    for length in open_lengths[:most]:
-        text = _text_after(model.tokenizer, prompt, path[:length])
-        # A base model may write the space before its answer as a token of its own.
-        prefix = text or prompt.lead.translate(_VISIBLE) * bool(length)
-        found.append(_step(model, task, prompt, path[:length], prefix))
+    path = prompt.sequences.symbols[prompt.sequences.answer.index(task.answers.index(answer))]
+    trie, found = prompt.trie, []
+    for length, node in enumerate(_nodes(trie, path)):
+        if trie.node_branching[node] > 1 and trie.node_count[node] > 1 and len(found) < most:
+            text = _text_after(model.tokenizer, prompt, path[:length])
+            # A base model may write the space before its answer as a token of its own.
+            prefix = text or prompt.lead.translate(_VISIBLE) * bool(length)
+            found.append(_step(model, task, prompt, path[:length], prefix))
     return found
 
 
@@ -178,13 +180,14 @@ def groups_of(step: StepData) -> list[str]:
 def group_masses(step: StepData, temperatures: np.ndarray) -> pd.DataFrame:
     """Probability of each group at each temperature: a row per temperature, summing to 1."""
     groups, gaps = np.array(groups_of(step)), np.array([token.gap for token in step.tokens])
-    rows = []
-    for temperature in temperatures:
-        p = np.exp(-gaps / temperature - step.log_partition(temperature))
-        # Valid tokens are all listed, invalid ones are not.
-        row = {group: float(p[groups == group].sum()) for group in GROUPS[:2]}
-        rows.append({"temperature": temperature, **row, GROUPS[2]: 1 - sum(row.values())})
-    return pd.DataFrame(rows)
+    p = np.exp(
+        -gaps[:, None] / temperatures - [step.log_partition(one) for one in temperatures]
+    )  # [token, temperature]
+    table = pd.DataFrame({"temperature": temperatures})
+    for group in GROUPS[:2]:
+        table[group] = p[groups == group].sum(0)
+    # Valid tokens are all listed, invalid ones are not.
+    return table.assign(**{GROUPS[2]: 1 - table[[*GROUPS[:2]]].sum(axis=1)})
 
 
 def tail_bins(gaps: np.ndarray, starts: np.ndarray, n_vocab: int) -> tuple[Bin, ...]:
@@ -208,11 +211,7 @@ def tail_bins(gaps: np.ndarray, starts: np.ndarray, n_vocab: int) -> tuple[Bin, 
 
 
 def explorer(step: StepData, source: str) -> HTML:
-    """The interactive figure, self-contained but for the book's `explorer.js` and `explorer.css`.
-
-    Args:
-        source: where the numbers come from, in one line, as `reporting.source_of` writes it.
-    """
+    """The figure, all but the book's `explorer.js` and `explorer.css`; `source` of its numbers."""
     # Token texts may hold anything, "</script" included.
     data = step.to_json().replace("<", "\\u003c")
     n_valid = sum(token.n_answers > 0 for token in step.tokens)
@@ -239,11 +238,15 @@ def _step(model: Model, task: Task, prompt: Prompt, path: Sequence[int], prefix:
     answers = dict(zip(table.symbol[own].tolist(), counts.tolist(), strict=True))
     n_listed = min(N_TOP, len(order))
     deep = n_listed + np.flatnonzero(np.isin(order[n_listed:], list(answers)))
-    tokens = []
-    for rank in [*range(n_listed), *deep.tolist()]:
-        token = int(order[rank])
-        text, gap = _visible(model.tokenizer, token), round(float(gaps[rank]), 6)
-        tokens.append(Token(text, rank, gap, answers.get(token, 0)))
+    tokens = [
+        Token(
+            _visible(model.tokenizer, int(order[rank])),
+            rank,
+            round(float(gaps[rank]), 6),
+            answers.get(int(order[rank]), 0),
+        )
+        for rank in [*range(n_listed), *deep.tolist()]
+    ]
     tail = tail_bins(gaps[n_listed:], deep - n_listed, len(order))
     known = (task.name, model.key, task.prompt, prefix, len(order), n_listed)
     return StepData(*known, tuple(tokens), tail)
@@ -270,20 +273,8 @@ def _visible(tokenizer, token: int) -> str:
     return "".join(shown) or f"#{token}"
 
 
-# Single decoding steps kept beside a model's tables, for the book's page that loads no model.
-#
-# Knows one file a task and what it stands for. Steps are computed anew whenever their chapter
-# runs; a file changes only when they do, by more than machines differ in float32.
-
-STEPS_FOLDER = conventions.STEPS
-# The answer that the steps of a task lie along: one that leaves something open after its beginning.
-ANSWERS = {
-    "us-states": "New York",
-    "rng-2": "4,7",
-    "rng-3": "4,7,1",
-    "rng-3-sum-at-most-10": "3,4,2",
-}
-_ROUNDING = 0.01  # in logits: what float32 kernels of two machines differ by, with room
+# Steps kept beside a model's tables, a file a task. They are computed whenever their chapter runs;
+# a file changes only when they do, by more than machines differ in float32.
 
 
 def path_of(results_dir: str | Path, model_key: str, task: str) -> Path:
@@ -294,19 +285,13 @@ def path_of(results_dir: str | Path, model_key: str, task: str) -> Path:
 def keep(
     model: Model, tasks: Iterable[str], end: str, results_dir: str | Path
 ) -> dict[str, list[StepData]]:
-    """Computes the steps of those tasks that `ANSWERS` names, and keeps them.
-
-    Args:
-        end: what closes an answer.
-
-    Returns:
-        The steps by task, in the order of the answer.
+    """The steps of those tasks that `ANSWERS` names, by task, computed here and kept.
 
     Raises:
         ResultsError: steps of other weights hold the place, or it cannot be written.
     """
     found = {}
-    for task in (name for name in tasks if name in ANSWERS):
+    for task in filter(ANSWERS.__contains__, tasks):
         steps = found[task] = steps_along(model, task, ANSWERS[task], end)
         record = {**records.of_model(model), "task": task, "end": end}
         record["convention"] = conventions.CURRENT[STEPS_FOLDER]
@@ -360,28 +345,23 @@ def alike(one: StepData, other: StepData) -> bool:
 
     def facts(step: StepData) -> tuple:
         valid = sorted((t.text, t.n_answers, t.gap) for t in step.tokens if t.n_answers)
-        names = [(text, n_answers) for text, n_answers, _ in valid]
-        same = (step.model, step.task, step.prompt, step.prefix, step.n_vocab, step.n_listed, names)
+        exact = vars(step) | {"tail": None, "tokens": [named[:2] for named in valid]}
         gaps = [token.gap for token in step.tokens[: step.n_listed]]
-        return same, np.array(gaps + [gap for *_, gap in valid])
+        return exact, np.array(gaps + [gap for *_, gap in valid])
 
-    (same, gaps), (same_other, gaps_other) = facts(one), facts(other)
-    return same == same_other and bool(np.abs(gaps - gaps_other).max() <= _ROUNDING)
+    (exact, gaps), (exact_other, gaps_other) = facts(one), facts(other)
+    return exact == exact_other and bool(np.abs(gaps - gaps_other).max() <= _ROUNDING)
 
 
-# Data of the book's explorer page: stored rows and kept steps as small scripts, one a model.
-#
-# A page opened from a file may load scripts but no data, so each model's data is a script that
-# calls a function of `book/assets/explorer.js`. Reads what is stored; loads no model.
-
-PAGE_FOLDER = "explorer"  # below the built book's `_static`
-MEASURES = ("validity", "diversity", "sequence_precision", "sequence_recall")
-COLUMNS = (*KEY, *MEASURES, *PARTS, "on_frontier")
-_LOSS_ROUNDING = 1e-6  # nats: parts of a loss below that are rounding, as in the chapter's table
+# The explorer page. Opened from a file it may load scripts but no data, so each model's data is a
+# script that calls a function of `book/assets/explorer.js`.
 
 
 def write(results_dir: str | Path, folder: str | Path) -> pd.DataFrame:
     """Writes `index.js` and a script for each model with rows of the study of cutoffs.
+
+    A model's data, by task: `rows` (columns `COLUMNS`; null where there is no number), `prompt`,
+    `source` (of the numbers, in one line), and `steps` as kept.
 
     Returns:
         What was left out because it is broken, or of an older convention: columns folder, why.
@@ -390,10 +370,24 @@ def write(results_dir: str | Path, folder: str | Path) -> pd.DataFrame:
     folder.mkdir(parents=True, exist_ok=True)
     keys = model_panel.keys_in(results_dir) if Path(results_dir).is_dir() else []
     for known in model_panel.models(keys).itertuples():
-        tasks, missing = model_data(results_dir, known.model)
-        left_out += missing
-        if tasks:
-            script = f"calibUtilsModel({_js(known.model)}, {_js(tasks)});\n"
+        shown = {}
+        for task in TASKS:
+            stored, missing = model_panel.study_of(results_dir, known.model, task)
+            left_out += missing
+            if stored and (rows := _rows(stored, task)):
+                steps, missing = _steps(results_dir, known.model, task, stored.record)
+                left_out += missing
+                record = stored.record
+                source = (
+                    f"{known.model}, SHA-256 of the weights {record['weights_sha256'][:12]}…, "
+                    f"{record['dtype']}, end = {record['policies']['end']}, "
+                    f"{stored.settings.n_answers.iloc[0]} answers, "
+                    f"convention {record['convention']}"
+                )
+                asked = {"prompt": record["prompt"], "source": source}
+                shown[task] = {**asked, "rows": rows, "steps": steps}
+        if shown:
+            script = f"calibUtilsModel({_js(known.model)}, {_js(shown)});\n"
             (folder / f"model-{known.model}.js").write_text(script, encoding="utf-8")
             models.append({"key": known.model, "stage": known.stage})
     models.sort(key=lambda one: one["key"] != DEFAULT_MODEL)  # the default first
@@ -403,32 +397,6 @@ def write(results_dir: str | Path, folder: str | Path) -> pd.DataFrame:
     script = f"globalThis.calibUtilsModels = {_js(index)};\n"
     (folder / "index.js").write_text(script, encoding="utf-8")
     return pd.DataFrame(left_out, columns=["folder", "why"])
-
-
-def model_data(results_dir: str | Path, key: str) -> tuple[dict, list[tuple[str, str]]]:
-    """What the page shows of a model, and what was left out, as (folder, why).
-
-    Returns:
-        By task: `rows` (columns `COLUMNS`; null where there is no number), `prompt`, `source` (of
-        the numbers, in one line), and `steps` as kept.
-    """
-    tasks, left_out = {}, []
-    for task in TASKS:
-        stored, missing = model_panel.study_of(results_dir, key, task)
-        left_out += missing
-        rows = _rows(stored, task) if stored else []
-        if not rows:
-            continue
-        record = stored.record
-        steps, missing = _steps(path_of(results_dir, key, task), key, record)
-        left_out += missing
-        source = (
-            f"{key}, SHA-256 of the weights {record['weights_sha256'][:12]}…, {record['dtype']}, "
-            f"end = {record['policies']['end']}, {stored.settings.n_answers.iloc[0]} answers, "
-            f"convention {record['convention']}"
-        )
-        tasks[task] = {"prompt": record["prompt"], "source": source, "rows": rows, "steps": steps}
-    return tasks, left_out
 
 
 def _rows(stored: Stored, task: str) -> list[list]:
@@ -456,8 +424,11 @@ def _short(value: str | float) -> str | float | None:
     return short if f"{short:.3g}" == f"{value:.3g}" else value
 
 
-def _steps(path: Path, key: str, record: dict) -> tuple[list[dict], list[tuple[str, str]]]:
-    """Kept steps of the model file and the question that the task's rows are of."""
+def _steps(
+    results_dir: str | Path, key: str, task: str, record: dict
+) -> tuple[list[dict], list[tuple[str, str]]]:
+    """Kept steps of the weights and the question that the task's rows are of; what was left out."""
+    path = path_of(results_dir, key, task)
     if not path.is_file():
         return [], []
     try:

@@ -24,30 +24,20 @@ COMMANDS = {
     "no model": (["prompt", "--model", "zz", "--task", "rng-1"], "UnknownName", "zz", "hub id"),
     "near model": (["fetch", "smollm2-135"], "UnknownName", "smollm2-135", "Did you mean"),
     "model with NUL": (["fetch", "a\0b"], "UnknownName", r"a\x00b", "local folder"),
-    "empty model": (["fetch", ""], "UnknownName", "''", "local folder"),
     "model of another user": (["fetch", "~nobody-here/x"], "UnknownName", "~nobody-here", "folder"),
-    "endless model": (["fetch", "a" * 5_000], "UnknownName", "aaaa", "local folder"),
     "no model folder": (["fetch", "../.."], "ModelFormat", "../..", "not a model folder"),
     "no such task": ([*EVALUATE[:4], "zzz"], "UnknownName", "zzz", "rng-{n}"),
     "no task file": ([*EVALUATE[:4], "no/where.json"], "InvalidTask", "no/where.json", "must be"),
     "endless task": ([*EVALUATE[:4], "rng-" + "9" * 5_000], "InvalidTask", "rng-99", "at most"),
-    "too many digits": ([*EVALUATE[:4], "rng-99999999"], "InvalidTask", "rng-99999999", "1 to 5"),
     "rule out of range": ([*EVALUATE, "--rule", "top_p=2"], "InvalidRule", "top_p=2", "at most 1"),
-    "rule without number": ([*EVALUATE, "--rule", "eta"], "InvalidRule", "eta", "eta=0.001"),
-    "order without name": ([*EVALUATE, "--rule", "none@"], "UnknownName", "''", "llama.cpp"),
     "rule twice": ([*EVALUATE, *["--rule", "top_k=5"] * 2], "InvalidRule", "top_k=5", "remove one"),
     "temperature 0": ([*EVALUATE, "--temperature", "0"], "InvalidRequest", "0.0", "at least"),
-    "temperature nan": ([*EVALUATE, "--temperature", "nan"], "InvalidRequest", "nan", "finite"),
     "end": ([*EVALUATE, "--end", "stop"], "InvalidTask", "stop", "eos"),
     "surface": ([*EVALUATE, "--surface", "any"], "InvalidTask", "any", "any_space"),
-    "tokenizations": ([*EVALUATE, "--tokenizations", "x"], "InvalidTask", "'x'", "canonical"),
     "batch size": ([*EVALUATE, "--batch-size", "0"], "InvalidRequest", "0", "at least 1"),
     "dtype": ([*EVALUATE, "--dtype", "int8"], "Device", "int8", "bfloat16"),
     "device": ([*EVALUATE, "--device", "tpu"], "Device", "tpu", "auto"),
     "revision of a folder": ([*EVALUATE, "--revision", "v1"], "UnknownName", "v1", "drop it"),
-    "revision outside": (
-        ["fetch", "--revision", "x"], USAGE, "--revision", "unrecognized"
-    ),
     "revision that leads out": (
         ["prompt", "--model", "a/b", "--revision", "../../x", "--task", "rng-1"],
         *("UnknownName", "../../x", "commit, branch or tag"),
@@ -55,46 +45,32 @@ COMMANDS = {
     "table in no folder": (
         [*EVALUATE, "--output", "no/where.csv"], "InvalidRequest", "no/where.csv", "--output"
     ),
-    "table as a folder": ([*EVALUATE, "--output", "."], "InvalidRequest", "folder", "--output"),
     "results in a file": ([*EVALUATE, "--results-dir", "FILE"], "Results", "FILE", "writable"),
     "results with NUL": ([*EVALUATE, "--results-dir", "a\0b"], "Results", r"a\x00b", "another"),
     "no such notebook": ([*RUN, "--notebook", "99_x"], "UnknownName", "99_x", "00_quickstart"),
     "notebook elsewhere": ([*RUN, "--notebook", OTHER_PAGE], "UnknownName", "../book", "Known"),
     "no pair": ([*RUN, "-p", "seed"], "NotebookParameter", "'seed'", "key=value"),
-    "no number": ([*RUN, "-p", "seed=many"], "NotebookParameter", "many", "read as a int"),
     "no parameter": ([*RUN, "-p", "colour=red"], "NotebookParameter", "colour", "Known"),
     "model as parameter": ([*RUN, "-p", "model=b"], "NotebookParameter", "model=b", "--model"),
-    "place as parameter": (
-        [*RUN, "-p", "results_dir=/x"], "NotebookParameter", "results_dir=/x", "--results-dir"
-    ),
     "run of no model": (["run", "--model", "zz", *RUN[3:]], "UnknownName", "zz", "hub id"),
     "pages in a file": (
         [*RUN[:3], "--book-dir", "FILE", "--no-panel"], "Results", "FILE", "--book-dir"
     ),
     "book in a file": (["book", "--output", "FILE"], "BookBuild", "FILE", "--output"),
     "forecast of no model": (["forecast", "--model", "zzz"], "UnknownName", "zzz", "folder or"),
-    "forecast on a device": (["forecast", "--device", "tpu"], "Device", "tpu", "auto"),
     "memory of a GPU": (["resources", "--gpu-gb", "-1"], "InvalidRequest", "-1", "or more"),
     "rows to recompute": (["check", "--recompute", "-1"], "InvalidRequest", "-1", "0 or more"),
     "no command": (["evalute"], USAGE, "evalute", "choose from"),
-    "no task": (["evaluate"], USAGE, "--task", "required"),
     "temperature in words": ([*EVALUATE, "--temperature", "hot"], USAGE, "hot", "float"),
-    "format": (["models", "--format", "yaml"], USAGE, "yaml", "choose from"),
 }  # fmt: skip
 
 # notebook, parameters, error, the value in its message, the remedy in it
 PARAMETERS = {
     "near name": ("00_quickstart", {"modle": "x"}, "NotebookParameter", "modle", "'model'"),
-    "far name": ("00_quickstart", {"colour": 1}, "NotebookParameter", "colour", "Known"),
     "text for bool": ("00_quickstart", {"quick": "yes"}, "NotebookParameter", "'yes'", "a bool"),
-    "number for bool": ("00_quickstart", {"quick": 1}, "NotebookParameter", "quick=1", "a bool"),
     "bool for number": ("00_quickstart", {"seed": True}, "NotebookParameter", "True", "a int"),
     "part for number": ("00_quickstart", {"seed": 1.5}, "NotebookParameter", "1.5", "a int"),
-    "none for number": ("00_quickstart", {"seed": None}, "NotebookParameter", "None", "a int"),
     "number for text": ("00_quickstart", {"model": 5}, "NotebookParameter", "model=5", "a str"),
-    "none for text": ("00_quickstart", {"revision": None}, "NotebookParameter", "None", "a str"),
-    "list for text": ("00_quickstart", {"dtype": ["x"]}, "NotebookParameter", "['x']", "a str"),
-    "bytes for text": ("00_quickstart", {"device": b"cpu"}, "NotebookParameter", "b'cpu'", "a str"),
     "model of all": (
         "05_model_panel",
         {"model": "x"},
@@ -104,8 +80,6 @@ PARAMETERS = {
     ),
     "no notebook": ("00_quick", {}, "UnknownName", "00_quick", "'00_quickstart'"),
     "notebook elsewhere": (OTHER_PAGE, {}, "UnknownName", "../book", "Known"),
-    "notebook with NUL": ("00_quickstart\0", {}, "UnknownName", r"\x00", "Known"),
-    "empty notebook": ("", {}, "UnknownName", "''", "Known"),
 }
 
 GOOD = {"name": "t", "prompt": "Name one. Answer:", "answers": ["ab", "zoo"]}
@@ -114,42 +88,25 @@ TASK_FILES = {
     "empty": ("", "task.json", "it must be JSON"),
     "cut off": ('{"name": "t", "prompt', "task.json", "it must be JSON"),
     "a list": ([1], "task.json", "it must be JSON"),
-    "a number": ("5", "task.json", "it must be JSON"),
-    "null": ("null", "task.json", "it must be JSON"),
     "too deep": ("[" * 100_000, "RecursionError", "it must be JSON"),
     "not UTF-8": (b'{"name": "\xff"}', "UnicodeDecodeError", "it must be JSON"),
-    "UTF-16": (json.dumps(GOOD).encode("utf-16"), "UnicodeDecodeError", "it must be JSON"),
     "byte order mark": (b"\xef\xbb\xbf" + json.dumps(GOOD).encode(), "BOM", "it must be JSON"),
-    "weights": (b"GGUF\x03\x00\x00\x00" * 99, "task.json", "it must be JSON"),
     "no name": ({"prompt": "p", "answers": ["a"]}, "'name'", "it must be JSON"),
-    "no prompt": ({"name": "t", "answers": ["a"]}, "'prompt'", "it must be JSON"),
-    "no answers": ({"name": "t", "prompt": "p"}, "'answers'", "it must be JSON"),
     "answers in one": (GOOD | {"answers": "ab"}, "'ab'", "a list of strings"),
-    "answers with keys": (GOOD | {"answers": {"ab": 1}}, "{'ab': 1}", "a list of strings"),
-    "a number of answers": (GOOD | {"answers": 5}, "not 5", "a list of strings"),
-    "empty list": (GOOD | {"answers": []}, "'t'", "give at least one"),
     "empty answer": (GOOD | {"answers": ["ab", ""]}, "answer 2 of 2", "strip it"),
     "answer in space": (GOOD | {"answers": ["ab "]}, "'ab '", "strip it"),
     "answer twice": (GOOD | {"answers": ["ab", "ab"]}, "'ab'", "must occur once"),
     "number as answer": (GOOD | {"answers": ["ab", 5]}, "(5)", "must be a string"),
-    "null as answer": (GOOD | {"answers": [None]}, "(None)", "must be a string"),
     "half a pair in an answer": (GOOD | {"answers": ["\ud800"]}, r"'\ud800'", "remove it"),
-    "half a pair in a prompt": (GOOD | {"prompt": "\ud800"}, "'t'", "remove it"),
     "too many": (GOOD | {"answers": [str(i) for i in range(200_001)]}, "200,001", "smaller task"),
     "blank prompt": (GOOD | {"prompt": " \n"}, "'t'", "prompt is empty"),
-    "number as prompt": (GOOD | {"prompt": 5}, "'t'", "prompt is empty"),
     "name that leads out": (GOOD | {"name": "../../t"}, "'../../t'", "use letters"),
-    "absolute name": (GOOD | {"name": "/etc/t"}, "'/etc/t'", "use letters"),
-    "name with a drive": (GOOD | {"name": "C:t"}, "'C:t'", "use letters"),
     "name with NUL": (GOOD | {"name": "t\0"}, r"'t\x00'", "use letters"),
-    "name with a line": (GOOD | {"name": "t\n"}, r"'t\n'", "use letters"),
     "hidden name": (GOOD | {"name": ".t"}, "'.t'", "use letters"),
     "name of Windows": (GOOD | {"name": "nul"}, "'nul'", "choose another"),
-    "name of Windows with a dot": (GOOD | {"name": "COM1.x"}, "'COM1.x'", "choose another"),
     "name of a folder here": (GOOD | {"name": "texts"}, "'texts'", "choose another"),
     "long name": (GOOD | {"name": "t" * 300}, "ttt", "at most 100 bytes"),
     "dot at the end": (GOOD | {"name": "t."}, "'t.'", "no dot at the end"),
-    "number as name": (GOOD | {"name": 5}, "5", "use letters"),
 }
 
 
@@ -224,6 +181,8 @@ def test_a_bad_parameter_is_refused_before_a_kernel_starts(world, monkeypatch, c
 def test_a_bad_task_file_is_refused_before_the_model_runs(world, case):
     content, value, remedy = TASK_FILES[case]
     file = world.folder / "task.json"
+    file.write_text(json.dumps(GOOD), encoding="utf-8")
+    assert cu.get_task(file).answers == ("ab", "zoo")
     if not isinstance(content, str | bytes):
         content = json.dumps(content)
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -231,20 +190,3 @@ def test_a_bad_task_file_is_refused_before_the_model_runs(world, case):
         cu.evaluate(world.model, str(file), results_dir=world.folder / "rows")
     assert value in str(caught.value) and remedy in str(caught.value)
     assert written(world.folder) == {"file", "task.json"}
-
-
-def test_a_folder_is_no_task_file(world):
-    (world.folder / "x.json").mkdir()
-    with pytest.raises(errors.InvalidTaskError, match=r"x\.json"):
-        cu.get_task(world.folder / "x.json")
-
-
-def test_the_good_task_file_is_read(world):
-    file = world.folder / "task.json"
-    file.write_text(json.dumps(GOOD), encoding="utf-8")
-    assert cu.get_task(file).answers == ("ab", "zoo")
-
-
-def test_every_surface_has_its_share():
-    tables = (COMMANDS, PARAMETERS, TASK_FILES)
-    assert min(map(len, tables)) >= 12 and sum(map(len, tables)) > 90

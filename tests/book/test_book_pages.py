@@ -3,6 +3,7 @@
 import re
 import shlex
 
+import nbformat
 import pytest
 import yaml
 from docutils import nodes
@@ -11,8 +12,8 @@ from pybtex.database import parse_string
 from sphinx.errors import ConfigError
 
 from calib_utils import paths
-from calib_utils.__main__ import _parser
-from calib_utils.book import build, notebooks
+from calib_utils.book import build, commands, notebooks
+from calib_utils.models.registry import EMBEDDED, ENCODERS, find, paper_panel
 
 ROOT = paths.project_root()
 TEMPLATE = (paths.book_dir() / "templates" / "run_box.md").read_text()
@@ -44,7 +45,7 @@ def test_an_address_that_cannot_be_derived_is_asked_for(repository):
 def test_the_command_of_each_chapter_is_one(page):
     box = build.run_box(page, REPOSITORY, TEMPLATE).replace("\\\n", " ")
     (line,) = re.findall(r"(?m)^\.venv/bin/python -m calib_utils (.*)$", box)
-    options = _parser().parse_args(shlex.split(line))
+    options = commands.parser().parse_args(shlex.split(line))
     assert options.model == "Qwen/Qwen3-0.6B"
     name = page.rsplit("/", 1)[-1]
     known = [*notebooks.notebook_names(), *notebooks.panel_names()]
@@ -116,3 +117,38 @@ def test_binder_installs_the_package_with_the_lock_and_torch_for_the_cpu():
     assert (ROOT / ".binder" / project.removeprefix("-e ")).resolve() == ROOT
     locked = (ROOT / "constraints.txt").read_text()
     assert all(f"{Requirement(name).name}==" in locked for name in more)
+
+
+def test_the_page_shows_no_number_of_a_model_that_was_not_run():
+    page = paths.book_dir() / "panel" / "05_model_panel.ipynb"
+    text = "\n".join(
+        output.data["text/html"]
+        for cell in nbformat.read(page, as_version=4).cells
+        for output in cell.get("outputs", ())
+        if "text/html" in output.get("data", {})
+    )
+    table, rest = text.split("</table>", 1)
+    for row in commands.coverage().query("panel == 'paper'").itertuples():
+        assert f">{row.name}<" in table and f"MODEL={row.hub}<" in table
+        assert not row.measured
+        assert f">{row.name}<" not in rest
+
+
+def test_every_model_is_listed_with_its_source_and_licence():
+    page = (paths.book_dir() / "reference" / "licences.md").read_text(encoding="utf-8")
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in page.splitlines()
+        if "|" in line
+    ]
+    listed = {row[0]: row[1:3] for row in rows}
+    for model in EMBEDDED.values():
+        source, licence = listed[model.name]
+        assert model.wheels[0].package in source and licence == find(model.name).licence
+    for encoder in ENCODERS.values():
+        assert listed[encoder.name] == [
+            f"{encoder.wheel.package} {encoder.wheel.version}",
+            encoder.licence,
+        ]
+    for one in paper_panel():
+        assert listed[one.name] == [one.hub, one.licence + (", gated" if one.gated else "")]

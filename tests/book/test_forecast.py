@@ -1,6 +1,7 @@
 """Forecasts: held against times and memory that were taken, and never kept as results."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pandas as pd
@@ -9,7 +10,7 @@ import pytest
 from calib_utils import paths
 from calib_utils.__main__ import main
 from calib_utils.book import notebooks, resources
-from calib_utils.errors import InvalidRequestError
+from calib_utils.errors import InvalidRequestError, ModelFormatError
 from calib_utils.models import registry
 
 SMALL = "smollm2-135m-instruct"
@@ -65,6 +66,23 @@ def test_every_checkpoint_has_a_forecast_that_says_it_is_one(one):
     assert ("active" in told) == (one.active < one.parameters)
 
 
+def test_what_a_batch_system_is_asked_for(tiny_folder, tmp_path):
+    asked = resources.resources
+    small, large = asked(["smollm2-135m-instruct", "Qwen/Qwen3-8B"])
+    assert small["gpus"] == 0
+    assert large["mem_mb"] > 32_000 > small["mem_mb"] > 500
+    assert large["minutes"] > small["minutes"] >= 10
+    (halves,) = asked(["Qwen/Qwen3-8B"], dtype="bfloat16", gpu_gb=80)
+    assert (halves["gpus"], halves["key"]) == (1, "Qwen--Qwen3-8B")
+    assert asked(["Qwen/Qwen3-8B"], gpu_gb=24)[0]["gpus"] > 1
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelFormatError, match="not a model folder"):
+        asked([str(tmp_path / "empty")])
+    twin = shutil.copytree(tiny_folder(), tmp_path / "x" / tiny_folder().name)
+    with pytest.raises(InvalidRequestError, match="more than one model"):
+        asked([str(tiny_folder()), str(twin)])
+
+
 def test_what_does_not_fit_is_said(monkeypatch):
     size = resources.size_of("Qwen/Qwen3-8B")
     monkeypatch.setattr(resources, "_memory_here", lambda device: 8e9)
@@ -95,11 +113,6 @@ def test_the_command_measures_and_keeps_nothing(tiny_folder, capsys, tmp_path, m
     ],
 )
 def test_a_mistake_is_one_line(arguments, said, hub, capsys):
-    for command in ("forecast", "resources"):
-        if command == "resources":
-            arguments = [a for a in arguments if a != "--model"]
-            if "--device" in arguments:
-                continue
-        assert main([command, *arguments]) == 2
-        err = capsys.readouterr().err
-        assert said in err and len(err.splitlines()) == 1
+    assert main(["forecast", *arguments]) == 2
+    err = capsys.readouterr().err
+    assert said in err and len(err.splitlines()) == 1

@@ -11,10 +11,12 @@ import nbformat
 import pytest
 
 from calib_utils import paths
-from calib_utils.book import notebooks
+from calib_utils.__main__ import main
+from calib_utils.book import build, notebooks
 from calib_utils.book.build import models_with_pages, table_of_contents
-from calib_utils.errors import NotebookParameterError, UnknownNameError
+from calib_utils.errors import NotReproducedError
 from calib_utils.models.registry import CORE
+from calib_utils.results import storage
 from calib_utils.results.evaluation import share_interval
 
 ROOT = paths.project_root()
@@ -25,6 +27,9 @@ EXECUTED = sorted(
     for pattern in ("results/*", "panel")
     for path in (ROOT / "book").glob(f"{pattern}/[0-9][0-9]_*.ipynb")
 )
+
+
+COMMON = ("model", "revision", "dtype", "device", "seed", "results_dir", "quick")
 
 
 def _ids(path):
@@ -39,6 +44,7 @@ def test_script_and_notebook_are_in_step(name):
     def cells(book):
         return [(c.cell_type, c.source, c.metadata) for c in book.cells]
 
+    assert {p.stem for p in (ROOT / "notebooks").glob("*.py")} == {*NOTEBOOKS, *PANEL}
     assert cells(script) == cells(notebook), "run make sync"
     assert all(not c.get("outputs") and not c.get("execution_count") for c in notebook.cells)
 
@@ -47,39 +53,11 @@ def test_script_and_notebook_are_in_step(name):
 def test_every_notebook_has_the_common_parameters_and_no_logic(name):
     parameters = set(notebooks.parameters_of(name))
     if name in PANEL:
-        assert parameters <= set(notebooks.PANEL_PARAMETERS)
+        assert parameters <= set(("results_dir", "seed", "quick"))
     else:
-        assert set(notebooks.COMMON_PARAMETERS) <= parameters
+        assert {*COMMON} <= parameters
     source = (ROOT / "notebooks" / f"{name}.py").read_text()
     assert "\ndef " not in source and "\nclass " not in source
-
-
-def test_every_script_has_its_notebook():
-    scripts = {p.stem for p in (ROOT / "notebooks").glob("*.py")}
-    assert scripts == {*NOTEBOOKS, *PANEL}
-
-
-@pytest.mark.parametrize(
-    ("parameters", "said"),
-    [
-        ({"modle": "x"}, "Did you mean 'model'"),
-        ({"temprature": 1.0}, "unknown parameter 'temprature'"),
-        ({"quick": "yes"}, "quick='yes' must be a bool"),
-        ({"seed": True}, "seed=True must be a int"),
-        ({"seed": 1.5}, "seed=1.5 must be a int"),
-    ],
-)
-def test_wrong_parameters_are_refused_before_anything_runs(parameters, said, tmp_path):
-    output = tmp_path / "out.ipynb"
-    with pytest.raises(NotebookParameterError, match=said):
-        notebooks.run("00_quickstart", parameters, output)
-    assert not output.exists()
-
-
-@pytest.mark.parametrize("pair", ["seed", "seed=many", "colour=red", "quick=1"])
-def test_wrong_parameter_texts_are_refused(pair):
-    with pytest.raises(NotebookParameterError):
-        notebooks.parse_parameters("00_quickstart", [pair])
 
 
 def test_parameter_texts_are_read_as_their_defaults_type():
@@ -90,11 +68,6 @@ def test_parameter_texts_are_read_as_their_defaults_type():
 def test_only_a_folder_whose_name_is_too_long_for_a_socket_is_reached_by_ports():
     assert notebooks.kernel_channels("/tmp/x")["transport"] == "ipc"
     assert notebooks.kernel_channels("/tmp/" + "é" * 50) == {}
-
-
-def test_an_unknown_notebook_lists_the_known():
-    with pytest.raises(UnknownNameError, match="00_quickstart"):
-        notebooks.parameters_of("00_quick")
 
 
 def test_every_embedded_model_has_every_notebook_executed():
@@ -121,7 +94,7 @@ def test_executed_copies_are_current_and_whole(path):
 def test_executed_copies_stand(path):
     """By their own record: source, data, weights and rows are those they were made from."""
     parameters = {} if path.stem in PANEL else {"model": path.parent.name}
-    why = notebooks.why_notebook_is_stale(path.stem, parameters, path)
+    why = notebooks.why_stale(path.stem, parameters, path)
     given = "--panel" if path.stem in PANEL else f"--model {path.parent.name}"
     assert not why, f"{why}: python -m calib_utils run {given}"
 
@@ -273,28 +246,55 @@ def test_what_a_cell_prints_is_one_output_however_it_arrives(small_project, tiny
 
 @pytest.mark.models
 @pytest.mark.notebooks
-def test_a_quick_run_with_parameters_stores_its_rows(tmp_path):
-    parameters = {
-        "model": "smollm2-135m-instruct",
-        "quick": True,
-        "results_dir": str(tmp_path / "rows"),
-    }
-    output = notebooks.run("02_controlled_tasks", parameters, tmp_path / "out" / "02.ipynb")
-    stored = sorted(p.name for p in (tmp_path / "rows").glob("*/*"))
-    assert {"rng-2", "rng-2-sum-at-most-10", "us-states"} <= set(stored)
+@pytest.mark.parametrize(
+    ("name", "folders"),
+    [
+        ("02_controlled_tasks", {"rng-2", "rng-2-sum-at-most-10", "us-states"}),
+        ("04_order_calibration", {"texts", "labels"}),
+    ],
+)
+def test_a_quick_run_stores_its_numbers_and_reads_them_again(tmp_path, name, folders):
+    store = tmp_path / "rows"
+    parameters = {"model": "smollm2-135m-instruct", "quick": True, "results_dir": str(store)}
+    output = notebooks.run(name, parameters, tmp_path / "out" / f"{name}.ipynb")
+    kept = {p.relative_to(store): p.read_bytes() for p in store.rglob("*.parquet")}
+    assert folders <= {path.name for path in store.glob("*/*")}
     first = output.read_bytes()
-    # A second run reuses the rows and gives the same bytes.
-    assert notebooks.run("02_controlled_tasks", parameters, output).read_bytes() == first
+    assert notebooks.run(name, parameters, output).read_bytes() == first
+    assert kept == {p.relative_to(store): p.read_bytes() for p in store.rglob("*.parquet")}
 
 
 @pytest.mark.models
-@pytest.mark.notebooks
-def test_a_quick_run_of_the_order_chapter_keeps_its_texts_and_reads_them_again(tmp_path):
-    store = tmp_path / "rows"
-    parameters = {"model": "smollm2-135m-instruct", "quick": True, "results_dir": str(store)}
-    output = notebooks.run("04_order_calibration", parameters, tmp_path / "04.ipynb")
-    kept = {p.relative_to(store): p.read_bytes() for p in store.rglob("*.parquet")}
-    assert {path.parts[1] for path in kept} == {"texts", "labels"}
-    first = output.read_bytes()
-    assert notebooks.run("04_order_calibration", parameters, output).read_bytes() == first
-    assert kept == {p.relative_to(store): p.read_bytes() for p in store.rglob("*.parquet")}
+def test_make_book_computes_here_and_says_how_far_the_stored_rows_are(
+    tmp_path, monkeypatch, capsys
+):
+    """The quickstart itself on the smallest model; then held to rows that are not its own."""
+    model, store = "smollm2-135m-instruct", tmp_path / "rows"
+    monkeypatch.setattr(build, "build", lambda output: tmp_path / "html" / "index.html")
+    assert main(["book", "--live", model]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith(f"Computed here: 12 settings of rng-2 with {model} (4-bit file b179c95")
+    assert float(re.search(r"stored rows (\S+) \(tolerance 1e-04\)", told)[1]) < 1e-4
+    assert told.endswith(f"Book: {tmp_path}/html/index.html\n")
+    rows = storage.read(paths.default_results_dir() / model / "rng-2")
+    here = rows.settings[rows.settings.temperature == 1.0].assign(
+        end="eos", weights_sha256=rows.record["weights_sha256"]
+    )
+
+    def largest(*_):
+        return build.largest_difference(here, store, model)
+
+    with pytest.raises(NotReproducedError, match="no rows of these weights"):
+        largest()
+    moved = rows.settings.copy()
+    moved.loc[moved.temperature == 1.0, "diversity"] += 2e-4
+    storage.write(store / model / "rng-2", storage.Tables(moved), rows.record)
+    with pytest.raises(NotReproducedError, match=r"diversity of smollm2.*1e-04 apart.*pip list"):
+        largest()
+    fewer = rows.settings[rows.settings.rule != "top_p"]
+    storage.write(store / model / "rng-2", storage.Tables(fewer), rows.record)
+    with pytest.raises(NotReproducedError, match=r"no row for top_p 0\.1 1\.0"):
+        largest()
+    monkeypatch.setattr(build, "compute_live", largest)
+    assert main(["book", "--live", model]) == 1
+    assert "NotReproducedError: " in capsys.readouterr().err

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from calib_utils import figures, paths
+from calib_utils import errors, figures, paths
 from calib_utils.book import build, notebooks
 from calib_utils.models.loading import Model
 from calib_utils.studies import reporting
@@ -103,7 +103,7 @@ def test_prose_pages_show_the_figures_of_executed_notebooks(tmp_path):
     assert written == book / "figures" / "fig-val-div.png"
     assert written.read_bytes() == (ROOT / "book" / "assets" / "val-div.png").read_bytes()
     (book / "page.md").write_text("![](figures/fig-gone.png)")
-    with pytest.raises(build.PageFigureError, match=r"fig-gone.*correct the name"):
+    with pytest.raises(errors.BookBuildError, match=r"fig-gone.*correct the name"):
         build.write_figures(book)
 
 

@@ -53,10 +53,11 @@ while not Path("gate/open").exists():
 ALL = """\
 from pathlib import Path
 
-from calib_utils import panel, paths
+from calib_utils import paths
+from calib_utils.studies import model_panel
 
 folder = Path(results_dir or paths.default_results_dir())
-for key in panel.keys_in(folder):
+for key in model_panel.keys_in(folder):
     for record in sorted(folder.glob(f"{key}/*/provenance.json")):
         print(record.parent.relative_to(folder))"""
 NOTEBOOKS = {

@@ -5,8 +5,10 @@ import math
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -14,9 +16,9 @@ import calib_utils as cu
 from calib_utils import figures, paths
 from calib_utils.book import check
 from calib_utils.figures import explorer
-from calib_utils.models import scoring
-from calib_utils.models.registry import CORE, EMBEDDED
-from calib_utils.results import conventions
+from calib_utils.models.registry import CORE, DEFAULT_MODEL, EMBEDDED
+from calib_utils.results import conventions, storage
+from calib_utils.results.storage import KEY
 from calib_utils.studies import oracle_cutoffs, reporting
 
 TEMPERATURES = np.geomspace(explorer.MIN_TEMPERATURE, 5, 40)
@@ -70,22 +72,6 @@ def test_the_data_is_the_step_itself(direct, prefix, chat):
         assert math.exp(step.log_partition(temperature)) == pytest.approx(exact.sum(), rel=2e-4)
         valid = exact[list(answers)].sum() / exact.sum()
         assert step.validity(temperature) == pytest.approx(valid, rel=1e-3)
-
-
-def test_only_the_path_to_the_prefix_is_forwarded(tiny, small_task, monkeypatch):
-    seen, score = [], scoring.score
-
-    def watched(*args):
-        for nodes, logits in score(*args):
-            seen.extend(nodes.tolist())
-            yield nodes, logits
-
-    monkeypatch.setattr(scoring, "score", watched)
-    model = tiny("llama", chat=True)
-    explorer.step_data(model, small_task)
-    assert seen == [0]
-    explorer.step_data(model, small_task, "1,")
-    assert len(seen) <= 1 + 3
 
 
 @pytest.mark.parametrize("shape", ["uniform", "normal", "worst", "tied", "infinite"])
@@ -151,9 +137,9 @@ def test_white_space_and_controls_are_visible(tiny, small_task, monkeypatch):
 
 
 def test_the_page_has_the_figures_colours():
-    style = (paths.book_dir() / "assets" / "explorer.css").read_text(encoding="utf-8")
-    assert f"--cu-valid: {figures.BLUE};" in style
-    assert f"--cu-invalid: {figures.VERMILION};" in style
+    sheet = (paths.book_dir() / "assets" / "explorer.css").read_text(encoding="utf-8")
+    assert f"--cu-valid: {figures.BLUE};" in sheet
+    assert f"--cu-invalid: {figures.VERMILION};" in sheet
 
 
 @pytest.fixture(scope="module")
@@ -176,14 +162,10 @@ def test_what_is_kept_is_the_step_itself(kept):
     assert record["convention"] == conventions.CURRENT["steps"]
 
 
-def test_the_space_before_a_base_models_answer_is_a_step_of_its_own(tiny):
-    """A tokenizer that writes it as a token leaves nothing to choose at the root."""
+def test_only_steps_that_leave_a_choice_count_and_not_more_than_asked(tiny, small_task):
+    # A tokenizer that writes a base model's space as a token leaves nothing to choose at the root.
     steps = explorer.steps_along(tiny("llama", chat=False), "rng-2", "4,7", end="line")
     assert [step.prefix for step in steps] == ["␣", "4,"]
-    assert all(sum(token.n_answers for token in step.tokens) > 1 for step in steps)
-
-
-def test_only_steps_that_leave_a_choice_count_and_not_more_than_asked(tiny, small_task):
     model = tiny("llama", chat=True)
     steps = explorer.steps_along(model, small_task, "1,2,3")
     assert [step.prefix for step in steps] == ["", "1,", "1,2,"]
@@ -196,27 +178,51 @@ def test_only_steps_that_leave_a_choice_count_and_not_more_than_asked(tiny, smal
         explorer.steps_along(model, small_task, "2,2")
 
 
-def moved(root, target, by):
-    """A copy of kept steps in which every gap but the first is `by` nats larger."""
-    shutil.copytree(root, target)
-    (path,) = target.rglob("rng-2.json")
-    content = json.loads(path.read_text(encoding="utf-8"))
-    for step in content["steps"]:
-        step["tokens"] = [[a, rank, gap + by * (rank > 0), n] for a, rank, gap, n in step["tokens"]]
-        step["tail"] = [[count, first + by, mean + by] for count, first, mean in step["tail"]]
-    path.write_text(json.dumps(content), encoding="utf-8")
-    return path
-
-
 def test_rounding_leaves_a_file_alone_and_other_numbers_do_not(kept, tmp_path):
     model, steps, root = kept
-    near, other = moved(root, tmp_path / "near", 1e-4), moved(root, tmp_path / "far", 0.1)
-    before = near.read_bytes()
-    explorer.keep(model, ["rng-2"], "eos", tmp_path / "near")
-    assert near.read_bytes() == before
-    explorer.keep(model, ["rng-2"], "eos", tmp_path / "far")
-    assert explorer.read(other)[0] == steps["rng-2"]
-    assert [path.name for path in other.parent.iterdir()] == ["rng-2.json"]  # no draft stays
+    path = explorer.path_of(tmp_path, model.key, "rng-2")
+    path.parent.mkdir(parents=True)
+    for by in (1e-4, 0.1):
+        content = json.loads(explorer.path_of(root, model.key, "rng-2").read_text("utf-8"))
+        for step in content["steps"]:
+            step["tokens"] = [[a, r, gap + by * (r > 0), n] for a, r, gap, n in step["tokens"]]
+            step["tail"] = [[count, first + by, mean + by] for count, first, mean in step["tail"]]
+        path.write_text(json.dumps(content), encoding="utf-8")
+        before = path.read_bytes()
+        explorer.keep(model, ["rng-2"], "eos", tmp_path)
+        assert (path.read_bytes() == before) == (by == 1e-4)
+    assert explorer.read(path)[0] == steps["rng-2"]
+    assert [path.name for path in path.parent.iterdir()] == ["rng-2.json"]  # no draft stays
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content.pop("record"),
+        lambda content: content["record"].pop("weights_sha256"),
+        lambda content: content["record"].update(task="rng-2"),
+        lambda content: content["steps"].clear(),
+        lambda content: content["steps"][0].update(more=1),
+        lambda content: content["steps"][0]["tail"].pop(),
+        lambda content: content["steps"][0]["tokens"][3].__setitem__(1, 2),
+        lambda content: content["steps"][0]["tokens"][5].__setitem__(2, 0.0),
+        lambda content: content["steps"][0]["tokens"][5].__setitem__(2, "0.5"),
+        None,
+    ],
+)
+def test_a_broken_file_names_itself_and_the_remedy(tmp_path, damage):
+    path = Path(shutil.copy(REAL, tmp_path))
+    explorer.read(path)
+    if damage is None:
+        path.write_text(path.read_text(encoding="utf-8")[:-100], encoding="utf-8")
+    else:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        damage(content)
+        path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(
+        cu.CalibUtilsError, match=r"us-states\.json holds no .*run 03_oracle_cutoffs"
+    ):
+        explorer.read(path)
 
 
 @pytest.mark.parametrize(("end", "what"), [("line", "end"), ("eos", "weights_sha256")])
@@ -234,50 +240,6 @@ def test_a_place_that_cannot_be_written_is_named(kept, tmp_path):
     (tmp_path / model.key).write_text("a file where the folder should be")
     with pytest.raises(cu.CalibUtilsError, match="choose a writable results_dir"):
         explorer.keep(model, ["rng-2"], "eos", tmp_path)
-
-
-def broken(content, how):
-    step = content["steps"][0]
-    if how == "no record":
-        del content["record"]
-    elif how == "no steps":
-        content["steps"] = []
-    elif how == "a list":
-        return []
-    elif how == "a token twice":
-        step["tokens"][3][1] = 2
-    elif how == "a bin lost":
-        step["tail"].pop()
-    elif how == "gaps that fall":
-        step["tokens"][5][2] = 0.0
-    elif how == "another task":
-        content["record"]["task"] = step["task"] = "rng-2"
-    elif how == "a field too many":
-        step["more"] = 1
-    elif how == "text for a gap":
-        step["tokens"][5][2] = "0.5"
-    elif how == "hash lost":
-        del content["record"]["weights_sha256"]
-    return content
-
-
-@pytest.mark.parametrize(
-    "how",
-    [
-        *("cut off", "no record", "no steps", "a list", "a token twice", "a bin lost"),
-        *("gaps that fall", "another task", "a field too many", "text for a gap", "hash lost"),
-    ],
-)
-def test_a_broken_file_names_itself_and_the_remedy(tmp_path, how):
-    text = REAL.read_text(encoding="utf-8")
-    path = tmp_path / REAL.name
-    explorer.read(shutil.copy(REAL, path))
-    changed = json.dumps(broken(json.loads(text), how))
-    path.write_text(text[:-100] if how == "cut off" else changed, encoding="utf-8")
-    with pytest.raises(
-        cu.CalibUtilsError, match=r"us-states\.json holds no .*run 03_oracle_cutoffs"
-    ):
-        explorer.read(path)
 
 
 def test_steps_are_looked_at_by_check(tmp_path):
@@ -321,3 +283,172 @@ def test_the_committed_steps_are_what_the_weights_give(tmp_path):
     for task, own in steps.items():
         stored, _ = explorer.read(explorer.path_of(STORE, SMALL, task))
         assert len(stored) == len(own) and all(map(explorer.alike, stored, own))
+
+
+# The explorer page: stored rows of every model with results and of none else
+
+ADDED = "Qwen--Qwen3-0.6B"
+MOST_BYTES = 400_000  # a script is read when its model is chosen, on a phone too
+
+
+def scripts(folder):
+    """The index, and each model's key and data, as a browser would get them."""
+    index = (folder / "index.js").read_text(encoding="ascii")
+    index = json.loads(index.removeprefix("globalThis.calibUtilsModels =").removesuffix(";\n"))
+    models = {}
+    for path in folder.glob("model-*.js"):
+        text = path.read_text(encoding="ascii")
+        inside = text.removeprefix("calibUtilsModel(").removesuffix(");\n")
+        key, data = json.loads(f"[{inside}]")
+        models[key] = data
+    return index, models
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("page") / explorer.PAGE_FOLDER
+    left_out = explorer.write(STORE, folder)
+    return folder, left_out
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A store of two tasks of one model and the steps of both, to spoil."""
+    for name in ("us-states", "rng-2"):
+        shutil.copytree(STORE / SMALL / name, tmp_path / "store" / SMALL / name)
+        path = explorer.path_of(tmp_path / "store", SMALL, name)
+        path.parent.mkdir(exist_ok=True)
+        shutil.copy(explorer.path_of(STORE, SMALL, name), path)
+    return tmp_path / "store"
+
+
+def test_every_committed_model_has_a_small_script_and_the_default_is_first(written):
+    folder, left_out = written
+    index, models = scripts(folder)
+    stored = {path.name for path in STORE.iterdir() if path.is_dir()}
+    assert left_out.empty
+    assert index["models"][0]["key"] == DEFAULT_MODEL
+    assert {one["key"] for one in index["models"]} == set(models) == stored
+    assert all(path.stat().st_size < MOST_BYTES for path in folder.iterdir())
+
+
+def test_colours_are_those_of_the_figures(written):
+    index, _ = scripts(written[0])
+    wanted = {
+        rule: figures.RULE_COLOURS[rule] for rule in (*oracle_cutoffs.PRACTICAL, "oracle_size")
+    }
+    assert index["colours"] == wanted | {
+        cause: colour for cause, (colour, _) in figures.CAUSES.items()
+    }
+
+
+def test_the_numbers_are_the_stored_rows(written):
+    index, models = scripts(written[0])
+    for key, tasks in models.items():
+        assert set(tasks) <= set(oracle_cutoffs.TASKS)
+        for task, one in tasks.items():
+            found = pd.DataFrame(one["rows"], columns=index["columns"])
+            found = found.astype({name: float for name in found if name != "rule"})
+            suffix = "@end=line" if "end = line" in one["source"] else ""
+            stored = storage.read(STORE / key / f"{task}{suffix}")
+            assert len(found) == 17 * 12 and not found.duplicated(KEY).any()
+            assert stored.record["weights_sha256"][:12] in one["source"]
+            assert one["prompt"] == stored.record["prompt"]
+            split = oracle_cutoffs.split_table(stored.losses.assign(task=task))
+            right = found[KEY].merge(stored.settings, on=KEY).merge(split, on=["task", *KEY])
+            for name in explorer.MEASURES:
+                np.testing.assert_allclose(found[name], right[name], rtol=1e-7, err_msg=name)
+                # What is shown is rounded once more: never to another third digit than the row's.
+                pairs = zip(found[name].dropna(), right[name].dropna(), strict=True)
+                assert all(f"{a:.3g}" == f"{b:.3g}" for a, b in pairs)
+            for name in explorer.PARTS:
+                wanted = right[name].where(right.total.notna())
+                np.testing.assert_allclose(found[name], wanted, rtol=1e-7, atol=1.001e-6)
+            parts = found.order + found["shape"] + found["size"]
+            np.testing.assert_allclose(parts, found.total, atol=3e-6, rtol=1e-6)
+
+
+def test_the_frontier_is_the_one_of_the_chapter(written):
+    index, models = scripts(written[0])
+    for key, end in ((DEFAULT_MODEL, ""), ("gemma-3-270m", "@end=line")):
+        one = models[key]["rng-2"]
+        found = pd.DataFrame(one["rows"], columns=index["columns"])
+        marked = found[found.on_frontier == 1].astype({"parameter": float})
+        table = storage.read(STORE / key / f"rng-2{end}").settings
+        asked = found.astype({"parameter": float})[KEY].merge(table, on=KEY)
+        best = oracle_cutoffs.frontier_points(asked)
+        assert len(marked) == len(best) == len(best.merge(marked, on=KEY))
+
+
+def test_steps_are_the_kept_ones(written):
+    _, models = scripts(written[0])
+    for key, tasks in models.items():
+        for task, one in tasks.items():
+            path = explorer.path_of(STORE, key, task)
+            assert bool(one["steps"]) == path.is_file()
+            if one["steps"]:
+                steps, _ = explorer.read(path)
+                assert [explorer.StepData.from_json(step) for step in one["steps"]] == steps
+
+
+def test_a_new_model_appears_and_one_without_these_rows_does_not(store, tmp_path):
+    shutil.copytree(store / SMALL / "us-states", store / ADDED / "us-states")
+    shutil.copytree(STORE / SMALL / "rng-2@end=none", store / "other" / "rng-2@end=none")
+    (store / ".draft").mkdir()
+    left_out = explorer.write(store, tmp_path / "out")
+    index, models = scripts(tmp_path / "out")
+    assert left_out.empty
+    assert {one["key"] for one in index["models"]} == {SMALL, ADDED}
+    assert list(models[ADDED]) == ["us-states"]
+    assert models[ADDED]["us-states"]["steps"] == []
+
+
+def test_no_results_at_all_is_a_page_without_models(tmp_path):
+    assert explorer.write(tmp_path / "nothing", tmp_path / "out").empty
+    assert scripts(tmp_path / "out")[0]["models"] == []
+
+
+def spoil(store, how):
+    table, steps = store / SMALL / "us-states", explorer.path_of(store, SMALL, "us-states")
+    record = table / storage.RECORD
+    if how == "table changed":
+        with (table / "settings.csv").open("a") as file:
+            file.write("x")
+    elif how == "table of another convention":
+        content = json.loads(record.read_text(encoding="utf-8")) | {"convention": 0}
+        record.write_text(json.dumps(content), encoding="utf-8")
+    elif how == "steps cut off":
+        steps.write_text(steps.read_text(encoding="utf-8")[:-9], encoding="utf-8")
+    else:
+        name, value = {
+            "steps of another convention": ("convention", 0),
+            "steps of other weights": ("weights_sha256", "0" * 64),
+            "steps of another end": ("end", "line"),
+        }[how]
+        content = json.loads(steps.read_text(encoding="utf-8"))
+        content["record"][name] = value
+        steps.write_text(json.dumps(content), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ("table changed", "is not the file that"),
+        ("table of another convention", "of an older convention"),
+        ("steps cut off", "holds no steps"),
+        ("steps of another convention", "of another convention than the rows"),
+        ("steps of other weights", "of another weights than the rows"),
+        ("steps of another end", "of another end than the rows"),
+    ],
+)
+def test_what_is_broken_or_stale_is_left_out_and_named(store, tmp_path, how, why):
+    spoil(store, how)
+    left_out = explorer.write(store, tmp_path / "out")
+    tasks = scripts(tmp_path / "out")[1][SMALL]
+    assert len(left_out) == 1 and why in left_out.why[0]
+    assert left_out.folder[0].startswith(f"{SMALL}/us-states")
+    assert tasks["rng-2"]["steps"]
+    if how.startswith("table"):
+        assert set(tasks) == {"rng-2"}
+    else:
+        assert len(tasks["us-states"]["rows"]) == 17 * 12 and tasks["us-states"]["steps"] == []
