@@ -40,7 +40,7 @@ def shares(tokens: TokenTable, rank: np.ndarray, size: np.ndarray, exact: bool =
         raise InvalidRequestError(
             f"node {int(np.argmin(size))} keeps {int(size.min())} tokens: a cutoff keeps at least 1"
         )
-    found = np.zeros(tokens.trie.n_edges, object if exact else float)
+    found = np.full(tokens.trie.n_edges, Fraction(0) if exact else 0.0)
     for token in np.flatnonzero(rank < size[tokens.node]):
         kept = int(size[tokens.node[token]])
         found[tokens.edge[token]] += Fraction(1, kept) if exact else 1 / kept

@@ -1121,9 +1121,8 @@ def intervals(get):
     few = table[table.prompt_id.isin(["a", "b"])]
     cases = {
         "two levels": metrics.cluster_interval(table, "x"),
-        "one level": metrics.cluster_interval(table, "x", inner=None, n_resamples=300),
-        "coverage": metrics.cluster_interval(table, "x", coverage=0.8, seed=1),
-        "few": metrics.cluster_interval(few, "x", n_resamples=300),
+        "one level": metrics.cluster_interval(table, "x", inner=None, seed=1),
+        "few": metrics.cluster_interval(few, "x"),
         "one cluster": metrics.cluster_interval(table[table.prompt_id == "c"], "x"),
         "two pairs": metrics.cluster_interval(table[table.prompt_id == "c"].iloc[:2], "x"),
         "nothing": metrics.cluster_interval(table.iloc[:0], "x"),

@@ -157,7 +157,7 @@ def test_a_changed_value_says_what_to_do(written, values, monkeypatch):
         if rewrite and "ranks" in values and len(values.get("validity", ())) == 4:
             continue  # what is only added is written
         with pytest.raises(
-            pytest.fail.Exception, match=r"bump the integer of 'rows' in calib_utils"
+            pytest.fail.Exception, match=r"bump the integer of 'rows' in results/conventions"
         ):
             written(values)
 
