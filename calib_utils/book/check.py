@@ -6,6 +6,7 @@ is opened before it is known to be plain. Writes only where told to.
 """
 
 import hashlib
+import math
 import re
 import tempfile
 from collections.abc import Callable, Iterator
@@ -262,7 +263,9 @@ def as_table(found: list[Checked], root: Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["folder", "kind", "verdict", "finding"])
 
 
-def recompute_some(found: list[Checked], n: int, seed: int | str = 0) -> list[Checked]:
+def recompute_some(
+    found: list[Checked], n: int, seed: int | str = 0, longest: float = math.inf
+) -> list[Checked]:
     """Computes some stored rows again, and scores some stored texts, where the model is at hand.
 
     A row costs a pass over its whole task, a text one over its tokens. What was at fault already
@@ -271,6 +274,7 @@ def recompute_some(found: list[Checked], n: int, seed: int | str = 0) -> list[Ch
     Args:
         n: rows, and as many texts, for each model, drawn over its folders.
         seed: of the draw; any text, such as a commit's hash.
+        longest: tables whose record says more seconds than that are left out.
 
     Returns:
         The folders drawn from, each with a fault where the weights give something else, or a note
@@ -281,7 +285,11 @@ def recompute_some(found: list[Checked], n: int, seed: int | str = 0) -> list[Ch
         model = one.folder.parents[one.kind == TEXTS].name
         if one.verdict != ERROR and one.kind in (TABLE, TEXTS):
             record = records.read_record(one.folder, TEXTS if one.kind == TEXTS else ROWS)
-            if one.kind == TABLE or ("sweep" in record and record["dtype"] == "float32"):
+            if one.kind == TABLE:
+                wanted = record["seconds"] <= longest
+            else:
+                wanted = "sweep" in record and record["dtype"] == "float32"
+            if wanted:
                 places.setdefault((one.kind, model), []).append(one.folder)
     checked = []
     for (kind, model), folders in places.items():

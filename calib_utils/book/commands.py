@@ -6,6 +6,7 @@ Knows options, what to print where, and which models have results here. Computes
 import argparse
 import io
 import json
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -119,6 +120,7 @@ def parser() -> argparse.ArgumentParser:
     add = command("check", _check, "are stored results what they say")
     add("folder", nargs="?", type=Path, help="by default this checkout's results")
     add("--recompute", type=int, default=0, metavar="N", help="N rows of each model, and N texts")
+    add("--longest", type=float, default=math.inf, metavar="S", help="no table that took longer")
     add("--seed", default="0", help="of the choice: any text, such as a commit")
     add("--strict", action="store_true", help="notes count as well: fit to contribute")
 
@@ -473,7 +475,7 @@ def _check(options) -> int:
     found = check.check(folder)
     check.as_table(found, folder).to_csv(sys.stdout, index=False, lineterminator="\n")
     if options.recompute:
-        again = check.recompute_some(found, options.recompute, options.seed)
+        again = check.recompute_some(found, options.recompute, options.seed, options.longest)
         words = {"table": "recomputed", "texts": "rescored"}
         table = check.as_table(again, folder).replace({"kind": words})
         table.to_csv(sys.stdout, index=False, header=False, lineterminator="\n")
