@@ -79,14 +79,15 @@ release: pdf  ## What a release holds, with checksums, in _build/release
 test: env  ## What every push has to pass, and CI runs: some minutes on two cores
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-logo
 	$(CU) fetch --all
-	$(PYTEST) tests calib_utils -m "not full" --ignore=tests/browser
+	$(PYTEST) tests calib_utils -m "not full and not notebooks" --ignore=tests/browser
 	$(NBVAL) $$($(BIN)/python tests/pages.py)
 	$(CU) check --recompute 1 --longest 15 --seed $(COMMIT) > /dev/null
 	$(CU) book
 	$(PYTEST) tests/browser -m "not full" --browser-required
 
 test-full: test workflow-env  ## All else as well, nightly and before a release: an hour on two cores
-	CALIB_UTILS_FUZZ=1500 $(PYTEST) tests calib_utils -m full --ignore=tests/browser
+	$(PYTEST) tests calib_utils -m "full or notebooks" --ignore=tests/browser
+	CALIB_UTILS_FUZZ=1500 $(PYTEST) tests/book/test_fuzz.py
 	$(NBVAL) $$($(BIN)/python tests/pages.py --all)
 	$(CU) check > /dev/null
 	$(CU) book --pdf

@@ -127,6 +127,7 @@ while True:
 """
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("delay", [0.0, 0.003, 0.007, 0.013, 0.029, 0.05])
 def test_a_writer_killed_anywhere_leaves_the_old_file_or_the_new(tmp_path, delay):
     """What all small files go through: table of contents, sidecars, memos, answers of judges."""
@@ -241,6 +242,7 @@ def project(small_project, tmp_path):
     return small_project(tmp_path / "project", notebooks)
 
 
+@pytest.mark.full
 @pytest.mark.notebooks
 def test_a_run_killed_in_a_notebook_goes_on_with_that_one(project, tiny_folder, tmp_path):
     model = shutil.copytree(tiny_folder(chat=True), tmp_path / "mine")
@@ -273,6 +275,7 @@ def test_a_run_killed_in_a_notebook_goes_on_with_that_one(project, tiny_folder, 
     assert list(map(records.identity_of, stored)) == before
 
 
+@pytest.mark.full
 @pytest.mark.notebooks
 @pytest.mark.parametrize(
     ("kernel", "said", "pages"),
@@ -322,6 +325,7 @@ def stop_child(process):
     return child
 
 
+@pytest.mark.full
 def test_a_build_that_is_killed_leaves_the_old_book(small_book):
     """Sphinx itself is at work when its parent is killed, and outlives it; the next is whole."""
     command = [sys.executable, "-m", "calib_utils", "book"]
@@ -524,12 +528,14 @@ NEEDS_SPACE = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("state", ["full", "read-only"])
 @pytest.mark.parametrize("action", NEEDS_SPACE)
 def test_a_disk_that_takes_nothing_is_a_named_error(on_disk, state, action):
     assert on_disk[state]["tried"][action].startswith(NEEDS_SPACE[action])
 
 
+@pytest.mark.full
 def test_a_disk_that_takes_nothing_keeps_what_it_has(on_disk):
     for state in ("full", "read-only"):
         assert on_disk[state]["left"] == []
@@ -609,6 +615,7 @@ def locales(tmp_path_factory):
     return found
 
 
+@pytest.mark.full
 def test_a_locale_changes_no_byte(locales, tiny_folder, write_task, tmp_path):
     answers = ["İstanbul", "Iğdır", "1,5"]
     task = write_task({"name": "iller", "prompt": "Bir şehir söyle: é猫", "answers": answers})
@@ -683,6 +690,7 @@ def talking(answer):
         yield server.getsockname()[1]
 
 
+@pytest.mark.full
 def test_a_hub_that_stalls_is_given_up(online):
     held = []
 

@@ -29,7 +29,7 @@ from calib_utils.openended.judges import UnreadableReplyError, read_reply
 from calib_utils.openended.verifiers import CRITERIA, HIGHEST, LOWEST
 from calib_utils.results import conventions, records, storage
 
-EXAMPLES = int(os.environ.get("CALIB_UTILS_FUZZ", 150))
+EXAMPLES = int(os.environ.get("CALIB_UTILS_FUZZ", 60))
 fuzz = settings(
     max_examples=EXAMPLES,
     deadline=None,
