@@ -19,13 +19,14 @@ _GREY = "#bbbbbb"
 _LONGEST = 24  # characters of an answer on an axis
 
 
-def answer_bars(repeats: Repeats, ax: Axes | None = None, top: int = 10) -> Axes:
+def answer_bars(repeats: Repeats, top: int = 10) -> Axes:
     """How often each answer came (Fig. 11): the most frequent, the rest, and what is unseen.
 
     The last bar is how many of as many further answers would not be among these, as estimated,
     with its interval.
     """
-    counts, n = repeats.counts, repeats.n
+    counts, n = repeats.counts, int(repeats.counts.sum())
+    once = int((counts == 1).sum())
     several = counts[counts > 1]
     shown, rest = several.iloc[:top], several.iloc[top:]
     bars = [
@@ -35,10 +36,10 @@ def answer_bars(repeats: Repeats, ax: Axes | None = None, top: int = 10) -> Axes
     ]
     if len(rest):
         bars.append((f"{len(rest)} others, more than once", int(rest.sum()), _GREY))
-    if repeats.seen_once:
-        bars.append((f"{repeats.seen_once} answers, once each", repeats.seen_once, _GREY))
+    if once:
+        bars.append((f"{once} answers, once each", once, _GREY))
     bars.append(("not among these, of as many more", n * repeats.unseen.value, "none"))
-    ax = ax or plt.subplots(figsize=(6.4, 1.3 + 0.34 * len(bars)))[1]
+    _, ax = plt.subplots(figsize=(6.4, 1.3 + 0.34 * len(bars)))
     place = np.arange(len(bars))
     labels, widths, colours = zip(*bars, strict=True)
     edges = [ORANGE if colour == "none" else colour for colour in colours]
@@ -56,14 +57,10 @@ def answer_bars(repeats: Repeats, ax: Axes | None = None, top: int = 10) -> Axes
     return ax
 
 
-def program_ranks(ranked: pd.DataFrame, columns: int = 3) -> Figure:
-    """Programs of each problem by falling log-probability, passed or failed (Fig. 12).
-
-    Args:
-        ranked: of `programs.ranked_programs`.
-    """
+def program_ranks(ranked: pd.DataFrame) -> Figure:
+    """Programs of each problem of `ranked_programs`, passed or failed (Fig. 12)."""
     problems = list(dict.fromkeys(ranked.problem))
-    columns = min(columns, max(1, len(problems)))
+    columns = min(3, max(1, len(problems)))
     rows = max(1, -(-len(problems) // columns))
     height = 0.9 + 1.55 * rows  # inches, as are the places of what stands below the panels
     size = {"figsize": (6.6, height), "squeeze": False}
@@ -95,13 +92,9 @@ def program_ranks(ranked: pd.DataFrame, columns: int = 3) -> Figure:
     return figure
 
 
-def program_curves(curves: pd.DataFrame, prevalence: float, ax: Axes | None = None) -> Axes:
-    """Precision against recall over log-probability cutoffs of one problem, and a random order.
-
-    Args:
-        curves: of `programs.precision_recall`.
-    """
-    ax = ax or plt.gca()
+def program_curves(curves: pd.DataFrame, prevalence: float) -> Axes:
+    """One problem's `programs.precision_recall`, and a random order."""
+    ax = plt.gca()
     ax.plot(curves.recall, curves.precision, ".-", color=BLUE, label="by log-probability")
     ax.axhline(prevalence, color="black", linestyle="--", linewidth=1.2, label="random order")
     ax.set(xlabel="recall", ylabel="precision", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))

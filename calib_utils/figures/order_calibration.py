@@ -42,11 +42,9 @@ def depth_frontiers(frontiers: pd.DataFrame, summary: pd.DataFrame) -> Figure:
         summary: of `depth_summary`, of the same nodes.
     """
     depths = sorted(frontiers.depth.unique())
-    figure, axes = plt.subplots(
-        1, len(depths), figsize=(max(2.3 * len(depths), 3.2), 3.1), sharey=True, squeeze=False
-    )
+    figure, axes = _panels(len(depths), (max(2.3 * len(depths), 3.2), 3.1))
     rows = summary.set_index("depth")
-    for ax, depth in zip(axes.flat, depths, strict=True):
+    for ax, depth in zip(axes, depths, strict=True):
         own = frontiers[frontiers.depth == depth]
         band = {"step": "pre", "color": BLUE, "alpha": 0.18, "linewidth": 0}
         # A level's precision holds for all recalls down to the level before it.
@@ -59,21 +57,14 @@ def depth_frontiers(frontiers: pd.DataFrame, summary: pd.DataFrame) -> Figure:
         nodes = int(row.n_nodes - row.n_undefined)
         ax.set_title(f"depth {depth}\n{nodes} nodes, {int(row.n_runs)} runs", fontsize=10)
         _unit(ax, f"recall, {row.recall}")
-    axes[0, 0].set_ylabel("precision")
-    _legend_below(figure, axes[0, 0])
+    axes[0].set_ylabel("precision")
+    _legend_below(figure, axes[0])
     return figure
 
 
-def cutoff_curves(
-    curves: pd.DataFrame, recall: str = "recall_unweighted", ax: Axes | None = None
-) -> Axes:
-    """Precision and recall of one node against the rank of the last token kept (Fig. 3).
-
-    Args:
-        curves: rows of `local_curves` of one node.
-        recall: the column drawn; its name is in the legend.
-    """
-    ax = ax or plt.gca()
+def cutoff_curves(curves: pd.DataFrame, recall: str = "recall_unweighted") -> Axes:
+    """`local_curves` of one node against the rank of the last token kept (Fig. 3)."""
+    ax = plt.gca()
     rank = curves["rank"] + 1
     # A dot for every swept rank while they can be told apart.
     mark = {"marker": ".", "linewidth": 1.5} if len(curves) <= 100 else {}
@@ -84,20 +75,13 @@ def cutoff_curves(
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.set(xlabel="tokens kept, by rank", ylim=(-0.03, 1.03), yticks=TICKS)
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncol=3, frameon=False)
+    _legend_under(ax, 3)
     return ax
 
 
-def compared_frontiers(frontiers: pd.DataFrame, by: str, ax: Axes | None = None) -> Axes:
-    """Mean frontiers of groups over each other (Fig. 7: two sources of labels).
-
-    Thin lines are the lowest and highest of single nodes.
-
-    Args:
-        frontiers: of `frontiers_by_depth(grid, by)`.
-        by: the column of groups, such as who made the labels.
-    """
-    ax = ax or plt.gca()
+def compared_frontiers(frontiers: pd.DataFrame, by: str) -> Axes:
+    """`frontiers_by_depth` of groups over each other (Fig. 7), single nodes' extremes thin."""
+    ax = plt.gca()
     for number, (name, own) in enumerate(frontiers.groupby(by, sort=False)):
         style = {"color": _COLOURS[number % 5], "linestyle": _LINES[number % 4], "where": "pre"}
         ax.step(own.recall_level, own["mean"], label=str(name), **style)
@@ -105,21 +89,16 @@ def compared_frontiers(frontiers: pd.DataFrame, by: str, ax: Axes | None = None)
             ax.step(own.recall_level, own[extreme], linewidth=0.9, alpha=0.6, **style)
     _unit(ax, f"recall, {frontiers.recall.iloc[0]}")
     ax.set_ylabel("precision")
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncol=2, frameon=False)
+    _legend_under(ax, 2)
     return ax
 
 
 def published_frontiers(points: pd.DataFrame, measures: pd.DataFrame) -> Figure:
-    """The authors' demo points, a panel per model, each prefix with its prevalence.
-
-    Args:
-        points: of `published_points`.
-        measures: of `from_published`.
-    """
+    """`published_points`, a panel per model, each prefix with its prevalence (`from_published`)."""
     models = list(points.model.unique())
-    figure, axes = plt.subplots(1, len(models), figsize=(6.6, 3.4), sharey=True, squeeze=False)
+    figure, axes = _panels(len(models), (6.6, 3.4))
     prevalence = measures.set_index(["model", "prefix"]).prevalence
-    for ax, model in zip(axes.flat, models, strict=True):
+    for ax, model in zip(axes, models, strict=True):
         for number, (prefix, own) in enumerate(
             points[points.model == model].groupby("prefix", sort=False)
         ):
@@ -130,8 +109,8 @@ def published_frontiers(points: pd.DataFrame, measures: pd.DataFrame) -> Figure:
         ax.plot([], [], ":", color="#555555", linewidth=1.1, label="prevalence")
         ax.set_title(model)
         _unit(ax, "recall, unweighted")
-    axes[0, 0].set_ylabel("precision")
-    _legend_below(figure, axes[0, 0])
+    axes[0].set_ylabel("precision")
+    _legend_below(figure, axes[0])
     return figure
 
 
@@ -147,15 +126,14 @@ def strategy_dots(comparison: pd.DataFrame, published: pd.DataFrame | None = Non
         published: of `table1.published_table1`, or None.
     """
     names = [name for name in _MEASURES if comparison[name].notna().any()]
-    height = 1.5 + 0.42 * len(comparison)
-    figure, axes = plt.subplots(
-        1, len(names), figsize=(6.8, height), sharey=True, squeeze=False, layout="constrained"
-    )
+    size = (6.8, 1.5 + 0.42 * len(comparison))
+    figure, axes = _panels(len(names), size, layout="constrained")
     comparison = comparison.sort_values("embedding_diversity", ascending=False, na_position="last")
     place = dict(zip(comparison.strategy, range(len(comparison)), strict=True))
-    for ax, name in zip(axes.flat, names, strict=True):
+    for ax, name in zip(axes, names, strict=True):
         for row in comparison.to_dict("records"):
-            y, colour = place[row["strategy"]], _colour(row["strategy"])
+            y, rule = place[row["strategy"]], row["strategy"].replace("oracle", "oracle_size")
+            colour = rule_style(rule)["color"]
             if pd.isna(row[name]):
                 note = {"transform": ax.get_yaxis_transform(), "fontsize": 8, "color": "#555555"}
                 note["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 1}
@@ -171,21 +149,27 @@ def strategy_dots(comparison: pd.DataFrame, published: pd.DataFrame | None = Non
         ax.tick_params(axis="x", labelsize=9)
         ax.grid(axis="y", visible=False)
     labels = [_STRATEGIES.get(name, name) for name in place]
-    axes[0, 0].set_yticks(list(place.values()), labels, fontsize=10)
-    axes[0, 0].set_ylim(len(place) - 0.5, -0.5)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
+    axes[0].set_yticks(list(place.values()), labels, fontsize=10)
+    axes[0].set_ylim(len(place) - 0.5, -0.5)
+    handles, labels = axes[0].get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, fontsize=9, loc="outside lower center", frameon=False)
     return figure
 
 
-def _colour(strategy: str) -> str:
-    return rule_style("oracle_size" if strategy == "oracle" else strategy)["color"]
+def _panels(n: int, size: tuple[float, float], **options):
+    options |= {"figsize": size, "sharey": True, "squeeze": False}
+    figure, axes = plt.subplots(1, n, **options)
+    return figure, axes[0]
 
 
 def _unit(ax: Axes, x: str) -> None:
     ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.05), xticks=(0, 0.5, 1), yticks=TICKS)
     ax.set_xlabel(x)
+
+
+def _legend_under(ax: Axes, columns: int) -> None:
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncol=columns, frameon=False)
 
 
 def _legend_below(figure: Figure, ax: Axes) -> None:

@@ -1,19 +1,19 @@
-"""The same open question asked many times: which answers come, how many, how many are unseen.
+"""Beyond the controlled tasks (Fig. 11, 12): one question many times, programs by probability.
 
-Texts in, counts and estimates with intervals out, whoever wrote the texts. `ask` draws them from a
-model. Knows nothing of which answers are right.
+Draws replies and programs or takes stored ones; counts, estimates with intervals and claims out.
+Knows no figure, and not how programs are drawn and tested (`openended.programs`).
 """
 
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.special import digamma
 
 from calib_utils.core.metrics import as_text, cluster_interval
 from calib_utils.core.tasks import GAZETTEERS
@@ -21,15 +21,33 @@ from calib_utils.errors import InvalidRequestError
 from calib_utils.models.loading import Model, load_model
 from calib_utils.models.served import Endpoint, Reply
 from calib_utils.openended import programs, prompts, verifiers
-from calib_utils.openended import programs as measures
 from calib_utils.openended.programs import PASSED, extract_code, normalised, read_problems
 from calib_utils.results import records
 from calib_utils.results.evaluation import share_interval
 from calib_utils.studies.reporting import NOT_TESTABLE, OURS, Finding, decided
 
 CITY_PROMPT = "Name a random city in the world"  # Fig. 11
+N_REPLIES, N_PROGRAMS = 200, 20
+QUICK_REPLIES, QUICK_PROGRAMS, QUICK_PROBLEMS = 8, 3, 1
+REPLY_TOKENS = 20  # a name and its country fit; what is longer is no name
+PROGRAM_TOKENS, QUICK_TOKENS = 256, 40
+NOT_ASKED = "not run here: set endpoint_url and endpoint_model"
+NOT_RUN = "not run for this model: programs are asked of chat models only"
+NAMES_NEEDED = 30  # for a share of them to say something
 N_RESAMPLES, Z = 500, 1.96
 _TAIL = 40.0  # e^-40 is nothing beside what is summed
+_LONGEST = 40  # characters of an answer in a table
+_NOTHING = "nothing to show here: no problem has replies of the kinds that this needs"
+# Below these a claim is not testable.
+_PROBLEMS = 3  # problems that an interval is over
+_MANY = 6  # distinct passing programs: were all alike, the top three would hold half at most
+_DRAWS = 4  # passing draws among which pairs are compared
+# Where claims are decided.
+_DOMINATES = 0.5
+_ORDERED = 0.95  # AUC; 1 is a perfect order
+_FEW = 4  # equally likely programs
+
+between = partial(as_text, whole_from=10, undefined="nan", alone="")
 
 
 class Estimate(NamedTuple):
@@ -40,30 +58,17 @@ class Estimate(NamedTuple):
     high: float
 
 
-@dataclass(frozen=True)
-class Repeats:
+class Repeats(NamedTuple):
     """How often each answer came, the most frequent first, and what follows from it.
 
     `top_share` is the share of the most frequent answer, `effective` the effective number of
-    answers exp(H) corrected for those unseen, `effective_seen` the same of the counts as they are,
-    `unseen` the probability that the next answer is a new one.
+    answers exp(H) corrected for those unseen, `unseen` the probability that the next is a new one.
     """
 
     counts: pd.Series  # answer -> how often
     top_share: Estimate
     effective: Estimate
-    effective_seen: float
     unseen: Estimate
-
-    @property
-    def n(self) -> int:
-        """Answers given."""
-        return int(self.counts.sum())
-
-    @property
-    def seen_once(self) -> int:
-        """Answers that came once."""
-        return int((self.counts == 1).sum())
 
 
 def ask(
@@ -77,27 +82,23 @@ def ask(
     results_dir: str | Path | None = None,
     name: str = "repeats",
 ) -> pd.DataFrame:
-    """Replies of a model to one prompt, without cutoff.
+    """Replies of a model to one prompt, without cutoff: columns of `programs.COLUMNS`.
 
-    Args:
-        results_dir: where to keep them, under `results_dir/<model>/texts/<name>`.
-
-    Returns:
-        Columns of `programs.COLUMNS`.
+    Kept under `results_dir/<model>/texts/<name>` where a folder is given.
     """
     model = load_model(model)
-
-    def make(_: str) -> pd.DataFrame:
-        options = {"temperature": temperature, "seed": seed}
-        return programs.draw(model, prompt, n, max_tokens, **options)
-
-    folder = records.folder_of(results_dir, model.key, name)
+    drawn = {"temperature": temperature, "seed": seed}
     start = programs.message_start(model, prompt)
     asked = {"repeats": [start.ids, start.end_ids]}
     # Part of the identity of stored replies, though all are drawn without cutoff.
-    request = {"n": n, "settings": "plain", "temperature": temperature, "seed": seed}
-    request |= {"max_tokens": max_tokens, "own_settings": programs.own_settings(model)}
-    return programs.kept(folder, programs.record_of(model, asked, request), asked, make)
+    request = {"n": n, "settings": "plain", **drawn, "max_tokens": max_tokens}
+    request["own_settings"] = programs.own_settings(model)
+    return programs.kept(
+        records.folder_of(results_dir, model.key, name),
+        programs.record_of(model, asked, request),
+        asked,
+        lambda _: programs.draw(model, prompt, n, max_tokens, **drawn),
+    )
 
 
 def plain_answer(text: str) -> str:
@@ -111,11 +112,8 @@ def plain_answer(text: str) -> str:
     return re.sub(r"\s+", " ", line).strip(" .,;:!?'-–—")
 
 
-def summarise(texts: Iterable[str], seed: int = 0) -> Repeats:
+def summarise(texts: Iterable[str]) -> Repeats:
     """Counts of the answers (`plain_answer`) in some replies, with estimates.
-
-    Args:
-        seed: of the bootstrap.
 
     Raises:
         InvalidRequestError: fewer than two replies.
@@ -126,22 +124,21 @@ def summarise(texts: Iterable[str], seed: int = 0) -> Repeats:
     counts = answers.value_counts().sort_index().sort_values(ascending=False, kind="stable")
     x = counts.to_numpy()
     top = Estimate(float(x[0] / x.sum()), *share_interval(int(x[0]), int(x.sum())))
-    return Repeats(counts, top, effective_number(x, seed), float(np.exp(_plug_in(x))), unseen(x))
+    return Repeats(counts, top, effective_number(x), unseen(x))
 
 
 def effective_number(counts: np.ndarray, seed: int = 0) -> Estimate:
     """exp(H) of the distribution that the counts are a sample of, H in nats.
 
-    H by the estimator of Chao, Wang and Jost (2013). Its spread is taken from samples of an
-    estimated distribution in which the unseen mass is split evenly among an estimated number of
-    unseen answers (Chao1), as in Chao et al. (2014); the interval is H plus and minus 1.96 of it.
-    A plain bootstrap of the counts would lose rare answers twice.
+    H by `entropy`, plus and minus 1.96 of its spread over samples of an estimated distribution in
+    which the unseen mass is split evenly among an estimated number of unseen answers (Chao1), as in
+    Chao et al. (2014): a plain bootstrap of the counts would lose rare answers twice.
 
     No estimator knows a long tail that the sample has not touched: where answers follow a power
     law, H comes out too low and the interval covers less often than it says (tests have a case).
     Read it together with `unseen`.
     """
-    counts = np.asarray(counts)[np.asarray(counts) > 0]
+    counts = counts[counts > 0]
     n = int(counts.sum())
     h = entropy(counts)
     drawn = np.random.default_rng(seed).multinomial(n, _completed(counts), size=N_RESAMPLES)
@@ -156,11 +153,9 @@ def entropy(counts: np.ndarray) -> float:
     >>> round(entropy(np.array([50, 50])), 3)
     0.698
     """
-    counts = np.asarray(counts)
     n = int(counts.sum())
-    harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, n))])  # [k] = sum to k
-    seen = float((counts / n * (harmonic[n - 1] - harmonic[counts - 1])).sum())
-    once, twice = int((counts == 1).sum()), int((counts == 2).sum())
+    seen = float((counts / n * (digamma(n) - digamma(counts))).sum())
+    once, twice = _rare(counts)
     if once == 0 or n < 2:
         return seen
     # a: the mean probability of an answer that came once, by Good's theory.
@@ -182,24 +177,22 @@ def unseen(counts: np.ndarray) -> Estimate:
     The interval is Esty's (1983) with 1.96 standard deviations, but never nearer to 0 or 1 than
     3/n: in one sample of twenty a mass of 3/n is not drawn at all.
     """
-    counts = np.asarray(counts)
     n = int(counts.sum())
-    once, twice = int((counts == 1).sum()), int((counts == 2).sum())
+    once, twice = _rare(counts)
     half = float(Z * np.sqrt(once * (1 - once / n) + 2 * twice) / n)
     value, least = once / n, min(1.0, 3 / n)
     low, high = min(value - half, 1 - least), max(value + half, least)
     return Estimate(value, max(0.0, low), min(1.0, high))
 
 
-def _plug_in(counts: np.ndarray) -> float:
-    share = counts / counts.sum()
-    return float(-(share * np.log(share)).sum())
+def _rare(counts: np.ndarray) -> tuple[int, int]:
+    return int((counts == 1).sum()), int((counts == 2).sum())
 
 
 def _completed(counts: np.ndarray) -> np.ndarray:
     """Estimated probabilities of the seen answers, shrunk, and of the unseen ones after them."""
     n = int(counts.sum())
-    once, twice = int((counts == 1).sum()), int((counts == 2).sum())
+    once, twice = _rare(counts)
     share = counts / n
     if once == 0:
         return share
@@ -216,38 +209,16 @@ def _completed(counts: np.ndarray) -> np.ndarray:
     )
 
 
-# Beyond the controlled tasks (Fig. 11, 12): which questions are asked and which programs drawn.
-#
-# Knows the study's questions, its sizes and the names under which texts are kept. How replies are
-# drawn and tested is known to `repeats` and `programs`.
-
-N_REPLIES, N_PROGRAMS = 200, 20
-QUICK_REPLIES, QUICK_PROGRAMS, QUICK_PROBLEMS = 8, 3, 1
-REPLY_TOKENS = 20  # a name and its country fit; what is longer is no name
-PROGRAM_TOKENS, QUICK_TOKENS = 256, 40
-NOT_ASKED = "not run here: set endpoint_url and endpoint_model"
+# Which questions are asked and which programs drawn, and the names under which they are kept.
 
 
-@dataclass(frozen=True)
-class Question:
-    """A prompt that is asked many times.
+class Question(NamedTuple):
+    """A prompt that is asked many times."""
 
-    Args:
-        label: in tables and file names.
-        prompt: the user's message.
-        kind: the gazetteer that says whether a reply is an answer.
-        temperature: at which replies are drawn, without cutoff.
-    """
-
-    label: str
-    prompt: str
-    kind: str
-    temperature: float = 1.0
-
-
-def _from_open_set(label: str, prompt_id: str) -> Question:
-    prompt = prompts.get_prompt(prompt_id)
-    return Question(label, prompt.prompt, prompt.gazetteer)
+    label: str  # in tables and file names
+    prompt: str  # the user's message
+    kind: str  # the gazetteer that says whether a reply is an answer
+    temperature: float = 1.0  # at which replies are drawn, without cutoff
 
 
 def questions(model: Model, quick: bool = False) -> list[Question]:
@@ -256,11 +227,13 @@ def questions(model: Model, quick: bool = False) -> list[Question]:
     Two of them for a quick look, and for a base model, which continues a question more often than
     it answers one.
     """
+    city, country, element = (
+        Question(kind, prompts.get_prompt(f"item-{kind}").prompt, kind) for kind in GAZETTEERS
+    )
     first = Question("random-city", CITY_PROMPT, "city")
     if quick or not model.tokenizer.chat_template:
-        return [first, _from_open_set("country", "item-country")]
-    cooler = Question("random-city-half", CITY_PROMPT, "city", 0.5)
-    return [first, cooler, *(_from_open_set(kind, f"item-{kind}") for kind in GAZETTEERS)]
+        return [first, country]
+    return [first, Question("random-city-half", CITY_PROMPT, "city", 0.5), city, country, element]
 
 
 def ask_all(
@@ -277,23 +250,16 @@ def ask_all(
     tables = []
     for question in asked:
         name = _kept_as(f"repeats-{question.label}", n=(n, N_REPLIES), seed=(seed, 0))
-        table = ask(
-            model,
-            question.prompt,
-            n,
-            temperature=question.temperature,
-            max_tokens=REPLY_TOKENS,
-            seed=seed,
-            results_dir=results_dir,
-            name=name,
-        )
+        options = {"seed": seed, "results_dir": results_dir, "name": name}
+        options |= {"temperature": question.temperature, "max_tokens": REPLY_TOKENS}
+        table = ask(model, question.prompt, n, **options)
         table.insert(0, "question", question.label)
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
 
 
-def ask_endpoint(url: str, model: str, n: int, prompt: str = CITY_PROMPT) -> pd.DataFrame:
-    """Replies of a model behind an OpenAI-compatible server at temperature 1, in any order.
+def ask_endpoint(url: str, model: str, n: int) -> pd.DataFrame:
+    """Replies to Fig. 11's question of a model behind an OpenAI-compatible server at temperature 1.
 
     Nothing is kept: running again asks, and costs, again. What the server refuses is left out.
 
@@ -305,7 +271,7 @@ def ask_endpoint(url: str, model: str, n: int, prompt: str = CITY_PROMPT) -> pd.
     """
     if not url:
         return pd.DataFrame(columns=["question", "draw", "text"])
-    replies = Endpoint(url, model, options={"temperature": 1.0}).replies([prompt] * n)
+    replies = Endpoint(url, model, options={"temperature": 1.0}).replies([CITY_PROMPT] * n)
     rows = [(at, reply.text) for at, reply in replies if isinstance(reply, Reply)]
     return pd.DataFrame(rows, columns=["draw", "text"]).assign(question=model)
 
@@ -345,15 +311,7 @@ def _kept_as(name: str, **settings: tuple) -> str:
     return name + "".join(f"-{key}{value}" for key, value in unusual.items())
 
 
-# Tables of the beyond chapter: replies and tested programs in, rows for people out.
-#
-# Knows how estimates and their intervals are written. Estimates themselves are those of `repeats`
-# and `program_measures`; draws nothing.
-
-NOT_RUN = "not run for this model: programs are asked of chat models only"
-NAMES_NEEDED = 30  # for a share of them to say something
-_LONGEST = 40  # characters of an answer in a table
-_NOTHING = "nothing to show here: no problem has replies of the kinds that this needs"
+# Tables: replies and tested programs in, rows for people out.
 
 
 def answers_table(replies: pd.DataFrame, asked: Sequence[Question]) -> pd.DataFrame:
@@ -365,23 +323,14 @@ def answers_table(replies: pd.DataFrame, asked: Sequence[Question]) -> pd.DataFr
     """
     rows = []
     for question in asked:
-        texts = replies.text[replies.question == question.label]
-        given = names(texts, question.kind)
+        texts, given = _texts_and_names(replies, question)
         found = summarise(texts)
-        rows.append(
-            {
-                "question": question.label,
-                "T": question.temperature,
-                "replies": found.n,
-                "names": share_of(len(given), len(texts)),
-                "most frequent": shortened(found.counts.index[0], _LONGEST),
-                "its share": between(*found.top_share),
-                "different": len(found.counts),
-                "effective number": between(*found.effective),
-                "unseen": between(*found.unseen),
-                "top of the names": top_name(given),
-            }
-        )
+        row = {"question": question.label, "T": question.temperature, "replies": len(texts)}
+        row["names"] = share_of(len(given), len(texts))
+        row["most frequent"] = shortened(found.counts.index[0], _LONGEST)
+        row |= {"its share": between(*found.top_share), "different": len(found.counts)}
+        row |= {"effective number": between(*found.effective), "unseen": between(*found.unseen)}
+        rows.append(row | {"top of the names": top_name(given)})
     return pd.DataFrame(rows)
 
 
@@ -391,11 +340,13 @@ def names(texts: pd.Series, kind: str) -> pd.Series:
     return texts[[answer is True for answer in given]]
 
 
-def top_name(given: pd.Series) -> str:
-    """The most frequent of some `names`, its share of them and the interval, as text.
+def _texts_and_names(replies: pd.DataFrame, question: Question) -> tuple[pd.Series, pd.Series]:
+    texts = replies.text[replies.question == question.label]
+    return texts, names(texts, question.kind)
 
-    Under `NAMES_NEEDED` names a count takes the place of a share.
-    """
+
+def top_name(given: pd.Series) -> str:
+    """The most frequent of some `names` with its share of them, or its count if they are few."""
     if not len(given):
         return "–"
     if len(given) < NAMES_NEEDED:
@@ -407,12 +358,11 @@ def top_name(given: pd.Series) -> str:
 
 def pass_table(table: pd.DataFrame) -> pd.DataFrame:
     """How the replies fared, and pass@1 and pass@5 with intervals over problems; one row."""
-    counts = table.outcome.value_counts()
     row = {"problems": table.problem.nunique(), "replies": len(table)}
-    row |= {outcome: int(count) for outcome, count in counts.items()}
+    row |= table.outcome.value_counts().to_dict()
     row["cut off"] = int((~table.ended.astype(bool)).sum())
     least = int(table.groupby("problem").size().min())
-    for rate in measures.pass_rates(table, [k for k in (1, 5) if k <= least]).itertuples():
+    for rate in programs.pass_rates(table, [k for k in (1, 5) if k <= least]).itertuples():
         row[f"pass@{rate.k}"] = between(rate.estimate, rate.low, rate.high)
     return pd.DataFrame([row])
 
@@ -423,10 +373,10 @@ def order_table(table: pd.DataFrame) -> pd.DataFrame:
     Distinct complete replies, as in `programs.order_by_problem`; the last row is the mean
     over problems with both kinds, with its interval.
     """
-    found = measures.order_by_problem(table)
+    found = programs.order_by_problem(table)
     whole = table[table.ended.astype(bool)].drop_duplicates(["problem", "text"])
     short = {
-        problem: measures.auc(-own.n_tokens.to_numpy(float), (own.outcome == PASSED).to_numpy())
+        problem: programs.auc(-own.n_tokens.to_numpy(float), (own.outcome == PASSED).to_numpy())
         for problem, own in whole.groupby("problem")
     }
     found["auc, shorter first"] = found.problem.map(short)
@@ -459,19 +409,18 @@ def same_program(table: pd.DataFrame) -> pd.DataFrame:
 def shape_table(table: pd.DataFrame) -> pd.DataFrame:
     """Per problem: passing draws, different programs, and how their mass is spread, both ways."""
     drawn = same_program(table)
-    mass = measures.shape_by_problem(table).set_index("problem")
+    mass = programs.shape_by_problem(table).set_index("problem")
     share = (table.outcome == PASSED).groupby(table.problem).mean()
     drawn.insert(1, "share that pass", drawn.problem.map(share))
-    names = {"top_1": "top one", "top_3": "top three", "effective": "effective number"}
-    for column, name in {**names, "log_mass": "ln of their mass"}.items():
-        drawn[name] = drawn.problem.map(mass[column])
+    mass.columns = ["passing", "top one", "top three", "effective number", "ln of their mass"]
+    drawn = drawn.join(mass.drop(columns="passing"), on="problem")
     return drawn.rename(columns={"same": "two are the same"})
 
 
 def example_programs(table: pd.DataFrame) -> str:
-    """The shortest passing and the shortest failing program of one problem, the shortest pair.
+    """The shortest pair of a passing and a failing program of one problem; empty without any.
 
-    A program that does not load is no example. Empty where no problem has both.
+    A program that does not load is no example.
     """
     pairs = []
     for problem, own in table.groupby("problem", sort=False):
@@ -487,11 +436,8 @@ def example_programs(table: pd.DataFrame) -> str:
 
 
 def most_mixed(table: pd.DataFrame) -> str:
-    """The problem whose share of passing replies is nearest to a half, complete replies only.
-
-    Empty where no problem has both kinds.
-    """
-    order = measures.order_by_problem(table).dropna(subset="auc")
+    """The problem whose complete replies pass nearest to half the time; empty without any."""
+    order = programs.order_by_problem(table).dropna(subset="auc")
     return str(order.problem[(order.prevalence - 0.5).abs().idxmin()]) if len(order) else ""
 
 
@@ -502,12 +448,9 @@ def why_not(table: pd.DataFrame) -> str:
 
 def curve_of(table: pd.DataFrame, problem: str) -> tuple[pd.DataFrame, float]:
     """Precision and recall over log-probability cutoffs of one problem, and its prevalence."""
-    own = measures.ranked_programs(table[table.problem == problem])
-    curve = measures.precision_recall(own.log_p.to_numpy(), own.passed.to_numpy())
+    own = programs.ranked_programs(table[table.problem == problem])
+    curve = programs.precision_recall(own.log_p.to_numpy(), own.passed.to_numpy())
     return curve, float(own.passed.mean())
-
-
-between = partial(as_text, whole_from=10, undefined="nan", alone="")
 
 
 def over_problems(table: pd.DataFrame, column: str) -> str:
@@ -527,19 +470,7 @@ def shortened(answer: str, longest: int) -> str:
     return answer if len(answer) <= longest else answer[: longest - 1] + "…"
 
 
-# The paper's examples of Fig. 11 and 12 as claims, decided on one model's draws.
-#
-# Knows when a claim is testable and at which number it is decided. Draws and counts nothing
-# itself.
-
-# Below these a claim is not testable.
-_PROBLEMS = 3  # problems that an interval is over
-_MANY = 6  # distinct passing programs: were all alike, the top three would hold half at most
-_DRAWS = 4  # passing draws among which pairs are compared
-# Where claims are decided.
-_DOMINATES = 0.5
-_ORDERED = 0.95  # AUC; 1 is a perfect order
-_FEW = 4  # equally likely programs
+# The paper's examples as claims, decided on one model's draws.
 
 
 def findings(replies: pd.DataFrame, asked: Sequence[Question], table: pd.DataFrame) -> pd.DataFrame:
@@ -559,23 +490,65 @@ def findings(replies: pd.DataFrame, asked: Sequence[Question], table: pd.DataFra
     rows = [
         _one_dominates(replies, [first], one, "Fig. 11"),
         _one_dominates(replies, others, "So it is when other names are asked for", OURS),
-        *_order(table),
-        _drawn_shape(table),
-        _whole_shape(table),
     ]
+    order = programs.order_by_problem(table).dropna(subset="auc")
+    passing = f", {order.prevalence.mean():.0%} of their programs pass" if len(order) else ""
+    auc = f"AUC {{auc}} over {{n}} problems{passing}"
+    drawn, whole = programs.shape_by_problem(table), same_program(table)
+    drawn, whole = drawn[drawn.passing >= _MANY], whole[whole.passing >= _DRAWS]
+    for claim, source, told, (kept, which), (column, at, more) in (
+        (
+            "Programs that pass and that fail interleave by log-probability",
+            "Fig. 12 (order)",
+            f"{auc} (decided at {_ORDERED:g}; 1 is a perfect order)",
+            (order, "with both kinds"),
+            ("auc", _ORDERED, False),
+        ),
+        (
+            "Log-probability puts programs that pass first more often than chance",
+            OURS,
+            f"{auc} (decided at 0.5)",
+            (order, "with both kinds"),
+            ("auc", 0.5, True),
+        ),
+        (
+            "Few of the drawn programs that pass hold most of their mass",
+            "Fig. 12 (shape)",
+            "the top three hold {top_3} of it, the top one {top_1}, over {n} problems with at "
+            f"least {_MANY} different ones (decided for three at 0.5)",
+            (drawn, f"with {_MANY} different passing programs"),
+            ("top_3", 0.5, True),
+        ),
+        (
+            "Few programs hold most of the mass of all that pass, undrawn ones included",
+            "Fig. 12 (shape)",
+            "two draws that pass are the same program with probability {same}, over {n} problems "
+            f"with at least {_DRAWS} of them (decided at 1/{_FEW}, as if {_FEW} programs were "
+            "equally likely)",
+            (whole, f"with {_DRAWS} passing draws"),
+            ("same", 1 / _FEW, True),
+        ),
+    ):
+        if len(kept) < _PROBLEMS:
+            few = f"problems {which}: {len(kept)}, {_PROBLEMS} are needed"
+            rows.append(Finding(claim, source, few if len(table) else NOT_RUN, NOT_TESTABLE))
+            continue
+        means = {name: over_problems(kept, name) for name in kept if f"{{{name}}}" in told}
+        mean = cluster_interval(kept, column, "problem", None)
+        said = decided(mean.low, mean.high, at) if more else decided(-mean.high, -mean.low, -at)
+        rows.append(Finding(claim, source, told.format(n=len(kept), **means), said))
     return pd.DataFrame(rows)
 
 
 def headline(replies: pd.DataFrame, asked: Sequence[Question], table: pd.DataFrame) -> dict:
     """The numbers that other pages quote, as text."""
-    texts = replies.text[replies.question == asked[0].label]
-    given = names(texts, asked[0].kind)
+    texts, given = _texts_and_names(replies, asked[0])
     said = {"city_names": share_of(len(given), len(texts)), "city_top": top_name(given)}
     said |= {"pass_1": "not run", "program_auc": "not run"}
     if len(table):
-        rate = measures.pass_rates(table, [1]).iloc[0]
+        rate = programs.pass_rates(table, [1]).iloc[0]
         said["pass_1"] = between(rate.estimate, rate.low, rate.high)
-        order = measures.order_summary(table).iloc[0]
+        order = programs.order_summary(table).iloc[0]
         said["program_auc"] = between(order.estimate, order.low, order.high)
     return said
 
@@ -583,8 +556,7 @@ def headline(replies: pd.DataFrame, asked: Sequence[Question], table: pd.DataFra
 def _one_dominates(replies, asked, claim: str, source: str) -> Finding:
     said, intervals = [], []
     for question in asked:
-        texts = replies.text[replies.question == question.label]
-        given = names(texts, question.kind)
+        _, given = _texts_and_names(replies, question)
         if len(given) < NAMES_NEEDED:
             told = f"{len(given)} replies are a name, at least {NAMES_NEEDED} are needed"
         else:
@@ -596,70 +568,3 @@ def _one_dominates(replies, asked, claim: str, source: str) -> Finding:
         return Finding(claim, source, found, NOT_TESTABLE)
     low, high = (min(getattr(own, end) for own in intervals) for end in ("low", "high"))
     return Finding(claim, source, found, decided(low, high, _DOMINATES))
-
-
-def _order(table: pd.DataFrame) -> list[Finding]:
-    kept = measures.order_by_problem(table).dropna(subset="auc") if len(table) else table
-    share = f", {kept.prevalence.mean():.0%} of their programs pass" if len(kept) else ""
-    told = f"AUC {{auc}} over {{n}} problems{share} "
-    few = "with both kinds"
-    return [
-        _over_problems(
-            "Programs that pass and that fail interleave by log-probability",
-            "Fig. 12 (order)",
-            (table, kept, few),
-            told + f"(decided at {_ORDERED:g}; 1 is a perfect order)",
-            ("auc", _ORDERED, False),
-        ),
-        _over_problems(
-            "Log-probability puts programs that pass first more often than chance",
-            OURS,
-            (table, kept, few),
-            told + "(decided at 0.5)",
-            ("auc", 0.5, True),
-        ),
-    ]
-
-
-def _drawn_shape(table: pd.DataFrame) -> Finding:
-    kept = measures.shape_by_problem(table) if len(table) else pd.DataFrame({"passing": []})
-    return _over_problems(
-        "Few of the drawn programs that pass hold most of their mass",
-        "Fig. 12 (shape)",
-        (table, kept[kept.passing >= _MANY], f"with {_MANY} different passing programs"),
-        "the top three hold {top_3} of it, the top one {top_1}, over {n} problems with at least "
-        f"{_MANY} different ones (decided for three at 0.5)",
-        ("top_3", 0.5, True),
-    )
-
-
-def _whole_shape(table: pd.DataFrame) -> Finding:
-    kept = same_program(table)
-    return _over_problems(
-        "Few programs hold most of the mass of all that pass, undrawn ones included",
-        "Fig. 12 (shape)",
-        (table, kept[kept.passing >= _DRAWS], f"with {_DRAWS} passing draws"),
-        "two draws that pass are the same program with probability {same}, over {n} problems with "
-        f"at least {_DRAWS} of them (decided at 1/{_FEW}, as if {_FEW} programs were equally "
-        "likely)",
-        ("same", 1 / _FEW, True),
-    )
-
-
-def _over_problems(claim: str, source: str, rows: tuple, told: str, rule: tuple) -> Finding:
-    """A claim about the mean of a column over problems, decided by its interval.
-
-    Args:
-        rows: the programs, the table of problems that count, and which these are in words.
-        told: what is found, with fields for columns and for `n`, the number of problems.
-        rule: the column, the number it is decided at, and whether more or less is claimed.
-    """
-    table, kept, which = rows
-    if len(kept) < _PROBLEMS:
-        few = f"problems {which}: {len(kept)}, {_PROBLEMS} are needed"
-        return Finding(claim, source, few if len(table) else NOT_RUN, NOT_TESTABLE)
-    column, at, more = rule
-    means = {name: over_problems(kept, name) for name in kept if f"{{{name}}}" in told}
-    mean = cluster_interval(kept, column, "problem", None)
-    said = decided(mean.low, mean.high, at) if more else decided(-mean.high, -mean.low, -at)
-    return Finding(claim, source, told.format(n=len(kept), **means), said)

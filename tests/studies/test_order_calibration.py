@@ -45,7 +45,6 @@ class Counting:
         return {"version": self.version}
 
     def judge(self, items):
-
         self.asked += list(items.text)
         return label_table(
             (Verdict(overall=10 if "a" in t else 1) for t in items.text), ["overall"]
@@ -130,7 +129,7 @@ def test_plans_have_names_of_their_own_for_every_seed(make):
 
 
 def test_the_papers_size():
-    sweep = order_calibration.paper(open_prompts())
+    sweep = order_calibration.paper()
     assert len(sweep.trees) == 10 and sweep.n_completions == 100**3
 
 
