@@ -85,7 +85,7 @@ def against_size(order: pd.DataFrame, pairs: list, published: pd.DataFrame) -> F
 
 
 def frontier_panels(table: pd.DataFrame, models: list[str], tasks: list[str]) -> Figure:
-    """A `Panel`'s settings by validity and diversity, a row per model, a column per task (Fig. 9)."""
+    """Diversity against validity of settings, a row per model, a column per task (Fig. 9)."""
     shape, height = (len(models), len(tasks)), 1.0 + 1.9 * len(models)
     options = {"sharex": True, "sharey": True, "squeeze": False}
     figure, axes = plt.subplots(*shape, figsize=(6.8, height), **options)
@@ -109,5 +109,5 @@ def frontier_panels(table: pd.DataFrame, models: list[str], tasks: list[str]) ->
 
 
 def split_of_models(points: pd.DataFrame) -> Figure:
-    """Order, shape and size parts of one decoder's loss (`split_table`), a bar per task and model."""
+    """Order, shape and size parts of one decoder's loss, a bar per task and model."""
     return split_bars(points.assign(decoder=points.model).sort_values(["task", "model"])).figure

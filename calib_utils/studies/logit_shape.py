@@ -4,6 +4,7 @@ Knows the paper's queries and its 18 published fits, and how a claim is decided 
 curves' families and the criterion are those of `theory.curves`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,10 +90,7 @@ def query_task(query: Query) -> Task:
 
 
 def sorted_logits(model: Model | str, query: Query, n_ranks: int = N_RANKS) -> np.ndarray:
-    """The highest logits of the next token, descending, float64. [rank]
-
-    The whole vocabulary where it is smaller than `n_ranks`.
-    """
+    """The highest logits of the next token, descending, float64, all if fewer. [rank]"""
     model = load_model(model)
     prompt = render_prompt(model, query_task(query))
     path = list(prompt.sequences.symbols[0]) if query.prefix else []
@@ -140,9 +138,8 @@ def bfloat16_table(curves: pd.DataFrame) -> pd.DataFrame:
     for query, y in curves.items():
         rounded = to_bfloat16(y.to_numpy())
         fit = two_part(rounded)
-        values = len(np.unique(rounded))
-        rows.append({"query": query, "values": values, "c": fit.c, "mse": fit.mse, "r2": fit.r2})
-    return pd.DataFrame(rows)
+        rows.append((query, len(np.unique(rounded)), fit.c, fit.mse, fit.r2))
+    return pd.DataFrame(rows, columns=["query", "values", "c", "mse", "r2"])
 
 
 def to_bfloat16(values) -> np.ndarray:
@@ -151,41 +148,34 @@ def to_bfloat16(values) -> np.ndarray:
     >>> to_bfloat16([20.07, 20.05]).tolist()
     [20.125, 20.0]
     """
-    values = torch.as_tensor(np.asarray(values, dtype=np.float32))
-    return values.bfloat16().double().numpy()
+    return torch.tensor(np.asarray(values)).float().bfloat16().double().numpy()
 
 
 def held_out_table(curves: pd.DataFrame) -> pd.DataFrame:
     """`curves.held_out_errors` of every query, with a column `query`."""
-    parts = [forms.held_out_errors(y.to_numpy()).assign(query=query) for query, y in curves.items()]
-    return pd.concat(parts, ignore_index=True)
+    return _of_each(curves, lambda _, y: forms.held_out_errors(y))
 
 
 def comparison(curves: pd.DataFrame, held_out: pd.DataFrame) -> pd.DataFrame:
     """`curves.compare` of every query, with a column `query`; `held_out` of the same curves."""
     errors = dict(list(held_out.groupby("query")))
-    parts = [
-        forms.compare(y.to_numpy(), errors[query]).assign(query=query)
-        for query, y in curves.items()
-    ]
+    return _of_each(curves, lambda query, y: forms.compare(y, errors[query]))
+
+
+def _of_each(curves: pd.DataFrame, of: Callable) -> pd.DataFrame:
+    parts = [of(query, y.to_numpy()).assign(query=query) for query, y in curves.items()]
     return pd.concat(parts, ignore_index=True)
 
 
 def pooled_ratios(held_out: pd.DataFrame) -> pd.DataFrame:
-    """Held-out error over the published form's, all queries together.
+    """Held-out error over the published form's, all queries together: family, ratio, low, high.
 
     Logarithms are averaged over queries within each block, and the interval is over blocks: the
     queries' curves are alike, so they do not count as so many more observations.
-
-    Returns:
-        A row per family: ratio, low, high.
     """
     means = held_out.groupby(["family", "block"], sort=False).log_ratio.mean()
-    rows = []
-    for family in FAMILIES:
-        ratio, low, high = np.exp(forms.mean_interval(means[family]))
-        rows.append({"family": family, "ratio": ratio, "low": low, "high": high})
-    return pd.DataFrame(rows)
+    rows = [(name, *np.exp(forms.mean_interval(means[name]))) for name in FAMILIES]
+    return pd.DataFrame(rows, columns=["family", "ratio", "low", "high"])
 
 
 def ratio_table(compared: pd.DataFrame, pooled: pd.DataFrame) -> pd.DataFrame:
@@ -214,9 +204,7 @@ def bic_table(compared: pd.DataFrame) -> pd.DataFrame:
 
 def published_fits() -> pd.DataFrame:
     """The paper's 18 fits: model, query, prefix, mse, r2, c, source, and our label of the query."""
-    table = pd.read_csv(
-        paths.package_data("published", "logit_shape.csv"), keep_default_na=False, na_filter=False
-    )
+    table = pd.read_csv(paths.package_data("published", "logit_shape.csv"), na_filter=False)
     labels = {(query.text, query.prefix): query.label for query in QUERIES}
     asked = zip(table["query"], table["prefix"], strict=True)
     return table.assign(label=[labels[pair] for pair in asked])
@@ -231,15 +219,10 @@ def beside_published(fits: pd.DataFrame, model: str) -> pd.DataFrame:
 
 
 def findings(fits: pd.DataFrame, held_out: pd.DataFrame) -> pd.DataFrame:
-    """The paper's description of sorted logits, decided on one model's tables.
+    """The paper's description of sorted logits, decided on `fit_table` and `held_out_table`.
 
-    Args:
-        fits: of `fit_table`.
-        held_out: of `held_out_table`.
-
-    Returns:
-        Columns claim, source, found, verdict. Fits are exact for the model file; a comparison is
-        decided by the interval over blocks (`pooled_ratios`), and not testable where it holds 1.
+    Columns claim, source, found, verdict. Fits are exact for the model file; a comparison is
+    decided by the interval over blocks (`pooled_ratios`), and not testable where it holds 1.
     """
     theirs, ratios = published_fits(), pooled_ratios(held_out).set_index("family")
     good, inside = near_published(fits)

@@ -124,10 +124,9 @@ def models(keys: Iterable[str]) -> pd.DataFrame:
 def study_of(
     results_dir: str | Path, key: str, task: str
 ) -> tuple[storage.Stored | None, list[tuple[str, str]]]:
-    """What chapter 03 stored of a model's task: the folder whose settings hold the oracle size.
+    """What chapter 03 stored of a model's task, if any stands, and what was left out (folder, why).
 
-    Returns:
-        None where there is none that stands; and what was left out, as (folder, why).
+    Of a task's folders it is the one whose settings hold the oracle size.
     """
     left_out = []
     for suffix in _SUFFIXES:
@@ -252,11 +251,8 @@ def testable(found: Panel, table: pd.DataFrame) -> pd.DataFrame:
 def pair_table(found: Panel) -> pd.DataFrame:
     """Larger less smaller and post-trained less base, for every pair of which both are here.
 
-    Order is paired by prompt and seed, tasks by task; the interval is a bootstrap over them. On
-    tasks both models' numbers are exact, and the interval says how far the tasks agree.
-
-    Returns:
-        Columns by, minus, model, measure, difference, low, high, over (what was paired).
+    Order is paired by prompt and seed, tasks by task (`over`); the interval is a bootstrap over
+    them. On tasks both models' numbers are exact, and the interval says how far the tasks agree.
     """
     return _pairs(found, _task_measures(found, split_table(found))).drop(columns="n")
 
@@ -398,11 +394,10 @@ def _oracle_best(parts: pd.DataFrame) -> tuple[str, str]:
 
 def _states(tasks: pd.DataFrame) -> tuple[str, str]:
     own = tasks[(tasks.task == "us-states") & tasks.order.notna()]
-    told = [
+    told = "; ".join(
         f"{row.model}: shape {row.shape:.2g}, order {row.order:.2g}" for row in own.itertuples()
-    ]
-    found = "; ".join(told) or reporting.too_low()
-    return found, verdict(len(own) > 0, own["shape"] - own.order)
+    )
+    return told or reporting.too_low(), verdict(len(own) > 0, own["shape"] - own.order)
 
 
 def _sums(tasks: pd.DataFrame) -> tuple[str, str]:
@@ -413,7 +408,6 @@ def _sums(tasks: pd.DataFrame) -> tuple[str, str]:
             free, bound = (model, f"rng-{n}"), (model, f"rng-{n}-sum-at-most-10")
             if {free, bound} <= set(share.index):
                 holds.append(share[bound] - share[free])
-                told.append(
-                    f"{model}, {n} digits: {share[free]:.0%} free, {share[bound]:.0%} bound"
-                )
+                shares = f"{share[free]:.0%} free, {share[bound]:.0%} bound"
+                told.append(f"{model}, {n} digits: {shares}")
     return "; ".join(told) or reporting.too_low(), verdict(bool(holds), holds)
