@@ -18,17 +18,8 @@ from calib_utils.models.loading import Model, load_model
 from calib_utils.models.scoring import logits_after
 from calib_utils.results import records
 from calib_utils.results.evaluation import render_prompt
-from calib_utils.studies.reporting import (
-    NOT_REPRODUCED,
-    NOT_TESTABLE,
-    OURS,
-    RATIO_AGREEMENT,
-    REPRODUCED,
-    Finding,
-    decided,
-    listed,
-    verdict,
-)
+from calib_utils.studies import reporting
+from calib_utils.studies.reporting import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, Finding, verdict
 from calib_utils.theory import curves as forms
 from calib_utils.theory.curves import FAMILIES, REFERENCE, Fit, two_part
 
@@ -230,12 +221,12 @@ def findings(fits: pd.DataFrame, held_out: pd.DataFrame) -> pd.DataFrame:
         f"R² from {fits.r2.min():.3f} to {fits.r2.max():.4f} (published: {theirs.r2.min():.3f} to "
         f"{theirs.r2.max():.4f}; decided at the lowest of those)"
     )
-    breaks = listed(fits["query"], fits.c, "{1} ({0})")
+    breaks = reporting.listed(fits["query"], fits.c, "{1} ({0})")
     c = f"c = {breaks}; published {theirs.c.min()} to {theirs.c.max()}, which decides"
     rows = [Finding(FITS, SOURCE, r2, good), Finding(BREAKS, SOURCE, c, inside)]
     for rival, claim in _RIVALS.items():
         ratio, low, high = ratios.loc[rival, ["ratio", "low", "high"]]
-        said = decided(np.log(low), np.log(high), 0.0, RATIO_AGREEMENT)
+        said = reporting.decided(np.log(low), np.log(high), 0.0, reporting.RATIO_AGREEMENT)
         found = (
             f"{_MISSES[said].format(NAMES[rival])}: squared error on held-out ranks "
             f"{_two_digits(ratio)} times that of {NAMES[REFERENCE]} ({_two_digits(low)} to "
@@ -244,7 +235,7 @@ def findings(fits: pd.DataFrame, held_out: pd.DataFrame) -> pd.DataFrame:
         # Any two points lie on a line.
         if rival == "two_part_log_head" and (fits.c <= 2).all():
             said, found = NOT_TESTABLE, "every head has two ranks"
-        rows.append(Finding(claim, f"App. I, {OURS}", found, said))
+        rows.append(Finding(claim, f"App. I, {reporting.OURS}", found, said))
     return pd.DataFrame(rows)
 
 

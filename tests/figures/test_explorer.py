@@ -136,12 +136,6 @@ def test_white_space_and_controls_are_visible(tiny, small_task, monkeypatch):
     assert all(text.isprintable() and text for text in texts)
 
 
-def test_the_page_has_the_figures_colours():
-    sheet = (paths.book_dir() / "assets" / "explorer.css").read_text(encoding="utf-8")
-    assert f"--cu-valid: {figures.BLUE};" in sheet
-    assert f"--cu-invalid: {figures.VERMILION};" in sheet
-
-
 @pytest.fixture(scope="module")
 def kept(tiny, tmp_path_factory):
     """(a tiny model, its steps, the results folder)."""
@@ -339,6 +333,9 @@ def test_colours_are_those_of_the_figures(written):
     assert index["colours"] == wanted | {
         cause: colour for cause, (colour, _) in figures.CAUSES.items()
     }
+    sheet = (paths.book_dir() / "assets" / "explorer.css").read_text(encoding="utf-8")
+    assert f"--cu-valid: {figures.BLUE};" in sheet
+    assert f"--cu-invalid: {figures.VERMILION};" in sheet
 
 
 def test_the_numbers_are_the_stored_rows(written):

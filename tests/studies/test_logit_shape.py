@@ -175,12 +175,6 @@ def test_tables_hold_each_query_once_and_the_interval_of_c_its_breakpoint():
     assert set(both.model[both.whose == "here"]) == {"ours"}
 
 
-def test_bfloat16_leaves_few_values_and_more_error():
-    curves = curves_of("two_part")
-    table, fits = logit_shape.bfloat16_table(curves), logit_shape.fit_table(curves)
-    assert table["values"][0] < 300 and table.mse[0] > fits.mse[0]
-
-
 def test_figures_show_what_the_tables_hold():
     import matplotlib
 
