@@ -251,7 +251,7 @@ def test_steps_are_looked_at_by_check(tmp_path):
     path = folder / "rng-3.json"
     text = path.read_text(encoding="utf-8")
     path.write_text(text.replace('"convention": 1', '"convention": 0'), encoding="utf-8")
-    assert "of convention 0 of steps" in findings() and "run 03_oracle_cutoffs again" in findings()
+    assert "of convention 0 of steps" in findings() and "delete rng-3.json and run" in findings()
     path.write_text(text.replace(EMBEDDED[SMALL].sha256, "1" * 64), encoding="utf-8")
     assert "the weights are not those of" in findings()
     path.write_text(text[:-9], encoding="utf-8")
