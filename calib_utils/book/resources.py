@@ -1,15 +1,14 @@
 """What a run will take, before it runs: the size of a model, memory, disk, a rough time.
 
-Knows the panel's table, config files, the headers of weight files, and how long the notebooks took
-for one small model (`data/panel/seconds.csv`). Loads no weights; asks the hub only for what is
-neither in the table nor here. A forecast is not a measurement, and nothing here is stored as one.
+Knows the panel's table, config files, headers of weight files, and how long the notebooks took for
+one small model (`data/panel/seconds.csv`). Loads no weights, and stores nothing as a measurement.
 """
 
 import json
 import math
 import os
 import shutil
-import time
+import timeit
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +40,18 @@ _GGUF_FIELDS = {
     "hidden_size": "embedding_length",
 }
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+PROBE, PROBE_TASK = "probe", "rng-2"
+_TIMED = "smollm2-135m-instruct"  # the one model for which every timed notebook was run
+SPREAD = 3  # times of the other embedded models are within this factor of those scaled from it
+_BASE_BYTES = 0.55e9  # Python, torch and transformers, measured before any weights
+# Memory beside the model was 2 to 4 times the logits of a batch (benchmarks/results/scaling.json).
+_LOGIT_COPIES = 4
+_ROW_TOKENS = 150  # the longest prompt of the controlled tasks in a chat template, and an answer
+_LEVELS = 8  # steps of an answer whose caches the branched way holds at once, at most
+# A job that asks for too little is killed, one that asks for too much waits a little longer.
+_MARGIN = 1.5
+_LEAST_MINUTES = 10
+_DRIVER_BYTES = 1e9  # the command beside the kernel of a notebook
 
 
 @dataclass(frozen=True)
@@ -90,18 +101,17 @@ def size_of(name: str | Path, revision: str | None = None) -> ModelSize:
             f"{text} does not tell its size ({type(error).__name__}: {error}): restore its "
             "config.json, or fetch it again"
         ) from error
-    names = [one.load_name for one in registry.checkpoints()]
+    names = (one.load_name for one in registry.checkpoints())
     raise UnknownNameError("model", text, names, "Or a folder or .gguf.")
 
 
 def size_of_checkpoint(one: Checkpoint) -> ModelSize:
     """The size of a checkpoint of the panel's table."""
-    disk, source = one.parameters * BYTES["float32"], "the file"
     if one.hub:
         disk = one.parameters * BYTES[one.dtype]
         source = f"data/panel/checkpoints.csv, sizes {one.sizes}"
     else:  # the file itself, and its copy in float32
-        disk += EMBEDDED[one.name].size
+        disk, source = EMBEDDED[one.name].size + one.parameters * BYTES["float32"], "the file"
     return _from_config(one.load_name, one.architecture, one.parameters, one.active, disk, source)
 
 
@@ -168,11 +178,10 @@ def _from_config(name, config: Mapping, total, active, disk, source) -> ModelSiz
     elif every := config.get("full_attention_interval"):
         recurrent = layers - layers // every
     if recurrent:
+        parts, kernel = ("key", "value"), config.get("linear_conv_kernel_dim", 4)
         key, value = (
-            config[f"linear_num_{part}_heads"] * config[f"linear_{part}_head_dim"]
-            for part in ("key", "value")
+            config[f"linear_num_{part}_heads"] * config[f"linear_{part}_head_dim"] for part in parts
         )
-        kernel = config.get("linear_conv_kernel_dim", 4)
         state = value * config["linear_key_head_dim"] + (2 * key + value) * kernel
     numbers = {
         "vocabulary": config["vocab_size"],
@@ -186,30 +195,8 @@ def _from_config(name, config: Mapping, total, active, disk, source) -> ModelSiz
     )
 
 
-# Forecasts
-
-PROBE, PROBE_TASK = "probe", "rng-2"
-_TIMED = "smollm2-135m-instruct"  # the one model for which every timed notebook was run
-# The times of the other embedded models are within this factor of those scaled from it.
-SPREAD = 3
-# Python, torch and transformers, measured before any weights.
-_BASE_BYTES = 0.55e9
-# Memory beside the model was 2 to 4 times the logits of a batch (benchmarks/results/scaling.json).
-_LOGIT_COPIES = 4
-_ROW_TOKENS = 150  # the longest prompt of the controlled tasks in a chat template, and an answer
-_LEVELS = 8  # steps of an answer whose caches the branched way holds at once, at most
-# A job that asks for too little is killed, one that asks for too much waits a little longer.
-_MARGIN = 1.5
-_LEAST_MINUTES = 10
-_DRIVER_BYTES = 1e9  # the command beside the kernel of a notebook
-
-
 def memory(size: ModelSize, dtype: str = "float32", device: str = "cpu") -> float:
-    """Bytes that exact evaluation takes at most with default batches, the weights included.
-
-    Raises:
-        InvalidRequestError: a dtype that does not exist.
-    """
+    """Bytes that exact evaluation takes at most with default batches, the weights included."""
     if dtype not in BYTES:
         raise InvalidRequestError(f"dtype={dtype!r} does not exist: choose from {', '.join(BYTES)}")
     kind, packed = device.split(":")[0], size.model_type in scoring.PACKABLE
@@ -227,10 +214,8 @@ def memory(size: ModelSize, dtype: str = "float32", device: str = "cpu") -> floa
 def seconds(size: ModelSize, probe_s: float | None = None) -> pd.Series:
     """CPU seconds of every notebook that was timed, by name; the truth is within `SPREAD` of it.
 
-    The times of one small model are scaled by the parameters that a token passes through.
-
-    Args:
-        probe_s: of `measure_probe` on this machine; then by the ratio of the probes instead.
+    Those of one small model, scaled by the parameters that a token passes through; or, given
+    `probe_s` of `measure_probe` on this machine, by the ratio of the probes.
     """
     table = pd.read_csv(paths.package_data("panel", "seconds.csv"))
     table = table[(table.model == _TIMED) & (table.source == "run")]
@@ -243,20 +228,14 @@ def seconds(size: ModelSize, probe_s: float | None = None) -> pd.Series:
 
 def measure_probe(model: Model | str) -> float:
     """Wall seconds of a small exact evaluation, the second time, when nothing has to be set up."""
-    for _ in range(2):
-        began = time.perf_counter()
-        evaluate(model, PROBE_TASK)
-        wall = time.perf_counter() - began
-    return wall
+    return timeit.repeat(lambda: evaluate(model, PROBE_TASK), number=1, repeat=2)[-1]
 
 
 def resources(names: Iterable[str], dtype: str = "float32", gpu_gb: float = 0.0) -> list[dict]:
     """What to ask a batch system for, for each model: `model`, `key`, `gpus`, `mem_mb`, `minutes`.
 
-    Minutes are CPU time also where a GPU is asked for, since no rate of one was measured.
-
-    Args:
-        gpu_gb: memory of one GPU, 10^9 bytes; 0 asks for none.
+    Minutes are CPU time also where a GPU is asked for, since no rate of one was measured. `gpu_gb`
+    is the memory of one GPU, 10^9 bytes; 0 asks for none.
 
     Raises:
         InvalidRequestError: a negative size of a GPU, or two models that would share a folder.
@@ -270,18 +249,12 @@ def resources(names: Iterable[str], dtype: str = "float32", gpu_gb: float = 0.0)
         needed = memory(size, dtype, "cuda" if gpu_gb else "cpu") * _MARGIN
         # A loader holds the weights in main memory before they go to the device.
         held = size.weight_bytes(dtype) * _MARGIN + _DRIVER_BYTES if gpu_gb else needed
-        times = seconds(size)
+        gpus = math.ceil(needed / (gpu_gb * 1e9)) if gpu_gb else 0
+        row = {"model": name, "key": key, "gpus": gpus}
+        row["mem_mb"] = math.ceil((held + _DRIVER_BYTES) / 1e6)
         # A notebook that was never timed counts as much as the others do.
-        mean = times.sum() / len(times) * SPREAD / 60
-        found.append(
-            {
-                "model": name,
-                "key": key,
-                "gpus": math.ceil(needed / (gpu_gb * 1e9)) if gpu_gb else 0,
-                "mem_mb": math.ceil((held + _DRIVER_BYTES) / 1e6),
-                "minutes": max(_LEAST_MINUTES, math.ceil(mean * len(notebooks.notebook_names()))),
-            }
-        )
+        minutes = seconds(size).mean() * SPREAD / 60 * len(notebooks.notebook_names())
+        found.append(row | {"minutes": max(_LEAST_MINUTES, math.ceil(minutes))})
     keys = [one["key"] for one in found]
     if twice := sorted({key for key in keys if keys.count(key) > 1}):
         raise InvalidRequestError(
@@ -300,15 +273,15 @@ def report(size: ModelSize, dtype: str, device: str, probe_s: float | None = Non
     by = f"scaled from {_TIMED} by parameters; --measure times this model and machine"
     if probe_s is not None:
         by = f"times follow from {probe_s:.2g} s for {PROBE_TASK}, taken just now"
+    disk = f"{_gb(size.disk_bytes)} to fetch or convert unless it is cached; {_gb(free)} free"
+    billions = f"{size.parameters / 1e9:.3g} B{active}"
+    clock = f"{_clock(times.sum())} for {len(times)} notebooks"
     lines = [
         f"FORECAST for {size.name}, {dtype} on {device}; not a measurement",
-        f"  parameters  {size.parameters / 1e9:.3g} B{active}, vocabulary {size.vocabulary:,} "
-        f"({size.source})",
+        f"  parameters  {billions}, vocabulary {size.vocabulary:,} ({size.source})",
         f"  memory      {_gb(needed)} at most" + (f"; here {_gb(here)}" if here else ""),
-        f"  disk        {_gb(size.disk_bytes)} to fetch or convert unless it is cached; "
-        f"{_gb(free)} free",
-        f"  CPU time    {_clock(times.sum())} for {len(times)} notebooks, within a factor of "
-        f"{SPREAD} either way",
+        f"  disk        {disk}",
+        f"  CPU time    {clock}, within a factor of {SPREAD} either way",
         f"              {by}",
     ]
     if untimed := sorted(set(notebooks.notebook_names()) - set(times.index)):

@@ -1,8 +1,7 @@
 """One real decoding step, small enough for a page; steps kept as files; the explorer page's data.
 
-A model, a task and the beginning of an answer in; tokens, gaps and a binned tail out, as data and
-as HTML that `book/assets/explorer.js` brings to life. Knows nothing of how a rule cuts: the page
-does. What is written for the book's page is stored rows and kept steps; it loads no model.
+Tokens, gaps and a binned tail, as data and as HTML that `book/assets/explorer.js` brings to life.
+Knows nothing of how a rule cuts: the page does.
 """
 
 import html
@@ -46,8 +45,8 @@ ANSWERS = {
 PAGE_FOLDER = "explorer"  # below the built book's `_static`
 MEASURES = ("validity", "diversity", "sequence_precision", "sequence_recall")
 COLUMNS = (*KEY, *MEASURES, *PARTS, "on_frontier")
-# Of tokens, as in Fig. 1.
-GROUPS = ("valid and frequent", "valid and rare", "invalid")
+GROUPS = ("valid and frequent", "valid and rare", "invalid")  # of tokens, as in Fig. 1
+_MOST_STEPS = 3  # kept of an answer
 N_TOP, MIN_TEMPERATURE = 150, 0.1
 MAX_ERROR = 1e-4  # relative, of Z, at any temperature from MIN_TEMPERATURE on
 # A bin's width over the temperature, where its mass can matter. Taking the mean of its gaps costs
@@ -81,8 +80,8 @@ class Bin(NamedTuple):
 class StepData:
     """One step: its top tokens and every valid one by name, the rest in bins; no temperature yet.
 
-    `tail` covers all ranks from `n_listed` on, valid ones included; each of these starts a bin, so
-    that whether a cutoff keeps it never rests on interpolation.
+    `tail` covers all ranks from `n_listed` on; a valid one starts a bin, so that whether a cutoff
+    keeps it never rests on interpolation.
     """
 
     task: str
@@ -97,9 +96,9 @@ class StepData:
     @classmethod
     def from_json(cls, content: dict) -> "StepData":
         """What `to_json` wrote, parsed; raises TypeError where fields are missing or too many."""
-        tokens = tuple(Token(*row) for row in content["tokens"])
-        tail = tuple(Bin(*row) for row in content["tail"])
-        return cls(**content | {"tokens": tokens, "tail": tail})
+        lists = (("tokens", Token), ("tail", Bin))
+        named = {name: tuple(of(*row) for row in content[name]) for name, of in lists}
+        return cls(**content | named)
 
     def to_json(self) -> str:
         """One line; tokens and bins are lists there, without the names of their fields."""
@@ -140,14 +139,11 @@ def step_data(model: Model | str, task: Task | str, prefix: str = "", end: str =
 
 
 def steps_along(
-    model: Model | str, task: Task | str, answer: str, end: str = "eos", most: int = 3
+    model: Model | str, task: Task | str, answer: str, end: str = "eos"
 ) -> list[StepData]:
-    """The first steps of one answer at which several next tokens lead to answers, at most `most`.
+    """The first steps of one answer, at most three, where a cutoff has several valid tokens.
 
-    Where only one token is valid, or only an end, there is nothing for a cutoff to choose.
-
-    Raises:
-        InvalidRequestError: not an answer of the task.
+    Raises InvalidRequestError where it is not an answer of the task.
     """
     model, task = load_model(model), get_task(task)
     if answer not in task.answers:
@@ -158,11 +154,13 @@ def steps_along(
     path = prompt.sequences.symbols[prompt.sequences.answer.index(task.answers.index(answer))]
     trie, found = prompt.trie, []
     for length, node in enumerate(_nodes(trie, path)):
-        if trie.node_branching[node] > 1 and trie.node_count[node] > 1 and len(found) < most:
+        if trie.node_branching[node] > 1 and trie.node_count[node] > 1:
             text = _text_after(model.tokenizer, prompt, path[:length])
             # A base model may write the space before its answer as a token of its own.
             prefix = text or prompt.lead.translate(_VISIBLE) * bool(length)
             found.append(_step(model, task, prompt, path[:length], prefix))
+        if len(found) == _MOST_STEPS:
+            break
     return found
 
 
@@ -180,14 +178,12 @@ def groups_of(step: StepData) -> list[str]:
 def group_masses(step: StepData, temperatures: np.ndarray) -> pd.DataFrame:
     """Probability of each group at each temperature: a row per temperature, summing to 1."""
     groups, gaps = np.array(groups_of(step)), np.array([token.gap for token in step.tokens])
-    p = np.exp(
-        -gaps[:, None] / temperatures - [step.log_partition(one) for one in temperatures]
-    )  # [token, temperature]
-    table = pd.DataFrame({"temperature": temperatures})
-    for group in GROUPS[:2]:
-        table[group] = p[groups == group].sum(0)
+    log_z = [step.log_partition(one) for one in temperatures]
+    p = np.exp(-gaps[:, None] / temperatures - log_z)  # [token, temperature]
     # Valid tokens are all listed, invalid ones are not.
-    return table.assign(**{GROUPS[2]: 1 - table[[*GROUPS[:2]]].sum(axis=1)})
+    frequent, rare = (p[groups == group].sum(0) for group in GROUPS[:2])
+    masses = (temperatures, frequent, rare, 1 - (frequent + rare))
+    return pd.DataFrame(dict(zip(("temperature", *GROUPS), masses, strict=True)))
 
 
 def tail_bins(gaps: np.ndarray, starts: np.ndarray, n_vocab: int) -> tuple[Bin, ...]:
@@ -199,7 +195,6 @@ def tail_bins(gaps: np.ndarray, starts: np.ndarray, n_vocab: int) -> tuple[Bin, 
     Args:
         gaps: [token], ascending, in nats below the top logit.
         starts: positions in `gaps` at which a bin has to begin.
-        n_vocab: tokens of the whole vocabulary.
     """
     knee = MIN_TEMPERATURE * (log_vocab := math.log(n_vocab))
     level = np.minimum(gaps, knee) / (_RELATIVE_WIDTH * MIN_TEMPERATURE)
@@ -212,8 +207,7 @@ def tail_bins(gaps: np.ndarray, starts: np.ndarray, n_vocab: int) -> tuple[Bin, 
 
 def explorer(step: StepData, source: str) -> HTML:
     """The figure, all but the book's `explorer.js` and `explorer.css`; `source` of its numbers."""
-    # Token texts may hold anything, "</script" included.
-    data = step.to_json().replace("<", "\\u003c")
+    data = step.to_json().replace("<", "\\u003c")  # a token may be "</script"
     n_valid = sum(token.n_answers > 0 for token in step.tokens)
     place = f"after “{step.prefix}”" if step.prefix else "first token"
     title = html.escape(f"Explorer of one step: {step.task}, {place}, {step.model}")
@@ -238,15 +232,10 @@ def _step(model: Model, task: Task, prompt: Prompt, path: Sequence[int], prefix:
     answers = dict(zip(table.symbol[own].tolist(), counts.tolist(), strict=True))
     n_listed = min(N_TOP, len(order))
     deep = n_listed + np.flatnonzero(np.isin(order[n_listed:], list(answers)))
-    tokens = [
-        Token(
-            _visible(model.tokenizer, int(order[rank])),
-            rank,
-            round(float(gaps[rank]), 6),
-            answers.get(int(order[rank]), 0),
-        )
-        for rank in [*range(n_listed), *deep.tolist()]
-    ]
+    tokens = []
+    for rank in [*range(n_listed), *deep.tolist()]:
+        token, gap = int(order[rank]), round(float(gaps[rank]), 6)
+        tokens.append(Token(_visible(model.tokenizer, token), rank, gap, answers.get(token, 0)))
     tail = tail_bins(gaps[n_listed:], deep - n_listed, len(order))
     known = (task.name, model.key, task.prompt, prefix, len(order), n_listed)
     return StepData(*known, tuple(tokens), tail)
@@ -267,14 +256,12 @@ def _text_after(tokenizer, prompt: Prompt, path: Sequence[int]) -> str:
 
 
 def _visible(tokenizer, token: int) -> str:
-    """A token's text with white space and control characters made visible."""
     text = tokenizer.decode([token], **_EXACTLY).translate(_VISIBLE)
     shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return "".join(shown) or f"#{token}"
 
 
-# Steps kept beside a model's tables, a file a task. They are computed whenever their chapter runs;
-# a file changes only when they do, by more than machines differ in float32.
+# Steps kept beside a model's tables, a file a task; it changes by more than rounding or not at all.
 
 
 def path_of(results_dir: str | Path, model_key: str, task: str) -> Path:
@@ -282,19 +269,16 @@ def path_of(results_dir: str | Path, model_key: str, task: str) -> Path:
     return Path(results_dir) / model_key / STEPS_FOLDER / f"{task}.json"
 
 
-def keep(
-    model: Model, tasks: Iterable[str], end: str, results_dir: str | Path
-) -> dict[str, list[StepData]]:
-    """The steps of those tasks that `ANSWERS` names, by task, computed here and kept.
+def keep(model: Model, tasks: Iterable[str], end: str, results_dir: str | Path) -> dict:
+    """The steps, a list, of those tasks that `ANSWERS` names, by task, computed here and kept.
 
-    Raises:
-        ResultsError: steps of other weights hold the place, or it cannot be written.
+    Raises ResultsError where steps of other weights hold the place, or it cannot be written.
     """
     found = {}
     for task in filter(ANSWERS.__contains__, tasks):
         steps = found[task] = steps_along(model, task, ANSWERS[task], end)
-        record = {**records.of_model(model), "task": task, "end": end}
-        record["convention"] = conventions.CURRENT[STEPS_FOLDER]
+        convention = conventions.CURRENT[STEPS_FOLDER]
+        record = records.of_model(model) | {"task": task, "end": end, "convention": convention}
         path = path_of(results_dir, model.key, task)
         if path.exists():
             kept, old = read(path)
@@ -303,20 +287,15 @@ def keep(
                 continue
         lines = ",\n".join(step.to_json() for step in steps)
         head = json.dumps(record, sort_keys=True)
-        text = f'{{"record": {head},\n"steps": [\n{lines}\n]}}\n'
         try:
-            files.keep(path, text.encode())
+            files.keep(path, f'{{"record": {head},\n"steps": [\n{lines}\n]}}\n'.encode())
         except OSError as error:
             raise records.unwritable(path, error) from error
     return found
 
 
 def read(path: Path) -> tuple[list[StepData], dict]:
-    """Kept steps, and the record of what they are of.
-
-    Raises:
-        ResultsError: not such a file, or steps that cannot be.
-    """
+    """Kept steps, and the record of what they are of; ResultsError where they cannot be."""
     paths.note_read(path)
     why = "it is incomplete"
     try:
@@ -343,7 +322,7 @@ def _complete(step: StepData) -> bool:
 def alike(one: StepData, other: StepData) -> bool:
     """Whether two steps are the same up to rounding, in which near ties may change places."""
 
-    def facts(step: StepData) -> tuple:
+    def facts(step):
         valid = sorted((t.text, t.n_answers, t.gap) for t in step.tokens if t.n_answers)
         exact = vars(step) | {"tail": None, "tokens": [named[:2] for named in valid]}
         gaps = [token.gap for token in step.tokens[: step.n_listed]]
@@ -353,8 +332,7 @@ def alike(one: StepData, other: StepData) -> bool:
     return exact == exact_other and bool(np.abs(gaps - gaps_other).max() <= _ROUNDING)
 
 
-# The explorer page. Opened from a file it may load scripts but no data, so each model's data is a
-# script that calls a function of `book/assets/explorer.js`.
+# The explorer page. Opened from a file it may load scripts but no data: each model's is a script.
 
 
 def write(results_dir: str | Path, folder: str | Path) -> pd.DataFrame:
@@ -384,8 +362,8 @@ def write(results_dir: str | Path, folder: str | Path) -> pd.DataFrame:
                     f"{stored.settings.n_answers.iloc[0]} answers, "
                     f"convention {record['convention']}"
                 )
-                asked = {"prompt": record["prompt"], "source": source}
-                shown[task] = {**asked, "rows": rows, "steps": steps}
+                shown[task] = {"prompt": record["prompt"], "source": source}
+                shown[task] |= {"rows": rows, "steps": steps}
         if shown:
             script = f"calibUtilsModel({_js(known.model)}, {_js(shown)});\n"
             (folder / f"model-{known.model}.js").write_text(script, encoding="utf-8")
@@ -393,8 +371,8 @@ def write(results_dir: str | Path, folder: str | Path) -> pd.DataFrame:
     models.sort(key=lambda one: one["key"] != DEFAULT_MODEL)  # the default first
     colours = {rule.name: RULE_COLOURS[rule.name] for rule in table3_rules()}
     colours |= {cause: colour for cause, (colour, _) in CAUSES.items()}
-    index = {"models": models, "colours": colours, "columns": COLUMNS}
-    script = f"globalThis.calibUtilsModels = {_js(index)};\n"
+    index = _js({"models": models, "colours": colours, "columns": COLUMNS})
+    script = f"globalThis.calibUtilsModels = {index};\n"
     (folder / "index.js").write_text(script, encoding="utf-8")
     return pd.DataFrame(left_out, columns=["folder", "why"])
 
@@ -416,17 +394,13 @@ def _rows(stored: Stored, task: str) -> list[list]:
 
 def _short(value: str | float) -> str | float | None:
     """A number in few digits that rounds to the same three as the stored one; null if none."""
-    if isinstance(value, str):
-        return value
-    if pd.isna(value):
-        return None
+    if isinstance(value, str) or pd.isna(value):
+        return value if isinstance(value, str) else None
     short = float(f"{value:.8g}")
     return short if f"{short:.3g}" == f"{value:.3g}" else value
 
 
-def _steps(
-    results_dir: str | Path, key: str, task: str, record: dict
-) -> tuple[list[dict], list[tuple[str, str]]]:
+def _steps(results_dir: str | Path, key: str, task: str, record: dict) -> tuple[list, list]:
     """Kept steps of the weights and the question that the task's rows are of; what was left out."""
     path = path_of(results_dir, key, task)
     if not path.is_file():
@@ -435,19 +409,18 @@ def _steps(
         steps, own = read(path)
     except ResultsError as error:
         return [], [(f"{key}/{path.name}", str(error))]
-    same = {
-        "weights": own["weights_sha256"] == record["weights_sha256"],
-        "dtype": own["dtype"] == record["dtype"],
-        "end": own["end"] == record["policies"]["end"],
-        "convention": conventions.is_current(conventions.STEPS, own),
+    wanted = {
+        "weights_sha256": record["weights_sha256"],
+        "dtype": record["dtype"],
+        "end": record["policies"]["end"],
+        "convention": conventions.CURRENT[STEPS_FOLDER],
     }
-    differs = [name for name, equal in same.items() if not equal]
-    if differs:
+    if differs := [name.split("_")[0] for name, value in wanted.items() if own.get(name) != value]:
         why = f"of another {' and '.join(differs)} than the rows: run 03_oracle_cutoffs again"
         return [], [(f"{key}/{path.name}", why)]
     return [vars(step) for step in steps], []
 
 
 def _js(data: dict | str) -> str:
-    """JSON in ASCII: as it stands, an expression of JavaScript."""
+    """JSON in ASCII, which is JavaScript."""
     return json.dumps(data, separators=(",", ":"), allow_nan=False)

@@ -4,7 +4,6 @@ Knows matplotlib, and the colours of `figures`; computes nothing that a table sh
 """
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -19,7 +18,7 @@ from calib_utils.studies.order_calibration import ITEMS, JUDGES, TEXTS
 # One colour a family, in the order in which families are met; grey when there are more.
 _COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, "#8c6d31")
 _MARKERS = {"post-trained": "o", "base": "s"}
-_ROWS = {"area": ("area", "random_area"), "recall_at": ("recall at precision .8", None)}
+_ROWS = {"area": "area", "recall_at": "recall at precision .8"}
 _SHORT = {"us-states": "states", "rng-3-sum-at-most-10": "rng-3, sum ≤ 10"}
 
 
@@ -39,7 +38,7 @@ def against_size(order: pd.DataFrame, pairs: list, published: pd.DataFrame) -> F
     colours = {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(families)}
     for column, kind in enumerate((ITEMS, TEXTS)):
         own = order[order.kind == kind].set_index("model")
-        for row, (measure, (title, random)) in enumerate(_ROWS.items()):
+        for row, (measure, title) in enumerate(_ROWS.items()):
             ax = axes[row, column]
             for first, second in pairs:
                 if {first, second} <= set(own.index):
@@ -48,24 +47,18 @@ def against_size(order: pd.DataFrame, pairs: list, published: pd.DataFrame) -> F
             for one in own.itertuples():
                 value = getattr(one, measure)
                 low, high = (getattr(one, f"{measure}_{end}") for end in ("low", "high"))
-                ax.errorbar(
-                    one.parameters,
-                    value,
-                    yerr=np.array([[max(value - low, 0)], [max(high - value, 0)]]),
-                    marker=_MARKERS.get(one.stage, "D"),
-                    color=colours[one.family],
-                    markersize=8,
-                    capsize=3,
-                    linewidth=1.4,
-                )
-                if random:
-                    ax.plot(one.parameters, getattr(one, random), "_", color="black", markersize=16)
+                bar = [[max(value - low, 0)], [max(high - value, 0)]]
+                style = {"marker": _MARKERS.get(one.stage, "D"), "color": colours[one.family]}
+                style |= {"markersize": 8, "capsize": 3, "linewidth": 1.4}
+                ax.errorbar(one.parameters, value, yerr=bar, **style)
+            tick = {"linestyle": "none", "marker": "_"}
+            if measure == "area":
+                ax.plot(own.parameters, own.random_area, color="black", markersize=16, **tick)
             if kind == TEXTS:
                 ax.plot(published.parameters, published[measure], "D", mfc="none", color="#555555")
-                if random:
-                    ax.plot(
-                        published.parameters, published[random], "_", color="#999999", markersize=10
-                    )
+                if measure == "area":
+                    style = {"color": "#999999", "markersize": 10} | tick
+                    ax.plot(published.parameters, published.random_area, **style)
             ax.set(xscale="log", ylim=(-0.04, 1.04), yticks=TICKS)
             if column == 0:
                 ax.set_ylabel(title)
@@ -77,11 +70,7 @@ def against_size(order: pd.DataFrame, pairs: list, published: pd.DataFrame) -> F
     ticks = [t * 1e9 for t in (0.1, 0.3, 1, 3, 10, 30, 100) if t * 1e9 < 3 * biggest]
     axes[0, 0].set_xticks(ticks, [f"{t / 1e9:g}" for t in ticks])
     axes[0, 0].minorticks_off()
-    _legend(figure, colours, order)
-    return figure
 
-
-def _legend(figure: Figure, colours: dict, order: pd.DataFrame) -> None:
     def key(label, marker, colour, **more):
         return Line2D([], [], linestyle="none", marker=marker, color=colour, label=label, **more)
 
@@ -92,17 +81,14 @@ def _legend(figure: Figure, colours: dict, order: pd.DataFrame) -> None:
     handles.append(key("random order", "_", "black", markersize=12))
     figure.tight_layout(rect=(0, 0.11, 1, 1))
     figure.legend(handles=handles, loc="lower center", ncol=4, frameon=False)
+    return figure
 
 
 def frontier_panels(table: pd.DataFrame, models: list[str], tasks: list[str]) -> Figure:
-    """Validity and diversity of every setting, a row per model and a column per task (Fig. 9).
-
-    Args:
-        table: settings of `model_panel.Panel`.
-    """
-    shape = (len(models), len(tasks))
-    size = (6.8, 1.0 + 1.9 * len(models))
-    figure, axes = plt.subplots(*shape, figsize=size, sharex=True, sharey=True, squeeze=False)
+    """Diversity against validity of settings, a row per model, a column per task (Fig. 9)."""
+    shape, height = (len(models), len(tasks)), 1.0 + 1.9 * len(models)
+    options = {"sharex": True, "sharey": True, "squeeze": False}
+    figure, axes = plt.subplots(*shape, figsize=(6.8, height), **options)
     for row, model in enumerate(models):
         for column, task in enumerate(tasks):
             ax = axes[row, column]
@@ -117,17 +103,11 @@ def frontier_panels(table: pd.DataFrame, models: list[str], tasks: list[str]) ->
                 ax.set_ylabel(two_lines(model), fontsize=9)
     figure.supylabel("diversity", fontsize=11, x=0.01)
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    bottom = 0.5 / size[1]
-    figure.tight_layout(rect=(0.01, bottom, 1, 1))
+    figure.tight_layout(rect=(0.01, 0.5 / height, 1, 1))
     figure.legend(handles, labels, loc="lower center", ncol=3, frameon=False)
     return figure
 
 
 def split_of_models(points: pd.DataFrame) -> Figure:
-    """Order, shape and size parts of the loss, a bar per task and model.
-
-    Args:
-        points: rows of `model_panel.split_table` of one decoder.
-    """
-    ax = split_bars(points.assign(decoder=points.model).sort_values(["task", "model"]))
-    return ax.figure
+    """Order, shape and size parts of one decoder's loss, a bar per task and model."""
+    return split_bars(points.assign(decoder=points.model).sort_values(["task", "model"])).figure

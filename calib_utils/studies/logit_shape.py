@@ -4,11 +4,13 @@ Knows the paper's queries and its 18 published fits, and how a claim is decided 
 curves' families and the criterion are those of `theory.curves`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from calib_utils import paths
 from calib_utils.core.tasks import Task
@@ -16,26 +18,10 @@ from calib_utils.models.loading import Model, load_model
 from calib_utils.models.scoring import logits_after
 from calib_utils.results import records
 from calib_utils.results.evaluation import render_prompt
-from calib_utils.studies.reporting import (
-    NOT_REPRODUCED,
-    NOT_TESTABLE,
-    OURS,
-    RATIO_AGREEMENT,
-    REPRODUCED,
-    Finding,
-    decided,
-    listed,
-    verdict,
-)
-from calib_utils.theory.curves import (
-    FAMILIES,
-    REFERENCE,
-    Fit,
-    compare,
-    held_out_errors,
-    mean_interval,
-    two_part,
-)
+from calib_utils.studies import reporting
+from calib_utils.studies.reporting import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, Finding, verdict
+from calib_utils.theory import curves as forms
+from calib_utils.theory.curves import FAMILIES, REFERENCE, Fit, two_part
 
 N_RANKS = 2000  # as far as the paper shows
 STUDY = "logit-shape"  # the name of its kept logits
@@ -47,7 +33,24 @@ NAMES = {
     "two_part_log_head": "two parts, log head",
     "two_part": "two parts, as published",
 }
+SOURCE = "App. I, Fig. 13–15"
+FITS = "A line, then a logarithm, fits the highest 2,000 logits"
+BREAKS = "The breakpoint lies where the paper's do"
+_BETTER = "The two-part form predicts held-out ranks better than"
+_RIVALS = {
+    "exponential": f"{_BETTER} an exponential (logits linear in the rank)",
+    "power_law": f"{_BETTER} a power law",
+    "shifted_power_law": f"{_BETTER} one power law with shifted ranks",
+    "two_part_continuous": f"{_BETTER} the same form without its jump",
+    "two_part_log_head": "The head is a line rather than a logarithm",
+}
+_MISSES = {
+    REPRODUCED: "{} misses by more",
+    NOT_REPRODUCED: "{} misses by less",
+    NOT_TESTABLE: "not told apart",
+}
 _ANY_ANSWER = "1"  # where the model is asked before any answer, which one does not matter
+_PARAMETERS = ("mse", "r2", "m", "b", "A", "B", "C", "jump")
 _NEAR = 1.1  # squared error over the least: fits about as well
 
 
@@ -78,10 +81,7 @@ def query_task(query: Query) -> Task:
 
 
 def sorted_logits(model: Model | str, query: Query, n_ranks: int = N_RANKS) -> np.ndarray:
-    """The highest logits of the next token, descending, float64. [rank]
-
-    The whole vocabulary where it is smaller than `n_ranks`.
-    """
+    """The highest logits of the next token, descending, float64, all if fewer. [rank]"""
     model = load_model(model)
     prompt = render_prompt(model, query_task(query))
     path = list(prompt.sequences.symbols[0]) if query.prefix else []
@@ -115,17 +115,8 @@ def fit_table(curves: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for query, fit in fits_of(curves).items():
         near = np.flatnonzero(fit.profile <= fit.profile.min() * _NEAR)
-        rows.append(
-            {
-                "query": query,
-                "c": fit.c,
-                "c_low": near.min(),
-                "c_high": near.max(),
-                "mse": fit.mse,
-                "r2": fit.r2,
-                **{name: getattr(fit, name) for name in ("m", "b", "A", "B", "C", "jump")},
-            }
-        )
+        row = {"query": query, "c": fit.c, "c_low": near.min(), "c_high": near.max()}
+        rows.append(row | {name: getattr(fit, name) for name in _PARAMETERS})
     return pd.DataFrame(rows)
 
 
@@ -138,9 +129,8 @@ def bfloat16_table(curves: pd.DataFrame) -> pd.DataFrame:
     for query, y in curves.items():
         rounded = to_bfloat16(y.to_numpy())
         fit = two_part(rounded)
-        values = len(np.unique(rounded))
-        rows.append({"query": query, "values": values, "c": fit.c, "mse": fit.mse, "r2": fit.r2})
-    return pd.DataFrame(rows)
+        rows.append((query, len(np.unique(rounded)), fit.c, fit.mse, fit.r2))
+    return pd.DataFrame(rows, columns=["query", "values", "c", "mse", "r2"])
 
 
 def to_bfloat16(values) -> np.ndarray:
@@ -149,45 +139,34 @@ def to_bfloat16(values) -> np.ndarray:
     >>> to_bfloat16([20.07, 20.05]).tolist()
     [20.125, 20.0]
     """
-    bits = np.asarray(values, dtype=np.float32).view(np.uint32)
-    bits = (bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)
-    return bits.view(np.float32).astype(float)
+    return torch.tensor(np.asarray(values)).float().bfloat16().double().numpy()
 
 
 def held_out_table(curves: pd.DataFrame) -> pd.DataFrame:
     """`curves.held_out_errors` of every query, with a column `query`."""
-    parts = [held_out_errors(y.to_numpy()).assign(query=query) for query, y in curves.items()]
-    return pd.concat(parts, ignore_index=True)
+    return _of_each(curves, lambda _, y: forms.held_out_errors(y))
 
 
 def comparison(curves: pd.DataFrame, held_out: pd.DataFrame) -> pd.DataFrame:
-    """`curves.compare` of every query, with a column `query`.
-
-    Args:
-        held_out: of `held_out_table`, of the same curves.
-    """
+    """`curves.compare` of every query, with a column `query`; `held_out` of the same curves."""
     errors = dict(list(held_out.groupby("query")))
-    parts = [
-        compare(y.to_numpy(), errors[query]).assign(query=query) for query, y in curves.items()
-    ]
+    return _of_each(curves, lambda query, y: forms.compare(y, errors[query]))
+
+
+def _of_each(curves: pd.DataFrame, of: Callable) -> pd.DataFrame:
+    parts = [of(query, y.to_numpy()).assign(query=query) for query, y in curves.items()]
     return pd.concat(parts, ignore_index=True)
 
 
 def pooled_ratios(held_out: pd.DataFrame) -> pd.DataFrame:
-    """Held-out error over the published form's, all queries together.
+    """Held-out error over the published form's, all queries together: family, ratio, low, high.
 
     Logarithms are averaged over queries within each block, and the interval is over blocks: the
     queries' curves are alike, so they do not count as so many more observations.
-
-    Returns:
-        A row per family: ratio, low, high.
     """
     means = held_out.groupby(["family", "block"], sort=False).log_ratio.mean()
-    rows = []
-    for family in FAMILIES:
-        ratio, low, high = np.exp(mean_interval(means[family]))
-        rows.append({"family": family, "ratio": ratio, "low": low, "high": high})
-    return pd.DataFrame(rows)
+    rows = [(name, *np.exp(forms.mean_interval(means[name]))) for name in FAMILIES]
+    return pd.DataFrame(rows, columns=["family", "ratio", "low", "high"])
 
 
 def ratio_table(compared: pd.DataFrame, pooled: pd.DataFrame) -> pd.DataFrame:
@@ -216,9 +195,7 @@ def bic_table(compared: pd.DataFrame) -> pd.DataFrame:
 
 def published_fits() -> pd.DataFrame:
     """The paper's 18 fits: model, query, prefix, mse, r2, c, source, and our label of the query."""
-    table = pd.read_csv(
-        paths.package_data("published", "logit_shape.csv"), keep_default_na=False, na_filter=False
-    )
+    table = pd.read_csv(paths.package_data("published", "logit_shape.csv"), na_filter=False)
     labels = {(query.text, query.prefix): query.label for query in QUERIES}
     asked = zip(table["query"], table["prefix"], strict=True)
     return table.assign(label=[labels[pair] for pair in asked])
@@ -233,74 +210,43 @@ def beside_published(fits: pd.DataFrame, model: str) -> pd.DataFrame:
 
 
 def findings(fits: pd.DataFrame, held_out: pd.DataFrame) -> pd.DataFrame:
-    """The paper's description of sorted logits, decided on one model's tables.
+    """The paper's description of sorted logits, decided on `fit_table` and `held_out_table`.
 
-    Args:
-        fits: of `fit_table`.
-        held_out: of `held_out_table`.
-
-    Returns:
-        Columns claim, source, found, verdict. Fits are exact for the model file; a comparison is
-        decided by the interval over blocks (`pooled_ratios`), and not testable where it holds 1.
+    Columns claim, source, found, verdict. Fits are exact for the model file; a comparison is
+    decided by the interval over blocks (`pooled_ratios`), and not testable where it holds 1.
     """
-    ratios = pooled_ratios(held_out).set_index("family")
-    rows = [_fits_as_well(fits), _head_is_short(fits)]
-    rows += [
-        _beats(ratios, rival, f"The two-part form predicts held-out ranks better than {words}")
-        for rival, words in (
-            ("exponential", "an exponential (logits linear in the rank)"),
-            ("power_law", "a power law"),
-            ("shifted_power_law", "one power law with shifted ranks"),
-            ("two_part_continuous", "the same form without its jump"),
+    theirs, ratios = published_fits(), pooled_ratios(held_out).set_index("family")
+    good, inside = near_published(fits)
+    r2 = (
+        f"R² from {fits.r2.min():.3f} to {fits.r2.max():.4f} (published: {theirs.r2.min():.3f} to "
+        f"{theirs.r2.max():.4f}; decided at the lowest of those)"
+    )
+    breaks = reporting.listed(fits["query"], fits.c, "{1} ({0})")
+    c = f"c = {breaks}; published {theirs.c.min()} to {theirs.c.max()}, which decides"
+    rows = [Finding(FITS, SOURCE, r2, good), Finding(BREAKS, SOURCE, c, inside)]
+    for rival, claim in _RIVALS.items():
+        ratio, low, high = ratios.loc[rival, ["ratio", "low", "high"]]
+        said = reporting.decided(np.log(low), np.log(high), 0.0, reporting.RATIO_AGREEMENT)
+        found = (
+            f"{_MISSES[said].format(NAMES[rival])}: squared error on held-out ranks "
+            f"{_two_digits(ratio)} times that of {NAMES[REFERENCE]} ({_two_digits(low)} to "
+            f"{_two_digits(high)})"
         )
-    ]
-    # Any two points lie on a line.
-    linear = _beats(ratios, "two_part_log_head", "The head is a line rather than a logarithm")
-    if (fits.c <= 2).all():
-        linear = Finding(
-            linear.claim, linear.source, "every head has two ranks", verdict(False, False)
-        )
-    return pd.DataFrame([*rows, linear])
+        # Any two points lie on a line.
+        if rival == "two_part_log_head" and (fits.c <= 2).all():
+            said, found = NOT_TESTABLE, "every head has two ranks"
+        rows.append(Finding(claim, f"App. I, {reporting.OURS}", found, said))
+    return pd.DataFrame(rows)
 
 
-def _fits_as_well(fits: pd.DataFrame) -> Finding:
-    theirs = published_fits().r2
-    return Finding(
-        "A line, then a logarithm, fits the highest 2,000 logits",
-        "App. I, Fig. 13–15",
-        f"R² from {fits.r2.min():.3f} to {fits.r2.max():.4f} "
-        f"(published: {theirs.min():.3f} to {theirs.max():.4f}; decided at the lowest of those)",
-        verdict(True, fits.r2.min() - theirs.min()),
-    )
+def near_published(fits: pd.DataFrame) -> tuple[str, str]:
+    """Whether R² is nowhere below the lowest published, and every breakpoint among the published.
 
-
-def _head_is_short(fits: pd.DataFrame) -> Finding:
-    theirs = published_fits().c
-    return Finding(
-        "The breakpoint lies where the paper's do",
-        "App. I, Fig. 13–15",
-        "c = "
-        + listed(fits["query"], fits.c, "{1} ({0})")
-        + f"; published {theirs.min()} to {theirs.max()}, which decides",
-        verdict(True, bool(fits.c.between(theirs.min(), theirs.max()).all())),
-    )
-
-
-def _beats(ratios: pd.DataFrame, rival: str, claim: str) -> Finding:
-    ratio, low, high = ratios.loc[rival, ["ratio", "low", "high"]]
-    beaten = decided(np.log(low), np.log(high), 0.0, RATIO_AGREEMENT)
-    said = {
-        REPRODUCED: f"{NAMES[rival]} misses by more",
-        NOT_REPRODUCED: f"{NAMES[rival]} misses by less",
-        NOT_TESTABLE: "not told apart",
-    }[beaten]
-    return Finding(
-        claim,
-        f"App. I, {OURS}",
-        f"{said}: squared error on held-out ranks {_two_digits(ratio)} times that of "
-        f"{NAMES[REFERENCE]} ({_two_digits(low)} to {_two_digits(high)})",
-        beaten,
-    )
+    Two verdicts, on fits of one model or of several.
+    """
+    theirs, some = published_fits(), len(fits) > 0
+    inside = bool(fits.c.between(theirs.c.min(), theirs.c.max()).all())
+    return verdict(some, fits.r2 - theirs.r2.min()), verdict(some, inside)
 
 
 def _two_digits(value: float) -> str:

@@ -104,27 +104,28 @@ def test_sizes_of_one_family_are_neighbours_and_others_never():
 
 
 def test_the_area_rises_only_where_an_interval_says_so():
+    """One pair that disagrees refutes the claim, an undecided one leaves it open."""
     row = {"by": "size", "minus": "small", "model": "large"}
 
-    def verdict(low, high, n=4, pairs=2):
-        own = row | {"difference": 0.1, "low": low, "high": high, "over": f"{n} prompts", "n": n}
-        measures = [{"measure": f"{name}, {ITEMS}"} for name in ("area", "area_gain")]
-        table = pd.DataFrame([own | measure for measure in measures] * pairs)
-        return model_panel._area_rises(ITEMS, table).verdict
+    def verdict(*intervals, n=4):
+        rows = [
+            row | {"difference": 0.1, "low": low, "high": high, "over": f"{n} prompts", "n": n}
+            for low, high in intervals
+        ]
+        tables = [
+            pd.DataFrame(rows, columns=[*row, "difference", "low", "high", "over", "n"]).assign(
+                measure=f"{name}, {ITEMS}"
+            )
+            for name in ("area", "area_gain")
+        ]
+        found, said = model_panel._rise(ITEMS, pd.concat(tables))
+        assert ("one pair is no trend" in found) == (len(intervals) == 1 and rows[0]["low"] > 0)
+        return said
 
-    assert verdict(0.01, 0.2) == REPRODUCED
-    assert verdict(0.01, 0.2, pairs=1) == NOT_TESTABLE, "one pair is no trend"
-    assert verdict(-0.2, -0.01) == verdict(-0.2, -0.01, pairs=1) == NOT_REPRODUCED
-    assert verdict(-0.1, 0.1) == verdict(0.01, 0.2, n=3) == NOT_TESTABLE
-    empty = pd.DataFrame(columns=[*row, "measure"])
-    assert model_panel._area_rises(ITEMS, empty).verdict == NOT_TESTABLE
-
-
-def test_one_model_refutes_a_claim_about_every_model_and_an_undecided_one_leaves_it_open():
-    together = model_panel._together
-    assert together([REPRODUCED, REPRODUCED]) == REPRODUCED
-    assert together([REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE]) == NOT_REPRODUCED
-    assert together([REPRODUCED, NOT_TESTABLE]) == together([]) == NOT_TESTABLE
+    up, down, open_ = (0.01, 0.2), (-0.2, -0.01), (-0.1, 0.1)
+    assert verdict(up, up) == REPRODUCED
+    assert verdict(down, down) == verdict(down) == verdict(up, down, open_) == NOT_REPRODUCED
+    assert verdict(up) == verdict(up, open_) == verdict(up, up, n=3) == verdict() == NOT_TESTABLE
 
 
 def test_the_oracle_is_compared_where_either_reaches_the_validity():
@@ -136,10 +137,11 @@ def test_the_oracle_is_compared_where_either_reaches_the_validity():
         columns = ["model", "task", "decoder", "diversity"]
         return model_panel._oracle_best(pd.DataFrame(rows, columns=columns))
 
-    assert finding(rows).verdict == REPRODUCED and "2 of 2" in finding(rows).found
-    worse = finding([*rows, ("b", "x", names[0], 0.1)])
-    assert worse.verdict == NOT_REPRODUCED and "b: on 0 of 1" in worse.found
-    assert finding(rows[3:]).verdict == NOT_TESTABLE
+    found, said = finding(rows)
+    assert said == REPRODUCED and "2 of 2" in found
+    found, said = finding([*rows, ("b", "x", names[0], 0.1)])
+    assert said == NOT_REPRODUCED and "b: on 0 of 1" in found
+    assert finding(rows[3:])[1] == NOT_TESTABLE
 
 
 def test_claims_are_decided_and_say_of_which_model(real):
@@ -179,13 +181,14 @@ def test_figures_draw_few_models_as_well(twins, models):
     order = model_panel.sized(model_panel.order_table(twins), twins.models)
     order = order[(order.forced == 1) & order.model.isin(PAIR[:models])]
     figure = model_panel_figures.against_size(order, [PAIR], model_panel.published_order())
-    lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 2]
+    drawn = [line for line in figure.axes[0].lines if line.get_linestyle() == "-"]
+    lines = [line for line in drawn if len(line.get_xdata()) == 2]
     assert len(lines) == models - 1
     figure = model_panel_figures.frontier_panels(
         twins.settings, list(PAIR[:models]), ["rng-2", "rng-4"]
     )
     assert [len(ax.lines) > 0 for ax in figure.axes] == [True, False] * models
-    alone = model_panel.split_table(twins).query("decoder == @panel_findings.ALONE")
+    alone = model_panel.split_table(twins).query("decoder == @model_panel.ALONE")
     assert len(model_panel_figures.split_of_models(alone).axes[0].get_yticklabels()) == 6
 
 
