@@ -47,7 +47,7 @@ NUMBERS = ["validity", "diversity", "sequence_precision", "sequence_recall"]
 _LIVE_CELL = """\
 import pandas as pd
 pd.concat([table, cutoffs]).assign(
-    end=policy, weights_sha256=language_model.weights_sha256
+    end=page.end, weights_sha256=page.model.weights_sha256
 ).to_csv(f"{results_dir}/rows.csv", index=False)
 """
 

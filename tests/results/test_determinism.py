@@ -80,7 +80,7 @@ def test_processes_and_hash_seeds_change_no_bit_and_threads_no_digit_that_counts
     assert len(first) == 8
     for name, table in first.items():
         pd.testing.assert_frame_equal(table, again[name], check_exact=True, obj=name)
-    assert first["settings"].validity.nunique() > len(RULES), "settings differ from one another"
+    assert first["settings"].validity.nunique() > 4, "settings differ from one another"
     assert largest_gap(first["settings"], first["settings, two threads"]) <= TOLERANCE
 
 

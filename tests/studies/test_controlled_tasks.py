@@ -6,7 +6,7 @@ import pytest
 
 from calib_utils import paths
 from calib_utils.book import check
-from calib_utils.models.registry import CORE, EMBEDDED
+from calib_utils.models.registry import CORE, find
 from calib_utils.results import storage
 from calib_utils.studies import controlled_tasks
 from calib_utils.studies.reporting import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
@@ -69,7 +69,7 @@ def test_the_states_rows_are_what_the_weights_give(model):
 @pytest.mark.parametrize("model", CORE)
 def test_glued_numbers_are_those_of_the_rows(model, glued):
     numbers, claims = glued(model, "02_controlled_tasks"), glued(model, "03_oracle_cutoffs")
-    suffix = "@end=line" if EMBEDDED[model].stage == "base" else ""
+    suffix = "@end=line" if find(model).stage == "base" else ""
     stored = storage.read(paths.default_results_dir() / model / f"us-states{suffix}").settings
     plain = stored[(stored.rule == "none") & (stored.temperature == 1)].iloc[0]
     assert float(numbers["validity_us-states"]) == pytest.approx(plain.validity, rel=0.05)
