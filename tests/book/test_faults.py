@@ -90,6 +90,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.full
 def test_an_interrupted_command_is_one_line_and_leaves_nothing(tiny_folder, tmp_path):
     asked = ["evaluate", "--model", tiny_folder("llama"), "--task", "rng-2"]
     asked += ["--results-dir", tmp_path]
@@ -386,6 +387,7 @@ cu.evaluate(cu.load_model(sys.argv[1], device="cpu"), task, sys.argv[3:], result
 """
 
 
+@pytest.mark.full
 def test_two_runs_that_measure_at_once_keep_both_rows(tiny_folder, tmp_path):
     folder = tiny_folder("llama", chat=True)
     asked = (["top_k=5", "none"], ["top_p=0.9", "none"])

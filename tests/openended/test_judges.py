@@ -338,6 +338,7 @@ print(judge.judge(items)["overall"].tolist())
 """
 
 
+@pytest.mark.full
 def test_a_run_that_is_killed_goes_on_where_it_was(serve, tmp_path):
     killed_at = threading.Event()
 
@@ -515,6 +516,7 @@ def is_listening(port):
     return False
 
 
+@pytest.mark.full
 @pytest.mark.models
 def test_a_real_server(free_port, tmp_path):
     """`transformers serve` with an embedded model: replies come, as a generator it is refused."""

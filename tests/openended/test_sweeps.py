@@ -246,6 +246,7 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.glob("*.parquet"))}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("point", ["completing", "writing"])
 def test_a_kill_in_mid_sweep_loses_one_tree_at_most(
     tiny, tiny_folder, tmp_path, monkeypatch, point
