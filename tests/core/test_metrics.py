@@ -248,7 +248,7 @@ def test_samplers_are_apart_and_in_the_tables_order():
 def test_it_takes_the_rows_of_evaluate(tiny):
     model, task = tiny("llama", chat=True), cu.Task("few", "Name one:", ["ab", "zo"])
     table = cu.evaluate(model, task, ["none", "top_k=5", "top_k=50"], [0.5, 1.0])
-    found = cu.best_by_budget(table, level=table.validity.median())
+    found = cu.best_by_budget(table, level=table.validity.max())
     assert found.groupby("rule", sort=False).budget.max().to_dict() == {"none": 2, "top_k": 4}
     assert 0 < found["mean"].max() <= 1
 
