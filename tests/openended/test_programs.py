@@ -101,9 +101,9 @@ def test_draws_are_seeded_and_do_not_depend_on_their_number(tiny):
 def test_log_probabilities_are_those_at_temperature_one(temperature, tiny):
     model = tiny("qwen2", chat=True)
     start = programs.message_start(model, "Say something.")
-    drawn = programs.draw(model, "Say something.", 12, 6, temperature=temperature, seed=1)
-    options = {"n_samples": 12, "temperature": temperature, "seed": 1}
-    raw = generation.complete(model, start.ids, [()], 6, start.end_ids, **options)
+    drawn = programs.draw(model, "Say something.", 40, 30, temperature=temperature, seed=1)
+    options = {"n_samples": 40, "temperature": temperature, "seed": 1}
+    raw = generation.complete(model, start.ids, [()], 30, start.end_ids, **options)
     for row, completion in zip(drawn.itertuples(), raw, strict=True):
         ids = [*start.ids, *completion.token_ids]
         with torch.no_grad():
@@ -115,6 +115,7 @@ def test_log_probabilities_are_those_at_temperature_one(temperature, tiny):
         assert row.log_p <= 0
         assert row.n_tokens == len(completion.token_ids)
         assert row.ended == (completion.token_ids[-1] in start.end_ids)
+    assert drawn.ended.any() or temperature < 1
 
 
 def test_own_settings_are_those_of_the_files_and_nothing_else(tiny_folder, tmp_path):
