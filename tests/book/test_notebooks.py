@@ -259,8 +259,9 @@ def test_a_quick_run_stores_its_numbers_and_reads_them_again(tmp_path, name, fol
     output = notebooks.run(name, parameters, tmp_path / "out" / f"{name}.ipynb")
     kept = {p.relative_to(store): p.read_bytes() for p in store.rglob("*.parquet")}
     assert folders <= {path.name for path in store.glob("*/*")}
-    first = output.read_bytes()
-    assert notebooks.run(name, parameters, output).read_bytes() == first
+    first = nbformat.read(output, as_version=4).cells
+    again = nbformat.read(notebooks.run(name, parameters, output), as_version=4).cells
+    assert again == first  # what the page read is another: labels are not decided anew
     assert kept == {p.relative_to(store): p.read_bytes() for p in store.rglob("*.parquet")}
 
 
