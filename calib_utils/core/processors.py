@@ -4,6 +4,7 @@ Knows the rules by name and transformers' calling convention: token ids so far a
 out, at every node of a trie with its own prefix. Knows nothing of models.
 """
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -23,7 +24,9 @@ class Processors(Sampler):
 
     Args:
         processors: `transformers.LogitsProcessor` objects, or functions called like them. They
-            see the prompt and the prefix, one row a node, and must treat rows apart.
+            see the prompt and the prefix, one row a node, must treat rows apart, and give the same
+            scores whatever they were asked before. They run without gradients. A score that lies
+            more than 10^6 below the highest counts as dropped.
         name: for tables; no `=`, `+` or `@`.
         parameter: a number for tables.
         temperature_at: how many of the processors come before temperature. In `generate`,
@@ -33,7 +36,8 @@ class Processors(Sampler):
     Rows are never stored or reused: what a processor does cannot be read off its name.
 
     Raises:
-        InvalidRuleError: no processors, a name unfit for tables, or a position out of range.
+        InvalidRuleError: no processors, a class in place of an object, a name unfit for tables, or
+            a position out of range.
     """
 
     def __init__(
@@ -50,6 +54,10 @@ class Processors(Sampler):
                 f"sampler {name!r}: give logits processors, called as f(input_ids, scores); got "
                 f"{given!r}"
             )
+        if kinds := [p.__name__ for p in processors if isinstance(p, type)]:
+            raise InvalidRuleError(
+                f"sampler {name!r}: {kinds[0]} is a class: give an object, {kinds[0]}(...)"
+            )
         if not isinstance(name, str) or not name or set(name) & set("=+@"):
             raise InvalidRuleError(f"sampler name {name!r}: use a word without '=', '+' and '@'")
         if not is_number(parameter):
@@ -60,7 +68,8 @@ class Processors(Sampler):
                 f"{len(processors)}, the number of processors"
             )
         self.processors, self.name, self.temperature_at = processors, name, temperature_at
-        self._parameter = float(parameter)
+        self._parameter, self._calls = float(parameter), 0
+        self._unused = [_copied(processor) for processor in processors]
 
     @property
     def parameter(self) -> float:
@@ -74,10 +83,38 @@ class Processors(Sampler):
             logits: the model's, float32 [row, vocab].
 
         Raises:
-            InvalidRuleError: the processors drop every token, or return something else.
+            InvalidRuleError: the processors drop every token, return something else, or answer
+                otherwise than unused copies of them do when rows are turned round.
         """
+        scores = self._scores(self.processors, ids, logits, temperature)
+        self._calls += 1
+        if self._calls & (self._calls - 1) == 0:  # at the 1st, 2nd, 4th, 8th ...
+            try:
+                unused = list(map(_copied, self._unused))
+                again = self._scores(unused, ids.flip(0), logits.flip(0), temperature).flip(0)
+                same = torch.allclose(scores, again, rtol=1e-3, atol=1e-3, equal_nan=True)
+            except Exception:
+                same = False
+            if not same:
+                raise InvalidRuleError(
+                    f"sampler {self.name!r} answers otherwise when it is asked again: its scores "
+                    "must depend on the prefix of their own row alone, not on earlier calls, other "
+                    "rows or chance"
+                )
+        top = scores.max(dim=-1, keepdim=True).values
+        if not torch.isfinite(top).all():
+            raise InvalidRuleError(
+                f"sampler {self.name!r} drops every token, or gives NaN, after "
+                f"{ids[~torch.isfinite(top[:, 0])][0, -8:].tolist()} (last tokens): it must keep "
+                "at least one"
+            )
+        masked = scores < top - _MASKED / min(temperature, 1.0)
+        return scores.double().masked_fill(masked, -math.inf).log_softmax(-1)
+
+    @torch.no_grad()
+    def _scores(self, processors, ids, logits, temperature: float) -> torch.Tensor:
         scores = logits.float().clone()
-        for position, processor in enumerate([*self.processors, None]):
+        for position, processor in enumerate([*processors, None]):
             if position == self.temperature_at and temperature != 1.0:
                 scores = scores / temperature
             if processor is not None:
@@ -88,16 +125,18 @@ class Processors(Sampler):
                         f"{type(scores).__name__} instead of scores of the shape "
                         f"{tuple(logits.shape)} that it got"
                     )
-        top = scores.max(dim=-1).values
-        if not torch.isfinite(top).all():
-            raise InvalidRuleError(
-                f"sampler {self.name!r} drops every token, or gives NaN, after "
-                f"{ids[~torch.isfinite(top)][0, -8:].tolist()} (last tokens): it must keep at "
-                "least one"
-            )
-        return scores.double().log_softmax(-1)
+        return scores
 
 
+def _copied(processor: Processor) -> Processor:
+    """A copy with attributes of its own, though not what they hold; itself if it has none."""
+    try:
+        return copy.copy(processor)
+    except Exception:
+        return processor
+
+
+_MASKED = 1e6  # how far below the highest a score is that a processor has masked, at T of 1 or more
 # Below it, all that has any mass lies within the rounding of one float32 logit.
 _COLDEST = 1e-6
 _TAKEN = "{0!r} takes the name of the rule {0.name!r}: rename it"

@@ -95,7 +95,11 @@ class NoCutoff(Rule):
 
 @dataclass(frozen=True)
 class TopK(NumberedRule):
-    """Keeps the min(k, |vocabulary|) most probable tokens; ties go to the lower token id."""
+    """Keeps the min(k, |vocabulary|) most probable tokens; ties go to the lower token id.
+
+    `TopKLogitsWarper` of transformers keeps all tokens tied with the k-th. Logits of a bfloat16
+    model tie often, so it may keep more there; use `dtype="float32"` to compare the two.
+    """
 
     k: int
     name: ClassVar[str] = "top_k"

@@ -6,6 +6,8 @@ Knows the paper's prompts (App. C.1) and how to read a user's own list. Knows no
 import itertools
 import json
 import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,15 @@ _LONGEST_NAME = 100  # it becomes part of file names
 # Devices of Windows, and folders that lie beside a model's tables.
 _TAKEN = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?|framework|labels|logits|steps|texts")
 _HALF_A_PAIR = re.compile("[\ud800-\udfff]")  # JSON may hold one; it cannot be written
+# Joiners and variation selectors: part of the spelling after a character beyond Latin, as in
+# Persian or in emoji, and in keycaps; invisible elsewhere. Then letters that are blank.
+_JOINER = "[\u200c\u200d\ufe00-\ufe0f\U000e0100-\U000e01ef]"
+_HIDDEN = re.compile(
+    f"(?<![^\\0-\u024f\u0300-\u036f\u1e00-\u1eff]|[\xa9\xae]){_JOINER}(?!\u20e3)"
+    "|[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u2800\u3164\uffa0]"
+)
+_SELECTOR = re.compile("[\ufe00-\ufe0f]")
+_ODD_SPACE = re.compile("[\xa0\u1680\u2000-\u200a\u202f\u205f]")
 _DIGITS = (0, 9)
 _STATES_PROMPT = "Randomly name a US state with no additional explanation. Answer:"
 _SUM_WORDS = {"at-most": "sum to at most", "equals": "sum to exactly"}
@@ -39,10 +50,13 @@ class Task:
     Args:
         name: short identifier, used in tables and file names (letters, digits, `.`, `_`, `-`).
         prompt: the user's message, exactly as the model is to see it.
-        answers: every valid answer, without surrounding white space.
+        answers: every valid answer, in an order of its own (no set), composed (NFC), without
+            surrounding white space and invisible characters. Joiners and variation selectors are
+            part of the spelling after a character beyond Latin, as in Persian or in emoji.
 
     Raises:
-        InvalidTaskError: no answers, an empty or duplicate one, or a name unfit for a file.
+        InvalidTaskError: no answers, one as above, an empty one, two that are or look the same, or
+            a name unfit for a file.
     """
 
     name: str
@@ -50,9 +64,10 @@ class Task:
     answers: tuple[str, ...]
 
     def __post_init__(self):
-        if isinstance(self.answers, str) or not hasattr(self.answers, "__iter__"):
+        if isinstance(self.answers, str | Mapping | Set) or not isinstance(self.answers, Iterable):
             raise InvalidTaskError(
-                f"task {self.name!r}: answers must be a list of strings, not {self.answers!r}"
+                f"task {self.name!r}: answers must be a list of strings, not {self.answers!r} "
+                "(a set has another order in every process: use sorted(...))"
             )
         object.__setattr__(self, "answers", tuple(self.answers))
         fits = isinstance(self.name, str) and re.fullmatch(r"\w([\w.-]*[\w-])?", self.name)
@@ -112,9 +127,9 @@ def _check_answers(name: str, answers: tuple) -> None:
             f"task {name!r} has {len(answers):,} answers, more than the {MAX_ANSWERS:,} that "
             "exact evaluation is meant for: use a smaller task"
         )
-    seen = set()
+    seen = {}
     for position, answer in enumerate(answers):
-        where = f"task {name!r}, answer {position + 1} of {len(answers)} ({answer!r})"
+        where = f"task {name!r}, answer {position + 1} of {len(answers)} ({answer!a})"
         if not isinstance(answer, str):
             raise InvalidTaskError(f"{where}: must be a string")
         if _HALF_A_PAIR.search(answer):
@@ -124,9 +139,29 @@ def _check_answers(name: str, answers: tuple) -> None:
                 f"{where}: is empty or has surrounding white space; strip it (the leading space "
                 "of base models is added for you)"
             )
-        if answer in seen:
-            raise InvalidTaskError(f"{where}: is a duplicate; every answer must occur once")
-        seen.add(answer)
+        if (plain := _plain(answer)) != answer:
+            raise InvalidTaskError(
+                f"{where}: has invisible characters, or accents apart from their letters, which "
+                f"models hardly ever write; use {plain!a}"
+            )
+        if (other := seen.setdefault(_SELECTOR.sub("", answer), position)) != position:
+            raise InvalidTaskError(
+                f"{where}: is a duplicate of answer {other + 1}; every answer must occur once"
+            )
+
+
+def _plain(text: str) -> str:
+    """A text in NFC without invisible characters, and with plain spaces for most odd ones."""
+    if text.isascii() and text.isprintable():
+        return text
+    kept = (
+        character
+        for character in _ODD_SPACE.sub(" ", _HIDDEN.sub("", text))
+        if character.isprintable()
+        or re.match(f"[\n\t\u3000]|{_JOINER}", character)
+        or unicodedata.category(character) in ("Cn", "Co")  # newer than this Python, or private
+    )
+    return unicodedata.normalize("NFC", "".join(kept)).strip()
 
 
 def get_task(name: Task | str | Path) -> Task:

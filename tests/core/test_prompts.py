@@ -17,6 +17,7 @@ from calib_utils.errors import InvalidTaskError, ModelFormatError, TokenizationE
 from calib_utils.results.measure import measure
 
 TASK = cu.Task("t", "Name one. Answer:", ["ab", "1,2", "zoo"])
+PLAIN = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
 THINKING = (
     "{% for m in messages %}<|start|>{{ m['role'] }}\n{{ m['content'] }}<|end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|start|>assistant\n"
@@ -58,7 +59,7 @@ def test_bos_comes_first_exactly_if_the_tokenizer_adds_one(tokenizer_of, bos):
 
 
 def test_a_template_that_writes_bos_gets_no_second_one(tokenizer_of):
-    tokenizer = tokenizer_of("{{ bos_token }}{{ messages[0]['content'] }}<|end|>", bos=True)
+    tokenizer = tokenizer_of("{{ bos_token }}" + PLAIN, bos=True)
     assert render(tokenizer, TASK).ids.count(tokenizer.bos_token_id) == 1
 
 
@@ -193,14 +194,14 @@ def test_answers_that_share_a_form_are_refused(tokenizer_of):
 
 def test_an_answer_that_merges_with_the_prompt_is_refused(tokenizer_of):
     task = cu.Task("t", "Say a", ["x", "b"])
-    tokenizer = tokenizer_of("{{ messages[0]['content'] }}")
+    tokenizer = tokenizer_of(PLAIN)
     with pytest.raises(TokenizationError, match="answer 'b' merges with the prompt"):
         render(tokenizer, task)
 
 
 def test_a_prompt_that_ends_in_the_lead_of_a_merge_is_refused(tokenizer_of):
     # "1" + "," is one token, so the prompt's last token would change under the answer.
-    tokenizer = tokenizer_of("{{ messages[0]['content'] }}")
+    tokenizer = tokenizer_of(PLAIN)
     with pytest.raises(TokenizationError, match="end the prompt differently"):
         render(tokenizer, cu.Task("t", "Say 1", [",2"]))
 
