@@ -118,11 +118,17 @@ class Processors(Sampler):
             if position == self.temperature_at and temperature != 1.0:
                 scores = scores / temperature
             if processor is not None:
-                scores = processor(ids, scores)
+                which = f"sampler {self.name!r}, processor {position + 1},"
+                try:
+                    scores = processor(ids, scores)
+                except Exception as error:
+                    raise InvalidRuleError(
+                        f"{which} failed ({type(error).__name__}: {error}): it is called as "
+                        "f(input_ids, scores), one row a prefix, and keeps nothing between calls"
+                    ) from error
                 if not isinstance(scores, torch.Tensor) or scores.shape != logits.shape:
                     raise InvalidRuleError(
-                        f"sampler {self.name!r}, processor {position + 1}, returned "
-                        f"{type(scores).__name__} instead of scores of the shape "
+                        f"{which} returned {type(scores).__name__} instead of scores of the shape "
                         f"{tuple(logits.shape)} that it got"
                     )
         return scores

@@ -112,8 +112,7 @@ def render(tokenizer, task: Task, policies: Policies | None = None) -> Prompt:
     spelled: dict[tuple[int, ...], int] = {}
     for index, answer in enumerate(task.answers):
         for form in _surfaces(lead, answer, policies.surface):
-            own = _own_tokens(tokenizer, text, prompt_ids, form, is_chat)
-            _require_plain(tokenizer, set(own).difference(end_ids), f"answer {answer!r}")
+            own = _own_tokens(tokenizer, text, prompt_ids, form, is_chat, end_ids)
             every = policies.tokenizations == "all"
             for tokens in _segmentations(tokenizer, form, own) if every else [own]:
                 other = spelled.setdefault(tokens, index)
@@ -138,7 +137,7 @@ def describe(tokenizer, task: Task, prompt: Prompt, policies: Policies, why: str
 {"-" * 72}
 {prompt.text}
 {"-" * 72}
-seen so because  {why} (chat=True or chat=False overrides)
+seen so because  {why}
 first tokens     {quoted(prompt.ids[:6])}
 last tokens      {quoted(prompt.ids[-6:])}
 answers          {len(task.answers)}, each starting with {prompt.lead!r} \
@@ -273,7 +272,7 @@ def _surfaces(lead: str, answer: str, surface: str) -> list[str]:
     return list(dict.fromkeys(bare + space + word for word in words for space in ("", " ")))
 
 
-def _own_tokens(tokenizer, prompt_text, prompt_ids, form, is_chat) -> tuple[int, ...]:
+def _own_tokens(tokenizer, prompt_text, prompt_ids, form, is_chat, end_ids) -> tuple[int, ...]:
     """The tokens with which the tokenizer writes an answer after the prompt."""
     whole = _encode(tokenizer, prompt_text + form, is_chat)
     if whole[: len(prompt_ids)] != prompt_ids or len(whole) == len(prompt_ids):
@@ -288,6 +287,7 @@ def _own_tokens(tokenizer, prompt_text, prompt_ids, form, is_chat) -> tuple[int,
             "example without trailing white space)"
         )
     own = whole[len(prompt_ids) :]
+    _require_plain(tokenizer, set(own).difference(end_ids), f"answer {form.strip()!r}")
     before, both = (
         tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
         for ids in (prompt_ids[-_TAIL:], prompt_ids[-_TAIL:] + own)

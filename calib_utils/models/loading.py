@@ -62,31 +62,37 @@ class Model:
         """Whether the model is asked through its chat template, and why.
 
         Many base checkpoints ship the template of their post-trained sibling, so the stage decides:
-        as the registry has it, else by the name, else by whether generation stops at the
-        template's end of turn.
+        as the registry has it, else by the name, else by whether generation settings or tokenizer
+        stop at the template's end of turn.
 
         Raises:
             ModelFormatError: `chat=True` without a template.
         """
-        tokenizer = self._whole_tokenizer
-        if not tokenizer.chat_template:
+        if not self._whole_tokenizer.chat_template:
             if self.chat:
                 raise ModelFormatError(f"{self.name} has no chat template: leave chat=True out")
             return False, "it has no chat template"
         if self.chat is not None:
             return self.chat, f"chat={self.chat} was asked for"
+        stage, why = self._stage
+        return stage != "base", f"{why}; chat={stage == 'base'} overrides"
+
+    @property
+    def _stage(self) -> tuple[str, str]:
+        tokenizer = self._whole_tokenizer
         if named := stage_by_name(self.key):
-            return named[0] != "base", named[1]
+            return named
         told = _generation_settings(self.folder).get("eos_token_id")
         stops = {*(told if isinstance(told, list) else [told])} & {*tokenizer.all_special_ids}
+        stops = stops or {tokenizer.eos_token_id} - {None}
         try:
             turn = prompts.end_of_turn(tokenizer)
         except ModelFormatError:  # rendering a prompt says what is wrong
             turn = None
         if turn is not None and stops and turn not in stops:
             token = tokenizer.decode([turn])
-            return False, f"it generates past {token}, the end of a turn in its chat template"
-        return True, "it has a chat template, and nothing says that it is a base model"
+            return "base", f"it generates past {token}, the end of a turn in its chat template"
+        return "post-trained", "it has a chat template, and nothing says that it is a base model"
 
     @cached_property
     def _whole_tokenizer(self):

@@ -16,6 +16,7 @@ from transformers.generation.logits_process import (
     TemperatureLogitsWarper,
     TopPLogitsWarper,
     TypicalLogitsWarper,
+    UnbatchedClassifierFreeGuidanceLogitsProcessor,
 )
 
 import calib_utils as cu
@@ -227,7 +228,7 @@ def test_rows_of_processors_are_neither_stored_nor_reused(model, tmp_path):
     mine = cu.Processors(counting(calls), "own")
     for times in (1, 2):
         found = cu.evaluate(model, TASK, ["none", mine], [1.0], results_dir=tmp_path)
-        assert sum(calls) == times * found.n_nodes[0], "every node, every time"
+        assert sum(calls) >= times * found.n_nodes[0], "every node, every time"
         assert content(folder) == before
     other = cu.Processors(lambda ids, scores: scores * 3, "own")
     first, second = cu.evaluate(model, TASK, ["none", other], results_dir=tmp_path).validity
@@ -271,6 +272,76 @@ BROKEN = {
 }
 
 
+def add_rows(ids, scores):
+    return scores + scores.cumsum(0) * 0.01
+
+
+class Remembers:
+    """Keeps what it saw in the first row that it was ever asked."""
+
+    def __init__(self):
+        self.first = None
+
+    def __call__(self, ids, scores):
+        self.first = scores[:1] if self.first is None else self.first
+        return scores + 0.1 * self.first
+
+
+class Counts:
+    def __init__(self):
+        self.state = {"calls": 0}
+
+    def __call__(self, ids, scores):
+        self.state["calls"] += 1
+        return scores * self.state["calls"]
+
+
+IMPURE = {
+    "memory": Remembers,
+    "a counter": Counts,
+    "chance": lambda: lambda ids, scores: scores + torch.rand(1) * (scores - 1),
+    "other rows": lambda: add_rows,
+    "a second model with a cache": lambda: "guidance",
+}
+
+
+@pytest.mark.parametrize("case", IMPURE)
+def test_a_processor_that_depends_on_more_than_the_prefix_is_a_named_error(model, case):
+    processor = IMPURE[case]()
+    if processor == "guidance":
+        processor = UnbatchedClassifierFreeGuidanceLogitsProcessor(1.5, model.network)
+    said = "'own'(, processor 1, failed| answers otherwise when it is asked again)"
+    with pytest.raises(InvalidRuleError, match=said):
+        cu.evaluate(model, TASK, [cu.Processors(processor, "own")])
+
+
+def test_a_processor_that_holds_parameters_runs_without_gradients(model):
+    scale = torch.nn.Parameter(torch.tensor(2.0))
+    learned = torch.nn.Linear(1, 1)
+
+    def guided(ids, scores):
+        plain = model.network(ids[:, -1:]).logits[:, -1]
+        return scale * scores + 0 * (plain + learned(scores[:, :1]))
+
+    rows = [cu.Processors(guided, "own"), "none"]
+    own = cu.evaluate(model, TASK, rows[:1], [1.0])[NUMBERS].to_numpy()
+    known = cu.evaluate(model, TASK, rows[1:], [0.5])[NUMBERS].to_numpy()
+    np.testing.assert_allclose(own, known, rtol=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 3.0])
+@pytest.mark.parametrize("lowest", [torch.finfo(torch.float32).min, -1e9])
+def test_a_score_that_is_masked_by_the_lowest_number_is_dropped(model, lowest, temperature):
+    rows = [
+        cu.Processors(MinPLogitsWarper(0.01, filter_value=value), f"by{i}", temperature_at=at)
+        for i, (value, at) in enumerate(
+            [(-torch.inf, 0), (lowest, 0), (-torch.inf, 1), (lowest, 1)]
+        )
+    ]
+    found = cu.evaluate(model, TASK, rows, [temperature])[NUMBERS].to_numpy()
+    np.testing.assert_array_equal(found[::2], found[1::2])
+
+
 @pytest.mark.parametrize("position", ["last", "before temperature"])
 @pytest.mark.parametrize("case", BROKEN)
 def test_a_processor_that_returns_no_distribution_is_a_named_error(model, case, position):
@@ -297,6 +368,7 @@ def test_temperature_left_to_the_processors_is_refused_before_the_model_runs(mod
     [
         (([], "p"), "give logits processors"),
         (([1], "p"), r"got \[1\]"),
+        ((MinPLogitsWarper, "p"), r"MinPLogitsWarper is a class: give an object, MinP"),
         ((abs, ""), "sampler name ''"),
         ((abs, 5), "sampler name 5"),
         ((abs, "a=b"), "without '='"),

@@ -314,6 +314,28 @@ def test_the_order_of_a_chain_matters(by_project):
     assert by_project(logits, cu.Chain([cu.TopP(0.5), two]), 1.0)[0].sum() == 2
 
 
+LOWEST = [np.finfo(np.float32).min, float(torch.finfo(torch.bfloat16).min), -1e9, -1e30]
+
+
+@pytest.mark.parametrize("lowest", LOWEST)
+@given(logits=logit_rows(), data=st.data(), temperature=temperatures)
+def test_the_lowest_number_masks_as_minus_infinity_does(
+    by_project, lowest, logits, data, temperature
+):
+    rule = data.draw(st.one_of(*FAMILIES.values()))
+    low = np.where(np.isfinite(logits), logits, np.float32(lowest))
+    found, wanted = (by_project(row, rule, temperature) for row in (low, logits))
+    np.testing.assert_array_equal(found[0], wanted[0])
+    np.testing.assert_array_equal(found[1], wanted[1])
+
+
+def test_ties_at_the_cut_go_to_the_lower_ids_where_transformers_keeps_them_all(by_project):
+    logits = torch.tensor([[2.0, 2.001, 1.0, 2.002]]).bfloat16().float()  # three are 2 there
+    kept, _ = by_project(logits[0].numpy(), cu.TopK(2), 1.0)
+    assert kept.tolist() == [True, True, False, False]
+    assert torch.isfinite(TopKLogitsWarper(2)(None, logits)).tolist() == [[True, True, False, True]]
+
+
 def test_typical_keeps_what_is_nearest_to_the_entropy_not_the_top(by_project):
     logits = np.log(np.array([0.4] + [0.06] * 10, dtype=np.float32))
     kept, log_p = by_project(logits, cu.Typical(0.5), 1.0)
