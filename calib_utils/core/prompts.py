@@ -1,8 +1,7 @@
 """From a task to what the model sees: prompt ids, answers as token sequences, end tokens.
 
-Knows tokenizers (any Hugging Face one), what each token writes (exactly, for byte-level BPE and
-SentencePiece with byte fallback), and the policies for what counts as an answer. Knows nothing of
-weights or probabilities.
+Knows tokenizers of Hugging Face, what each token writes (of byte-level BPE and SentencePiece), and
+the policies for what counts as an answer. Knows nothing of weights or probabilities.
 """
 
 import json
@@ -24,8 +23,8 @@ MAX_SEGMENTATIONS = 20_000  # of one answer
 # A number must not change overnight: chat templates that ask for the date are told this one.
 _TODAY = datetime(2024, 7, 26)
 # Variables of chat templates, which ignore what they do not know.
-_TEMPLATE_VARIABLES = {"enable_thinking": False, "thinking": False}
-_TEMPLATE_VARIABLES |= {"date_string": _TODAY.strftime("%d %b %Y"), "tools": None}
+_VARIABLES = {"enable_thinking": False, "thinking": False, "tools": None, "documents": None}
+_VARIABLES |= {"date_string": _TODAY.strftime("%d %b %Y")}
 _REPLY = "0123456789 answer 9876543210"  # shows what a template writes around a reply
 _THOUGHT = re.compile(r"(?i)[<\[]\|?/?[\w:]*(?:think|thought|reason)[\w:]*\|?[>\]]")
 _EMPTY_THOUGHT = re.compile(r"(?i)<(\w*think\w*)>\s*</\1>\s*\Z")
@@ -165,36 +164,35 @@ def _raw(prompt: str) -> _Shown:
 
 def _chat(tokenizer, message: str) -> _Shown:
     """One user message in the tokenizer's chat template, with its generation prompt."""
-    failed = None
+    words, failed = message.strip(), None
     # Some templates take the parts of a content, and write nothing of one that is plain text.
     for content in (str, lambda text: [{"type": "text", "text": text}]):
-        turns = [
-            {"role": role, "content": content(text)}
-            for role, text in (("user", message), ("assistant", _REPLY))
-        ]
         try:
-            asked = _templated(tokenizer, turns[:1], add_generation_prompt=True)
-            answered = _templated(tokenizer, turns, add_generation_prompt=False)
+            asked = _templated(tokenizer, True, user=content(message))
+            answered = _templated(
+                tokenizer, False, user=content(message), assistant=content(_REPLY)
+            )
+            if words in asked and _REPLY in answered:
+                break
+            failed = failed or _unfit("loses the question or the reply", asked, answered)
         except ModelFormatError as error:
             failed = failed or error
-            continue
-        if message.strip() in asked and _REPLY in answered:
-            break
-        failed = failed or _unfit("loses the question or the reply", asked, answered)
     else:
         raise failed
-    marks = _THOUGHT.findall(asked.rpartition(message.strip())[2])
-    if marks and not re.search("(?i)/|end", marks[-1]):
-        raise _unfit(f"opens a thought, {marks[-1]}, and has no switch for it", asked, answered)
+    marks = _THOUGHT.findall(asked.rpartition(words)[2])
     # A thought that is opened and closed at once belongs to the generation prompt alone.
     head = asked if answered.startswith(asked) else _EMPTY_THOUGHT.sub("", asked)
     lead, found, closing = answered[len(head) :].partition(_REPLY)
-    if not answered.startswith(head) or not found:
-        raise _unfit("does not begin a reply as its generation prompt does", asked, answered)
-    added = {token.content for token in tokenizer.added_tokens_decoder.values()}
-    if _THOUGHT.search(lead) or any(token in lead for token in added if not token.isspace()):
-        raise _unfit(f"writes {lead!r} before a reply", asked, answered)
-    return _Shown(asked, lead, closing)
+    added = (token.content for token in tokenizer.added_tokens_decoder.values())
+    if marks and not re.search("(?i)/|end", marks[-1]):
+        problem = f"opens a thought, {marks[-1]}, and has no switch for it"
+    elif not answered.startswith(head) or not found:
+        problem = "does not begin a reply as its generation prompt does"
+    elif _THOUGHT.search(lead) or any(token in lead for token in added if not token.isspace()):
+        problem = f"writes {lead!r} before a reply"
+    else:
+        return _Shown(asked, lead, closing)
+    raise _unfit(problem, asked, answered)
 
 
 def _unfit(problem: str, asked: str, answered: str) -> ModelFormatError:
@@ -204,15 +202,16 @@ def _unfit(problem: str, asked: str, answered: str) -> ModelFormatError:
     )
 
 
-def _templated(tokenizer, messages: list[dict], **options) -> str:
+def _templated(tokenizer, asks: bool, **contents) -> str:
+    turns = [{"role": role, "content": content} for role, content in contents.items()]
+    variables = {**tokenizer.special_tokens_map, **_VARIABLES, "add_generation_prompt": asks}
     try:
         template = _pinned_template(tokenizer.get_chat_template())
-        variables = {**tokenizer.special_tokens_map, **_TEMPLATE_VARIABLES, **options}
-        return template.render(messages=messages, documents=None, **variables)
+        return template.render(messages=turns, **variables)
     except Exception as error:
         raise ModelFormatError(
             f"the tokenizer's chat template fails on a single user message: {error}; repair the "
-            "template, or use chat=False to treat the model as a base model"
+            "template, or use chat=False to treat it as a base model"
         ) from error
 
 
@@ -275,22 +274,17 @@ def _surfaces(lead: str, answer: str, surface: str) -> list[str]:
 def _own_tokens(tokenizer, prompt_text, prompt_ids, form, is_chat, end_ids) -> tuple[int, ...]:
     """The tokens with which the tokenizer writes an answer after the prompt."""
     whole = _encode(tokenizer, prompt_text + form, is_chat)
-    if whole[: len(prompt_ids)] != prompt_ids or len(whole) == len(prompt_ids):
-        at = next(
-            (i for i, (a, b) in enumerate(zip(whole, prompt_ids, strict=False)) if a != b),
-            min(len(whole), len(prompt_ids)),
-        )
-        raise TokenizationError(
-            f"answer {form!r} merges with the prompt: its tokens in context begin with "
-            f"{tokenizer.decode(list(whole[at : at + 2]))!r} where the prompt alone ends with "
-            f"{tokenizer.decode(list(prompt_ids[at:]))!r}; end the prompt differently (for "
-            "example without trailing white space)"
-        )
     own = whole[len(prompt_ids) :]
+    if whole[: len(prompt_ids)] != prompt_ids or not own:
+        raise TokenizationError(
+            f"answer {form!r} merges with the prompt, whose last tokens change: end the prompt "
+            "differently (for example without trailing white space)"
+        )
     _require_plain(tokenizer, set(own).difference(end_ids), f"answer {form.strip()!r}")
+    tail = prompt_ids[-_TAIL:]
     before, both = (
         tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
-        for ids in (prompt_ids[-_TAIL:], prompt_ids[-_TAIL:] + own)
+        for ids in (tail, tail + own)
     )
     written = unicodedata.normalize("NFC", both[len(before) :])
     if written != unicodedata.normalize("NFC", form):
@@ -335,7 +329,7 @@ def _first_special(tokenizer, text: str) -> int | None:
     return ids[0] if ids and ids[0] in known else None
 
 
-# --- The text behind token ids: what each token writes, and every way to write a string ---
+# The text behind token ids: what each token writes, and every way to write a string.
 
 
 class Vocabulary:

@@ -15,9 +15,7 @@ from calib_utils.errors import ModelFormatError
 
 _BLOCK = 128
 _UNDERFLOW = -740.0  # exp of less is 0, or not above the smallest double
-_MASKED = (
-    1e6  # nats; a logit so far below the top one was masked, as by the lowest number of a type
-)
+_MASKED = 1e6  # nats
 # A distance in nats is cut into parts until one is below the spacing of logits in float32.
 _PARTS, _ROUNDS = 16, 12
 _FAINT = 1e-3  # a window's share of the mass above it, below which it is added up by itself
@@ -25,6 +23,8 @@ _FAINT = 1e-3  # a window's share of the mass above it, below which it is added 
 
 class Ranking:
     """The logits [node, vocab] of a batch of nodes, sorted unless no rule asks for ranks.
+
+    A logit more than 10^6 below the top one counts as masked, -inf.
 
     Args:
         branching: int64 [node], the number of valid next tokens |G| at each node.
@@ -96,7 +96,7 @@ class Ranking:
         values = torch.where(finite, self.logits.double(), 0.0)
         mean = values.sum(1) / count
         square = torch.where(finite, (values - mean[:, None]) ** 2, 0.0).sum(1)
-        return torch.where(count > 1, square / (count - 1).clamp(min=1), 0.0).sqrt()
+        return (square / (count - 1).clamp(min=1)).sqrt()
 
 
 class _Sums:
@@ -167,12 +167,8 @@ class Step:
         return log_mass
 
     @cached_property
-    def _below(self) -> torch.Tensor:
-        return self._mass.upto(self.start)
-
-    @cached_property
     def _total(self) -> torch.Tensor:
-        return self._mass.upto(self.stop) - self._below
+        return self._mass.upto(self.stop) - self._mass.upto(self.start)
 
     @cached_property
     def log_mass(self) -> torch.Tensor:
@@ -215,7 +211,8 @@ class Step:
 
     def count_reaching(self, share: float) -> torch.Tensor:
         """Size of the smallest top set of the window that holds `share` of its mass. [node]"""
-        reached = self._mass.count_reaching(self._below + share * self._total) - self.start
+        target = self._mass.upto(self.start) + share * self._total
+        reached = self._mass.count_reaching(target) - self.start
         return torch.minimum(reached.clamp(min=1), self.size)
 
     def count_within(self, nats) -> torch.Tensor:

@@ -1,8 +1,7 @@
 """What one pass keeps of a task's trie, and where diversity and validity go, step by step.
 
 Ranks of valid tokens and the window each setting leaves in; step probabilities, losses in nats,
-their split between order and shape, and the best adaptive cutoff out. Numbers per node and valid
-token, never a vocabulary. Knows tries; nothing of models.
+their split between order and shape, and the best adaptive cutoff out. Knows tries; no models.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,11 +18,7 @@ REPAIRS = ("none", "order", "shape", "both")
 
 
 def require_one_sequence(trie: Trie) -> None:
-    """Refuses tries in which N counts answers where steps part sequences.
-
-    Raises:
-        InvalidRequestError: an answer has several token sequences.
-    """
+    """InvalidRequestError where N counts answers but steps part sequences."""
     if len(trie.sequence_answer) != trie.n_answers:
         raise InvalidRequestError(
             "step losses and the adaptive frontier need one token sequence an answer: use "
@@ -105,14 +100,10 @@ class Steps:
         ordered = repair in ("order", "both")
         if ordered and not self.is_rank_cutoff[columns].all():
             raise InvalidRequestError(
-                "order is repaired for rules that keep a top prefix of the ranking; leave typical "
-                "sampling out"
+                "order is repaired where a top prefix of the ranking is kept: leave typical out"
             )
         if ordered and np.isnan(self.sorted_gap).any():
-            raise InvalidRequestError(
-                "no rule of this pass needed ranks, so there is no order to repair: measure with "
-                "ranks=True"
-            )
+            raise InvalidRequestError("this pass ranked nothing: measure with ranks=True")
         node, rank, gap = self.tokens.node, self.rank, self.gap
         if ordered:
             rank = self._valid_rank
@@ -230,8 +221,7 @@ class Split:
 def shapley(losses: Mapping[str, np.ndarray]) -> Split:
     """Shares a loss between order and shape by Shapley's value.
 
-    Each part is what its repair saves, averaged over whether it is repaired first or second: the
-    only split that adds up, treats both alike and gives nothing to a repair that never saves.
+    Each part is what its repair saves, averaged over whether it is repaired first or second.
 
     Args:
         losses: in nats, for each of `split.REPAIRS`; arrays of one shape.
@@ -257,10 +247,7 @@ def adaptive_frontier(tokens: TokenTable, rank: np.ndarray) -> np.ndarray:
         rank: rank from 0 of each valid token at its node. [token]
 
     Returns:
-        [point, 2], precision falling and recall rising.
-
-    Raises:
-        InvalidRequestError: an answer has several token sequences.
+        [point, 2], precision falling and recall rising; InvalidRequestError as `step_losses`.
     """
     trie = tokens.trie
     require_one_sequence(trie)

@@ -1,6 +1,6 @@
-"""Tasks: a prompt and the complete set of its valid answers, as strings.
+"""Tasks: a prompt and the complete set of its valid answers, as strings. Knows no tokens.
 
-Knows the paper's prompts (App. C.1) and how to read a user's own list. Knows nothing of tokens.
+The paper's (App. C.1), and a user's own list.
 """
 
 import itertools
@@ -18,7 +18,6 @@ MAX_ANSWERS = 200_000
 _LONGEST_NAME = 100  # it becomes part of file names
 # Devices of Windows, and folders that lie beside a model's tables.
 _TAKEN = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?|framework|labels|logits|steps|texts")
-_HALF_A_PAIR = re.compile("[\ud800-\udfff]")  # JSON may hold one; it cannot be written
 # Joiners and variation selectors: part of the spelling after a character beyond Latin, as in
 # Persian or in emoji, and in keycaps; invisible elsewhere. Then letters that are blank.
 _JOINER = "[\u200c\u200d\ufe00-\ufe0f\U000e0100-\U000e01ef]"
@@ -80,10 +79,7 @@ class Task:
             raise InvalidTaskError(f"task name {self.name!r} is a reserved word: choose another")
         if not isinstance(self.prompt, str) or not self.prompt.strip():
             raise InvalidTaskError(f"task {self.name!r}: the prompt is empty")
-        if _HALF_A_PAIR.search(self.prompt):
-            raise InvalidTaskError(
-                f"task {self.name!r}: the prompt has half a surrogate pair: remove it"
-            )
+        _require_whole(self.prompt, f"task {self.name!r}: the prompt")
         _check_answers(self.name, self.answers)
 
 
@@ -119,6 +115,11 @@ class OpenPrompt:
             )
 
 
+def _require_whole(text: str, where: str) -> None:
+    if re.search("[\ud800-\udfff]", text):  # JSON may hold one; it cannot be written
+        raise InvalidTaskError(f"{where}: has half a surrogate pair; remove it")
+
+
 def _check_answers(name: str, answers: tuple) -> None:
     if not answers:
         raise InvalidTaskError(f"task {name!r} has no answers: give at least one")
@@ -132,8 +133,7 @@ def _check_answers(name: str, answers: tuple) -> None:
         where = f"task {name!r}, answer {position + 1} of {len(answers)} ({answer!a})"
         if not isinstance(answer, str):
             raise InvalidTaskError(f"{where}: must be a string")
-        if _HALF_A_PAIR.search(answer):
-            raise InvalidTaskError(f"{where}: has half a surrogate pair; remove it")
+        _require_whole(answer, where)
         if not answer or answer != answer.strip():
             raise InvalidTaskError(
                 f"{where}: is empty or has surrounding white space; strip it (the leading space "
@@ -165,9 +165,7 @@ def _plain(text: str) -> str:
 
 
 def get_task(name: Task | str | Path) -> Task:
-    """A task as it is, by name (see `NAME_FORMS`), or from a `.json` file.
-
-    The file holds name, prompt and answers.
+    """A task as it is, by name (see `NAME_FORMS`), or from a `.json` file of its three fields.
 
     >>> len(get_task("rng-3-sum-equals-10").answers)
     63
@@ -179,13 +177,12 @@ def get_task(name: Task | str | Path) -> Task:
     if isinstance(name, Task):
         return name
     text = str(name)
-    if len(text) > _LONGEST_NAME and not text.endswith(".json"):
-        raise InvalidTaskError(
-            f"task {text[:80]!r}...: a name of {len(text):,} characters is none, at most "
-            f"{_LONGEST_NAME}. {_HINT}"
-        )
     if text.endswith(".json"):
         return _read_task_file(Path(text))
+    if len(text) > _LONGEST_NAME:
+        raise InvalidTaskError(
+            f"task {text[:80]!r}...: a name has at most {_LONGEST_NAME} characters. {_HINT}"
+        )
     if match := _PARAPHRASE.fullmatch(text):
         known = {other.name: other for other in paraphrases(match[1])}
         if text not in known:
@@ -200,8 +197,7 @@ def get_task(name: Task | str | Path) -> Task:
     if match := _RNG_NAME.fullmatch(text):
         length, relation, total = match.groups()
         return _random_digits(text, int(length), relation, None if total is None else int(total))
-    near = list_tasks()
-    raise UnknownNameError("task", text, near, f"Forms: {', '.join(NAME_FORMS)}. {_HINT}")
+    raise UnknownNameError("task", text, list_tasks(), f"Forms: {', '.join(NAME_FORMS)}. {_HINT}")
 
 
 def list_tasks() -> list[str]:
@@ -214,12 +210,9 @@ def _random_digits(name: str, length: int, relation: str | None, total: int | No
     start, end = _DIGITS
     if not 1 <= length <= 5:
         raise InvalidTaskError(f"task {name!r}: the number of integers must be from 1 to 5")
+    fits = {"equals": lambda d: sum(d) == total, "at-most": lambda d: sum(d) <= total, None: None}
     digits = itertools.product(range(start, end + 1), repeat=length)
-    if relation == "equals":
-        digits = (d for d in digits if sum(d) == total)
-    elif relation == "at-most":
-        digits = (d for d in digits if sum(d) <= total)
-    answers = tuple(",".join(map(str, d)) for d in digits)
+    answers = tuple(",".join(map(str, d)) for d in digits if not relation or fits[relation](d))
     if not answers:
         raise InvalidTaskError(
             f"task {name!r}: no {length} integers from {start} to {end} sum to {total}; "
@@ -256,14 +249,10 @@ def paraphrases(task: Task | str) -> list[Task]:
 def _read_task_file(path: Path) -> Task:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        name, prompt, answers = record["name"], record["prompt"], record["answers"]
-        if not isinstance(answers, list):
-            raise TypeError(f"answers must be a list of strings, not {answers!r}")
-        return Task(name, prompt, answers)
-    except InvalidTaskError:
-        raise
+        given = [record[name] for name in ("name", "prompt", "answers")]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InvalidTaskError(
             f"task file {str(path)!r} is unreadable ({type(error).__name__}: {error}); it must be "
             'JSON like {"name": "...", "prompt": "...", "answers": ["...", "..."]}'
         ) from error
+    return Task(*given)

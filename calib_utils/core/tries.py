@@ -17,9 +17,8 @@ from calib_utils.errors import TokenizationError
 class Sequences:
     """All symbol sequences that mean a valid answer.
 
-    `answer[i]` is the answer that `symbols[i]` spells; several sequences may spell one answer.
-    `end_symbols` are the symbols that close a sequence: after each one, any of them is valid.
-    Empty means that a sequence counts as soon as its last symbol is there.
+    `answer[i]` is the answer that `symbols[i]` spells; several sequences may spell one answer. Any
+    of `end_symbols` closes a sequence; without one it counts as soon as its last symbol is there.
     """
 
     symbols: tuple[tuple[int, ...], ...]
@@ -76,9 +75,9 @@ class Trie:
         """The symbols that lead from the root to a node."""
         symbols = []
         while node > 0:
-            symbols.append(int(self.node_symbol[node]))
+            symbols.insert(0, int(self.node_symbol[node]))
             node = int(self.node_parent[node])
-        return symbols[::-1]
+        return symbols
 
     def valid_symbols(self, node: int) -> list[int]:
         """G(prefix): every valid next symbol of a node, ascending."""
@@ -91,8 +90,7 @@ def build_trie(sequences: Sequences) -> Trie:
     """The prefix tree of `sequences`.
 
     Raises:
-        TokenizationError: one sequence stands for two answers, holds an end symbol, or (when
-            there is no end symbol) begins another, so that one output would count twice.
+        TokenizationError: one output would count for two answers, or not end where it should.
     """
     _check_unambiguous(sequences)
     # One pass in lexical order creates every parent before its children and siblings together.
@@ -185,8 +183,7 @@ def _check_unambiguous(sequences: Sequences) -> None:
 def uniform_over_valid(trie: Trie) -> np.ndarray:
     """Log-probability of every edge for a model that is uniform over G at each prefix. [edge]
 
-    Perfectly ordered, all mass valid, but blind to N: the structural ceiling of a rank cutoff
-    that knows |G|.
+    All mass is valid, but blind to N: the structural ceiling of a rank cutoff that knows |G|.
     """
     width = np.where(trie.edge_symbol < 0, max(len(trie.end_symbols), 1), 1)
     return np.log(width / trie.node_branching[trie.edge_node])

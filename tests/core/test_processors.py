@@ -171,26 +171,6 @@ def test_several_end_tokens_add_up(tiny):
     np.testing.assert_allclose(own, known, rtol=1e-5)
 
 
-def test_the_order_of_processors_and_temperature_matters(model, plain_logits):
-    penalty, cut = like_the_last, MinPLogitsWarper(1e-3)
-    orders = {"ab": [penalty, cut], "ba": [cut, penalty]}
-    rows = [
-        cu.Processors(order, name, at, temperature_at=at)
-        for name, order in orders.items()
-        for at in (0, 1, 2)
-    ]
-    found = cu.evaluate(model, TASK, rows, [3.0])
-    prompt = cu.render_prompt(model, TASK)
-    for row, sampler in zip(found[NUMBERS].to_numpy(), rows, strict=True):
-        at = sampler.temperature_at
-        expected = brute_force(model, prompt, plain_logits, sampler.processors, at, 3.0)
-        np.testing.assert_allclose(row, expected, rtol=3e-4, atol=1e-14)
-    numbers = np.log(found[NUMBERS].to_numpy())
-    for one in range(6):
-        apart = np.abs(numbers[one] - np.delete(numbers, one, axis=0)).max(axis=1)
-        assert (apart > 1e-3).all(), "each order gives numbers of its own"
-
-
 def test_rules_and_processors_keep_the_order_asked_for(model, tmp_path):
     def sampler(name, scale):
         return cu.Processors(lambda ids, scores: scores * scale, name, scale)
@@ -399,51 +379,6 @@ def test_the_row_of_processors_is_that_of_transformers(order, at, temperature):
     found = cu.Processors(row, "own", temperature_at=at).log_p(ids, logits, temperature)
     assert torch.equal(logits, before), "the model's logits are left alone"
     assert torch.equal(found, expected)
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_exact_probabilities_are_those_of_seeded_generate(model, seed):
-    tokenizer = model.tokenizer
-    end = cu.render_prompt(model, TASK).end_ids[0]
-    letters = [tokenizer(letter, add_special_tokens=False).input_ids[0] for letter in "xyz"]
-    answers = [*"xyz", *(a + b for a in "xyz" for b in "xyz")]
-    task = cu.Task("letters", TASK.prompt, answers)
-    row = [RepetitionPenaltyLogitsProcessor(1.4), keep_some([*letters, end])]
-    sampler = cu.Processors(row, "own", temperature_at=2)
-    # A flat enough distribution that every answer has a share.
-    prompt, temperature, n = cu.render_prompt(model, task), 6.0, 4000
-    calls = []
-    watched = cu.Processors([*row, lambda i, s: calls.append(1) or s], "own", temperature_at=2)
-    validity = cu.evaluate(model, task, [watched], [temperature]).validity[0]
-    assert calls
-    exact = exact_answers(model, prompt, sampler, temperature)
-    assert exact.sum() == pytest.approx(validity, rel=1e-9)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        drawn = model.network.generate(
-            torch.tensor([prompt.ids]),
-            attention_mask=torch.ones(1, len(prompt.ids), dtype=torch.long),
-            logits_processor=LogitsProcessorList(row),
-            do_sample=True,
-            temperature=temperature,
-            top_k=0,
-            max_new_tokens=3,
-            num_return_sequences=n,
-            eos_token_id=end,
-            pad_token_id=end,
-        )
-    written = [tuple(ids) for ids in drawn[:, len(prompt.ids) :].tolist()]
-    assert exact.min() > 10 / n
-    for symbols, answer in zip(prompt.sequences.symbols, prompt.sequences.answer, strict=True):
-        padded = (*symbols, *[end] * (3 - len(symbols)))
-        count, p = written.count(padded), exact[answer]
-        assert abs(count - n * p) < 4 * math.sqrt(n * p * (1 - p)), task.answers[answer]
-
-
-def exact_answers(model, prompt, sampler, temperature):
-    from calib_utils.results.measure import measure
-
-    return np.exp(measure(model, prompt, [(sampler, temperature)]).answer_log_p[:, 0])
 
 
 @pytest.mark.models

@@ -268,20 +268,17 @@ LLAMA_CPP = ("top_nsigma", "top_k", "typical", "top_p", "min_p")
 VLLM = ("min_p", "top_k", "top_p")
 
 
-@given(logits=logit_rows((0,)), rules=shuffled(LLAMA_CPP), temperature=temperatures)
-def test_the_order_of_llama_cpp_cuts_at_temperature_1_then_tempers(
-    by_project, logits, rules, temperature
+@pytest.mark.parametrize(
+    ("engine", "order", "last"), [("llama.cpp", LLAMA_CPP, True), ("vllm", VLLM, False)]
+)
+@given(logits=logit_rows((0,)), data=st.data(), temperature=temperatures)
+def test_the_order_of_an_engine_is_its_own(
+    by_project, engine, order, last, logits, data, temperature
 ):
-    expected = by_transformers(logits, in_order(rules, LLAMA_CPP), temperature, last=True)
-    found = by_project(logits, cu.Chain(rules, "llama.cpp"), temperature)
-    assert_equal(found, expected, logits)
-
-
-@given(logits=logit_rows((0,)), rules=shuffled(VLLM), temperature=temperatures)
-def test_the_order_of_vllm_is_temperature_min_p_top_k_top_p(by_project, logits, rules, temperature):
-    expected = by_transformers(logits, in_order(rules, VLLM), temperature)
-    found = by_project(logits, cu.Chain(rules, "vllm"), temperature)
-    assert_equal(found, expected, logits)
+    """llama.cpp cuts at temperature 1 and tempers what is left."""
+    rules = data.draw(shuffled(order))
+    expected = by_transformers(logits, in_order(rules, order), temperature, last=last)
+    assert_equal(by_project(logits, cu.Chain(rules, engine), temperature), expected, logits)
 
 
 @pytest.mark.parametrize("temperature", [0.01, 0.02, 0.1, 0.5])

@@ -1,7 +1,6 @@
 """Prefix trees: hand-counted examples, brute force over random answer sets, ERRATA 11 and 12."""
 
 import itertools
-import math
 
 import numpy as np
 import pytest
@@ -105,23 +104,10 @@ def test_nodes_counts_and_branching_agree_with_enumeration(answers, ends):
 
 
 @given(answer_sets)
-def test_counts_of_a_nodes_edges_sum_to_its_own(answers):
-    trie = trie_of(answers)
-    total = np.bincount(trie.edge_node, weights=trie.edge_count)
-    assert total.tolist() == trie.node_count.tolist()
-
-
-@given(answer_sets)
 def test_children_are_grouped_by_parent(answers):
     trie = trie_of(answers)
     for node, children in enumerate(trie.children()):
         assert children.tolist() == np.flatnonzero(trie.node_parent == node).tolist()
-
-
-@given(answer_sets)
-def test_nodes_are_in_preorder(answers):
-    found = prefixes(trie_of(answers))
-    assert found == sorted(found)
 
 
 @given(answer_sets)
@@ -130,13 +116,6 @@ def test_a_model_weighted_by_count_is_uniform_over_answers(answers):
     sequences = metrics.sequence_log_probability(trie, weighted_by_count(trie)[:, None])
     assert np.exp(sequences) == pytest.approx(np.full((len(answers), 1), 1 / len(answers)))
     assert diversity_of(trie, weighted_by_count(trie)) == pytest.approx(1, abs=1e-12)
-
-
-@given(answer_sets, some_ends)
-def test_uniform_over_valid_puts_all_mass_on_valid_answers(answers, ends):
-    trie = trie_of(answers, ends)
-    sequences = metrics.sequence_log_probability(trie, uniform_over_valid(trie)[:, None])
-    assert np.exp(sequences).sum() == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
@@ -153,15 +132,6 @@ def test_structural_ceiling_of_a_perfectly_ordered_model(name, split, expected):
     trie = cu.trie_of_strings([answer.split(split) for answer in cu.get_task(name).answers])
     assert diversity_of(trie, uniform_over_valid(trie)) == pytest.approx(expected, abs=5e-4)
     assert diversity_of(trie, weighted_by_count(trie)) == pytest.approx(1, abs=1e-12)
-
-
-def test_the_states_ceiling_by_hand():
-    # 40 one-word starts and Rhode, West hold 1/45 each; New 4 x 1/180, North and South 2 x 1/90.
-    p = [1 / 45] * 42 + [1 / 180] * 4 + [1 / 90] * 4
-    by_hand = math.exp(-sum(x * math.log(x) for x in p)) / 50
-    words = [state.split() for state in cu.get_task("us-states").answers]
-    trie = cu.trie_of_strings(words)
-    assert diversity_of(trie, uniform_over_valid(trie)) == pytest.approx(by_hand, abs=1e-12)
 
 
 def test_a_trie_of_letters():
