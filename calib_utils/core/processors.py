@@ -6,7 +6,6 @@ out, at every node of a trie with its own prefix. Knows nothing of models.
 
 import copy
 import math
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
 
@@ -241,7 +240,10 @@ def check_temperatures(temperatures: Sequence[float] | float) -> list[float]:
     for value in values:
         if not is_number(value):
             raise InvalidRequestError(f"temperature {value!r} is not a number: such as 1.0")
-        found.append(float(value) if abs(value) < sys.float_info.max else math.inf)
+        try:
+            found.append(float(value))
+        except OverflowError:
+            found.append(math.inf)
         if not _COLDEST <= found[-1] < math.inf:
             raise InvalidRequestError(
                 f"temperature {found[-1]}: must be a finite number, at least {_COLDEST:g} "

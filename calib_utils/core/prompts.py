@@ -183,16 +183,20 @@ def _chat(tokenizer, message: str) -> _Shown:
     # A thought that is opened and closed at once belongs to the generation prompt alone.
     head = asked if answered.startswith(asked) else _EMPTY_THOUGHT.sub("", asked)
     lead, found, closing = answered[len(head) :].partition(_REPLY)
-    added = (token.content for token in tokenizer.added_tokens_decoder.values())
     if marks and not re.search("(?i)/|end", marks[-1]):
         problem = f"opens a thought, {marks[-1]}, and has no switch for it"
     elif not answered.startswith(head) or not found:
         problem = "does not begin a reply as its generation prompt does"
-    elif _THOUGHT.search(lead) or any(token in lead for token in added if not token.isspace()):
+    elif _THOUGHT.search(lead) or _holds_control(tokenizer, lead):
         problem = f"writes {lead!r} before a reply"
     else:
         return _Shown(asked, lead, closing)
     raise _unfit(problem, asked, answered)
+
+
+def _holds_control(tokenizer, text: str) -> bool:
+    tokens = tokenizer.added_tokens_decoder.values() if text.strip() else ()
+    return any(token.content in text for token in tokens if not token.content.isspace())
 
 
 def _unfit(problem: str, asked: str, answered: str) -> ModelFormatError:

@@ -123,14 +123,6 @@ def test_rounding_carries_no_measure_out_of_its_range(n_answers):
     assert metrics.diversity(log_p) == 1 / n_answers
 
 
-@given(random_models(), st.floats(0, 700))
-def test_diversity_is_blind_to_how_much_mass_is_valid(model, nats):
-    log_p = answer_log_p(*model)
-    assert metrics.diversity(log_p - nats) == pytest.approx(metrics.diversity(log_p), rel=1e-9)
-    expected = metrics.validity(log_p) * np.exp(-nats)
-    assert metrics.validity(log_p - nats) == pytest.approx(expected, rel=1e-9, abs=1e-300)
-
-
 points = st.lists(
     st.tuples(st.floats(0, 1), st.one_of(st.floats(0, 1), st.just(np.nan))), max_size=12
 ).map(lambda pairs: np.array(pairs).reshape(-1, 2))

@@ -129,11 +129,6 @@ def test_every_case_changes_the_numbers(model, case):
     assert np.abs(np.log(own / plain)).max() > 0.03
 
 
-def test_a_repeated_pair_is_never_written(model):
-    table = cu.evaluate(model, TASK, [cu.Processors(NoRepeatNGramLogitsProcessor(2), "ngram")])
-    assert table.sequence_recall[0] == pytest.approx(6 / 7), "all but xxx"
-
-
 @pytest.mark.parametrize("architecture", ["qwen3.5", "gemma3"])
 def test_other_architectures_and_batches_see_their_own_prefixes(tiny, plain_logits, architecture):
     model = tiny(architecture, chat=True)
@@ -213,17 +208,6 @@ def test_rows_of_processors_are_neither_stored_nor_reused(model, tmp_path):
     other = cu.Processors(lambda ids, scores: scores * 3, "own")
     first, second = cu.evaluate(model, TASK, ["none", other], results_dir=tmp_path).validity
     assert abs(math.log(second / first)) > 0.1
-
-
-def test_new_rows_beside_processors_are_stored_and_old_ones_stay(model, tmp_path):
-    old = cu.evaluate(model, TASK, ["none"], [1.0], results_dir=tmp_path, details=True)
-    mine = cu.Processors(like_the_last, "own", 7)
-    cu.evaluate(model, TASK, [mine, "top_k=60"], [1.0, 2.0], results_dir=tmp_path)
-    stored = cu.stored_measurement(model, TASK, tmp_path)
-    assert stored.settings.rule.tolist() == ["none", "top_k", "top_k"]
-    assert stored.settings.validity[0] == old.validity[0]
-    assert not stored.losses.empty
-    assert not stored.frontier.empty
 
 
 @pytest.mark.parametrize("family", rules.FAMILIES)

@@ -294,23 +294,6 @@ def test_a_window_below_the_top_keeps_its_digits_at_low_temperature(by_project, 
     np.testing.assert_allclose(log_p[kept], expected[kept], rtol=1e-9)
 
 
-def test_where_temperature_comes_matters(by_project):
-    logits = np.array([3, 2, 1, 0], dtype=np.float32)
-    first, last = (
-        by_project(logits, cu.Chain([cu.MinP(0.2)], e), 2.0) for e in ("vllm", "llama.cpp")
-    )
-    assert first[0].tolist() == [True, True, True, True]
-    assert last[0].tolist() == [True, True, False, False]
-
-
-def test_the_order_of_a_chain_matters(by_project):
-    logits = np.log(np.array([0.4, 0.3, 0.2, 0.1], dtype=np.float32))
-    two, most = cu.TopK(2), cu.TopP(0.6)
-    assert by_project(logits, cu.Chain([most, two]), 1.0)[0].sum() == 2
-    assert by_project(logits, cu.Chain([two, cu.TopP(0.5)]), 1.0)[0].sum() == 1, "0.4 of 0.7"
-    assert by_project(logits, cu.Chain([cu.TopP(0.5), two]), 1.0)[0].sum() == 2
-
-
 LOWEST = [np.finfo(np.float32).min, float(torch.finfo(torch.bfloat16).min), -1e9, -1e30]
 
 
