@@ -79,7 +79,7 @@ def sequence_recall(uniform_log_p: np.ndarray) -> np.ndarray:
 
 
 def pareto_frontier(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Indices of the points that no other point beats in both coordinates, by rising `first`.
+    """Indices of the points that no other beats in both coordinates, by rising `first`.
 
     NaN points are left out; of equal points one stays.
 

@@ -53,10 +53,8 @@ class Policies:
     def __post_init__(self):
         known = {"end": ENDS, "tokenizations": TOKENIZATIONS, "surface": SURFACES}
         for field, value in vars(self).items():
-            if value not in known[field]:
-                raise InvalidTaskError(
-                    f"{field}={value!r} does not exist: choose from {known[field]}"
-                )
+            if value not in (these := known[field]):
+                raise InvalidTaskError(f"{field}={value!r} does not exist: choose from {these}")
 
     @property
     def suffix(self) -> str:
@@ -311,7 +309,7 @@ def _segmentations(tokenizer, form: str, own: tuple[int, ...]) -> list[tuple[int
 def _end_ids(tokenizer, end: str, closing: str) -> tuple[int, ...]:
     if end == "none":
         return ()
-    token = _first_special(tokenizer, closing)
+    token = end_of_turn(tokenizer, closing)
     token = tokenizer.eos_token_id if token is None else token
     found = {token} - {None}
     if end == "line":
@@ -321,13 +319,9 @@ def _end_ids(tokenizer, end: str, closing: str) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-def end_of_turn(tokenizer) -> int | None:
-    """The special token with which the chat template closes a reply."""
-    return _first_special(tokenizer, _chat(tokenizer, "question").closing)
-
-
-def _first_special(tokenizer, text: str) -> int | None:
-    """The special or added token that a text begins with."""
+def end_of_turn(tokenizer, closing: str | None = None) -> int | None:
+    """The special or added token with which the chat template closes a reply."""
+    text = _chat(tokenizer, "question").closing if closing is None else closing
     ids = tokenizer(text, add_special_tokens=False).input_ids if text else []
     known = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     return ids[0] if ids and ids[0] in known else None
@@ -337,11 +331,7 @@ def _first_special(tokenizer, text: str) -> int | None:
 
 
 class Vocabulary:
-    """Bytes of every ordinary token (special tokens write nothing).
-
-    Raises:
-        ModelFormatError: a tokenizer whose decoder is of neither kind.
-    """
+    """Bytes of every ordinary token; a ModelFormatError where the decoder is of neither kind."""
 
     def __init__(self, tokenizer):
         self._bytes = _token_bytes(tokenizer)
@@ -409,10 +399,10 @@ def _byte_level(piece: str) -> bytes:
 
 @cache
 def _byte_alphabet() -> dict[str, int]:
-    """The printable stand-ins that byte-level BPE uses for the 256 bytes (GPT-2's table)."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [b for b in range(256) if b not in printable]
-    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
+    """The printable stand-ins that byte-level BPE uses for the 256 bytes."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    return {character: byte for byte, character in bytes_to_unicode().items()}
 
 
 def _sentencepiece(piece: str) -> bytes:

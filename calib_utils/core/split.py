@@ -27,10 +27,10 @@ def require_one_sequence(trie: Trie) -> None:
 
 
 class TokenTable:
-    """The valid tokens of every node. An end edge stands for several where several tokens end.
+    """The valid tokens of every node, together; an end edge has a token for each end symbol.
 
-    Tokens of a node lie together. `edge`, `symbol` (an end symbol where the edge ends) and `node`
-    (ascending) of each [token]; `first`: where each node's tokens begin, then their number.
+    `edge`, `symbol` and `node` (ascending) of each [token]; `first`: where each node's tokens
+    begin, then their number.
     """
 
     def __init__(self, trie: Trie):
@@ -67,9 +67,9 @@ class Steps:
     """Where the valid tokens rank, and what each setting keeps. Logarithms in nats.
 
     `rank`, `gap` [token]: rank from 0 and logit less the node's highest. `sorted_gap` [token]:
-    that difference for the ranks 0 .. |G|-1 of the node; NaN where the pass ranked nothing, and
-    `rank` then holds zeros. `start`, `stop`, `log_mass` [node, setting]: the window of ranks kept,
-    and ln of its mass relative to the top token. `temperature`, `is_rank_cutoff` [setting].
+    that difference for the ranks 0 .. |G|-1 of the node; NaN where the pass ranked nothing.
+    `start`, `stop`, `log_mass` [node, setting]: the window of ranks kept, and ln of its mass
+    relative to the top token. `temperature`, `is_rank_cutoff` [setting].
     """
 
     tokens: TokenTable
@@ -91,8 +91,7 @@ class Steps:
                 valid tokens of the window hold in proportion to N. `both`: one, then the other.
 
         Raises:
-            InvalidRequestError: an order repair of a rule that is no rank cutoff, or after a pass
-                that ranked nothing.
+            InvalidRequestError: an order repair of what is no rank cutoff or was not ranked.
         """
         if repair not in REPAIRS:
             raise InvalidRequestError(f"repair={repair!r} does not exist: choose from {REPAIRS}")
@@ -147,10 +146,7 @@ class Steps:
 
 @dataclass(frozen=True)
 class StepLosses:
-    """What each step loses, in nats, [step, setting]: of validity, and of diversity.
-
-    Sums over steps are -ln Val and -ln Div. NaN where validity is 0.
-    """
+    """What each step loses in nats, [step, setting]; sums are -ln Val, -ln Div; NaN if Val is 0."""
 
     validity: np.ndarray
     diversity: np.ndarray
@@ -207,10 +203,7 @@ def _edges_by_depth(trie: Trie) -> list[np.ndarray]:
 
 @dataclass(frozen=True)
 class Split:
-    """A loss in nats between its two causes; `order + shape + rest == total`.
-
-    `rest` is what the loss of the decoder with both repaired still is.
-    """
+    """A loss in nats between two causes, and the rest that both repairs together leave."""
 
     total: np.ndarray
     order: np.ndarray
