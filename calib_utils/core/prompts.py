@@ -98,7 +98,7 @@ def render(tokenizer, task: Task, policies: Policies | None = None) -> Prompt:
     policies = policies or Policies()
     is_chat = bool(tokenizer.chat_template)
     text, lead, closing = _chat(tokenizer, task.prompt) if is_chat else _raw(task.prompt)
-    _require_plain(tokenizer, tokenizer(task.prompt, add_special_tokens=False).input_ids, "prompt")
+    _require_plain(tokenizer, _plain_ids(tokenizer, task.prompt), "prompt")
     prompt_ids = _encode(tokenizer, text, is_chat)
     if prompt_ids[:2] == (tokenizer.bos_token_id,) * 2:
         raise ModelFormatError(
@@ -167,9 +167,8 @@ def _chat(tokenizer, message: str) -> _Shown:
     for content in (str, lambda text: [{"type": "text", "text": text}]):
         try:
             asked = _templated(tokenizer, True, user=content(message))
-            answered = _templated(
-                tokenizer, False, user=content(message), assistant=content(_REPLY)
-            )
+            both = {"user": content(message), "assistant": content(_REPLY)}
+            answered = _templated(tokenizer, False, **both)
             if words in asked and _REPLY in answered:
                 break
             failed = failed or _unfit("loses the question or the reply", asked, answered)
@@ -185,16 +184,11 @@ def _chat(tokenizer, message: str) -> _Shown:
         problem = f"opens a thought, {marks[-1]}, and has no switch for it"
     elif not answered.startswith(head) or not found:
         problem = "does not begin a reply as its generation prompt does"
-    elif _THOUGHT.search(lead) or _holds_control(tokenizer, lead):
+    elif _THOUGHT.search(lead) or _control_ids(tokenizer).intersection(_plain_ids(tokenizer, lead)):
         problem = f"writes {lead!r} before a reply"
     else:
         return _Shown(asked, lead, closing)
     raise _unfit(problem, asked, answered)
-
-
-def _holds_control(tokenizer, text: str) -> bool:
-    tokens = tokenizer.added_tokens_decoder.values() if text.strip() else ()
-    return any(token.content in text for token in tokens if not token.content.isspace())
 
 
 def _unfit(problem: str, asked: str, answered: str) -> ModelFormatError:
@@ -233,14 +227,18 @@ def _pinned_template(text: str):
 def _encode(tokenizer, text: str, is_chat: bool) -> tuple[int, ...]:
     """Token ids; a template writes its own special tokens, before a raw prompt the tokenizer's go.
     An end token that a tokenizer appends on its own account never gets in."""
-    ids = tokenizer(text, add_special_tokens=False).input_ids
+    ids = _plain_ids(tokenizer, text)
     return (*ids,) if is_chat else (*_put_first(tokenizer), *ids)
+
+
+def _plain_ids(tokenizer, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False).input_ids
 
 
 @lru_cache(maxsize=8)
 def _put_first(tokenizer) -> list[int]:
     """The special tokens, most often BOS, that the tokenizer puts before a text."""
-    whole, bare = (tokenizer("a", add_special_tokens=add).input_ids for add in (True, False))
+    whole, bare = tokenizer("a").input_ids, _plain_ids(tokenizer, "a")
     starts = (at for at in range(len(whole)) if whole[at : at + len(bare)] == bare)
     return whole[: next(starts, 0)]
 
@@ -322,7 +320,7 @@ def _end_ids(tokenizer, end: str, closing: str) -> tuple[int, ...]:
 def end_of_turn(tokenizer, closing: str | None = None) -> int | None:
     """The special or added token with which the chat template closes a reply."""
     text = _chat(tokenizer, "question").closing if closing is None else closing
-    ids = tokenizer(text, add_special_tokens=False).input_ids if text else []
+    ids = _plain_ids(tokenizer, text) if text else []
     known = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     return ids[0] if ids and ids[0] in known else None
 

@@ -96,43 +96,36 @@ def build_trie(sequences: Sequences) -> Trie:
     # One pass in lexical order creates every parent before its children and siblings together.
     order = sorted(range(len(sequences.symbols)), key=lambda i: sequences.symbols[i])
     nodes, edges = [(-1, -1, 0)], []  # (parent, symbol, depth); (node, symbol, child)
-    node_answers: list[set[int]] = [set()]
-    edge_answers: list[set[int]] = []
     inner: dict[tuple[int, int], int] = {}  # (node, symbol) -> edge
+    passed: set[tuple[int, int]] = set()  # (edge, answer)
     sequence_edge = np.empty(len(order), dtype=np.int64)
     closes = bool(sequences.end_symbols)
     for index in order:
-        symbols, answer = sequences.symbols[index], sequences.answer[index]
-        node = 0
-        node_answers[0].add(answer)
-        for position, symbol in enumerate(symbols):
-            if not closes and position == len(symbols) - 1:
-                break
-            edge = inner.get((node, symbol))
-            if edge is None:
-                nodes.append((node, symbol, position + 1))
-                node_answers.append(set())
-                edge = inner[node, symbol] = len(edges)
-                edges.append((node, symbol, len(nodes) - 1))
-                edge_answers.append(set())
-            edge_answers[edge].add(answer)
+        symbols, answer, node = sequences.symbols[index], sequences.answer[index], 0
+        for depth, symbol in enumerate(symbols if closes else symbols[:-1], start=1):
+            edge = inner.setdefault((node, symbol), len(edges))
+            if edge == len(edges):
+                edges.append((node, symbol, len(nodes)))
+                nodes.append((node, symbol, depth))
+            passed.add((edge, answer))
             node = edges[edge][2]
-            node_answers[node].add(answer)
+        passed.add((len(edges), answer))
         sequence_edge[index] = len(edges)
         edges.append((node, -1 if closes else symbols[-1], -1))
-        edge_answers.append({answer})
     node_array, edge_array = np.array(nodes), np.array(edges)
+    edge_count = np.bincount([edge for edge, _ in passed])
+    node_count = np.full(len(nodes), len(set(sequences.answer)))
+    leads = edge_array[:, 2] >= 0
+    node_count[edge_array[leads, 2]] = edge_count[leads]
     width = np.where(edge_array[:, 1] < 0, len(sequences.end_symbols), 1)
     return Trie(
-        node_parent=node_array[:, 0],
-        node_symbol=node_array[:, 1],
-        node_depth=node_array[:, 2],
-        node_count=np.array([len(a) for a in node_answers]),
+        *node_array.T,
+        node_count=node_count,
         node_branching=np.bincount(edge_array[:, 0], weights=width).astype(np.int64),
         edge_node=edge_array[:, 0],
         edge_symbol=edge_array[:, 1],
         edge_child=edge_array[:, 2],
-        edge_count=np.array([len(a) for a in edge_answers]),
+        edge_count=edge_count,
         sequence_edge=sequence_edge,
         sequence_answer=np.array(sequences.answer),
         n_answers=sequences.n_answers,

@@ -203,22 +203,6 @@ def test_a_quantile_that_falls_between_two_settings_is_the_lower_one(n):
     assert first["mean"] == pytest.approx(values.mean())
 
 
-def test_what_is_not_valid_enough_or_undefined_counts_as_0():
-    for pairs in ([(0.7999, 0.9)], [(0.9, NAN)], [(0.0, NAN)]):
-        found = cu.best_by_budget(table_of(pairs), 0.8)
-        assert found[["mean", "low", "high"]].to_numpy().tolist() == [[0.0, 0.0, 0.0]]
-    assert cu.best_by_budget(table_of([(0.8, 0.9)]), 0.8)["mean"].tolist() == [0.9]
-
-
-def test_samplers_are_apart_and_in_the_tables_order():
-    one, other = table_of([(1, 0.2), (1, 0.4)], "z"), table_of([(1, 0.9)], "a")
-    found = cu.best_by_budget(pd.concat([one, other], ignore_index=True))
-    assert found.rule.tolist() == ["z", "z", "a"]
-    assert found["mean"].tolist() == pytest.approx([0.3, 0.4, 0.9])
-    renamed = one.rename(columns={"rule": "family"})
-    assert cu.best_by_budget(renamed, by="family").family.tolist() == ["z", "z"]
-
-
 @pytest.mark.parametrize("level", [0, -0.1, 1.01, NAN, math.inf, 80])
 def test_a_level_out_of_range_is_refused(level):
     with pytest.raises(InvalidRequestError, match=f"level {level}: must be above 0 and at most 1"):

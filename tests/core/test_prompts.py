@@ -265,14 +265,6 @@ def test_end_line_is_eos_and_every_token_that_starts_a_line(tokenizer_of):
     assert list(ends) == sorted(ends)
 
 
-def test_end_none_counts_an_answer_as_soon_as_it_is_written(tiny):
-    model = tiny("llama")
-    closed, open_ = (cu.render_prompt(model, TASK, end=end) for end in ("eos", "none"))
-    assert open_.trie.n_nodes == closed.trie.n_nodes - len(TASK.answers)
-    p_closed, p_open = (cu.evaluate(model, TASK, end=end).validity[0] for end in ("eos", "none"))
-    assert p_open > p_closed
-
-
 def test_all_tokenizations_sum_the_probability_of_every_segmentation(tiny):
     model = tiny("llama")
     prompt = cu.render_prompt(model, TASK, tokenizations="all")
@@ -363,13 +355,6 @@ def test_an_answer_with_the_end_token_in_it_is_refused(tokenizer_of):
         render(tokenizer_of(), cu.Task("t", "p:", ["a<|end|>b"]))
     with pytest.raises(TokenizationError, match="contains the end token"):
         render(tokenizer_of(), cu.Task("t", "p:", ["a\nb"]), Policies(end="line"))
-
-
-def test_an_answer_that_begins_another_needs_an_end(tokenizer_of):
-    task = cu.Task("t", "p:", ["x", "xy"])
-    assert render(tokenizer_of(), task).trie.n_nodes == 4
-    with pytest.raises(TokenizationError, match="end='eos'"):
-        render(tokenizer_of(), task, Policies(end="none"))
 
 
 @pytest.mark.parametrize(

@@ -243,11 +243,6 @@ def test_reduced_precision_logits_are_ranked_with_their_ties(dtype):
     assert (ranks == stable_rank(logits.float().numpy())).all()
 
 
-def test_two_rules_that_differ_in_the_seventh_digit_are_two_rules():
-    rules = [cu.TopP(0.9), cu.TopP(0.90000001)]
-    assert check_rules(rules) == rules
-
-
 def test_the_grid_of_table_3():
     rules = cu.table3_rules()
     assert len(rules) == 17

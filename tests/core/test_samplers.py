@@ -377,13 +377,6 @@ def test_a_chain_in_an_engines_order_parses_back(engine, data):
     assert chain.temperature_first == (engine != "llama.cpp")
 
 
-def test_every_family_is_tested_here_or_without_a_number():
-    assert set(rules_module.FAMILIES) == {*FAMILIES, "none", "oracle_size"}
-    assert [n for n, f in rules_module.FAMILIES.items() if not f.is_rank_cutoff] == ["typical"]
-    for name, grid in rules_module.MORE_GRIDS.items():
-        assert {rule.name for rule in grid} == {name}
-
-
 MISUSE = {
     "typical of all": (lambda: cu.Typical(1.0), "InvalidRule", "typical=1.0", "below 1"),
     "typical of nothing": (lambda: cu.Typical(0), "InvalidRule", "typical=0", "above 0"),

@@ -8,7 +8,6 @@ from itertools import cycle, pairwise, product
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -334,46 +333,6 @@ def tiny_model(tiny):
 @pytest.fixture
 def no_model(monkeypatch):
     monkeypatch.setattr(scoring, "score", lambda *args, **kwargs: pytest.fail("the model ran"))
-
-
-def node_logits(model, prompt):
-    found = {}
-    for nodes, logits in scoring.score(model, prompt):
-        found |= dict(zip(nodes.tolist(), logits.float(), strict=True))
-    return torch.stack([found[node] for node in range(prompt.trie.n_nodes)]).numpy()
-
-
-def test_step_losses_are_those_of_logits_put_in_order(tiny_model, measure_logits):
-    rules, temperatures = ["none", "top_k=150", "top_p=0.99", "oracle_size"], [0.7, 2.0]
-    table = cu.step_losses(tiny_model, TASK, rules, temperatures)
-    assert table.columns.tolist() == [
-        *["rule", "parameter", "temperature", "repair", "step", "validity_loss", "diversity_loss"]
-    ]
-    prompt = cu.render_prompt(tiny_model, TASK)
-    logits = node_logits(tiny_model, prompt)
-    settings = [(cu.parse_rule(rule), t) for rule in rules for t in temperatures]
-    for repair, repaired, of in (
-        ("none", logits, "none"),
-        ("order", reordered(prompt.trie, logits), "none"),
-        ("shape", logits, "shape"),
-        ("both", reordered(prompt.trie, logits), "shape"),
-    ):
-        expected = losses_of(measure_logits(prompt.trie, repaired, settings).steps, of)
-        rows = table[table.repair == repair]
-        assert rows.step.tolist() == [1, 2, 3, 4] * len(settings)
-        for kind in ("validity", "diversity"):
-            found = rows[f"{kind}_loss"].to_numpy().reshape(len(settings), -1).T
-            np.testing.assert_allclose(found, getattr(expected, kind), rtol=2e-3, atol=1e-6)
-    evaluated = cu.evaluate(tiny_model, TASK, rules, temperatures)
-    own = (
-        table[table.repair == "none"]
-        .groupby(["rule", "temperature"])[["validity_loss", "diversity_loss"]]
-        .sum(min_count=1)
-    )
-    for row in evaluated.itertuples():
-        if row.validity > 0:
-            lost = own.loc[row.rule, row.temperature]
-            assert np.exp(-lost.to_numpy()) == pytest.approx([row.validity, row.diversity])
 
 
 def test_losses_do_not_depend_on_which_other_rules_are_asked_for(tiny_model):

@@ -105,13 +105,6 @@ def test_nodes_counts_and_branching_agree_with_enumeration(answers, ends):
 
 
 @given(answer_sets)
-def test_children_are_grouped_by_parent(answers):
-    trie = trie_of(answers)
-    for node, children in enumerate(trie.children()):
-        assert children.tolist() == np.flatnonzero(trie.node_parent == node).tolist()
-
-
-@given(answer_sets)
 def test_a_model_weighted_by_count_is_uniform_over_answers(answers):
     trie = trie_of(answers)
     sequences = metrics.sequence_log_probability(trie, weighted_by_count(trie)[:, None])
