@@ -43,7 +43,8 @@ class Ranking:
                 "the model returned NaN or infinite logits: try dtype='float32', or check that "
                 "the weight files are intact"
             )
-        if (lowest < self.top - _MASKED).any():
+        # Elsewhere than on a CPU a look at the values costs more than the filling.
+        if logits.device.type != "cpu" or (lowest < self.top - _MASKED).any():
             logits = logits.masked_fill(logits < self.top - _MASKED, -math.inf)
         self.logits = logits
         self.branching = torch.as_tensor(branching, device=self.top.device)
