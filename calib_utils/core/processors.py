@@ -66,12 +66,8 @@ class Processors(Sampler):
                 f"{len(processors)}, the number of processors"
             )
         self.processors, self.name, self.temperature_at = processors, name, temperature_at
-        self._parameter, self._calls = float(parameter), 0
+        self.parameter, self._calls = float(parameter), 0
         self._unused = [_copied(processor) for processor in processors]
-
-    @property
-    def parameter(self) -> float:
-        return self._parameter
 
     def log_p(self, ids: torch.Tensor, logits: torch.Tensor, temperature: float) -> torch.Tensor:
         """ln p of every token after the processors, -inf where dropped: float64 [row, vocab].

@@ -26,11 +26,7 @@ class Sampler(ABC):
     """What turns logits into the distribution that is drawn from: a `Rule`, or `Processors`."""
 
     name: str
-
-    @property
-    def parameter(self) -> float:
-        """The sampler's number, or NaN when it has none."""
-        return math.nan
+    parameter: float = math.nan  # the sampler's number, if it has one
 
     @property
     def key(self) -> str:

@@ -167,7 +167,9 @@ def step_losses(trie: Trie, edge_log_p: np.ndarray) -> StepLosses:
     """
     require_one_sequence(trie)
     n_settings = edge_log_p.shape[1]
-    levels = _edges_by_depth(trie)
+    depth = trie.node_depth[trie.edge_node]
+    order = np.lexsort((trie.edge_node, depth))  # by depth, those of a node together
+    levels = np.split(order, np.searchsorted(depth[order], np.arange(1, depth.max() + 1)))
     below = np.zeros((trie.n_nodes, n_settings))  # ln of the valid mass below each node
     joint = np.empty_like(edge_log_p)
     for edges in reversed(levels):
@@ -192,13 +194,6 @@ def step_losses(trie: Trie, edge_log_p: np.ndarray) -> StepLosses:
             reach[child[inner]] = weight[inner]
     lost[:, :, ~np.isfinite(below[0])] = np.nan
     return StepLosses(*lost)
-
-
-def _edges_by_depth(trie: Trie) -> list[np.ndarray]:
-    """The edges that leave the nodes of each depth, those of a node together."""
-    depth = trie.node_depth[trie.edge_node]
-    order = np.lexsort((trie.edge_node, depth))
-    return np.split(order, np.searchsorted(depth[order], np.arange(1, depth.max() + 1)))
 
 
 @dataclass(frozen=True)

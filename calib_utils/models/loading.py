@@ -83,13 +83,14 @@ class Model:
         if named := stage_by_name(self.key):
             return named
         told = _generation_settings(self.folder).get("eos_token_id")
-        stops = {*(told if isinstance(told, list) else [told])} & {*tokenizer.all_special_ids}
-        stops = stops or {tokenizer.eos_token_id} - {None}
+        told = told if isinstance(told, list) else [told]
+        stops = [token for token in tokenizer.all_special_ids if token in told]
+        stops = stops or [tokenizer.eos_token_id]
         try:
             turn = prompts.end_of_turn(tokenizer)
         except ModelFormatError:  # rendering a prompt says what is wrong
             turn = None
-        if turn is not None and stops and turn not in stops:
+        if turn is not None and turn not in stops:
             token = tokenizer.decode([turn])
             return "base", f"it generates past {token}, the end of a turn in its chat template"
         return "post-trained", "it has a chat template, and nothing says that it is a base model"
