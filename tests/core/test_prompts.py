@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
 import calib_utils as cu
+from calib_utils.book import check
 from calib_utils.core import prompts
 from calib_utils.core.prompts import Policies, Vocabulary, render
 from calib_utils.errors import (
@@ -190,6 +191,8 @@ def test_the_stage_decides_on_the_template_unless_the_user_does(
         assert one.key == f"{name}@chat={'yes' if asked else 'no'}"
         cu.show_prompt(one, TASK)
         assert f"seen so because  chat={asked} was asked for" in capsys.readouterr().out
+        cu.evaluate(one, "rng-1", results_dir=tmp_path / "rows")
+        assert check.recompute(tmp_path / "rows" / one.key / "rng-1").same.all()
     assert prompts_of[None].ids == prompts_of[chat].ids != prompts_of[not chat].ids
     cu.show_prompt(model, TASK)
     assert f"; chat={not chat} overrides" in capsys.readouterr().out

@@ -83,10 +83,6 @@ def test_a_task_file_with_one_string_of_answers_is_not_split_into_letters(write_
         cu.get_task(write_task({"name": "one", "prompt": "p", "answers": "Ohio"}))
 
 
-def test_answers_given_by_an_iterator_are_kept():
-    assert cu.Task("t", "p", (str(i) for i in range(3))).answers == ("0", "1", "2")
-
-
 def test_a_misspelt_task_is_answered_with_near_names():
     with pytest.raises(UnknownNameError, match="Did you mean 'us-states'"):
         cu.get_task("us-sates")
@@ -135,7 +131,7 @@ def test_joiners_and_selectors_that_are_part_of_the_spelling_are_kept():
         "\U0001f468\u200d\U0001f469\u200d\U0001f467",  # a family
         *("\u2764\ufe0f", "1\ufe0f\u20e3", "\u6771\u3000\u4eac", "a\nb\tc"),
     )
-    assert cu.Task("t", "p", answers).answers == answers
+    assert cu.Task("t", "p", iter(answers)).answers == answers
 
 
 @pytest.mark.parametrize("name", ["a/b", "../x", ".hidden", "-x", "", "a b", "a\nb", "a\n"])
