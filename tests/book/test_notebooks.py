@@ -29,7 +29,7 @@ EXECUTED = sorted(
 )
 
 
-COMMON = ("model", "revision", "dtype", "device", "seed", "results_dir", "quick")
+COMMON = ("model", "revision", "dtype", "device", "chat", "seed", "results_dir", "quick")
 
 
 def _ids(path):
@@ -61,8 +61,10 @@ def test_every_notebook_has_the_common_parameters_and_no_logic(name):
 
 
 def test_parameter_texts_are_read_as_their_defaults_type():
-    parsed = notebooks.parse_parameters("00_quickstart", ["seed=3", "quick=True", "model=a=b"])
-    assert parsed == {"seed": 3, "quick": True, "model": "a=b"}
+    pairs = ["seed=3", "quick=True", "model=a=b", "chat=False"]
+    parsed = notebooks.parse_parameters("00_quickstart", pairs)
+    assert parsed == {"seed": 3, "quick": True, "model": "a=b", "chat": False}
+    assert notebooks.parse_parameters("00_quickstart", ["chat=None"]) == {"chat": None}
 
 
 def test_only_a_folder_whose_name_is_too_long_for_a_socket_is_reached_by_ports():
