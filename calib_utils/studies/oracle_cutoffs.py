@@ -186,7 +186,8 @@ def oracle_table(table: pd.DataFrame, facts: pd.DataFrame, hulls: dict) -> pd.Da
     wanted = ["temperature", "validity", "diversity", "sequence_precision", "sequence_recall"]
     for task, group in table[table.rule == "oracle_size"].groupby("task", sort=False):
         worth = (group.validity * group.diversity).fillna(0.0)
-        best = group.loc[worth.idxmax(), wanted].astype(float).where(worth.max() > 0)
+        best = group.loc[worth.idxmax(), wanted].astype(float)
+        best = best if worth.max() > 0 else best * np.nan  # nothing is valid
         hull = hulls[task].astype(float).to_numpy()
         rows.append(
             {
