@@ -98,9 +98,8 @@ def test_labels_that_cannot_be_written_say_so(tmp_path):
 
 def test_missing_verdicts_survive_the_file(tmp_path):
     rows, path = texts(("Kashmir", True), ("", False)), tmp_path / "x.parquet"
-    first = verifiers.labels_of(rows, (ITEM,), GazetteerJudge(), path)
+    first, again = (verifiers.labels_of(rows, (ITEM,), GazetteerJudge(), path) for _ in "12")
     assert first.valid.isna().any()
-    again = verifiers.labels_of(rows, (ITEM,), GazetteerJudge(), path)
     pd.testing.assert_frame_equal(first, again)
 
 
@@ -218,21 +217,20 @@ def change_row(difference, low, high, measure="area", **values):
     return row | {"difference": difference, "low": low, "high": high} | values
 
 
-def source_rows(shifts, n=5):
-    rows = []
-    for labels, shift in zip(order_calibration.SOURCES, (0.0, *shifts), strict=True):
-        for tree in range(n):
-            area = 0.5 + 0.02 * tree + shift
-            rows.append({"labels": labels, "prompt_id": f"p{tree}", "seed": 0, "area": area})
-    table = pd.DataFrame(rows).assign(depth=1, node=[()] * len(rows), recall="unweighted")
-    return table.assign(n_valid=3, area_gain=0.1, recall_at=0.2)
+def source_rows(shifts):
+    rows = [
+        {"labels": labels, "prompt_id": f"p{tree}", "area": 0.5 + 0.02 * tree + shift, "node": ()}
+        for labels, shift in zip(order_calibration.SOURCES, (0.0, *shifts), strict=True)
+        for tree in range(5)
+    ]
+    known = {"seed": 0, "depth": 1, "recall": "unweighted", "n_valid": 3, "area_gain": 0.1}
+    return pd.DataFrame(rows).assign(**known, recall_at=0.2)
 
 
 def apart_rows(low, high, n_prompts=4):
-    names = ("top_k", "min_p", "top_p", "none")
-    rows = [{"strategy": name, "difference": (low + high) / 2} for name in names]
-    table = pd.DataFrame(rows).assign(kind="items", measure="embedding_diversity", low=low)
-    return table.assign(high=high, n_prompts=n_prompts, in_favour=3)
+    table = pd.DataFrame({"strategy": ["top_k", "min_p", "top_p", "none"]})
+    known = {"kind": "items", "measure": "embedding_diversity", "n_prompts": n_prompts}
+    return table.assign(**known, low=low, high=high, difference=(low + high) / 2, in_favour=3)
 
 
 REACHED = pd.DataFrame({"strategy": ["top_k", "min_p", "top_p", "none", "oracle"]}).assign(
