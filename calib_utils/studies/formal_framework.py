@@ -5,6 +5,7 @@ the factors of every setting, and what these settings give. It is the only costl
 chapter and is kept beside the model's rows. Draws nothing.
 """
 
+import itertools
 import math
 import time
 from collections.abc import Iterable, Sequence
@@ -87,13 +88,8 @@ def study(
         ResultsError: a study of another model or question holds the place, or it cannot be written.
     """
     request = evaluation.request_for(model, get_task(task), Policies(end), results_dir=results_dir)
-    record = {
-        **request.identity(),
-        **records.of_model(request.model),
-        "task": request.task.name,
-        "end": end,
-        "convention": conventions.CURRENT[FOLDER],
-    }
+    record = {**request.identity(), **records.of_model(request.model), "task": request.task.name}
+    record |= {"end": end, "convention": conventions.CURRENT[FOLDER]}
     places = None if request.folder is None else paths_of(request.folder)
     kept = places and _kept(places, record, request.prompt.trie)
     if not kept:
@@ -238,12 +234,9 @@ def factor_table(study: Study, sizes=(5, 10, 20, 100)) -> pd.DataFrame:
 
 def factor_gap(studies: Iterable[Study]) -> float:
     """Largest difference between the products of Thm. E.1 and what the book reports."""
-    gaps = [
-        np.abs(getattr(one.factors, name) - one.numbers[f"sequence_{name}"]).max()
-        for one in studies
-        for name in ("precision", "recall")
-    ]
-    return float(max(gaps))
+    names = ["sequence_precision", "sequence_recall"]
+    products = ((one, np.stack([one.factors.precision, one.factors.recall], 1)) for one in studies)
+    return max(float(np.abs(own - one.numbers[names]).to_numpy().max()) for one, own in products)
 
 
 def hardness_table(study: Study, etas=ETAS) -> pd.DataFrame:
@@ -555,11 +548,8 @@ def controls_table(
     the oracle size, parts of the loss in nats, all at T = 1; `area` under the frontier of Table 3;
     `deviation`, the largest difference from `Expected`, of Val and Div at any of four temperatures.
     """
-    rows = [
-        {"task": task.name, "law": name, **_control(task, law)}
-        for task in map(get_task, tasks)
-        for name, law in chosen.items()
-    ]
+    pairs = itertools.product(map(get_task, tasks), chosen.items())
+    rows = [{"task": task.name, "law": name, **_control(task, law)} for task, (name, law) in pairs]
     return pd.DataFrame(rows)
 
 
@@ -574,7 +564,7 @@ def _control(task: Task, law: Law) -> dict:
     known = [expected(law, trie, n_vocab, t) for t in _CONTROL_GRID]
     at_one = known[_CONTROL_GRID.index(1.0)]
     gaps = [*oracle - [at_one.oracle_precision, at_one.oracle_recall]]
-    gaps += [*np.ravel(plain.loc[[*_CONTROL_GRID]] - [one[:2] for one in known])]
+    gaps += [*np.ravel(plain.loc[[*_CONTROL_GRID]] - np.array([one[:2] for one in known]))]
     return {
         **plain.loc[1.0],
         **dict(zip(("precision", "recall"), oracle, strict=True)),
@@ -588,25 +578,21 @@ def _control(task: Task, law: Law) -> dict:
 
 def first_steps(task: Task | str, chosen: dict[str, Law] = CONTROLS) -> pd.DataFrame:
     """The first step of every law at T = 1: law, rank from 0, probability p, n_answers (N)."""
-    parts = []
+    parts = {}
     for name, law in chosen.items():
         model = reference_model(law, task)
         tokens = TokenTable(render_prompt(model, task).trie)
         node = node_of(tokens, 0, len(model.tokenizer))
         logits = law.logits(node)
-        n_answers = np.zeros(node.n_vocab, dtype=np.int64)
-        n_answers[node.symbols] = node.counts
-        order = np.argsort(-logits, kind="stable")
-        p = np.exp(logits - np.logaddexp.reduce(logits))[order]
-        columns = {"law": name, "rank": np.arange(len(p)), "p": p, "n_answers": n_answers[order]}
-        parts.append(pd.DataFrame(columns))
-    return pd.concat(parts, ignore_index=True)
+        table = pd.DataFrame({"p": np.exp(logits - np.logaddexp.reduce(logits)), "n_answers": 0})
+        table.loc[node.symbols, "n_answers"] = node.counts
+        ranked = table.iloc[np.argsort(-logits, kind="stable")]
+        parts[name] = ranked.assign(rank=np.arange(len(ranked)))
+    return stacked(parts, ["law"])
 
 
 def temperature_curves(task: Task | str, chosen: dict[str, Law] = CONTROLS) -> pd.DataFrame:
     """Rows of `evaluate` for every law from T = 0.1 to 3 without cutoff, column `law`."""
-    tables = [
-        evaluate(reference_model(law, task), task, temperatures=_CONTROL_CURVE).assign(law=name)
-        for name, law in chosen.items()
-    ]
-    return pd.concat(tables, ignore_index=True)
+    models = {name: reference_model(law, task) for name, law in chosen.items()}
+    curve = {name: evaluate(m, task, temperatures=_CONTROL_CURVE) for name, m in models.items()}
+    return stacked(curve, ["law"])

@@ -387,7 +387,7 @@ def _states(tasks: pd.DataFrame) -> tuple[str, str]:
 
 
 def _sums(tasks: pd.DataFrame) -> tuple[str, str]:
-    share = (tasks.order / tasks.total).groupby([tasks.model, tasks.task]).first().dropna()
+    share = tasks.set_index(["model", "task"]).eval("order / total").dropna()
     told, holds = [], []
     for model in dict.fromkeys(tasks.model):
         for n in (2, 3):
