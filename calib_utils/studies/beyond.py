@@ -287,10 +287,9 @@ def _kept_as(name: str, **settings: tuple) -> str:
 
 
 def answers_table(replies: pd.DataFrame, asked: Sequence[Question]) -> pd.DataFrame:
-    """What came back to each question, a row each, with 95 % intervals in brackets.
+    """What came back to each question, with 95 % intervals in brackets.
 
-    `names` is the share of replies that are, by the gazetteer, a name and nothing else; the last
-    column is about these alone.
+    `names`: replies that are a name of the gazetteer and nothing else; so are those of the last.
     """
     rows = []
     for question in asked:

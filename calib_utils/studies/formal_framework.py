@@ -48,21 +48,16 @@ _AGAIN = "delete it and run 01_formal_framework"
 
 @dataclass(frozen=True)
 class Study:
-    """One pass over a task: rules of Table 3, fixed sizes, and temperature alone.
-
-    `numbers` has a row per setting (`NUMBERS`), `factors` alpha and beta (Thm. E.1)
-    [step, setting], `ranks` the valid tokens' ranks and no setting, `edge_log_p` [edge]
-    ln p(symbol | prefix) at T = 1 without cutoff. `record` says what it is of, and what it cost.
-    """
+    """One pass over a task: rules of Table 3, fixed sizes, and temperature alone."""
 
     task: Task
     trie: Trie
     settings: tuple
-    numbers: pd.DataFrame
-    factors: theorems.Factors
-    ranks: Steps
-    edge_log_p: np.ndarray
-    record: dict
+    numbers: pd.DataFrame  # `NUMBERS`, a row per setting
+    factors: theorems.Factors  # alpha and beta (Thm. E.1) [step, setting]
+    ranks: Steps  # of the valid tokens, and no setting
+    edge_log_p: np.ndarray  # ln p(symbol | prefix) at T = 1 without cutoff [edge]
+    record: dict  # what it is of, and what it cost
 
     @cached_property
     def step_frontiers(self) -> dict[int, np.ndarray]:
@@ -84,8 +79,7 @@ def study(
 ) -> Study:
     """What the chapter needs of a task: kept below `results_dir` where there is one, or measured.
 
-    Raises:
-        ResultsError: a study of another model or question holds the place, or it cannot be written.
+    Raises a ResultsError where another study holds the place, or it cannot be written.
     """
     request = evaluation.request_for(model, get_task(task), Policies(end), results_dir=results_dir)
     record = {**request.identity(), **records.of_model(request.model), "task": request.task.name}
@@ -127,11 +121,7 @@ def paths_of(folder: Path) -> dict[str, Path]:
 
 
 def read(path: Path) -> tuple[pd.DataFrame, dict]:
-    """One of the two tables of a kept study, and its record.
-
-    Raises:
-        ResultsError: not such a file, or numbers that cannot be.
-    """
+    """One table of a kept study, and its record; a ResultsError where its numbers cannot be."""
     needed = ("model", "revision", "task", "end", "seconds", "environment")
     table, record = records.read(path, FOLDER, needed, _AGAIN)
     try:
@@ -242,9 +232,8 @@ def factor_gap(studies: Iterable[Study]) -> float:
 def hardness_table(study: Study, etas=ETAS) -> pd.DataFrame:
     """How hard each step is (Def. E.2): nats of recall lost at least, at each precision allowed.
 
-    Over the settings of the study, and, for steps before which no answer ends, over cutoffs that
-    adapt to the prefix there (`theorems.step_frontier`); the smaller of the two. Over all rank
-    cutoffs a step is at most as hard as that.
+    Over the settings of the study and, for steps before which no answer ends, cutoffs that adapt to
+    the prefix there (`theorems.step_frontier`). Over all rank cutoffs it is at most as hard.
     """
     rows = []
     for eta in etas:

@@ -294,11 +294,7 @@ def _task_measures(found: Panel, parts: pd.DataFrame) -> pd.DataFrame:
 
 
 def findings(found: Panel) -> pd.DataFrame:
-    """The paper's claims about its panel: columns claim, source, found, verdict.
-
-    A claim about every model is reproduced where each model that is counted agrees, not reproduced
-    where one does not, and open where one is undecided.
-    """
+    """The paper's claims about its panel: columns claim, source, found, verdict (`_together`)."""
     order, fits, parts = order_table(found), shape_table(found), split_table(found)
     tasks = _task_measures(found, parts)
     pairs, own = _pairs(found, tasks), tasks.set_index("model")

@@ -1,7 +1,6 @@
-"""The study of cutoffs: what to sweep, frontiers, what the oracle reaches, budgets, the claims.
+"""The study of cutoffs: frontiers, what the oracle reaches, budgets, the claims.
 
-Where the loss of a decoder lies (order, shape and size, step by step), and how far choices that the
-paper leaves open move the numbers. Draws nothing.
+Where the loss of a decoder lies, and how far choices that the paper leaves open move the numbers.
 """
 
 from collections.abc import Iterable
@@ -114,10 +113,9 @@ def _split(loss: pd.Series, by: list[str]) -> pd.DataFrame:
 def operating_points(table: pd.DataFrame, losses: pd.DataFrame, level: float = LEVEL):
     """Where a task's loss lies for decoders that people use, and which positions carry it.
 
-    Four decoders a task: temperature 1 alone; the most diverse setting of at least `level`
-    validity with temperature alone, with any rule of `PRACTICAL`, and with the oracle size. One
-    that does not reach the level has no row. Parts of the loss in nats; `carried by`: the largest
-    shares of the total by position.
+    Temperature 1 alone; and the most diverse setting of at least `level` validity, if any, with
+    temperature alone, with any rule of `PRACTICAL`, and with the oracle size. Parts of the loss in
+    nats; `carried by`: the largest shares of the total by position.
     """
     split, steps = split_table(losses).merge(table, on=["task", *KEY]), split_by_step(losses)
     rows = []

@@ -1,7 +1,7 @@
 """The study of Sec. 4: sweeps run, texts labelled, order measured, Table 1 drawn, claims decided.
 
-Knows the sizes of a laptop, of the smoke test and of the paper, and which judge labels what. Knows
-no figure; how trees grow, texts are judged and curves summed up is in `openended`.
+Knows the sizes of a laptop, the smoke test and the paper, and which judge labels what; the rest is
+in `openended`.
 """
 
 import math
@@ -137,10 +137,8 @@ def run(model: Model, plan: Plan, results_dir: str | Path | None = None) -> Stud
 def read(plan: Plan, results_dir: str | Path, model_key: str) -> Study:
     """What is stored of a plan's sweeps, labelled as `run` labels them; loads no model.
 
-    Sweeps of another request or of an older convention are left out.
-
-    Raises:
-        ResultsError: an unfinished sweep, or files that are not those recorded.
+    Sweeps of another request or of an older convention are left out; an unfinished one, or files
+    that are not those recorded, raise a ResultsError.
     """
     texts = {}
     for sweep in plan.sweeps:
@@ -348,8 +346,7 @@ def noise_table(agreements: pd.DataFrame, prevalence: float) -> pd.DataFrame:
     """What a perfect order of 1,000 candidates would seem to have under judges that err.
 
     Rates of error: those that `agreement_table` has on items, and the paper's accuracy split
-    evenly. `prevalence` is the share that is truly valid. A row per judge: its name, its rates, and
-    `precision_recall.NoiseFloor`.
+    evenly. A row per judge: its name, its rates, and `precision_recall.NoiseFloor`.
     """
     rates = {
         "errs like the paper's (19 % both ways)": (1 - PAPER_ACCURACY,) * 2,
@@ -374,10 +371,7 @@ def noise_table(agreements: pd.DataFrame, prevalence: float) -> pd.DataFrame:
 def texts_of(
     model: Model, study: Study, seed: int = 0, results_dir: str | Path | None = None
 ) -> dict[str, pd.DataFrame]:
-    """Texts of every strategy by kind of prompt, `table1.generate`'s with a boolean `valid`.
-
-    Prompts without a valid opening are missing. A text left undecided counts as not valid.
-    """
+    """`table1.generate`'s texts by kind, with a boolean `valid`: False where left undecided."""
     found = {}
     for kind, sweep in zip((ITEMS, TEXTS), study.plan.oracle, strict=True):
         forced = forced_tokens(study.candidates[sweep.name], study.plan.n_texts, seed)

@@ -1,6 +1,5 @@
 """What every page does: opens a model, decides claims, prints tables, glues numbers into prose.
 
-Knows the book's tools (myst-nb's glue, pandas' display) and the records beside stored numbers.
 Computes no number and looks at no clock: run again from the same rows, a page says the same.
 """
 
