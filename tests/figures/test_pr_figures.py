@@ -23,7 +23,7 @@ def closed():
 def curves():
     rng = np.random.default_rng(0)
     rows = pd.MultiIndex.from_product(
-        ["pqr", (1, 2), range(10)], names=["prompt_id", "depth", "rank"]
+        [list("pqr"), (1, 2), range(10)], names=["prompt_id", "depth", "rank"]
     )
     table = rows.to_frame(index=False).assign(category="story", seed=0)
     table["node"] = [(0,) * (depth - 1) for depth in table.depth]
