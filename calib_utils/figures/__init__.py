@@ -5,10 +5,13 @@ Knows colours, labels and the data of the interactive step. Computes no number o
 
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, told apart by most colour-blind readers.
 ORANGE, SKY, GREEN = "#e69f00", "#56b4e9", "#009e73"
 BLUE, VERMILION, PURPLE = "#0072b2", "#d55e00", "#cc79a7"
+PALETTE = (ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE)
+STRONG_FIRST = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, "#8c6d31")  # for lines, in order
 RULE_COLOURS = {
     "none": "#555555",
     "top_k": ORANGE,
@@ -51,6 +54,13 @@ def unit_square(ax: Axes, x: str, y: str) -> None:
 def rule_style(rule: str) -> dict:
     """The colour and display name of a rule's family, the same through the book."""
     return {"color": RULE_COLOURS.get(rule, "#555555"), "label": RULE_NAMES.get(rule, rule)}
+
+
+def legend_below(figure: Figure, rect: tuple, columns: int = 3, **style) -> None:
+    """The panels laid out in `rect` of the figure, and below them the legend of the first."""
+    figure.tight_layout(rect=rect)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncol=columns, frameon=False, **style)
 
 
 def two_lines(model: str) -> str:

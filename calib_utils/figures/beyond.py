@@ -1,7 +1,4 @@
-"""Figures beyond the controlled tasks: one question asked many times, programs by probability.
-
-Tables and estimates in, axes out; colours from `figures`. Computes nothing a table should hold.
-"""
+"""Figures beyond the controlled tasks: one question asked many times, programs by probability."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -22,8 +19,7 @@ _LONGEST = 24  # characters of an answer on an axis
 def answer_bars(repeats: Repeats, top: int = 10) -> Axes:
     """How often each answer came (Fig. 11): the most frequent, the rest, and what is unseen.
 
-    The last bar is how many of as many further answers would not be among these, as estimated,
-    with its interval.
+    The last bar estimates how many of as many further answers would not be among these.
     """
     counts, n = repeats.counts, int(repeats.counts.sum())
     once = int((counts == 1).sum())

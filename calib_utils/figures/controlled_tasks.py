@@ -17,11 +17,7 @@ _MARKED_TEMPERATURES = (0.5, 1.0, 1.6)
 
 
 def validity_diversity(curves: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Val against Div as temperature rises, a line per task (Fig. 5 left).
-
-    Args:
-        curves: of `controlled_tasks.temperature_curves`.
-    """
+    """Val against Div as temperature rises, a line per task of `temperature_curves` (Fig. 5)."""
     ax = ax or plt.gca()
     for (family, length), curve in curves.groupby(["family", "length"], sort=False):
         curve = curve.sort_values("temperature").dropna(subset="diversity")
@@ -49,12 +45,7 @@ def temperature_response(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def answer_profile(answers: pd.DataFrame, temperature: float, ax: Axes | None = None) -> Axes:
-    """Sorted probabilities of the valid answers at one temperature, with the uniform level and
-    the invalid mass (Fig. 5 right, Fig. 10).
-
-    Args:
-        answers: rows of `answer_probabilities` of one task.
-    """
+    """Sorted probabilities of one task's valid answers, the uniform level, the invalid mass."""
     ax = ax or plt.gca()
     p = np.sort(np.exp(answers.log_p[answers.temperature == temperature]))[::-1]
     rank = np.arange(1, len(p) + 1)
@@ -68,7 +59,7 @@ def answer_profile(answers: pd.DataFrame, temperature: float, ax: Axes | None = 
 
 
 def answer_profiles(answers: pd.DataFrame, task: str) -> Figure:
-    """`answer_profile` at the paper's four temperatures, a panel each."""
+    """`answer_profile` at the paper's four temperatures, a panel each (Fig. 5 right, Fig. 10)."""
     figure, axes = plt.subplots(2, 2, figsize=(6.4, 5.6), sharex=True, sharey=True)
     rows = answers[answers.task == task]
     for ax, temperature in zip(axes.flat, profile_temperatures(task), strict=True):

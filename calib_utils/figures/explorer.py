@@ -1,7 +1,6 @@
 """One real decoding step, small enough for a page; steps kept as files; the explorer page's data.
 
-Tokens, gaps and a binned tail, as data and as HTML that `book/assets/explorer.js` brings to life.
-Knows nothing of how a rule cuts: the page does.
+As data and as HTML that `book/assets/explorer.js` brings to life, which knows how a rule cuts.
 """
 
 import html
@@ -80,8 +79,8 @@ class Bin(NamedTuple):
 class StepData:
     """One step: its top tokens and every valid one by name, the rest in bins; no temperature yet.
 
-    `tail` covers all ranks from `n_listed` on; a valid one starts a bin, so that whether a cutoff
-    keeps it never rests on interpolation.
+    `tail` covers all ranks from `n_listed` on; a valid one starts a bin, so that no cutoff has to
+    interpolate whether it is kept.
     """
 
     task: str
@@ -141,10 +140,7 @@ def step_data(model: Model | str, task: Task | str, prefix: str = "", end: str =
 def steps_along(
     model: Model | str, task: Task | str, answer: str, end: str = "eos"
 ) -> list[StepData]:
-    """The first steps of one answer, at most three, where a cutoff has several valid tokens.
-
-    Raises InvalidRequestError where it is not an answer of the task.
-    """
+    """The first steps of an answer of the task, at most three, that have several valid tokens."""
     model, task = load_model(model), get_task(task)
     if answer not in task.answers:
         raise InvalidRequestError(
@@ -154,21 +150,16 @@ def steps_along(
     path = prompt.sequences.symbols[prompt.sequences.answer.index(task.answers.index(answer))]
     trie, found = prompt.trie, []
     for length, node in enumerate(_nodes(trie, path)):
-        if trie.node_branching[node] > 1 and trie.node_count[node] > 1:
+        if trie.node_branching[node] > 1 and trie.node_count[node] > 1 and len(found) < _MOST_STEPS:
             text = _text_after(model.tokenizer, prompt, path[:length])
             # A base model may write the space before its answer as a token of its own.
             prefix = text or prompt.lead.translate(_VISIBLE) * bool(length)
             found.append(_step(model, task, prompt, path[:length], prefix))
-        if len(found) == _MOST_STEPS:
-            break
     return found
 
 
 def groups_of(step: StepData) -> list[str]:
-    """Which of `GROUPS` every listed token of a step belongs to.
-
-    A valid token is frequent if it holds at least its fair share N/|V| of the valid mass at T = 1.
-    """
+    """The group of every listed token; frequent: at least N/|V| of the valid mass at T = 1."""
     n_answers, gaps = np.array([(token.n_answers, token.gap) for token in step.tokens]).T
     share = np.exp(-gaps) / np.exp(-gaps[n_answers > 0]).sum()
     kinds = np.where(share >= n_answers / n_answers.sum(), *GROUPS[:2])
@@ -180,21 +171,17 @@ def group_masses(step: StepData, temperatures: np.ndarray) -> pd.DataFrame:
     groups, gaps = np.array(groups_of(step)), np.array([token.gap for token in step.tokens])
     log_z = [step.log_partition(one) for one in temperatures]
     p = np.exp(-gaps[:, None] / temperatures - log_z)  # [token, temperature]
+    masses = pd.DataFrame({"temperature": temperatures})
+    masses[GROUPS[0]], masses[GROUPS[1]] = (p[groups == group].sum(0) for group in GROUPS[:2])
     # Valid tokens are all listed, invalid ones are not.
-    frequent, rare = (p[groups == group].sum(0) for group in GROUPS[:2])
-    masses = (temperatures, frequent, rare, 1 - (frequent + rare))
-    return pd.DataFrame(dict(zip(("temperature", *GROUPS), masses, strict=True)))
+    return masses.assign(**{GROUPS[2]: 1 - masses[[*GROUPS[:2]]].sum(axis=1)})
 
 
 def tail_bins(gaps: np.ndarray, starts: np.ndarray, n_vocab: int) -> tuple[Bin, ...]:
     """Bins whose means give the partition function to `MAX_ERROR` for every T >= 0.1.
 
-    Tokens at gap g matter only where T > g / ln(n_vocab): below, the top token outweighs all of
-    them. So bins may widen with the gap.
-
-    Args:
-        gaps: [token], ascending, in nats below the top logit.
-        starts: positions in `gaps` at which a bin has to begin.
+    Tokens at gap g matter only where T > g / ln(n_vocab), so bins may widen with the gap. `gaps`
+    [token] ascend, in nats below the top logit; a bin begins at each position of `starts`.
     """
     knee = MIN_TEMPERATURE * (log_vocab := math.log(n_vocab))
     level = np.minimum(gaps, knee) / (_RELATIVE_WIDTH * MIN_TEMPERATURE)
@@ -270,10 +257,7 @@ def path_of(results_dir: str | Path, model_key: str, task: str) -> Path:
 
 
 def keep(model: Model, tasks: Iterable[str], end: str, results_dir: str | Path) -> dict:
-    """The steps, a list, of those tasks that `ANSWERS` names, by task, computed here and kept.
-
-    Raises ResultsError where steps of other weights hold the place, or it cannot be written.
-    """
+    """The steps, a list, of each task that `ANSWERS` names; a ResultsError where they cannot go."""
     found = {}
     for task in filter(ANSWERS.__contains__, tasks):
         steps = found[task] = steps_along(model, task, ANSWERS[task], end)
@@ -338,11 +322,8 @@ def alike(one: StepData, other: StepData) -> bool:
 def write(results_dir: str | Path, folder: str | Path) -> pd.DataFrame:
     """Writes `index.js` and a script for each model with rows of the study of cutoffs.
 
-    A model's data, by task: `rows` (columns `COLUMNS`; null where there is no number), `prompt`,
-    `source` (of the numbers, in one line), and `steps` as kept.
-
-    Returns:
-        What was left out because it is broken, or of an older convention: columns folder, why.
+    By task: `rows` (columns `COLUMNS`; null where there is no number), `prompt`, `source`, `steps`.
+    Returns what was left out as broken, or of an older convention: columns folder, why.
     """
     folder, models, left_out = Path(folder), [], []
     folder.mkdir(parents=True, exist_ok=True)
@@ -353,8 +334,6 @@ def write(results_dir: str | Path, folder: str | Path) -> pd.DataFrame:
             stored, missing = model_panel.study_of(results_dir, known.model, task)
             left_out += missing
             if stored and (rows := _rows(stored, task)):
-                steps, missing = _steps(results_dir, known.model, task, stored.record)
-                left_out += missing
                 record = stored.record
                 source = (
                     f"{known.model}, SHA-256 of the weights {record['weights_sha256'][:12]}…, "
@@ -362,8 +341,9 @@ def write(results_dir: str | Path, folder: str | Path) -> pd.DataFrame:
                     f"{stored.settings.n_answers.iloc[0]} answers, "
                     f"convention {record['convention']}"
                 )
-                shown[task] = {"prompt": record["prompt"], "source": source}
-                shown[task] |= {"rows": rows, "steps": steps}
+                shown[task] = {"prompt": record["prompt"], "source": source, "rows": rows}
+                shown[task]["steps"], missing = _steps(results_dir, known.model, task, record)
+                left_out += missing
         if shown:
             script = f"calibUtilsModel({_js(known.model)}, {_js(shown)});\n"
             (folder / f"model-{known.model}.js").write_text(script, encoding="utf-8")
@@ -405,20 +385,18 @@ def _steps(results_dir: str | Path, key: str, task: str, record: dict) -> tuple[
     path = path_of(results_dir, key, task)
     if not path.is_file():
         return [], []
+    wanted = {name: record[name] for name in ("weights_sha256", "dtype")}
+    wanted["end"] = record["policies"]["end"]
+    wanted["convention"] = conventions.CURRENT[STEPS_FOLDER]
     try:
         steps, own = read(path)
-    except ResultsError as error:
-        return [], [(f"{key}/{path.name}", str(error))]
-    wanted = {
-        "weights_sha256": record["weights_sha256"],
-        "dtype": record["dtype"],
-        "end": record["policies"]["end"],
-        "convention": conventions.CURRENT[STEPS_FOLDER],
-    }
-    if differs := [name.split("_")[0] for name, value in wanted.items() if own.get(name) != value]:
+        differs = [name.split("_")[0] for name, value in wanted.items() if own.get(name) != value]
+        if not differs:
+            return [vars(step) for step in steps], []
         why = f"of another {' and '.join(differs)} than the rows: run 03_oracle_cutoffs again"
-        return [], [(f"{key}/{path.name}", why)]
-    return [vars(step) for step in steps], []
+    except ResultsError as error:
+        why = str(error)
+    return [], [(f"{key}/{path.name}", why)]
 
 
 def _js(data: dict | str) -> str:

@@ -1,7 +1,4 @@
-"""Figures of the formal framework: small trees, compounding, bounds against what was measured.
-
-Knows matplotlib, and the tables and studies it draws.
-"""
+"""Figures of the formal framework: small trees, compounding, bounds against what was measured."""
 
 from collections.abc import Mapping
 
@@ -100,8 +97,7 @@ def price_of_validity(
 ) -> Axes:
     """The most diversity at a validity, for 1 to 8 steps of ten valid tokens, and tasks measured.
 
-    Lines: the bound of Thm. F.4, and dashed the model of Def. F.1 itself, equally sharp. Tasks
-    without a bound are left out.
+    Lines: the bound of Thm. F.4, dashed the model of Def. F.1 itself. Only tasks with a bound.
     """
     ax = ax or plt.gca()
     val = np.linspace(0.001, 0.9999, 400)

@@ -1,7 +1,4 @@
-"""Figures of the logit-shape chapter: tables in, figures out, in the style of `figures`.
-
-Knows matplotlib; computes nothing that a table should hold.
-"""
+"""Figures of the logit-shape chapter: tables in, figures out, in the style of `figures`."""
 
 import math
 
@@ -12,14 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from calib_utils.figures import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, two_lines
+from calib_utils.figures import BLUE, PALETTE, VERMILION, legend_below, two_lines
 from calib_utils.figures import source_line as source_line
 from calib_utils.figures import use_style as use_style
 from calib_utils.studies.logit_shape import NAMES, QUERIES
 from calib_utils.theory.curves import REFERENCE, Fit
 
-_HUES = (ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE)
-_COLOURS = {query.label: colour for query, colour in zip(QUERIES, _HUES, strict=True)}
+_COLOURS = dict(zip([query.label for query in QUERIES], PALETTE, strict=True))
 _MARKERS = dict(zip(_COLOURS, "osD^vP", strict=True))
 _BELOW = {"loc": "upper center", "ncol": 3, "frameon": False}
 _RANKS = (1, 10, 100, 1000)
@@ -28,9 +24,7 @@ _RANKS = (1, 10, 100, 1000)
 def fit_grid(curves: pd.DataFrame, fits: dict[str, Fit], log_rank: bool = True) -> Figure:
     """Each query's sorted logits, head, tail and breakpoint (Fig. 13 to 15), with one legend.
 
-    Args:
-        curves: a column per query, indexed by rank from 1.
-        log_rank: ranks on a logarithmic axis, where the head is seen; else as in the paper.
+    Ranks on a logarithmic axis, where the head is seen, or as in the paper.
     """
     rows = math.ceil(curves.shape[1] / 2)
     figure, axes = plt.subplots(rows, 2, figsize=(6.4, 2.5 * rows + 0.7), sharex=True)
@@ -56,9 +50,7 @@ def fit_grid(curves: pd.DataFrame, fits: dict[str, Fit], log_rank: bool = True) 
         ax.set_xlabel("rank")
     for ax in axes[:, 0]:
         ax.set_ylabel("logit")
-    figure.tight_layout(rect=(0, 0.55 / figure.get_figheight(), 1, 1))
-    handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncol=2, frameon=False)
+    legend_below(figure, (0, 0.55 / figure.get_figheight(), 1, 1), 2)
     return figure
 
 
@@ -101,17 +93,12 @@ def published_dots(table: pd.DataFrame) -> Figure:
             low, high = table[column].min(), table[column].max()
             _log_axis(ax, "x", [t for t in ticks if low / 2 <= t <= high * 2])
         ax.set_xlabel(title, labelpad=2)
-    figure.tight_layout(rect=(0, 0.07, 1, 1))
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncol=3, frameon=False)
+    legend_below(figure, (0, 0.07, 1, 1))
     return figure
 
 
 def held_out_ratios(queries: pd.DataFrame, pooled: pd.DataFrame) -> Axes:
-    """Held-out error over the published form's, a row per family: dots are queries, bars pooled.
-
-    `queries` are of `logit_shape.comparison`, `pooled` of `logit_shape.pooled_ratios`.
-    """
+    """Held-out error over the published form's, a row per family: dots are queries, bars pooled."""
     ax = plt.gca()
     rows = [family for family in pooled.family if family != REFERENCE]
     for place, family in enumerate(rows):

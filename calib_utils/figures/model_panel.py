@@ -1,22 +1,19 @@
-"""Figures of all models together: a table in, a figure out.
+"""Figures of all models together: a table in, a figure out."""
 
-Knows matplotlib, and the colours of `figures`; computes nothing that a table should hold.
-"""
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from calib_utils.figures import BLUE, GREEN, ORANGE, PURPLE, SKY, TICKS, VERMILION, two_lines
+from calib_utils.figures import STRONG_FIRST, TICKS, legend_below, two_lines
 from calib_utils.figures import source_line as source_line
 from calib_utils.figures import use_style as use_style
 from calib_utils.figures.logit_shape import published_dots as published_dots
 from calib_utils.figures.oracle_cutoffs import frontiers, split_bars
 from calib_utils.studies.order_calibration import ITEMS, JUDGES, TEXTS
 
-# One colour a family, in the order in which families are met; grey when there are more.
-_COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, "#8c6d31")
 _MARKERS = {"post-trained": "o", "base": "s"}
 _ROWS = {"area": "area", "recall_at": "recall at precision .8"}
 _SHORT = {"us-states": "states", "rng-3-sum-at-most-10": "rng-3, sum ≤ 10"}
@@ -25,17 +22,12 @@ _SHORT = {"us-states": "states", "rng-3-sum-at-most-10": "rng-3, sum ≤ 10"}
 def against_size(order: pd.DataFrame, pairs: list, published: pd.DataFrame) -> Figure:
     """Area and recall at precision .8 against the number of parameters (Fig. 4, 8).
 
-    Bars are 95 % intervals; a short black line marks what a random order has. Filled: this book's
-    models. Open: from the authors' published points, with another judge and other ranks.
-
-    Args:
-        order: rows of `model_panel.order_table` of one forced token, and model facts.
-        pairs: (model, model) joined by a line.
-        published: columns parameters, area, random_area, recall_at, one row per prefix.
+    Bars are 95 % intervals; a short black line marks what a random order has; a line joins a pair.
+    Open: from the authors' published points, with another judge and other ranks.
     """
     figure, axes = plt.subplots(2, 2, figsize=(6.8, 6.2), sharex=True, sharey=True)
     families = list(dict.fromkeys(order.family))
-    colours = {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(families)}
+    colours = dict(zip(families, cycle(STRONG_FIRST)))
     for column, kind in enumerate((ITEMS, TEXTS)):
         own = order[order.kind == kind].set_index("model")
         for row, (measure, title) in enumerate(_ROWS.items()):
@@ -102,9 +94,7 @@ def frontier_panels(table: pd.DataFrame, models: list[str], tasks: list[str]) ->
             if column == 0:
                 ax.set_ylabel(two_lines(model), fontsize=9)
     figure.supylabel("diversity", fontsize=11, x=0.01)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.tight_layout(rect=(0.01, 0.5 / height, 1, 1))
-    figure.legend(handles, labels, loc="lower center", ncol=3, frameon=False)
+    legend_below(figure, (0.01, 0.5 / height, 1, 1))
     return figure
 
 

@@ -10,7 +10,7 @@ from IPython.display import HTML
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from calib_utils.figures import CAUSES, explorer, rule_style, unit_square
+from calib_utils.figures import CAUSES, explorer, legend_below, rule_style, unit_square
 from calib_utils.figures import source_line as source_line
 from calib_utils.figures import use_style as use_style
 from calib_utils.studies.oracle_cutoffs import frontier_points
@@ -26,11 +26,9 @@ def first_step(page: Page, tasks: Iterable[str], task: str) -> HTML:
 
 
 def frontiers(table: pd.DataFrame, ceiling: float | None, ax: Axes | None = None) -> Axes:
-    """Every setting of one task, each rule's Pareto frontier, and the ceiling (Fig. 6, 9).
+    """Every setting of one task, each rule's Pareto frontier, and the ceiling, if any (Fig. 6, 9).
 
-    Args:
-        table: rows of `evaluate` of one task.
-        ceiling: diversity of a perfectly ordered model that is uniform over G; None draws none.
+    The ceiling is the diversity of a perfectly ordered model that is uniform over G.
     """
     ax = ax or plt.gca()
     for rule, own in table.groupby("rule", sort=False):
@@ -58,9 +56,7 @@ def frontier_grid(table: pd.DataFrame, facts: pd.DataFrame, tasks: list[str]) ->
         ax.label_outer()
     for ax in axes.flat[len(tasks) :]:
         ax.set_visible(False)
-    handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.tight_layout(rect=(0, 0.06 if rows > 1 else 0.12, 1, 1))
-    figure.legend(handles, labels, loc="lower center", ncol=3, frameon=False)
+    legend_below(figure, (0, 0.06 if rows > 1 else 0.12, 1, 1))
     return figure
 
 
@@ -78,11 +74,7 @@ def adaptive(table: pd.DataFrame, hull: pd.DataFrame, ax: Axes | None = None) ->
 
 
 def step_losses(steps: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """-ln Div of some tasks, part by part over the steps of an answer.
-
-    Args:
-        steps: columns task, step, diversity_loss (nats).
-    """
+    """-ln Div of some tasks, part by part over the steps: task, step, diversity_loss (nats)."""
     ax = ax or plt.gca()
     wide = steps.pivot_table(index="task", columns="step", values="diversity_loss", sort=False)
     shades = sns.color_palette("viridis", wide.shape[1])
@@ -94,11 +86,7 @@ def step_losses(steps: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def split_bars(points: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Order, shape and size parts of the loss, a bar per task and decoder.
-
-    Args:
-        points: of `oracle_cutoffs.operating_points`.
-    """
+    """Order, shape and size parts of the loss, a bar per task and decoder."""
     ax = ax or plt.subplots(figsize=(6.4, 1.2 + 0.36 * len(points)))[1]
     place, (left, below) = np.arange(len(points)), np.zeros((2, len(points)))
     for cause, (colour, hatch) in CAUSES.items():
@@ -133,9 +121,8 @@ def budgets(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     for rule, own in table.groupby("rule", sort=False):
         style = rule_style(rule)
         ax.plot(own.budget, own["mean"], **style)
-        ax.fill_between(
-            own.budget, own.low, own.high, color=style["color"], alpha=0.12, linewidth=0
-        )
+        band = {"color": style["color"], "alpha": 0.12, "linewidth": 0}
+        ax.fill_between(own.budget, own.low, own.high, **band)
     ax.set_xscale("log")
     ticks = [n for n in (1, 2, 5, 10, 20, 50) if n <= table.budget.max()]
     ax.set_xticks(ticks, map(str, ticks))

@@ -1,7 +1,4 @@
-"""Figures of order on open-ended tasks and of Table 1: a table in, axes or a figure out.
-
-Knows matplotlib, and the colours of `figures`; computes nothing that a table should hold.
-"""
+"""Figures of order on open-ended tasks and of Table 1: a table in, axes or a figure out."""
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -10,19 +7,17 @@ from matplotlib.figure import Figure
 
 from calib_utils.figures import (
     BLUE,
-    GREEN,
-    ORANGE,
-    PURPLE,
     RULE_NAMES,
+    STRONG_FIRST,
     TICKS,
     VERMILION,
+    legend_below,
     rule_style,
 )
 from calib_utils.figures import source_line as source_line
 from calib_utils.figures import use_style as use_style
 
 _LINES = ("-", "--", "-.", (0, (6, 1, 1, 1, 1, 1)))  # dots alone are for prevalence
-_COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE)
 _STRATEGIES = RULE_NAMES | {"oracle": "oracle, two steps", "none": "no filtering"}
 _MEASURES = {
     "embedding_diversity": "embedding diversity →",
@@ -32,14 +27,10 @@ _MEASURES = {
 
 
 def depth_frontiers(frontiers: pd.DataFrame, summary: pd.DataFrame) -> Figure:
-    """Mean, lowest and highest frontier, a panel per depth, beside what order cannot explain.
+    """Mean, lowest and highest frontier, a panel per depth (Fig. 2 right), by `deepest`.
 
     Dotted: prevalence. Dash-dotted: the mean height of a random order's frontier, which is its
-    area (Fig. 2 right).
-
-    Args:
-        frontiers: of `frontiers_by_depth`, of one kind of recall.
-        summary: of `depth_summary`, of the same nodes.
+    area.
     """
     depths = sorted(frontiers.depth.unique())
     figure, axes = _panels(len(depths), (max(2.3 * len(depths), 3.2), 3.1))
@@ -58,7 +49,7 @@ def depth_frontiers(frontiers: pd.DataFrame, summary: pd.DataFrame) -> Figure:
         ax.set_title(f"depth {depth}\n{nodes} nodes, {int(row.n_runs)} runs", fontsize=10)
         _unit(ax, f"recall, {row.recall}")
     axes[0].set_ylabel("precision")
-    _legend_below(figure, axes[0])
+    legend_below(figure, (0, 0.1, 1, 1), 5, fontsize=8.5)
     return figure
 
 
@@ -83,7 +74,7 @@ def compared_frontiers(frontiers: pd.DataFrame, by: str) -> Axes:
     """`frontiers_by_depth` of groups over each other (Fig. 7), single nodes' extremes thin."""
     ax = plt.gca()
     for number, (name, own) in enumerate(frontiers.groupby(by, sort=False)):
-        style = {"color": _COLOURS[number % 5], "linestyle": _LINES[number % 4], "where": "pre"}
+        style = {"color": STRONG_FIRST[number % 5], "linestyle": _LINES[number % 4], "where": "pre"}
         ax.step(own.recall_level, own["mean"], label=str(name), **style)
         for extreme in ("lowest", "highest"):
             ax.step(own.recall_level, own[extreme], linewidth=0.9, alpha=0.6, **style)
@@ -102,7 +93,7 @@ def published_frontiers(points: pd.DataFrame, measures: pd.DataFrame) -> Figure:
         for number, (prefix, own) in enumerate(
             points[points.model == model].groupby("prefix", sort=False)
         ):
-            colour = _COLOURS[number]
+            colour = STRONG_FIRST[number]
             style = {"color": colour, "linestyle": _LINES[number], "linewidth": 1.5}
             ax.plot(own.recall_unweighted, own.precision, label=f"“{prefix} …”", **style)
             ax.axhline(prevalence[model, prefix], linestyle=":", color=colour, linewidth=1.1)
@@ -110,20 +101,15 @@ def published_frontiers(points: pd.DataFrame, measures: pd.DataFrame) -> Figure:
         ax.set_title(model)
         _unit(ax, "recall, unweighted")
     axes[0].set_ylabel("precision")
-    _legend_below(figure, axes[0])
+    legend_below(figure, (0, 0.1, 1, 1), 5, fontsize=8.5)
     return figure
 
 
 def strategy_dots(comparison: pd.DataFrame, published: pd.DataFrame | None = None) -> Figure:
     """Table 1 as dots with intervals over prompts, a panel per measure.
 
-    Strategies without a setting that is valid enough have a note instead. Hollow diamonds are the
-    paper's own numbers, of other models, prompts, judge and embedder: where they lie says nothing
-    about these; their order does.
-
-    Args:
-        comparison: of `table1.comparison`.
-        published: of `table1.published_table1`, or None.
+    Hollow diamonds are the paper's own numbers, of other models, prompts, judge and embedder: where
+    they lie says nothing about these; their order does.
     """
     names = [name for name in _MEASURES if comparison[name].notna().any()]
     size = (6.8, 1.5 + 0.42 * len(comparison))
@@ -170,9 +156,3 @@ def _unit(ax: Axes, x: str) -> None:
 
 def _legend_under(ax: Axes, columns: int) -> None:
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncol=columns, frameon=False)
-
-
-def _legend_below(figure: Figure, ax: Axes) -> None:
-    handles, labels = ax.get_legend_handles_labels()
-    figure.tight_layout(rect=(0, 0.1, 1, 1))
-    figure.legend(handles, labels, loc="lower center", ncol=5, fontsize=8.5, frameon=False)

@@ -18,13 +18,14 @@ from scipy.special import digamma
 from calib_utils.core.metrics import as_text, cluster_interval
 from calib_utils.core.tasks import GAZETTEERS
 from calib_utils.errors import InvalidRequestError
-from calib_utils.models.loading import Model, load_model
+from calib_utils.models.loading import Model
 from calib_utils.models.served import Endpoint, Reply
-from calib_utils.openended import programs, prompts, verifiers
+from calib_utils.openended import programs, verifiers
 from calib_utils.openended.programs import PASSED, extract_code, normalised, read_problems
+from calib_utils.openended.prompts import get_prompt
 from calib_utils.results import records
 from calib_utils.results.evaluation import share_interval
-from calib_utils.studies.reporting import NOT_TESTABLE, OURS, Finding, decided
+from calib_utils.studies.reporting import NOT_TESTABLE, OURS, Finding, decided, stacked
 
 CITY_PROMPT = "Name a random city in the world"  # Fig. 11
 N_REPLIES, N_PROGRAMS = 200, 20
@@ -46,6 +47,15 @@ _DRAWS = 4  # passing draws among which pairs are compared
 _DOMINATES = 0.5
 _ORDERED = 0.95  # AUC; 1 is a perfect order
 _FEW = 4  # equally likely programs
+_CLAIMS = (
+    ("Programs that pass and that fail interleave by log-probability", "Fig. 12 (order)"),
+    ("Log-probability puts programs that pass first more often than chance", OURS),
+    ("Few of the drawn programs that pass hold most of their mass", "Fig. 12 (shape)"),
+    (
+        "Few programs hold most of the mass of all that pass, undrawn ones included",
+        "Fig. 12 (shape)",
+    ),
+)
 
 between = partial(as_text, whole_from=10, undefined="nan", alone="")
 
@@ -59,46 +69,12 @@ class Estimate(NamedTuple):
 
 
 class Repeats(NamedTuple):
-    """How often each answer came, the most frequent first, and what follows from it.
-
-    `top_share` is the share of the most frequent answer, `effective` the effective number of
-    answers exp(H) corrected for those unseen, `unseen` the probability that the next is a new one.
-    """
+    """How often each answer came, the most frequent first, and what follows from it."""
 
     counts: pd.Series  # answer -> how often
-    top_share: Estimate
-    effective: Estimate
-    unseen: Estimate
-
-
-def ask(
-    model: Model | str,
-    prompt: str = CITY_PROMPT,
-    n: int = 200,
-    *,
-    temperature: float = 1.0,
-    max_tokens: int = 32,
-    seed: int = 0,
-    results_dir: str | Path | None = None,
-    name: str = "repeats",
-) -> pd.DataFrame:
-    """Replies of a model to one prompt, without cutoff: columns of `programs.COLUMNS`.
-
-    Kept under `results_dir/<model>/texts/<name>` where a folder is given.
-    """
-    model = load_model(model)
-    drawn = {"temperature": temperature, "seed": seed}
-    start = programs.message_start(model, prompt)
-    asked = {"repeats": [start.ids, start.end_ids]}
-    # Part of the identity of stored replies, though all are drawn without cutoff.
-    request = {"n": n, "settings": "plain", **drawn, "max_tokens": max_tokens}
-    request["own_settings"] = programs.own_settings(model)
-    return programs.kept(
-        records.folder_of(results_dir, model.key, name),
-        programs.record_of(model, asked, request),
-        asked,
-        lambda _: programs.draw(model, prompt, n, max_tokens, **drawn),
-    )
+    top_share: Estimate  # of the most frequent answer
+    effective: Estimate  # number of answers exp(H), corrected for those unseen
+    unseen: Estimate  # the probability that the next answer is a new one
 
 
 def plain_answer(text: str) -> str:
@@ -113,11 +89,7 @@ def plain_answer(text: str) -> str:
 
 
 def summarise(texts: Iterable[str]) -> Repeats:
-    """Counts of the answers (`plain_answer`) in some replies, with estimates.
-
-    Raises:
-        InvalidRequestError: fewer than two replies.
-    """
+    """Counts of the answers (`plain_answer`) in some replies, at least two, with estimates."""
     answers = pd.Series([plain_answer(text) for text in texts], dtype=object)
     if len(answers) < 2:
         raise InvalidRequestError(f"{len(answers)} replies: at least two are needed")
@@ -132,11 +104,8 @@ def effective_number(counts: np.ndarray, seed: int = 0) -> Estimate:
 
     H by `entropy`, plus and minus 1.96 of its spread over samples of an estimated distribution in
     which the unseen mass is split evenly among an estimated number of unseen answers (Chao1), as in
-    Chao et al. (2014): a plain bootstrap of the counts would lose rare answers twice.
-
-    No estimator knows a long tail that the sample has not touched: where answers follow a power
-    law, H comes out too low and the interval covers less often than it says (tests have a case).
-    Read it together with `unseen`.
+    Chao et al. (2014). Where answers follow a power law, H comes out too low and the interval
+    covers less often than it says (tests have a case): read it together with `unseen`.
     """
     counts = counts[counts > 0]
     n = int(counts.sum())
@@ -174,8 +143,8 @@ def entropy(counts: np.ndarray) -> float:
 def unseen(counts: np.ndarray) -> Estimate:
     """The probability of a new answer, by Good and Turing: the share of answers that came once.
 
-    The interval is Esty's (1983) with 1.96 standard deviations, but never nearer to 0 or 1 than
-    3/n: in one sample of twenty a mass of 3/n is not drawn at all.
+    The interval is Esty's (1983), but never nearer to 0 or 1 than 3/n, a mass that one sample of
+    twenty does not draw at all.
     """
     n = int(counts.sum())
     once, twice = _rare(counts)
@@ -224,11 +193,10 @@ class Question(NamedTuple):
 def questions(model: Model, quick: bool = False) -> list[Question]:
     """Fig. 11's question, the same at half the temperature, and three of the open set.
 
-    Two of them for a quick look, and for a base model, which continues a question more often than
-    it answers one.
+    Two of them for a quick look, and for a base model, which rarely answers a question.
     """
     city, country, element = (
-        Question(kind, prompts.get_prompt(f"item-{kind}").prompt, kind) for kind in GAZETTEERS
+        Question(kind, get_prompt(f"item-{kind}").prompt, kind) for kind in GAZETTEERS
     )
     first = Question("random-city", CITY_PROMPT, "city")
     if quick or not model.tokenizer.chat_template:
@@ -236,38 +204,43 @@ def questions(model: Model, quick: bool = False) -> list[Question]:
     return [first, Question("random-city-half", CITY_PROMPT, "city", 0.5), city, country, element]
 
 
-def ask_all(
+def ask(
     model: Model,
-    asked: Sequence[Question],
+    question: Question,
     n: int = N_REPLIES,
     seed: int = 0,
     results_dir: str | Path | None = None,
 ) -> pd.DataFrame:
-    """Replies to every question: columns of `programs.COLUMNS`, with `question` before them.
+    """Replies of a model to one question, without cutoff: columns of `programs.COLUMNS`.
 
     Kept as `repeats-<label>`; another number of replies or seed is kept beside it.
     """
-    tables = []
-    for question in asked:
-        name = _kept_as(f"repeats-{question.label}", n=(n, N_REPLIES), seed=(seed, 0))
-        options = {"seed": seed, "results_dir": results_dir, "name": name}
-        options |= {"temperature": question.temperature, "max_tokens": REPLY_TOKENS}
-        table = ask(model, question.prompt, n, **options)
-        table.insert(0, "question", question.label)
-        tables.append(table)
-    return pd.concat(tables, ignore_index=True)
+    drawn = {"temperature": question.temperature, "seed": seed}
+    start = programs.message_start(model, question.prompt)
+    prompts = {"repeats": [start.ids, start.end_ids]}
+    # Part of the identity of stored replies, though all are drawn without cutoff.
+    request = {"n": n, "settings": "plain", **drawn, "max_tokens": REPLY_TOKENS}
+    request["own_settings"] = programs.own_settings(model)
+    name = _kept_as(f"repeats-{question.label}", n=(n, N_REPLIES), seed=(seed, 0))
+    return programs.kept(
+        records.folder_of(results_dir, model.key, name),
+        programs.record_of(model, prompts, request),
+        prompts,
+        lambda _: programs.draw(model, question.prompt, n, REPLY_TOKENS, **drawn),
+    )
+
+
+def ask_all(model: Model, asked: Sequence[Question], *args, **options) -> pd.DataFrame:
+    """`ask` with each question: its replies, with `question` in front."""
+    answers = {question.label: ask(model, question, *args, **options) for question in asked}
+    return stacked(answers, ["question"])
 
 
 def ask_endpoint(url: str, model: str, n: int) -> pd.DataFrame:
     """Replies to Fig. 11's question of a model behind an OpenAI-compatible server at temperature 1.
 
-    Nothing is kept: running again asks, and costs, again. What the server refuses is left out.
-
-    Returns:
-        Columns question, draw, text; no rows where `url` is empty.
-
-    Raises:
-        EndpointError: the server cannot be used.
+    Nothing is kept: running again asks, and costs, again. What the server refuses is left out; an
+    EndpointError where it cannot be used. No rows where `url` is empty.
     """
     if not url:
         return pd.DataFrame(columns=["question", "draw", "text"])
@@ -287,8 +260,7 @@ def draw_programs(
 ) -> pd.DataFrame:
     """Tested programs for the project's problems, columns `programs.COLUMNS`.
 
-    Kept as `programs`; another request is kept beside it. A base model, which no instruction
-    reaches, is not asked: it gives no rows.
+    Kept as `programs`; another request is kept beside it. A base model gives no rows.
     """
     if not model.tokenizer.chat_template:
         return pd.DataFrame(columns=programs.TESTED_COLUMNS)
@@ -315,11 +287,9 @@ def _kept_as(name: str, **settings: tuple) -> str:
 
 
 def answers_table(replies: pd.DataFrame, asked: Sequence[Question]) -> pd.DataFrame:
-    """What came back to each question, a row each, with 95 % intervals in brackets.
+    """What came back to each question, with 95 % intervals in brackets.
 
-    An answer is a reply's first line (`beyond.plain_answer`); `names` is the share of replies
-    whose answer is a name of the gazetteer and nothing else (what its lists leave open does not
-    count), and the last column is about these alone.
+    `names`: replies that are a name of the gazetteer and nothing else; so are those of the last.
     """
     rows = []
     for question in asked:
@@ -370,8 +340,7 @@ def pass_table(table: pd.DataFrame) -> pd.DataFrame:
 def order_table(table: pd.DataFrame) -> pd.DataFrame:
     """Per problem how well log-probability, and shortness alone, put passing replies first.
 
-    Distinct complete replies, as in `programs.order_by_problem`; the last row is the mean
-    over problems with both kinds, with its interval.
+    As `programs.order_by_problem`; the last row is the mean over problems with both kinds.
     """
     found = programs.order_by_problem(table)
     whole = table[table.ended.astype(bool)].drop_duplicates(["problem", "text"])
@@ -391,18 +360,14 @@ def order_table(table: pd.DataFrame) -> pd.DataFrame:
 def same_program(table: pd.DataFrame) -> pd.DataFrame:
     """The probability that two passing replies hold the same program, unbiased, per problem.
 
-    A sum of x (x - 1) / (m (m - 1)) over programs drawn x of m times. What was never drawn counts
-    here, which no sum of the drawn programs' probabilities can do.
-
-    Returns:
-        Columns problem, passing (draws), different (programs), same; NaN under two draws.
+    `same`: the sum of x (x - 1) / (m (m - 1)) over programs drawn x of m times, NaN under two. What
+    was never drawn counts here, which no sum of the drawn programs' probabilities can do.
     """
     rows = []
     for problem, own in table[table.outcome == PASSED].groupby("problem", sort=False):
         x = own.text.map(lambda text: normalised(extract_code(text))).value_counts().to_numpy()
         m = int(x.sum())
-        same = float((x * (x - 1)).sum() / (m * (m - 1))) if m > 1 else np.nan
-        rows.append({"problem": problem, "passing": m, "different": len(x), "same": same})
+        rows.append((problem, m, len(x), (x * (x - 1)).sum() / (m * (m - 1)) if m > 1 else np.nan))
     return pd.DataFrame(rows, columns=["problem", "passing", "different", "same"])
 
 
@@ -418,21 +383,16 @@ def shape_table(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def example_programs(table: pd.DataFrame) -> str:
-    """The shortest pair of a passing and a failing program of one problem; empty without any.
-
-    A program that does not load is no example.
-    """
+    """The shortest pair of a passing and a failing (not broken) program of one problem, if any."""
     pairs = []
     for problem, own in table.groupby("problem", sort=False):
         code = own.text.map(extract_code).map(str.strip)
         good, bad = code[own.outcome == PASSED], code[own.outcome == "failed"]
         if len(good) and len(bad):
             pair = min(good, key=len), min(bad, key=len)
-            pairs.append((len("".join(pair)), problem, *pair))
-    if not pairs:
-        return ""
-    _, problem, good, bad = min(pairs)
-    return f"# {problem}: passes\n{good}\n\n# {problem}: fails\n{bad}"
+            said = "# {0}: passes\n{1}\n\n# {0}: fails\n{2}".format(problem, *pair)
+            pairs.append((len("".join(pair)), said))
+    return min(pairs)[1] if pairs else ""
 
 
 def most_mixed(table: pd.DataFrame) -> str:
@@ -474,15 +434,10 @@ def shortened(answer: str, longest: int) -> str:
 
 
 def findings(replies: pd.DataFrame, asked: Sequence[Question], table: pd.DataFrame) -> pd.DataFrame:
-    """The paper's examples of Fig. 11 and 12, decided on one model's draws.
+    """The paper's examples of Fig. 11 and 12, decided on `ask_all` and `draw_programs`.
 
-    Args:
-        replies, asked: of `ask_all`; the first question is Fig. 11's.
-        table: of `draw_programs`.
-
-    Returns:
-        Columns claim, source, found, verdict. An interval that lies on both sides of the
-        number named in `found` decides nothing. Of several questions, one that disagrees refutes.
+    Columns claim, source, found, verdict. An interval that lies on both sides of the number named
+    in `found` decides nothing. Of several questions, one that disagrees refutes.
     """
     first, *others = asked
     others = [question for question in others if question.prompt != first.prompt]
@@ -496,39 +451,26 @@ def findings(replies: pd.DataFrame, asked: Sequence[Question], table: pd.DataFra
     auc = f"AUC {{auc}} over {{n}} problems{passing}"
     drawn, whole = programs.shape_by_problem(table), same_program(table)
     drawn, whole = drawn[drawn.passing >= _MANY], whole[whole.passing >= _DRAWS]
-    for claim, source, told, (kept, which), (column, at, more) in (
-        (
-            "Programs that pass and that fail interleave by log-probability",
-            "Fig. 12 (order)",
-            f"{auc} (decided at {_ORDERED:g}; 1 is a perfect order)",
-            (order, "with both kinds"),
-            ("auc", _ORDERED, False),
-        ),
-        (
-            "Log-probability puts programs that pass first more often than chance",
-            OURS,
-            f"{auc} (decided at 0.5)",
-            (order, "with both kinds"),
-            ("auc", 0.5, True),
-        ),
-        (
-            "Few of the drawn programs that pass hold most of their mass",
-            "Fig. 12 (shape)",
-            "the top three hold {top_3} of it, the top one {top_1}, over {n} problems with at "
-            f"least {_MANY} different ones (decided for three at 0.5)",
-            (drawn, f"with {_MANY} different passing programs"),
-            ("top_3", 0.5, True),
-        ),
-        (
-            "Few programs hold most of the mass of all that pass, undrawn ones included",
-            "Fig. 12 (shape)",
-            "two draws that pass are the same program with probability {same}, over {n} problems "
-            f"with at least {_DRAWS} of them (decided at 1/{_FEW}, as if {_FEW} programs were "
-            "equally likely)",
-            (whole, f"with {_DRAWS} passing draws"),
-            ("same", 1 / _FEW, True),
-        ),
-    ):
+    ordered = f"{auc} (decided at {_ORDERED:g}; 1 is a perfect order)"
+    top = (
+        "the top three hold {top_3} of it, the top one {top_1}, over {n} problems with at least "
+        f"{_MANY} different ones (decided for three at 0.5)"
+    )
+    same = (
+        "two draws that pass are the same program with probability {same}, over {n} problems with "
+        f"at least {_DRAWS} of them (decided at 1/{_FEW}, as if {_FEW} programs were equally "
+        "likely)"
+    )
+    both = (order, "with both kinds")
+    many = (drawn, f"with {_MANY} different passing programs")
+    several = (whole, f"with {_DRAWS} passing draws")
+    found = (
+        (ordered, *both, "auc", _ORDERED, False),
+        (f"{auc} (decided at 0.5)", *both, "auc", 0.5, True),
+        (top, *many, "top_3", 0.5, True),
+        (same, *several, "same", 1 / _FEW, True),
+    )
+    for (claim, source), (told, kept, which, column, at, more) in zip(_CLAIMS, found, strict=True):
         if len(kept) < _PROBLEMS:
             few = f"problems {which}: {len(kept)}, {_PROBLEMS} are needed"
             rows.append(Finding(claim, source, few if len(table) else NOT_RUN, NOT_TESTABLE))

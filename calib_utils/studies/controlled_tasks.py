@@ -17,13 +17,11 @@ from calib_utils.results.evaluation import (
 from calib_utils.studies.reporting import (
     AGREEMENT,
     TESTABLE,
-    Finding,
     Page,
-    decide,
+    decide_all,
     listed,
     or_equal,
     over,
-    verdict,
 )
 
 # The paper does not give its temperature grid for Fig. 5; this one is dense where curves bend.
@@ -38,6 +36,15 @@ FAMILIES = {
     "sum at most 10": f"rng-{{n}}-sum-at-most-{SUM}",
     "sum equals 10": f"rng-{{n}}-sum-equals-{SUM}",
 }
+
+_LEFT, _RIGHT = "Fig. 5 left", "Fig. 5 right, Fig. 10"
+_LONGER = "Longer answers have a worse validity–diversity curve, by its area ({})"
+_CONSTRAINED = "A sum constraint makes the curve worse at the same length"
+_TRADES = "Raising the temperature lowers validity and raises diversity throughout"
+_NONE_HAS_BOTH = "No temperature reaches validity and diversity near 1 together"
+_FEW = "At T = 1 a few valid answers hold most of the valid mass"
+_HALF = "answers that hold half of the valid mass (uniform: half of them; decided at a quarter) "
+_TAIL = "At high temperature the invalid tail holds nearly all mass"
 
 
 def task_names(lengths: tuple[int, ...]) -> list[str]:
@@ -59,11 +66,10 @@ def label_tasks(table: pd.DataFrame) -> pd.DataFrame:
 
 def temperature_curves(page: Page, tasks: list[str]) -> pd.DataFrame:
     """Rows of `evaluate` without cutoff over `CURVE_TEMPERATURES`, through `label_tasks`."""
+    asked = page.asked | {"temperatures": CURVE_TEMPERATURES}
 
     def curve(task: str) -> pd.DataFrame:
-        profile = profile_temperatures(task)
-        asked = {"temperatures": CURVE_TEMPERATURES, "answer_temperatures": profile}
-        return evaluate(page.model, task, **asked, **page.asked)
+        return evaluate(page.model, task, answer_temperatures=profile_temperatures(task), **asked)
 
     return label_tasks(over(tasks, curve))
 
@@ -95,30 +101,18 @@ def valid_draws(draws: pd.DataFrame) -> tuple[int, float, float]:
 
 def curve_summary(curves: pd.DataFrame) -> pd.DataFrame:
     """One row per task: its best validity and where, and the area under its Val-Div curve."""
-    rows = []
-    for task, curve in curves.groupby("task", sort=False):
-        best = curve.loc[curve.validity.idxmax()]
-        rows.append(
-            {
-                "task": task,
-                "best validity": best.validity,
-                "at temperature": best.temperature,
-                "diversity there": best.diversity,
-                "area": frontier_area(curve.validity.to_numpy(), curve.diversity.to_numpy()),
-            }
-        )
-    return label_tasks(pd.DataFrame(rows))
+    by_task = curves.groupby("task", sort=False)
+    best = curves.loc[by_task.validity.idxmax(), ["task", "validity", "temperature", "diversity"]]
+    best.columns = ["task", "best validity", "at temperature", "diversity there"]
+    areas = [frontier_area(*own[["validity", "diversity"]].to_numpy().T) for _, own in by_task]
+    return label_tasks(best.assign(area=areas).reset_index(drop=True))
 
 
 def key_numbers(curves: pd.DataFrame, summary: pd.DataFrame) -> dict[str, float]:
     """What the book's prose quotes of each task: validity and diversity at T = 1, and the area."""
-    at_one = curves[curves.temperature == 1.0].set_index("task")
-    found = {}
-    for task, area in zip(summary.task, summary.area, strict=True):
-        found[f"validity_{task}"] = at_one.validity[task]
-        found[f"diversity_{task}"] = at_one.diversity[task]
-        found[f"area_{task}"] = area
-    return found
+    at_one = summary[["task", "area"]].merge(curves[curves.temperature == 1.0], on="task")
+    numbers = at_one.set_index("task")[["validity", "diversity", "area"]].stack()
+    return {f"{name}_{task}": value for (task, name), value in numbers.items()}
 
 
 def provenance(page: Page, tasks: list[str]) -> str:
@@ -137,88 +131,50 @@ def provenance(page: Page, tasks: list[str]) -> str:
 def findings(curves: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     """The paper's claims about temperature on controlled tasks, decided on one model's tables.
 
-    Args:
-        curves: of `temperature_curves`, several tasks.
-        answers: of `answer_profiles`.
-
-    Returns:
-        Columns claim, source, found, verdict. The numbers are exact for the model file, so they
-        carry no interval; a claim is not testable where validity stays below `TESTABLE`.
+    Of `temperature_curves` of several tasks, and of `answer_profiles`. The numbers are exact for
+    the model file, so they carry no interval. Columns claim, source, found, verdict.
     """
     summary = curve_summary(curves)
     usable = summary.task[summary["best validity"] >= TESTABLE]
     curves, answers = curves[curves.task.isin(usable)], answers[answers.task.isin(usable)]
-    rows = [
-        _longer_is_worse(summary, "unconstrained"),
-        _longer_is_worse(summary, "sum at most 10"),
-        _constrained_is_worse(summary),
-        _temperature_trades(curves),
-        _no_temperature_has_both(curves),
-        _few_answers_hold_the_mass(answers[answers.temperature == 1], testable=len(usable) > 0),
-        _tail_takes_over(curves),
-    ]
-    return pd.DataFrame(rows)
+    some, rows = len(usable) > 0, []
+    for family in ("unconstrained", "sum at most 10"):
+        own = summary[summary.family == family].sort_values("length")
+        best, told = own["best validity"], "area under the Val–Div curve "
+        told += listed(own.length, own.area, "n = {}: {:.3f}") + "; best validity "
+        told += listed(own.length, best, "n = {}: {:.2f}")
+        done = len(own) > 1 and best.max() >= TESTABLE
+        rows.append((_LONGER.format(family), _LEFT, told, True, -np.diff(own.area) if done else ()))
 
-
-def _longer_is_worse(summary: pd.DataFrame, family: str) -> Finding:
-    claim = f"Longer answers have a worse validity–diversity curve, by its area ({family})"
-    rows = summary[summary.family == family].sort_values("length")
-    areas, best = rows.area.to_numpy(), rows["best validity"]
-    found = "area under the Val–Div curve " + listed(rows.length, areas, "n = {}: {:.3f}")
-    found += "; best validity " + listed(rows.length, best, "n = {}: {:.2f}")
-    testable = len(rows) > 1 and best.max() >= TESTABLE
-    return Finding(claim, "Fig. 5 left", found, verdict(testable, -np.diff(areas)))
-
-
-def _constrained_is_worse(summary: pd.DataFrame) -> Finding:
-    claim = "A sum constraint makes the curve worse at the same length"
     areas = summary.pivot_table(index="length", columns="family", values="area")
     gap = (areas["unconstrained"] - areas["sum at most 10"]).dropna()
-    found = "area lost to the constraint " + listed(gap.index, gap, "n = {}: {:+.3f}")
-    free = summary[summary.family == "unconstrained"]
-    testable = free["best validity"].max() >= TESTABLE
-    return Finding(claim, "Fig. 5 left", found, verdict(testable, gap))
+    done = summary["best validity"][summary.family == "unconstrained"].max() >= TESTABLE
+    told = "area lost to the constraint " + listed(gap.index, gap, "n = {}: {:+.3f}")
+    rows.append((_CONSTRAINED, _LEFT, told, True, gap if done else ()))
 
-
-def _temperature_trades(curves: pd.DataFrame) -> Finding:
-    claim = "Raising the temperature lowers validity and raises diversity throughout"
-    peaks, steps = [], []
-    for task, curve in curves.groupby("task", sort=False):
-        curve = curve.sort_values("temperature")
+    told, steps = [], []
+    for task, curve in curves.sort_values("temperature", kind="stable").groupby("task", sort=False):
         falls, rises = -curve.validity.diff().max(), curve.diversity.diff().min()
         steps += [falls, rises]
-        peak = curve.loc[curve.validity.idxmax(), "temperature"]
+        peak = curve.temperature[curve.validity.idxmax()]
         monotone = "" if rises >= -AGREEMENT else ", Div not monotone"
-        peaks.append(f"{task} peaks at T = {peak:g}{monotone}")
-    found = "validity: " + "; ".join(peaks)
-    return decide(claim, "Sec. 5, Fig. 5", found, bool(peaks), or_equal(steps))
+        told.append(f"{task} peaks at T = {peak:g}{monotone}")
+    rows.append((_TRADES, "Sec. 5, Fig. 5", "validity: " + "; ".join(told), some, or_equal(steps)))
 
+    best = np.minimum(curves.validity, curves.diversity).groupby(curves.task, sort=False).max()
+    told = "best of min(Val, Div) " + listed(best.index, best, "{}: {:.2f}")
+    rows.append((_NONE_HAS_BOTH, _LEFT, told, some, 0.9 - best))
 
-def _no_temperature_has_both(curves: pd.DataFrame) -> Finding:
-    claim = "No temperature reaches validity and diversity near 1 together"
-    both = np.minimum(curves.validity, curves.diversity)
-    best = both.groupby(curves.task, sort=False).max()
-    found = "best of min(Val, Div) " + listed(best.index, best, "{}: {:.2f}")
-    return decide(claim, "Fig. 5 left", found, len(best) > 0, 0.9 - best)
-
-
-def _few_answers_hold_the_mass(answers: pd.DataFrame, testable: bool) -> Finding:
-    claim = "At T = 1 a few valid answers hold most of the valid mass"
-    how = "answers that hold half of the valid mass (uniform: half of them; decided at a quarter) "
     shares, told = [], []
-    for task, rows in answers.groupby("task", sort=False):
-        p = np.sort(np.exp(rows.log_p.to_numpy()))[::-1]
+    for task, own in answers[answers.temperature == 1].groupby("task", sort=False):
+        p = np.sort(np.exp(own.log_p.to_numpy()))[::-1]
         most = int((p.cumsum() < 0.5 * p.sum()).sum()) + 1
         shares.append(most / len(p))
         told.append(f"{task}: {most} of {len(p):,} ({shares[-1]:.0%})")
-    found = how + ", ".join(told)
-    return decide(claim, "Fig. 5 right, Fig. 10", found, testable, 0.25 - np.array(shares))
+    rows.append((_FEW, _RIGHT, _HALF + ", ".join(told), some, 0.25 - np.array(shares)))
 
-
-def _tail_takes_over(curves: pd.DataFrame) -> Finding:
-    claim = "At high temperature the invalid tail holds nearly all mass"
-    hottest = curves.temperature.max()
-    hot = curves[curves.temperature == hottest]
-    tail = 1 - hot.validity
-    found = f"invalid mass at T = {hottest:g} " + listed(hot.task, tail, "{}: {:.4f}")
-    return decide(claim, "Fig. 5 right, Fig. 10", found, len(hot) > 0, tail - 0.9)
+    hot = curves[curves.temperature == curves.temperature.max()]
+    told = f"invalid mass at T = {hot.temperature.max():g} "
+    told += listed(hot.task, 1 - hot.validity, "{}: {:.4f}")
+    rows.append((_TAIL, _RIGHT, told, some, 0.1 - hot.validity))
+    return decide_all(rows)

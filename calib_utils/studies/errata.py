@@ -1,13 +1,10 @@
 """What holds, what needs care and what to correct in the paper: the items of the errata page.
 
 Each is a function of small examples that go through what the rest of the book uses, and a sentence
-for its numbers. Knows tries, theorems and published numbers; runs no model. The page states what
-the paper says and where.
+for its numbers. The page states what the paper says and where. Runs no model.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import wraps
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import brentq
@@ -30,59 +27,51 @@ from calib_utils.results.evaluation import diversity_of
 from calib_utils.theory import theorems
 
 HOLDS, CARE, FAILS = "holds", "needs care", "fails as stated"
-_builders: list[Callable] = []
+_works: list[tuple] = []  # verdict and function of each item
 
 
-@dataclass(frozen=True)
-class Item:
-    """An item of the page: how the statement stands, and `found`, which names all of `values`.
-
-    `test` is the test that derives the numbers another way.
-    """
+class Item(NamedTuple):
+    """An item of the page: how the statement stands, and `found`, which names all of `values`."""
 
     number: int
     verdict: str
     found: str
     values: dict[str, float]
-    test: str
+    test: str  # that derives the numbers another way
 
 
 def item(verdict: str):
     """Makes the next item of a function that returns its numbers; the docstring is the sentence."""
 
-    def wrap(work: Callable[[], dict[str, float]]) -> Callable[[], Item]:
-        number, told = len(_builders) + 1, " ".join(work.__doc__.split())
+    def add(work):
+        _works.append((verdict, work))
+        return work
 
-        @wraps(work)
-        def build() -> Item:
-            values = work()
-            return Item(number, verdict, told.format(**values), values, f"test_{work.__name__}")
-
-        _builders.append(build)
-        return build
-
-    return wrap
+    return add
 
 
 def items() -> list[Item]:
     """All items, worked out now, in the order of the page."""
-    return [build() for build in _builders]
+    found = []
+    for number, (verdict, work) in enumerate(_works, start=1):
+        values, told = work(), " ".join(work.__doc__.split())
+        name = f"test_{work.__name__}"
+        found.append(Item(number, verdict, told.format(**values), values, name))
+    return found
 
 
 def ranked_trie(*labels: str) -> tuple[TokenTable, np.ndarray]:
     """One step as a string of V and I by rank, or two: the root's, then one per valid token.
 
-    Returns:
-        The tokens, and the rank of each. [token]
+    The tokens, and the rank of each [token].
 
     >>> ranked_trie("VIV")[1].tolist()
     [0, 2]
     """
-    first = [rank for rank, label in enumerate(labels[0]) if label == "V"]
+    first, *below = ([i for i, label in enumerate(own) if label == "V"] for own in labels)
     words = [(rank,) for rank in first]
-    if len(labels) > 1:
-        below = dict(zip(first, labels[1:], strict=True))
-        words = [(r, i) for r in first for i, label in enumerate(below[r]) if label == "V"]
+    if below:
+        words = [(r, i) for r, own in zip(first, below, strict=True) for i in own]
     sequences = Sequences(tuple(words), tuple(range(len(words))), (), len(words))
     tokens = TokenTable(build_trie(sequences))
     return tokens, tokens.symbol  # symbols were chosen to be ranks
@@ -177,10 +166,9 @@ def local_is_not_global() -> dict[str, float]:
 
 def _recall_at(labels: str, precision: float) -> float:
     """The most recall of one step over cutoffs that are this precise."""
-    valid = np.array([label == "V" for label in labels])
-    kept = valid.cumsum()
-    precise = kept / np.arange(1, len(valid) + 1) >= precision
-    return float(kept[precise].max(initial=0) / valid.sum())
+    kept = np.cumsum([label == "V" for label in labels])
+    precise = kept / np.arange(1, len(kept) + 1) >= precision
+    return float(kept[precise].max(initial=0) / kept[-1])
 
 
 @item(FAILS)

@@ -4,7 +4,6 @@ Knows the paper's queries and its 18 published fits, and how a claim is decided 
 curves' families and the criterion are those of `theory.curves`.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,12 +104,10 @@ def keep(curves: pd.DataFrame, model: Model, results_dir: str | Path) -> None:
 
 
 def fit_table(curves: pd.DataFrame) -> pd.DataFrame:
-    """The fits as a table.
+    """The fits, a row per query; `jump`: head less tail at the tail's first rank.
 
-    Returns:
-        A row per query: c, mse, r2, m, b, A, B, C, jump (head less tail at the tail's first rank)
-        and c_low, c_high: the lowest and highest breakpoint whose best fit has at most `_NEAR`
-        times the least squared error. No confidence set: errors differ too much along the curve.
+    `c_low`, `c_high`: the lowest and highest breakpoint whose best fit has at most `_NEAR` times
+    the least squared error. No confidence set: errors differ too much along the curve.
     """
     rows = []
     for query, fit in fits_of(curves).items():
@@ -125,12 +122,10 @@ def bfloat16_table(curves: pd.DataFrame) -> pd.DataFrame:
 
     Only the logits are rounded, not the arithmetic before them, so this is the least it does.
     """
-    rows = []
-    for query, y in curves.items():
-        rounded = to_bfloat16(y.to_numpy())
-        fit = two_part(rounded)
-        rows.append((query, len(np.unique(rounded)), fit.c, fit.mse, fit.r2))
-    return pd.DataFrame(rows, columns=["query", "values", "c", "mse", "r2"])
+    rounded = curves.apply(to_bfloat16)
+    fits = fit_table(rounded)[["query", "c", "mse", "r2"]]
+    fits.insert(1, "values", rounded.nunique().to_numpy())
+    return fits
 
 
 def to_bfloat16(values) -> np.ndarray:
@@ -144,25 +139,21 @@ def to_bfloat16(values) -> np.ndarray:
 
 def held_out_table(curves: pd.DataFrame) -> pd.DataFrame:
     """`curves.held_out_errors` of every query, with a column `query`."""
-    return _of_each(curves, lambda _, y: forms.held_out_errors(y))
+    parts = {query: forms.held_out_errors(y.to_numpy()) for query, y in curves.items()}
+    return reporting.stacked(parts, ["query"])
 
 
 def comparison(curves: pd.DataFrame, held_out: pd.DataFrame) -> pd.DataFrame:
     """`curves.compare` of every query, with a column `query`; `held_out` of the same curves."""
     errors = dict(list(held_out.groupby("query")))
-    return _of_each(curves, lambda query, y: forms.compare(y, errors[query]))
-
-
-def _of_each(curves: pd.DataFrame, of: Callable) -> pd.DataFrame:
-    parts = [of(query, y.to_numpy()).assign(query=query) for query, y in curves.items()]
-    return pd.concat(parts, ignore_index=True)
+    parts = {query: forms.compare(y.to_numpy(), errors[query]) for query, y in curves.items()}
+    return reporting.stacked(parts, ["query"])
 
 
 def pooled_ratios(held_out: pd.DataFrame) -> pd.DataFrame:
     """Held-out error over the published form's, all queries together: family, ratio, low, high.
 
-    Logarithms are averaged over queries within each block, and the interval is over blocks: the
-    queries' curves are alike, so they do not count as so many more observations.
+    Means over queries within each block; the interval is over blocks, since the curves are alike.
     """
     means = held_out.groupby(["family", "block"], sort=False).log_ratio.mean()
     rows = [(name, *np.exp(forms.mean_interval(means[name]))) for name in FAMILIES]
@@ -186,9 +177,9 @@ def bic_table(compared: pd.DataFrame) -> pd.DataFrame:
     for query, own in compared.groupby("query", sort=False):
         row = {"query": query}
         for column, name in (("bic_naive", "all ranks"), ("bic_effective", "effective n")):
-            order = own.sort_values(column)
-            row[f"BIC, {name}"] = NAMES[order.family.iloc[0]]
-            row[f"lead, {name}"] = _two_digits(order[column].iloc[1])
+            first, second = own.nsmallest(2, column).itertuples()
+            row[f"BIC, {name}"] = NAMES[first.family]
+            row[f"lead, {name}"] = _two_digits(getattr(second, column))
         rows.append({**row, "effective n": _two_digits(own.effective_n.iloc[0])})
     return pd.DataFrame(rows)
 
@@ -212,8 +203,7 @@ def beside_published(fits: pd.DataFrame, model: str) -> pd.DataFrame:
 def findings(fits: pd.DataFrame, held_out: pd.DataFrame) -> pd.DataFrame:
     """The paper's description of sorted logits, decided on `fit_table` and `held_out_table`.
 
-    Columns claim, source, found, verdict. Fits are exact for the model file; a comparison is
-    decided by the interval over blocks (`pooled_ratios`), and not testable where it holds 1.
+    Columns claim, source, found, verdict. A comparison is decided by its interval over blocks.
     """
     theirs, ratios = published_fits(), pooled_ratios(held_out).set_index("family")
     good, inside = near_published(fits)
@@ -240,10 +230,7 @@ def findings(fits: pd.DataFrame, held_out: pd.DataFrame) -> pd.DataFrame:
 
 
 def near_published(fits: pd.DataFrame) -> tuple[str, str]:
-    """Whether R² is nowhere below the lowest published, and every breakpoint among the published.
-
-    Two verdicts, on fits of one model or of several.
-    """
+    """Verdicts: no R² is below the lowest published, every breakpoint is among the published."""
     theirs, some = published_fits(), len(fits) > 0
     inside = bool(fits.c.between(theirs.c.min(), theirs.c.max()).all())
     return verdict(some, fits.r2 - theirs.r2.min()), verdict(some, inside)

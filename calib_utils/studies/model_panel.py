@@ -23,7 +23,7 @@ from calib_utils.results.storage import COLUMNS, LOSS_COLUMNS
 from calib_utils.studies import logit_shape, oracle_cutoffs, order_calibration, reporting
 from calib_utils.studies.oracle_cutoffs import PRACTICAL, TASKS
 from calib_utils.studies.order_calibration import ITEMS, JUDGES, TEXTS
-from calib_utils.studies.reporting import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, Finding, verdict
+from calib_utils.studies.reporting import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, verdict
 
 # Enough to see what a model does, and few enough for one figure.
 SHOWN_TASKS = ("us-states", "rng-2", "rng-3", "rng-3-sum-at-most-10")
@@ -33,8 +33,7 @@ PARTS = ("total", "order", "shape", "size")
 ALONE = "T = 1 alone"
 SIZE, STAGE = "size", "stage"
 _SUFFIXES = ("", "@end=line")  # the study of cutoffs asks chat models and base models so
-_TEXT_FACTS = ("name", "panel", "family", "stage", "dtype")
-_FACTS = ("model", *_TEXT_FACTS, "parameters", "active")
+_FACTS = ("name", "panel", "family", "stage", "dtype", "parameters", "active")
 _OF_ORDER = ("kind", "forced", "depth", "area", "recall_at")
 _TASK_MEASURES = {
     "oracle area": "area of the oracle-size frontier",
@@ -42,6 +41,12 @@ _TASK_MEASURES = {
     "order": "order part at T = 1, nats",
     "shape": "shape part at T = 1, nats",
 }
+_RISES = "The area under the frontier rises with size"
+_KEEPS = f"At precision {LEVEL:g} every model keeps less than half of the valid tokens"
+_ABOVE = "For every model the oracle-size frontier lies above those of practical rules (by area)"
+_BEST = f"At validity {LEVEL:g} the oracle size is more diverse than any practical rule"
+_STATES = "On US states shape loses more than order does, for every model (T = 1, nats)"
+_SUMS = "A bound on the sum raises the order's share of the loss, for every model (T = 1)"
 _PAIRED = ["by", "minus", "model", "measure", "difference", "low", "high", "over", "n"]
 
 
@@ -108,39 +113,37 @@ def _joined(parts: Iterable[tuple[str, pd.DataFrame]], columns: Iterable[str]) -
 
 def models(keys: Iterable[str]) -> pd.DataFrame:
     """What is known of models by their folders: those of the panel first, others by name alone."""
-    rows = []
+    rows, nothing = [], dict.fromkeys(_FACTS[1:5], "") | dict.fromkeys(_FACTS[5:], float("nan"))
     for key in keys:
         one = find(key)
-        known = {name: getattr(one, name) for name in _FACTS[1:]} if one else {"name": key}
+        known = {name: getattr(one, name) for name in _FACTS} if one else {"name": key} | nothing
         rows.append({"model": key} | known)
-    table = pd.DataFrame(rows, columns=_FACTS).fillna(dict.fromkeys(_TEXT_FACTS, ""))
+    table = pd.DataFrame(rows, columns=["model", *_FACTS])
     table = table.astype({"parameters": float, "active": float})
     # From the end of the alphabet: the paper's, the embedded ones, those of no panel.
     by = ["panel", "family", "parameters", "model"]
-    table = table.sort_values(by, ascending=[False, True, True, True], ignore_index=True)
-    return table[["model", "name", "panel", "family", "stage", "dtype", "parameters", "active"]]
+    return table.sort_values(by, ascending=[False, True, True, True], ignore_index=True)
 
 
 def study_of(
     results_dir: str | Path, key: str, task: str
 ) -> tuple[storage.Stored | None, list[tuple[str, str]]]:
-    """What chapter 03 stored of a model's task, if any stands, and what was left out (folder, why).
+    """What chapter 03 stored of a model's task, and what was left out (folder, why).
 
-    Of a task's folders it is the one whose settings hold the oracle size.
+    Of a task's folders it is the one whose settings hold the oracle size; None where none stands.
     """
     left_out = []
     for suffix in _SUFFIXES:
         folder = storage.folder_of(Path(results_dir), key, task, suffix)
         try:
             stored = storage.read(folder)
+            if stored is None or ORACLE not in set(stored.settings.rule):
+                continue
+            if conventions.is_current(conventions.ROWS, stored.record):
+                return stored, left_out
+            why = "of an older convention: `python -m calib_utils reproduce --update`"
         except ResultsError as error:
-            left_out.append((f"{key}/{folder.name}", str(error)))
-            continue
-        if stored is None or ORACLE not in set(stored.settings.rule):
-            continue
-        if conventions.is_current(conventions.ROWS, stored.record):
-            return stored, left_out
-        why = "of an older convention: `python -m calib_utils reproduce --update`"
+            why = str(error)
         left_out.append((f"{key}/{folder.name}", why))
     return None, left_out
 
@@ -277,38 +280,26 @@ def _pairs(found: Panel, tasks: pd.DataFrame) -> pd.DataFrame:
                 apart = (wide[second] - wide[first]).dropna().rename("difference").reset_index()
                 mean = cluster_interval(apart, "difference", outer="task", inner=None)
                 row = {"difference": mean.mean, "low": mean.low, "high": mean.high}
-                n = len(apart)
-                rows.append(row | names | {"measure": measure, "over": f"{n} tasks", "n": n})
+                row |= {"measure": measure, "over": f"{len(apart)} tasks", "n": len(apart)}
+                rows.append(row | names)
     return pd.DataFrame(rows, columns=_PAIRED)
 
 
 def _task_measures(found: Panel, parts: pd.DataFrame) -> pd.DataFrame:
     """Per testable model and task the numbers that `_TASK_MEASURES` names, from `split_table`."""
-    areas = testable(found, frontier_table(found))
-    table = areas[["model", "task"]].assign(**{"oracle area": areas[ORACLE]})
-    table["practical area"] = areas[list(PRACTICAL)].max(axis=1)
+    areas = testable(found, frontier_table(found)).rename(columns={ORACLE: "oracle area"})
+    areas["practical area"] = areas[list(PRACTICAL)].max(axis=1)
     parts = parts[parts.decoder == ALONE][["model", "task", "order", "shape", "total"]]
-    return table.merge(parts, on=["model", "task"], how="left")
+    return areas.drop(columns=list(PRACTICAL)).merge(parts, on=["model", "task"], how="left")
 
 
 def findings(found: Panel) -> pd.DataFrame:
-    """The paper's claims about its panel: columns claim, source, found, verdict.
-
-    A claim about every model is reproduced where each model that is counted agrees, not reproduced
-    where one does not, and open where one is undecided.
-    """
+    """The paper's claims about its panel: columns claim, source, found, verdict (`_together`)."""
     order, fits, parts = order_table(found), shape_table(found), split_table(found)
     tasks = _task_measures(found, parts)
     pairs, own = _pairs(found, tasks), tasks.set_index("model")
-    above = _ahead(own["oracle area"] - own["practical area"], reporting.too_low())
-    rises = "The area under the frontier rises with size"
-    keeps = f"At precision {LEVEL:g} every model keeps less than half of the valid tokens"
-    best = f"At validity {LEVEL:g} the oracle size is more diverse than any practical rule"
-    lies = "For every model the oracle-size frontier lies above those of practical rules (by area)"
-    states = "On US states shape loses more than order does, for every model (T = 1, nats)"
-    bound = "A bound on the sum raises the order's share of the loss, for every model (T = 1)"
-    of = {kind: f"({kind}, {JUDGES[kind]})" for kind in (ITEMS, TEXTS)}
     fourth, fifth, last = "Sec. 4, Fig. 4 and 8", "Sec. 5, Fig. 9", logit_shape.SOURCE
+    of = {kind: f"({kind}, {JUDGES[kind]})" for kind in (ITEMS, TEXTS)}
     each, theirs = fits.groupby("model", sort=False), logit_shape.published_fits()
     r2 = ", ".join(f"{model}: {r2:.3f}" for model, r2 in each.r2.min().items()) or "no model"
     r2 = f"lowest R² of {r2}; published {theirs.r2.min():.3f}, which decides"
@@ -316,16 +307,16 @@ def findings(found: Panel) -> pd.DataFrame:
     breaks = f"{breaks}; published {theirs.c.min()} to {theirs.c.max()}"
     good, inside = logit_shape.near_published(fits)
     rows = [
-        *((f"{rises} {words}", fourth, *_rise(kind, pairs)) for kind, words in of.items()),
-        *((f"{keeps} {words}", fourth, *_low_recall(kind, order)) for kind, words in of.items()),
-        (lies, fifth, *above),
-        (f"{best}, for every model", fifth, *_oracle_best(parts)),
-        (states, fifth, *_states(tasks)),
-        (bound, fifth, *_sums(tasks)),
+        *((f"{_RISES} {words}", fourth, *_rise(kind, pairs)) for kind, words in of.items()),
+        *((f"{_KEEPS} {words}", fourth, *_low_recall(kind, order)) for kind, words in of.items()),
+        (_ABOVE, fifth, *_ahead(own["oracle area"] - own["practical area"], reporting.TOO_LOW)),
+        (f"{_BEST}, for every model", fifth, *_oracle_best(parts)),
+        (_STATES, fifth, *_states(tasks)),
+        (_SUMS, fifth, *_sums(tasks)),
         (f"{logit_shape.FITS} of every model", last, r2, good),
         (f"{logit_shape.BREAKS}, for every model", last, breaks, inside),
     ]
-    return pd.DataFrame([Finding(*row) for row in rows])
+    return pd.DataFrame([reporting.Finding(*row) for row in rows])
 
 
 def _together(told: list[str], verdicts: list[str], nothing: str) -> tuple[str, str]:
@@ -336,10 +327,8 @@ def _together(told: list[str], verdicts: list[str], nothing: str) -> tuple[str, 
 
 def _ahead(by: pd.Series, nothing: str) -> tuple[str, str]:
     """On how many tasks each model, the index's level, is ahead; all of them decide."""
-    told = [
-        f"{model}: on {int((own > 0).sum())} of {len(own)} tasks"
-        for model, own in by.groupby(level="model", sort=False)
-    ]
+    wins = (by > 0).groupby(level="model", sort=False).agg(["sum", "size"])
+    told = [f"{row.Index}: on {row.sum} of {row.size} tasks" for row in wins.itertuples()]
     return "; ".join(told) or nothing, verdict(len(by) > 0, by)
 
 
@@ -351,9 +340,7 @@ def _rise(kind: str, pairs: pd.DataFrame) -> tuple[str, str]:
     )
     told, verdicts = [], []
     for row, beyond in zip(area.itertuples(), gain.itertuples(), strict=True):
-        rises, gains = (
-            as_text(one.difference, one.low, one.high, digits=3) for one in (row, beyond)
-        )
+        rises, gains = (as_text(x.difference, x.low, x.high, digits=3) for x in (row, beyond))
         told.append(
             f"{row.model} less {row.minus}: {rises} over {row.over}, of which beyond a random "
             f"order {gains}"
@@ -381,15 +368,10 @@ def _low_recall(kind: str, order: pd.DataFrame) -> tuple[str, str]:
 
 def _oracle_best(parts: pd.DataFrame) -> tuple[str, str]:
     """Where a validity is asked for; the area also counts settings that nobody would use."""
-    best = {
-        name: parts[parts.decoder.astype(str).str.startswith(name)]
-        .set_index(["model", "task"])
-        .diversity
-        for name in ("oracle size", "any rule")
-    }
-    both = pd.DataFrame(best).fillna(0.0)
+    by = parts.set_index(["model", "task"])
+    oracle, rules = (by.diversity[by.decoder.str.startswith(x)] for x in ("oracle", "any rule"))
     nothing = f"no setting of any model reaches validity {LEVEL:g}"
-    return _ahead(both["oracle size"] - both["any rule"], nothing)
+    return _ahead(oracle.sub(rules, fill_value=0.0), nothing)
 
 
 def _states(tasks: pd.DataFrame) -> tuple[str, str]:
@@ -397,11 +379,11 @@ def _states(tasks: pd.DataFrame) -> tuple[str, str]:
     told = "; ".join(
         f"{row.model}: shape {row.shape:.2g}, order {row.order:.2g}" for row in own.itertuples()
     )
-    return told or reporting.too_low(), verdict(len(own) > 0, own["shape"] - own.order)
+    return told or reporting.TOO_LOW, verdict(len(own) > 0, own["shape"] - own.order)
 
 
 def _sums(tasks: pd.DataFrame) -> tuple[str, str]:
-    share = (tasks.order / tasks.total).groupby([tasks.model, tasks.task]).first().dropna()
+    share = tasks.set_index(["model", "task"]).eval("order / total").dropna()
     told, holds = [], []
     for model in dict.fromkeys(tasks.model):
         for n in (2, 3):
@@ -410,4 +392,4 @@ def _sums(tasks: pd.DataFrame) -> tuple[str, str]:
                 holds.append(share[bound] - share[free])
                 shares = f"{share[free]:.0%} free, {share[bound]:.0%} bound"
                 told.append(f"{model}, {n} digits: {shares}")
-    return "; ".join(told) or reporting.too_low(), verdict(bool(holds), holds)
+    return "; ".join(told) or reporting.TOO_LOW, verdict(bool(holds), holds)

@@ -1,7 +1,6 @@
-"""The study of cutoffs: what to sweep, frontiers, what the oracle reaches, budgets, the claims.
+"""The study of cutoffs: frontiers, what the oracle reaches, budgets, the claims.
 
-Where the loss of a decoder lies (order, shape and size, step by step), and how far choices that the
-paper leaves open move the numbers. Draws nothing.
+Where the loss of a decoder lies, and how far choices that the paper leaves open move the numbers.
 """
 
 from collections.abc import Iterable
@@ -22,7 +21,7 @@ from calib_utils.models.loading import Model
 from calib_utils.results.evaluation import adaptive_frontier, evaluate, request_for, step_losses
 from calib_utils.results.measure import untouched
 from calib_utils.results.storage import KEY
-from calib_utils.studies.reporting import TESTABLE, Finding, Page, decide, listed, over
+from calib_utils.studies.reporting import TESTABLE, Page, decide_all, listed, over
 
 # Four free digits (12,221 prefixes) under 204 settings take a quarter of an hour: not quick.
 TASKS = (
@@ -39,8 +38,9 @@ _LOSSES = ["validity_loss", "diversity_loss"]
 _ABOVE = "The oracle-size frontier lies above those of all practical rules (by area)"
 # Close to (1, 1): within a twentieth of it in validity, and of the structural ceiling in diversity.
 _CLOSE = 0.95
-_BOTH = 0.9  # validity and diversity of a setting that has both
-_FIGURES = "Fig. 6, 9"
+_HAS_BOTH = 0.9  # validity and diversity of a setting that has both
+_NONE_HAS_BOTH = "No setting of temperature, top-k, top-p or min-p is both valid and diverse"
+_BOTH = ["validity", "diversity"]
 _GRID = {"rules": table3_rules(), "temperatures": TABLE3_TEMPERATURES}
 
 
@@ -86,12 +86,10 @@ def engine_orders(page: Page) -> pd.DataFrame:
 
 
 def split_table(losses: pd.DataFrame) -> pd.DataFrame:
-    """The loss -ln(Val Div) of every setting between order, shape and size, in nats.
+    """The loss -ln(Val Div) of every task and setting between order, shape and size, in nats.
 
-    Returns:
-        One row per task and setting: total, order, shape, size; the three add up to total. `size`
-        is what an ordered and reshaped model still loses, because the rule keeps more tokens than
-        are valid, or fewer.
+    `size` is what an ordered and reshaped model still loses, because the rule keeps more tokens
+    than are valid, or fewer.
     """
     by = ["task", *KEY]
     summed = losses.groupby([*by, "repair"], dropna=False, sort=False)[_LOSSES].sum(min_count=1)
@@ -115,17 +113,13 @@ def _split(loss: pd.Series, by: list[str]) -> pd.DataFrame:
 def operating_points(table: pd.DataFrame, losses: pd.DataFrame, level: float = LEVEL):
     """Where a task's loss lies for decoders that people use, and which positions carry it.
 
-    Four decoders a task: temperature 1 alone; the most diverse setting of at least `level`
-    validity with temperature alone, with any rule of `PRACTICAL`, and with the oracle size.
-
-    Returns:
-        A row per task and decoder that reaches the level: setting, validity, diversity, parts of
-        the loss in nats, and `carried by`, the largest shares of the total by position.
+    Temperature 1 alone; and the most diverse setting of at least `level` validity, if any, with
+    temperature alone, with any rule of `PRACTICAL`, and with the oracle size. Parts of the loss in
+    nats; `carried by`: the largest shares of the total by position.
     """
-    split = split_table(losses).merge(table, on=["task", *KEY])
-    steps = split_by_step(losses)
+    split, steps = split_table(losses).merge(table, on=["task", *KEY]), split_by_step(losses)
     rows = []
-    for _, group in split.groupby("task", sort=False):
+    for _, group in split[split.total.notna()].groupby("task", sort=False):
         enough = group[group.validity >= level]
         choices = {
             "T = 1 alone": group[(group.rule == "none") & (group.temperature == 1)],
@@ -134,7 +128,6 @@ def operating_points(table: pd.DataFrame, losses: pd.DataFrame, level: float = L
             f"oracle size, Val ≥ {level:g}": enough[enough.rule == "oracle_size"],
         }
         for name, options in choices.items():
-            options = options[options.total.notna()]
             if len(options):
                 best = options.loc[options.diversity.idxmax()]
                 rows.append({"decoder": name, **best, "carried by": _carriers(steps, best)})
@@ -165,7 +158,7 @@ def setting_text(table: pd.DataFrame) -> pd.Series:
 def frontier_points(table: pd.DataFrame) -> pd.DataFrame:
     """The settings that no other of their task and rule beats in validity and diversity."""
     parts = [
-        group.iloc[pareto_frontier(group.validity.to_numpy(), group.diversity.to_numpy())]
+        group.iloc[pareto_frontier(*group[_BOTH].to_numpy().T)]
         for _, group in table.groupby(["task", "rule"], sort=False)
     ]
     return pd.concat(parts, ignore_index=True)
@@ -174,40 +167,30 @@ def frontier_points(table: pd.DataFrame) -> pd.DataFrame:
 def areas(table: pd.DataFrame) -> pd.DataFrame:
     """`metrics.frontier_area` of each rule's settings: a row per task, a column per rule."""
     rows = {
-        (task, rule): frontier_area(group.validity.to_numpy(), group.diversity.to_numpy())
-        for (task, rule), group in table.groupby(["task", "rule"], sort=False)
+        place: frontier_area(*group[_BOTH].to_numpy().T)
+        for place, group in table.groupby(["task", "rule"], sort=False)
     }
-    wide = pd.Series(rows).unstack(sort=False)
-    return wide.rename_axis("task").reset_index()
+    return pd.Series(rows).unstack(sort=False).rename_axis("task").reset_index()
 
 
 def oracle_table(table: pd.DataFrame, facts: pd.DataFrame, hulls: dict) -> pd.DataFrame:
-    """The best oracle-size point of each task beside what is possible.
+    """The oracle-size point of each task with the largest Val x Div beside what is possible.
 
-    Args:
-        table: rows of `evaluate` with the oracle-size rule.
-        facts: of `structural_facts`, for the ceiling of an even, perfectly ordered model.
-        hulls: the adaptive frontier of each task.
-
-    Returns:
-        Per task: the point with the largest Val x Div and its temperature (NaN if nothing is
-        valid); the diversity of a perfectly ordered model uniform over G (`ceiling`); sequence
-        precision and recall of the oracle; the recall that the best adaptive rank cutoff has at the
-        same precision (on the hull, so an upper bound); the best precision with every answer kept.
+    Of rows of `evaluate`, `structural_facts` and the adaptive frontier of each task. All NaN where
+    nothing is valid; `ceiling`: diversity of a perfectly ordered model uniform over G; `best recall
+    there`: of the best adaptive rank cutoff at the same precision (on the hull, an upper bound).
     """
     rows, ceilings = [], facts.set_index("task").uniform_over_g
+    wanted = ["temperature", "validity", "diversity", "sequence_precision", "sequence_recall"]
     for task, group in table[table.rule == "oracle_size"].groupby("task", sort=False):
         worth = (group.validity * group.diversity).fillna(0.0)
-        best = group.loc[worth.idxmax()]
-        if worth.max() == 0:
-            best = best.where(best.isna())  # nothing is valid: all NaN
+        best = group.loc[worth.idxmax(), wanted].astype(float)
+        best = best if worth.max() > 0 else best * np.nan  # nothing is valid
         hull = hulls[task].astype(float).to_numpy()
         rows.append(
             {
                 "task": task,
-                "temperature": best.temperature,
-                "validity": best.validity,
-                "diversity": best.diversity,
+                **best.iloc[:3],
                 "ceiling": ceilings[task],
                 "precision": best.sequence_precision,
                 "recall": best.sequence_recall,
@@ -219,10 +202,7 @@ def oracle_table(table: pd.DataFrame, facts: pd.DataFrame, hulls: dict) -> pd.Da
 
 
 def recall_at(hull: np.ndarray, precision: float) -> float:
-    """Recall at a precision of a convex hull [point, (precision, recall)], precision falling.
-
-    NaN above the highest precision there is.
-    """
+    """Recall at a precision of a hull [point, (precision, recall)], falling; NaN above all."""
     if precision > hull[0, 0] + 1e-12:
         return float("nan")
     return float(np.interp(precision, hull[::-1, 0], hull[::-1, 1]))
@@ -243,10 +223,7 @@ def task_for_budgets(table: pd.DataFrame, level: float = LEVEL) -> str:
 def full_budgets(table: pd.DataFrame, *levels: float) -> pd.DataFrame:
     """Best diversity at a validity with the whole grid, and with as many settings as the smallest.
 
-    Returns:
-        A row per level, task and sampler: settings, share of them valid enough, best, and the mean
-        best of the smallest grid's number of settings. A sampler without a setting that is valid
-        enough has no row.
+    A row per level, task and sampler, unless none of its settings is valid enough.
     """
     rows = []
     for level, (task, own) in product(levels, table.groupby("task", sort=False)):
@@ -272,51 +249,38 @@ def full_budgets(table: pd.DataFrame, *levels: float) -> pd.DataFrame:
 def findings(table: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
     """The paper's claims about cutoffs, decided on one model's `table3` and `oracle_table`.
 
-    Returns:
-        Columns claim, source, found, verdict. Exact for the model file, so without intervals.
+    Columns claim, source, found, verdict. Exact for the model file, so without intervals.
     """
     best = table.groupby("task").validity.max()
     usable = best.index[best >= TESTABLE]
     table, points = table[table.task.isin(usable)], points[points.task.isin(usable)]
+    rows = []
     free, summed = points.task.isin(("rng-2", "rng-3")), points.task.str.contains("-sum-")
-    rows = [
-        _oracle_near(points[points.task == "us-states"], "states reach (1, 1)", True),
-        _oracle_near(points[free], "unconstrained digits come close to (1, 1)", True),
-        _oracle_near(points[summed], "sum-constrained digits stay away from (1, 1)", False),
-        _oracle_above(table),
-        _no_setting_has_both(table[table.rule.isin(PRACTICAL)]),
-    ]
-    return pd.DataFrame(rows)
-
-
-def _oracle_near(points: pd.DataFrame, what: str, near: bool) -> Finding:
-    reached = np.minimum(points.validity, points.diversity / points.ceiling)
-    told = ", ".join(
-        f"{row.task}: ({row.validity:.2f}, {row.diversity:.2f}), ceiling {row.ceiling:.2f}"
-        for row in points.itertuples()
-    )
-    found = f"{told} (decided at {_CLOSE:g} of validity 1 and of the ceiling)"
-    holds = reached - _CLOSE if near else _CLOSE - reached
-    return decide(f"With an oracle size, {what}", _FIGURES, found, len(points) > 0, holds)
-
-
-def _oracle_above(table: pd.DataFrame) -> Finding:
-    if table.empty:
-        return decide(_ABOVE, _FIGURES, "", False, False)
-    wide = areas(table)
-    best = wide[list(PRACTICAL)].max(axis=1)
-    pairs = zip(wide.oracle_size, best, strict=True)
-    told = [f"{oracle:.2f} against {other:.2f}" for oracle, other in pairs]
-    found = "area " + listed(wide.task, told, "{}: {}")
-    return decide(_ABOVE, _FIGURES, found, True, wide.oracle_size - best)
-
-
-def _no_setting_has_both(table: pd.DataFrame) -> Finding:
-    claim = "No setting of temperature, top-k, top-p or min-p is both valid and diverse"
-    best = np.minimum(table.validity, table.diversity).groupby(table.task, sort=False).max()
-    found = f"best of min(Val, Div), decided at {_BOTH:g}: "
-    found += listed(best.index, best, "{}: {:.2f}")
-    return decide(claim, _FIGURES, found, len(table) > 0, _BOTH - best)
+    for what, own, side in (
+        ("states reach (1, 1)", points[points.task == "us-states"], 1),
+        ("unconstrained digits come close to (1, 1)", points[free], 1),
+        ("sum-constrained digits stay away from (1, 1)", points[summed], -1),
+    ):
+        beyond = np.minimum(own.validity, own.diversity / own.ceiling) - _CLOSE
+        told = ", ".join(
+            f"{row.task}: ({row.validity:.2f}, {row.diversity:.2f}), ceiling {row.ceiling:.2f}"
+            for row in own.itertuples()
+        )
+        told += f" (decided at {_CLOSE:g} of validity 1 and of the ceiling)"
+        rows.append((f"With an oracle size, {what}", told, len(own) > 0, side * beyond))
+    above, told = (), ""
+    if some := len(table) > 0:
+        wide = areas(table)
+        other = wide[list(PRACTICAL)].max(axis=1)
+        above, pairs = wide.oracle_size - other, zip(wide.oracle_size, other, strict=True)
+        told = listed(wide.task, [f"{x:.2f} against {y:.2f}" for x, y in pairs], "{}: {}")
+    rows.append((_ABOVE, f"area {told}", some, above))
+    real = table[table.rule.isin(PRACTICAL)]
+    both = real[_BOTH].min(axis=1, skipna=False).groupby(real.task, sort=False).max()
+    told = f"best of min(Val, Div), decided at {_HAS_BOTH:g}: "
+    told += listed(both.index, both, "{}: {:.2f}")
+    rows.append((_NONE_HAS_BOTH, told, len(real) > 0, _HAS_BOTH - both))
+    return decide_all((claim, "Fig. 6, 9", *found) for claim, *found in rows)
 
 
 # How far choices that the paper leaves open move the numbers.
@@ -332,14 +296,8 @@ def sensitivity(
     """Val, Div and the split at T = 1 without cutoff, under one changed convention after another.
 
     Varied: dtype of the forward pass, batch size, end policy, wording of the prompt, and canonical
-    against all tokenisations of the task's `SHORTEST` shortest answers.
-
-    Args:
-        end: the end policy of the first row and of all others but those that vary it.
-
-    Returns:
-        Rows of `task`, `variant`, validity, diversity, order, shape, size (nats; NaN where several
-        segmentations an answer leave them undefined) and `against`, the row to compare with.
+    against all tokenisations of the task's `SHORTEST` shortest answers, which leave the split (in
+    nats) undefined. `against` is the variant to compare a row with.
     """
     task, base = get_task(task), "as everywhere"
     variants = {base: _numbers(model, task, end, results_dir)}
@@ -358,13 +316,8 @@ def sensitivity(
     label = f"{len(few.answers)} shortest answers"
     for tokenizations in ("canonical", "all"):
         table = evaluate(model, few, end=end, tokenizations=tokenizations, results_dir=results_dir)
-        rows.append(
-            {
-                "variant": f"{label}, {tokenizations} tokenisations",
-                **table.loc[0, ["validity", "diversity"]],
-                "against": f"{label}, canonical tokenisations",
-            }
-        )
+        row = {"variant": f"{label}, {tokenizations} tokenisations", **table.loc[0, _BOTH]}
+        rows.append(row | {"against": f"{label}, canonical tokenisations"})
     return pd.DataFrame(rows).assign(task=task.name)[["task", "variant", *_MOVED, "against"]]
 
 
@@ -377,15 +330,13 @@ def _numbers(model: Model, task: Task, end: str, results_dir, batch_size=None) -
     request = request_for(model, task, Policies(end), batch_size, results_dir)
     found = request.tables(untouched([1.0]), losses=True)
     split = split_table(found.losses.assign(task=task.name)).iloc[0]
-    return {**found.settings.loc[0, ["validity", "diversity"]], **split[["order", "shape", "size"]]}
+    return {**found.settings.loc[0, _BOTH], **split[["order", "shape", "size"]]}
 
 
 def largest_moves(table: pd.DataFrame) -> pd.DataFrame:
     """Per task of `sensitivity` and kind of choice: the largest absolute change of each number."""
-    reference = table[["task", "variant", *_MOVED]]
-    both = table.merge(
-        reference, left_on=["task", "against"], right_on=["task", "variant"], suffixes=("", "_ref")
-    )
+    reference = table[["task", "variant", *_MOVED]].rename(columns={"variant": "against"})
+    both = table.merge(reference, on=["task", "against"], suffixes=("", "_ref"))
     both = both[both.variant != both.against]
     kind = both.variant.str.replace(r"(paraphrase|end) .*", r"\1", regex=True)
     kind = kind.str.replace(r".* answers, all .*", "all tokenisations", regex=True)

@@ -1,7 +1,7 @@
 """The study of Sec. 4: sweeps run, texts labelled, order measured, Table 1 drawn, claims decided.
 
-Knows the sizes of a laptop, of the smoke test and of the paper, and which judge labels what. Knows
-no figure; how trees grow, texts are judged and curves summed up is in `openended`.
+Knows the sizes of a laptop, the smoke test and the paper, and which judge labels what; the rest is
+in `openended`.
 """
 
 import math
@@ -22,15 +22,8 @@ from calib_utils.openended.table1 import LEVEL, Embed, forced_tokens, plan_gener
 from calib_utils.openended.text_diversity import load_embedder
 from calib_utils.openended.verifiers import THRESHOLD, GazetteerJudge, LanguageChecker
 from calib_utils.results import conventions, records
-from calib_utils.studies.reporting import (
-    AGREEMENT,
-    NOT_REPRODUCED,
-    NOT_TESTABLE,
-    OURS,
-    REPRODUCED,
-    Finding,
-    decided,
-)
+from calib_utils.studies import reporting
+from calib_utils.studies.reporting import NOT_REPRODUCED, NOT_TESTABLE, OURS, REPRODUCED, decided
 
 _ITEM_PROMPTS = tuple(prompt.id for prompt in open_prompts(["item"]))
 _TEXT_PROMPTS = ("story-robot", "joke-cat", "poem-autumn", "plot-heist")
@@ -53,17 +46,13 @@ _STRATEGIES = {"top_k": "top-k", "min_p": "min-p", "top_p": "top-p", "none": "no
 
 @dataclass(frozen=True)
 class Plan:
-    """Sweeps by their use, and the size of what is drawn for Table 1.
+    """Sweeps by their use, and the size of what is drawn for Table 1."""
 
-    `items` and `texts` hold one sweep per depth from 1. `drawn` completes the candidates of
-    `greedy` by drawing (Fig. 7). Those of `oracle` give the valid first two tokens of Table 1.
-    """
-
-    items: tuple[Sweep, ...]
+    items: tuple[Sweep, ...]  # one per depth from 1, as of `texts`
     texts: tuple[Sweep, ...]
     greedy: Sweep
-    drawn: Sweep
-    oracle: tuple[Sweep, ...]
+    drawn: Sweep  # completes the candidates of `greedy` by drawing (Fig. 7)
+    oracle: tuple[Sweep, ...]  # give the valid first two tokens of Table 1
     n_texts: int
     budget: int | None
     judged: int  # texts that the language model judges, of each kind
@@ -78,9 +67,8 @@ class Plan:
 def laptop(seed: int = 0, end: str = "eos") -> Plan:
     """A quarter of an hour on two cores for a model of half a billion parameters.
 
-    Candidates at depth 1 are every tenth rank to 1,000 as in the paper. Deeper trees take ranks
-    that are evenly spaced in their logarithm, so recall there is relative to those ranks. Trees
-    start at the first token, for free texts also after 1 to 12 written ones.
+    Candidates at depth 1 are every tenth rank to 1,000 as in the paper; deeper, ranks evenly spaced
+    in their logarithm, to which recall there is relative.
     """
     tag = f"-seed{seed}" if seed else ""
 
@@ -122,10 +110,7 @@ def quick(seed: int = 0, end: str = "eos") -> Plan:
 
 
 def paper() -> Sweep:
-    """The paper's own sweep: ten trees of depth 3, every tenth of 1,000 ranks, a million leaves.
-
-    The length of its completions is not given.
-    """
+    """The paper's own sweep, a million leaves; the length of its completions is not given."""
     return Sweep(open_prompts()[:10], name="paper", position=(1, 32), depth=3, max_tokens=64)
 
 
@@ -152,11 +137,8 @@ def run(model: Model, plan: Plan, results_dir: str | Path | None = None) -> Stud
 def read(plan: Plan, results_dir: str | Path, model_key: str) -> Study:
     """What is stored of a plan's sweeps, labelled as `run` labels them; loads no model.
 
-    Sweeps that are not there are not in it; neither are those of another request or of an older
-    convention.
-
-    Raises:
-        ResultsError: an unfinished sweep, or files that are not those recorded.
+    Sweeps of another request or of an older convention are left out; an unfinished one, or files
+    that are not those recorded, raise a ResultsError.
     """
     texts = {}
     for sweep in plan.sweeps:
@@ -170,13 +152,14 @@ def read(plan: Plan, results_dir: str | Path, model_key: str) -> Study:
 
 
 def _study(plan: Plan, texts: dict, results_dir: str | Path | None, model_key: str) -> Study:
-    labels, candidates = {}, {}
-    for sweep in plan.sweeps:
-        if sweep.name in texts:
-            own = texts[sweep.name]
-            labels[sweep.name] = _labels(own, sweep, results_dir, model_key, sweep.name)
-            candidates[sweep.name] = node_table(own, labels[sweep.name])
-    return Study(plan, texts, labels, candidates)
+    there = {sweep.name: sweep for sweep in plan.sweeps if sweep.name in texts}
+    labels = {
+        name: _labels(texts[name], sweep, results_dir, model_key, name)
+        for name, sweep in there.items()
+    }
+    return Study(
+        plan, texts, labels, {name: node_table(texts[name], labels[name]) for name in there}
+    )
 
 
 def _labels(texts, sweep: Sweep, results_dir, model_key: str, name: str, judge=None):
@@ -204,10 +187,7 @@ def label_counts(study: Study) -> pd.DataFrame:
 
 
 def measures(study: Study, recall: str = WEIGHTED) -> pd.DataFrame:
-    """`precision_recall.node_measures` of every node of every sweep.
-
-    Beside its columns: kind (items or texts) and forced (the sweep's depth).
-    """
+    """`node_measures` of every sweep, with kind (items or texts) and forced (its depth)."""
     parts = []
     for kind in JUDGES:
         for sweep in study.sweeps_of(kind):
@@ -234,14 +214,7 @@ def depth_changes(table: pd.DataFrame) -> pd.DataFrame:
 
 def _of_each_sweep(table: pd.DataFrame, summary) -> pd.DataFrame:
     groups = table.groupby(["kind", "forced"], sort=False)
-    return _stacked({key: summary(own) for key, own in groups}, ["kind", "forced"])
-
-
-def _stacked(tables: dict, names: list[str]) -> pd.DataFrame:
-    """Tables below each other, their keys in columns in front."""
-    if not tables:
-        return pd.DataFrame()
-    return pd.concat(tables, names=names).reset_index(names).reset_index(drop=True)
+    return reporting.stacked({key: summary(own) for key, own in groups}, ["kind", "forced"])
 
 
 def _with_bounds(names: Iterable[str]) -> list[str]:
@@ -259,10 +232,8 @@ def deepest(study: Study, depths: pd.DataFrame, kind: str) -> tuple[pd.DataFrame
 def greedy_and_drawn(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The same candidates labelled by their greedy completion and by 10 drawn ones (Fig. 7).
 
-    How many of the ten must be valid the paper does not say: both at least one and at least half.
-
-    Returns:
-        Frontiers on a grid and node measures, both with the column labels: one of `SOURCES`.
+    How many of the ten must be valid the paper does not say: at least one, and at least half.
+    Frontiers on a grid and node measures, both with the column labels: one of `SOURCES`.
     """
     greedy, drawn = study.plan.greedy.name, study.plan.drawn.name
     half = node_table(study.completions[drawn], study.labels[drawn], min_share=0.5)
@@ -296,8 +267,8 @@ def examples(study: Study, name: str, prompt_id: str, n: int = 4) -> pd.DataFram
     own = own[own.valid.notna()]
     own = own.assign(rank=own.path_ranks.str[0] + 1, p=own.path_log_p.str[0].map(math.exp))
     table = pd.concat(part.nsmallest(n, "rank") for _, part in own.groupby("valid"))
-    texts = [text if len(text) <= _SHOWN else text[:_SHOWN] + "…" for text in table.text]
-    table = table.assign(completion=[text.replace("\n", " / ") for text in texts])
+    texts = table.text.map(lambda text: text if len(text) <= _SHOWN else text[:_SHOWN] + "…")
+    table = table.assign(completion=texts.str.replace("\n", " / "))
     wanted = ["rank", "p", "valid", "completion", "reason"]
     return table.sort_values("rank")[wanted].reset_index(drop=True)
 
@@ -308,11 +279,9 @@ def examples(study: Study, name: str, prompt_id: str, n: int = 4) -> pd.DataFram
 def sample_texts(study: Study, kind: str, n: int, seed: int = 0) -> pd.DataFrame:
     """`n` different texts of the first sweep of a kind, half of them valid where there are enough.
 
-    Half and half, since a judge that says no to all looks good where little is valid. Texts that
-    the reference leaves undecided, and empty ones, are not asked about.
-
-    Returns:
-        prompt_id, category, text, ended, valid (the reference's), in a seeded order.
+    Half, since a judge that says no to all looks good where little is valid. Neither empty texts
+    nor those that the reference leaves undecided. Columns prompt_id, category, text, ended, valid
+    (the reference's), in a seeded order.
     """
     name = study.sweeps_of(kind)[0].name
     labels = study.labels[name]
@@ -334,10 +303,7 @@ def to_annotate(study: Study, n: int, seed: int = 0) -> pd.DataFrame:
 
 
 def judge_by_name(model: str, url: str = ""):
-    """The judge of a page: behind an OpenAI-compatible server at `url`, else run by this process.
-
-    None where `model` is empty; the server's key is taken from the environment.
-    """
+    """The judge of a page: behind an OpenAI-compatible server at `url`, else run here; or None."""
     if not model:
         return None
     return judges.endpoint_judge(url, model) if url else judges.local_judge(model)
@@ -346,10 +312,7 @@ def judge_by_name(model: str, url: str = ""):
 def ask(
     study: Study, judge, seed: int = 0, results_dir: str | Path | None = None, model_key: str = ""
 ) -> tuple[dict[str, pd.DataFrame], dict[str, pd.DataFrame]]:
-    """Samples of items and of free texts, and a judge's labels of them: two tables by kind.
-
-    Both are empty without a judge, or where the plan has no text judged.
-    """
+    """Samples of items and of free texts by kind, and a judge's labels of them; or nothing."""
     samples, judged = {}, {}
     for kind in (ITEMS, TEXTS) if judge is not None and study.plan.judged else ():
         sweep = study.sweeps_of(kind)[0]
@@ -362,13 +325,9 @@ def ask(
 def agreement_table(
     samples: dict[str, pd.DataFrame], judged: dict[str, pd.DataFrame], study: Study
 ) -> pd.DataFrame:
-    """A judge against the references: on items by its verdict, on free texts by its grammar score.
+    """A judge of `ask` against the references: on items by its verdict, on texts by grammar.
 
-    Args:
-        samples, judged: of `ask`.
-
-    Returns:
-        A row per comparison: texts, reference, criterion, and what `judges.compare` returns.
+    A row per comparison: texts, reference, criterion, and what `judges.compare` returns.
     """
     rows = []
     for kind, criterion in ((ITEMS, "all three"), (ITEMS, "semantics"), (TEXTS, "grammar")):
@@ -386,14 +345,8 @@ def agreement_table(
 def noise_table(agreements: pd.DataFrame, prevalence: float) -> pd.DataFrame:
     """What a perfect order of 1,000 candidates would seem to have under judges that err.
 
-    Rates of error: those measured on items here, and the paper's accuracy split evenly.
-
-    Args:
-        agreements: of `agreement_table`; may be empty.
-        prevalence: share of candidates that are truly valid.
-
-    Returns:
-        A row per judge: its name, its rates, and `precision_recall.NoiseFloor`.
+    Rates of error: those that `agreement_table` has on items, and the paper's accuracy split
+    evenly. A row per judge: its name, its rates, and `precision_recall.NoiseFloor`.
     """
     rates = {
         "errs like the paper's (19 % both ways)": (1 - PAPER_ACCURACY,) * 2,
@@ -404,10 +357,11 @@ def noise_table(agreements: pd.DataFrame, prevalence: float) -> pd.DataFrame:
         for row in own.dropna(subset=["false_positive", "false_negative"]).itertuples():
             rates["this page's judge on items"] = (row.false_positive, row.false_negative)
     n_valid = min(1000, max(1, round(1000 * prevalence)))
-    rows = []
-    for judge, (false, miss) in rates.items():
-        floor = vars(precision_recall.noise_floor(1000, n_valid, false, miss))
-        rows.append({"judge": judge, "false_positive": false, "false_negative": miss} | floor)
+    rows = [
+        {"judge": judge, "false_positive": false, "false_negative": miss}
+        | vars(precision_recall.noise_floor(1000, n_valid, false, miss))
+        for judge, (false, miss) in rates.items()
+    ]
     return pd.DataFrame(rows)
 
 
@@ -417,11 +371,7 @@ def noise_table(agreements: pd.DataFrame, prevalence: float) -> pd.DataFrame:
 def texts_of(
     model: Model, study: Study, seed: int = 0, results_dir: str | Path | None = None
 ) -> dict[str, pd.DataFrame]:
-    """Texts of every strategy by kind of prompt, `table1.generate`'s with a boolean `valid`.
-
-    A prompt without a valid opening, and a kind without such a prompt, is missing. A text that the
-    judge leaves undecided counts as not valid.
-    """
+    """`table1.generate`'s texts by kind, with a boolean `valid`: False where left undecided."""
     found = {}
     for kind, sweep in zip((ITEMS, TEXTS), study.plan.oracle, strict=True):
         forced = forced_tokens(study.candidates[sweep.name], study.plan.n_texts, seed)
@@ -465,13 +415,16 @@ def scores_of(
 
 def comparisons(scores: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """`table1.comparison` of every kind, with the column kind in front."""
-    return _stacked({kind: table1.comparison(own) for kind, own in scores.items()}, ["kind"])
+    return reporting.stacked(
+        {kind: table1.comparison(own) for kind, own in scores.items()}, ["kind"]
+    )
 
 
 def differences(scores: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """`table1.paired_differences` of every kind, with the column kind in front."""
-    found = {kind: table1.paired_differences(own) for kind, own in scores.items()}
-    return _stacked(found, ["kind"])
+    return reporting.stacked(
+        {kind: table1.paired_differences(own) for kind, own in scores.items()}, ["kind"]
+    )
 
 
 def compact(compared: pd.DataFrame) -> pd.DataFrame:
@@ -493,10 +446,8 @@ def findings(
 ) -> pd.DataFrame:
     """Every claim of the chapter: columns claim, source, found, verdict.
 
-    Args:
-        depths, changes: of `depth_table` and `depth_changes`.
-        sources: node measures of `greedy_and_drawn`.
-        compared, apart: of `comparisons` and `differences`; empty without valid openings.
+    Of `depth_table`, `depth_changes`, the node measures of `greedy_and_drawn`, `comparisons` and
+    `differences`; the last two are empty without valid openings.
     """
     claims = []
     for row in depths[depths.forced == 1].drop_duplicates("kind").itertuples():
@@ -509,29 +460,24 @@ def findings(
             f"less half of what a perfect order would gain {_told(row, 'past_half')}"
         )
         little = decided_over(row.n_prompts, -row.past_half_high, -row.past_half_low)
-        claims += [
-            (_RECALL, row.kind, "Sec. 4, Fig. 4", (recall, keeps_less_than_half(row))),
-            (_RANKING, row.kind, _OUR_TEST, (area, little)),
-        ]
+        claims.append((_RECALL, row.kind, "Sec. 4, Fig. 4", recall, keeps_less_than_half(row)))
+        claims.append((_RANKING, row.kind, _OUR_TEST, area, little))
     for kind in JUDGES:
         worse = _worsens(changes[changes.kind == kind])
-        claims.append((_DEPTH, kind, "Sec. 4, Fig. 2 right", worse))
-    claims.append((_GREEDY, "", "Fig. 7", _greedy_is_enough(sources)))
+        claims.append((_DEPTH, kind, "Sec. 4, Fig. 2 right", *worse))
+    claims.append((_GREEDY, "", "Fig. 7", *_greedy_is_enough(sources)))
     for kind in JUDGES:
         for strategy, name in _STRATEGIES.items():
             wins = _oracle_wins(kind, apart, compared, strategy)
-            claims.append((_ORACLE.format(name), kind, "Table 1", wins))
+            claims.append((_ORACLE.format(name), kind, "Table 1", *wins))
     return pd.DataFrame(
-        Finding(f"{claim} ({kind}, {JUDGES[kind]})" if kind else claim, source, *said)
-        for claim, kind, source, said in claims
+        reporting.Finding(f"{claim} ({kind}, {JUDGES[kind]})" if kind else claim, *said)
+        for claim, kind, *said in claims
     )
 
 
 def headline(depths: pd.DataFrame, measured: pd.DataFrame) -> dict[str, str]:
-    """What the chapter's beginning and other pages quote of the trees with one forced token.
-
-    Of `depth_table` and the `measures` it summarises; `counted`: prompts with a valid candidate.
-    """
+    """What pages quote of the trees with one forced token, of `depth_table` and `measures`."""
     said = {}
     for row in depths[depths.forced == 1].itertuples():
         asked = measured[(measured.kind == row.kind) & (measured.forced == 1)].prompt_id.nunique()
@@ -553,8 +499,7 @@ def decided_over(n_prompts: int, low: float, high: float, above: float = 0.0) ->
 def keeps_less_than_half(row) -> str:
     """The verdict on recall at the precision, for a row of `depth_table`, at one half.
 
-    Where so many candidates are valid that a random order keeps half as well, recall says nothing
-    about the ranking, and the claim is not testable.
+    Where a random order keeps half as well, recall says nothing about the ranking.
     """
     if row.random_recall_at >= 0.5:
         return NOT_TESTABLE
@@ -588,25 +533,21 @@ def _worsens(changes: pd.DataFrame) -> tuple[str, str]:
 
 def _greedy_is_enough(sources: pd.DataFrame) -> tuple[str, str]:
     """Equivalence: the whole interval within `CLOSE` of 0, for both readings of "valid"."""
-    rows = []
+    rows, told = [], ""
     for other in SOURCES[1:]:
         own = sources[sources.labels.isin([SOURCES[0], other])]
         # Numbered, so that the difference is always the drawn one minus the greedy one.
         own = own.assign(order=(own.labels == other).astype(int))
         table = precision_recall.depth_differences(own, by="order")
         rows.append(table[table.measure == "area"].iloc[0])
-    said = NOT_TESTABLE
+        told += f"{other}: difference of area {_told(rows[-1])}; "
+    said, near, far = NOT_TESTABLE, CLOSE - reporting.AGREEMENT, CLOSE + reporting.AGREEMENT
     if all(row.n_prompts >= DECIDES for row in rows):
-        near, far = CLOSE - AGREEMENT, CLOSE + AGREEMENT
         if all(row.low > -near and row.high < near for row in rows):
             said = REPRODUCED
         elif any(row.low > far or row.high < -far for row in rows):
             said = NOT_REPRODUCED
-    told = [
-        f"{other}: difference of area {_told(row)}"
-        for other, row in zip(SOURCES[1:], rows, strict=True)
-    ]
-    return f"{'; '.join(told)}; decided at {CLOSE:g}", said
+    return f"{told}decided at {CLOSE:g}", said
 
 
 def _oracle_wins(kind: str, apart: pd.DataFrame, compared: pd.DataFrame, strategy: str):

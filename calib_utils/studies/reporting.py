@@ -1,6 +1,5 @@
 """What every page does: opens a model, decides claims, prints tables, glues numbers into prose.
 
-Knows the book's tools (myst-nb's glue, pandas' display) and the records beside stored numbers.
 Computes no number and looks at no clock: run again from the same rows, a page says the same.
 """
 
@@ -10,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,7 @@ from calib_utils.results import records, storage
 
 # Below this validity a model hardly does the task, and its curve says nothing about the claim.
 TESTABLE = 0.05
+TOO_LOW = f"validity stays below {TESTABLE:g} at every setting looked at"
 VERDICTS = ("reproduced", "not reproduced", "not testable here")
 REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE = VERDICTS
 # Two machines agree this well, on numbers such as Val, Div and areas, and on the logarithms of
@@ -34,8 +35,7 @@ RATIO_AGREEMENT = 1e-2
 OURS = "not tested in the paper"
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """A claim of the paper, what was found here, and the verdict."""
 
     claim: str
@@ -47,10 +47,8 @@ class Finding:
 def verdict(testable: bool, holds, agreement: float = AGREEMENT) -> str:
     """The verdict on a claim about exact numbers.
 
-    Args:
-        holds: how far each number lies on the claim's side of where it is decided; or a truth,
-            where counts decide.
-        agreement: a number nearer to where it is decided than this leaves the claim open.
+    `holds`: how far each number lies on the claim's side of where it is decided; none decides
+    nothing. Or a truth, where counts decide.
     """
     if not testable or not np.size(holds):
         return NOT_TESTABLE
@@ -61,30 +59,30 @@ def verdict(testable: bool, holds, agreement: float = AGREEMENT) -> str:
 
 
 def or_equal(holds) -> np.ndarray:
-    """Distances for `verdict` where a claim allows equality: rounding makes it more or less."""
+    """Distances for `verdict` where a claim allows equality, which rounding may miss."""
     return np.asarray(holds) + 2 * AGREEMENT
 
 
 def decided(low: float, high: float, above: float, agreement: float = AGREEMENT) -> str:
     """The verdict on "larger than `above`" from an interval that does not hold both answers.
 
-    An end of the interval within `agreement` of `above` may lie on its other side on another
-    machine, so it decides nothing.
+    An end within `agreement` of `above` may lie on its other side on another machine.
     """
     if low > above + agreement:
         return REPRODUCED
     return NOT_REPRODUCED if high < above - agreement else NOT_TESTABLE
 
 
-def too_low() -> str:
-    """What is found where a model hardly does a task."""
-    return f"validity stays below {TESTABLE:g} at every setting looked at"
+def decide_all(claims: Iterable[tuple]) -> pd.DataFrame:
+    """A row of claim, source, found, verdict for each (claim, source, found, testable, holds).
 
-
-def decide(claim: str, source: str, found: str, testable: bool, holds, agreement=AGREEMENT):
-    """The finding on a claim by `verdict`; where it is not testable, that validity is too low."""
-    told = found if testable else too_low()
-    return Finding(claim, source, told, verdict(testable, holds, agreement))
+    Decided by `verdict`, whose `agreement` may be the sixth. What is not testable has too little
+    validity, and is found to.
+    """
+    return pd.DataFrame(
+        Finding(claim, source, found if testable else TOO_LOW, verdict(testable, *decider))
+        for claim, source, found, testable, *decider in claims
+    )
 
 
 def listed(names, values, form: str) -> str:
@@ -97,6 +95,13 @@ def over(tasks: Iterable[str], table: Callable[[str], pd.DataFrame]) -> pd.DataF
     return pd.concat([table(task).assign(task=task) for task in tasks], ignore_index=True)
 
 
+def stacked(tables: Mapping, names: list[str]) -> pd.DataFrame:
+    """Tables below each other, their keys in columns in front."""
+    if not tables:
+        return pd.DataFrame()
+    return pd.concat(tables, names=[*names, None]).reset_index(names).reset_index(drop=True)
+
+
 def glue_number(key: str, value: float | int | str, form: str = "{:.2f}") -> None:
     """Stores a number for the book's prose, as text in the form it is shown."""
     from myst_nb import glue
@@ -106,42 +111,37 @@ def glue_number(key: str, value: float | int | str, form: str = "{:.2f}") -> Non
 
 
 def glue_verdicts(found: pd.DataFrame) -> None:
-    """Stores how many of the paper's claims have each verdict, and how many claims there are.
+    """Stores how many of the paper's claims have each verdict, how many there are, and `headline`.
 
     Tests of ours are counted apart: `own_verdicts`, the three counts, where there are any.
     """
     ours = found.source.str.endswith(OURS)
-    for verdict, count in _counts(found[~ours]).items():
-        glue_number(verdict.replace(" ", "_"), count, "{}")
+    counts, own = (part.verdict.value_counts() for part in (found[~ours], found[ours]))
+    for verdict in VERDICTS:
+        glue_number(verdict.replace(" ", "_"), int(counts.get(verdict, 0)), "{}")
     glue_number("claims", int((~ours).sum()), "{}")
     if ours.any():
-        glue_number("own_verdicts", ", ".join(map(str, _counts(found[ours]).values())))
+        glue_number("own_verdicts", ", ".join(str(own.get(verdict, 0)) for verdict in VERDICTS))
     glue_number("headline", headline(found))
 
 
 def headline(found: pd.DataFrame) -> str:
     """A chapter's verdicts in words: how many of each, and the claims that do not hold."""
-    ours = found.source.str.endswith(OURS)
-    text = _in_words("claims", found[~ours])
-    own = _in_words("tests that the paper does not make", found[ours])
-    return f"{text} {own}" if ours.any() else text
-
-
-def _counts(found: pd.DataFrame) -> dict[str, int]:
-    return {verdict: int((found.verdict == verdict).sum()) for verdict in VERDICTS}
-
-
-def _in_words(what: str, found: pd.DataFrame) -> str:
-    counts = ", ".join(f"{count} {verdict}" for verdict, count in _counts(found).items())
-    failed = "; ".join(f"“{claim}”" for claim in found.claim[found.verdict == NOT_REPRODUCED])
-    return f"Of {len(found)} {what}: {counts}." + f" Not reproduced: {failed}." * bool(failed)
+    ours, told = found.source.str.endswith(OURS), []
+    parts = {"claims": found[~ours], "tests that the paper does not make": found[ours]}
+    for what, own in parts.items():
+        counts = ", ".join(f"{(own.verdict == one).sum()} {one}" for one in VERDICTS)
+        failed = "; ".join(f"“{claim}”" for claim in own.claim[own.verdict == NOT_REPRODUCED])
+        failed = f" Not reproduced: {failed}." * bool(failed)
+        told.append(f"Of {len(own)} {what}: {counts}.{failed}")
+    return " ".join(told[: 1 + ours.any()])
 
 
 def show(table: pd.DataFrame, digits: int = 2, floor: float = 0.0, zeros: bool = False) -> HTML:
     """The table for the page: numbers to `digits` significant digits, wide ones scroll.
 
-    What lies nearer to 0 than `floor` is only said to, where it is rounding and differs by machine;
-    with `zeros` an exact 0 is shown as such, where it is one on every machine.
+    What lies nearer to 0 than `floor` is rounding, and only said to; with `zeros` an exact 0 is
+    shown as such, where it is one on every machine.
     """
 
     def text(value) -> str:
@@ -277,8 +277,7 @@ def open_page(
         end: what closes an answer; empty: `line` for a base model, else `eos`.
         chat: as for `load_model`; None lets the model's stage decide.
 
-    Raises:
-        CalibUtilsError: a named subclass, as for `load_model`.
+    Raises what `load_model` raises.
     """
     store = None if results_dir is None else Path(results_dir or paths.default_results_dir())
     if model is None:

@@ -45,7 +45,9 @@ def template(tmp_path_factory, tiny_folder):
         cu.evaluate(model, "rng-1", ["none", "top_k=150", "top_p=0.9"], [0.5, 1.0], **options)
         cu.evaluate(model, "rng-1", ["none"], end="line", results_dir=root / "rows")
         sweep(model, SWEEP, root / "rows")
-        beyond.ask(model, n=4, max_tokens=3, results_dir=root / "rows")
+        beyond.ask(model, beyond.Question("x", "Name a city", "city"), 4, 0, root / "rows")
+        texts = root / "rows" / model.key / "texts"
+        (texts / "repeats-x-n4").rename(texts / "repeats")
     return root
 
 

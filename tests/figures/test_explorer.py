@@ -212,9 +212,7 @@ def test_a_broken_file_names_itself_and_the_remedy(tmp_path, damage):
         content = json.loads(path.read_text(encoding="utf-8"))
         damage(content)
         path.write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(
-        cu.CalibUtilsError, match=r"us-states\.json holds no .*run 03_oracle_cutoffs"
-    ):
+    with pytest.raises(cu.CalibUtilsError, match=r"us-states\.json holds no .*run 03_oracle_cut"):
         explorer.read(path)
 
 
@@ -327,12 +325,10 @@ def test_every_committed_model_has_a_small_script_and_the_default_is_first(writt
 
 def test_colours_are_those_of_the_figures(written):
     index, _ = scripts(written[0])
-    wanted = {
-        rule: figures.RULE_COLOURS[rule] for rule in (*oracle_cutoffs.PRACTICAL, "oracle_size")
-    }
-    assert index["colours"] == wanted | {
-        cause: colour for cause, (colour, _) in figures.CAUSES.items()
-    }
+    rules = (*oracle_cutoffs.PRACTICAL, "oracle_size")
+    wanted = {rule: figures.RULE_COLOURS[rule] for rule in rules}
+    wanted |= {cause: colour for cause, (colour, _) in figures.CAUSES.items()}
+    assert index["colours"] == wanted
     sheet = (paths.book_dir() / "assets" / "explorer.css").read_text(encoding="utf-8")
     assert f"--cu-valid: {figures.BLUE};" in sheet
     assert f"--cu-invalid: {figures.VERMILION};" in sheet
@@ -404,47 +400,38 @@ def test_no_results_at_all_is_a_page_without_models(tmp_path):
     assert scripts(tmp_path / "out")[0]["models"] == []
 
 
-def spoil(store, how):
-    table, steps = store / SMALL / "us-states", explorer.path_of(store, SMALL, "us-states")
-    record = table / storage.RECORD
-    if how == "table changed":
-        with (table / "settings.csv").open("a") as file:
-            file.write("x")
-    elif how == "table of another convention":
-        content = json.loads(record.read_text(encoding="utf-8")) | {"convention": 0}
-        record.write_text(json.dumps(content), encoding="utf-8")
-    elif how == "steps cut off":
-        steps.write_text(steps.read_text(encoding="utf-8")[:-9], encoding="utf-8")
-    else:
-        name, value = {
-            "steps of another convention": ("convention", 0),
-            "steps of other weights": ("weights_sha256", "0" * 64),
-            "steps of another end": ("end", "line"),
-        }[how]
-        content = json.loads(steps.read_text(encoding="utf-8"))
-        content["record"][name] = value
-        steps.write_text(json.dumps(content), encoding="utf-8")
+def edited(name, value):
+    """Changes what a file of JSON, or its record, says."""
+
+    def change(text):
+        content = json.loads(text)
+        content.get("record", content)[name] = value
+        return json.dumps(content)
+
+    return change
 
 
 @pytest.mark.parametrize(
-    ("how", "why"),
+    ("file", "change", "why"),
     [
-        ("table changed", "is not the file that"),
-        ("table of another convention", "of an older convention"),
-        ("steps cut off", "holds no steps"),
-        ("steps of another convention", "of another convention than the rows"),
-        ("steps of other weights", "of another weights than the rows"),
-        ("steps of another end", "of another end than the rows"),
+        ("settings.csv", lambda text: text + "x", "is not the file that"),
+        (storage.RECORD, edited("convention", 0), "of an older convention"),
+        ("steps", lambda text: text[:-9], "holds no steps"),
+        ("steps", edited("convention", 0), "of another convention than the rows"),
+        ("steps", edited("weights_sha256", "0" * 64), "of another weights than the rows"),
+        ("steps", edited("end", "line"), "of another end than the rows"),
     ],
 )
-def test_what_is_broken_or_stale_is_left_out_and_named(store, tmp_path, how, why):
-    spoil(store, how)
+def test_what_is_broken_or_stale_is_left_out_and_named(store, tmp_path, file, change, why):
+    steps = explorer.path_of(store, SMALL, "us-states")
+    path = steps if file == "steps" else store / SMALL / "us-states" / file
+    path.write_text(change(path.read_text(encoding="utf-8")), encoding="utf-8")
     left_out = explorer.write(store, tmp_path / "out")
     tasks = scripts(tmp_path / "out")[1][SMALL]
     assert len(left_out) == 1 and why in left_out.why[0]
     assert left_out.folder[0].startswith(f"{SMALL}/us-states")
     assert tasks["rng-2"]["steps"]
-    if how.startswith("table"):
+    if path != steps:
         assert set(tasks) == {"rng-2"}
     else:
         assert len(tasks["us-states"]["rows"]) == 17 * 12 and tasks["us-states"]["steps"] == []

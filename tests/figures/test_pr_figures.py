@@ -22,22 +22,13 @@ def closed():
 @pytest.fixture(scope="module")
 def curves():
     rng = np.random.default_rng(0)
-    rows = [
-        {
-            "prompt_id": prompt,
-            "category": "story",
-            "seed": 0,
-            "depth": depth,
-            "node": (0,) * (depth - 1),
-            "rank": rank,
-            "valid": (found := rng.random() < 0.8 - 0.06 * rank) or rank == 0,
-            "weight": int(found or rank == 0),
-        }
-        for prompt in ("p", "q", "r")
-        for depth in (1, 2)
-        for rank in range(10)
-    ]
-    return precision_recall.local_curves(pd.DataFrame(rows))
+    rows = pd.MultiIndex.from_product(
+        [list("pqr"), (1, 2), range(10)], names=["prompt_id", "depth", "rank"]
+    )
+    table = rows.to_frame(index=False).assign(category="story", seed=0)
+    table["node"] = [(0,) * (depth - 1) for depth in table.depth]
+    table["valid"] = (rng.random(len(table)) < 0.8 - 0.06 * table["rank"]) | (table["rank"] == 0)
+    return precision_recall.local_curves(table.assign(weight=table.valid.astype(int)))
 
 
 def lines(ax):
@@ -46,9 +37,8 @@ def lines(ax):
 
 def test_a_panel_per_depth_with_its_baselines(curves):
     measures = precision_recall.node_measures(curves, "unweighted")
-    frontiers = precision_recall.frontiers_by_depth(
-        precision_recall.frontiers_on_grid(curves, "unweighted")
-    )
+    grid = precision_recall.frontiers_on_grid(curves, "unweighted")
+    frontiers = precision_recall.frontiers_by_depth(grid)
     summary = precision_recall.depth_summary(measures)
     figure = order_calibration.depth_frontiers(frontiers, summary)
     assert len(figure.axes) == 2
@@ -75,9 +65,8 @@ def test_cutoffs_are_counted_from_1_and_recall_is_named(curves):
 def test_two_sources_of_labels_lie_over_each_other(curves):
     grid = precision_recall.frontiers_on_grid(curves)
     both = pd.concat([grid.assign(labels="greedy"), grid.assign(labels="sampled")])
-    ax = order_calibration.compared_frontiers(
-        precision_recall.frontiers_by_depth(both, "labels"), "labels"
-    )
+    frontiers = precision_recall.frontiers_by_depth(both, "labels")
+    ax = order_calibration.compared_frontiers(frontiers, "labels")
     drawn = lines(ax)
     assert (drawn["greedy"].get_ydata() == drawn["sampled"].get_ydata()).all()
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["greedy", "sampled"]
@@ -94,25 +83,14 @@ def test_the_published_points_are_drawn_as_they_are():
 
 def test_dots_and_intervals_of_table_1():
     columns = {"parameter": np.nan, "temperature": 1.0, "prompt_id": ["p", "q", "r"]}
-    rows = [
-        ("none", [0.9, 0.9, 0.9], 0.2),
-        ("oracle", [0.9, 0.8, 1.0], 0.5),
-        ("top_p", [0.1] * 3, 0.9),
-    ]
-    scores = pd.concat(
-        pd.DataFrame(
-            {
-                "strategy": strategy,
-                "validity": validity,
-                "embedding_diversity": np.array([0.0, 0.1, 0.2]) + diversity,
-                "self_bleu": np.array([0.0, 0.2, 0.1]) + diversity / 2,
-                "self_bleu_in_groups": 0.3,
-                **columns,
-            }
-        )
-        for strategy, validity, diversity in rows
-    )
-    comparison = table1.comparison(scores)
+    rows = {"none": ([0.9] * 3, 0.2), "oracle": ([0.9, 0.8, 1.0], 0.5), "top_p": ([0.1] * 3, 0.9)}
+    parts = []
+    for strategy, (validity, diversity) in rows.items():
+        part = pd.DataFrame({"strategy": strategy, "validity": validity, **columns})
+        part["embedding_diversity"] = np.array([0.0, 0.1, 0.2]) + diversity
+        part["self_bleu"] = np.array([0.0, 0.2, 0.1]) + diversity / 2
+        parts.append(part.assign(self_bleu_in_groups=0.3))
+    comparison = table1.comparison(pd.concat(parts))
     figure = order_calibration.strategy_dots(comparison, table1.published_table1())
     labels = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
     assert labels == ["oracle, two steps", "no filtering", "top-p"]  # by diversity

@@ -234,6 +234,6 @@ def test_unequal_budgets():
 
 def test_a_wrong_number_would_show(monkeypatch):
     """The items compute: with a stronger bound in place of Thm E.3's, item 5 says other numbers."""
-    before = errata.local_is_not_global().values["bound"]
+    before = errata.local_is_not_global()["bound"]
     monkeypatch.setattr(theorems, "recall_bound", lambda *_: 0.1)
-    assert errata.local_is_not_global().values["bound"] == 0.1 != before
+    assert errata.local_is_not_global()["bound"] == 0.1 != before

@@ -1,13 +1,21 @@
 """The criterion on data whose family is known; the queries on a tiny model; claims from tables."""
 
+import functools
 import io
 
+import matplotlib
+
+matplotlib.use("agg")
+
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import calib_utils as cu
 from calib_utils import paths
+from calib_utils.figures import logit_shape as logit_shape_figures
 from calib_utils.studies import logit_shape
 from calib_utils.studies.reporting import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
 from calib_utils.theory import curves as curves_module
@@ -34,16 +42,11 @@ def noise(seed, correlation=0.0):
     return e
 
 
-@pytest.mark.parametrize("family", TRUTHS)
+@pytest.mark.parametrize("family", [name for name in TRUTHS if name != "power_law"])  # below
 def test_data_made_by_a_family_are_traced_back_to_it(family):
-    found = preferred(held_out_errors(TRUTHS[family] + 0.05 * noise(0)))
-    assert found == family
-
-
-@pytest.mark.parametrize("family", ["exponential", "power_law", "shifted_power_law"])
-def test_no_breakpoint_is_found_where_there_is_none(family):
-    """Correlated residuals: held-out blocks are not taken in."""
-    y = TRUTHS[family] + 0.05 * noise(1, 0.9)
+    """Correlated residuals do not take held-out blocks in: no breakpoint where there is none."""
+    correlation = 0.9 * (family == "shifted_power_law")
+    y = TRUTHS[family] + 0.05 * noise(int(correlation > 0), correlation)
     assert preferred(held_out_errors(y)) == family
 
 
@@ -53,7 +56,7 @@ def test_the_bic_of_all_ranks_is_taken_in_and_the_effective_one_is_not():
     assert table.bic_effective.idxmin() == "power_law"
     assert list(table.index[table.preferred]) == ["power_law"]
     # 1 - r over 1 + r is 1/19 at r = 0.9.
-    assert table.effective_n.iloc[0] == pytest.approx(2000 / 19, rel=0.3)
+    assert table.effective_n.iloc[0] == pytest.approx(len(K) / 19, rel=0.3)
 
 
 def test_a_wrong_family_is_told_apart_with_its_interval():
@@ -110,8 +113,6 @@ def test_logits_of_the_demo_page_lie_on_the_grid_of_bfloat16():
 @pytest.mark.parametrize("chat", [True, False])
 @pytest.mark.parametrize("prefix", ["", "1,", "In a world where"])
 def test_logits_are_those_of_a_plain_forward_pass(tiny, architecture, chat, prefix):
-    import torch
-
     model = tiny(architecture, chat=chat)
     query = logit_shape.Query("q", "Name a number.", prefix)
     found = logit_shape.sorted_logits(model, query, 50)
@@ -133,61 +134,59 @@ def curves_of(*families, n=400):
     return pd.DataFrame(columns, index=pd.RangeIndex(1, n + 1, name="rank"))
 
 
-def decided(curves, **changed):
-    fits = logit_shape.fit_table(curves).assign(**changed)
-    found = logit_shape.findings(fits, logit_shape.held_out_table(curves))
+THREE = ("two_part", "two_part_continuous", "power_law")
+
+
+@functools.cache
+def tables_of(*families):
+    curves = curves_of(*families)
+    return curves, logit_shape.fit_table(curves), logit_shape.held_out_table(curves)
+
+
+def decided(*families, **changed):
+    _, fits, held_out = tables_of(*families)
+    found = logit_shape.findings(fits.assign(**changed), held_out)
     words = "line, then|lies|exponential|a power law|shifted|jump|head"
     return found.set_index(found.claim.str.extract(f"({words})")[0]).verdict
 
 
 def test_claims_follow_the_numbers():
-    good = decided(curves_of("two_part", "two_part"))
+    good = decided("two_part")
     assert set(good) == {REPRODUCED} and len(good) == 7
-    continuous = decided(curves_of("two_part_continuous", "two_part_continuous"))
+    continuous = decided("two_part_continuous")
     assert continuous["jump"] == NOT_TESTABLE and continuous["exponential"] == REPRODUCED
-    straight = decided(curves_of("exponential", "exponential"))
+    straight = decided("exponential")
     assert straight["exponential"] == straight["head"] == NOT_TESTABLE
     assert straight["a power law"] == REPRODUCED
-    assert decided(curves_of("two_part_log_head"))["head"] == NOT_REPRODUCED
-    few = decided(curves_of("two_part"), c=2)
+    assert decided("two_part_log_head")["head"] == NOT_REPRODUCED
+    few = decided("two_part", c=2)
     assert few["head"] == NOT_TESTABLE and few["lies"] == REPRODUCED
-    bad = decided(curves_of("two_part"), c=57, r2=0.93)
+    bad = decided("two_part", c=57, r2=0.93)
     assert bad["lies"] == bad["line, then"] == NOT_REPRODUCED
 
 
 def test_tables_hold_each_query_once_and_the_interval_of_c_its_breakpoint():
-    curves = curves_of("two_part", "two_part_continuous")
-    fits, held_out = logit_shape.fit_table(curves), logit_shape.held_out_table(curves)
-    assert list(fits["query"]) == ["3+6", "city"]
+    curves, fits, held_out = tables_of(*THREE)
+    assert list(fits["query"]) == ["3+6", "city", "story"]
     assert ((fits.c_low <= fits.c) & (fits.c <= fits.c_high)).all()
     assert fits.c[0] == C and abs(fits.c[1] - C) <= 1
     # The line's next value is 7.2, the tail's first 9 - 1.2 log 21.
     assert fits.jump[0] == pytest.approx(7.2 - 9 + 1.2 * np.log(21), abs=0.1)
     compared, pooled = logit_shape.comparison(curves, held_out), logit_shape.pooled_ratios(held_out)
-    assert len(compared) == 2 * len(FAMILIES) and list(pooled.family) == list(FAMILIES)
+    assert len(compared) == 3 * len(FAMILIES) and list(pooled.family) == list(FAMILIES)
     geometric = np.exp(np.log(compared.ratio).groupby(compared.family).mean())
     np.testing.assert_allclose(pooled.set_index("family").ratio, geometric[list(FAMILIES)])
     shown = logit_shape.ratio_table(compared, pooled)
-    assert list(shown["query"]) == ["3+6", "city", "all queries", "interval from", "to"]
-    assert list(logit_shape.bic_table(compared)["query"]) == ["3+6", "city"]
+    assert list(shown["query"]) == ["3+6", "city", "story", "all queries", "interval from", "to"]
+    assert list(logit_shape.bic_table(compared)["query"]) == ["3+6", "city", "story"]
     both = logit_shape.beside_published(fits, "ours")
-    assert list(both.whose) == ["published"] * 6 + ["here"] * 2
+    assert list(both.whose) == ["published"] * 9 + ["here"] * 3
     assert set(both.model[both.whose == "here"]) == {"ours"}
 
 
 def test_figures_show_what_the_tables_hold():
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
-    from calib_utils.figures import logit_shape as logit_shape_figures
-    from calib_utils.figures import use_style
-
-    use_style()
-    curves = curves_of("two_part", "two_part_continuous", "power_law")
-    fits, table = logit_shape.fits_of(curves), logit_shape.fit_table(curves)
-    held_out = logit_shape.held_out_table(curves)
+    curves, table, held_out = tables_of(*THREE)
+    fits = logit_shape.fits_of(curves)
     compared, pooled = logit_shape.comparison(curves, held_out), logit_shape.pooled_ratios(held_out)
     grid = logit_shape_figures.fit_grid(curves, fits)
     assert [ax.get_visible() for ax in grid.axes] == [True] * 3 + [False]

@@ -26,13 +26,10 @@ PAIR = ("Qwen--Qwen3-0.6B-Base", "Qwen--Qwen3-0.6B")
 
 def copied(target, *names):
     """Stored rows of one real model under other names: whatever compares them must find none."""
+    tasks = ("us-states", "rng-2", "rng-2-sum-at-most-10")
     for name in names:
-        for task in ("us-states", "rng-2", "rng-2-sum-at-most-10"):
-            shutil.copytree(STORE / REAL / task, target / name / task)
-        for part in ("items-1", "texts-1"):
-            shutil.copytree(STORE / REAL / "texts" / part, target / name / "texts" / part)
-        shutil.copytree(STORE / REAL / "labels", target / name / "labels")
-        shutil.copytree(STORE / REAL / "logits", target / name / "logits")
+        for part in (*tasks, "texts/items-1", "texts/texts-1", "labels", "logits"):
+            shutil.copytree(STORE / REAL / part, target / name / part)
     return target
 
 
@@ -51,12 +48,8 @@ def test_every_model_with_results_is_read_and_none_else(real):
     assert set(real.models.model) == stored
     assert set(real.settings.model) == stored
     assert real.left_out.empty
-    for table in (
-        model_panel.frontier_table(real),
-        model_panel.order_table(real),
-        model_panel.shape_table(real),
-    ):
-        assert set(table.model) <= stored
+    for table in (model_panel.frontier_table, model_panel.order_table, model_panel.shape_table):
+        assert set(table(real).model) <= stored
 
 
 def test_numbers_are_those_that_are_stored(real):
@@ -65,17 +58,14 @@ def test_numbers_are_those_that_are_stored(real):
     merged = own.merge(stored, on=["rule", "parameter", "temperature"], suffixes=("", "_stored"))
     assert len(merged) == len(own) > 150
     assert (merged.validity == merged.validity_stored).all()
+    ends = real.settings.groupby("model").end.unique()  # a base model as its chapter asked it
+    assert list(ends["gemma-3-270m"]) == ["line"] and list(ends[REAL]) == ["eos"]
     # As many temperatures for every rule, whatever other chapters have stored.
     assert set(real.settings.temperature) == set(real.losses.temperature) == {*TABLE3_TEMPERATURES}
     parts = model_panel.split_table(real)
     assert np.allclose(parts.total, parts.order + parts["shape"] + parts["size"], atol=1e-9)
     expected = -np.log(parts.validity) - np.log(parts.diversity)
     assert np.allclose(parts.total, expected, atol=1e-6)
-
-
-def test_a_base_model_is_read_as_its_chapter_asked_it(real):
-    ends = real.settings.groupby("model").end.unique()
-    assert list(ends["gemma-3-270m"]) == ["line"] and list(ends[REAL]) == ["eos"]
 
 
 def test_twins_are_a_pair_without_a_difference(twins):
@@ -89,17 +79,9 @@ def test_twins_are_a_pair_without_a_difference(twins):
 
 
 def test_sizes_of_one_family_are_neighbours_and_others_never():
-    rows = [
-        ("a", "F", "base", "x", 3.0),
-        ("b", "F", "base", "x", 1.0),
-        ("c", "F", "base", "x", 2.0),
-        ("d", "F", "post-trained", "x", 9.0),
-        ("e", "F", "base", "y", 9.0),
-        ("f", "G", "base", "x", 9.0),
-        ("g", "", "", "", np.nan),
-        ("h", "", "", "", np.nan),
-    ]
-    table = pd.DataFrame(rows, columns=["model", "family", "stage", "dtype", "parameters"])
+    names = {"model": list("abcdefgh"), "family": [*"FFFFFG", "", ""], "dtype": [*"xxxxyx", "", ""]}
+    table = pd.DataFrame(names).assign(parameters=[3.0, 1, 2, 9, 9, 9, np.nan, np.nan])
+    table["stage"] = [*["base"] * 3, "post-trained", *["base"] * 2, "", ""]
     assert model_panel.size_pairs(table) == [("b", "c"), ("c", "a")]
 
 
@@ -108,18 +90,11 @@ def test_the_area_rises_only_where_an_interval_says_so():
     row = {"by": "size", "minus": "small", "model": "large"}
 
     def verdict(*intervals, n=4):
-        rows = [
-            row | {"difference": 0.1, "low": low, "high": high, "over": f"{n} prompts", "n": n}
-            for low, high in intervals
-        ]
-        tables = [
-            pd.DataFrame(rows, columns=[*row, "difference", "low", "high", "over", "n"]).assign(
-                measure=f"{name}, {ITEMS}"
-            )
-            for name in ("area", "area_gain")
-        ]
+        rows = pd.DataFrame(intervals, columns=["low", "high"], dtype=float)
+        rows = rows.assign(**row, difference=0.1, over=f"{n} prompts", n=n)
+        tables = [rows.assign(measure=f"{name}, {ITEMS}") for name in ("area", "area_gain")]
         found, said = model_panel._rise(ITEMS, pd.concat(tables))
-        assert ("one pair is no trend" in found) == (len(intervals) == 1 and rows[0]["low"] > 0)
+        assert ("one pair is no trend" in found) == (len(rows) == 1 and rows.low[0] > 0)
         return said
 
     up, down, open_ = (0.01, 0.2), (-0.2, -0.01), (-0.1, 0.1)
@@ -154,19 +129,16 @@ def test_claims_are_decided_and_say_of_which_model(real):
 
 def test_nothing_stored_is_nothing_shown(tmp_path):
     empty = model_panel.read(tmp_path)
-    found = model_panel.findings(empty)
-    assert set(found.verdict) == {NOT_TESTABLE}
+    assert set(model_panel.findings(empty).verdict) == {NOT_TESTABLE}
     assert model_panel.pair_table(empty).empty
 
 
 def test_rows_of_an_older_convention_or_broken_ones_are_left_out_and_named(tmp_path):
     folder = copied(tmp_path, PAIR[0]) / PAIR[0]
-    record = json.loads((folder / "rng-2" / "provenance.json").read_text())
-    record["convention"] = 0
-    (folder / "rng-2" / "provenance.json").write_text(json.dumps(record))
+    record = folder / "rng-2" / "provenance.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"convention": 0}))
     (folder / "us-states" / "settings.csv").write_text("broken")
-    chunk = next((folder / "texts" / "items-1").glob("*.parquet"))
-    chunk.write_bytes(b"broken")
+    next((folder / "texts" / "items-1").glob("*.parquet")).write_bytes(b"broken")
     (folder / "logits" / "logit-shape.parquet").write_bytes(b"broken")
     found = model_panel.read(tmp_path)
     assert set(found.settings.task) == {"rng-2-sum-at-most-10"}
@@ -184,9 +156,8 @@ def test_figures_draw_few_models_as_well(twins, models):
     drawn = [line for line in figure.axes[0].lines if line.get_linestyle() == "-"]
     lines = [line for line in drawn if len(line.get_xdata()) == 2]
     assert len(lines) == models - 1
-    figure = model_panel_figures.frontier_panels(
-        twins.settings, list(PAIR[:models]), ["rng-2", "rng-4"]
-    )
+    tasks = ["rng-2", "rng-4"]
+    figure = model_panel_figures.frontier_panels(twins.settings, list(PAIR[:models]), tasks)
     assert [len(ax.lines) > 0 for ax in figure.axes] == [True, False] * models
     alone = model_panel.split_table(twins).query("decoder == @model_panel.ALONE")
     assert len(model_panel_figures.split_of_models(alone).axes[0].get_yticklabels()) == 6
@@ -200,9 +171,8 @@ def test_a_stored_study_is_the_study_that_ran(tiny, tmp_path):
     ran = order_calibration.run(model, plan, tmp_path)
     read = order_calibration.read(plan, tmp_path, model.key)
     for recall in (precision_recall.WEIGHTED, precision_recall.UNWEIGHTED):
-        pd.testing.assert_frame_equal(
-            order_calibration.measures(ran, recall), order_calibration.measures(read, recall)
-        )
+        both = (order_calibration.measures(one, recall) for one in (ran, read))
+        pd.testing.assert_frame_equal(*both)
     shutil.rmtree(records.folder_of(tmp_path, model.key, plan.items[0].name))
     less = order_calibration.read(plan, tmp_path, model.key)
     assert set(less.completions) == set(read.completions) - {plan.items[0].name}
@@ -219,9 +189,13 @@ def kept(model, folder, curves):
     return path
 
 
-def test_kept_logits_are_the_logits_and_stay_while_they_are(tiny, tmp_path):
+@pytest.fixture(scope="module")
+def curves(tiny):
+    return logit_shape.logit_curves(tiny("llama", chat=True))
+
+
+def test_kept_logits_are_the_logits_and_stay_while_they_are(tiny, curves, tmp_path):
     model = tiny("llama", chat=True)
-    curves = logit_shape.logit_curves(model)
     path = kept(model, tmp_path, curves)
     read, record = records.read_logits(path)
     pd.testing.assert_frame_equal(read, curves)
@@ -231,30 +205,25 @@ def test_kept_logits_are_the_logits_and_stay_while_they_are(tiny, tmp_path):
     assert (path.stat().st_mtime_ns, path.read_bytes()) == before
     kept(model, tmp_path, curves + 1)
     assert records.read_logits(path)[0].equals((curves + 1).astype(np.float32).astype(float))
-
-
-def test_logits_of_other_weights_are_not_overwritten(tiny, tmp_path):
-    model, other = tiny("llama", chat=True), tiny("qwen2", chat=True)
-    path = kept(model, tmp_path, logit_shape.logit_curves(model))
     before = path.read_bytes()
     with pytest.raises(ResultsError, match=r"another measurement.*delete it"):
-        records.keep_logits(logit_shape.logit_curves(other), other, path)
+        records.keep_logits(curves, tiny("qwen2", chat=True), path)
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("spoiled", ["bytes", "rising", "record", "empty"])
-def test_broken_logits_are_a_named_error_and_a_fault(tiny, tmp_path, spoiled):
-    model = tiny("llama", chat=True)
-    path = kept(model, tmp_path, logit_shape.logit_curves(model))
-    table = pq.read_table(path)
-    if spoiled == "bytes":
-        path.write_bytes(b"no table")
-    elif spoiled == "rising":
-        pq.write_table(table.take(list(range(table.num_rows))[::-1]), path)
-    elif spoiled == "record":
-        pq.write_table(table.replace_schema_metadata({"calib_utils": "{}"}), path)
-    else:
-        pq.write_table(table.slice(0, 0), path)
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda table: None,
+        lambda table: table.take(list(range(table.num_rows))[::-1]),  # rising
+        lambda table: table.replace_schema_metadata({"calib_utils": "{}"}),
+        lambda table: table.slice(0, 0),
+    ],
+)
+def test_broken_logits_are_a_named_error_and_a_fault(tiny, curves, tmp_path, spoil):
+    path = kept(tiny("llama", chat=True), tmp_path, curves)
+    table = spoil(pq.read_table(path))
+    path.write_bytes(b"no table") if table is None else pq.write_table(table, path)
     with pytest.raises(ResultsError, match="delete it and run 06_logit_shape"):
         records.read_logits(path)
     (found,) = check.check(path.parent.parent)
@@ -262,8 +231,8 @@ def test_broken_logits_are_a_named_error_and_a_fault(tiny, tmp_path, spoiled):
 
 
 def test_committed_logits_pass_the_check(tmp_path):
-    shutil.copytree(STORE / REAL / "logits", tmp_path / REAL / "logits")
-    shutil.copytree(STORE / REAL / "rng-2", tmp_path / REAL / "rng-2")
+    for part in ("logits", "rng-2"):
+        shutil.copytree(STORE / REAL / part, tmp_path / REAL / part)
     found = {one.kind: one for one in check.check(tmp_path)}
     assert found["logits"].verdict == "ok", found["logits"].faults
     (tmp_path / REAL / "logits" / "stray.txt").touch()
