@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from markdown_it import MarkdownIt
 from scipy.stats import rankdata
 from tqdm.auto import tqdm
 
@@ -33,9 +34,8 @@ _ASKS = (
     "Write a Python function `{signature}`. {prompt} Reply with one Python code block that holds "
     "the complete function, and nothing else."
 )
-_FENCE = re.compile(
-    r"^[ \t]*```[ \t]*[\w+-]*[ \t]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE
-)
+_MARKDOWN = MarkdownIt("commonmark").disable(["inline", "reference"])
+_PYTHON = re.compile(r"\bi?py(thon)?[\d.]*\b", re.IGNORECASE)  # in the words beside a fence
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class Problem:
         """The user's message, exactly as the model is to see it."""
         return _ASKS.format(signature=self.signature, prompt=self.prompt)
 
-    def run(self, source: str, isolation: str = "namespaces") -> Verdict:
+    def run(self, source: str) -> Verdict:
         """The tests' verdict on a program, see `sandbox.run_tests`."""
-        return sandbox.run_tests(source, self.entry_point, self.tests, isolation=isolation)
+        return sandbox.run_tests(source, self.entry_point, self.tests)
 
 
 def read_problems() -> tuple[Problem, ...]:
@@ -77,30 +77,58 @@ def read_problems() -> tuple[Problem, ...]:
     return tuple(problems)
 
 
-def extract_code(reply: str) -> str:
-    """The program in a reply: its first fenced block, cut off or not, or all of it if none.
+def extract_code(reply: str, entry_point: str = "") -> str:
+    """The program in a reply, whose fenced blocks are those of CommonMark, cut off or not.
 
-    >>> extract_code("Sure!\\n```python\\nx = 1\\n```\\nThis sets x.")
-    'x = 1\\n'
+    The first block that is Python and defines the function `entry_point` (any function without a
+    name); else the first that is marked as Python; else the first block, or the reply if it has
+    none. Blocks are not joined.
+
+    >>> extract_code("First:\\n```sh\\nls\\n```\\nThen:\\n~~~~ {.python}\\ndef f(): pass\\n~~~~")
+    'def f(): pass\\n'
     """
-    block = _FENCE.search(reply)
-    return reply if block is None else block[1]
+    tokens = _MARKDOWN.parse(reply)
+    blocks = [token for token in tokens if token.type == "fence" and token.content.strip()]
+    codes = [block.content for block in blocks]
+    for code in (*codes, reply):
+        if _defines(_parsed(code), entry_point):
+            return code
+    marked = [block.content for block in blocks if _PYTHON.search(block.info)]
+    return (marked + codes + [reply])[0]
+
+
+def _parsed(source: str) -> ast.Module | None:
+    """None for what is no Python of this interpreter's version."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about what a model wrote
+            return ast.parse(source)
+    # Deep nesting exhausts the parser's stack or memory; zero bytes are a ValueError.
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def _defines(tree: ast.Module | None, name: str) -> bool:
+    for node in tree.body if tree else ():
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and name in ("", node.name):
+            return True
+        if name and name in (getattr(target, "id", "") for target in getattr(node, "targets", ())):
+            return True
+    return False
 
 
 def normalised(source: str) -> str | None:
     """A program's syntax as text: equal for programs that differ in layout, comments and
     docstrings only. None where it is no Python of this interpreter's version."""
+    if (tree := _parsed(source)) is None:
+        return None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about what a model wrote
-            tree = ast.parse(source)
         for node in ast.walk(tree):
             match getattr(node, "body", None):
                 case [ast.Expr(ast.Constant(str())), _, *_]:
                     del node.body[0]
         return ast.dump(tree)
-    # Deep nesting exhausts the parser's stack or memory; zero bytes are a ValueError.
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except (ValueError, RecursionError):
         return None
 
 
@@ -266,7 +294,6 @@ def sample_programs(
     seed: int = 0,
     results_dir: str | Path | None = None,
     name: str = "programs",
-    isolation: str = "namespaces",
 ) -> pd.DataFrame:
     """Replies of a model to every problem, drawn without cutoff, each tested in a sandbox.
 
@@ -276,7 +303,6 @@ def sample_programs(
         results_dir: problems are kept under `results_dir/<model>/texts/<name>`, one file each as
             soon as it is done. A run after a kill goes on from there; a finished one needs neither
             the weights nor a sandbox. Without it nothing is kept.
-        isolation: see `sandbox`. What it cannot offer here is an error.
 
     Returns:
         A row per reply, columns `TESTED_COLUMNS`; `log_p` as in `draw`.
@@ -287,10 +313,10 @@ def sample_programs(
     chosen = {problem.id: problem for problem in problems}
 
     def make(problem_id: str) -> pd.DataFrame:
-        sandbox.require(isolation)  # before minutes of drawing, not after
+        sandbox.require()  # before minutes of drawing, not after
         problem = chosen[problem_id]
         drawn = draw(model, problem.message, n, max_tokens, seed=seed)
-        table = run_programs(drawn.assign(problem=problem_id), [problem], isolation)
+        table = run_programs(drawn.assign(problem=problem_id), [problem])
         bar.update(n)
         return table
 
@@ -299,16 +325,14 @@ def sample_programs(
         start = message_start(model, problem.message)
         asked[key] = [start.ids, start.end_ids, problem.entry_point, problem.tests]
     settings = {"n": n, "temperature": 1.0, "max_tokens": max_tokens, "seed": seed}
-    settings |= {"isolation": isolation, **vars(Limits())}
+    settings |= {"isolation": "namespaces", **vars(Limits())}
     record = record_of(model, asked, settings)
     folder = records.folder_of(results_dir, model.key, name)
     with tqdm(total=len(chosen) * n, unit="program", desc=model.name, leave=False) as bar:
         return kept(folder, record, chosen, make)
 
 
-def run_programs(
-    drawn: pd.DataFrame, problems: Sequence[Problem], isolation: str = "namespaces"
-) -> pd.DataFrame:
+def run_programs(drawn: pd.DataFrame, problems: Sequence[Problem]) -> pd.DataFrame:
     """Tests the programs in replies, whoever wrote them; needs no model.
 
     Args:
@@ -321,7 +345,7 @@ def run_programs(
     pairs = list(zip(drawn.problem, drawn.text, strict=True))
     verdicts = {}
     for problem, text in dict.fromkeys(pairs):
-        verdict = chosen[problem].run(extract_code(text), isolation)
+        verdict = chosen[problem].run(extract_code(text, chosen[problem].entry_point))
         verdicts[problem, text] = [getattr(verdict, name) for name in _VERDICT]
     found = pd.DataFrame([verdicts[pair] for pair in pairs], columns=_VERDICT, index=drawn.index)
     table = drawn.assign(**found)

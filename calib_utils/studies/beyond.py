@@ -281,7 +281,6 @@ def draw_programs(
     n: int = N_PROGRAMS,
     seed: int = 0,
     *,
-    isolation: str = "namespaces",
     quick: bool = False,
     results_dir: str | Path | None = None,
 ) -> pd.DataFrame:
@@ -292,14 +291,13 @@ def draw_programs(
     """
     if not model.tokenizer.chat_template:
         return pd.DataFrame(columns=programs.TESTED_COLUMNS)
-    usual = {"n": (n, N_PROGRAMS), "seed": (seed, 0), "isolation": (isolation, "namespaces")}
+    usual = {"n": (n, N_PROGRAMS), "seed": (seed, 0)}
     return programs.sample_programs(
         model,
         read_problems()[: QUICK_PROBLEMS if quick else None],
         n,
         max_tokens=QUICK_TOKENS if quick else PROGRAM_TOKENS,
         seed=seed,
-        isolation=isolation,
         results_dir=results_dir,
         name=_kept_as("programs-quick" if quick else "programs", **usual),
     )
