@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import json
 import re
+import reprlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -79,7 +80,7 @@ def read_reply(reply: str, judged: str = "") -> Verdict:
     """The one answer in a judge's reply.
 
     Thinking before the answer is dropped. Around the JSON object there may be prose or a code
-    fence. Objects that stand in the judged text as they are count as quotations, not as answers.
+    fence. Objects that stand in the judged text, white space aside, are quotations, not answers.
 
     Args:
         judged: the text that was judged.
@@ -95,9 +96,9 @@ def read_reply(reply: str, judged: str = "") -> Verdict:
             raise UnreadableReplyError("thinking that does not end")
     if len(reply) > MAX_REPLY:
         raise UnreadableReplyError(f"reply of {len(reply):,} characters")
-    answers, problem = set(), "no JSON object"
+    answers, problem, judged = set(), "no JSON object", "".join(judged.split())
     for source, fields in _objects(reply):
-        if source not in judged:
+        if "".join(source.split()) not in judged:
             try:
                 answers.add(_verdict(fields))
             except UnreadableReplyError as error:
@@ -129,7 +130,7 @@ def _verdict(fields: dict) -> Verdict:
         score = fields[name]
         # A bool is an int in Python; 9.0 and "9" are not what was asked for.
         if type(score) is not int or not LOWEST <= score <= HIGHEST:
-            raise UnreadableReplyError(f"{name}={score!r}"[:MAX_REASON])
+            raise UnreadableReplyError(f"{name}={reprlib.repr(score)}")  # may be a deep nest
     reason = " ".join(plain_text(fields["reason"]).split())[:MAX_REASON]
     return Verdict(*(fields[name] for name in CRITERIA), reason=reason)
 

@@ -86,8 +86,8 @@ def _rows(path: Path) -> list[dict]:
             import pyarrow.parquet as pq
 
             return pq.read_table(path).to_pylist()
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines if line.strip()]
+        # At line feeds alone: a string may hold what else Unicode calls the end of a line.
+        return [json.loads(line) for line in path.read_bytes().split(b"\n") if line.strip()]
     except Exception as error:
         raise InvalidTaskError(
             f"{str(path)!r} is unreadable ({type(error).__name__}: {error}); it must be a .parquet "
