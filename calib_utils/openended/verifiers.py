@@ -69,8 +69,7 @@ def plain_text(text: str) -> str:
 def check_items(items: pd.DataFrame) -> list[Item]:
     """The rows of a table of items, in order.
 
-    Raises:
-        JudgeError: a column is missing, or a cell is not of its kind; the message names the row.
+    Raises a JudgeError where a column is missing, or a cell is not of its kind; it names the row.
     """
     missing = [name for name in ITEM_COLUMNS if name not in getattr(items, "columns", ())]
     if missing:
@@ -90,14 +89,20 @@ def label_table(verdicts: Iterable[Verdict], criteria: Iterable[str]) -> pd.Data
     `valid` is True where every criterion of the judge reaches the threshold, False where one does
     not, and NA where one is missing: an item without a verdict is never counted either way.
     """
-    rows = [astuple(verdict) for verdict in verdicts]
-    table = pd.DataFrame(rows, columns=[*CRITERIA, "reason"], dtype=object)
+    table = pd.DataFrame(map(astuple, verdicts), columns=[*CRITERIA, "reason"], dtype=object)
     table = table.astype(dict.fromkeys(CRITERIA, "Int64"))
     scores = table[list(criteria)]
-    valid = (scores >= THRESHOLD).all(axis=1).astype("boolean")
-    table["valid"] = valid.where(scores.notna().all(axis=1))
-    table["reason"] = table.reason.map(plain_text).astype(str)
-    return table[list(LABEL_COLUMNS)]
+    valid = (scores >= THRESHOLD).all(axis=1).astype("boolean").where(scores.notna().all(axis=1))
+    reason = table.reason.map(plain_text).astype(str)
+    return table.assign(valid=valid, reason=reason)[list(LABEL_COLUMNS)]
+
+
+class _Checker:
+    """A judge whose verdict on an item depends on nothing but the item."""
+
+    def judge(self, items: pd.DataFrame) -> pd.DataFrame:
+        """One row of labels per item, in order (see `label_table`)."""
+        return label_table(map(self._verdict, check_items(items)), self.criteria)
 
 
 # Labels by people, in a CSV sheet.
@@ -113,10 +118,10 @@ def write_sheet(path: Path | str, items: pd.DataFrame) -> Path:
     and perhaps `note`. Raises a JudgeError where the place cannot be written.
     """
     rows = [
-        (item.digest, _inert(item.prompt), _inert(item.text), "yes" if item.ended else "no")
-        for item in dict.fromkeys(check_items(items))
+        (own.digest, _inert(own.prompt), _inert(own.text), "yes" if own.ended else "no", "", "", "")
+        for own in dict.fromkeys(check_items(items))
     ]
-    table = pd.DataFrame([[*row, "", "", ""] for row in rows], columns=SHEET_COLUMNS)
+    table = pd.DataFrame(rows, columns=SHEET_COLUMNS)
     try:
         with files.whole(Path(path)) as draft:
             table.to_csv(draft, index=False, quoting=csv.QUOTE_ALL)
@@ -170,16 +175,15 @@ def read_sheets(items: pd.DataFrame, *paths: Path | str) -> pd.DataFrame:
 # Labels for prompts that ask for one item of a known kind: a list of names decides.
 #
 # The whole answer must be one listed name after a stated normalisation (`normalise`); a sentence
-# around it is not an answer to "name a city". The lists are under `data/tasks/gazetteer`, whose
-# README names their sources.
+# around it is not an answer to "name a city". `data/tasks/gazetteer` names the lists' sources.
 #
-# *Ambiguous* (NA) is what the lists leave open: names in other languages, territories, disputed and
-# historical names, codes of states and symbols of elements; beside the lists, an official form ("the
-# Kingdom of Spain", "Seoul City"), a city with a region that they do not hold or that is disputed,
-# and an answer in another script than Latin. A city may be followed by its country, and in the US
-# and the UK by its state or nation; a wrong one makes the answer invalid. Places below 15,000 people
-# are not listed, so naming one counts as invalid. A text that the token limit cut off is valid where
-# it begins a valid name ("San Franc"), since it may have gone on well; an empty one is NA.
+# *Ambiguous* (NA) is what the lists leave open: names in other languages, territories, disputed
+# and historical names, codes of states and symbols of elements; beside the lists, an official form
+# ("the Kingdom of Spain", "Seoul City"), a city with a region that they do not hold or that is
+# disputed, and an answer in another script than Latin. A city may be followed by its country, and
+# in the US and the UK by its state or nation; a wrong one makes the answer invalid. Places below
+# 15,000 people are not listed, so naming one counts as invalid. A text that the token limit cut off
+# is valid where it begins a valid name ("San Franc"), since it may have gone on well.
 
 KINDS = {"city": "cities", "country": "countries", "element": "elements", "us-state": "us-states"}
 _NATIONS = {"england": "ENG", "scotland": "SCT", "wales": "WLS", "northern ireland": "NIR"}
@@ -193,14 +197,15 @@ _OFFICIAL = {
     "us-state": re.compile("(?:state|commonwealth) of (.+)|(.+) state"),
     "country": re.compile(
         "(?:(?:democratic|peoples|federal|federative|federated|islamic|arab|united|socialist|"
-        "cooperative|plurinational|bolivarian|hashemite|independent|oriental|grand) )*(?:republic|"
-        "kingdom|states?|commonwealth|union|federation|principality|duchy|sultanate) of (?:the )?(.+)"
+        "cooperative|plurinational|bolivarian|hashemite|independent|oriental|grand) )*"
+        "(?:republic|kingdom|states?|commonwealth|union|federation|principality|duchy|sultanate) "
+        "of (?:the )?(.+)"
     ),
 }
 _SILENT = re.compile("['’‘ʻʼ`´.]")
 
 
-class GazetteerJudge:
+class GazetteerJudge(_Checker):
     """Labels by list: `overall` is 10 for a valid answer and 1 for an invalid one.
 
     An item's prompt says which list decides (`known_prompts`); items with another prompt are NA.
@@ -214,10 +219,6 @@ class GazetteerJudge:
         """What a label depends on beside the item; `kind` is part of labels already stored."""
         lists = sorted(paths.package_data("tasks", "gazetteer").glob("*.csv"))
         return {"kind": None, "lists": {path.name: files.sha256_of_file(path) for path in lists}}
-
-    def judge(self, items: pd.DataFrame) -> pd.DataFrame:
-        """One row of labels per item, in order (see `label_table`)."""
-        return label_table(map(self._verdict, check_items(items)), self.criteria)
 
     def _verdict(self, item: Item) -> Verdict:
         kind = known_prompts().get(item.prompt)
@@ -344,17 +345,15 @@ def _known_places() -> frozenset[str]:
 def _placed(entry: _Entry, places: list[str], ended: bool) -> tuple[bool | None, str]:
     """A city with where it is: every place named must fit one and the same region."""
     whole, last = (places, "") if ended else (places[:-1], places[-1])
-    disputed = False
+    fits = []
     for region in entry.regions:
         known = _places(region.lstrip("?"))
         if set(whole) <= set(known) and (ended or any(name.startswith(last) for name in known)):
-            if all(known[name] for name in whole) and not region.startswith("?"):
-                return (
-                    (None, "ambiguous name") if entry.ambiguous else (True, f"listed in {region}")
-                )
-            disputed = True
-    if disputed:
-        return None, "ambiguous place"
+            sure = all(known[name] for name in whole) and not region.startswith("?")
+            fits.append(f"listed in {region}" if sure and not entry.ambiguous else "ambiguous")
+    if fits:
+        best = max(fits)  # "listed" comes after "ambiguous"
+        return (True if best.startswith("listed") else None), best
     # Two letters that are a state of the US may be a province elsewhere.
     codes = {place for place in places if len(place) == 2} - set(_names("country"))
     unknown = codes | set(places) - _known_places()
@@ -386,7 +385,7 @@ _LATIN = ("LATIN", "FEMININE", "MASCULINE")  # how the names of Latin letters an
 _SHOWN = 3  # findings named in a reason
 
 
-class LanguageChecker:
+class LanguageChecker(_Checker):
     """Harper with a script and spacing check, as a judge of grammar.
 
     Raises:
@@ -403,10 +402,6 @@ class LanguageChecker:
     def identity(self) -> dict:
         """What a label depends on beside the item."""
         return {"threshold": THRESHOLD, "harper": version("harper-py")}
-
-    def judge(self, items: pd.DataFrame) -> pd.DataFrame:
-        """One row of labels per item, in order (see `label_table`)."""
-        return label_table(map(self._verdict, check_items(items)), self.criteria)
 
     def _verdict(self, item: Item) -> Verdict:
         if not item.text.strip():

@@ -27,36 +27,49 @@ NOT_MEMBERS = (
     "YT MS NC NU NF MP PN PR RE BL SH MF PM SX GS SJ TK TC UM VI WF EH TW XK"
 )
 COUNTRY_NAMES = {
-    **{"US": "United States of America|USA|US", "GB": "UK|Great Britain|Britain"},
-    **{"CZ": "Czech Republic|Czechia", "CI": "Côte d'Ivoire|Ivory Coast", "MM": "Burma|Myanmar"},
-    **{"KR": "Republic of Korea|South Korea", "KP": "DPRK|North Korea", "TR": "Türkiye|Turkey"},
-    **{
-        "RU": "Russian Federation|Russia",
-        "CV": "Cape Verde|Cabo Verde",
-        "VA": "Vatican City|Holy See",
-    },
-    **{
-        "CD": "DR Congo|DRC|Congo-Kinshasa|Democratic Republic of the Congo|Democratic Republic of Congo"
-    },
-    **{"SZ": "Swaziland|Eswatini", "TL": "East Timor|Timor-Leste"},
-    **{"CN": "People's Republic of China|PRC", "MK": "Macedonia", "AE": "UAE"},
-    **{"SY": "Syrian Arab Republic", "LA": "Lao PDR", "BN": "Brunei Darussalam"},
-    **{"FM": "Federated States of Micronesia", "PS": "State of Palestine|Palestine"},
-    **{"ST": "Sao Tome and Principe", "BO": "Plurinational State of Bolivia"},
-    **{"GM": "Gambia", "NL": "Netherlands", "CF": "CAR", "IE": "Republic of Ireland"},
-    **{
-        "CG": "Congo-Brazzaville|Congo Republic|Republic of the Congo|Republic of Congo",
-        "VN": "Viet Nam",
-    },
-    **{"BA": "Bosnia|Bosnia-Herzegovina", "KG": "Kyrgyz Republic", "SK": "Slovak Republic"},
-    **{"FR": "French Republic", "DE": "Federal Republic of Germany", "GR": "Hellenic Republic"},
-    **{"CH": "Swiss Confederation", "IT": "Italian Republic", "PT": "Portuguese Republic"},
-    **{"AR": "Argentine Republic", "LA": "Lao PDR|Lao People's Democratic Republic"},
-    **{
-        "EG": "Arab Republic of Egypt",
-        "TL": "East Timor|Timor-Leste",
-        "SS": "Republic of South Sudan",
-    },
+    "AE": "UAE",
+    "AR": "Argentine Republic",
+    "BA": "Bosnia|Bosnia-Herzegovina",
+    "BN": "Brunei Darussalam",
+    "BO": "Plurinational State of Bolivia",
+    "CD": "DR Congo|DRC|Congo-Kinshasa|Democratic Republic of the Congo|"
+    "Democratic Republic of Congo",
+    "CF": "CAR",
+    "CG": "Congo-Brazzaville|Congo Republic|Republic of the Congo|Republic of Congo",
+    "CH": "Swiss Confederation",
+    "CI": "Côte d'Ivoire|Ivory Coast",
+    "CN": "People's Republic of China|PRC",
+    "CV": "Cape Verde|Cabo Verde",
+    "CZ": "Czech Republic|Czechia",
+    "DE": "Federal Republic of Germany",
+    "EG": "Arab Republic of Egypt",
+    "FM": "Federated States of Micronesia",
+    "FR": "French Republic",
+    "GB": "UK|Great Britain|Britain",
+    "GM": "Gambia",
+    "GR": "Hellenic Republic",
+    "IE": "Republic of Ireland",
+    "IT": "Italian Republic",
+    "KG": "Kyrgyz Republic",
+    "KP": "DPRK|North Korea",
+    "KR": "Republic of Korea|South Korea",
+    "LA": "Lao PDR|Lao People's Democratic Republic",
+    "MK": "Macedonia",
+    "MM": "Burma|Myanmar",
+    "NL": "Netherlands",
+    "PS": "State of Palestine|Palestine",
+    "PT": "Portuguese Republic",
+    "RU": "Russian Federation|Russia",
+    "SK": "Slovak Republic",
+    "SS": "Republic of South Sudan",
+    "ST": "Sao Tome and Principe",
+    "SY": "Syrian Arab Republic",
+    "SZ": "Swaziland|Eswatini",
+    "TL": "East Timor|Timor-Leste",
+    "TR": "Türkiye|Turkey",
+    "US": "United States of America|USA|US",
+    "VA": "Vatican City|Holy See",
+    "VN": "Viet Nam",
 }
 DISPUTED = (
     "America|Congo|Korea|Holland|England|Scotland|Wales|Northern Ireland|Somaliland|Transnistria|"
@@ -133,10 +146,8 @@ def countries(entries: list[dict]) -> list[tuple[str, str, str]]:
         for name in (entry["name"].strip(), *extra.get(code, ())):
             where = f"{code} {TERRITORIES.get(code, '')}".strip()
             rows[name] = (name, label, where)
-            for part in name.split(" and ") if " and " in name else ():
-                rows.setdefault(
-                    part.removeprefix("the "), (part.removeprefix("the "), "ambiguous", code)
-                )
+            for part in name.replace(" the ", " ").split(" and ") if " and " in name else ():
+                rows.setdefault(part, (part, "ambiguous", code))
     rows.update({name: (name, "ambiguous", "") for name in DISPUTED.split("|")})
     listed = set(map(normalise, rows))
     rows |= {k: row for k, row in foreign_names(codes).items() if k not in listed}
@@ -188,7 +199,7 @@ def cities(entries: list[dict], named_like: set[str]) -> list[tuple[str, str, st
         for name in entry["alternatenames"]:
             form = normalise(name)
             known = form in listed or form in named_like - {normalise(entry["name"]).split(" ")[0]}
-            plain = 3 < len(form) and form.count(" ") < 3 and not set(",()/") & set(name)
+            plain = len(form) > 3 and form.count(" ") < 3 and not set(",()/") & set(name)
             if plain and latin(name) and not known:
                 others.setdefault(form, set()).add(region(entry))
     rows |= {form: (form, "ambiguous", " ".join(sorted(codes))) for form, codes in others.items()}
@@ -204,5 +215,5 @@ if __name__ == "__main__":
     states = [(state["name"], state["code"]) for state in read["us_states"]]
     no_state = {"DC": "ambiguous"}
     rows = [(name, no_state.get(code, ""), f"US-{code}") for name, code in states]
-    rows += [(code, "ambiguous", f"US-{code}") for _, code in states]
+    rows += [(code, "ambiguous", f"US-{code}") for _, code in states if code not in no_state]
     write("us-states.csv", rows)
