@@ -333,6 +333,7 @@ def _places(region: str) -> dict[str, bool]:
     if country == "US":
         states = _names("us-state").items()
         found |= {name: True for name, entry in states if region in entry.regions}
+        found[part.casefold()] = True
     return found
 
 
