@@ -260,11 +260,7 @@ def _command(root: Path, limits: Limits, answers: int) -> list[str]:
 
 
 def _listen(process: subprocess.Popen, answers, limits: Limits, nonce: bytes):
-    """Reads until both pipes close or a limit is hit.
-
-    Returns:
-        The bytes of answers and of output, and why the run has to be stopped, or "".
-    """
+    """Answers and output until both pipes close or a limit is hit, and which ("" if none)."""
     read = {answers: bytearray(), process.stdout: bytearray()}
     caps = {answers: _ANSWER_BYTES, process.stdout: limits.output_bytes}
     deadline, started, stopped = time.monotonic() + _START_SECONDS, False, ""
@@ -292,11 +288,8 @@ def _listen(process: subprocess.Popen, answers, limits: Limits, nonce: bytes):
 def _end(process: subprocess.Popen, first: bytes, patient: bool) -> tuple[int, float]:
     """Waits until nothing of the run is left, if `patient` after a moment to end by itself.
 
-    Args:
-        first: line of output, the number of the namespace's process 1 if it got that far.
-
-    Returns:
-        The exit code, negative for a signal, and the processor time in seconds.
+    Gives the exit code, negative for a signal, and the processor time in seconds; `first` is the
+    line of output that names the namespace's process 1.
     """
     pid, patience = process.pid, time.monotonic() + (1.0 if patient else 0.0)
     # The leader is not reaped before the kill, so that no number can be somebody else's.
@@ -324,11 +317,7 @@ def _records(sent: bytes, nonce: bytes) -> list[dict]:
 
 
 def judge(said: list[dict], tests: Sequence[tuple[Sequence, Any]], stopped: str = "") -> Verdict:
-    """The verdict over a run's records. The first answer to a test counts.
-
-    Args:
-        stopped: why the run did not end by itself; empty where it did.
-    """
+    """The verdict over a run's records, `stopped` if not ended by itself. First answers count."""
     problems: dict[int, str] = {}
     for record in said:
         number = record.get("test")
