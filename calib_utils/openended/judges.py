@@ -215,11 +215,8 @@ class LanguageModelJudge:
 
         An item that occurs twice is asked once. A reply that cannot be read is asked for again,
         with what was wrong; after `ASKS` of them the item stays NA, with the reason, as does one
-        that the endpoint refuses. Neither is kept on disk: the next run asks again.
-
-        Raises:
-            JudgeError: not a table of items.
-            EndpointError: the endpoint cannot be used; answers so far are kept on disk.
+        that the endpoint refuses. Neither is kept on disk: the next run asks again. Where the
+        endpoint cannot be used (EndpointError), answers so far are kept.
         """
         rows = check_items(items)
         verdicts = {item: self._kept(item) for item in dict.fromkeys(rows)}

@@ -31,10 +31,8 @@ _DRAWS = 4000
 
 @dataclass(frozen=True)
 class RandomOrder:
-    """Expected area and recall at a precision of a random order of `n` candidates."""
+    """Expected area and recall at a precision of a random order."""
 
-    n: int
-    n_valid: int
     area: float
     recall_at: float
     standard_error: float  # of the area, 0 where computed exactly
@@ -53,11 +51,7 @@ class NoiseFloor:
 
 @lru_cache(maxsize=4096)
 def random_order(
-    n: int,
-    n_valid: int,
-    level: float = LEVEL,
-    cutoffs: tuple[int, ...] | None = None,
-    seed: int = 0,
+    n: int, n_valid: int, level: float = LEVEL, cutoffs: tuple | None = None, seed: int = 0
 ) -> RandomOrder:
     """Area under the frontier and recall at a precision, averaged over all orders.
 
@@ -74,22 +68,19 @@ def random_order(
         cutoffs: numbers of candidates kept that a frontier may use, rising to n; all by default.
         seed: of the simulation.
 
-    Returns:
-        NaN for area and recall where nothing is valid.
-
     >>> random_order(2, 1).area  # the valid one is first (1) or second (1/2)
     0.75
     """
     cutoffs = cutoffs or tuple(range(1, n + 1))
     if n_valid == 0:
-        return RandomOrder(n, 0, math.nan, math.nan, 0.0)
+        return RandomOrder(math.nan, math.nan, 0.0)
     if n <= _EXACT_UP_TO:
         thresholds = {found / kept for kept in cutoffs for found in range(min(kept, n_valid) + 1)}
         above = np.array(sorted(t for t in thresholds if t > n_valid / n))
         recall = _recall_at_thresholds(n, n_valid, np.append(above, level), cutoffs)
         # Below the prevalence, keeping all reaches every precision with recall 1.
         area = n_valid / n + float(np.diff(above, prepend=n_valid / n) @ recall[:-1])
-        return RandomOrder(n, n_valid, area, float(recall[-1]), 0.0)
+        return RandomOrder(area, float(recall[-1]), 0.0)
     rng = np.random.default_rng(seed)
     found, before = np.zeros((_DRAWS, 1), dtype=np.int64), 0
     for kept in cutoffs:
@@ -99,7 +90,7 @@ def random_order(
     found = found[:, 1:]
     areas, reached = _area_and_recall(found / np.array(cutoffs), found / n_valid, level)
     error = float(areas.std(ddof=1) / math.sqrt(len(areas)))
-    return RandomOrder(n, n_valid, float(areas.mean()), float(reached.mean()), error)
+    return RandomOrder(float(areas.mean()), float(reached.mean()), error)
 
 
 def _area_and_recall(precision: np.ndarray, recall: np.ndarray, level: float = LEVEL):
@@ -137,11 +128,7 @@ def _recall_at_thresholds(n: int, n_valid: int, thresholds: np.ndarray, cutoffs:
 
 
 def noise_floor(
-    n: int,
-    n_valid: int,
-    false_positive: float,
-    false_negative: float,
-    n_draws: int = 50,
+    n: int, n_valid: int, false_positive: float, false_negative: float, n_draws: int = 50
 ) -> NoiseFloor:
     """Area and recall that a perfect order seems to have, scored by a judge that errs.
 
@@ -216,9 +203,9 @@ def node_measures(
 
     Returns:
         A row per node: its columns, recall (the kind), n_candidates, n_valid, prevalence, area,
-        recall_at (at precision `LEVEL`, 0 where no cutoff reaches it), random_area and
-        random_recall_at (of `random_order`), area_gain = area - random_area. NaN but for the counts
-        and the prevalence where nothing is valid: such a node has no recall.
+        recall_at (at precision `LEVEL`, 0 where no cutoff reaches it), random_area,
+        random_recall_at, area_gain = area - random_area. Where nothing is valid there is no recall:
+        NaN but for counts and prevalence.
     """
     rows = []
     for key, own in curves.groupby(by, sort=False, dropna=False):
@@ -273,7 +260,7 @@ def published_points() -> pd.DataFrame:
 
 
 def from_published() -> pd.DataFrame:
-    """The numbers of `node_measures` from the authors' demo points: one row per model and prefix.
+    """`node_measures` of the authors' demo points: one row per model and prefix.
 
     Unweighted recall, over the 60 published cutoffs only; the random order is given the same 60.
     More cutoffs could raise the frontier, never lower it.
@@ -338,11 +325,8 @@ def depth_summary(measures: pd.DataFrame, by: str = "depth") -> pd.DataFrame:
 def depth_differences(measures: pd.DataFrame, by: str = "depth") -> pd.DataFrame:
     """Every two depths compared within the same (prompt, seed): the later one minus the earlier.
 
-    Runs that have a defined node at one of the two depths only are left out, and counted.
-
-    Returns:
-        A row per pair and measure: `by`, minus, measure, difference, low, high, n_prompts, n_runs,
-        n_unpaired.
+    A row per pair and measure. Runs that have a defined node at one of the two depths only are left
+    out, and counted (n_unpaired).
     """
     defined = measures[measures.n_valid > 0]
     means = defined.groupby([by, "prompt_id", "seed"])[list(MEASURES)].mean()

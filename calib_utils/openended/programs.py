@@ -137,15 +137,9 @@ def normalised(source: str) -> str | None:
 COLUMNS = ["draw", "text", "n_tokens", "log_p", "ended"]
 # Fields of a model's generation settings that change what it writes, and the values that do not.
 _NEUTRAL = {
-    "temperature": 1.0,
-    "top_k": 0,
-    "top_p": 1.0,
-    "min_p": None,
-    "typical_p": 1.0,
-    "epsilon_cutoff": 0.0,
-    "eta_cutoff": 0.0,
-    "repetition_penalty": 1.0,
-    "no_repeat_ngram_size": 0,
+    **{"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": None, "typical_p": 1.0},
+    **{"epsilon_cutoff": 0.0, "eta_cutoff": 0.0},
+    **{"repetition_penalty": 1.0, "no_repeat_ngram_size": 0},
 }
 _ROWS = 32  # replies at a time under a model's own settings; the draws depend on it
 
@@ -163,11 +157,7 @@ def draw(
     Returns:
         A row per draw, columns `COLUMNS`: the text without its end token, the number of tokens
         with it, and `log_p`, the log-probability in nats of these tokens at temperature 1,
-        whatever temperature they were drawn at. A reply that had not `ended` is a prefix of one,
-        and so is what its `log_p` says.
-
-    Raises:
-        InvalidRequestError: a temperature out of range.
+        whatever temperature they were drawn at; of a prefix where the reply had not `ended`.
     """
     start = message_start(model, message)
     options = {"n_samples": n, "temperature": temperature, "seed": seed}
@@ -239,13 +229,8 @@ def kept(
 ) -> pd.DataFrame:
     """The tables of `make` for every id, one after another; those in `folder` are not made again.
 
-    Each is written whole as soon as it is made. Without a folder nothing is kept.
-
-    Args:
-        record: of `record_of`; a folder of another one is an error.
-
-    Raises:
-        ResultsError: the folder holds something else, or cannot be read or written.
+    Each is written whole as soon as it is made. Without a folder nothing is kept; one of another
+    `record` (of `record_of`) is a ResultsError.
     """
     if folder is None:
         return pd.concat(map(make, ids), ignore_index=True)
@@ -306,9 +291,6 @@ def sample_programs(
 
     Returns:
         A row per reply, columns `TESTED_COLUMNS`; `log_p` as in `draw`.
-
-    Raises:
-        CalibUtilsError: a named subclass.
     """
     chosen = {problem.id: problem for problem in problems}
 
@@ -392,12 +374,9 @@ def ranked_programs(table: pd.DataFrame) -> pd.DataFrame:
         Columns problem, rank (from 1), log_p in nats, passed, drawn (how often), text.
     """
     whole = table[table.ended.astype(bool)]
-    found = (
-        whole.assign(passed=whole.outcome == PASSED)
-        .groupby(["problem", "text"], sort=False)
-        .agg(log_p=("log_p", "max"), passed=("passed", "first"), drawn=("draw", "size"))
-        .reset_index()
-    )
+    groups = whole.assign(passed=whole.outcome == PASSED).groupby(["problem", "text"], sort=False)
+    named = {"log_p": ("log_p", "max"), "passed": ("passed", "first"), "drawn": ("draw", "size")}
+    found = groups.agg(**named).reset_index()
     found["place"] = found.problem.map({p: i for i, p in enumerate(table.problem.unique())})
     found = found.sort_values(["place", "log_p"], ascending=[True, False], kind="stable")
     found["rank"] = found.groupby("problem", sort=False).cumcount() + 1

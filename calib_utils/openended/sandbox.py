@@ -168,45 +168,40 @@ def _run(source, entry_point, tests, limits: Limits) -> Verdict:
         inputs = [encode(list(arguments)) for arguments, _ in tests]
     except TypeError as error:
         raise InvalidRequestError(f"a test's arguments: {error}; give plain values") from error
-    job = {
-        "nonce": nonce,
-        "source": source,
-        "entry_point": entry_point,
-        "inputs": inputs,
-        "limits": _resource_limits(limits),
-    }
-    with tempfile.TemporaryDirectory(prefix="box-", ignore_cleanup_errors=True) as folder:
-        root, job_file = Path(folder) / "root", Path(folder) / "job.json"
-        root.mkdir()
-        job_file.write_text(json.dumps(job), encoding="utf-8")
-        read, write = os.pipe()
-        with open(job_file, "rb") as job_input, os.fdopen(read, "rb", buffering=0) as answers:
-            job_file.unlink()
-            try:
-                process = subprocess.Popen(
-                    _command(root, limits, write),
-                    stdin=job_input,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    pass_fds=(write,),
-                    env={"PATH": _PATH, "PYTHONHASHSEED": "0"},  # the same verdict every time
-                    cwd=root,
-                    start_new_session=True,
-                    bufsize=0,
-                )
-            except OSError as error:
-                raise SandboxError(f"the sandbox did not start ({error})") from error
-            finally:
-                os.close(write)
-            with process.stdout:
-                sent, output, stopped = _listen(process, answers, limits, nonce.encode())
-                first, _, output = output.partition(b"\n")
-                code, cpu_seconds = _end(process, first, patient=not stopped)
+    job = {"nonce": nonce, "source": source, "entry_point": entry_point, "inputs": inputs}
+    job["limits"] = _resource_limits(limits)
+    read, write = os.pipe()
+    with (
+        os.fdopen(read, "rb", buffering=0) as answers,
+        tempfile.TemporaryDirectory(prefix="box-", ignore_cleanup_errors=True) as root,
+        tempfile.TemporaryFile() as job_input,
+    ):
+        job_input.write(json.dumps(job).encode())
+        job_input.seek(0)
+        try:
+            process = subprocess.Popen(
+                _command(root, limits, write),
+                stdin=job_input,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=(write,),
+                env={"PATH": _PATH, "PYTHONHASHSEED": "0"},  # the same verdict every time
+                cwd=root,
+                start_new_session=True,
+                bufsize=0,
+            )
+        except OSError as error:
+            raise SandboxError(f"the sandbox did not start ({error})") from error
+        finally:
+            os.close(write)
+        with process.stdout:
+            sent, output, stopped = _listen(process, answers, limits, nonce.encode())
+            first, _, rest = output.partition(b"\n")
+            code, cpu_seconds = _end(process, first, patient=not stopped)
     said = _records(sent, nonce.encode())
     if not said:
-        why = (first + output if not first.isdigit() else output).decode("utf-8", "replace")
-        why = why.strip()[-300:] or stopped or f"exit code {code}"
-        raise SandboxError(f"the sandbox did not start ({why})")
+        why = (rest if first.isdigit() else output).decode("utf-8", "replace").strip()[-300:]
+        raise SandboxError(f"the sandbox did not start ({why or stopped or f'exit code {code}'})")
     number = -code if code < 0 else max(0, code - 128)  # shells add 128 to a signal's number
     if not stopped and number == signal.SIGKILL and cpu_seconds > limits.cpu_seconds - 0.5:
         stopped = "processor time used up"
@@ -239,7 +234,7 @@ def _shown() -> list[str]:
     return [signs[path] + path for path in sorted(signs)]
 
 
-def _command(root: Path, limits: Limits, answers: int) -> list[str]:
+def _command(root: str, limits: Limits, answers: int) -> list[str]:
     worker = Path(__file__).with_name("sandbox_worker.py").read_text(encoding="utf-8")
     flags = ["-P", "-s", "-S", "-B", "-X", "utf8", "-c", _ENTER_BOX + worker, str(answers)]
     private = ["--net", "--pid", "--ipc", "--uts", "--mount", "--fork", "--kill-child"]
@@ -254,7 +249,7 @@ def _command(root: Path, limits: Limits, answers: int) -> list[str]:
     late = math.ceil(limits.wall_seconds + _START_SECONDS) + 1
     return [
         *("timeout", "--foreground", "--signal=KILL", str(late), "unshare", *private),
-        *("sh", "-c", _BOX, "box", str(root), str(int(limits.file_mb * 2**20)), *_shown(), "--"),
+        *("sh", "-c", _BOX, "box", root, str(int(limits.file_mb * 2**20)), *_shown(), "--"),
         *(*drop, os.path.realpath(sys.executable), *flags),
     ]
 
@@ -288,21 +283,19 @@ def _listen(process: subprocess.Popen, answers, limits: Limits, nonce: bytes):
 def _end(process: subprocess.Popen, first: bytes, patient: bool) -> tuple[int, float]:
     """Waits until nothing of the run is left, if `patient` after a moment to end by itself.
 
-    Gives the exit code, negative for a signal, and the processor time in seconds; `first` is the
-    line of output that names the namespace's process 1.
+    Gives the exit code and the processor time in seconds; `first` is the line of output that names
+    the namespace's process 1. With it the kernel ends the namespace, and `unshare` after that.
     """
-    pid, patience = process.pid, time.monotonic() + (1.0 if patient else 0.0)
-    # The leader is not reaped before the kill, so that no number can be somebody else's.
-    options = os.WEXITED | os.WNOHANG | os.WNOWAIT
-    while not (ended := os.waitid(os.P_PID, pid, options)) and time.monotonic() < patience:
-        time.sleep(0.005)
-    if not ended:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            # With process 1 the kernel ends its whole namespace, and `unshare` ends after that.
-            os.kill(int(first), signal.SIGKILL) if first.isdigit() else os.killpg(pid, 9)
-    _, status, usage = os.wait4(pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return process.returncode, usage.ru_utime + usage.ru_stime
+    import resource
+
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(1.0 if patient else 0.0)
+    if process.returncode is None:  # not reaped, so that no number can be somebody else's
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(first) if first.isdigit() else -process.pid, signal.SIGKILL)
+    code, after = process.wait(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return code, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def _records(sent: bytes, nonce: bytes) -> list[dict]:

@@ -139,11 +139,7 @@ def read_sheets(items: pd.DataFrame, *paths: Path | str) -> pd.DataFrame:
     """What people said of the items: a row per item, in order, and a boolean column per annotator.
 
     NA where a person has no label. `judges.krippendorff_alpha` takes the table, `judges.compare`
-    two columns.
-
-    Raises:
-        JudgeError: a file that is no sheet, a label other than yes, no or empty, a label without
-            annotator or of a text that is not among the items, or two of one person for a text.
+    two columns. A JudgeError names the file and row of what is no label of one of the items.
     """
     digests = [item.digest for item in check_items(items)]
     labels: dict[str, dict[str, bool]] = {}
@@ -387,17 +383,10 @@ _SHOWN = 3  # findings named in a reason
 
 
 class LanguageChecker(_Checker):
-    """Harper with a script and spacing check, as a judge of grammar.
-
-    Raises:
-        JudgeError: `harper-py` is not installed.
-    """
+    """Harper with a script and spacing check, as a judge of grammar."""
 
     name = "harper"
     criteria = ("grammar",)
-
-    def __init__(self):
-        _linter(_DIALECTS[0])
 
     @property
     def identity(self) -> dict:
@@ -456,12 +445,8 @@ def _harper(text: str, dialect: str, own: list):
 
 @cache
 def _linter(dialect: str):
-    try:
-        from harper import Dialect, Linter
-    except ImportError as error:
-        raise JudgeError(
-            "the language checker needs the package harper-py: pip install harper-py"
-        ) from error
+    from harper import Dialect, Linter
+
     return Linter(dialect=getattr(Dialect, dialect))
 
 
@@ -482,18 +467,12 @@ def path_of(results_dir: str | Path | None, model_key: str, name: str, judge) ->
 def labels_of(
     texts: pd.DataFrame, prompts: tuple[OpenPrompt, ...], judge, path: Path | None = None
 ) -> pd.DataFrame:
-    """Each text of each prompt, labelled by a judge.
+    """Each different text of each prompt, labelled by a judge: columns `COLUMNS`.
 
     Args:
-        texts: prompt_id, category, text, ended; texts that are the same are judged once.
+        texts: prompt_id, category, text, ended.
         prompts: those that the texts answer.
         path: where labels are kept; None keeps none.
-
-    Returns:
-        Columns `COLUMNS`, a row per prompt and text.
-
-    Raises:
-        ResultsError: the labels cannot be written.
     """
     items = unique_texts(texts)
     items["prompt"] = items.prompt_id.map({prompt.id: prompt.prompt for prompt in prompts})
@@ -517,11 +496,7 @@ def labels_of(
 
 
 def read(path: Path) -> tuple[pd.DataFrame, dict]:
-    """Kept labels, and the record of what they were made from.
-
-    Raises:
-        ResultsError: not such a file, or not whole.
-    """
+    """Kept labels, and the record of what they were made from; else a ResultsError."""
     table, record = records.read(path, conventions.LABELS, (), _AGAIN)
     if missing := sorted(set(COLUMNS) - set(table)):
         raise ResultsError(f"{path} lacks {missing}: {_AGAIN}")
