@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 from calib_utils import paths
 from calib_utils.core.metrics import cluster_interval
 from calib_utils.core.tasks import OpenPrompt
+from calib_utils.errors import InvalidRequestError
 from calib_utils.models.generation import Start, complete, start_of
 from calib_utils.models.loading import Model
 from calib_utils.openended import sandbox
@@ -308,7 +309,12 @@ def sample_programs(
         asked[key] = [start.ids, start.end_ids, problem.entry_point, problem.tests]
     settings = {"n": n, "temperature": 1.0, "max_tokens": max_tokens, "seed": seed}
     settings |= {"isolation": "namespaces", **vars(Limits())}
-    record = record_of(model, asked, settings)
+    try:
+        record = record_of(model, asked, settings)
+    except (TypeError, ValueError) as error:  # such as a set, or an integer that is too long
+        raise InvalidRequestError(
+            f"tests that JSON cannot record ({error}): change them, or use run_programs"
+        ) from error
     folder = records.folder_of(results_dir, model.key, name)
     with tqdm(total=len(chosen) * n, unit="program", desc=model.name, leave=False) as bar:
         return kept(folder, record, chosen, make)

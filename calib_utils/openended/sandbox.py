@@ -122,9 +122,10 @@ def run_tests(
 ) -> Verdict:
     """Runs a program, then calls its function `entry_point` once per test.
 
-    An answer is right where Python's `==` says so, so that True equals 1 and 1.0, and a `Counter`
-    or another subclass equals the plain value of its content. Floats are compared to 1e-9. Integers
-    may have any number of digits; a program that prints one meets the limit of its interpreter.
+    An answer is right where Python's `==` says so, so that True equals 1 and 1.0, floats to 1e-9.
+    It must be of a plain type: a `Counter` is no answer where a dictionary is asked for, since a
+    class of its own may claim to equal anything. Integers may have any number of digits; a program
+    that prints one meets the limit of its interpreter.
 
     Args:
         tests: (arguments, expected value) pairs of None, numbers, strings and their containers.

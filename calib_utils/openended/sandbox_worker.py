@@ -38,33 +38,26 @@ def leave_key_ring() -> None:
 
 
 def encode(value, depth: int = 0):
-    """A value as JSON that tells lists, tuples, sets and dictionaries apart.
+    """A value as JSON that tells lists, tuples, sets and dictionaries apart; plain types only.
 
-    A subclass is taken for the plain type that it extends, by its content: nothing that it
-    overrides is asked. Long integers are written in base 16, which has no limit of digits.
+    Long integers are written in base 16, which has no limit of digits.
 
     Raises:
-        TypeError: another type, or nested too deeply.
+        TypeError: another type, also one that extends a plain one, or nested too deeply.
     """
-    if value is None or type(value) is bool:
+    if type(value) is int and value.bit_length() > 64:
+        return {"int": hex(value)}
+    if value is None or type(value) in (bool, int, float, str):
         return value
-    if isinstance(value, str):
-        return str.__str__(value)
-    if isinstance(value, float):
-        return float.__float__(value)
-    if isinstance(value, int):
-        value = int.__int__(value)
-        return value if value.bit_length() < 64 else {"int": hex(value)}
     if depth < MAX_DEPTH:
-        if isinstance(value, list):
-            return [encode(v, depth + 1) for v in list.__iter__(value)]
-        if isinstance(value, tuple):
-            return {"tuple": [encode(v, depth + 1) for v in tuple.__iter__(value)]}
-        for plain in (set, frozenset):
-            if isinstance(value, plain):
-                return {"set": [encode(v, depth + 1) for v in plain.__iter__(value)]}
-        if isinstance(value, dict):
-            pairs = [[encode(k, depth + 1), encode(v, depth + 1)] for k, v in dict.items(value)]
+        if type(value) is list:
+            return [encode(v, depth + 1) for v in value]
+        if type(value) is tuple:
+            return {"tuple": [encode(v, depth + 1) for v in value]}
+        if type(value) in (set, frozenset):
+            return {"set": [encode(v, depth + 1) for v in value]}
+        if type(value) is dict:
+            pairs = [[encode(k, depth + 1), encode(v, depth + 1)] for k, v in value.items()]
             return {"dict": pairs}
     raise TypeError(f"the answer is no plain value: {type(value).__name__} at depth {depth}")
 
