@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,16 @@ def extract_code(reply: str, entry_point: str = "") -> str:
             return code
     marked = [block.content for block in blocks if _PYTHON.search(block.info)]
     return (marked + codes + [reply])[0]
+
+
+def tested_code(problem: str, reply: str) -> str:
+    """The program in a reply to one of the project's problems, by id: the one that was tested."""
+    return extract_code(reply, _entry_points().get(problem, ""))
+
+
+@cache
+def _entry_points() -> dict[str, str]:
+    return {problem.id: problem.entry_point for problem in read_problems()}
 
 
 def _parsed(source: str) -> ast.Module | None:
@@ -458,7 +469,8 @@ def shape_by_problem(table: pd.DataFrame, tops: Sequence[int] = (1, 3)) -> pd.Da
         own = own[own.passed]
         if own.empty:
             continue
-        groups = own.groupby(own.text.map(lambda text: normalised(extract_code(text))))
+        syntax = [normalised(tested_code(problem, text)) for text in own.text]
+        groups = own.groupby(pd.Series(syntax, index=own.index))
         log_p = np.sort([np.logaddexp.reduce(g.to_numpy()) for _, g in groups.log_p])[::-1]
         log_mass = np.logaddexp.reduce(log_p)
         share = np.exp(log_p - log_mass)

@@ -21,7 +21,7 @@ from calib_utils.errors import InvalidRequestError
 from calib_utils.models.loading import Model, load_model
 from calib_utils.models.served import Endpoint, Reply
 from calib_utils.openended import programs, prompts, verifiers
-from calib_utils.openended.programs import PASSED, extract_code, normalised, read_problems
+from calib_utils.openended.programs import PASSED, normalised, read_problems, tested_code
 from calib_utils.results import records
 from calib_utils.results.evaluation import share_interval
 from calib_utils.studies.reporting import NOT_TESTABLE, OURS, Finding, decided
@@ -397,7 +397,8 @@ def same_program(table: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for problem, own in table[table.outcome == PASSED].groupby("problem", sort=False):
-        x = own.text.map(lambda text: normalised(extract_code(text))).value_counts().to_numpy()
+        syntax = [normalised(tested_code(problem, text)) for text in own.text]
+        x = pd.Series(syntax).value_counts().to_numpy()
         m = int(x.sum())
         same = float((x * (x - 1)).sum() / (m * (m - 1))) if m > 1 else np.nan
         rows.append({"problem": problem, "passing": m, "different": len(x), "same": same})
@@ -422,7 +423,7 @@ def example_programs(table: pd.DataFrame) -> str:
     """
     pairs = []
     for problem, own in table.groupby("problem", sort=False):
-        code = own.text.map(extract_code).map(str.strip)
+        code = own.text.map(lambda text: tested_code(problem, text).strip())  # noqa: B023
         good, bad = code[own.outcome == PASSED], code[own.outcome == "failed"]
         if len(good) and len(bad):
             pair = min(good, key=len), min(bad, key=len)
