@@ -31,8 +31,10 @@ _DRAWS = 4000
 
 @dataclass(frozen=True)
 class RandomOrder:
-    """Expected area and recall at a precision of a random order."""
+    """Expected area and recall at a precision of a random order of `n` candidates."""
 
+    n: int
+    n_valid: int
     area: float
     recall_at: float
     standard_error: float  # of the area, 0 where computed exactly
@@ -73,14 +75,14 @@ def random_order(
     """
     cutoffs = cutoffs or tuple(range(1, n + 1))
     if n_valid == 0:
-        return RandomOrder(math.nan, math.nan, 0.0)
+        return RandomOrder(n, 0, math.nan, math.nan, 0.0)
     if n <= _EXACT_UP_TO:
         thresholds = {found / kept for kept in cutoffs for found in range(min(kept, n_valid) + 1)}
         above = np.array(sorted(t for t in thresholds if t > n_valid / n))
         recall = _recall_at_thresholds(n, n_valid, np.append(above, level), cutoffs)
         # Below the prevalence, keeping all reaches every precision with recall 1.
         area = n_valid / n + float(np.diff(above, prepend=n_valid / n) @ recall[:-1])
-        return RandomOrder(area, float(recall[-1]), 0.0)
+        return RandomOrder(n, n_valid, area, float(recall[-1]), 0.0)
     rng = np.random.default_rng(seed)
     found, before = np.zeros((_DRAWS, 1), dtype=np.int64), 0
     for kept in cutoffs:
@@ -90,7 +92,7 @@ def random_order(
     found = found[:, 1:]
     areas, reached = _area_and_recall(found / np.array(cutoffs), found / n_valid, level)
     error = float(areas.std(ddof=1) / math.sqrt(len(areas)))
-    return RandomOrder(float(areas.mean()), float(reached.mean()), error)
+    return RandomOrder(n, n_valid, float(areas.mean()), float(reached.mean()), error)
 
 
 def _area_and_recall(precision: np.ndarray, recall: np.ndarray, level: float = LEVEL):
