@@ -335,8 +335,10 @@ def _places(region: str) -> dict[str, bool]:
 
 @cache
 def _known_places() -> frozenset[str]:
-    regions = {region for entry in _names("city").values() for region in entry.regions}
-    return frozenset().union(*(_places(region.lstrip("?")) for region in regions))
+    states = _names("us-state")
+    codes = {code[3:].casefold() for entry in states.values() for code in entry.regions}
+    countries = {name for name, entry in _names("country").items() if entry.regions}
+    return frozenset({*countries, *states, *_NATIONS, *codes})
 
 
 def _placed(entry: _Entry, places: list[str], ended: bool) -> tuple[bool | None, str]:
