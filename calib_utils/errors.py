@@ -90,7 +90,7 @@ class JudgeError(CalibUtilsError, ValueError):
 
 
 class SandboxError(CalibUtilsError, RuntimeError):
-    """Programs cannot be run here with the isolation that was asked for."""
+    """Programs cannot be isolated on this system; the message says why."""
 
 
 class NoCheckoutError(CalibUtilsError, FileNotFoundError):

@@ -40,7 +40,6 @@ chat = None  # True, False: with or without the chat template; None: by the mode
 seed = 0  # of all draws
 results_dir = ""  # where texts are stored and reused; empty: data/results of this checkout
 quick = False  # two questions, one problem, few draws, nothing stored unless results_dir is given
-isolation = "namespaces"  # of programs under test; "python" is weaker, for systems without Linux
 endpoint_url = ""  # an OpenAI-compatible server up to /v1, to ask Fig. 11's question there too
 endpoint_model = ""  # the name under which it knows the model; the key is only in the environment
 endpoint_replies = 100  # each may cost money, and none is stored
@@ -107,9 +106,9 @@ page.show(table) if endpoint_url else print(study.NOT_ASKED)
 # ## Programs
 #
 # Twelve short problems were written for this project, with 5 to 9 tests each. Per problem 20
-# replies are drawn at temperature 1 without cutoff, 256 tokens at most, and the first code block
-# of each runs in a sandbox: limits on time and memory, no network, no files. It passes if every
-# answer is right. *failed* ran to its end with a wrong answer or an exception, *error* did not
+# replies are drawn at temperature 1 without cutoff, 256 tokens at most, and the first code
+# block of each that defines the function runs in a sandbox: limits on time and memory, no network,
+# no files. It passes if every answer is right. *failed* ran to its end with a wrong answer or an exception, *error* did not
 # load.
 #
 # {term}`pass@k` is the probability that k draws hold one that passes, by the unbiased estimator of
@@ -118,7 +117,7 @@ page.show(table) if endpoint_url else print(study.NOT_ASKED)
 
 # %%
 n_programs = study.QUICK_PROGRAMS if quick else study.N_PROGRAMS
-options = {"isolation": isolation, "quick": quick, "results_dir": page.store}
+options = {"quick": quick, "results_dir": page.store}
 programs = study.draw_programs(page.model, n_programs, seed, **options)
 drawn_when = page.when_written(["programs"])
 why_not = study.why_not(programs)

@@ -45,7 +45,8 @@ class Endpoint:
         model: the name under which the server knows the model.
         key_variable: environment variable of the key, which may be unset; None sends no key.
         max_tokens: limit of a reply; a thinking model needs thousands.
-        options: further fields of every chat, such as `{"temperature": 0.6}` (0 by default).
+        options: further fields of every chat, such as `{"temperature": 0.6}` (0 by default); None
+            leaves a field out, as in `{"max_tokens": None, "max_completion_tokens": 900}`.
         timeout: seconds of silence of an attempt; all together get `attempts` times as long.
         attempts: how often a request is sent when the server is busy, failing or slow.
         concurrency: requests under way at once.
@@ -78,6 +79,11 @@ class Endpoint:
         for name in ("max_tokens", "attempts", "concurrency"):
             if type(getattr(self, name)) is not int or getattr(self, name) < 1:
                 raise EndpointError(f"{name}={getattr(self, name)!r}: must be an integer above 0")
+        self._check_key()
+
+    def _check_key(self) -> None:
+        """Again before each run: the key may be set after the endpoint was made."""
+        url = urlsplit(self.base_url)
         if not self._key():
             return
         if not re.fullmatch(r"[!#-\[\]-~]+", self._key()):
@@ -107,6 +113,7 @@ class Endpoint:
             EndpointError: the server cannot be used, or sends no chat completion.
         """
         common = {"max_tokens": self.max_tokens, "temperature": 0, **self.options}
+        common = {name: value for name, value in common.items() if value is not None}
         chats = ({"messages": [{"role": "user", "content": text}], **common} for text in messages)
         return self.answers("chat/completions", chats, self._reply)
 
@@ -170,6 +177,7 @@ class Endpoint:
             ) from None
 
     def _client(self):
+        self._check_key()
         try:
             import openai
         except ImportError:
@@ -190,8 +198,11 @@ class Endpoint:
         choice = answer["choices"][0]
         # null where a thinking model was cut off before its answer.
         text = choice["message"]["content"] or ""
+        if isinstance(text, list):  # parts, of which thinking is another kind
+            texts = (p if isinstance(p, str) else p["type"] == "text" and p["text"] for p in text)
+            text = "".join(filter(None, texts))
         if not isinstance(text, str):
-            raise TypeError("content that is no string")
+            raise TypeError("content that is no text")
         return Reply(self._without_key(text), choice.get("finish_reason") != "length")
 
     def _explained(self, error) -> str:
@@ -199,7 +210,7 @@ class Endpoint:
             401: f"set the key in the environment variable {self.key_variable}",
             403: f"check what the key in {self.key_variable} may do",
             404: f"check base_url (it ends in /v1 as a rule) and the model's name {self.model!r}",
-            **dict.fromkeys(_REFUSED, "change the request"),
+            **dict.fromkeys(_REFUSED, "change the request; in options, None leaves a field out"),
             **dict.fromkeys(range(300, 400), "redirects are not followed, check base_url"),
         }.get(error.status_code, f"see whether the server is well ({self.attempts} attempts)")
         answer = self._clean(error.body)
@@ -209,7 +220,10 @@ class Endpoint:
         return paths.secret(self.key_variable) if self.key_variable else None
 
     def _without_key(self, text: str) -> str:
-        return text.replace(self._key(), "[key]") if self._key() else text
+        """The key goes however it is spelled: a reply may hold it in escapes, decoded later."""
+        letters = ((re.escape(letter), f"u{ord(letter):04x}") for letter in self._key() or "")
+        pattern = "".join(rf"(?:\\*{plain}|\\+(?i:{escaped}))" for plain, escaped in letters)
+        return re.sub(pattern, "[key]", text) if pattern else text
 
     def _clean(self, text) -> str:
         return " ".join(self._without_key(str(text)).split())[:_SHOWN]

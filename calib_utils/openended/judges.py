@@ -8,7 +8,9 @@ import hashlib
 import itertools
 import json
 import re
+import reprlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -85,7 +87,7 @@ def read_reply(reply: str, judged: str = "") -> Verdict:
     """The one answer in a judge's reply.
 
     Thinking before the answer is dropped. Around the JSON object there may be prose or a code
-    fence. Objects that stand in the judged text as they are count as quotations, not as answers.
+    fence. Objects that stand in the judged text, white space aside, are quotations, not answers.
 
     Args:
         judged: the text that was judged.
@@ -101,9 +103,9 @@ def read_reply(reply: str, judged: str = "") -> Verdict:
             raise UnreadableReplyError("thinking that does not end")
     if len(reply) > MAX_REPLY:
         raise UnreadableReplyError(f"reply of {len(reply):,} characters")
-    answers, problem = set(), "no JSON object"
+    answers, problem, judged = set(), "no JSON object", "".join(judged.split())
     for source, fields in _objects(reply):
-        if source not in judged:
+        if "".join(source.split()) not in judged:
             try:
                 answers.add(_verdict(fields))
             except UnreadableReplyError as error:
@@ -135,16 +137,15 @@ def _verdict(fields: dict) -> Verdict:
         score = fields[name]
         # A bool is an int in Python; 9.0 and "9" are not what was asked for.
         if type(score) is not int or not LOWEST <= score <= HIGHEST:
-            raise UnreadableReplyError(f"{name}={score!r}"[:MAX_REASON])
+            raise UnreadableReplyError(f"{name}={reprlib.repr(score)}")  # may be a deep nest
     reason = " ".join(plain_text(fields["reason"]).split())[:MAX_REASON]
     return Verdict(*(fields[name] for name in CRITERIA), reason=reason)
 
 
 class LocalChat:
-    """An embedded, hub or local chat model that answers like an endpoint, always greedily.
+    """A chat model, loaded or by name, that answers like an endpoint, always greedily.
 
     Args:
-        model: what `load_model` takes, or a loaded model.
         max_tokens: limit of a reply.
         batch_size: messages completed together.
     """
@@ -157,17 +158,13 @@ class LocalChat:
     @property
     def identity(self) -> dict:
         """What an answer depends on."""
-        return {
-            "weights_sha256": self.model.weights_sha256,
-            "dtype": self.model.dtype,
-            "max_tokens": self.max_tokens,
-        }
+        own = {name: getattr(self.model, name) for name in ("weights_sha256", "dtype")}
+        return own | {"max_tokens": self.max_tokens}
 
     def replies(self, messages: Sequence[str]) -> Iterator[tuple[int, Reply]]:
         """Answers to single user messages: (position, reply), messages of similar length together.
 
-        Raises:
-            JudgeError: the model has no chat template.
+        Raises a JudgeError where the model has no chat template.
         """
         tokenizer = self.model.tokenizer
         if not tokenizer.chat_template:
@@ -203,13 +200,9 @@ class LanguageModelJudge:
 
     Args:
         backend: an `Endpoint` or a `LocalChat`.
-        name: in tables and file names.
+        name: in tables and file names; a JudgeError where it cannot be part of one.
         cache_dir: answers are kept here under a hash of judge, rubric and item, so that a run that
-            was killed goes on where it was; by default among the user's cached files, None keeps
-            none.
-
-    Raises:
-        JudgeError: a name that cannot be part of a file name.
+            was killed goes on where it was; by default among the user's files, None keeps none.
     """
 
     criteria = CRITERIA
@@ -235,11 +228,8 @@ class LanguageModelJudge:
 
         An item that occurs twice is asked once. A reply that cannot be read is asked for again,
         with what was wrong; after `ASKS` of them the item stays NA, with the reason, as does one
-        that the endpoint refuses. Neither is kept on disk: the next run asks again.
-
-        Raises:
-            JudgeError: not a table of items.
-            EndpointError: the endpoint cannot be used; answers so far are kept on disk.
+        that the endpoint refuses. Neither is kept on disk: the next run asks again. Where the
+        endpoint cannot be used (EndpointError), answers so far are kept.
         """
         rows = check_items(items)
         verdicts = {item: self._kept(item) for item in dict.fromkeys(rows)}
@@ -253,18 +243,18 @@ class LanguageModelJudge:
                 messages = [question(item, problems[item]) for item in asked]
                 for position, reply in self.backend.replies(messages):
                     item = asked[position]
-                    if isinstance(reply, RefusedRequestError):
-                        refusals.append(reply)
-                        verdicts[item] = Verdict(reason=f"not judged: {reply}")
-                    else:
-                        try:
-                            if not reply.ended:
-                                raise UnreadableReplyError("the reply was cut off at max_tokens")
+                    try:
+                        if isinstance(reply, RefusedRequestError):
+                            refusals.append(reply)
+                            verdicts[item] = Verdict(reason=f"not judged: {reply}")
+                        elif reply.ended:
                             verdicts[item] = read_reply(reply.text, item.text)
-                        except UnreadableReplyError as error:
-                            problems[item] = str(error)
-                            continue
-                        self._keep(item, verdicts[item])
+                            self._keep(item, verdicts[item])
+                        else:
+                            raise UnreadableReplyError("the reply was cut off at max_tokens")
+                    except UnreadableReplyError as error:
+                        problems[item] = str(error)
+                        continue
                     del problems[item]
                     bar.update()
         if refusals and len(refusals) == bar.total:
@@ -279,12 +269,10 @@ class LanguageModelJudge:
 
     def _kept(self, item: Item) -> Verdict | None:
         """The stored verdict; None where there is none, or none that can be trusted."""
-        if self._folder is None:
-            return None
-        try:
-            return _verdict(json.loads(self._path(item).read_text(encoding="utf-8"))["verdict"])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            return None
+        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+            if self._folder is not None:
+                return _verdict(json.loads(self._path(item).read_text(encoding="utf-8"))["verdict"])
+        return None
 
     def _keep(self, item: Item, verdict: Verdict) -> None:
         """One small file per item, renamed into place: a kill loses at most what was asked."""
@@ -316,8 +304,7 @@ def local_judge(model: Model | str, *, cache_dir="default", **settings) -> Langu
     return LanguageModelJudge(backend, name=backend.model.key, cache_dir=cache_dir)
 
 
-# Agreement of judges (App. A.2): labels in, numbers out. What a judge's errors do to a measured
-# frontier is in `precision_recall`.
+# Agreement of judges (App. A.2). What their errors do to a frontier is in `precision_recall`.
 
 _RESAMPLES = {"f1": 10_000, "alpha": 2_000}
 
@@ -389,11 +376,10 @@ def _percentiles(values: np.ndarray) -> tuple[float, float]:
 def krippendorff_alpha(labels) -> float:
     """Krippendorff's alpha for nominal labels: 1 is full agreement, 0 what chance gives.
 
+    NaN where all labels are equal or no item has two: there is no disagreement to expect.
+
     Args:
         labels: [item, judge], any values; NA or None where a judge has no label.
-
-    Returns:
-        NaN where all labels are equal or no item has two: there is no disagreement to expect.
 
     >>> round(krippendorff_alpha([[1, 1], [0, 0], [1, 0], [1, 1]]), 3)
     0.533

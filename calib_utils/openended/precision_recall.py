@@ -53,11 +53,7 @@ class NoiseFloor:
 
 @lru_cache(maxsize=4096)
 def random_order(
-    n: int,
-    n_valid: int,
-    level: float = LEVEL,
-    cutoffs: tuple[int, ...] | None = None,
-    seed: int = 0,
+    n: int, n_valid: int, level: float = LEVEL, cutoffs: tuple | None = None, seed: int = 0
 ) -> RandomOrder:
     """Area under the frontier and recall at a precision, averaged over all orders.
 
@@ -73,9 +69,6 @@ def random_order(
         level: precision, in (0, 1].
         cutoffs: numbers of candidates kept that a frontier may use, rising to n; all by default.
         seed: of the simulation.
-
-    Returns:
-        NaN for area and recall where nothing is valid.
 
     >>> random_order(2, 1).area  # the valid one is first (1) or second (1/2)
     0.75
@@ -137,11 +130,7 @@ def _recall_at_thresholds(n: int, n_valid: int, thresholds: np.ndarray, cutoffs:
 
 
 def noise_floor(
-    n: int,
-    n_valid: int,
-    false_positive: float,
-    false_negative: float,
-    n_draws: int = 50,
+    n: int, n_valid: int, false_positive: float, false_negative: float, n_draws: int = 50
 ) -> NoiseFloor:
     """Area and recall that a perfect order seems to have, scored by a judge that errs.
 
@@ -216,9 +205,9 @@ def node_measures(
 
     Returns:
         A row per node: its columns, recall (the kind), n_candidates, n_valid, prevalence, area,
-        recall_at (at precision `LEVEL`, 0 where no cutoff reaches it), random_area and
-        random_recall_at (of `random_order`), area_gain = area - random_area. NaN but for the counts
-        and the prevalence where nothing is valid: such a node has no recall.
+        recall_at (at precision `LEVEL`, 0 where no cutoff reaches it), random_area,
+        random_recall_at, area_gain = area - random_area. Where nothing is valid there is no recall:
+        NaN but for counts and prevalence.
     """
     rows = []
     for key, own in curves.groupby(by, sort=False, dropna=False):
@@ -273,7 +262,7 @@ def published_points() -> pd.DataFrame:
 
 
 def from_published() -> pd.DataFrame:
-    """The numbers of `node_measures` from the authors' demo points: one row per model and prefix.
+    """`node_measures` of the authors' demo points: one row per model and prefix.
 
     Unweighted recall, over the 60 published cutoffs only; the random order is given the same 60.
     More cutoffs could raise the frontier, never lower it.
@@ -338,11 +327,8 @@ def depth_summary(measures: pd.DataFrame, by: str = "depth") -> pd.DataFrame:
 def depth_differences(measures: pd.DataFrame, by: str = "depth") -> pd.DataFrame:
     """Every two depths compared within the same (prompt, seed): the later one minus the earlier.
 
-    Runs that have a defined node at one of the two depths only are left out, and counted.
-
-    Returns:
-        A row per pair and measure: `by`, minus, measure, difference, low, high, n_prompts, n_runs,
-        n_unpaired.
+    A row per pair and measure. Runs that have a defined node at one of the two depths only are left
+    out, and counted (n_unpaired).
     """
     defined = measures[measures.n_valid > 0]
     means = defined.groupby([by, "prompt_id", "seed"])[list(MEASURES)].mean()

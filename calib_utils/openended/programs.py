@@ -11,18 +11,21 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from markdown_it import MarkdownIt
 from scipy.stats import rankdata
 from tqdm.auto import tqdm
 
 from calib_utils import paths
 from calib_utils.core.metrics import cluster_interval
 from calib_utils.core.tasks import OpenPrompt
+from calib_utils.errors import InvalidRequestError
 from calib_utils.models.generation import Start, complete, start_of
 from calib_utils.models.loading import Model
 from calib_utils.openended import sandbox
@@ -33,9 +36,8 @@ _ASKS = (
     "Write a Python function `{signature}`. {prompt} Reply with one Python code block that holds "
     "the complete function, and nothing else."
 )
-_FENCE = re.compile(
-    r"^[ \t]*```[ \t]*[\w+-]*[ \t]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE
-)
+_MARKDOWN = MarkdownIt("commonmark").disable(["inline", "reference"])
+_PYTHON = re.compile(r"\bi?py(thon)?[\d.]*\b", re.IGNORECASE)  # in the words beside a fence
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,9 @@ class Problem:
         """The user's message, exactly as the model is to see it."""
         return _ASKS.format(signature=self.signature, prompt=self.prompt)
 
-    def run(self, source: str, isolation: str = "namespaces") -> Verdict:
+    def run(self, source: str) -> Verdict:
         """The tests' verdict on a program, see `sandbox.run_tests`."""
-        return sandbox.run_tests(source, self.entry_point, self.tests, isolation=isolation)
+        return sandbox.run_tests(source, self.entry_point, self.tests)
 
 
 def read_problems() -> tuple[Problem, ...]:
@@ -77,30 +79,68 @@ def read_problems() -> tuple[Problem, ...]:
     return tuple(problems)
 
 
-def extract_code(reply: str) -> str:
-    """The program in a reply: its first fenced block, cut off or not, or all of it if none.
+def extract_code(reply: str, entry_point: str = "") -> str:
+    """The program in a reply, whose fenced blocks are those of CommonMark, cut off or not.
 
-    >>> extract_code("Sure!\\n```python\\nx = 1\\n```\\nThis sets x.")
-    'x = 1\\n'
+    The first block that is Python and defines the function `entry_point` (any function without a
+    name); else the first that is marked as Python; else the first block, or the reply if it has
+    none. Blocks are not joined.
+
+    >>> extract_code("First:\\n```sh\\nls\\n```\\nThen:\\n~~~~ {.python}\\ndef f(): pass\\n~~~~")
+    'def f(): pass\\n'
     """
-    block = _FENCE.search(reply)
-    return reply if block is None else block[1]
+    tokens = _MARKDOWN.parse(reply)
+    blocks = [token for token in tokens if token.type == "fence" and token.content.strip()]
+    codes = [block.content for block in blocks]
+    for code in (*codes, reply):
+        if _defines(_parsed(code), entry_point):
+            return code
+    marked = [block.content for block in blocks if _PYTHON.search(block.info)]
+    return (marked + codes + [reply])[0]
+
+
+def tested_code(problem: str, reply: str) -> str:
+    """The program in a reply to one of the project's problems, by id: the one that was tested."""
+    return extract_code(reply, _entry_points().get(problem, ""))
+
+
+@cache
+def _entry_points() -> dict[str, str]:
+    return {problem.id: problem.entry_point for problem in read_problems()}
+
+
+def _parsed(source: str) -> ast.Module | None:
+    """None for what is no Python of this interpreter's version."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about what a model wrote
+            return ast.parse(source)
+    # Deep nesting exhausts the parser's stack or memory; zero bytes are a ValueError.
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def _defines(tree: ast.Module | None, name: str) -> bool:
+    for node in tree.body if tree else ():
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and name in ("", node.name):
+            return True
+        if name and name in (getattr(target, "id", "") for target in getattr(node, "targets", ())):
+            return True
+    return False
 
 
 def normalised(source: str) -> str | None:
     """A program's syntax as text: equal for programs that differ in layout, comments and
     docstrings only. None where it is no Python of this interpreter's version."""
+    if (tree := _parsed(source)) is None:
+        return None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about what a model wrote
-            tree = ast.parse(source)
         for node in ast.walk(tree):
             match getattr(node, "body", None):
                 case [ast.Expr(ast.Constant(str())), _, *_]:
                     del node.body[0]
         return ast.dump(tree)
-    # Deep nesting exhausts the parser's stack or memory; zero bytes are a ValueError.
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except (ValueError, RecursionError):
         return None
 
 
@@ -109,15 +149,9 @@ def normalised(source: str) -> str | None:
 COLUMNS = ["draw", "text", "n_tokens", "log_p", "ended"]
 # Fields of a model's generation settings that change what it writes, and the values that do not.
 _NEUTRAL = {
-    "temperature": 1.0,
-    "top_k": 0,
-    "top_p": 1.0,
-    "min_p": None,
-    "typical_p": 1.0,
-    "epsilon_cutoff": 0.0,
-    "eta_cutoff": 0.0,
-    "repetition_penalty": 1.0,
-    "no_repeat_ngram_size": 0,
+    **{"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": None, "typical_p": 1.0},
+    **{"epsilon_cutoff": 0.0, "eta_cutoff": 0.0},
+    **{"repetition_penalty": 1.0, "no_repeat_ngram_size": 0},
 }
 _ROWS = 32  # replies at a time under a model's own settings; the draws depend on it
 
@@ -135,11 +169,7 @@ def draw(
     Returns:
         A row per draw, columns `COLUMNS`: the text without its end token, the number of tokens
         with it, and `log_p`, the log-probability in nats of these tokens at temperature 1,
-        whatever temperature they were drawn at. A reply that had not `ended` is a prefix of one,
-        and so is what its `log_p` says.
-
-    Raises:
-        InvalidRequestError: a temperature out of range.
+        whatever temperature they were drawn at; of a prefix where the reply had not `ended`.
     """
     start = message_start(model, message)
     options = {"n_samples": n, "temperature": temperature, "seed": seed}
@@ -211,13 +241,8 @@ def kept(
 ) -> pd.DataFrame:
     """The tables of `make` for every id, one after another; those in `folder` are not made again.
 
-    Each is written whole as soon as it is made. Without a folder nothing is kept.
-
-    Args:
-        record: of `record_of`; a folder of another one is an error.
-
-    Raises:
-        ResultsError: the folder holds something else, or cannot be read or written.
+    Each is written whole as soon as it is made. Without a folder nothing is kept; one of another
+    `record` (of `record_of`) is a ResultsError.
     """
     if folder is None:
         return pd.concat(map(make, ids), ignore_index=True)
@@ -266,7 +291,6 @@ def sample_programs(
     seed: int = 0,
     results_dir: str | Path | None = None,
     name: str = "programs",
-    isolation: str = "namespaces",
 ) -> pd.DataFrame:
     """Replies of a model to every problem, drawn without cutoff, each tested in a sandbox.
 
@@ -276,21 +300,17 @@ def sample_programs(
         results_dir: problems are kept under `results_dir/<model>/texts/<name>`, one file each as
             soon as it is done. A run after a kill goes on from there; a finished one needs neither
             the weights nor a sandbox. Without it nothing is kept.
-        isolation: see `sandbox`. What it cannot offer here is an error.
 
     Returns:
         A row per reply, columns `TESTED_COLUMNS`; `log_p` as in `draw`.
-
-    Raises:
-        CalibUtilsError: a named subclass.
     """
     chosen = {problem.id: problem for problem in problems}
 
     def make(problem_id: str) -> pd.DataFrame:
-        sandbox.require(isolation)  # before minutes of drawing, not after
+        sandbox.require()  # before minutes of drawing, not after
         problem = chosen[problem_id]
         drawn = draw(model, problem.message, n, max_tokens, seed=seed)
-        table = run_programs(drawn.assign(problem=problem_id), [problem], isolation)
+        table = run_programs(drawn.assign(problem=problem_id), [problem])
         bar.update(n)
         return table
 
@@ -299,16 +319,19 @@ def sample_programs(
         start = message_start(model, problem.message)
         asked[key] = [start.ids, start.end_ids, problem.entry_point, problem.tests]
     settings = {"n": n, "temperature": 1.0, "max_tokens": max_tokens, "seed": seed}
-    settings |= {"isolation": isolation, **vars(Limits())}
-    record = record_of(model, asked, settings)
+    settings |= {"isolation": "namespaces", **vars(Limits())}
+    try:
+        record = record_of(model, asked, settings)
+    except (TypeError, ValueError) as error:  # such as a set, or an integer that is too long
+        raise InvalidRequestError(
+            f"tests that JSON cannot record ({error}): change them, or use run_programs"
+        ) from error
     folder = records.folder_of(results_dir, model.key, name)
     with tqdm(total=len(chosen) * n, unit="program", desc=model.name, leave=False) as bar:
         return kept(folder, record, chosen, make)
 
 
-def run_programs(
-    drawn: pd.DataFrame, problems: Sequence[Problem], isolation: str = "namespaces"
-) -> pd.DataFrame:
+def run_programs(drawn: pd.DataFrame, problems: Sequence[Problem]) -> pd.DataFrame:
     """Tests the programs in replies, whoever wrote them; needs no model.
 
     Args:
@@ -321,7 +344,7 @@ def run_programs(
     pairs = list(zip(drawn.problem, drawn.text, strict=True))
     verdicts = {}
     for problem, text in dict.fromkeys(pairs):
-        verdict = chosen[problem].run(extract_code(text), isolation)
+        verdict = chosen[problem].run(extract_code(text, chosen[problem].entry_point))
         verdicts[problem, text] = [getattr(verdict, name) for name in _VERDICT]
     found = pd.DataFrame([verdicts[pair] for pair in pairs], columns=_VERDICT, index=drawn.index)
     table = drawn.assign(**found)
@@ -368,12 +391,9 @@ def ranked_programs(table: pd.DataFrame) -> pd.DataFrame:
         Columns problem, rank (from 1), log_p in nats, passed, drawn (how often), text.
     """
     whole = table[table.ended.astype(bool)]
-    found = (
-        whole.assign(passed=whole.outcome == PASSED)
-        .groupby(["problem", "text"], sort=False)
-        .agg(log_p=("log_p", "max"), passed=("passed", "first"), drawn=("draw", "size"))
-        .reset_index()
-    )
+    groups = whole.assign(passed=whole.outcome == PASSED).groupby(["problem", "text"], sort=False)
+    named = {"log_p": ("log_p", "max"), "passed": ("passed", "first"), "drawn": ("draw", "size")}
+    found = groups.agg(**named).reset_index()
     found["place"] = found.problem.map({p: i for i, p in enumerate(table.problem.unique())})
     found = found.sort_values(["place", "log_p"], ascending=[True, False], kind="stable")
     found["rank"] = found.groupby("problem", sort=False).cumcount() + 1
@@ -449,7 +469,8 @@ def shape_by_problem(table: pd.DataFrame, tops: Sequence[int] = (1, 3)) -> pd.Da
         own = own[own.passed]
         if own.empty:
             continue
-        groups = own.groupby(own.text.map(lambda text: normalised(extract_code(text))))
+        syntax = [normalised(tested_code(problem, text)) for text in own.text]
+        groups = own.groupby(pd.Series(syntax, index=own.index))
         log_p = np.sort([np.logaddexp.reduce(g.to_numpy()) for _, g in groups.log_p])[::-1]
         log_mass = np.logaddexp.reduce(log_p)
         share = np.exp(log_p - log_mass)

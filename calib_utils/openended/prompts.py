@@ -24,9 +24,6 @@ def open_prompts(categories: Iterable[str] = CATEGORIES) -> tuple[OpenPrompt, ..
 
     >>> [prompt.gazetteer for prompt in open_prompts(["item"])]
     ['city', 'country', 'element', 'city']
-
-    Raises:
-        UnknownNameError: no such category.
     """
     wanted = [categories] if isinstance(categories, str) else list(categories)
     for name in wanted:
@@ -55,14 +52,11 @@ def noveltybench(
 
     Args:
         split: `curated` (100 prompts) or `wildchat` (1,000).
-        revision: commit, branch or tag on the hub. No commit is known to this project, so a run
-            that must stay the same has to name one.
-        file: a `.jsonl` or `.parquet` with the columns id, prompt and perhaps category, in place of
-            the hub.
+        revision: commit, branch or tag on the hub; name a commit for a run that must stay the same.
+        file: a `.jsonl` or `.parquet` with the columns id, prompt and perhaps category.
 
     Raises:
-        HubUnreachableError: no connection and nothing cached; the message names the way without.
-        InvalidTaskError: rows that are no prompts.
+        HubUnreachableError, InvalidTaskError
     """
     if split not in SPLITS:
         raise UnknownNameError("NoveltyBench split", split, SPLITS)
@@ -86,8 +80,8 @@ def _rows(path: Path) -> list[dict]:
             import pyarrow.parquet as pq
 
             return pq.read_table(path).to_pylist()
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines if line.strip()]
+        # At line feeds alone: a string may hold what else Unicode calls the end of a line.
+        return [json.loads(line) for line in path.read_bytes().split(b"\n") if line.strip()]
     except Exception as error:
         raise InvalidTaskError(
             f"{str(path)!r} is unreadable ({type(error).__name__}: {error}); it must be a .parquet "

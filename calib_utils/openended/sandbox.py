@@ -6,20 +6,17 @@ The verdict is made here: the sandbox gets the tests' inputs, never the expected
 answers over a pipe of its own, each line behind a nonce. Leaving early, printing a verdict or
 writing to that pipe gains a program nothing; only right answers pass.
 
-`isolation="namespaces"` (Linux, with `unshare`, `mount` and `setpriv` of util-linux) keeps a
-program from the network (its own has not even a loopback that is up); from every file but a folder
-of its own in memory and, read-only, the system's programs and libraries under /usr and /lib and the
-interpreter; from other processes; from more than the given time, memory, processes, files and
-output; and from staying alive after the run. It has no capabilities and cannot gain any.
+A program has no network (not even a loopback that is up), no environment and no key ring of the
+caller; no files but a folder of its own in memory and, read-only, the interpreter with its standard
+library and the system's libraries, without packages and without this project wherever it lies; no
+sight of other processes; no capabilities, and no way to gain any. Nothing of it outlives the run,
+so that one verdict cannot depend on the program before.
 
-`isolation="python"` is for systems without those. Resource limits and a killed process group are
-the kernel's, but files, network and processes are refused by an audit hook inside the same
-interpreter. That stops programs that err, not programs that attack: **an audit hook is no security
-boundary**. As root the limit on processes is the hook's alone; on macOS memory has no limit.
-
-Neither protects from a flaw in the kernel, from what can be learnt by timing, or from programs that
-use up what the limits allow: memory is limited per process, so together they may hold `processes`
-times as much. Programs here are written by small models; for hostile ones use a virtual machine.
+This takes Linux with `unshare`, `mount` and `setpriv` of util-linux. There is no weaker way for
+other systems: what an audit hook inside the interpreter refuses, a program can find. Not even this
+protects from a flaw in the kernel, from what can be learnt by timing, or from programs that use up
+what the limits allow: memory is limited per process, so together they may hold `processes` times as
+much. Programs here are written by small models; for hostile ones use a virtual machine.
 """
 
 import contextlib
@@ -28,6 +25,7 @@ import math
 import os
 import secrets
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,24 +37,35 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from calib_utils.errors import InvalidRequestError, SandboxError
+from calib_utils import paths
+from calib_utils.errors import InvalidRequestError, NoCheckoutError, SandboxError
+from calib_utils.openended.sandbox_worker import decode, encode
 
-ISOLATIONS = ("namespaces", "python")
 WALL_TIME, TOO_MUCH_OUTPUT = "wall time used up", "too much output"
 _ANSWER_BYTES = 1_000_000
 _START_SECONDS = 30  # for mounting and starting the interpreter, not counted as the program's
 # Numbers that systemd leaves unused; one per process of ours, since limits count by user.
 _USERS = (60578, 600)
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
-_SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache")
+_LIBRARIES = ("/usr/lib", "/usr/lib32", "/usr/lib64", "/lib", "/lib32", "/lib64")
 # The shell stays as process 1 and never runs the program: when it ends or is killed, so is all
-# else in its namespace, whatever session or signal handlers the program has chosen.
+# else in its namespace, whatever session or signal handlers the program has chosen. Before that it
+# says its number outside. "+" shows a path, "-" hides a folder inside one.
 _BOX = """set -e
 root=$1; size=$2; shift 2
+read -r pid rest < /proc/self/stat
+echo "$pid"
 mount -t tmpfs -o "size=$size,mode=755" tmpfs "$root"
 while [ "$1" != -- ]; do
-  if [ -d "$1" ]; then mkdir -p "$root$1"; else mkdir -p "$root${1%/*}"; : > "$root$1"; fi
-  mount --bind -o ro "$1" "$root$1"
+  path=${1#?}; place=$root$path
+  case $1 in
+    -*) [ ! -d "$place" ] || mount -t tmpfs -o size=4k,mode=755 tmpfs "$place" ;;
+    *) mkdir -p "${place%/*}"
+       if [ -L "$path" ]; then ln -s "$(readlink "$path")" "$place"; else
+         if [ -d "$path" ]; then mkdir -p "$place"; else [ -e "$place" ] || : > "$place"; fi
+         mount --bind -o ro "$path" "$place"
+       fi ;;
+  esac
   shift
 done
 shift
@@ -77,8 +86,8 @@ class Limits:
         cpu_seconds: of processor time, per process.
         wall_seconds: until everything is killed.
         memory_mb: address space per process, in 2^20 bytes.
-        processes: processes and threads at one time; none but the first under "python".
-        file_mb: size of one file; under "namespaces" of all files together.
+        processes: processes and threads at one time.
+        file_mb: size of all files together.
         output_bytes: of standard output and error together; a program that writes more is killed.
     """
 
@@ -110,119 +119,125 @@ def run_tests(
     entry_point: str,
     tests: Sequence[tuple[Sequence, Any]],
     limits: Limits = Limits(),
-    isolation: str = "namespaces",
 ) -> Verdict:
     """Runs a program, then calls its function `entry_point` once per test.
 
+    An answer is right where Python's `==` says so, so that True equals 1 and 1.0, floats to 1e-9.
+    It must be of a plain type: a `Counter` is no answer where a dictionary is asked for, since a
+    class of its own may claim to equal anything. Integers may have any number of digits; a program
+    that prints one meets the limit of its interpreter.
+
     Args:
-        tests: (arguments, expected value) pairs of JSON values. Equal means `==`, floats to 1e-9.
-        isolation: see the module; no weaker one is chosen on its own.
+        tests: (arguments, expected value) pairs of None, numbers, strings and their containers.
 
     Raises:
-        SandboxError: this system does not offer the isolation.
+        SandboxError: this system cannot isolate a program.
+        InvalidRequestError: no tests, or an argument of another type.
     """
-    require(isolation)
+    require()
     if not tests:
         raise InvalidRequestError("no tests: every program would pass; give at least one")
-    return _run(source, entry_point, tests, limits, isolation)
+    return _run(source, entry_point, tests, limits)
 
 
-def require(isolation: str) -> None:
-    """Raises SandboxError if an isolation does not work here, InvalidRequestError if it is none."""
-    if isolation not in ISOLATIONS:
-        raise InvalidRequestError(f"isolation={isolation!r} does not exist: choose {ISOLATIONS}")
-    if isolation not in available():
+def require() -> None:
+    """Raises a SandboxError with the reason if programs cannot be isolated here."""
+    if reason := fault():
         raise SandboxError(
-            f"isolation={isolation!r} does not work here, only {available()}: 'namespaces' needs "
-            "Linux, util-linux and permission to create namespaces (Ubuntu grants it with `sysctl "
-            "kernel.apparmor_restrict_unprivileged_userns=0`); choose 'python' only for programs "
-            "that you would run without a sandbox"
+            f"programs cannot be isolated here ({reason}): this needs Linux, util-linux and "
+            "permission to create namespaces (Ubuntu grants it with `sysctl "
+            "kernel.apparmor_restrict_unprivileged_userns=0`); run it there or in a virtual machine"
         )
 
 
 @cache
-def available() -> tuple[str, ...]:
-    """The isolations that work here, found by running a program under each, the strongest first."""
-    if os.name != "posix":
-        return ()
-    found = []
-    probe = "import os\ndef f():\n    return os.listdir('.')"
-    for isolation in ISOLATIONS:
-        with contextlib.suppress(SandboxError):
-            if _run(probe, "f", [((), [])], Limits(), isolation).outcome == "passed":
-                found.append(isolation)
-    return tuple(found)
+def fault() -> str:
+    """Why no program can be isolated here, found by running one; empty where one can."""
+    if sys.platform != "linux":
+        return f"{sys.platform} has no namespaces"
+    try:
+        probe = "import os\ndef f():\n    return os.listdir('.')"
+        verdict = _run(probe, "f", [((), [])], Limits())
+    except SandboxError as error:
+        return str(error)
+    return "" if verdict.outcome == "passed" else verdict.reason
 
 
-def _run(source, entry_point, tests, limits: Limits, isolation: str) -> Verdict:
+def _run(source, entry_point, tests, limits: Limits) -> Verdict:
     nonce = secrets.token_hex(16)
-    job = {
-        "nonce": nonce,
-        "source": source,
-        "entry_point": entry_point,
-        "inputs": [list(arguments) for arguments, _ in tests],
-        "limits": _resource_limits(limits, isolation),
-        "audit": isolation == "python",
-    }
-    with tempfile.TemporaryDirectory(prefix="box-", ignore_cleanup_errors=True) as folder:
-        root, job_file = Path(folder) / "root", Path(folder) / "job.json"
-        root.mkdir()
-        job_file.write_text(json.dumps(job), encoding="utf-8")
-        read, write = os.pipe()
-        with open(job_file, "rb") as job_input, os.fdopen(read, "rb", buffering=0) as answers:
-            job_file.unlink()
-            try:
-                process = subprocess.Popen(
-                    _command(root, limits, isolation, write),
-                    stdin=job_input,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    pass_fds=(write,),
-                    env={"PATH": _PATH, "PYTHONHASHSEED": "0"},  # the same verdict every time
-                    cwd=root,
-                    start_new_session=True,
-                    bufsize=0,
-                )
-            except OSError as error:
-                raise SandboxError(f"the sandbox did not start ({error})") from error
-            finally:
-                os.close(write)
-            with process.stdout:
-                sent, output, stopped = _listen(process, answers, limits, nonce.encode())
-                code, cpu_seconds = _end(process, patient=not stopped)
+    try:
+        inputs = [encode(list(arguments)) for arguments, _ in tests]
+    except TypeError as error:
+        raise InvalidRequestError(f"a test's arguments: {error}; give plain values") from error
+    job = {"nonce": nonce, "source": source, "entry_point": entry_point, "inputs": inputs}
+    job["limits"] = _resource_limits(limits)
+    read, write = os.pipe()
+    with (
+        os.fdopen(read, "rb", buffering=0) as answers,
+        tempfile.TemporaryDirectory(prefix="box-", ignore_cleanup_errors=True) as root,
+        tempfile.TemporaryFile() as job_input,
+    ):
+        job_input.write(json.dumps(job).encode())
+        job_input.seek(0)
+        try:
+            process = subprocess.Popen(
+                _command(root, limits, write),
+                stdin=job_input,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=(write,),
+                env={"PATH": _PATH, "PYTHONHASHSEED": "0"},  # the same verdict every time
+                cwd=root,
+                start_new_session=True,
+                bufsize=0,
+            )
+        except OSError as error:
+            raise SandboxError(f"the sandbox did not start ({error})") from error
+        finally:
+            os.close(write)
+        with process.stdout:
+            sent, output, stopped = _listen(process, answers, limits, nonce.encode())
+            first, _, rest = output.partition(b"\n")
+            code, cpu_seconds = _end(process, first, patient=not stopped)
     said = _records(sent, nonce.encode())
     if not said:
-        why = output.decode("utf-8", "replace").strip()[-300:] or stopped or f"exit code {code}"
-        raise SandboxError(f"the sandbox did not start ({why}): see `sandbox.available()`")
+        why = (rest if first.isdigit() else output).decode("utf-8", "replace").strip()[-300:]
+        raise SandboxError(f"the sandbox did not start ({why or stopped or f'exit code {code}'})")
     number = -code if code < 0 else max(0, code - 128)  # shells add 128 to a signal's number
     if not stopped and number == signal.SIGKILL and cpu_seconds > limits.cpu_seconds - 0.5:
         stopped = "processor time used up"
     return judge(said, tests, stopped or (f"ended by signal {number}" if number else ""))
 
 
-def _resource_limits(limits: Limits, isolation: str) -> dict[str, int]:
-    memory = {"RLIMIT_AS": int(limits.memory_mb * 2**20)}
+def _resource_limits(limits: Limits) -> dict[str, int]:
     return {
-        **(memory if sys.platform != "darwin" else {}),  # macOS refuses to set it
+        "RLIMIT_AS": int(limits.memory_mb * 2**20),
         "RLIMIT_CPU": math.ceil(limits.cpu_seconds),
         "RLIMIT_FSIZE": int(limits.file_mb * 2**20),
         "RLIMIT_NOFILE": 64,
         "RLIMIT_CORE": 0,
-        # Without a user namespace this counts everything the user runs, so only none is certain.
-        "RLIMIT_NPROC": int(limits.processes) if isolation == "namespaces" else 0,
+        "RLIMIT_NPROC": int(limits.processes),
     }
 
 
-def _command(root: Path, limits: Limits, isolation: str, answers: int) -> list[str]:
+def _shown() -> list[str]:
+    """What a program sees of the system ("+") and what is hidden inside ("-"), parents first."""
+    python, prefix = os.path.realpath(sys.executable), os.path.realpath(sys.base_prefix)
+    libraries = [path for path in (*_LIBRARIES, f"{prefix}/lib") if os.path.isdir(path)]
+    hidden = {str(Path(__file__).resolve().parents[1])}
+    with contextlib.suppress(NoCheckoutError):
+        hidden.add(str(paths.project_root()))
+    for library in libraries:
+        hidden |= set(map(str, Path(library).glob("python*/*-packages")))
+    files = ("/etc/ld.so.cache", shutil.which("setpriv", path=_PATH) or "", python)
+    signs = {path: "+" for path in (*libraries, *files) if os.path.exists(path)}
+    signs |= dict.fromkeys(hidden, "-")
+    return [signs[path] + path for path in sorted(signs)]
+
+
+def _command(root: str, limits: Limits, answers: int) -> list[str]:
     worker = Path(__file__).with_name("sandbox_worker.py").read_text(encoding="utf-8")
-    python = os.path.realpath(sys.executable)
-    flags = ["-P", "-s", "-S", "-B", "-X", "utf8", "-c"]
-    if isolation == "python":
-        return [python, *flags, worker, str(answers)]
-    prefix = os.path.realpath(sys.base_prefix)
-    shown = [path for path in _SYSTEM if os.path.exists(path)]
-    if not f"{prefix}/".startswith("/usr/"):
-        shown.append(prefix)
+    flags = ["-P", "-s", "-S", "-B", "-X", "utf8", "-c", _ENTER_BOX + worker, str(answers)]
     private = ["--net", "--pid", "--ipc", "--uts", "--mount", "--fork", "--kill-child"]
     drop = ["setpriv", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"]
     if os.geteuid() == 0:
@@ -235,17 +250,13 @@ def _command(root: Path, limits: Limits, isolation: str, answers: int) -> list[s
     late = math.ceil(limits.wall_seconds + _START_SECONDS) + 1
     return [
         *("timeout", "--foreground", "--signal=KILL", str(late), "unshare", *private),
-        *("sh", "-c", _BOX, "box", str(root), str(int(limits.file_mb * 2**20)), *shown, "--"),
-        *(*drop, python, *flags, _ENTER_BOX + worker, str(answers)),
+        *("sh", "-c", _BOX, "box", root, str(int(limits.file_mb * 2**20)), *_shown(), "--"),
+        *(*drop, os.path.realpath(sys.executable), *flags),
     ]
 
 
 def _listen(process: subprocess.Popen, answers, limits: Limits, nonce: bytes):
-    """Reads until both pipes close or a limit is hit.
-
-    Returns:
-        The bytes of answers and of output, and why the run has to be stopped, or "".
-    """
+    """Answers and output until both pipes close or a limit is hit, and which ("" if none)."""
     read = {answers: bytearray(), process.stdout: bytearray()}
     caps = {answers: _ANSWER_BYTES, process.stdout: limits.output_bytes}
     deadline, started, stopped = time.monotonic() + _START_SECONDS, False, ""
@@ -270,22 +281,22 @@ def _listen(process: subprocess.Popen, answers, limits: Limits, nonce: bytes):
     return *map(bytes, read.values()), stopped
 
 
-def _end(process: subprocess.Popen, patient: bool) -> tuple[int, float]:
-    """Kills the whole group, if `patient` after a moment to end by itself.
+def _end(process: subprocess.Popen, first: bytes, patient: bool) -> tuple[int, float]:
+    """Waits until nothing of the run is left, if `patient` after a moment to end by itself.
 
-    Returns:
-        The exit code, negative for a signal, and the processor time in seconds.
+    Gives the exit code and the processor time in seconds; `first` is the line of output that names
+    the namespace's process 1. With it the kernel ends the namespace, and `unshare` after that.
     """
-    pid, patience = process.pid, time.monotonic() + 1.0
-    # The leader is not reaped before the kill, so that its number cannot be somebody else's.
-    options = os.WEXITED | os.WNOHANG | os.WNOWAIT
-    while patient and time.monotonic() < patience and not os.waitid(os.P_PID, pid, options):
-        time.sleep(0.005)
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)
-    _, status, usage = os.wait4(pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return process.returncode, usage.ru_utime + usage.ru_stime
+    import resource
+
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(1.0 if patient else 0.0)
+    if process.returncode is None:  # not reaped, so that no number can be somebody else's
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(first) if first.isdigit() else -process.pid, signal.SIGKILL)
+    code, after = process.wait(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return code, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def _records(sent: bytes, nonce: bytes) -> list[dict]:
@@ -300,11 +311,7 @@ def _records(sent: bytes, nonce: bytes) -> list[dict]:
 
 
 def judge(said: list[dict], tests: Sequence[tuple[Sequence, Any]], stopped: str = "") -> Verdict:
-    """The verdict over a run's records. The first answer to a test counts.
-
-    Args:
-        stopped: why the run did not end by itself; empty where it did.
-    """
+    """The verdict over a run's records, `stopped` if not ended by itself. First answers count."""
     problems: dict[int, str] = {}
     for record in said:
         number = record.get("test")
@@ -315,7 +322,7 @@ def judge(said: list[dict], tests: Sequence[tuple[Sequence, Any]], stopped: str 
     if stopped:
         outcome, reason = "timeout" if stopped.endswith("time used up") else "killed", stopped
     elif not_loaded:
-        outcome, reason = "error", f"did not load: {not_loaded[0]}"
+        outcome, reason = "error", f"did not load: {_text(not_loaded[0])}"
     elif len(problems) < len(tests):
         outcome, reason = "error", f"ended after {len(problems)} of {len(tests)} tests"
     else:
@@ -326,33 +333,37 @@ def judge(said: list[dict], tests: Sequence[tuple[Sequence, Any]], stopped: str 
 def _problem(record: dict, expected) -> str:
     """What is wrong with the answer to one test; empty if nothing."""
     if "answer" not in record:
-        return f"raised {str(record.get('raised'))[:200]}"
+        return f"raised {_text(record.get('raised'))[:200]}"
     try:
-        answer = _decode(record["answer"])
+        answer = decode(record["answer"])
+        right = _equal(answer, expected)
+        return "" if right else f"gave {_repr(answer)}, expected {_repr(expected)}"
+    # What no worker of ours has sent.
     except (ValueError, TypeError, KeyError, RecursionError):
         return "sent no readable answer"
-    return "" if _equal(answer, expected) else f"gave {answer!r:.120}, expected {expected!r:.120}"
 
 
-def _decode(value):
-    """The inverse of `sandbox_worker.encode`."""
-    if isinstance(value, list):
-        return [_decode(item) for item in value]
-    if isinstance(value, dict):
-        ((kind, content),) = value.items()
-        if kind == "dict":
-            return {_decode(key): _decode(item) for key, item in content}
-        return {"tuple": tuple, "set": frozenset}[kind](_decode(content))
-    return value
+def _text(said) -> str:
+    """What a program said, with escapes for the halves of surrogate pairs, which no file holds."""
+    return said.encode("utf-8", "backslashreplace").decode() if type(said) is str else "nothing"
+
+
+def _repr(value) -> str:
+    try:
+        return f"{value!r:.120}"
+    except ValueError:  # an integer beyond the limit of digits that are printed
+        return "a number too long to print"
 
 
 def _equal(answer, expected) -> bool:
-    if isinstance(answer, float) and isinstance(expected, int | float):
-        return math.isclose(answer, expected, rel_tol=1e-9, abs_tol=1e-9)
-    if type(answer) is type(expected) is list:
+    if type(answer) is type(expected) and type(answer) in (list, tuple):
         return len(answer) == len(expected) and all(map(_equal, answer, expected))
     if type(answer) is type(expected) is dict:
         return answer.keys() == expected.keys() and all(
             _equal(answer[key], expected[key]) for key in answer
         )
+    both = (answer, expected)
+    if float in map(type, both) and all(isinstance(value, int | float) for value in both):
+        with contextlib.suppress(OverflowError):  # an integer that no float can hold
+            return math.isclose(answer, expected, rel_tol=1e-9, abs_tol=1e-9)
     return answer == expected

@@ -85,15 +85,10 @@ class Sweep:
     def parameters(self) -> dict:
         """All that decides the completions of a given model, for a record."""
         return {
-            "prompts": [vars(prompt) for prompt in self.prompts],
-            "seeds": list(self.seeds),
-            "position": list(self.position),
-            "depth": self.depth,
-            "candidates": list(self.ranks),
-            "n_samples": self.n_samples,
-            "max_tokens": self.max_tokens,
-            "temperature": _temperature(self),
-            "end": self.end,
+            **{"prompts": [vars(prompt) for prompt in self.prompts], "seeds": list(self.seeds)},
+            **{"position": list(self.position), "depth": self.depth},
+            **{"candidates": list(self.ranks), "n_samples": self.n_samples},
+            **{"max_tokens": self.max_tokens, "temperature": _temperature(self), "end": self.end},
         }
 
     def fingerprint(self) -> str:
@@ -110,12 +105,8 @@ def _check(sweep: Sweep) -> None:
         if not holds:
             raise InvalidRequestError(f"{field}={getattr(sweep, field)!r}: {remedy}")
 
-    ids, seeds, ranks, t = (
-        [p.id for p in sweep.prompts],
-        sweep.seeds,
-        sweep.ranks,
-        sweep.temperature,
-    )
+    ids = [prompt.id for prompt in sweep.prompts]
+    seeds, ranks, t = sweep.seeds, sweep.ranks, sweep.temperature
     require(bool(ids), "prompts", "give at least one, for example prompts.open_prompts()")
     require(len(set(ids)) == len(ids), "prompts", "every id must occur once")
     require(bool(seeds), "seeds", "give at least one")
@@ -126,12 +117,9 @@ def _check(sweep: Sweep) -> None:
     require(len(sweep.position) == 2, "position", "give a number, or a pair (low, high)")
     low, high = sweep.position
     whole_number("position", high, whole_number("position", low, 0))
-    require(
-        low > 0 or len(seeds) == 1 or sweep.n_samples != 0,
-        "position",
-        f"at 0 tokens the greedy tree is the same for each of the {len(seeds)} seeds: give one "
-        "seed, or a position from 1",
-    )
+    same = f"at 0 tokens the greedy tree is the same for each of the {len(seeds)} seeds"
+    differ = low > 0 or len(seeds) == 1 or sweep.n_samples != 0
+    require(differ, "position", f"{same}: give one seed, or a position from 1")
     whole_number("depth", sweep.depth, 1, MAX_DEPTH)
     ascending = bool(ranks) and ranks[0] >= 0 and list(ranks) == sorted(set(ranks))
     require(ascending, "ranks", "give different whole numbers from 0, ascending")
@@ -147,9 +135,6 @@ def log_ranks(n: int, max_rank: int) -> tuple[int, ...]:
 
     >>> log_ranks(8, 1000)
     (0, 2, 6, 18, 51, 138, 372, 999)
-
-    Raises:
-        InvalidRequestError: fewer than 1, or more than there are ranks.
     """
     whole_number("n", n, 1, max_rank)
     wanted = np.expm1(np.linspace(0, math.log(max_rank), n)).round().astype(int)
@@ -184,9 +169,6 @@ def sweep(
 
     Returns:
         One row per completion, columns `records.COLUMNS`, trees in the order of `Sweep.trees`.
-
-    Raises:
-        CalibUtilsError: a named subclass, before anything is completed wherever possible.
     """
     model = load_model(model)
     if sweep.ranks[-1] >= (size := vocabulary_size(model)):
@@ -201,9 +183,8 @@ def sweep(
     generator = engine.continuations if engine else Continuations
     names = [records.chunk_name(prompt.id, seed) for prompt, seed in sweep.trees]
     found: list[dict] = []
-    with tqdm(
-        total=size_of(sweep)[0], unit="text", desc=f"{model.name}, {sweep.name}", leave=False
-    ) as bar:
+    total, label = size_of(sweep)[0], f"{model.name}, {sweep.name}"
+    with tqdm(total=total, unit="text", desc=label, leave=False) as bar:
         for name, (prompt, seed) in zip(names, sweep.trees, strict=True):
             if folder is not None and (folder / name).exists():
                 bar.update(sweep.n_completions)
@@ -254,25 +235,15 @@ def grow(
     written = _opening(model, sweep, start, key, batch_size, generator)
     tree = generator(model, start.ids + written, batch_size)
     ranks = _leaves(tree, sweep, start.end_ids)
-    done = tree.complete(
-        ranks,
-        sweep.max_tokens,
-        start.end_ids,
-        n_samples=sweep.n_samples,
-        temperature=_temperature(sweep) or 1.0,
-        seed=key,
-        advance=advance,
-    )
+    options = {"n_samples": sweep.n_samples, "temperature": _temperature(sweep) or 1.0}
+    options |= {"seed": key, "advance": advance}
+    done = tree.complete(ranks, sweep.max_tokens, start.end_ids, **options)
     before = _text(model, written)
     for leaf in done:
         tokens = leaf.prefix + leaf.token_ids
         yield {
-            "prompt_id": prompt.id,
-            "category": prompt.category,
-            "seed": seed,
-            "position": len(written),
-            "prefix": before,
-            "depth": len(leaf.prefix),
+            **{"prompt_id": prompt.id, "category": prompt.category, "seed": seed},
+            **{"position": len(written), "prefix": before, "depth": len(leaf.prefix)},
             "path_ranks": list(ranks[leaf.prefix]),
             "path_ids": list(leaf.prefix),
             "path_log_p": list(leaf.prefix_log_p),
@@ -320,9 +291,8 @@ def _leaves(tree: Continuations, sweep: Sweep, end_ids) -> dict[tuple[int, ...],
 
 def _text(model: Model, ids: Sequence[int]) -> str:
     """Special tokens are shown: one that was forced must not look like nothing to a judge."""
-    return model.tokenizer.decode(
-        list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
-    )
+    shown = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+    return model.tokenizer.decode(list(ids), **shown)
 
 
 # From judged completions to candidates: tables in, tables out.
@@ -333,11 +303,9 @@ COLUMNS = [*_CANDIDATE, "token_id", "log_p", "valid", "weight", "n_leaves", "n_u
 
 
 def unique_texts(completions: pd.DataFrame) -> pd.DataFrame:
-    """Each text once per prompt, for judges: identical completions are judged once.
+    """Each text once per prompt, in the order of appearance, for judges.
 
-    Returns:
-        prompt_id, category, text, `ended` (whether any of them was closed by an end token) and
-        `n_completions`, in the order of their first appearance.
+    Beside it `ended`, whether any of its completions was, and `n_completions`.
     """
     groups = completions.groupby(["prompt_id", "category", "text"], sort=False)
     found = groups.agg(ended=("ended", "any"), n_completions=("ended", "size"))

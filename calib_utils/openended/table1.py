@@ -12,18 +12,8 @@ import numpy as np
 import pandas as pd
 
 from calib_utils import paths
+from calib_utils.core import rules as cutoffs
 from calib_utils.core.metrics import best_by_budget, cluster_interval
-from calib_utils.core.rules import (
-    TABLE3_MIN_P,
-    TABLE3_TEMPERATURES,
-    TABLE3_TOP_K,
-    TABLE3_TOP_P,
-    MinP,
-    NoCutoff,
-    Rule,
-    TopK,
-    TopP,
-)
 from calib_utils.core.tasks import OpenPrompt
 from calib_utils.errors import InvalidRequestError
 from calib_utils.models.generation import Start, start_of
@@ -44,28 +34,19 @@ _ROUNDING = 1e-9  # a mean of shares that is .8 may come out a hair below
 
 
 def setting_scores(
-    generations: pd.DataFrame,
-    embed: Embed,
-    n_valid: int | None = None,
-    seed: int = 0,
+    generations: pd.DataFrame, embed: Embed, n_valid: int | None = None, seed: int = 0
 ) -> pd.DataFrame:
-    """Validity and the three diversities of every prompt under every setting.
+    """Validity and the three diversities (`MEASURES`) of every prompt under every setting.
 
     Each diversity is over the same number of texts, a seeded sample where there are more, since
     self-BLEU rises with their number. The paper does not say whether invalid texts are among them.
 
     Args:
-        generations: a row per text: prompt_id, strategy, parameter (NaN where there is none),
-            temperature, text, and a boolean valid.
+        generations: a row per text: prompt_id, `SETTING`, text, and a boolean valid.
         embed: texts to vectors [text, dimension]; called once.
         n_valid: compare this many of the valid texts, so that nonsense does not count as diverse;
             a setting with fewer has no diversity at that prompt (NaN). By default as many of all
             texts as the smallest setting has.
-        seed: of the samples.
-
-    Returns:
-        Columns prompt_id, strategy, parameter, temperature, n_generated, n_texts, validity,
-        embedding_diversity, self_bleu, self_bleu_in_groups.
     """
     cells = list(generations.groupby(["prompt_id", *SETTING], sort=False, dropna=False))
     wanted = n_valid or min(len(own) for _, own in cells)
@@ -96,9 +77,7 @@ def settings_table(scores: pd.DataFrame) -> pd.DataFrame:
     mean validity reaches `LEVEL`: one setting for all prompts. The oracle is held to the level
     where it can be; where no setting of it reaches the level, its most valid one is chosen, and
     `valid_enough` says so. A setting whose diversity is undefined at some prompt is not chosen.
-
-    Raises:
-        InvalidRequestError: settings that were not run on the same prompts.
+    Settings that were not run on the same prompts are an InvalidRequestError.
     """
     prompts = set(scores.prompt_id)
     rows = []
@@ -213,19 +192,16 @@ def _held_out(own: pd.DataFrame) -> float:
     return float(np.where(none, np.nan, wide[1, best, np.arange(n_prompts)]).mean())
 
 
-_GRIDS: dict[str, list[Rule]] = {
-    "top_k": [TopK(k) for k in TABLE3_TOP_K],
-    "min_p": [MinP(p) for p in TABLE3_MIN_P],
-    "top_p": [TopP(p) for p in TABLE3_TOP_P],
-    "none": [NoCutoff()],
+_GRIDS: dict[str, list[cutoffs.Rule]] = {
+    "top_k": [cutoffs.TopK(k) for k in cutoffs.TABLE3_TOP_K],
+    "min_p": [cutoffs.MinP(p) for p in cutoffs.TABLE3_MIN_P],
+    "top_p": [cutoffs.TopP(p) for p in cutoffs.TABLE3_TOP_P],
+    "none": [cutoffs.NoCutoff()],
 }
 
 
 def plan_generations(
-    prompt_ids: list[str],
-    n_texts: int = 24,
-    budget: int | None = 4,
-    seed: int = 0,
+    prompt_ids: list[str], n_texts: int = 24, budget: int | None = 4, seed: int = 0
 ) -> pd.DataFrame:
     """The settings to run, the same for every prompt, and the number of texts of each.
 
@@ -244,10 +220,10 @@ def plan_generations(
     rng = np.random.default_rng(seed)
     settings = []
     for strategy, rules in _GRIDS.items():
-        grid = [(strategy, rule, t) for rule in rules for t in TABLE3_TEMPERATURES]
+        grid = [(strategy, rule, t) for rule in rules for t in cutoffs.TABLE3_TEMPERATURES]
         kept = range(len(grid)) if budget is None else sorted(rng.permutation(len(grid))[:budget])
         settings += [grid[i] for i in kept]
-    settings.append((ORACLE, NoCutoff(), 1.0))
+    settings.append((ORACLE, cutoffs.NoCutoff(), 1.0))
     rows = []
     for prompt in prompt_ids:
         for strategy, rule, t in settings:
@@ -311,10 +287,7 @@ def generate(
         end: what closes a text, as in `sweeps.Sweep`.
 
     Returns:
-        A row per text: prompt_id, category, strategy, parameter, temperature, sample, text, ended.
-
-    Raises:
-        ResultsError: the place is held by texts of another request.
+        A row per text: prompt_id, category, `SETTING`, sample, text, ended.
     """
     ids = list(dict.fromkeys(plan.prompt_id))
     starts = {key: start_of(model, prompts[key], end) for key in ids}

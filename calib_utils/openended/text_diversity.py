@@ -69,11 +69,7 @@ class Embedder:
             ) from error
 
     def embed(self, texts: Sequence[str], batch_size: int = 32) -> np.ndarray:
-        """Unit vectors [text, dimension], float64; equal texts of a call have equal vectors.
-
-        Raises:
-            InvalidRequestError: no texts.
-        """
+        """Unit vectors [text, dimension], float64; equal texts of a call have equal vectors."""
         import torch
 
         if not len(texts):
@@ -94,14 +90,11 @@ class Embedder:
 
 
 def load_embedder(name: str | Path = DEFAULT_ENCODER) -> Embedder:
-    """A sentence embedder by embedded name, hub id or local folder.
+    """A sentence embedder by embedded name, hub id or local folder; errors as `load_model`'s.
 
     `all-MiniLM-L6-v2` comes from a package index and needs no hub. A folder or repository may be in
     the layout of sentence-transformers, whose pooling is followed; a plain encoder is pooled by the
     mean.
-
-    Raises:
-        UnknownNameError, HubUnreachableError, HashMismatchError, ModelFormatError
     """
     text, folder = str(name), Path(name).expanduser()
     if text in ENCODERS:
@@ -164,10 +157,7 @@ def embedding_diversity(vectors: np.ndarray) -> float:
     The cosines sum to |sum of unit vectors|^2 - n, at least -n; so the cost is linear in n.
 
     Args:
-        vectors: [text, dimension]; need not have unit length.
-
-    Raises:
-        InvalidRequestError: a vector of length 0 or with values that are not finite.
+        vectors: [text, dimension], finite and none of length 0; need not have unit length.
 
     >>> embedding_diversity(np.array([[1.0, 0.0], [-2.0, 0.0]]))
     2.0

@@ -69,8 +69,7 @@ def plain_text(text: str) -> str:
 def check_items(items: pd.DataFrame) -> list[Item]:
     """The rows of a table of items, in order.
 
-    Raises:
-        JudgeError: a column is missing, or a cell is not of its kind; the message names the row.
+    Raises a JudgeError where a column is missing, or a cell is not of its kind; it names the row.
     """
     missing = [name for name in ITEM_COLUMNS if name not in getattr(items, "columns", ())]
     if missing:
@@ -90,14 +89,20 @@ def label_table(verdicts: Iterable[Verdict], criteria: Iterable[str]) -> pd.Data
     `valid` is True where every criterion of the judge reaches the threshold, False where one does
     not, and NA where one is missing: an item without a verdict is never counted either way.
     """
-    rows = [astuple(verdict) for verdict in verdicts]
-    table = pd.DataFrame(rows, columns=[*CRITERIA, "reason"], dtype=object)
+    table = pd.DataFrame(map(astuple, verdicts), columns=[*CRITERIA, "reason"], dtype=object)
     table = table.astype(dict.fromkeys(CRITERIA, "Int64"))
     scores = table[list(criteria)]
-    valid = (scores >= THRESHOLD).all(axis=1).astype("boolean")
-    table["valid"] = valid.where(scores.notna().all(axis=1))
-    table["reason"] = table.reason.map(plain_text).astype(str)
-    return table[list(LABEL_COLUMNS)]
+    valid = (scores >= THRESHOLD).all(axis=1).astype("boolean").where(scores.notna().all(axis=1))
+    reason = table.reason.map(plain_text).astype(str)
+    return table.assign(valid=valid, reason=reason)[list(LABEL_COLUMNS)]
+
+
+class _Checker:
+    """A judge whose verdict on an item depends on nothing but the item."""
+
+    def judge(self, items: pd.DataFrame) -> pd.DataFrame:
+        """One row of labels per item, in order (see `label_table`)."""
+        return label_table(map(self._verdict, check_items(items)), self.criteria)
 
 
 # Labels by people, in a CSV sheet.
@@ -113,10 +118,10 @@ def write_sheet(path: Path | str, items: pd.DataFrame) -> Path:
     and perhaps `note`. Raises a JudgeError where the place cannot be written.
     """
     rows = [
-        (item.digest, _inert(item.prompt), _inert(item.text), "yes" if item.ended else "no")
-        for item in dict.fromkeys(check_items(items))
+        (own.digest, _inert(own.prompt), _inert(own.text), "yes" if own.ended else "no", "", "", "")
+        for own in dict.fromkeys(check_items(items))
     ]
-    table = pd.DataFrame([[*row, "", "", ""] for row in rows], columns=SHEET_COLUMNS)
+    table = pd.DataFrame(rows, columns=SHEET_COLUMNS)
     try:
         with files.whole(Path(path)) as draft:
             table.to_csv(draft, index=False, quoting=csv.QUOTE_ALL)
@@ -134,11 +139,7 @@ def read_sheets(items: pd.DataFrame, *paths: Path | str) -> pd.DataFrame:
     """What people said of the items: a row per item, in order, and a boolean column per annotator.
 
     NA where a person has no label. `judges.krippendorff_alpha` takes the table, `judges.compare`
-    two columns.
-
-    Raises:
-        JudgeError: a file that is no sheet, a label other than yes, no or empty, a label without
-            annotator or of a text that is not among the items, or two of one person for a text.
+    two columns. A JudgeError names the file and row of what is no label of one of the items.
     """
     digests = [item.digest for item in check_items(items)]
     labels: dict[str, dict[str, bool]] = {}
@@ -167,28 +168,40 @@ def read_sheets(items: pd.DataFrame, *paths: Path | str) -> pd.DataFrame:
     return pd.DataFrame(columns, index=range(len(digests)), dtype="boolean")
 
 
-# Labels for prompts that ask for one item of a known kind: a list of English names decides.
+# Labels for prompts that ask for one item of a known kind: a list of names decides.
 #
 # The whole answer must be one listed name after a stated normalisation (`normalise`); a sentence
-# around it is not an answer to "name a city". The lists are under `data/tasks/gazetteer`, whose
-# README names their sources.
+# around it is not an answer to "name a city". `data/tasks/gazetteer` names the lists' sources.
 #
-# *Ambiguous* (NA) is what the lists leave open: territories and disputed countries, historical
-# city names, an element's symbol, a city with a region that the lists do not hold, or an answer in
-# another script than Latin. A city may be followed by its country, and in the US and the UK by its
-# state or nation; a wrong one makes the answer invalid. Places below 15,000 people are not listed,
-# so naming one counts as invalid. A text that the token limit cut off is valid where it begins a
-# valid name ("San Franc"), since it may have gone on well; an empty one is NA.
+# *Ambiguous* (NA) is what the lists leave open: names in other languages, territories, disputed
+# and historical names, codes of states and symbols of elements; beside the lists, an official form
+# ("the Kingdom of Spain", "Seoul City"), a city with a region that they do not hold or that is
+# disputed, and an answer in another script than Latin. A city may be followed by its country, and
+# in the US and the UK by its state or nation; a wrong one makes the answer invalid. Places below
+# 15,000 people are not listed, so naming one counts as invalid. A text that the token limit cut off
+# is valid where it begins a valid name ("San Franc"), since it may have gone on well.
 
 KINDS = {"city": "cities", "country": "countries", "element": "elements", "us-state": "us-states"}
 _NATIONS = {"england": "ENG", "scotland": "SCT", "wales": "WLS", "northern ireland": "NIR"}
 # Letters that no decomposition takes apart.
 _PLAIN = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "ı": "i", "æ": "ae", "œ": "oe", "ð": "d"})
 _AROUND = "\"'`*_“”‘’«».!?,;: \t\r\n"
+_SHORT = {"st": "saint", "ste": "sainte", "ft": "fort", "mt": "mount"}
+# Words around a listed name that leave it open: "Federal Republic of Nigeria", "Tokyo City".
+_OFFICIAL = {
+    "city": re.compile("city of (.+)|(.+) city"),
+    "us-state": re.compile("(?:state|commonwealth) of (.+)|(.+) state"),
+    "country": re.compile(
+        "(?:(?:democratic|peoples|federal|federative|federated|islamic|arab|united|socialist|"
+        "cooperative|plurinational|bolivarian|hashemite|independent|oriental|grand) )*"
+        "(?:republic|kingdom|states?|commonwealth|union|federation|principality|duchy|sultanate) "
+        "of (?:the )?(.+)"
+    ),
+}
 _SILENT = re.compile("['’‘ʻʼ`´.]")
 
 
-class GazetteerJudge:
+class GazetteerJudge(_Checker):
     """Labels by list: `overall` is 10 for a valid answer and 1 for an invalid one.
 
     An item's prompt says which list decides (`known_prompts`); items with another prompt are NA.
@@ -202,10 +215,6 @@ class GazetteerJudge:
         """What a label depends on beside the item; `kind` is part of labels already stored."""
         lists = sorted(paths.package_data("tasks", "gazetteer").glob("*.csv"))
         return {"kind": None, "lists": {path.name: files.sha256_of_file(path) for path in lists}}
-
-    def judge(self, items: pd.DataFrame) -> pd.DataFrame:
-        """One row of labels per item, in order (see `label_table`)."""
-        return label_table(map(self._verdict, check_items(items)), self.criteria)
 
     def _verdict(self, item: Item) -> Verdict:
         kind = known_prompts().get(item.prompt)
@@ -229,19 +238,20 @@ def normalise(text: str) -> str:
 
     In this order: white space, quotation and emphasis marks and punctuation around the text are
     dropped; case and accents are ignored; apostrophes and full stops are dropped; hyphens are
-    spaces; "&" is "and"; "St" is "Saint"; one leading "the" is dropped; runs of spaces are one.
-    Nothing inside is corrected otherwise: a misspelled name is another name.
+    spaces; "&" is "and"; "St", "Ste", "Ft" and "Mt" are written out; one leading "the" is dropped;
+    runs of spaces are one. Nothing else is corrected: a misspelled name is another name.
 
     >>> normalise(" **The St. John's**.\\n")
     'saint johns'
     """
     text = unicodedata.normalize("NFKC", text).strip(_AROUND).casefold().translate(_PLAIN)
-    decomposed = unicodedata.normalize("NFKD", text)
-    text = "".join(letter for letter in decomposed if not unicodedata.combining(letter))
+    if not text.isascii():
+        decomposed = unicodedata.normalize("NFKD", text)
+        text = "".join(letter for letter in decomposed if not unicodedata.combining(letter))
     text = _SILENT.sub("", text)
     text = re.sub("[-‐‑–]", " ", text).replace("&", " and ")
     text = re.sub(r"[^\S\n]+", " ", text).strip()
-    text = re.sub(r"\bst\b", "saint", text)
+    text = re.sub(r"\b(st|ste|ft|mt)\b", lambda found: _SHORT[found[0]], text)
     return text.removeprefix("the ")
 
 
@@ -255,17 +265,26 @@ def decide(kind: str, text: str, ended: bool = True) -> tuple[bool | None, str]:
     names = _names(kind)
     if not answer:
         return (False if ended else None), "empty"
+    turned = normalise(" ".join(reversed(answer.split(",")))) if kind == "country" else answer
+    if turned in names:  # "Korea, South"
+        answer = turned
     if answer in names:
-        ambiguous = names[answer].ambiguous
-        return (None, f"ambiguous: {answer}") if ambiguous else (True, f"listed: {answer}")
-    if kind == "city":
-        inside = re.fullmatch(r"([^(]+)\(([^()]+)\)", answer)
-        name, *places = inside.groups() if inside else answer.split(",")
-        where = names.get(normalise(name))
-        if where is not None and places:
-            return _placed(where, [normalise(place) for place in places], ended)
-    if not ended and answer in _beginnings(kind):
-        return True, f"cut off: {answer} begins a listed name"
+        return _listed(names[answer], answer)
+    inside = re.fullmatch(r"([^(]+)\(([^()]+)\)", answer)
+    name, *others = map(normalise, inside.groups() if inside else answer.split(","))
+    if kind == "city" and name in names and others:
+        return _placed(names[name], others, ended)
+    if kind == "country" and inside and {name, *others} <= set(names):
+        one, other = names[name], names[others[0]]
+        if set(one.regions) & set(other.regions):
+            return _listed(one, answer)
+    official = _OFFICIAL[kind].fullmatch(answer) if kind in _OFFICIAL else None
+    if official and official[official.lastindex] in names:
+        return None, f"ambiguous: {answer}"
+    begun = () if ended else [e for name, e in names.items() if name.startswith(answer)]
+    if begun:
+        valid = not all(entry.ambiguous for entry in begun)
+        return valid or None, f"cut off: {answer} begins a listed name"
     if any(x.isalpha() and not unicodedata.name(x, "?").startswith("LATIN") for x in answer):
         return None, f"ambiguous: {answer[:40]!r} is not in Latin letters"
     return False, f"not a listed {kind}: {answer[:80]!r}"
@@ -275,6 +294,10 @@ def decide(kind: str, text: str, ended: bool = True) -> tuple[bool | None, str]:
 class _Entry:
     regions: list[str]
     ambiguous: bool  # unless a row calls the name valid
+
+
+def _listed(entry: _Entry, answer: str) -> tuple[bool | None, str]:
+    return (None, f"ambiguous: {answer}") if entry.ambiguous else (True, f"listed: {answer}")
 
 
 @cache
@@ -292,38 +315,47 @@ def _names(kind: str) -> dict[str, _Entry]:
 
 
 @cache
-def _beginnings(kind: str) -> frozenset[str]:
-    """Every beginning of a valid name."""
-    valid = [name for name, entry in _names(kind).items() if not entry.ambiguous]
-    return frozenset(name[:n] for name in valid for n in range(1, len(name) + 1))
+def _places(region: str) -> dict[str, bool]:
+    """What may follow a city of a region, and whether that is undisputed ("?" in the lists).
 
-
-@cache
-def _places(region: str) -> frozenset[str]:
-    """What may follow a city of a region: names of the country, of the state and its code."""
+    Names of the country, of a nation of the UK, of the US state and its code.
+    """
     country, _, part = region.partition("-")
-    found = {name for name, entry in _names("country").items() if country in entry.regions}
-    found |= {name for name, code in _NATIONS.items() if country == "GB" and code == part}
+    found = {}
+    for name, entry in _names("country").items():
+        for code in {country, region}.intersection(code.lstrip("?") for code in entry.regions):
+            found[name] = code in entry.regions
+    found |= {name: True for name, code in _NATIONS.items() if country == "GB" and code == part}
     if country == "US":
-        found |= {name for name, entry in _names("us-state").items() if region in entry.regions}
-        found.add(part.casefold())
-    return frozenset(found)
+        states = _names("us-state").items()
+        found |= {name: True for name, entry in states if region in entry.regions}
+        found[part.casefold()] = True
+    return found
 
 
 @cache
 def _known_places() -> frozenset[str]:
-    regions = {region for entry in _names("city").values() for region in entry.regions}
-    return frozenset().union(*map(_places, regions))
+    states = _names("us-state")
+    codes = {code[3:].casefold() for entry in states.values() for code in entry.regions}
+    countries = {name for name, entry in _names("country").items() if entry.regions}
+    return frozenset({*countries, *states, *_NATIONS, *codes})
 
 
 def _placed(entry: _Entry, places: list[str], ended: bool) -> tuple[bool | None, str]:
     """A city with where it is: every place named must fit one and the same region."""
     whole, last = (places, "") if ended else (places[:-1], places[-1])
+    fits = []
     for region in entry.regions:
-        known = _places(region)
-        if known.issuperset(whole) and (ended or any(name.startswith(last) for name in known)):
-            return (None, "ambiguous name") if entry.ambiguous else (True, f"listed in {region}")
-    unknown = set(places) - _known_places()
+        known = _places(region.lstrip("?"))
+        if set(whole) <= set(known) and (ended or any(name.startswith(last) for name in known)):
+            sure = all(known[name] for name in whole) and not region.startswith("?")
+            fits.append(f"listed in {region}" if sure and not entry.ambiguous else "ambiguous")
+    if fits:
+        best = max(fits)  # "listed" comes after "ambiguous"
+        return (True if best.startswith("listed") else None), best
+    # Two letters that are a state of the US may be a province elsewhere.
+    codes = {place for place in places if len(place) == 2} - set(_names("country"))
+    unknown = codes | set(places) - _known_places()
     if unknown:
         return None, f"ambiguous: the lists do not say where {min(unknown)[:40]!r} is"
     return False, f"no city of that name in {', '.join(places)[:80]!r}"
@@ -352,27 +384,16 @@ _LATIN = ("LATIN", "FEMININE", "MASCULINE")  # how the names of Latin letters an
 _SHOWN = 3  # findings named in a reason
 
 
-class LanguageChecker:
-    """Harper with a script and spacing check, as a judge of grammar.
-
-    Raises:
-        JudgeError: `harper-py` is not installed.
-    """
+class LanguageChecker(_Checker):
+    """Harper with a script and spacing check, as a judge of grammar."""
 
     name = "harper"
     criteria = ("grammar",)
-
-    def __init__(self):
-        _linter(_DIALECTS[0])
 
     @property
     def identity(self) -> dict:
         """What a label depends on beside the item."""
         return {"threshold": THRESHOLD, "harper": version("harper-py")}
-
-    def judge(self, items: pd.DataFrame) -> pd.DataFrame:
-        """One row of labels per item, in order (see `label_table`)."""
-        return label_table(map(self._verdict, check_items(items)), self.criteria)
 
     def _verdict(self, item: Item) -> Verdict:
         if not item.text.strip():
@@ -426,12 +447,8 @@ def _harper(text: str, dialect: str, own: list):
 
 @cache
 def _linter(dialect: str):
-    try:
-        from harper import Dialect, Linter
-    except ImportError as error:
-        raise JudgeError(
-            "the language checker needs the package harper-py: pip install harper-py"
-        ) from error
+    from harper import Dialect, Linter
+
     return Linter(dialect=getattr(Dialect, dialect))
 
 
@@ -452,18 +469,12 @@ def path_of(results_dir: str | Path | None, model_key: str, name: str, judge) ->
 def labels_of(
     texts: pd.DataFrame, prompts: tuple[OpenPrompt, ...], judge, path: Path | None = None
 ) -> pd.DataFrame:
-    """Each text of each prompt, labelled by a judge.
+    """Each different text of each prompt, labelled by a judge: columns `COLUMNS`.
 
     Args:
-        texts: prompt_id, category, text, ended; texts that are the same are judged once.
+        texts: prompt_id, category, text, ended.
         prompts: those that the texts answer.
         path: where labels are kept; None keeps none.
-
-    Returns:
-        Columns `COLUMNS`, a row per prompt and text.
-
-    Raises:
-        ResultsError: the labels cannot be written.
     """
     items = unique_texts(texts)
     items["prompt"] = items.prompt_id.map({prompt.id: prompt.prompt for prompt in prompts})
@@ -487,11 +498,7 @@ def labels_of(
 
 
 def read(path: Path) -> tuple[pd.DataFrame, dict]:
-    """Kept labels, and the record of what they were made from.
-
-    Raises:
-        ResultsError: not such a file, or not whole.
-    """
+    """Kept labels, and the record of what they were made from; else a ResultsError."""
     table, record = records.read(path, conventions.LABELS, (), _AGAIN)
     if missing := sorted(set(COLUMNS) - set(table)):
         raise ResultsError(f"{path} lacks {missing}: {_AGAIN}")

@@ -21,7 +21,7 @@ from calib_utils.errors import InvalidRequestError
 from calib_utils.models.loading import Model
 from calib_utils.models.served import Endpoint, Reply
 from calib_utils.openended import programs, verifiers
-from calib_utils.openended.programs import PASSED, extract_code, normalised, read_problems
+from calib_utils.openended.programs import PASSED, normalised, read_problems, tested_code
 from calib_utils.openended.prompts import get_prompt
 from calib_utils.results import records
 from calib_utils.results.evaluation import share_interval
@@ -254,7 +254,6 @@ def draw_programs(
     n: int = N_PROGRAMS,
     seed: int = 0,
     *,
-    isolation: str = "namespaces",
     quick: bool = False,
     results_dir: str | Path | None = None,
 ) -> pd.DataFrame:
@@ -264,14 +263,13 @@ def draw_programs(
     """
     if not model.tokenizer.chat_template:
         return pd.DataFrame(columns=programs.TESTED_COLUMNS)
-    usual = {"n": (n, N_PROGRAMS), "seed": (seed, 0), "isolation": (isolation, "namespaces")}
+    usual = {"n": (n, N_PROGRAMS), "seed": (seed, 0)}
     return programs.sample_programs(
         model,
         read_problems()[: QUICK_PROBLEMS if quick else None],
         n,
         max_tokens=QUICK_TOKENS if quick else PROGRAM_TOKENS,
         seed=seed,
-        isolation=isolation,
         results_dir=results_dir,
         name=_kept_as("programs-quick" if quick else "programs", **usual),
     )
@@ -365,7 +363,8 @@ def same_program(table: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for problem, own in table[table.outcome == PASSED].groupby("problem", sort=False):
-        x = own.text.map(lambda text: normalised(extract_code(text))).value_counts().to_numpy()
+        syntax = [normalised(tested_code(problem, text)) for text in own.text]
+        x = pd.Series(syntax).value_counts().to_numpy()
         m = int(x.sum())
         rows.append((problem, m, len(x), (x * (x - 1)).sum() / (m * (m - 1)) if m > 1 else np.nan))
     return pd.DataFrame(rows, columns=["problem", "passing", "different", "same"])
@@ -386,7 +385,7 @@ def example_programs(table: pd.DataFrame) -> str:
     """The shortest pair of a passing and a failing (not broken) program of one problem, if any."""
     pairs = []
     for problem, own in table.groupby("problem", sort=False):
-        code = own.text.map(extract_code).map(str.strip)
+        code = own.text.map(lambda text: tested_code(problem, text).strip())  # noqa: B023
         good, bad = code[own.outcome == PASSED], code[own.outcome == "failed"]
         if len(good) and len(bad):
             pair = min(good, key=len), min(bad, key=len)

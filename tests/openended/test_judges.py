@@ -166,10 +166,11 @@ def test_a_passing_failure_is_retried(serve, judge_of, failure):
         (200, {}, b"<html>a proxy's page</html>"),
         (200, {}, b'{"choices": []}'),
         (200, {}, b'{"choices": [{"message": {"content": 7}}]}'),
+        (200, {}, b'{"choices": [{"message": {"content": [7]}}]}'),
         (200, {}, b"[[" * 50_000),
         (200, {}, b'{"choices": "\xff\xfe"}'),
     ],
-    ids=["page", "html", "empty", "number", "nested", "no-utf8"],
+    ids=["page", "html", "empty", "number", "part", "nested", "no-utf8"],
 )
 def test_an_answer_that_is_no_chat_is_never_guessed(serve, judge_of, answer):
     server = serve([answer])
@@ -281,27 +282,17 @@ def test_an_answer_cut_off_by_max_tokens_is_none(serve, judge_of, reply):
     assert labels["valid"].isna().all()
 
 
-def test_requests_run_at_once_but_no_more_than_allowed(serve, judge_of):
+def test_requests_run_at_once_but_no_more_than_allowed_and_keep_their_order(serve, judge_of):
     def script(request, number):
-        time.sleep(0.1)
-        return completion(json.dumps(GOOD))
+        score = int(request["messages"][0]["content"].split("city ")[-1][:2])
+        time.sleep(0.02 * (11 - score % 10))
+        return completion(json.dumps(GOOD | {"overall": score - 10}))
 
+    order = [13, 11, 20, 12, 17, 15, 14, 16, 19, 18]
     server = serve(script)
-    labels = judged(judge_of(server, concurrency=3), *map(str, range(24)))
-    assert labels["valid"].all() and len(server.requests) == 24
+    labels = judged(judge_of(server, concurrency=3), *(f"city {n}." for n in order))
+    assert (labels["overall"] + 10).tolist() == order and len(server.requests) == 10
     assert 2 <= server.busiest <= 3
-
-
-def test_order_is_that_of_the_items_whatever_comes_first(serve, judge_of):
-    def script(request, number):
-        message = request["messages"][0]["content"]
-        score = next(n for n in range(1, 11) if f"city {n}." in message)
-        time.sleep(0.01 * (10 - score))
-        return completion(json.dumps(GOOD | {"overall": score}))
-
-    order = [3, 1, 10, 2, 7, 5]
-    labels = judged(judge_of(serve(script)), *(f"city {n}." for n in order))
-    assert labels["overall"].tolist() == order
 
 
 def test_cached_answers_that_cannot_be_trusted_are_asked_again(serve, judge_of, tmp_path):
@@ -381,12 +372,14 @@ def test_the_key_is_sent_and_found_nowhere_else(
     escaped = KEY.replace("/", "\\/").replace("s", "\\u0073", 1)
     echo = json.dumps(GOOD | {"reason": f"you sent {KEY}"})
     body = completion(echo)[2].replace(KEY.encode(), escaped.encode())
-    script = [(503, SOON, KEY.encode()), (200, {}, body)]
+    # And once more inside the reply, where only its reader decodes the escapes.
+    spelled = "".join(f"\\\\u00{ord(letter):02X}" for letter in KEY).encode()
+    script = [(503, SOON, KEY.encode()), (200, {}, body), (200, {}, body.replace(b"you", spelled))]
     server = serve(script)
     judge = judge_of(server, key_variable="OTHER_KEY")
-    labels = judge.judge(items("Paris"))
+    labels = judge.judge(items("Paris", "Rome")).sort_values("reason", ignore_index=True)
     assert {r["headers"]["Authorization"] for r in server.requests} == {f"Bearer {KEY}"}
-    assert labels["reason"][0] == "you sent [key]"
+    assert labels["reason"].tolist() == ["[key] sent [key]", "you sent [key]"]
     shown = [
         repr(judge),
         repr(judge.backend),
@@ -414,7 +407,7 @@ def test_the_key_is_sent_and_found_nowhere_else(
 def test_a_redirect_does_not_carry_the_key_away(serve, judge_of, monkeypatch):
     monkeypatch.setenv(KEY_VARIABLE, KEY)
     thief = serve([completion(json.dumps(GOOD))])
-    for status in (301, 302, 307, 308):
+    for status in (301, 307):
         server = serve([(status, {"Location": thief.base_url + "/chat/completions"}, b"")])
         with pytest.raises(EndpointError, match="redirect"):
             judged(judge_of(server), "Paris")
@@ -449,6 +442,40 @@ def test_a_key_that_no_header_can_hold_is_not_shown(monkeypatch, bad):
     with pytest.raises(EndpointError) as caught:
         Endpoint("https://localhost/v1", "m")
     assert bad not in str(caught.value)
+
+
+def test_a_key_that_is_set_later_is_not_sent_in_clear(monkeypatch):
+    endpoint = Endpoint("http://example.org/v1", "m")
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+    with pytest.raises(EndpointError, match="without encryption"):
+        list(endpoint.replies(["hello"]))
+
+
+def test_a_field_of_the_request_is_left_out_or_renamed(serve, judge_of):
+    server = serve([completion(json.dumps(GOOD))])
+    options = {"max_tokens": None, "temperature": None, "max_completion_tokens": 900}
+    assert judged(judge_of(server, options=options), "Paris")["valid"].all()
+    asked = server.requests[0]
+    assert asked["max_completion_tokens"] == 900 and not {"max_tokens", "temperature"} & set(asked)
+
+
+THOUGHT = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+NESTED = json.dumps(GOOD)[:-2] + "[" * 900 + "]" * 900 + "}"
+
+
+def test_odd_replies_end_no_run(serve, judge_of):
+    """Content in parts is read; scores that are a deep nest are no answer, and only of one item."""
+    whole = json.dumps(GOOD)
+    parts = [THOUGHT, {"type": "text", "text": whole[:9]}, {"type": "text", "text": whole[9:]}]
+    contents = {"Paris": parts, "Rome": [whole], "Oslo": NESTED, "Bonn": whole}
+
+    def script(request, number):
+        message = request["messages"][0]["content"]
+        return completion(next(c for city, c in contents.items() if city in message))
+
+    labels = judged(judge_of(serve(script)), *contents)
+    assert labels["valid"].isna().tolist() == [False, False, True, False]
+    assert "overall=[[[" in labels["reason"][2]
 
 
 def test_an_empty_key_variable_sends_no_key(serve, judge_of, monkeypatch):

@@ -1,6 +1,5 @@
 """Local curves, areas, baselines and intervals: by hand, by loops, and on the published points."""
 
-import math
 from itertools import combinations, permutations
 
 import numpy as np
@@ -22,25 +21,14 @@ weight_lists = st.lists(st.integers(0, 5), min_size=1, max_size=12)
 def node_of(weights, depth=1, node=(), prompt="p", seed=0, stride=1):
     """Candidates of one node from their weights by rank."""
     n = len(weights)
-    return pd.DataFrame(
-        {
-            "prompt_id": prompt,
-            "category": "story",
-            "seed": seed,
-            "depth": depth,
-            "node": [node] * n,
-            "rank": np.arange(n) * stride,
-            "log_p": -np.arange(1.0, n + 1),
-            "valid": np.array(weights) > 0,
-            "weight": weights,
-        }
-    )
+    own = {"prompt_id": prompt, "category": "story", "seed": seed, "depth": depth}
+    own |= {"node": [node] * n, "rank": np.arange(n) * stride, "log_p": -np.arange(1.0, n + 1)}
+    return pd.DataFrame(own | {"valid": np.array(weights) > 0, "weight": weights})
 
 
 def measured(weights, recall=precision_recall.UNWEIGHTED):
-    return precision_recall.node_measures(
-        precision_recall.local_curves(node_of(weights)), recall
-    ).iloc[0]
+    curves = precision_recall.local_curves(node_of(weights))
+    return precision_recall.node_measures(curves, recall).iloc[0]
 
 
 def brute_force(weights, weighted, level=0.8):
@@ -91,21 +79,8 @@ def test_neither_spacing_scale_nor_row_order_matters(weights, factor, random):
     rows = node_of(weights, stride=factor).assign(weight=np.array(weights) * factor)
     shuffled = rows.sample(frac=1, random_state=random.randrange(2**31))
     for kind in KINDS:
-        other = precision_recall.node_measures(precision_recall.local_curves(shuffled), kind).iloc[
-            0
-        ]
-        assert other.area == pytest.approx(measured(weights, kind).area, abs=1e-12)
-
-
-@given(weight_lists.filter(any))
-def test_moving_a_valid_candidate_up_never_hurts(weights):
-    before = measured(weights)
-    for i in range(1, len(weights)):
-        if weights[i] and not weights[i - 1]:
-            swapped = [*weights[: i - 1], weights[i], 0, *weights[i + 1 :]]
-            after = measured(swapped)
-            assert after.area >= before.area - 1e-12
-            assert after.recall_at >= before.recall_at
+        other = precision_recall.node_measures(precision_recall.local_curves(shuffled), kind)
+        assert other.area[0] == pytest.approx(measured(weights, kind).area, abs=1e-12)
 
 
 @pytest.mark.parametrize("weights", [[1], [3, 1, 2, 0, 0, 0], [1, 1, 1]])
@@ -170,22 +145,11 @@ def test_a_random_order_is_the_mean_over_all_orders(cutoffs, level):
         assert random.recall_at == pytest.approx(np.mean(recalls), abs=1e-12)
 
 
-@pytest.mark.parametrize("weights", [[5, 1, 0, 0], [9, 2, 1, 0, 0], [4, 1, 1, 1, 0]])
-def test_weights_do_not_change_what_a_random_order_gets(weights):
+def test_weights_do_not_change_what_a_random_order_gets():
     for kind in KINDS:
-        every = [measured(list(order), kind) for order in permutations(weights)]
+        every = [measured(list(order), kind) for order in permutations([9, 2, 1, 0, 0])]
         assert np.mean([m.area for m in every]) == pytest.approx(every[0].random_area)
         assert np.mean([m.recall_at for m in every]) == pytest.approx(every[0].random_recall_at)
-
-
-@given(st.integers(1, 40), st.data())
-def test_a_random_order_gets_its_prevalence_or_more(n, data):
-    n_valid = data.draw(st.integers(1, n))
-    found = precision_recall.random_order(n, n_valid)
-    assert n_valid / n - 1e-12 <= found.area <= 1 + 1e-12
-    only_all = precision_recall.random_order(n, n_valid, cutoffs=(n,))
-    assert only_all.area == pytest.approx(n_valid / n)
-    assert only_all.recall_at == (n_valid / n >= 0.8)
 
 
 def test_a_large_random_order_is_simulated_to_its_error(monkeypatch):
@@ -212,21 +176,6 @@ def test_a_judge_that_errs_makes_a_perfect_order_look_poor():
     sure = precision_recall.noise_floor(50, 20, 0.0, 0.0)
     assert (sure.area, sure.recall_at, sure.area_sd) == (1, 1, 0)
     assert np.isnan(precision_recall.noise_floor(50, 20, 0.0, 1.0).area)
-
-
-@pytest.mark.parametrize(
-    "case", [(8_000, 80_000, 0.1, 0.1), (500, 5_000, 0.02, 0.3), (3_000, 5_000, 0.3, 0.1)]
-)
-def test_the_noise_floor_scatters_about_its_closed_form(case):
-    """The curve of expected counts is the limit of one measurement; one deviates by about 1/n."""
-    n_valid, n, false, miss = case
-    hit, tail = 1 - miss, math.log(n / n_valid) * n_valid
-    called = hit * n_valid + false * (n - n_valid)
-    area = (hit**2 * n_valid + false * (false * (n - n_valid) + (hit - false) * tail)) / called
-    found = precision_recall.noise_floor(n, n_valid, false, miss)
-    assert found.prevalence == pytest.approx(called / n, abs=0.003)
-    # The frontier takes the best of many cutoffs, and profits from the scatter.
-    assert -0.002 < found.area - area < found.area_sd + 0.002
 
 
 # Means by depth

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import calib_utils as cu
 from calib_utils import paths
-from calib_utils.errors import ResultsError
+from calib_utils.errors import InvalidRequestError, ResultsError
 from calib_utils.models import generation
 from calib_utils.openended import programs, sandbox
 from calib_utils.openended.programs import Problem, extract_code, normalised, read_problems
@@ -22,8 +22,7 @@ from calib_utils.openended.programs import Problem, extract_code, normalised, re
 PROBLEMS = {problem.id: problem for problem in read_problems()}
 ONE = Problem("one", "f(x)", "Return x plus one.", (((1,), 2), ((2,), 3)))
 TWO = Problem("two", "g()", "Return 2.", (((), 2),))
-needs_sandbox = pytest.mark.skipif(not sandbox.available(), reason="no sandbox on this system")
-ISOLATION = (*sandbox.available(), "none")[0]
+needs_sandbox = pytest.mark.skipif(bool(sandbox.fault()), reason="no sandbox on this system")
 
 
 def table_of(rows):
@@ -39,8 +38,8 @@ def table_of(rows):
 @needs_sandbox
 @pytest.mark.parametrize("problem", PROBLEMS.values(), ids=str)
 def test_the_reference_passes_and_the_wrong_solution_fails(problem):
-    assert problem.run(problem.reference, isolation=ISOLATION).outcome == "passed"
-    wrong = problem.run(problem.wrong, isolation=ISOLATION)
+    assert problem.run(problem.reference).outcome == "passed"
+    wrong = problem.run(problem.wrong)
     assert wrong.outcome == "failed"
     assert wrong.n_passed > 0  # wrong in a case, not in everything
 
@@ -51,21 +50,42 @@ def test_no_answer_passes_by_being_constant():
         assert max(map(answers.count, answers)) < len(answers), problem.id
 
 
+BODY = "def f(x):\n    return x\n"
+
+
 @pytest.mark.parametrize(
     "reply, code",
     [
         ("x = 1", "x = 1"),
-        ("```python\nx = 1\n```", "x = 1\n"),
-        ("Here:\n\n```py\nx = 1\n\ny = 2\n```\nand\n```\nz = 3\n```", "x = 1\n\ny = 2\n"),
+        (f"```python\n{BODY}```", BODY),
+        (f'```python title="x"\n{BODY}```', BODY),
+        (f"``` {{.python .numberLines}}\n{BODY}```", BODY),
+        (f"~~~py3\n{BODY}~~~", BODY),
+        (f"````\n{BODY}```\n````", f"{BODY}```\n"),
+        (f"```python\r\n{BODY}```\r\n".replace("\n", "\r\n").replace("\r\r", "\r"), BODY),
+        ("1. So:\n\n   ```python\n   def f(x):\n       return x\n   ```\n2. Done", BODY),
+        ("> ```\n> def f(x):\n>     return x\n> ```", BODY),
+        (f"```sh\npip install f\n```\n```\n{BODY}```", BODY),
+        (f"```python\nprint(f(1))\n```\n```python\n{BODY}```\n```\n1\n```", BODY),
+        (f"```\ndef g(): pass\n```\n```\n{BODY}```", BODY),  # another function
+        ("```\nf = max\n```\n", "f = max\n"),
+        ("Output:\n```\n1\n```\n```python\nx = (\n", "x = (\n"),  # marked, though cut off
         ("```\nx = 1", "x = 1"),
-        ("1. So:\n   ```python\n   x = 1\n   ```", "   x = 1\n"),
+        (f"{BODY}```", f"{BODY}```"),  # a fence that holds nothing
         ("s = '```'", "s = '```'"),
         ("```python\ns = '```'\n```\n", "s = '```'\n"),
+        (f'{BODY}    """\n```\n1\n```\n    """\n', f'{BODY}    """\n```\n1\n```\n    """\n'),
+        ("```python\nx = '\ud800'\n```", "x = '\ud800'\n"),
         ("", ""),
     ],
 )
 def test_the_program_in_a_reply(reply, code):
-    assert extract_code(reply) == code
+    assert extract_code(reply, "f") == code
+
+
+@given(st.text(alphabet="`~> \n-1.py\t", max_size=80))
+def test_any_reply_has_a_program(reply):
+    assert isinstance(extract_code(reply), str)
 
 
 def test_what_counts_as_the_same_program():
@@ -176,7 +196,7 @@ def canned(monkeypatch):
 @needs_sandbox
 def test_a_run_that_was_killed_goes_on(canned, tiny, tmp_path, monkeypatch):
     model = tiny("llama", chat=True)
-    options = {"n": 4, "isolation": ISOLATION, "results_dir": tmp_path}
+    options = {"n": 4, "results_dir": tmp_path}
     real = programs.run_programs
 
     def dies(drawn, problems, *rest):
@@ -198,7 +218,7 @@ def test_a_run_that_was_killed_goes_on(canned, tiny, tmp_path, monkeypatch):
     assert list(table.problem) == ["one"] * 4 + ["two"] * 4
     assert list(table.outcome[:4]) == ["passed", "failed", "error", "passed"]
     # A finished run needs neither replies nor a sandbox.
-    monkeypatch.setattr(sandbox, "available", tuple)
+    monkeypatch.setattr(sandbox, "fault", lambda: "a reason")
     again = programs.sample_programs(model, [ONE, TWO], **options)
     pd.testing.assert_frame_equal(table, again)
     pd.testing.assert_frame_equal(table, programs.read(folder))
@@ -209,7 +229,7 @@ def test_a_run_that_was_killed_goes_on(canned, tiny, tmp_path, monkeypatch):
 @pytest.mark.parametrize("change", ["n", "seed", "tests", "model", "bytes"])
 def test_a_folder_of_something_else_is_not_reused(change, canned, tiny, tmp_path):
     model = tiny("llama", chat=True)
-    options = {"n": 2, "isolation": ISOLATION, "results_dir": tmp_path, "name": "p"}
+    options = {"n": 2, "results_dir": tmp_path, "name": "p"}
     programs.sample_programs(model, [TWO], **options)
     problem = TWO
     if change == "bytes":
@@ -227,16 +247,28 @@ def test_a_folder_of_something_else_is_not_reused(change, canned, tiny, tmp_path
 
 
 def test_a_missing_sandbox_is_said_before_anything_is_drawn(canned, tiny, monkeypatch):
-    monkeypatch.setattr(sandbox, "available", tuple)
-    with pytest.raises(sandbox.SandboxError):
+    monkeypatch.setattr(sandbox, "fault", lambda: "a reason")
+    with pytest.raises(sandbox.SandboxError, match="a reason"):
         programs.sample_programs(tiny("llama", chat=True), [ONE], n=2)
     assert canned == []
 
 
 @needs_sandbox
+@pytest.mark.parametrize("expected", [{1}, 10**5000], ids=["set", "huge"])
+def test_what_json_cannot_record_is_tested_and_not_kept(canned, tiny, expected):
+    odd = Problem("odd", "f(x)", "Return it.", (((1,), expected),))
+    with pytest.raises(InvalidRequestError, match="JSON cannot record"):
+        programs.sample_programs(tiny("llama", chat=True), [odd], n=1)
+    assert canned == []
+    source = "def f(x): return {1}" if expected == {1} else "def f(x): return 10 ** 5000"
+    drawn = pd.DataFrame({"problem": ["odd"], "text": [source]})
+    assert list(programs.run_programs(drawn, [odd]).outcome) == ["passed"]
+
+
+@needs_sandbox
 def test_labels_can_be_made_again_without_a_model():
     drawn = pd.DataFrame({"problem": ["one", "one"], "text": ["def f(x): return x + 1", "x"]})
-    table = programs.run_programs(drawn, [ONE], isolation=ISOLATION)
+    table = programs.run_programs(drawn, [ONE])
     assert list(table.outcome) == ["passed", "error"]
     assert list(table.n_passed) == [2, 0]
 

@@ -11,7 +11,7 @@ from calib_utils.openended import prompts as prompts_module
 from calib_utils.openended.prompts import noveltybench, open_prompts
 
 ROWS = [
-    {"id": "curated-0", "prompt": "Write something.", "category": "Creativity"},
+    {"id": "curated-0", "prompt": "Write\u2028some\x85thing.", "category": "Creativity"},
     {"id": "curated-1", "prompt": "Name something."},
 ]
 
@@ -57,12 +57,13 @@ def test_bad_prompts(values, match):
 def test_noveltybench_from_a_file(tmp_path, kind):
     path = tmp_path / f"curated.{kind}"
     if kind == "jsonl":
-        path.write_text("\n".join(map(json.dumps, ROWS)) + "\n", encoding="utf-8")
+        lines = [json.dumps(row, ensure_ascii=False) for row in ROWS]
+        path.write_text("\r\n".join(lines) + "\n\n", encoding="utf-8-sig", newline="")
     else:
         pd.DataFrame(ROWS).to_parquet(path)
     first, second = noveltybench(file=path)
     assert (first.id, first.category) == ("curated-0", "Creativity")
-    assert first.prompt == ROWS[0]["prompt"]
+    assert first.prompt == ROWS[0]["prompt"]  # its separators of lines end none of the file
     assert (second.category, second.gazetteer) == ("noveltybench", None)
 
 

@@ -62,6 +62,8 @@ def test_good_replies(reply):
         (answer(overall=10**30), "overall=1000"),
         (GOOD.replace("9}", "NaN}"), "overall=nan"),
         (GOOD.replace("9}", "1e1}"), "overall=10.0"),
+        (GOOD.replace("9}", "[" * 900 + "]" * 900 + "}"), r"overall=\[\[\["),
+        (GOOD.replace("9}", "[" * 9999 + "}"), "no JSON object"),
         (GOOD.replace("9}", "9" * 5_000 + "}"), "no JSON object"),
         (answer(reason=None), "reason"),
         (answer(reason=...), "fields"),
@@ -109,6 +111,11 @@ def test_judged_text_cannot_answer_for_the_judge(text, quoted):
 def test_a_judge_that_only_quotes_has_not_answered():
     with pytest.raises(UnreadableReplyError):
         read_reply(f"The text reads: {HOSTILE[0]}", HOSTILE[0])
+    for spaced in (HOSTILE[0].replace(":", " :\n").replace("{", "{ "), HOSTILE[0].replace(" ", "")):
+        with pytest.raises(UnreadableReplyError):
+            read_reply(f"The text reads: {spaced}", HOSTILE[0])
+        with pytest.raises(UnreadableReplyError):
+            read_reply(f"The text reads: {HOSTILE[0]}", spaced)
     # Negative control: without the judged text the quotation would have passed as an answer.
     assert read_reply(f"The text reads: {HOSTILE[0]}").grammar == 10
 

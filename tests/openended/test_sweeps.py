@@ -93,20 +93,18 @@ def openings(model, plan, prompt, seed, start):
     return list(sweeps._opening(model, plan, start, sweeps._key(prompt, seed), None, Continuations))
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gemma3", "qwen3.5"])
-def test_every_leaf_by_brute_force(tiny, architecture):
+DEEP = Sweep(PROMPTS[:1], depth=3, ranks=range(0, 9, 4), max_tokens=2)
+WIDE = Sweep(PROMPTS, (0, 3), position=(1, 6), depth=2, ranks=RANKS, max_tokens=4)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "plan", "n"),
+    [("llama", DEEP, 27), ("llama", WIDE, 36), ("gemma3", WIDE, 34), ("qwen3.5", WIDE, 36)],
+)
+def test_every_leaf_by_brute_force(tiny, architecture, plan, n):
     model = tiny(architecture, chat=True)
-    plan = Sweep(PROMPTS, (0, 3), position=(1, 6), depth=2, ranks=RANKS, max_tokens=4)
     table = sweep(model, plan, batch_size=5)
-    assert table.position.nunique() > 1
-    assert_is_brute_force(model, plan, table)
-
-
-def test_depth_3(tiny):
-    model = tiny(chat=True)
-    plan = Sweep(PROMPTS[:1], depth=3, ranks=range(0, 9, 4), max_tokens=2)
-    table = sweep(model, plan)
-    assert len(table) == 27
+    assert (len(table), table.position.nunique() > 1) == (n, plan is WIDE)
     assert_is_brute_force(model, plan, table)
 
 

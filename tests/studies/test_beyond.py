@@ -342,7 +342,7 @@ def test_same_program_is_unbiased():
 
 
 def test_a_base_model_is_not_asked_for_programs(tiny):
-    table = beyond.draw_programs(tiny("llama"), isolation="none of the known")
+    table = beyond.draw_programs(tiny("llama"))
     assert list(table.columns) == programs.TESTED_COLUMNS and table.empty
     found = findings(replies_of(*PAIRS), [CITY, COUNTRY], table)
     assert (found.found[2:] == beyond.NOT_RUN).all()
@@ -362,12 +362,12 @@ def test_what_is_drawn_is_kept_by_name(tiny, tmp_path, monkeypatch):
     )
     chat = tiny("llama", chat=True)
     beyond.draw_programs(chat, results_dir=tmp_path)
-    beyond.draw_programs(chat, 5, 2, isolation="python", quick=True)
+    beyond.draw_programs(chat, 5, 2, quick=True)
     (first, usual), (second, other) = seen
     assert usual["name"] == "programs" and (len(first[1]), first[2]) == (12, 20)
     # The call whose result is stored with the project is `sample_programs` without more.
-    assert (usual["max_tokens"], usual["seed"], usual["isolation"]) == (256, 0, "namespaces")
-    assert other["name"] == "programs-quick-n5-seed2-isolationpython" and len(second[1]) == 1
+    assert (usual["max_tokens"], usual["seed"]) == (256, 0)
+    assert other["name"] == "programs-quick-n5-seed2" and len(second[1]) == 1
 
 
 def test_tables_of_programs():
@@ -422,7 +422,7 @@ def test_a_page_tells_what_the_stored_texts_hold(name, glued, monkeypatch):
     assert (len(replies), len(table)) == (200 * len(asked), 0 if table.empty else 240)
 
 
-@pytest.mark.skipif("namespaces" not in sandbox.available(), reason="no namespaces here")
+@pytest.mark.skipif(bool(sandbox.fault()), reason="no namespaces here")
 def test_stored_programs_fare_again_as_they_did():
     folder = paths.default_results_dir() / "qwen2.5-coder-0.5b-instruct" / "texts" / "programs"
     stored = programs.read(folder)
@@ -435,7 +435,7 @@ def test_stored_programs_fare_again_as_they_did():
 
 @pytest.mark.models
 @pytest.mark.notebooks
-@pytest.mark.skipif("namespaces" not in sandbox.available(), reason="no namespaces here")
+@pytest.mark.skipif(bool(sandbox.fault()), reason="no namespaces here")
 def test_a_quick_page_keeps_only_what_it_is_told_to(tmp_path):
     before = set(paths.default_results_dir().rglob("*"))
     parameters = {"model": "smollm2-135m-instruct", "quick": True, "results_dir": str(tmp_path)}

