@@ -84,7 +84,7 @@ def from_sidecars(model: str) -> list[dict]:
     seconds, nodes = (dict.fromkeys((CONTROLLED, CUTOFFS), 0) for _ in range(2))
     controlled_tasks = controlled_tasks_module.task_names((2, 3, 4))
     ends = "" if load_model(model).tokenizer.chat_template else "@end=line"
-    for folder in check.stored_folders(paths.default_results_dir(), model):
+    for folder in check.stored(paths.default_results_dir(), model):
         own = folder.name in controlled_tasks
         shared = own and not ends and folder.name in oracle_cutoffs.TASKS
         stored, notebook = storage.read(folder), CONTROLLED if own and not shared else CUTOFFS

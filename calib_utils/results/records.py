@@ -115,7 +115,7 @@ _IS_KIND = {
 
 
 def read_parquet(path: Path) -> pa.Table:
-    """A Parquet file; raises OSError where it is none that can be read, or would fill the memory."""
+    """A Parquet file; raises OSError where it is none, or more than a study could have written."""
     with pq.ParquetFile(files.regular(path)) as file:
         found = file.metadata
         parts = (found.row_group(number) for number in range(found.num_row_groups))
@@ -134,7 +134,9 @@ def wrong_columns(table: pd.DataFrame, kinds: Mapping[str, type]) -> str:
     if list(table) != list(kinds):
         return f"columns are {list(table)}, expected {list(kinds)}"
     wrong = [name for name, kind in kinds.items() if not _IS_KIND[kind](table[name])]
-    named = ", ".join(f"{name} ({table[name].dtype}) is no {kinds[name].__name__}" for name in wrong)
+    named = ", ".join(
+        f"{name} ({table[name].dtype}) is no {kinds[name].__name__}" for name in wrong
+    )
     return f"columns of another type: {named}" if wrong and len(table) else ""
 
 

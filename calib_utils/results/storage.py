@@ -148,7 +148,7 @@ class Tables:
         stored = plain[plain.temperature.isin(found.temperature)][list(found)]
         for name, gap in differences(found, stored, ["temperature"]).items():
             if not gap <= tolerance:
-                yield f"the answers' probabilities do not add up to the {name}: {gap:.2g} nats apart"
+                yield f"the answers' probabilities do not add up to the {name}, {gap:.2g} nats off"
 
     def _loss_faults(self, tolerance: float) -> Iterator[str]:
         losses, names = self.losses, ["validity_loss", "diversity_loss"]

@@ -434,12 +434,12 @@ def test_recomputing_a_folder_gives_its_rows_and_says_so(model, tmp_path):
     rules = ["none", "top_k=150", "typical=0.9", "top_k=150+top_p=0.9@llama.cpp", "oracle_size"]
     cu.evaluate(model, "rng-1", rules, [0.5, 2.0], details=True, results_dir=tmp_path)
     cu.evaluate(model, "rng-1", ["none"], [0.01], answer_temperatures=[0.7], results_dir=tmp_path)
-    (folder,) = check.stored_folders(tmp_path)
+    (folder,) = check.stored(tmp_path)
     before = storage.read(folder)
     row = check.recompute(folder, update=True).iloc[0]
     after = storage.read(folder)
     assert row.same and row["convention is current"]
-    assert row.settings == len(before.settings) == len(after.settings) == 12
+    assert row.rows == len(before.settings) == len(after.settings) == 12
     assert len(after.losses) >= len(before.losses) > 0
     assert after.frontier.equals(before.frontier)
     assert set(after.answers.temperature) == {0.7}

@@ -62,7 +62,7 @@ def test_the_states_rows_are_what_the_weights_give(model):
     row = found.iloc[0]
     assert row.same, row.to_dict()
     assert row["convention is current"]
-    assert row.settings > 20
+    assert row.rows > 20
 
 
 @pytest.mark.models

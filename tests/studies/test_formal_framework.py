@@ -238,20 +238,20 @@ def test_the_committed_study_is_what_the_weights_give(task, tmp_path):
     """The smallest model's, measured anew; and a number that is not shows."""
     (path,) = (
         path
-        for path in check.stored_studies(paths.default_results_dir(), "smollm2-135m-instruct")
+        for path in check.stored(paths.default_results_dir(), "smollm2-135m-instruct", "framework")
         if path.name.startswith(f"{task}.")
     )
-    row = check.recompute_study(path).iloc[0]
+    row = check.recompute(path).iloc[0]
     assert row.same and row["convention is current"]
     if task == "rng-2":
         table, record = formal_framework.read(path)
         table.loc[3, "diversity"] += 0.01
         spoilt = tmp_path / path.parent.parent.name / formal_framework.FOLDER / path.name
         records.write(spoilt, table, record)
-        (spoilt,) = check.stored_studies(tmp_path)
-        row = check.recompute_study(spoilt, update=True).iloc[0]
-        assert not row.same and row["max |Δ| diversity"] == pytest.approx(0.01, abs=1e-4)
-        assert check.recompute_study(spoilt).iloc[0].same
+        (spoilt,) = check.stored(tmp_path, kind="framework")
+        row = check.recompute(spoilt, update=True).iloc[0]
+        assert not row.same and row.of.endswith("settings.parquet, diversity")
+        assert check.recompute(spoilt).iloc[0].same
 
 
 def test_groups_of_a_step_and_their_masses():
