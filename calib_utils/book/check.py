@@ -8,6 +8,7 @@ is opened before it is known to be plain. Writes only where told to.
 import hashlib
 import json
 import math
+import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -376,7 +377,7 @@ def check(folder: str | Path) -> list[Checked]:
     Nothing at all is a fault as well.
     """
     root = Path(folder)
-    if not root.is_dir():
+    if not os.path.isdir(root):  # also of a name that is too long for one
         what = "there is no such folder: give a results folder, by default data/results"
         return [Checked(root, "other", (Fault(what),))]
     what = "nothing is stored here: run `python -m calib_utils run --model NAME` first"

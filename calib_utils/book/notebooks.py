@@ -53,6 +53,7 @@ _CHANGED = {
     "rows": "rows of {} changed",
 }
 _LABEL = re.compile(r"(?m)^\$\$ \(([\w-]+)\)$|^:name: ([\w-]+)$")
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _DRAFT = re.compile(r"\.[0-9a-f]{32}\.(?:ipynb|draft)")
 
 # Names and parameters
@@ -91,6 +92,8 @@ def check_parameters(name: str, parameters: Mapping) -> dict:
         NotebookParameterError: an unknown parameter, or a value of another type.
     """
     known = parameters_of(name)
+    if not isinstance(parameters, Mapping):
+        raise NotebookParameterError(f"notebook {name}: {parameters!r} are no parameters by name")
     for key, value in parameters.items():
         if key not in known:
             near = UnknownNameError("parameter", key, known)
@@ -100,6 +103,8 @@ def check_parameters(name: str, parameters: Mapping) -> dict:
                 f"notebook {name}: {key}={value!r} must be a {type(known[key]).__name__}, like the "
                 f"default {known[key]!r}"
             )
+        if isinstance(value, str) and _NO_TEXT.search(value):
+            raise NotebookParameterError(f"notebook {name}: {key}={value!r} is no text in UTF-8")
     return dict(parameters)
 
 
@@ -114,6 +119,8 @@ def parse_parameters(name: str, pairs: list[str]) -> dict:
         key, equals, text = pair.partition("=")
         if not equals:
             raise NotebookParameterError(f"parameter {pair!r}: write key=value")
+        if key in found:
+            raise NotebookParameterError(f"parameter {key!r} is given twice: leave out one")
         found[key] = text
         if not isinstance(known.get(key, text), str):
             try:
@@ -188,7 +195,7 @@ def why_stale(name: str, parameters: Mapping, executed: Path) -> list[str]:
         return ["never run"]
     sha256, store = _inputs(name, parameters)
     try:
-        kept = json.loads(executed.read_text(encoding="utf-8"))["metadata"][_METADATA]
+        kept = json.loads(files.regular(executed).read_text("utf-8"))["metadata"][_METADATA]
         then = kept.get("made_from")
         if then is None:
             return ["no record of what it was made from"]
