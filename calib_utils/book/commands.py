@@ -40,7 +40,7 @@ COLUMNS = [
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; a user's mistake prints one line and gives exit status 2."""
     try:
-        sys.stderr = sys.stderr or open(os.devnull, "w")  # closed by whoever started this
+        sys.stderr = sys.stderr or io.StringIO()  # closed by whoever started this
         if sys.stdout is None:
             raise InvalidRequestError("stdout is closed: redirect it to /dev/null or a file")
         options = parser().parse_args(arguments)

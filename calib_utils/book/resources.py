@@ -72,7 +72,7 @@ def size_of(name: str | Path, revision: str | None = None) -> ModelSize:
         return _of_folder(text, path)
     if path.suffix == ".gguf" and path.is_file():
         raise ModelFormatError(f"the size of {text} is not known before it is loaded: run it")
-    if loading.is_hub_id(text):
+    if loading.is_hub_id(text) and path.suffix != ".gguf":
         try:
             return _of_folder(text, weights.hub_folder(text, revision, local_only=True))
         except ModelFormatError as error:  # only its small files were fetched

@@ -107,7 +107,7 @@ def require_unchanged(folder: Path, hashes: Mapping[str, str], kind: str) -> Non
 
 _MOST_ROWS, _MOST_BYTES = 2_000_000, 1 << 28
 _IS_KIND = {
-    str: lambda column: column.map(type).eq(str).all(),
+    str: lambda column: all(isinstance(value, str) for value in column),
     int: pd.api.types.is_integer_dtype,
     bool: pd.api.types.is_bool_dtype,
     float: lambda column: pd.api.types.is_numeric_dtype(column) and column.dtype != bool,

@@ -259,7 +259,7 @@ BREAKS = {
     "diversity missing": (cell("diversity", np.nan), "diversity must lie"),
     "precision above 1": (cell("sequence_precision", 2.0), "precision must lie"),
     "recall below 0": (cell("sequence_recall", -1.0), "recall must lie"),
-    "temperature 0": (cell("temperature", 0.0), "setting occurs twice|above 0"),
+    "temperature 0": (cell("temperature", 0.0), "settings occurs twice|above 0"),
     "a setting twice": (
         lambda w: {"settings": pd.concat([w.settings, w.settings.iloc[[0]]])}, "occurs twice"
     ),
@@ -272,7 +272,7 @@ BREAKS = {
     ),
     "an answer missing": (lambda w: {"answers": w.answers.iloc[:-1]}, "answers are missing"),
     "a column missing": (
-        lambda w: {"settings": w.settings.drop(columns="n_nodes")}, "columns of settings"
+        lambda w: {"settings": w.settings.drop(columns="n_nodes")}, "of the settings, columns are"
     ),
     "no rows": (lambda w: {"settings": w.settings.iloc[:0]}, "settings.* (is empty|differs)"),
     "a negative loss": (losses(diversity_loss=lambda x: -x), "negative"),
@@ -282,9 +282,9 @@ BREAKS = {
         losses(diversity_loss=lambda x: x + 0.01), "-ln diversity"
     ),
     "an unknown repair": (losses(repair=lambda x: "luck"), "unknown repairs .'luck'"),
-    "a missing repair": (losses(repair=lambda x: np.nan), "unknown repairs"),
+    "a missing repair": (losses(repair=lambda x: np.nan), "repair .* is no str"),
     "a column of losses missing": (
-        lambda w: {"losses": w.losses.drop(columns="step")}, "columns of losses"
+        lambda w: {"losses": w.losses.drop(columns="step")}, "of the losses, columns are"
     ),
     "a point beyond 1": (frontier([1.1, 0.5], [0.2, 1.0]), "outside"),
     "a point below 0": (frontier([1.0, 0.5], [-0.1, 1.0]), "outside"),
@@ -444,7 +444,7 @@ def test_recomputing_a_folder_gives_its_rows_and_says_so(model, tmp_path):
     assert after.frontier.equals(before.frontier)
     assert set(after.answers.temperature) == {0.7}
     moved = before.settings.copy()
-    moved.loc[moved.rule != "none", "diversity"] = (1 + moved.diversity) / 2
+    moved.loc[moved.rule != "none", "validity"] *= 1.01
     tables = Tables(moved, before.answers)
     storage.write(folder, tables, before.record)
     assert not check.recompute(folder).iloc[0].same
