@@ -448,7 +448,10 @@ IMPOSSIBLE = {
             t.losses.iloc[:0]}, "do not add up to the diversity"
     ),
     "a part of an answer": (settings_of(sequence_recall=0.55), "share of whole answers"),
-    "more diverse than reachable": (settings_of(sequence_recall=lambda t: t.sequence_recall.clip(upper=0.1)), "above the share of"),
+    "more diverse than reachable": (
+        settings_of(sequence_recall=lambda t: t.sequence_recall.clip(upper=0.1)),
+        "above the share of",
+    ),
     "valid and not reachable": (
         settings_of(sequence_recall=0.0, sequence_precision=0.0), "must be reachable"
     ),
