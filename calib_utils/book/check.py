@@ -228,7 +228,7 @@ def _can_be_again(path: Path, kind: str) -> bool:
     record = _record_of(path, kind)
     if kind == LABELS:
         return _judge_of(record) is not None
-    return kind != TEXTS or ({"sweep", "files"} <= set(record) and record["dtype"] == "float32")
+    return kind != TEXTS or ({"sweep", "files"} <= set(record) and record.get("dtype") == "float32")
 
 
 def _judge_of(record: Mapping):
@@ -416,8 +416,8 @@ def recompute_some(
     places: dict[tuple[str, str], list[Path]] = {}
     for one in (one for one in found if one.verdict != ERROR):
         model = one.folder.parents[one.kind == TEXTS]
-        kept = [] if one.kind in (TABLE, TEXTS) else stored(model.parent, model.name, one.kind)
-        for path in kept or [one.folder]:
+        folders = one.kind in (TABLE, TEXTS)
+        for path in [one.folder] if folders else stored(model.parent, model.name, one.kind):
             quick = _record_of(path, one.kind).get("seconds", 0) <= longest
             if quick and _can_be_again(path, one.kind):
                 kind = TEXTS if one.kind in _TEXTUAL else TABLE
@@ -708,6 +708,8 @@ def _identity_faults(kind: str, record: dict, remedy: str) -> Iterator[Fault]:
     for name in conventions.IDENTITY[kind]:
         if name.endswith("_sha256") and not _SHA256.fullmatch(str(record.get(name))):
             yield Fault(f"{name} is {record.get(name)!r}, not a SHA-256: measure again")
+    if not (isinstance(took := record.get("seconds", 0), int | float) and 0 <= took < math.inf):
+        yield Fault(f"it took {took!r} seconds, which cannot be: measure again")
     if not conventions.is_current(kind, record):
         yield Fault(
             f"of convention {record.get('convention')!r} of {kind}, where this version computes "

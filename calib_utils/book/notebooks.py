@@ -202,7 +202,7 @@ def why_stale(name: str, parameters: Mapping, executed: Path) -> list[str]:
         why = [] if kept["source_sha256"] == source_sha256(name) else ["its source changed"]
         if sha256 is not None and then["weights"] != sha256:
             why.append("the weights changed")
-        now = _record(parameters, sha256, then["rows"], then["data"], store)
+        now = _record(name, parameters, sha256, then["rows"], then["data"], store)
         for part, words in _CHANGED.items():
             either = sorted({*then[part], *now[part]})
             names = [name for name in either if then[part].get(name) != now[part].get(name)]
@@ -233,14 +233,18 @@ def _made_from(name: str, parameters: Mapping, read: Iterable[str]) -> dict:
         names, place = next((p for p in places if path.is_relative_to(p[1])), (None, None))
         if names is not None:
             names.add(path.relative_to(place).as_posix())
-    return _record(parameters, sha256, rows, data, store)
+    return _record(name, parameters, sha256, rows, data, store)
 
 
 def _record(
-    parameters: Mapping, sha256: str | None, rows: Iterable, data: Iterable, results_dir: Path
+    notebook: str, parameters: Mapping, sha256: str | None, rows: Iterable, data: Iterable, store
 ) -> dict:
-    """Contents by name: of rows below `results_dir` and files below `data`; None where none are."""
-    found = {name: records.identity_of(Path(results_dir) / name) for name in sorted(rows)}
+    """Contents by name: of rows below `store` and files below `data`; None where none are.
+
+    A page about all models shows whatever rows there are, one about a model those that it asks for.
+    """
+    whole = is_about_all(notebook)
+    found = {name: records.identity_of(Path(store) / name, whole) for name in sorted(rows)}
     return {
         "parameters": {k: v for k, v in sorted(parameters.items()) if k not in _BY_CONTENT},
         "weights": sha256,

@@ -31,10 +31,10 @@ def of_model(model: Model) -> dict:
     return {"model": model.name, **{name: getattr(model, name) for name in names}}
 
 
-def identity_of(path: Path) -> str | None:
+def identity_of(path: Path, rows: bool = False) -> str | None:
     """The digest of the identity of what is stored at a path; of a folder of models, their names.
 
-    None where nothing is stored that stands now: nothing at all, something unreadable, or numbers
+    With `rows`, of a folder of rows, also of which settings and tables it holds. None where nothing is stored that stands now: nothing at all, something unreadable, or numbers
     of an older convention.
     """
     try:
@@ -48,7 +48,14 @@ def identity_of(path: Path) -> str | None:
             record = json.loads(path.read_text(encoding="utf-8"))["record"]
         else:
             record = json.loads((path / FILE).read_text(encoding="utf-8"))
-        return conventions.identity(kind, record) if conventions.is_current(kind, record) else None
+        if not conventions.is_current(kind, record):
+            return None
+        found = conventions.identity(kind, record)
+        if rows and kind == ROWS:
+            keys = pd.read_csv(path / "settings.csv", usecols=[2, 3, 4], dtype=str)
+            names = sorted(keys.fillna("").agg(" ".join, axis=1))
+            return conventions.digest([found, names, sorted(record["files"])])
+        return found
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None  # reading it says what is wrong
 
