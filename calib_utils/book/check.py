@@ -92,19 +92,25 @@ def reproduce(
                 yield recompute(path, update)
 
 
-def recompute(path: Path, update: bool = False) -> pd.DataFrame:
-    """Computes again from the weights what is stored at a path, one of `stored`; of texts, some.
+def recompute(
+    path: Path,
+    update: bool = False,
+    n: int = 20,
+    generator: np.random.Generator | None = None,
+) -> pd.DataFrame:
+    """Computes again from the weights what is stored at a path, one of `stored`.
 
     Args:
         update: replace stored rows, or a study of the formal framework, by what is found.
+        n: texts that are scored again, drawn with `generator`, and labels that are judged again.
 
     Returns:
-        One row: model, task, rows, the largest difference in nats (`storage.differences`; of
-        texts, a token) and what it is of, the tolerance, `same` within it, and whether the stored
-        convention is today's.
+        One row: model, task, rows, the largest difference in nats (`storage.differences`; of texts
+        a token, of labels their number) and what it is of, the tolerance, `same` within it, and
+        whether the stored convention is today's.
     """
-    kind = _kind_of(path)
-    then, n, gaps, most = _AGAIN[kind](path, update)
+    kind, generator = _kind_of(path), generator or np.random.default_rng(0)
+    then, n, gaps, most = _AGAIN[kind](path, update, n, generator)
     of = max(gaps, key=gaps.get)
     row = {
         "model": path.parent.parent.name if kind == LABELS else then["model"],
@@ -125,7 +131,7 @@ def _kind_of(path: Path) -> str:
     return next((name for name in names if name in conventions.FOLDERS), ROWS)
 
 
-def _rows_again(folder: Path, update: bool) -> tuple:
+def _rows_again(folder: Path, update: bool, *_) -> tuple:
     found = storage.read(folder)
     if found is None:
         raise ResultsError(f"nothing is stored in {folder}: measure it first")
@@ -157,7 +163,7 @@ def _rows_again(folder: Path, update: bool) -> tuple:
     return record, len(found.settings), gaps, storage.tolerance_of(record)
 
 
-def _study_again(path: Path, update: bool) -> tuple:
+def _study_again(path: Path, update: bool, *_) -> tuple:
     (settings, record), gaps = formal_framework.read(path), {}
     model = _model(path, record)
     with tempfile.TemporaryDirectory() as scratch:
@@ -172,7 +178,7 @@ def _study_again(path: Path, update: bool) -> tuple:
     return record, len(settings), gaps, storage.tolerance_of(record)
 
 
-def _logits_again(path: Path, update: bool) -> tuple:
+def _logits_again(path: Path, update: bool, *_) -> tuple:
     curves, record = records.read_logits(path)
     asked = tuple(query for query in logit_shape.QUERIES if query.label in curves)
     again = logit_shape.logit_curves(_model(path, record), asked)
@@ -181,7 +187,7 @@ def _logits_again(path: Path, update: bool) -> tuple:
     return record, len(curves), gaps, max(_LOGIT_TOLERANCE, storage.tolerance_of(record))
 
 
-def _steps_again(path: Path, update: bool) -> tuple:
+def _steps_again(path: Path, update: bool, *_) -> tuple:
     steps, record = explorer.read(path)
     model, task = _model(path, record), record["task"]
     with tempfile.TemporaryDirectory() as scratch:
@@ -190,18 +196,24 @@ def _steps_again(path: Path, update: bool) -> tuple:
     return record, len(steps), {"steps": 0.0 if same else np.inf}, _LOGIT_TOLERANCE
 
 
-def _texts_again(folder: Path, update: bool) -> tuple:
-    n, gap = rescore(folder, _SCORED, np.random.default_rng(0))
+def _texts_again(folder: Path, _, n: int, generator: np.random.Generator) -> tuple:
+    n, gap = rescore(folder, n, generator)
     return records.read_record(folder), n, {"log_p": gap}, TEXT_TOLERANCE
 
 
-def _labels_again(path: Path, update: bool) -> tuple:
-    n, wrong = rejudge(path)
-    return verifiers.read(path)[1], n, {"labels": np.inf if wrong else 0.0}, 0.0
+def _labels_again(path: Path, _, n: int, generator: np.random.Generator) -> tuple:
+    table, record = verifiers.read(path)
+    chosen = _items(path, table, record)
+    chosen = chosen.sample(min(n, len(chosen)), random_state=generator)
+    again = _judge_of(record).judge(chosen[list(verifiers.ITEM_COLUMNS)])
+    names = [*verifiers.CRITERIA, "valid"]  # the reason may name another entry of a list
+    old = table.loc[chosen.index, names].astype(object)
+    new = again[names].astype(object).set_index(old.index)
+    wrong = ~((old == new) | (old.isna() & new.isna())).all(axis=1)
+    return record, len(chosen), {"labels": int(wrong.sum())}, 0
 
 
-_SCORED = 20  # texts of each folder
-_AGAIN: dict[str, Callable[[Path, bool], tuple]] = {
+_AGAIN: dict[str, Callable[..., tuple]] = {
     ROWS: _rows_again,
     FRAMEWORK: _study_again,
     LOGITS: _logits_again,
@@ -237,24 +249,6 @@ def _judge_of(record: Mapping):
         if record["judge"] == json.loads(json.dumps({"name": judge.name, **judge.identity})):
             return judge
     return None
-
-
-def rejudge(
-    path: Path, n: int | None = None, generator: np.random.Generator | None = None
-) -> tuple[int, int]:
-    """Judges kept labels of a program again, `n` of them or all: how many, and how many differ.
-
-    Raises:
-        ResultsError: labels of other texts than are stored.
-    """
-    table, record = verifiers.read(path)
-    items = _items(path, table, record)
-    chosen = items if n is None else items.sample(min(n, len(items)), random_state=generator)
-    again = _judge_of(record).judge(chosen[list(verifiers.ITEM_COLUMNS)])
-    names = [*verifiers.CRITERIA, "valid"]
-    old, new = (labels[names].astype(object) for labels in (table.loc[chosen.index], again))
-    new.index = old.index
-    return len(chosen), int((~((old == new) | (old.isna() & new.isna())).all(axis=1)).sum())
 
 
 def _items(path: Path, table: pd.DataFrame, record: Mapping) -> pd.DataFrame:
@@ -428,14 +422,11 @@ def recompute_some(
         generator = np.random.default_rng(list(key))
         drawn = generator.permutation(len(own))[:n]
         if kind == TEXTS:  # scored one by one
-            drawn = generator.integers(len(own), size=min(n, _MOST_TEXTS))
+            drawn = generator.integers(len(own), size=min(n, 10_000))
         for index, times in zip(*np.unique(drawn, return_counts=True), strict=True):
             faults = tuple(_recomputed(own[index], int(times), generator))
             checked.append(Checked(own[index], kind, faults))
     return checked
-
-
-_MOST_TEXTS = 10_000  # of a model at once
 
 
 def _record_of(path: Path, kind: str) -> dict:
@@ -446,30 +437,21 @@ def _record_of(path: Path, kind: str) -> dict:
 
 def _recomputed(path: Path, n: int, generator: np.random.Generator) -> Iterator[Fault]:
     kind = _kind_of(path)
-    record, unit, again = _record_of(path, kind), "nats", _ROWS_AGAIN
-    if kind == LABELS:
-        n, wrong = rejudge(path, n, generator)
-        if wrong:
-            yield Fault(f"{wrong} of {n} labels are not the judge's: {_KEPT[kind].again(path)}")
-        return
-    if not _at_hand(record):
+    record = _record_of(path, kind)
+    if kind != LABELS and not _at_hand(record):
         what = f"not recomputed, {record['model']} is not here: fetch it and check again"
         yield Fault(what, NOTE)
         return
+    again = {ROWS: _ROWS_AGAIN, TEXTS: "delete the folder and sweep again"}
+    again |= {kept: one.again(path) for kept, one in _KEPT.items()}
     try:
-        if kind == TEXTS:
-            n, gap = rescore(path, n, generator)
-            of, most, again = f"{n} texts", TEXT_TOLERANCE, "delete the folder and sweep again"
-            unit = "nats a token"
-        else:
-            row = recompute(path).iloc[0]
-            gap, most, of = row["largest difference"], row.tolerance, row.of
-            again = _KEPT[kind].again(path) if kind in _KEPT else again
+        row = recompute(path, n=n, generator=generator).iloc[0]
     except CalibUtilsError as error:
         yield Fault(f"cannot be recomputed: {error}")
         return
-    if not gap <= most:
-        yield Fault(f"{of}: computed again, {gap:.2g} {unit} apart, more than {most:g}: {again}")
+    if not row.same:
+        gap, most = f"{row['largest difference']:.2g}", f"{row.tolerance:g}"
+        yield Fault(f"{row.of}: computed again, {gap} apart, more than {most}: {again[kind]}")
 
 
 def _at_hand(record: dict) -> bool:
@@ -686,9 +668,9 @@ def _label_faults(path: Path, table: pd.DataFrame, record: Mapping) -> Iterator[
         return
     _items(path, table, record)
     if record["judge"]["name"] == verifiers.GazetteerJudge.name and _judge_of(record):
-        n, wrong = rejudge(path)
-        if wrong:
-            yield f"has {wrong} of {n} labels that the lists do not give"
+        row = recompute(path, n=len(table)).iloc[0]
+        if not row.same:
+            yield f"has {row['largest difference']} labels that the lists do not give"
 
 
 # What is the same for all kinds

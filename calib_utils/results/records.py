@@ -34,7 +34,8 @@ def of_model(model: Model) -> dict:
 def identity_of(path: Path, rows: bool = False) -> str | None:
     """The digest of the identity of what is stored at a path; of a folder of models, their names.
 
-    With `rows`, of a folder of rows, also of which settings and tables it holds. None where nothing is stored that stands now: nothing at all, something unreadable, or numbers
+    With `rows`, of a folder of rows, also of which settings and tables it holds. None where nothing
+    is stored that stands now: nothing at all, something unreadable, or numbers
     of an older convention.
     """
     try:
