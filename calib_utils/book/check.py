@@ -586,6 +586,10 @@ def _text_faults(folder: Path) -> Iterator[Fault]:
         table = programs.read(folder)
         if "text" not in table or not table.text.map(lambda text: isinstance(text, str)).all():
             yield Fault("a reply has no text: delete the folder and draw again")
+        if "outcome" in table:
+            passed = table.outcome == programs.PASSED
+            if (passed != (table.n_passed == table.n_tests)).any():
+                yield Fault("a program passed with a failed test, or the reverse: draw again")
         if "log_p" in table and (table.log_p > _SLACK).any():
             yield Fault("a log-probability is above 0: delete the folder and draw again")
     yield from _environment_faults(record)
@@ -607,6 +611,16 @@ def _sweep_faults(record: dict, table: pd.DataFrame) -> Iterator[Fault]:
         yield Fault("a path has another number of tokens than its depth: sweep again")
     if not known.all():
         yield Fault("a rank was forced that the sweep does not have: sweep again")
+    for depth in range(sweep.depth):
+        rows = table[table.depth > depth]
+        rows = rows.assign(
+            before=[tuple(path[:depth]) for path in rows.path_ids],
+            rank=[path[depth] for path in rows.path_ranks],
+            step=[path[depth] for path in rows.path_log_p],
+        ).sort_values("rank")
+        rises = rows.groupby(["prompt_id", "seed", "position", "before"]).step.diff()
+        if (rises > TEXT_TOLERANCE).any():
+            yield Fault("a token of a lower rank is said to be more probable: sweep again")
 
 
 def _kept_faults(folder: Path, kind: str) -> Iterator[Fault]:

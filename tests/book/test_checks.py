@@ -300,6 +300,10 @@ TEXTS = {
     "a foreign rank": (
         "sweep", lambda f: retext(f, lambda row: row | {"path_ranks": [7]}), "does not have"
     ),
+    "ranks in another order": (
+        "sweep", lambda f: retext(f, lambda row: row | {"path_ranks": [3 - row["path_ranks"][0]]}),
+        "lower rank"
+    ),
     "a path of another length": (
         "sweep", lambda f: retext(f, lambda row: row | {"path_ids": []}), "than its depth"
     ),

@@ -248,6 +248,8 @@ def test_the_committed_study_is_what_the_weights_give(task, tmp_path):
         table.loc[3, "diversity"] += 0.01
         spoilt = tmp_path / path.parent.parent.name / formal_framework.FOLDER / path.name
         records.write(spoilt, table, record)
+        tokens = path.name.replace("settings", "tokens")
+        shutil.copy(path.with_name(tokens), spoilt.with_name(tokens))
         (spoilt,) = check.stored(tmp_path, kind="framework")
         row = check.recompute(spoilt, update=True).iloc[0]
         assert not row.same and row.of.endswith("settings.parquet, diversity")
