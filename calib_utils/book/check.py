@@ -627,7 +627,7 @@ def _kept_faults(folder: Path, kind: str) -> Iterator[Fault]:
     kept = _KEPT[kind]
     for path in sorted(folder.iterdir()):
         plain = files.PLAIN_NAME.fullmatch(path.name) and not path.is_symlink()
-        if not plain or not path.match(kept.files):
+        if not plain or not path.is_file() or not path.match(kept.files):
             yield Fault(f"{path.name} is not a file of {kind}: delete it")
             continue
         try:
@@ -644,9 +644,11 @@ def _kept_faults(folder: Path, kind: str) -> Iterator[Fault]:
 
 
 def _study_faults(path: Path, table: pd.DataFrame, record: Mapping) -> Iterator[str]:
-    name = formal_framework.paths_of(path.parent.parent / path.name.split(".")[0])
-    if path not in name.values():
-        yield "is no table of a study"
+    rows, task = path.name.split(".")[0], record["task"]
+    name = formal_framework.paths_of(path.parent.parent / rows)
+    known = task in formal_framework.TASKS and task == rows.partition("@")[0]
+    if not known or path not in name.values():
+        yield "is no table of a study of one of its tasks"
     elif path == name["tokens"]:
         kinds = {"rank": int, **dict.fromkeys(("gap", "sorted_gap", "log_p"), float)}
         if wrong := records.wrong_columns(table, kinds):
@@ -660,7 +662,7 @@ def _study_faults(path: Path, table: pd.DataFrame, record: Mapping) -> Iterator[
         elif not table[KEY].equals(keys(formal_framework.settings())):
             yield "has not the settings of a study"
         else:
-            n = len(get_task(record["task"]).answers)
+            n = len(get_task(task).answers)
             tolerance = storage.tolerance_of(record)
             yield from storage.setting_faults(table.assign(n_answers=n), tolerance)
             # Thm. E.1: the factors of the steps make precision and recall.
