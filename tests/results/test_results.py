@@ -173,13 +173,8 @@ def edit_record(**changes):
     ("name", "tamper"),
     [
         ("settings.csv", flip),
-        ("answers.parquet", flip),
         ("settings.csv", lambda path: path.unlink()),
-        ("answers.parquet", lambda path: path.write_bytes(b"")),
         ("provenance.json", lambda path: path.unlink()),
-        ("provenance.json", lambda path: path.write_text("")),
-        ("provenance.json", lambda path: path.write_text("[]")),
-        ("provenance.json", lambda path: path.write_text("{}")),
         ("provenance.json", edit_record(schema=99)),
         ("provenance.json", edit_record(files={"settings.csv": "0" * 64})),
         ("provenance.json", edit_record(files={})),
