@@ -2,7 +2,7 @@
 
 Clones the checkout three times, measures the same settings in each by the command line, with
 another hash seed in each and two threads in the last, and compares the tables with one another and
-with the committed rows. Exit status 1 where a difference exceeds `check.TOLERANCE`.
+with the committed rows. Exit status 1 where a difference exceeds the tolerance of float32.
 
     python benchmarks/clones.py [--model NAME] [--task NAME ...]
 """
@@ -15,17 +15,14 @@ import tempfile
 from itertools import combinations
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from calib_utils import paths
-from calib_utils.book.check import TOLERANCE
 from calib_utils.results import storage
 from calib_utils.results.storage import KEY
 
 RULES = ("none", "top_k=50", "top_p=0.9", "min_p=0.1", "oracle_size")
 TEMPERATURES = ("0.3", "1.0", "2.0")
-NUMBERS = ["validity", "diversity", "sequence_precision", "sequence_recall"]
 THREADS = (1, 1, 2)  # of each clone
 
 
@@ -41,13 +38,10 @@ def measure(clone: Path, model: str, task: str, place: int) -> pd.DataFrame:
     return storage.read(next((clone / "out").glob(f"*/{task}"))).settings
 
 
-def gap(one: pd.DataFrame, other: pd.DataFrame) -> float:
-    """Largest absolute difference over the settings of `one`; infinite where one is undefined."""
-    both = one.merge(other, how="left", on=KEY, suffixes=("", "_other"))
-    left = both[NUMBERS].to_numpy(dtype=float)
-    right = both[[f"{name}_other" for name in NUMBERS]].to_numpy(dtype=float)
-    apart = np.where(np.isnan(left) & np.isnan(right), 0.0, np.abs(left - right))
-    return float(np.nan_to_num(apart, nan=np.inf).max())
+def _gap(one: pd.DataFrame, other: pd.DataFrame) -> float:
+    """In nats, over the settings of both."""
+    both = one[KEY].merge(other[KEY], on=KEY)
+    return max(storage.differences(one.merge(both), other.merge(both), KEY).values())
 
 
 def compare(model: str, task: str, clones: list[Path]) -> list[dict]:
@@ -61,10 +55,11 @@ def compare(model: str, task: str, clones: list[Path]) -> list[dict]:
             "task": task,
             "settings": len(tables[a]),
             "tables": f"{a}, {b}",
-            "identical": gap(tables[a], tables[b]) == 0,
-            "largest difference": gap(tables[a], tables[b]),
+            "identical": gap == 0,
+            "largest difference": gap,
         }
         for a, b in combinations(tables, 2)
+        for gap in [_gap(tables[a], tables[b])]
     ]
 
 
@@ -82,7 +77,7 @@ def main() -> int:
         rows = [row for task in tasks for row in compare(options.model, task, clones)]
     found = pd.DataFrame(rows)
     found.to_csv(sys.stdout, index=False, float_format="%.2g")
-    return int((found["largest difference"] > TOLERANCE).any())
+    return int((found["largest difference"] > storage.TOLERANCE["float32"]).any())
 
 
 if __name__ == "__main__":

@@ -2,14 +2,12 @@
 
     python benchmarks/notebooks.py --model smollm2-135m-instruct --notebook 00_quickstart
     python benchmarks/notebooks.py --sidecars
-    python benchmarks/notebooks.py --probe
 
 A run executes the notebook with an empty results folder and counts the CPU time of its kernel,
 start and imports included; other work on the machine does not change that much. `--sidecars` adds
 up what the stored tables say instead, wall seconds of whole passes, without start and without what
 is not stored; a table that both studies of the controlled tasks use counts for the oracle cutoffs.
 It counts the prefixes (nodes) that were forwarded as well.
-`--probe` times what `python -m calib_utils forecast --measure` times.
 """
 
 import argparse
@@ -24,11 +22,10 @@ import pandas as pd
 import torch
 
 from calib_utils import paths
-from calib_utils.book import check, notebooks, resources
+from calib_utils.book import check, notebooks
 from calib_utils.models.loading import load_model
 from calib_utils.models.registry import CORE
 from calib_utils.results import storage
-from calib_utils.results.evaluation import render_prompt
 from calib_utils.studies import controlled_tasks as controlled_tasks_module
 from calib_utils.studies import oracle_cutoffs
 
@@ -42,12 +39,8 @@ def main() -> None:
     parser.add_argument("--model", action="append", choices=list(CORE))
     parser.add_argument("--notebook", action="append", choices=notebooks.notebook_names())
     parser.add_argument("--sidecars", action="store_true")
-    parser.add_argument("--probe", action="store_true")
     options = parser.parse_args()
     for model in options.model or CORE:
-        if options.probe:
-            keep(probed(model))
-            continue
         if options.sidecars:
             for new in from_sidecars(model):
                 keep(new)
@@ -68,23 +61,12 @@ def executed(model: str, notebook: str) -> dict:
     return row(notebook, model, wall, cpu, torch.get_num_threads(), "run")
 
 
-def probed(model: str) -> dict:
-    """Times what `forecast --measure` times."""
-    loaded = load_model(model)
-    before = time.process_time()
-    wall = resources.measure_probe(loaded)
-    # The probe runs twice and the second is timed: half of the CPU time is a little too much.
-    cpu = (time.process_time() - before) / 2
-    nodes = render_prompt(loaded, resources.PROBE_TASK).trie.n_nodes
-    return row(resources.PROBE, model, wall, cpu, torch.get_num_threads(), "run", nodes)
-
-
 def from_sidecars(model: str) -> list[dict]:
     """Wall seconds of the stored tables of the two studies that store theirs."""
     seconds, nodes = (dict.fromkeys((CONTROLLED, CUTOFFS), 0) for _ in range(2))
     controlled_tasks = controlled_tasks_module.task_names((2, 3, 4))
     ends = "" if load_model(model).tokenizer.chat_template else "@end=line"
-    for folder in check.stored_folders(paths.default_results_dir(), model):
+    for folder in check.stored(paths.default_results_dir(), model):
         own = folder.name in controlled_tasks
         shared = own and not ends and folder.name in oracle_cutoffs.TASKS
         stored, notebook = storage.read(folder), CONTROLLED if own and not shared else CUTOFFS

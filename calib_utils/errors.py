@@ -8,6 +8,8 @@ import math
 from collections.abc import Iterable
 from numbers import Integral
 
+_LONGEST = 200  # characters of a name in a message
+
 
 class CalibUtilsError(Exception):
     """Base of all errors raised on purpose by `calib_utils`."""
@@ -18,8 +20,8 @@ class UnknownNameError(CalibUtilsError, LookupError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = ""):
         known = list(known)
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        text = f"unknown {kind} {name!r}."
+        near = difflib.get_close_matches(str(name)[:_LONGEST], known, n=3, cutoff=0.5)
+        text = f"unknown {kind} {str(name)[:_LONGEST]!r}."
         text += f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
         text += f" Known: {', '.join(known)}." + (f" {hint}" if hint else "")
         super().__init__(text)

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import sys
 import time
 import uuid
@@ -28,6 +29,22 @@ LOCK = ".lock"
 _DRAFT = re.compile(r"\.(.+-)?[0-9a-f]{32}(\.draft|-old)?")
 _STALE_SECONDS = 86_400  # what a killed run left: no download or conversion takes a day
 _SHA256 = re.compile("[0-9a-f]{64}")
+
+
+def regular(path: str | Path, most: float = 1 << 28) -> Path:
+    """The path of a file that can be read to its end; OSError for a pipe, a device or a huge one.
+
+    Args:
+        most: bytes; what is stored here or written by hand is far smaller than the default.
+
+    A pipe would be waited for, and a device such as `/dev/zero` never ends.
+    """
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(f"{path} is no regular file")
+    if found.st_size > most:
+        raise OSError(f"{path} has {found.st_size:,} bytes, more than {most:,}")
+    return Path(path)
 
 
 @contextmanager

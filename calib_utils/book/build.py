@@ -18,7 +18,6 @@ from pathlib import Path
 from string import Template
 
 import nbformat
-import numpy as np
 import pandas as pd
 import yaml
 from docutils import nodes
@@ -26,7 +25,6 @@ from sphinx.errors import ConfigError
 
 from calib_utils import files, paths
 from calib_utils.book import notebooks
-from calib_utils.book.check import TOLERANCE
 from calib_utils.errors import (
     BookBuildError,
     CalibUtilsError,
@@ -42,7 +40,6 @@ from calib_utils.results.storage import KEY
 # One chapter, computed on this machine
 
 LIVE, LIVE_TASK = "00_quickstart", "rng-2"
-NUMBERS = ["validity", "diversity", "sequence_precision", "sequence_recall"]
 # The last cell of the copy that is executed: the chapter's own tables, and what they are of.
 _LIVE_CELL = """\
 import pandas as pd
@@ -62,14 +59,32 @@ def compute_live(model: str) -> str:
 
     Raises:
         UnknownNameError: not an embedded model.
-        NotReproducedError: a number differs by more than `check.TOLERANCE`, the chapter failed, or
-            there is nothing to compare with.
+        NotReproducedError: a number differs by more than `storage.tolerance_of` the stored rows,
+            the chapter failed, or there is nothing to compare with.
+        BookBuildError: no space to execute it in.
     """
-    from papermill.exceptions import PapermillExecutionError
-
     if model not in EMBEDDED:
         raise UnknownNameError("embedded model", model, EMBEDDED)
     load_model(model)
+    try:
+        rows, seconds = _executed_here(model)
+    except OSError as error:
+        raise BookBuildError(
+            f"{LIVE} cannot be executed in {tempfile.gettempdir()} ({error}): make room there, or "
+            "set TMPDIR to a folder with space"
+        ) from error
+    gap = largest_difference(rows, paths.default_results_dir(), model)
+    return (
+        f"Computed here: {len(rows)} settings of {LIVE_TASK} with {model} (4-bit file "
+        f"{rows.weights_sha256.iloc[0][:12]}…) in {seconds:.0f} s; largest difference from the "
+        f"stored rows {gap:.1e} nats (tolerance {storage.TOLERANCE['float32']:.0e})."
+    )
+
+
+def _executed_here(model: str) -> tuple[pd.DataFrame, float]:
+    """The rows of the live chapter, and the seconds that they took."""
+    from papermill.exceptions import PapermillExecutionError
+
     with tempfile.TemporaryDirectory() as scratch:
         page = nbformat.read(paths.notebooks_dir() / f"{LIVE}.ipynb", as_version=4)
         page.cells.append(nbformat.v4.new_code_cell(_LIVE_CELL))
@@ -84,17 +99,11 @@ def compute_live(model: str) -> str:
         except RuntimeError as error:  # the kernel did not start, or was ended
             raise NotReproducedError(f"{LIVE} did not end on this machine ({error})") from error
         seconds = time.perf_counter() - began
-        rows = pd.read_csv(Path(scratch) / "rows.csv").drop_duplicates(KEY)
-    gap = largest_difference(rows, paths.default_results_dir(), model)
-    return (
-        f"Computed here: {len(rows)} settings of {LIVE_TASK} with {model} (4-bit file "
-        f"{rows.weights_sha256.iloc[0][:12]}…) in {seconds:.0f} s; largest difference from "
-        f"the stored rows {gap:.1e} (tolerance {TOLERANCE:.0e})."
-    )
+        return pd.read_csv(Path(scratch) / "rows.csv").drop_duplicates(KEY), seconds
 
 
 def largest_difference(rows: pd.DataFrame, results_dir: Path, model: str) -> float:
-    """Of any number in `rows` from the stored one of the same setting; at most `TOLERANCE`.
+    """Of any number in `rows` from the stored one of the same setting, in nats, if they agree.
 
     Args:
         rows: settings with their numbers, and columns `end` and `weights_sha256`.
@@ -108,24 +117,22 @@ def largest_difference(rows: pd.DataFrame, results_dir: Path, model: str) -> flo
     stored = storage.read(folder)
     if stored is None or stored.record["weights_sha256"] != sha256:
         raise NotReproducedError(f"{folder} has no rows of these weights ({sha256}): {remedy}")
-    both = rows.merge(stored.settings, on=KEY, how="left", suffixes=("", "_stored"), indicator=True)
+    columns = [*KEY, *storage.NUMBERS]
+    here, then = rows[columns], stored.settings[columns]
+    both = here.merge(then[KEY], on=KEY, how="left", indicator=True)
     missing = both[both._merge != "both"]
     if len(missing):
         named = missing[KEY].astype(str).agg(" ".join, axis=1).tolist()
         raise NotReproducedError(f"{folder} has no row for {', '.join(named)}: {remedy}")
-    here, then = (both[[f"{name}{end}" for name in NUMBERS]].values for end in ("", "_stored"))
-    gaps = np.where(np.isnan(here) & np.isnan(then), 0, np.abs(here - then))
-    gaps = np.nan_to_num(gaps, nan=np.inf)  # a number on one side alone
-    if gaps.max() > TOLERANCE:
-        row, column = np.unravel_index(gaps.argmax(), gaps.shape)
-        setting = " ".join(map(str, both.iloc[row][KEY]))
+    gaps = storage.differences(here, then.merge(here[KEY], on=KEY), KEY)
+    name, most = max(gaps, key=gaps.get), storage.tolerance_of(stored.record)
+    if gaps[name] > most:
         raise NotReproducedError(
-            f"{NUMBERS[column]} of {model} on {LIVE_TASK} at {setting} is {here[row, column]:.6g} "
-            f"on this machine and {then[row, column]:.6g} in {folder}, more than {TOLERANCE:.0e} "
-            "apart: compare the versions in its provenance.json with `pip list`; the stored pages "
-            "are built by `make pages`"
+            f"{name} of {model} on {LIVE_TASK} is {gaps[name]:.2g} nats from that in {folder} on "
+            f"this machine, more than {most:.0e}: compare the versions in its provenance.json with "
+            "`pip list`; the stored pages are built by `make pages`"
         )
-    return float(gaps.max())
+    return gaps[name]
 
 
 # Figures of prose pages and of the README, out of executed notebooks

@@ -6,10 +6,12 @@ is opened before it is known to be plain. Writes only where told to.
 """
 
 import hashlib
+import json
 import math
+import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +19,6 @@ import numpy as np
 import pandas as pd
 
 from calib_utils import files
-from calib_utils.book.resources import BYTES
 from calib_utils.core.processors import parse_rule
 from calib_utils.core.prompts import Policies
 from calib_utils.core.tasks import OpenPrompt, get_task
@@ -28,121 +29,244 @@ from calib_utils.models.generation import Continuations, start_of
 from calib_utils.models.loading import Model, load_model
 from calib_utils.models.registry import EMBEDDED
 from calib_utils.openended import programs, verifiers
+from calib_utils.openended.prompts import open_prompts
 from calib_utils.openended.sweeps import Sweep
 from calib_utils.results import conventions, records, storage
 from calib_utils.results.conventions import FRAMEWORK, LABELS, LOGITS, ROWS, STEPS, TEXTS
-from calib_utils.results.evaluation import Request, request_for
+from calib_utils.results.evaluation import keys, request_for
 from calib_utils.results.storage import KEY
-from calib_utils.studies import formal_framework
+from calib_utils.studies import formal_framework, logit_shape
 
-# Float32 forward passes differ in the fifth digit between machines and batch sizes.
-TOLERANCE = 1e-4
-# bfloat16 has eight bits, and kernels of two processors round logits apart: .017 of diversity and
-# .047 nats of a loss seen between two machines.
-HALF_TOLERANCE = 0.1
 TEXT_TOLERANCE = 1e-3  # nats a token, in float32
-_NUMBERS = list(formal_framework.NUMBERS)
+_LOGIT_TOLERANCE = 0.01  # of logits as they are, in float32
+_EXACTLY = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+_ROWS_AGAIN = "`reproduce --update` measures them again"
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A kind of file that carries its own record, and the notebook that makes it anew."""
+
+    files: str
+    read: Callable
+    chapter: str
+
+    def again(self, path: Path) -> str:
+        return f"delete {path.name} and run {self.chapter}"
+
+
+_KEPT = {
+    LABELS: _Kept("*.parquet", verifiers.read, "04_order_calibration"),
+    LOGITS: _Kept("*.parquet", records.read_logits, "06_logit_shape"),
+    STEPS: _Kept("*.json", explorer.read, "03_oracle_cutoffs"),
+    FRAMEWORK: _Kept("*.parquet", formal_framework.read, "01_formal_framework"),
+}
 
 
 # Computing again what is stored.
 
 
-def stored_folders(results_dir: Path, model: str | None = None) -> list[Path]:
-    """Every stored measurement, or one model's."""
-    found = sorted(path.parent for path in Path(results_dir).glob(f"*/*/{storage.RECORD}"))
-    return [folder for folder in found if model in (None, folder.parent.name)]
+def stored(results_dir: Path, model: str | None = None, kind: str = ROWS) -> list[Path]:
+    """Everything stored of a kind, or one model's: folders of rows and texts, files of the rest.
+
+    Of a study of the formal framework, its table of settings.
+    """
+    record, kept = storage.RECORD, {FRAMEWORK: "*.settings.parquet"}
+    names = {ROWS: f"*/{record}", TEXTS: f"{TEXTS}/*/{record}"}
+    names |= {name: f"{name}/{kept.get(name, one.files)}" for name, one in _KEPT.items()}
+    found = sorted(Path(results_dir).glob(f"{model or '*'}/{names[kind]}"))
+    own = [path for path in found if not path.name.startswith(".")]
+    return [path.parent for path in own] if kind in (ROWS, TEXTS) else own
 
 
-def stored_studies(results_dir: Path, model: str | None = None) -> list[Path]:
-    """The kept studies of the formal framework, or one model's, by their tables of settings."""
-    found = sorted(Path(results_dir).glob(f"*/{FRAMEWORK}/[!.]*.settings.parquet"))
-    return [path for path in found if model in (None, path.parent.parent.name)]
+def reproduce(
+    results_dir: Path, model: str | None = None, update: bool = False
+) -> Iterator[pd.DataFrame]:
+    """Everything stored, or all of one model, computed again: a row each, as `recompute` gives it.
+
+    Left out are replies without token ids, and labels that a model gave.
+    """
+    for kind in _AGAIN:
+        for path in stored(results_dir, model, kind):
+            if _can_be_again(path, kind):
+                yield recompute(path, update)
 
 
-def recompute(folder: Path, update: bool = False) -> pd.DataFrame:
-    """Measures a stored folder's settings again from the weights.
+def recompute(
+    path: Path,
+    update: bool = False,
+    n: int = 20,
+    generator: np.random.Generator | None = None,
+) -> pd.DataFrame:
+    """Computes again from the weights what is stored at a path, one of `stored`.
 
     Args:
-        update: replace the stored rows by the new ones.
+        update: replace stored rows, or a study of the formal framework, by what is found.
+        n: texts that are scored again, drawn with `generator`, and labels that are judged again.
 
     Returns:
-        One row: model, task, settings, largest absolute difference per number, `same` within
-        `tolerance_of` its record, and whether the stored convention is today's.
+        One row: model, task, rows, the largest difference in nats (`storage.differences`; of texts
+        a token, of labels their number) and what it is of, the tolerance, `same` within it, and
+        whether the stored convention is today's.
     """
-    stored = storage.read(folder)
-    with tempfile.TemporaryDirectory() as scratch:
-        request = _request(folder, stored.record, scratch)
-        request.tables(
-            _settings_of(stored.settings),
-            list(dict.fromkeys(stored.answers.temperature)),
-            losses=not stored.losses.empty,
-            frontier=not stored.frontier.empty,
-        )
-        again = storage.read(request.folder)
-    gaps = _gaps(stored.settings, again.settings, KEY, _NUMBERS)
-    gaps |= _gaps(stored.losses, again.losses, [*KEY, "repair", "step"], ["diversity_loss"])
-    if update:
-        storage.write(folder, again, again.record)
-    return _row(folder.name, ROWS, stored.record, len(stored.settings), gaps)
-
-
-def recompute_study(path: Path, update: bool = False) -> pd.DataFrame:
-    """Measures a kept study, one of `stored_studies`, again; as `recompute`, without losses."""
-    stored, record = formal_framework.read(path)
-    model = load_model(record["model"], **_settings_of_model(record))
-    with tempfile.TemporaryDirectory() as scratch:
-        again = formal_framework.study(model, get_task(record["task"]), record["end"], scratch)
-        if update:
-            for new in (Path(scratch) / model.key / FRAMEWORK).iterdir():
-                files.keep(path.with_name(new.name), new.read_bytes())
-    gaps = _gaps(stored, again.numbers, KEY, _NUMBERS) | {"diversity_loss": np.nan}
-    name = f"{FRAMEWORK}/{path.name.removesuffix('.settings.parquet')}"
-    return _row(name, FRAMEWORK, record, len(stored), gaps)
-
-
-def tolerance_of(record: dict) -> float:
-    """How far numbers of the same weights may lie apart on two machines, by their number format."""
-    return TOLERANCE if record["dtype"] == "float32" else HALF_TOLERANCE
-
-
-def _row(task: str, kind: str, then: dict, settings: int, gaps: dict) -> pd.DataFrame:
+    kind, generator = _kind_of(path), generator or np.random.default_rng(0)
+    then, n, gaps, most = _AGAIN[kind](path, update, n, generator)
+    of = max(gaps, key=gaps.get)
     row = {
-        "model": then["model"],
-        "task": task,
-        "settings": settings,
-        **{f"max |Δ| {name}": value for name, value in gaps.items()},
-        "same": np.nanmax(list(gaps.values())) <= tolerance_of(then),
+        "model": path.parent.parent.name if kind == LABELS else then["model"],
+        "task": path.name if kind == ROWS else f"{kind}/{path.name}",
+        "rows": n,
+        "largest difference": gaps[of],
+        "of": of,
+        "tolerance": most,
+        "same": gaps[of] <= most,
         "convention is current": conventions.is_current(kind, then),
     }
     return pd.DataFrame([row])
 
 
-def _gaps(old: pd.DataFrame, new: pd.DataFrame, key: list[str], names: list[str]) -> dict:
-    """Largest absolute difference of some columns between the rows of `old` and those of the same
-    key; infinite where only one of the two is defined."""
-    both, gaps = old.merge(new, how="left", on=key, suffixes=("", "_new")), {}
-    for name in names:
-        one, other = both[name], both[f"{name}_new"]
-        gap = (one - other).astype(float).abs().fillna(np.inf)
-        gaps[name] = float(gap.where(one.notna() | other.notna(), 0.0).max()) if len(gap) else 0.0
-    return gaps
+def _kind_of(path: Path) -> str:
+    """Of a folder of rows or texts, a file of another kind, or the folder of such files."""
+    names = (path.parent.name, path.name)
+    return next((name for name in names if name in conventions.FOLDERS), ROWS)
 
 
-def _request(folder: Path, record: dict, results_dir: str | None = None) -> Request:
-    """The request that a record names."""
+def _rows_again(folder: Path, update: bool, *_) -> tuple:
+    found = storage.read(folder)
+    if found is None:
+        raise ResultsError(f"nothing is stored in {folder}: measure it first")
+    record = found.record
+    with tempfile.TemporaryDirectory() as scratch:
+        request = request_for(
+            _model(folder, record), record["task"], Policies(**record["policies"]), None, scratch
+        )
+        request.tables(
+            _settings_of(found.settings),
+            list(dict.fromkeys(found.answers.temperature)),
+            losses=not found.losses.empty,
+            frontier=not found.frontier.empty,
+        )
+        again = storage.read(request.folder)
+    # Where answers, or losses of some settings alone, are stored, more is measured than is stored.
+    one = {name: getattr(found, name) for name in storage.ROW_KEYS}
+    other = {name: getattr(again, name) for name in storage.ROW_KEYS}
+    other["losses"] = other["losses"].merge(one["losses"][KEY].drop_duplicates(), on=KEY)
+    other["settings"] = other["settings"].merge(one["settings"][KEY], on=KEY)
+    gaps = {
+        f"{name}, {column}": gap
+        for name, key in storage.ROW_KEYS.items()
+        for column, gap in storage.differences(one[name], other[name], key).items()
+    }
+    gaps |= {n: np.inf for n in conventions.IDENTITY[ROWS] if record[n] != again.record[n]}
+    if update:
+        storage.write(folder, again, again.record)
+    return record, len(found.settings), gaps, storage.tolerance_of(record)
+
+
+def _study_again(path: Path, update: bool, *_) -> tuple:
+    (settings, record), gaps = formal_framework.read(path), {}
+    model = _model(path, record)
+    with tempfile.TemporaryDirectory() as scratch:
+        formal_framework.study(model, get_task(record["task"]), record["end"], scratch)
+        for new in sorted((Path(scratch) / model.key / FRAMEWORK).iterdir()):
+            old, key = path.with_name(new.name), KEY if new.name == path.name else []
+            tables = (formal_framework.read(one)[0] for one in (old, new))
+            found = storage.differences(*tables, key)
+            gaps |= {f"{new.name}, {column}": gap for column, gap in found.items()}
+            if update:
+                files.keep(old, new.read_bytes())
+    return record, len(settings), gaps, storage.tolerance_of(record)
+
+
+def _logits_again(path: Path, update: bool, *_) -> tuple:
+    curves, record = records.read_logits(path)
+    asked = tuple(query for query in logit_shape.QUERIES if query.label in curves)
+    again = logit_shape.logit_curves(_model(path, record), asked)
+    same = list(curves) == list(again) and len(curves) == len(again)
+    gaps = {"logits": float((curves - again).abs().to_numpy().max()) if same else np.inf}
+    return record, len(curves), gaps, max(_LOGIT_TOLERANCE, storage.tolerance_of(record))
+
+
+def _steps_again(path: Path, update: bool, *_) -> tuple:
+    steps, record = explorer.read(path)
+    model, task = _model(path, record), record["task"]
+    with tempfile.TemporaryDirectory() as scratch:
+        again = explorer.keep(model, [task], record["end"], scratch).get(task, ())
+    same = len(steps) == len(again) and all(map(explorer.alike, steps, again))
+    return record, len(steps), {"steps": 0.0 if same else np.inf}, _LOGIT_TOLERANCE
+
+
+def _texts_again(folder: Path, _, n: int, generator: np.random.Generator) -> tuple:
+    n, gap = rescore(folder, n, generator)
+    return records.read_record(folder), n, {"log_p": gap}, TEXT_TOLERANCE
+
+
+def _labels_again(path: Path, _, n: int, generator: np.random.Generator) -> tuple:
+    table, record = verifiers.read(path)
+    chosen = _items(path, table, record)
+    chosen = chosen.sample(min(n, len(chosen)), random_state=generator)
+    again = _judge_of(record).judge(chosen[list(verifiers.ITEM_COLUMNS)])
+    names = [*verifiers.CRITERIA, "valid"]  # the reason may name another entry of a list
+    old = table.loc[chosen.index, names].astype(object)
+    new = again[names].astype(object).set_index(old.index)
+    wrong = ~((old == new) | (old.isna() & new.isna())).all(axis=1)
+    return record, len(chosen), {"labels": int(wrong.sum())}, 0
+
+
+_AGAIN: dict[str, Callable[..., tuple]] = {
+    ROWS: _rows_again,
+    FRAMEWORK: _study_again,
+    LOGITS: _logits_again,
+    STEPS: _steps_again,
+    TEXTS: _texts_again,
+    LABELS: _labels_again,
+}
+_TEXTUAL = (TEXTS, LABELS)  # of which some are looked at, one by one
+
+
+def _model(path: Path, record: Mapping) -> Model:
+    """The model that a record names."""
     try:
-        name, task, policies = record["model"], record["task"], Policies(**record["policies"])
-        settings = _settings_of_model(record)
-    except (KeyError, TypeError) as error:
+        name = record["model"]
+        settings = {n: record[n] for n in ("revision", "dtype")} | {"chat": record.get("chat")}
+    except KeyError as error:
         raise ResultsError(
-            f"{folder}: its record does not say what was measured ({error!r}): restore it, or "
-            "delete the folder and measure again"
+            f"{path}: its record does not say what was measured ({error!r}): restore it, or "
+            "delete it and measure again"
         ) from error
-    return request_for(load_model(name, **settings), task, policies, results_dir=results_dir)
+    return load_model(name, **settings)
 
 
-def _settings_of_model(record: dict) -> dict:
-    return {"revision": record["revision"], "dtype": record["dtype"], "chat": record.get("chat")}
+def _can_be_again(path: Path, kind: str) -> bool:
+    record = _record_of(path, kind)
+    if kind == LABELS:
+        return _judge_of(record) is not None
+    return kind != TEXTS or ({"sweep", "files"} <= set(record) and record.get("dtype") == "float32")
+
+
+def _judge_of(record: Mapping):
+    """The program that gave labels, where it is here in that version; None for a model."""
+    for judge in (verifiers.GazetteerJudge(), verifiers.LanguageChecker()):
+        if record["judge"] == json.loads(json.dumps({"name": judge.name, **judge.identity})):
+            return judge
+    return None
+
+
+def _items(path: Path, table: pd.DataFrame, record: Mapping) -> pd.DataFrame:
+    """What was labelled, with the prompts; ResultsError where it is not what is stored."""
+    place = path.parent.parent / TEXTS / path.stem.removeprefix("judged-").partition("@")[0]
+    texts, asked = programs.read(place), records.read_record(place).get("sweep")
+    prompts = {prompt.id: prompt.prompt for prompt in open_prompts()}
+    prompts |= {one["id"]: one["prompt"] for one in asked["prompts"]} if asked else {}
+    items = table[["prompt_id", "text", "ended"]].assign(prompt=table.prompt_id.map(prompts))
+    listed = items[["prompt_id", "prompt", "text", "ended"]].astype(object).values.tolist()
+    unknown = set(zip(table.prompt_id, table.text, strict=True))
+    unknown -= set(zip(texts.prompt_id, texts.text, strict=True))
+    if unknown or conventions.digest(listed) != record["texts_sha256"]:
+        raise ResultsError(
+            f"{path.name} labels texts that are not stored, or not those of its hash: delete it"
+        )
+    return items
 
 
 def _settings_of(table: pd.DataFrame) -> list:
@@ -165,25 +289,22 @@ def rescore(
 
     Returns:
         How many were scored, and the largest difference of a stored log-probability, in nats a
-        token: of each forced token, and of each completion over its length. None is scored after
-        a written opening: its text is stored and its tokens are not, and a model may write a text
-        in other tokens than its tokenizer would.
+        token: of each forced token, and of each completion over its length; infinite where the
+        tokens do not spell the text. None is scored after a written opening: its text is stored
+        and its tokens are not, and a model may write a text in other tokens than its tokenizer
+        would.
 
     Raises:
         ResultsError: texts of no sweep, which come without their token ids.
     """
     record = records.read_record(folder)
     if "sweep" not in record:
-        raise ResultsError(
-            f"{folder} holds replies without their token ids, which cannot be scored: look at them "
-            "with `check`"
-        )
+        raise ResultsError(f"{folder} holds replies without their token ids: use `check`")
     table, sweep = records.read_completions(folder), _sweep_of(record)
     table = table[table.position == 0]
     if table.empty:
         return 0, 0.0
-    if model is None:
-        model = load_model(record["model"], **_settings_of_model(record))
+    model = model or _model(folder, record)
     prompt_id = generator.choice(table.prompt_id.unique())
     table = table[table.prompt_id == prompt_id]
     table = table.sample(min(n, len(table)), random_state=generator)
@@ -195,7 +316,10 @@ def rescore(
         log_p = np.array(again.prefix_log_p)
         forced, written = np.abs(log_p[: row.depth] - row.path_log_p), log_p[row.depth :]
         gap = abs(written.sum() - row.log_p) / max(1, len(written))
-        largest = max(largest, gap, forced.max(initial=0.0))
+        ids = list(row.token_ids)
+        shown = model.tokenizer.decode(ids[: len(ids) - row.ended], **_EXACTLY)
+        same = shown == row.text and ids[: row.depth] == list(row.path_ids)
+        largest = max(largest, gap, forced.max(initial=0.0), 0.0 if same else np.inf)
     return len(table), float(largest)
 
 
@@ -248,7 +372,7 @@ def check(folder: str | Path) -> list[Checked]:
     Nothing at all is a fault as well.
     """
     root = Path(folder)
-    if not root.is_dir():
+    if not os.path.isdir(root):  # also of a name that is too long for one
         what = "there is no such folder: give a results folder, by default data/results"
         return [Checked(root, "other", (Fault(what),))]
     what = "nothing is stored here: run `python -m calib_utils run --model NAME` first"
@@ -270,72 +394,65 @@ def as_table(found: list[Checked], root: Path) -> pd.DataFrame:
 def recompute_some(
     found: list[Checked], n: int, seed: int | str = 0, longest: float = math.inf
 ) -> list[Checked]:
-    """Computes some stored rows again, and scores some stored texts, where the model is at hand.
+    """Computes some stored tables again, and scores some stored texts, where the model is at hand.
 
-    A row costs a pass over its whole task, a text one over its tokens. What was at fault already
-    is left out, and so are replies, which are stored without token ids, and texts in bfloat16.
+    A table is compared whole, since its rows share a pass. What was at fault already is left out,
+    and so are replies, which are stored without token ids, and texts in half precision.
 
     Args:
-        n: rows, and as many texts, for each model, drawn over its folders.
+        n: tables, and as many texts, for each model, drawn over its folders.
         seed: of the draw; any text, such as a commit's hash.
         longest: tables whose record says more seconds than that are left out.
 
     Returns:
-        The folders drawn from, each with a fault where the weights give something else, or a note
-        where the model is not here.
+        What was drawn, each with a fault where the weights give something else, or a note where
+        the model is not here.
     """
     places: dict[tuple[str, str], list[Path]] = {}
-    for one in found:
-        model = one.folder.parents[one.kind == TEXTS].name
-        if one.verdict != ERROR and one.kind in (TABLE, TEXTS):
-            record = records.read_record(one.folder, TEXTS if one.kind == TEXTS else ROWS)
-            if one.kind == TABLE:
-                wanted = record["seconds"] <= longest
-            else:
-                wanted = "sweep" in record and record["dtype"] == "float32"
-            if wanted:
-                places.setdefault((one.kind, model), []).append(one.folder)
+    for one in (one for one in found if one.verdict != ERROR):
+        model = one.folder.parents[one.kind == TEXTS]
+        folders = one.kind in (TABLE, TEXTS)
+        for path in [one.folder] if folders else stored(model.parent, model.name, one.kind):
+            quick = _record_of(path, one.kind).get("seconds", 0) <= longest
+            if quick and _can_be_again(path, one.kind):
+                kind = TEXTS if one.kind in _TEXTUAL else TABLE
+                places.setdefault((kind, model.name), []).append(path)
     checked = []
-    for (kind, model), folders in places.items():
+    for (kind, model), own in places.items():
         key = hashlib.sha256(f"{seed}/{kind}/{model}".encode()).digest()
         generator = np.random.default_rng(list(key))
-        drawn = generator.choice(len(folders), size=n)
+        drawn = generator.permutation(len(own))[:n]
+        if kind == TEXTS:  # scored one by one
+            drawn = generator.integers(len(own), size=min(n, 10_000))
         for index, times in zip(*np.unique(drawn, return_counts=True), strict=True):
-            faults = tuple(_recomputed(folders[index], kind, int(times), generator))
-            checked.append(Checked(folders[index], kind, faults))
+            faults = tuple(_recomputed(own[index], int(times), generator))
+            checked.append(Checked(own[index], kind, faults))
     return checked
 
 
-def _recomputed(folder: Path, kind: str, n: int, generator: np.random.Generator) -> Iterator[Fault]:
-    record = records.read_record(folder, TEXTS if kind == TEXTS else ROWS)
-    if not _at_hand(record):
+def _record_of(path: Path, kind: str) -> dict:
+    if kind in _KEPT:
+        return _KEPT[kind].read(path)[1]
+    return records.read_record(path, TEXTS if kind == TEXTS else ROWS)
+
+
+def _recomputed(path: Path, n: int, generator: np.random.Generator) -> Iterator[Fault]:
+    kind = _kind_of(path)
+    record = _record_of(path, kind)
+    if kind != LABELS and not _at_hand(record):
         what = f"not recomputed, {record['model']} is not here: fetch it and check again"
         yield Fault(what, NOTE)
         return
+    again = {ROWS: _ROWS_AGAIN, TEXTS: "delete the folder and sweep again"}
+    again |= {kept: one.again(path) for kept, one in _KEPT.items()}
     try:
-        if kind == TEXTS:
-            most, (n, gap) = TEXT_TOLERANCE, rescore(folder, n, generator)
-            what, unit = f"the log-probabilities of {n} texts differ", " nats a token"
-            again = "delete the folder and sweep again"
-        else:
-            most, unit, again = (
-                tolerance_of(record),
-                "",
-                "`reproduce --update` measures the table again",
-            )
-            table = storage.read(folder).settings
-            rows = table.sample(min(n, len(table)), random_state=generator)
-            request = _request(folder, record)
-            new, now = request.tables(_settings_of(rows)).settings, request.identity()
-            gap = max(_gaps(rows, new, KEY, _NUMBERS).values())
-            if differs := [n for n in conventions.IDENTITY[ROWS] if record[n] != now[n]]:
-                yield Fault(f"{', '.join(differs)} are not those of the record: measure again")
-            what = f"{len(rows)} rows recomputed differ"
+        row = recompute(path, n=n, generator=generator).iloc[0]
     except CalibUtilsError as error:
         yield Fault(f"cannot be recomputed: {error}")
         return
-    if not gap <= most:
-        yield Fault(f"{what} by up to {gap:.2g}{unit}, more than {most:g}: {again}")
+    if not row.same:
+        gap, most = f"{row['largest difference']:.2g}", f"{row.tolerance:g}"
+        yield Fault(f"{row.of}: computed again, {gap} apart, more than {most}: {again[kind]}")
 
 
 def _at_hand(record: dict) -> bool:
@@ -405,15 +522,26 @@ def _table_faults(folder: Path) -> Iterator[Fault]:
     record = records.read_record(folder, ROWS)
     yield from _entry_faults(folder, record)
     stored = storage.read(folder)
-    yield from _identity_faults(ROWS, record, "`reproduce --update` measures them again")
+    yield from _identity_faults(ROWS, record, _ROWS_AGAIN)
     yield from _model_faults(folder.parent.name, record)
     for name in ("model", "task"):
         if (of := set(stored.settings[name])) != {record[name]}:
             what = f"the table is of {sorted(of)}, the record of {record[name]!r}"
             yield Fault(f"{what}: measure again")
     policies, dtype = Policies(**record["policies"]), record["dtype"]
-    if dtype not in BYTES:
+    if dtype not in storage.TOLERANCE:
         yield Fault(f"dtype {dtype!r} does not exist: measure again")
+    _settings_of(stored.settings)  # names of rules that do not exist raise
+    if (study := formal_framework.paths_of(folder)["settings"]).is_file():
+        columns = [*KEY, *storage.NUMBERS]
+        kept, own = formal_framework.read(study)[0][columns], stored.settings[columns]
+        both = kept[KEY].merge(own[KEY], on=KEY)
+        for name, gap in storage.differences(kept.merge(both), own.merge(both), KEY).items():
+            if gap > storage.tolerance_of(record):
+                yield Fault(
+                    f"{name} is {gap:.2g} nats from that in {study.name}: {_ROWS_AGAIN}, or delete "
+                    "that and run 01_formal_framework"
+                )
     suffix = policies.suffix + (f"@dtype={dtype}" if dtype != "float32" else "")
     if folder.name != f"{record['task']}{suffix}":
         yield Fault(
@@ -459,6 +587,10 @@ def _text_faults(folder: Path) -> Iterator[Fault]:
         table = programs.read(folder)
         if "text" not in table or not table.text.map(lambda text: isinstance(text, str)).all():
             yield Fault("a reply has no text: delete the folder and draw again")
+        if "outcome" in table:
+            passed = table.outcome == programs.PASSED
+            if (passed != (table.n_passed == table.n_tests)).any():
+                yield Fault("a program passed with a failed test, or the reverse: draw again")
         if "log_p" in table and (table.log_p > _SLACK).any():
             yield Fault("a log-probability is above 0: delete the folder and draw again")
     yield from _environment_faults(record)
@@ -480,41 +612,82 @@ def _sweep_faults(record: dict, table: pd.DataFrame) -> Iterator[Fault]:
         yield Fault("a path has another number of tokens than its depth: sweep again")
     if not known.all():
         yield Fault("a rank was forced that the sweep does not have: sweep again")
-
-
-# How to read a file that carries its own record, and the notebook that makes it anew.
-_KEPT: dict[str, tuple[str, Callable, str]] = {
-    LABELS: (".parquet", verifiers.read, "04_order_calibration"),
-    LOGITS: (".parquet", records.read_logits, "06_logit_shape"),
-    STEPS: (".json", explorer.read, "03_oracle_cutoffs"),
-    FRAMEWORK: (".parquet", formal_framework.read, "01_formal_framework"),
-}
+    for depth in range(sweep.depth):
+        rows = table[table.depth > depth]
+        rows = rows.assign(
+            before=[tuple(path[:depth]) for path in rows.path_ids],
+            rank=[path[depth] for path in rows.path_ranks],
+            step=[path[depth] for path in rows.path_log_p],
+        ).sort_values("rank")
+        rises = rows.groupby(["prompt_id", "seed", "position", "before"]).step.diff()
+        if (rises > TEXT_TOLERANCE).any():
+            yield Fault("a token of a lower rank is said to be more probable: sweep again")
 
 
 def _kept_faults(folder: Path, kind: str) -> Iterator[Fault]:
-    suffix, read, chapter = _KEPT[kind]
+    kept = _KEPT[kind]
     for path in sorted(folder.iterdir()):
-        if not files.PLAIN_NAME.fullmatch(path.name) or path.suffix != suffix or path.is_symlink():
+        plain = files.PLAIN_NAME.fullmatch(path.name) and not path.is_symlink()
+        if not plain or not path.is_file() or not path.match(kept.files):
             yield Fault(f"{path.name} is not a file of {kind}: delete it")
             continue
         try:
-            table, record = read(path)
+            table, record = kept.read(path)
+            yield from _identity_faults(kind, record, kept.again(path))
+            if kind == LABELS:
+                wrong = _label_faults(path, table, record)
+            else:
+                yield from _model_faults(folder.parent.name, record)
+                wrong = _study_faults(path, table, record) if kind == FRAMEWORK else ()
+            yield from (Fault(f"{path.name} {what}: {kept.again(path)}") for what in wrong)
         except ResultsError as error:
             yield Fault(str(error))
-            continue
-        yield from _identity_faults(kind, record, f"delete {path.name} and run {chapter}")
-        if kind != LABELS:
-            yield from _model_faults(folder.parent.name, record)
-            continue
-        name = path.stem.removeprefix("judged-").partition("@")[0]
-        try:
-            texts = programs.read(folder.parent / TEXTS / name)
-        except ResultsError as error:
-            yield Fault(f"the texts of {path.name} cannot be read ({error}); or delete it")
-            continue
-        strange = set(zip(table.prompt_id, table.text, strict=True))
-        if strange := strange - set(zip(texts.prompt_id, texts.text, strict=True)):
-            yield Fault(f"{path.name} labels {len(strange)} texts that are not stored: delete it")
+
+
+def _study_faults(path: Path, table: pd.DataFrame, record: Mapping) -> Iterator[str]:
+    rows, task = path.name.split(".")[0], record["task"]
+    name = formal_framework.paths_of(path.parent.parent / rows)
+    known = task in formal_framework.TASKS and task == rows.partition("@")[0]
+    if not known or path not in name.values():
+        yield "is no table of a study of one of its tasks"
+    elif path == name["tokens"]:
+        kinds = {"rank": int, **dict.fromkeys(("gap", "sorted_gap", "log_p"), float)}
+        if wrong := records.wrong_columns(table, kinds):
+            yield f"has {wrong}"
+    else:
+        steps = sum(column.startswith("alpha_") for column in table)
+        factors = [f"{part}_{step + 1}" for part in ("alpha", "beta") for step in range(steps)]
+        kinds = {**dict.fromkeys([*KEY, *storage.NUMBERS, *factors], float), "rule": str}
+        if wrong := records.wrong_columns(table, kinds):
+            yield f"has {wrong}"
+        elif not table[KEY].equals(keys(formal_framework.settings())):
+            yield "has not the settings of a study"
+        else:
+            n = len(get_task(task).answers)
+            tolerance = storage.tolerance_of(record)
+            yield from storage.setting_faults(table.assign(n_answers=n), tolerance)
+            # Thm. E.1: the factors of the steps make precision and recall.
+            product = pd.DataFrame(
+                {
+                    name: table[[f for f in factors if f.startswith(part)]].prod(axis=1)
+                    for name, part in (("sequence_precision", "alpha"), ("sequence_recall", "beta"))
+                }
+            )
+            for name, gap in storage.differences(product, table[list(product)], []).items():
+                if gap > tolerance:
+                    yield f"has factors that do not make its {name}"
+
+
+def _label_faults(path: Path, table: pd.DataFrame, record: Mapping) -> Iterator[str]:
+    """Other texts than are stored, and labels that the lists, which are quick, do not give."""
+    if list(table) != verifiers.COLUMNS:
+        yield f"has the columns {list(table)}"
+        return
+    _items(path, table, record)
+    if record["judge"]["name"] == verifiers.GazetteerJudge.name and _judge_of(record):
+        row = recompute(path, n=len(table)).iloc[0]
+        if not row.same:
+            yield f"has {row['largest difference']} labels that the lists do not give"
 
 
 # What is the same for all kinds
@@ -534,6 +707,8 @@ def _identity_faults(kind: str, record: dict, remedy: str) -> Iterator[Fault]:
     for name in conventions.IDENTITY[kind]:
         if name.endswith("_sha256") and not _SHA256.fullmatch(str(record.get(name))):
             yield Fault(f"{name} is {record.get(name)!r}, not a SHA-256: measure again")
+    if not (isinstance(took := record.get("seconds", 0), int | float) and 0 <= took < math.inf):
+        yield Fault(f"it took {took!r} seconds, which cannot be: measure again")
     if not conventions.is_current(kind, record):
         yield Fault(
             f"of convention {record.get('convention')!r} of {kind}, where this version computes "
@@ -583,6 +758,3 @@ def _environment_faults(record: dict) -> Iterator[Fault]:
     missing = {"date", "python", "packages", "machine", "device", "commit"} - set(environment)
     if missing:
         yield Fault(f"the environment lacks {', '.join(sorted(missing))}: measure again")
-    elif environment.get("dirty") or not _COMMIT.fullmatch(str(environment["commit"])):
-        what = "measured with changes that no commit has: commit calib_utils and measure again"
-        yield Fault(what, NOTE)

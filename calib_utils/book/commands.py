@@ -10,6 +10,7 @@ import math
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -39,6 +40,9 @@ COLUMNS = [
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; a user's mistake prints one line and gives exit status 2."""
     try:
+        sys.stderr = sys.stderr or io.StringIO()  # closed by whoever started this
+        if sys.stdout is None:
+            raise InvalidRequestError("stdout is closed: redirect it to /dev/null or a file")
         options = parser().parse_args(arguments)
         for stream in (sys.stdout, sys.stderr):  # answers are not ASCII, and a locale may be
             if isinstance(stream, io.TextIOWrapper):
@@ -47,14 +51,23 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.flush()  # here, where a pipe that is closed can still be told
         return status
     except CalibUtilsError as error:
-        print(f"calib_utils: {type(error).__name__}: {error}", file=sys.stderr)
+        _say_error(error)
         return 1 if isinstance(error, NotReproducedError) else 2
     except KeyboardInterrupt:
         print("calib_utils: interrupted; what is finished is kept", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # whoever read the output has had enough of it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except OSError as error:  # what no function below could foresee: a full disk behind stdout
+        enough = isinstance(error, BrokenPipeError)  # whoever read the output has had it
+        if not enough:
+            _say_error(f"{error}: choose another place, with space and permission to write")
+        with suppress(OSError, ValueError):  # else Python flushes it once more, and fails
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1 if enough else 2
+
+
+def _say_error(error: Exception | str) -> None:
+    name = "OSError" if isinstance(error, str) else type(error).__name__
+    print(f"calib_utils: {name}: {error}", file=sys.stderr)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -99,8 +112,7 @@ def parser() -> argparse.ArgumentParser:
     add("--format", choices=["text", *FORMATS], default="text")
     add("--results-dir", type=Path, help="by default this checkout's")
 
-    add = command("forecast", _forecast, "memory, disk and time of a run, before it runs", model)
-    add("--measure", action="store_true", help="load the model and time it first")
+    command("forecast", _forecast, "memory, disk and time of a run, before it runs", model)
 
     add = command("resources", _resources, "what a batch system is asked for, as JSON")
     add("models", nargs="*", default=list(CORE), metavar="MODEL")
@@ -121,7 +133,7 @@ def parser() -> argparse.ArgumentParser:
 
     add = command("check", _check, "are stored results what they say")
     add("folder", nargs="?", type=Path, help="by default this checkout's results")
-    add("--recompute", type=int, default=0, metavar="N", help="N rows of each model, and N texts")
+    add("--recompute", type=int, default=0, metavar="N", help="N tables of each model, N texts")
     add("--longest", type=float, default=math.inf, metavar="S", help="no table that took longer")
     add("--seed", default="0", help="of the choice: any text, such as a commit")
     add("--strict", action="store_true", help="notes count as well: fit to contribute")
@@ -334,13 +346,8 @@ def _forecast(options) -> None:
     from calib_utils.models.loading import resolve_device
 
     loading.check_name(options.model)
-    device, probe_s = resolve_device(options.device), None
     size = forecasts.size_of(options.model, options.revision)
-    if options.measure:
-        # The memory is told before the model is loaded into it.
-        print(forecasts.report(size, options.dtype, device), file=sys.stderr, flush=True)
-        probe_s = forecasts.measure_probe(_load(options))
-    print(forecasts.report(size, options.dtype, device, probe_s))
+    print(forecasts.report(size, options.dtype, resolve_device(options.device)))
 
 
 def _resources(options) -> None:
@@ -470,8 +477,9 @@ def _toc(options) -> None:
 def _check(options) -> int:
     from calib_utils.book import check
 
-    if options.recompute < 0:
-        raise InvalidRequestError(f"--recompute {options.recompute}: must be 0 or more")
+    for name in ("recompute", "longest"):
+        if not (value := getattr(options, name)) >= 0:
+            raise InvalidRequestError(f"--{name} {value}: must be 0 or more")
     folder = options.folder or paths.default_results_dir()
     found = check.check(folder)
     check.as_table(found, folder).to_csv(sys.stdout, index=False, lineterminator="\n")
@@ -490,19 +498,14 @@ def _check(options) -> int:
 def _reproduce(options) -> int:
     from calib_utils.book import check
 
-    asked = (options.results_dir or paths.default_results_dir(), options.model)
-    todo = [(check.recompute, folder) for folder in check.stored_folders(*asked)]
-    todo += [(check.recompute_study, path) for path in check.stored_studies(*asked)]
-    if not todo:
-        of = f" of {options.model}" if options.model else ""
-        print(f"nothing{of} is stored in {asked[0]}", file=sys.stderr)
-        return 1
-    rows = []
-    for recompute, place in todo:
-        row = recompute(place, update=options.update)
-        row.to_csv(sys.stdout, index=False, header=not rows, float_format="%.3g")
+    folder, same = options.results_dir or paths.default_results_dir(), []
+    for row in check.reproduce(folder, options.model, options.update):
+        row.to_csv(sys.stdout, index=False, header=not same, float_format="%.3g")
         sys.stdout.flush()
-        rows.append(row)
-    same = pd.concat(rows).same
-    print(f"{same.sum()} of {len(same)} stored tables agree to {check.TOLERANCE:g}")
-    return 0 if same.all() else 1
+        same.append(row.same.item())
+    if not same:
+        of = f" of {options.model}" if options.model else ""
+        print(f"nothing{of} is stored in {folder}", file=sys.stderr)
+        return 1
+    print(f"{sum(same)} of {len(same)} agree within their tolerance")
+    return 0 if all(same) else 1

@@ -53,6 +53,7 @@ _CHANGED = {
     "rows": "rows of {} changed",
 }
 _LABEL = re.compile(r"(?m)^\$\$ \(([\w-]+)\)$|^:name: ([\w-]+)$")
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _DRAFT = re.compile(r"\.[0-9a-f]{32}\.(?:ipynb|draft)")
 
 # Names and parameters
@@ -91,6 +92,8 @@ def check_parameters(name: str, parameters: Mapping) -> dict:
         NotebookParameterError: an unknown parameter, or a value of another type.
     """
     known = parameters_of(name)
+    if not isinstance(parameters, Mapping):
+        raise NotebookParameterError(f"notebook {name}: {parameters!r} are no parameters by name")
     for key, value in parameters.items():
         if key not in known:
             near = UnknownNameError("parameter", key, known)
@@ -101,6 +104,8 @@ def check_parameters(name: str, parameters: Mapping) -> dict:
                 f"notebook {name}: {key}={value!r} must be a {wanted.__name__}, like the default "
                 f"{known[key]!r}"
             )
+        if isinstance(value, str) and _NO_TEXT.search(value):
+            raise NotebookParameterError(f"notebook {name}: {key}={value!r} is no text in UTF-8")
     return dict(parameters)
 
 
@@ -115,6 +120,8 @@ def parse_parameters(name: str, pairs: list[str]) -> dict:
         key, equals, text = pair.partition("=")
         if not equals:
             raise NotebookParameterError(f"parameter {pair!r}: write key=value")
+        if key in found:
+            raise NotebookParameterError(f"parameter {key!r} is given twice: leave out one")
         found[key] = text
         if not isinstance(known.get(key, text), str):
             try:
@@ -189,14 +196,14 @@ def why_stale(name: str, parameters: Mapping, executed: Path) -> list[str]:
         return ["never run"]
     sha256, store = _inputs(name, parameters)
     try:
-        kept = json.loads(executed.read_text(encoding="utf-8"))["metadata"][_METADATA]
+        kept = json.loads(files.regular(executed).read_text("utf-8"))["metadata"][_METADATA]
         then = kept.get("made_from")
         if then is None:
             return ["no record of what it was made from"]
         why = [] if kept["source_sha256"] == source_sha256(name) else ["its source changed"]
         if sha256 is not None and then["weights"] != sha256:
             why.append("the weights changed")
-        now = _record(parameters, sha256, then["rows"], then["data"], store)
+        now = _record(name, parameters, sha256, then["rows"], then["data"], store)
         for part, words in _CHANGED.items():
             either = sorted({*then[part], *now[part]})
             names = [name for name in either if then[part].get(name) != now[part].get(name)]
@@ -227,14 +234,18 @@ def _made_from(name: str, parameters: Mapping, read: Iterable[str]) -> dict:
         names, place = next((p for p in places if path.is_relative_to(p[1])), (None, None))
         if names is not None:
             names.add(path.relative_to(place).as_posix())
-    return _record(parameters, sha256, rows, data, store)
+    return _record(name, parameters, sha256, rows, data, store)
 
 
 def _record(
-    parameters: Mapping, sha256: str | None, rows: Iterable, data: Iterable, results_dir: Path
+    notebook: str, parameters: Mapping, sha256: str | None, rows: Iterable, data: Iterable, store
 ) -> dict:
-    """Contents by name: of rows below `results_dir` and files below `data`; None where none are."""
-    found = {name: records.identity_of(Path(results_dir) / name) for name in sorted(rows)}
+    """Contents by name: of rows below `store` and files below `data`; None where none are.
+
+    A page about all models shows whatever rows there are, one about a model those that it asks for.
+    """
+    whole = is_about_all(notebook)
+    found = {name: records.identity_of(Path(store) / name, whole) for name in sorted(rows)}
     return {
         "parameters": {k: v for k, v in sorted(parameters.items()) if k not in _BY_CONTENT},
         "weights": sha256,

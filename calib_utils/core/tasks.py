@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
-from calib_utils import paths
+from calib_utils import files, paths
 from calib_utils.errors import InvalidTaskError, UnknownNameError
 
 MAX_ANSWERS = 200_000
@@ -30,9 +30,12 @@ _ODD_SPACE = re.compile("[\xa0\u1680\u2000-\u200a\u202f\u205f]")
 _DIGITS = (0, 9)
 _STATES_PROMPT = "Randomly name a US state with no additional explanation. Answer:"
 _SUM_WORDS = {"at-most": "sum to at most", "equals": "sum to exactly"}
-_RNG_NAME = re.compile(r"rng-(\d{1,9})(?:-sum-(at-most|equals)-(\d{1,9}))?")
-_PARAPHRASE = re.compile(r"(.+)-paraphrase-\d{1,9}")
-_SHORTEST = re.compile(r"(.+)-shortest-(\d{1,9})")
+_FIELDS = ("name", "prompt", "answers")  # of a task file
+# One name a task: no leading zero, and no digits of other scripts, which `int` takes as well.
+_NUMBER = "(0|[1-9][0-9]{0,8})"
+_RNG_NAME = re.compile(f"rng-{_NUMBER}(?:-sum-(at-most|equals)-{_NUMBER})?")
+_PARAPHRASE = re.compile(f"(.+)-paraphrase-{_NUMBER}")
+_SHORTEST = re.compile(f"(.+)-shortest-{_NUMBER}")
 # The lists that decide answers to an open prompt.
 GAZETTEERS = ("city", "country", "element")
 NAME_FORMS = (
@@ -189,8 +192,12 @@ def get_task(name: Task | str | Path) -> Task:
             raise UnknownNameError("paraphrase", text, known)
         return known[text]
     if match := _SHORTEST.fullmatch(text):
-        whole = get_task(match[1])
-        return Task(text, whole.prompt, sorted(whole.answers, key=len)[: int(match[2])])
+        whole, n = get_task(match[1]), int(match[2])
+        if not 1 <= n <= len(whole.answers):
+            raise InvalidTaskError(
+                f"task {text!r}: {whole.name} has {len(whole.answers)} answers; take from 1 to that"
+            )
+        return Task(text, whole.prompt, sorted(whole.answers, key=len)[:n])
     if text == "us-states":
         states = paths.package_data("tasks", "us-states.txt").read_text(encoding="utf-8")
         return Task(text, _STATES_PROMPT, tuple(states.splitlines()))
@@ -212,12 +219,12 @@ def _random_digits(name: str, length: int, relation: str | None, total: int | No
         raise InvalidTaskError(f"task {name!r}: the number of integers must be from 1 to 5")
     fits = {"equals": lambda d: sum(d) == total, "at-most": lambda d: sum(d) <= total, None: None}
     digits = itertools.product(range(start, end + 1), repeat=length)
-    answers = tuple(",".join(map(str, d)) for d in digits if not relation or fits[relation](d))
-    if not answers:
+    if total is not None and not length * start <= total <= length * end:
         raise InvalidTaskError(
             f"task {name!r}: no {length} integers from {start} to {end} sum to {total}; "
             f"choose a sum from {length * start} to {length * end}"
         )
+    answers = tuple(",".join(map(str, d)) for d in digits if not relation or fits[relation](d))
     prompt = (
         f"Generate {length} random integers between {start} and {end} (inclusive)"
         f"{_sum_clause(relation, total)}. "
@@ -246,10 +253,23 @@ def paraphrases(task: Task | str) -> list[Task]:
     ]
 
 
+def _each_once(pairs: list[tuple]) -> dict:
+    """A JSON object, of which Python would keep the last of two equal keys."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key occurs twice")
+    return found
+
+
 def _read_task_file(path: Path) -> Task:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        given = [record[name] for name in ("name", "prompt", "answers")]
+        text = files.regular(path).read_text(encoding="utf-8")
+        record = json.loads(text, object_pairs_hook=_each_once)
+        given = [record[key] for key in _FIELDS]
+        if unknown := sorted(set(record) - set(_FIELDS)):
+            raise ValueError(f"unknown keys {unknown}")
+        if not isinstance(record["answers"], list):
+            raise TypeError(f"answers must be a list of strings, not {record['answers']!r}")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InvalidTaskError(
             f"task file {str(path)!r} is unreadable ({type(error).__name__}: {error}); it must be "

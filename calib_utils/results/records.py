@@ -32,10 +32,11 @@ def of_model(model: Model) -> dict:
     return {"model": model.name, **{name: getattr(model, name) for name in names}}
 
 
-def identity_of(path: Path) -> str | None:
+def identity_of(path: Path, rows: bool = False) -> str | None:
     """The digest of the identity of what is stored at a path; of a folder of models, their names.
 
-    None where nothing is stored that stands now: nothing at all, something unreadable, or numbers
+    With `rows`, of a folder of rows, also of which settings and tables it holds. None where nothing
+    is stored that stands now: nothing at all, something unreadable, or numbers
     of an older convention.
     """
     try:
@@ -49,7 +50,14 @@ def identity_of(path: Path) -> str | None:
             record = json.loads(path.read_text(encoding="utf-8"))["record"]
         else:
             record = json.loads((path / FILE).read_text(encoding="utf-8"))
-        return conventions.identity(kind, record) if conventions.is_current(kind, record) else None
+        if not conventions.is_current(kind, record):
+            return None
+        found = conventions.identity(kind, record)
+        if rows and kind == ROWS:
+            keys = pd.read_csv(path / "settings.csv", usecols=[2, 3, 4], dtype=str)
+            names = sorted(keys.fillna("").agg(" ".join, axis=1))
+            return conventions.digest([found, names, sorted(record["files"])])
+        return found
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None  # reading it says what is wrong
 
@@ -77,7 +85,7 @@ def read_record(folder: Path, kind: str = TEXTS) -> dict:
     """
     layout, version, again = _LAYOUT[kind]
     try:
-        record = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        record = json.loads(files.regular(folder / FILE).read_text(encoding="utf-8"))
         found, names = record[layout], record["files"] if kind == ROWS else record.get("files", {})
         if not isinstance(names, dict) or not all(map(files.PLAIN_NAME.fullmatch, names)):
             raise ValueError("a name among its files is none, or may lead out of the folder")
@@ -97,11 +105,48 @@ def require_unchanged(folder: Path, hashes: Mapping[str, str], kind: str) -> Non
     """Raises a ResultsError where a file is missing, or has another SHA-256 than recorded."""
     for name, digest in hashes.items():
         path = folder / name
-        if not path.is_file() or files.sha256_of_file(path) != digest:
+        if not path.is_file() or files.sha256_of_file(files.regular(path)) != digest:
             raise ResultsError(
                 f"{path} is not the file that {FILE} describes (SHA-256 differs): restore it, or "
                 f"delete {folder} and {_LAYOUT[kind][2]}"
             )
+
+
+# Tables. The largest stored has 34,221 rows; a file of a few bytes may claim a billion.
+
+_MOST_ROWS, _MOST_BYTES = 2_000_000, 1 << 28
+_IS_KIND = {
+    str: lambda column: all(isinstance(value, str) for value in column),
+    int: pd.api.types.is_integer_dtype,
+    bool: pd.api.types.is_bool_dtype,
+    float: lambda column: pd.api.types.is_numeric_dtype(column) and column.dtype != bool,
+}
+
+
+def read_parquet(path: Path) -> pa.Table:
+    """A Parquet file; raises OSError where it is none, or more than a study could have written."""
+    with pq.ParquetFile(files.regular(path)) as file:
+        found = file.metadata
+        parts = (found.row_group(number) for number in range(found.num_row_groups))
+        n_bytes = sum(part.total_byte_size for part in parts)
+        if found.num_rows > _MOST_ROWS or n_bytes > _MOST_BYTES:
+            raise OSError(f"{path} has {found.num_rows:,} rows and {n_bytes:,} bytes, too many")
+        return file.read()
+
+
+def wrong_columns(table: pd.DataFrame, kinds: Mapping[str, type]) -> str:
+    """What is wrong with the columns of a table, in words; empty where nothing is.
+
+    Args:
+        kinds: name -> str, int, float or bool, in order. Only floats may be missing (NaN).
+    """
+    if list(table) != list(kinds):
+        return f"columns are {list(table)}, expected {list(kinds)}"
+    wrong = [name for name, kind in kinds.items() if not _IS_KIND[kind](table[name])]
+    named = ", ".join(
+        f"{name} ({table[name].dtype}) is no {kinds[name].__name__}" for name in wrong
+    )
+    return f"columns of another type: {named}" if wrong and len(table) else ""
 
 
 # Tables that carry their record in one Parquet file.
@@ -136,7 +181,7 @@ def read(path: Path, kind: str, needed: Iterable[str], remedy: str) -> tuple[pd.
     """
     paths.note_read(path)
     try:
-        table = pq.read_table(path)
+        table = read_parquet(path)
         record = json.loads(table.schema.metadata[_KEY])
         if missing := sorted({*conventions.IDENTITY[kind], *needed} - set(record)):
             raise ValueError(f"its record lacks {missing}")
@@ -243,7 +288,7 @@ def read_completions(folder: str | Path, schema: pa.Schema | None = SCHEMA) -> p
     tables = []
     try:
         require_unchanged(folder, hashes, TEXTS)
-        tables = [pq.read_table(folder / name) for name in hashes]
+        tables = [read_parquet(folder / name) for name in hashes]
     except (OSError, pa.ArrowException) as error:
         raise ResultsError(f"{folder} is unreadable ({error}): delete it") from error
     if schema is not None and not all(table.schema.equals(schema) for table in tables):

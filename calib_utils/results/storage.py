@@ -7,7 +7,7 @@ changes as a whole, by renaming a finished folder into place. The only writer; r
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from calib_utils import files, paths
+from calib_utils.core import metrics
 from calib_utils.core.split import REPAIRS
 from calib_utils.errors import ResultsError
 from calib_utils.results import records
@@ -24,22 +25,75 @@ from calib_utils.results.conventions import ROWS
 
 RECORD = records.FILE
 KEY = ["rule", "parameter", "temperature"]
-COLUMNS = [
-    *("model", "task", *KEY, "validity", "diversity", "sequence_precision", "sequence_recall"),
-    *("n_answers", "n_nodes"),
-]
-ANSWER_COLUMNS = ["answer", "temperature", "log_p"]
-LOSS_COLUMNS = [*KEY, "repair", "step", "validity_loss", "diversity_loss"]
-FRONTIER_COLUMNS = ["sequence_precision", "sequence_recall"]
-_COLUMNS_OF = {
-    "settings": COLUMNS,
-    "answers": ANSWER_COLUMNS,
-    "losses": LOSS_COLUMNS,
-    "frontier": FRONTIER_COLUMNS,
+NUMBERS = ["validity", "diversity", "sequence_precision", "sequence_recall"]
+_KEY_KINDS = {"rule": str, "parameter": float, "temperature": float}
+_KINDS = {
+    "settings": {
+        **{"model": str, "task": str, **_KEY_KINDS, **dict.fromkeys(NUMBERS, float)},
+        **{"n_answers": int, "n_nodes": int},
+    },
+    "answers": {"answer": str, "temperature": float, "log_p": float},
+    "losses": {
+        **{**_KEY_KINDS, "repair": str, "step": int},
+        **{"validity_loss": float, "diversity_loss": float},
+    },
+    "frontier": {"sequence_precision": float, "sequence_recall": float},
+}
+COLUMNS, ANSWER_COLUMNS, LOSS_COLUMNS, FRONTIER_COLUMNS = map(list, _KINDS.values())
+# What names a row of each table; points of the frontier have an order alone.
+ROW_KEYS = {
+    "settings": KEY,
+    "answers": ["answer", "temperature"],
+    "losses": [*KEY, "repair", "step"],
+    "frontier": [],
 }
 # The file of each table. Settings as text, for people and for diffs; the rest in bulk.
-FILES = {name: f"{name}.{'csv' if name == 'settings' else 'parquet'}" for name in _COLUMNS_OF}
+FILES = {name: f"{name}.{'csv' if name == 'settings' else 'parquet'}" for name in _KINDS}
 _SLACK = 1e-9
+# Nats, at temperature 1 and above, by which the numbers of the same weights lie apart between
+# machines. In float32 1.1e-4 was seen at most, where a cutoff by probability ends among the least
+# likely tokens. bfloat16 has eight bits, and kernels round apart: .09 was seen without a cutoff.
+TOLERANCE = {"float32": 1e-3, "float16": 0.1, "bfloat16": 0.5}
+_LEAST = 1e-300  # the logarithm of a probability below is rounding
+_LOGARITHMS = ("log_p", "validity_loss", "diversity_loss", "gap", "sorted_gap")
+
+
+def tolerance_of(record: Mapping) -> float:
+    """`TOLERANCE` of the number format in a record; of an unknown one, the least."""
+    return TOLERANCE.get(str(record.get("dtype")), TOLERANCE["float32"])
+
+
+def differences(one: pd.DataFrame, other: pd.DataFrame, key: list[str]) -> dict[str, float]:
+    """How far two tables of the same columns lie apart: the largest difference by column, in nats.
+
+    Probabilities are compared by their logarithms, so that a small one counts as much as a large
+    one. Below temperature 1 a difference counts times the temperature, by which logits, and their
+    rounding, are divided. Infinite where a row or a value is in one table alone.
+
+    Args:
+        key: the columns that name a row; none, where rows have an order alone.
+    """
+    if not key:
+        key, one, other = ["index"], one.reset_index(), other.reset_index()
+    both = one.merge(other, how="outer", on=key, suffixes=("", "_other"), indicator=True)
+    scale = both.temperature.astype(float).clip(upper=1) if "temperature" in both else 1.0
+    alone, found = both._merge != "both", {}
+    possible = True
+    for name in (name for name in one if name not in (*key, "model", "task")):
+        here, there = (both[f"{name}{suffix}"].astype(float) for suffix in ("", "_other"))
+        if name == "rank":  # nearly equal logits change places
+            gap = np.log1p(((here - there).abs() - 1).clip(lower=0) / (1 + here))
+        else:
+            if name not in _LOGARITHMS:
+                here, there = (np.log(column.clip(lower=_LEAST)) for column in (here, there))
+            gap = (here - there).abs() * scale
+            gap = gap.mask((here == there) | (here.isna() & there.isna()), 0.0)
+        if name == "validity":  # where it underflows, a diversity means nothing
+            possible = ~((here <= np.log(_LEAST)) & (there <= np.log(_LEAST)))
+        elif name == "diversity":
+            gap = gap.where(possible, 0.0)
+        found[name] = float(gap.fillna(np.inf).mask(alone, np.inf).max()) if len(gap) else 0.0
+    return found
 
 
 @dataclass(frozen=True)
@@ -57,21 +111,22 @@ class Tables:
     losses: pd.DataFrame = field(default_factory=partial(pd.DataFrame, columns=LOSS_COLUMNS))
     frontier: pd.DataFrame = field(default_factory=partial(pd.DataFrame, columns=FRONTIER_COLUMNS))
 
-    def check(self, where: str) -> None:
+    def check(self, where: str, record: Mapping | None = None) -> None:
         """Raises a ResultsError that names `where` and the first row that breaks an invariant."""
-        for fault in self._faults():
+        for fault in self._faults(tolerance_of(record or {})):
             raise ResultsError(f"{where}: {fault}")
 
-    def _faults(self) -> Iterator[str]:
-        for name, columns in _COLUMNS_OF.items():
-            if list(found := getattr(self, name).columns) != columns:
-                yield f"columns of {name} are {list(found)}, expected {columns}"
+    def _faults(self, tolerance: float) -> Iterator[str]:
+        for name, kinds in _KINDS.items():
+            if wrong := records.wrong_columns(table := getattr(self, name), kinds):
+                yield f"of the {name}, {wrong}"
+            if key := ROW_KEYS[name]:
+                yield from _first(table, ~table.duplicated(key), f"a row of {name} occurs twice")
         if self.settings.empty:
             yield "the settings table is empty"
-        yield from self._setting_faults()
-        yield from self._answer_faults()
-        if not self.losses.empty:
-            yield from self._loss_faults()
+        yield from setting_faults(self.settings, tolerance)
+        yield from self._answer_faults(tolerance)
+        yield from self._loss_faults(tolerance)
         points = self.frontier.astype(float)
         inside = points.apply(_is_share).all(axis=1)
         yield from _first(points, inside, "a frontier point lies outside [0, 1]")
@@ -79,60 +134,84 @@ class Tables:
         if (steps.sequence_precision > _SLACK).any() or (steps.sequence_recall < -_SLACK).any():
             yield "the frontier is not ordered by falling precision"
 
-    def _setting_faults(self) -> Iterator[str]:
-        table = self.settings
-        yield from _first(table, ~table.duplicated(KEY), "a setting occurs twice")
-        yield from _first(table, table.temperature > 0, "temperature must be above 0")
-        for column in ("validity", "sequence_precision", "sequence_recall"):
-            yield from _first(table, _is_share(table[column]), f"{column} must lie in [0, 1]")
-        in_range = table.diversity.between(1 / table.n_answers - _SLACK, 1 + _SLACK)
-        good = np.where(table.validity > 0, in_range, table.diversity.isna())
-        what = "diversity must lie in [1/|V|, 1] where validity is above 0, and be NaN elsewhere"
-        yield from _first(table, good, what)
-        # Looser cutoffs keep a superset, so more answers stay reachable.
-        for name, loosens in (("top_k", True), ("top_p", True), ("min_p", False)):
-            for _, group in table[table.rule == name].groupby("temperature"):
-                recall = group.sort_values("parameter", ascending=loosens).sequence_recall
-                if (recall.diff() < -_SLACK).any():
-                    yield f"recall falls as {name} loosens"
-
-    def _answer_faults(self) -> Iterator[str]:
-        answers, settings = self.answers, self.settings
-        if (answers.groupby("temperature").size() != settings.n_answers.iloc[0]).any():
+    def _answer_faults(self, tolerance: float) -> Iterator[str]:
+        answers, plain = self.answers, self.settings[self.settings.rule == "none"]
+        if (answers.groupby("temperature").size() != self.settings.n_answers.iloc[0]).any():
             yield "answers are missing at some temperature"
-        if (answers.log_p > _SLACK).any():
-            yield "a log-probability of an answer is above 0"
-        mass = np.exp(answers.log_p.astype(float)).groupby(answers.temperature).sum()
-        plain = settings[settings.rule == "none"].set_index("temperature").validity
-        both = mass.index.intersection(plain.index)
-        if not _same(mass[both], plain[both]):
-            yield "the answers' probabilities do not add up to the validity"
+        yield from _first(answers, answers.log_p <= _SLACK, "an answer's log_p is above 0 or none")
+        rows = []
+        for temperature, log_p in answers.groupby("temperature").log_p:
+            own = log_p.to_numpy(dtype=float)[:, None]
+            numbers = metrics.validity(own)[0], metrics.diversity(own)[0]
+            rows.append((temperature, *numbers))
+        found = pd.DataFrame(rows, columns=["temperature", "validity", "diversity"], dtype=float)
+        stored = plain[plain.temperature.isin(found.temperature)][list(found)]
+        for name, gap in differences(found, stored, ["temperature"]).items():
+            if not gap <= tolerance:
+                yield f"the answers' probabilities do not add up to the {name}, {gap:.2g} nats off"
 
-    def _loss_faults(self) -> Iterator[str]:
-        losses = self.losses
+    def _loss_faults(self, tolerance: float) -> Iterator[str]:
+        losses, names = self.losses, ["validity_loss", "diversity_loss"]
         if unknown := set(losses.repair) - set(REPAIRS):
             yield f"unknown repairs {sorted(unknown)} among the losses"
-        below = losses[["validity_loss", "diversity_loss"]].min(axis=1) < -1e-7
-        yield from _first(losses, ~below, "a loss, which is a divergence, is negative")
+        # A step that no valid sequence reaches has neither.
+        undefined = losses[names].isna()
+        both = undefined.any(axis=1) == undefined.all(axis=1)
+        fine = both & ~(losses[names].min(axis=1) < -1e-7)
+        yield from _first(losses, fine, "a loss, which is a divergence, is negative or missing")
+        if losses.groupby(KEY, dropna=False).size().nunique() > 1:
+            yield "steps or repairs are missing among the losses"
         measured = losses[losses.repair == "none"].groupby(KEY, dropna=False, as_index=False)
-        total = measured[["validity_loss", "diversity_loss"]].sum(min_count=1)
+        total = measured[names].sum(min_count=1)
         both = total.merge(self.settings, on=KEY)
-        for loss, column in (("validity_loss", "validity"), ("diversity_loss", "diversity")):
+        for loss, column in zip(names, ("validity", "diversity"), strict=True):
+            gap = (both[loss] + np.log(both[column].astype(float).clip(lower=_LEAST))).abs()
             # A validity that underflows is 0 with no diversity, where its logarithm still has one.
-            defined = both[loss].notna() & both[column].notna()
-            if not _same(np.exp(-both[loss][defined]), both[column][defined]):
+            gap = gap[both.validity > _LEAST] * both.temperature.clip(upper=1)
+            if (gap > tolerance).any():
                 yield f"the steps' losses do not add up to -ln {column}"
         if len(both) < len(total):
             yield "there are losses of settings that have no row"
 
 
+def setting_faults(table: pd.DataFrame, tolerance: float) -> Iterator[str]:
+    """What cannot be in the numbers of settings (`NUMBERS`, by `KEY`), each with the first row.
+
+    Args:
+        table: whose `n_answers` says how many answers the task has.
+    """
+    yield from _first(table, table.temperature > 0, "temperature must be above 0")
+    yield from _first(table, table.n_answers > 0, "there must be answers")
+    for column in ("validity", "sequence_precision", "sequence_recall"):
+        yield from _first(table, _is_share(table[column]), f"{column} must lie in [0, 1]")
+    in_range = table.diversity.between(1 / table.n_answers - _SLACK, 1 + _SLACK)
+    good = np.where(table.validity > 0, in_range, table.diversity.isna())
+    what = "diversity must lie in [1/|V|, 1] where validity is above 0, and be NaN elsewhere"
+    yield from _first(table, good, what)
+    n_reached = table.sequence_recall * table.n_answers
+    good = (n_reached - n_reached.round()).abs() < 1e-6
+    yield from _first(table, good, "sequence_recall must be a share of whole answers")
+    good = (table.sequence_precision > 0) == (table.sequence_recall > 0)
+    good &= (table.validity == 0) | (table.sequence_recall > 0)
+    yield from _first(table, good, "what is valid with some probability must be reachable")
+    good = ~(table.diversity > table.sequence_recall + _SLACK)
+    yield from _first(table, good, "diversity is above the share of answers that are reachable")
+    # What a cutoff keeps can only become more probable.
+    plain = table[table.rule == "none"].set_index("temperature").validity
+    least = np.log(table.temperature.map(plain).clip(lower=_LEAST))
+    lost = (least - np.log(table.validity.clip(lower=_LEAST))) * table.temperature.clip(upper=1)
+    good = ~((table.sequence_recall > 1 - _SLACK) & (lost > tolerance))
+    yield from _first(table, good, "a cutoff that keeps every answer lowers validity")
+    # Looser cutoffs keep a superset, so more answers stay reachable.
+    for name, loosens in (("top_k", True), ("top_p", True), ("min_p", False)):
+        for _, group in table[table.rule == name].groupby("temperature"):
+            recall = group.sort_values("parameter", ascending=loosens).sequence_recall
+            if (recall.diff() < -_SLACK).any():
+                yield f"recall falls as {name} loosens"
+
+
 def _is_share(values: pd.Series) -> pd.Series:
     return values.between(-_SLACK, 1 + _SLACK)
-
-
-def _same(one: pd.Series, other: pd.Series) -> bool:
-    """Whether probabilities are the same, the smallest ones too, but for two passes' rounding."""
-    return np.allclose(one, other, atol=1e-6) and np.allclose(one, other, 1e-2, atol=1e-300)
 
 
 def _first(table: pd.DataFrame, good, what: str) -> Iterator[str]:
@@ -166,7 +245,7 @@ def read(folder: Path) -> Stored | None:
             if not _exists(folder):
                 return None
             found = _read_once(folder)
-            found.check(f"{folder} (restore it, or delete it and measure again)")
+            found.check(f"{folder} (restore it, or delete it and measure again)", found.record)
             return found
         except ResultsError:
             # Another run may have put a new folder in place between two of these reads.
@@ -231,9 +310,9 @@ def _read_once(folder: Path) -> Stored:
 
 def _read_table(path: Path) -> pd.DataFrame:
     if path.suffix == ".parquet":
-        return pd.read_parquet(path)
+        return records.read_parquet(path).to_pandas()
     return pd.read_csv(
-        path,
+        files.regular(path),
         dtype=dict.fromkeys(("model", "task", "rule"), str),
         keep_default_na=False,  # a model called "null" is a name
         na_values={name: [""] for name in COLUMNS[3:]},
@@ -267,7 +346,7 @@ def write(folder: Path, tables: Tables | Callable[[], Tables], record: dict) -> 
         mark = "" if held else f"{uuid.uuid4().hex}."
         draft, old = (_beside(folder, f"{mark}{what}") for what in ("draft", "old"))
         tables = tables() if callable(tables) else tables
-        tables.check(str(folder))
+        tables.check(str(folder), record)
         try:
             draft.mkdir(parents=True)
             hashes = {}

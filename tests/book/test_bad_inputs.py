@@ -4,6 +4,9 @@ Each names the value and the remedy, writes nothing, and loads no weights.
 """
 
 import json
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +20,7 @@ from calib_utils.models import loading
 OTHER_PAGE = "../book/results/smollm2-135m-instruct/00_quickstart"
 EVALUATE = ["evaluate", "--model", "MODEL", "--task", "rng-1"]
 RUN = ["run", "--model", "MODEL", "--book-dir", "BOOK", "--no-panel"]
+LONG = "a" * 5_000
 USAGE = None  # refused by argparse, which prints the command's usage
 
 # arguments, error, the value in its message, the remedy in it
@@ -60,6 +64,25 @@ COMMANDS = {
     "forecast of no model": (["forecast", "--model", "zzz"], "UnknownName", "zzz", "folder or"),
     "memory of a GPU": (["resources", "--gpu-gb", "-1"], "InvalidRequest", "-1", "or more"),
     "rows to recompute": (["check", "--recompute", "-1"], "InvalidRequest", "-1", "0 or more"),
+    "longest of nothing": (["check", "--longest", "nan"], "InvalidRequest", "nan", "0 or more"),
+    "tiny GPU": (["resources", "--gpu-gb", "1e-300"], "InvalidRequest", "1e-300", "1 or more"),
+    "parameter twice": ([*RUN, *["-p", "seed=1"] * 2], "NotebookParameter", "'seed'", "leave out"),
+    "parameter of no text": (
+        [*RUN, "-p", "model=\udcff"], "NotebookParameter", r"\udcff", "--model"
+    ),
+    "rows in a long name": (["reproduce", "--results-dir", LONG], "OS", "aaa", "another place"),
+    "models in a long name": (["models", "--results-dir", LONG], "OS", "aaa", "another place"),
+    "pages in a long name": (
+        [*RUN[:3], "--book-dir", LONG, "--no-panel"], "Results", "aaa", "--book-dir"
+    ),
+    "two names of a task": ([*EVALUATE[:4], "rng-03"], "UnknownName", "rng-03", "'rng-3'"),
+    "digits of another script": ([*EVALUATE[:4], "rng-\uff13"], "UnknownName", "rng-", "'rng-3'"),
+    "sum that all have": (
+        [*EVALUATE[:4], "rng-2-sum-at-most-19"], "InvalidTask", "19", "from 0 to 18"
+    ),
+    "more than there are": (
+        [*EVALUATE[:4], "us-states-shortest-51"], "InvalidTask", "51", "has 50 answers"
+    ),
     "no command": (["evalute"], USAGE, "evalute", "choose from"),
     "temperature in words": ([*EVALUATE, "--temperature", "hot"], USAGE, "hot", "float"),
 }  # fmt: skip
@@ -80,6 +103,10 @@ PARAMETERS = {
         "results_dir",
     ),
     "no notebook": ("00_quick", {}, "UnknownName", "00_quick", "'00_quickstart'"),
+    "number for a name": (5, {}, "UnknownName", "'5'", "Known"),
+    "name that is a number": ("00_quickstart", {5: 1}, "NotebookParameter", "'5'", "Known"),
+    "no mapping": ("00_quickstart", None, "NotebookParameter", "None", "by name"),
+    "half a pair": ("00_quickstart", {"model": "\ud800"}, "NotebookParameter", r"\ud800", "UTF-8"),
     "notebook elsewhere": (OTHER_PAGE, {}, "UnknownName", "../book", "Known"),
 }
 
@@ -93,6 +120,8 @@ TASK_FILES = {
     "not UTF-8": (b'{"name": "\xff"}', "UnicodeDecodeError", "it must be JSON"),
     "byte order mark": (b"\xef\xbb\xbf" + json.dumps(GOOD).encode(), "BOM", "it must be JSON"),
     "no name": ({"prompt": "p", "answers": ["a"]}, "'name'", "it must be JSON"),
+    "unknown key": (GOOD | {"promt": "p"}, "'promt'", "it must be JSON"),
+    "key twice": ('{"name": "t", "name": "u", "prompt": "p", "answers": ["a"]}', "twice", "JSON"),
     "answers in one": (GOOD | {"answers": "ab"}, "'ab'", "a list of strings"),
     "empty answer": (GOOD | {"answers": ["ab", ""]}, "answer 2 of 2", "strip it"),
     "answer in space": (GOOD | {"answers": ["ab "]}, "'ab '", "strip it"),
@@ -164,6 +193,27 @@ def test_a_bad_command_is_one_line_with_the_remedy_and_writes_nothing(world, cap
     assert out == ""
     assert written(world.folder) == {"file"}
     assert committed() == before
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("/dev/zero", path)])
+def test_a_pipe_or_a_device_is_no_task_file(tmp_path, make):
+    make(tmp_path / "task.json")
+    with pytest.raises(errors.InvalidTaskError, match="no regular file"):
+        cu.get_task(tmp_path / "task.json")
+
+
+@pytest.mark.parametrize(("stdout", "status", "said"), [
+    ("/dev/full", 2, "OSError: [Errno 28]"), (None, 2, "stdout is closed")
+])  # fmt: skip
+def test_a_full_or_closed_stdout_is_one_line(stdout, status, said):
+    close = None if stdout else (lambda: os.close(1))
+    with open(stdout or os.devnull, "w") as stream:
+        done = subprocess.run(
+            [sys.executable, "-m", "calib_utils", "models"],
+            stdout=stream, stderr=subprocess.PIPE, text=True, preexec_fn=close,
+        )  # fmt: skip
+    assert done.returncode == status and said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("case", PARAMETERS)

@@ -53,10 +53,10 @@ def mine(tiny_folder, tmp_path):
     return str(shutil.copytree(tiny_folder(), tmp_path / "mine"))
 
 
-def stored(results_dir, model="mine", task="rng-1", validity=0.5, **changes):
+def stored(results_dir, model="mine", task="rng-1", validity=0.5, temperature=1.0, **changes):
     """Rows in their place, with a record like a measurement's."""
     row = dict.fromkeys(COLUMNS, 0.0) | {"model": model, "task": task, "rule": "none"}
-    row |= {"parameter": float("nan"), "temperature": 1.0, "n_answers": 2, "n_nodes": 3}
+    row |= {"parameter": float("nan"), "temperature": temperature, "n_answers": 2, "n_nodes": 3}
     row |= {"validity": validity, "diversity": 0.5}
     row |= {"sequence_precision": 0.5, "sequence_recall": 1.0}
     table = pd.DataFrame([row])[COLUMNS]
@@ -129,6 +129,9 @@ def test_rows_of_another_identity_and_rows_that_went_make_it_stale(executed, min
     stored(store, validity=0.25)  # the same rows, computed on another day by another processor
     stored(store, task="rng-2")
     assert why(mine) == why(mine, "05_all") == []
+    # Which rows there are is a matter of the page that shows them all.
+    stored(store, temperature=2.0)
+    assert (why(mine), why(mine, "05_all")) == ([], ["rows of mine/rng-1 changed"])
     for changes in ({"dtype": "bfloat16"}, {"weights_sha256": "1" * 64}, {"prompt_sha256": "2"}):
         stored(store, **changes)
         assert why(mine) == why(mine, "05_all") == ["rows of mine/rng-1 changed"]

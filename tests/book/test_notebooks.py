@@ -277,7 +277,7 @@ def test_make_book_computes_here_and_says_how_far_the_stored_rows_are(
     assert main(["book", "--live", model]) == 0
     told = capsys.readouterr().out
     assert told.startswith(f"Computed here: 12 settings of rng-2 with {model} (4-bit file b179c95")
-    assert float(re.search(r"stored rows (\S+) \(tolerance 1e-04\)", told)[1]) < 1e-4
+    assert float(re.search(r"stored rows (\S+) nats \(tolerance 1e-03\)", told)[1]) < 1e-3
     assert told.endswith(f"Book: {tmp_path}/html/index.html\n")
     rows = storage.read(paths.default_results_dir() / model / "rng-2")
     here = rows.settings[rows.settings.temperature == 1.0].assign(
@@ -290,9 +290,11 @@ def test_make_book_computes_here_and_says_how_far_the_stored_rows_are(
     with pytest.raises(NotReproducedError, match="no rows of these weights"):
         largest()
     moved = rows.settings.copy()
-    moved.loc[moved.temperature == 1.0, "diversity"] += 2e-4
+    moved.loc[(moved.temperature == 1.0) & (moved.rule == "none"), "diversity"] += 2e-3
     storage.write(store / model / "rng-2", storage.Tables(moved), rows.record)
-    with pytest.raises(NotReproducedError, match=r"diversity of smollm2.*1e-04 apart.*pip list"):
+    with pytest.raises(
+        NotReproducedError, match=r"diversity of smollm2.*more than 1e-03.*pip list"
+    ):
         largest()
     fewer = rows.settings[rows.settings.rule != "top_p"]
     storage.write(store / model / "rng-2", storage.Tables(fewer), rows.record)

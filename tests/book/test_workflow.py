@@ -16,7 +16,6 @@ import pandas as pd
 import pytest
 
 from calib_utils import paths
-from calib_utils.book.check import TOLERANCE
 from calib_utils.results import storage
 from calib_utils.results.storage import KEY
 
@@ -348,7 +347,7 @@ def test_slurm_jobs_and_drivers_may_be_killed(slurm, models, tmp_path, make_proj
                 for root in (project, plain)
             )
             assert not kept.duplicated(KEY).any()
-            pd.testing.assert_frame_equal(kept, other, rtol=TOLERANCE)
+            pd.testing.assert_frame_equal(kept, other, rtol=1e-3)
         assert sum(f"/{name}/" in file for file in tables(project, models)) == 2
     assert leftovers(project) == []
     assert not subprocess.check_output(["squeue", "--noheader"], env={**os.environ, **slurm})

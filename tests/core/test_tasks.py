@@ -41,7 +41,7 @@ def test_sum_tasks_are_the_digit_tuples_with_that_sum(length, relation, total):
         if holds(sum(digits))
     }
     name = f"rng-{length}-sum-{relation}-{total}"
-    if expected:
+    if total <= 9 * length:
         assert set(cu.get_task(name).answers) == expected
     else:
         with pytest.raises(InvalidTaskError, match=f"sum from 0 to {9 * length}"):

@@ -173,13 +173,8 @@ def edit_record(**changes):
     ("name", "tamper"),
     [
         ("settings.csv", flip),
-        ("answers.parquet", flip),
         ("settings.csv", lambda path: path.unlink()),
-        ("answers.parquet", lambda path: path.write_bytes(b"")),
         ("provenance.json", lambda path: path.unlink()),
-        ("provenance.json", lambda path: path.write_text("")),
-        ("provenance.json", lambda path: path.write_text("[]")),
-        ("provenance.json", lambda path: path.write_text("{}")),
         ("provenance.json", edit_record(schema=99)),
         ("provenance.json", edit_record(files={"settings.csv": "0" * 64})),
         ("provenance.json", edit_record(files={})),
@@ -259,7 +254,7 @@ BREAKS = {
     "diversity missing": (cell("diversity", np.nan), "diversity must lie"),
     "precision above 1": (cell("sequence_precision", 2.0), "precision must lie"),
     "recall below 0": (cell("sequence_recall", -1.0), "recall must lie"),
-    "temperature 0": (cell("temperature", 0.0), "setting occurs twice|above 0"),
+    "temperature 0": (cell("temperature", 0.0), "settings occurs twice|above 0"),
     "a setting twice": (
         lambda w: {"settings": pd.concat([w.settings, w.settings.iloc[[0]]])}, "occurs twice"
     ),
@@ -272,7 +267,7 @@ BREAKS = {
     ),
     "an answer missing": (lambda w: {"answers": w.answers.iloc[:-1]}, "answers are missing"),
     "a column missing": (
-        lambda w: {"settings": w.settings.drop(columns="n_nodes")}, "columns of settings"
+        lambda w: {"settings": w.settings.drop(columns="n_nodes")}, "of the settings, columns are"
     ),
     "no rows": (lambda w: {"settings": w.settings.iloc[:0]}, "settings.* (is empty|differs)"),
     "a negative loss": (losses(diversity_loss=lambda x: -x), "negative"),
@@ -282,9 +277,9 @@ BREAKS = {
         losses(diversity_loss=lambda x: x + 0.01), "-ln diversity"
     ),
     "an unknown repair": (losses(repair=lambda x: "luck"), "unknown repairs .'luck'"),
-    "a missing repair": (losses(repair=lambda x: np.nan), "unknown repairs"),
+    "a missing repair": (losses(repair=lambda x: np.nan), "repair .* is no str"),
     "a column of losses missing": (
-        lambda w: {"losses": w.losses.drop(columns="step")}, "columns of losses"
+        lambda w: {"losses": w.losses.drop(columns="step")}, "of the losses, columns are"
     ),
     "a point beyond 1": (frontier([1.1, 0.5], [0.2, 1.0]), "outside"),
     "a point below 0": (frontier([1.0, 0.5], [-0.1, 1.0]), "outside"),
@@ -434,17 +429,17 @@ def test_recomputing_a_folder_gives_its_rows_and_says_so(model, tmp_path):
     rules = ["none", "top_k=150", "typical=0.9", "top_k=150+top_p=0.9@llama.cpp", "oracle_size"]
     cu.evaluate(model, "rng-1", rules, [0.5, 2.0], details=True, results_dir=tmp_path)
     cu.evaluate(model, "rng-1", ["none"], [0.01], answer_temperatures=[0.7], results_dir=tmp_path)
-    (folder,) = check.stored_folders(tmp_path)
+    (folder,) = check.stored(tmp_path)
     before = storage.read(folder)
     row = check.recompute(folder, update=True).iloc[0]
     after = storage.read(folder)
     assert row.same and row["convention is current"]
-    assert row.settings == len(before.settings) == len(after.settings) == 12
+    assert row.rows == len(before.settings) == len(after.settings) == 12
     assert len(after.losses) >= len(before.losses) > 0
     assert after.frontier.equals(before.frontier)
     assert set(after.answers.temperature) == {0.7}
     moved = before.settings.copy()
-    moved.loc[moved.rule != "none", "diversity"] = (1 + moved.diversity) / 2
+    moved.loc[moved.rule != "none", "validity"] *= 1.01
     tables = Tables(moved, before.answers)
     storage.write(folder, tables, before.record)
     assert not check.recompute(folder).iloc[0].same

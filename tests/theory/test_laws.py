@@ -525,7 +525,7 @@ def test_stored_rows_are_reused_and_told_apart(tmp_path):
 
 def test_reproduce_says_that_it_knows_no_such_model(tmp_path):
     cu.evaluate(reference_model(Geometric(0.25), UNEQUAL), UNEQUAL, results_dir=tmp_path)
-    (folder,) = check.stored_folders(tmp_path)
+    (folder,) = check.stored(tmp_path)
     with pytest.raises(UnknownNameError, match=r"reference Geometric\(decay=0.25\)"):
         check.recompute(folder)
 
