@@ -89,7 +89,9 @@ def recompute(folder: Path, update: bool = False) -> pd.DataFrame:
 def recompute_study(path: Path, update: bool = False) -> pd.DataFrame:
     """Measures a kept study, one of `stored_studies`, again; as `recompute`, without losses."""
     stored, record = formal_framework.read(path)
-    model = load_model(record["model"], revision=record["revision"], dtype=record["dtype"])
+    model = load_model(
+        loading.recorded_name(record), revision=record["revision"], dtype=record["dtype"]
+    )
     with tempfile.TemporaryDirectory() as scratch:
         again = formal_framework.study(model, get_task(record["task"]), record["end"], scratch)
         if update:
@@ -131,7 +133,8 @@ def _gaps(old: pd.DataFrame, new: pd.DataFrame, key: list[str], names: list[str]
 def _request(folder: Path, record: dict, results_dir: str | None = None) -> Request:
     """The request that a record names."""
     try:
-        name, task, policies = record["model"], record["task"], Policies(**record["policies"])
+        name = loading.recorded_name(record)
+        task, policies = record["task"], Policies(**record["policies"])
         settings = {"revision": record["revision"], "dtype": record["dtype"]}
     except (KeyError, TypeError) as error:
         raise ResultsError(
@@ -179,7 +182,9 @@ def rescore(
     if table.empty:
         return 0, 0.0
     if model is None:
-        model = load_model(record["model"], revision=record["revision"], dtype=record["dtype"])
+        model = load_model(
+            loading.recorded_name(record), revision=record["revision"], dtype=record["dtype"]
+        )
     prompt_id = generator.choice(table.prompt_id.unique())
     table = table[table.prompt_id == prompt_id]
     table = table.sample(min(n, len(table)), random_state=generator)
@@ -336,7 +341,7 @@ def _recomputed(folder: Path, kind: str, n: int, generator: np.random.Generator)
 
 def _at_hand(record: dict) -> bool:
     """Whether a model can be loaded without fetching it."""
-    name = record["model"]
+    name = loading.recorded_name(record)
     if name in EMBEDDED:
         return weights.gguf_path(EMBEDDED[name]).is_file()
     if Path(name).exists():

@@ -4,7 +4,6 @@ Knows the panel's table, config files, headers of weight files, and how long the
 one small model (`data/panel/seconds.csv`). Loads no weights, and stores nothing as a measurement.
 """
 
-import json
 import math
 import os
 import shutil
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from calib_utils import paths
+from calib_utils import files, paths
 from calib_utils.book import notebooks
 from calib_utils.errors import (
     CalibUtilsError,
@@ -24,7 +23,7 @@ from calib_utils.errors import (
     ModelFormatError,
     UnknownNameError,
 )
-from calib_utils.models import registry, scoring, weights
+from calib_utils.models import loading, registry, scoring, weights
 from calib_utils.models.loading import Model
 from calib_utils.models.registry import EMBEDDED, Checkpoint
 from calib_utils.results.evaluation import evaluate
@@ -81,6 +80,8 @@ def size_of(name: str | Path, revision: str | None = None) -> ModelSize:
         ModelFormatError: a folder or file without the numbers.
         HubUnreachableError: a hub model that is neither in the panel nor in the hub's cache.
     """
+    loading.check_name(name)
+    loading.check_revision(name, revision)
     text, path = str(name), Path(name).expanduser()
     known = registry.find(text)
     try:
@@ -121,9 +122,9 @@ def _of_folder(name: str, folder: Path) -> ModelSize:
     counts: dict[str, int] = {}
     file = folder / "config.json"
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = files.json_of(file)
         for file in sorted(folder.glob("*.safetensors")):
-            with safe_open(file, "np") as tensors:
+            with safe_open(files.regular(file, math.inf), "np") as tensors:
                 names = tensors.keys()
                 counts |= {name: math.prod(tensors.get_slice(name).get_shape()) for name in names}
     except (OSError, ValueError, RecursionError, SafetensorError) as error:

@@ -5,18 +5,22 @@ Knows torch models and tokenizers. Knows nothing of tasks.
 
 import json
 import re
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from calib_utils.errors import DeviceError, ModelFormatError, UnknownNameError
-from calib_utils.files import sha256_of_file, sha256_of_folder
+from calib_utils import files, paths
+from calib_utils.errors import DeviceError, HashMismatchError, ModelFormatError, UnknownNameError
+from calib_utils.files import sha256_of_folder
 from calib_utils.models import weights
 from calib_utils.models.registry import EMBEDDED
 from calib_utils.models.weights import converted_folder
 
 _DTYPES = ("float32", "bfloat16", "float16")
 _REVISION = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")
+_LONGEST_HUB_ID = 96  # by the rules of the hub
 HINT = "Or give a hub id (owner/name), a local folder, or a .gguf file."
 
 
@@ -25,9 +29,11 @@ class Model:
     """A model that is identified and verified, with its weights loaded on first use.
 
     Args:
-        name: as the user gave it; `key` is its form in file names.
-        weights_sha256: of the GGUF file, or of a folder's config and safetensors.
+        name: as the user gave it, of a local folder or file the last part; `key` is its form in
+            file names.
+        weights_sha256: of the GGUF file, or of everything in a folder that shapes a number.
         weights_file: what that hash is of, for people.
+        folder_sha256: of a folder that is not a copy of ours; what is loaded must still have it.
     """
 
     name: str
@@ -39,6 +45,7 @@ class Model:
     dtype: str
     device: str
     device_map: str | dict | None = field(default=None, compare=False)
+    folder_sha256: str | None = field(default=None, compare=False)
 
     @cached_property
     def tokenizer(self):
@@ -59,6 +66,10 @@ class Model:
         import torch
         from transformers import AutoModelForCausalLM
 
+        if self.folder_sha256 not in (None, sha256_of_folder(self.folder)):
+            raise HashMismatchError(
+                f"{self.folder} changed after it was identified: load the model again"
+            )
         options = {"dtype": getattr(torch, self.dtype), "trust_remote_code": False}
         if self.device_map is not None:
             options["device_map"] = self.device_map
@@ -102,14 +113,8 @@ def load_model(
     if isinstance(name, Model):
         return name
     check_name(name)
+    check_revision(name, revision)
     text, path = str(name), Path(name).expanduser()
-    if revision is not None:
-        if not (isinstance(revision, str) and _REVISION.fullmatch(revision)):
-            hint = "Give a commit, branch or tag."
-            raise UnknownNameError("revision", str(revision), ("main",), hint)
-        if path.is_dir() or not is_hub_id(text):
-            hint = "revision= is for hub ids; drop it here."
-            raise UnknownNameError("hub model", f"{text}@{revision}", (), hint)
     if dtype not in _DTYPES:
         raise DeviceError(f"dtype={dtype!r} does not exist: choose from {', '.join(_DTYPES)}")
     settings = {"dtype": dtype, "device": resolve_device(device), "device_map": device_map}
@@ -118,12 +123,14 @@ def load_model(
         folder = converted_folder(weights.embedded_file(spec), spec.sha256)
         return Model(text, text, folder, spec.sha256, spec.filename, None, **settings)
     if path.suffix == ".gguf" and path.is_file():
-        digest = sha256_of_file(path)
+        digest = files.sha256_of_gguf(path)
         folder = converted_folder(path, digest)
-        return Model(text, file_key(path.stem), folder, digest, path.name, None, **settings)
+        _remember(digest, path)
+        return Model(path.name, file_key(path.stem), folder, digest, path.name, None, **settings)
     if path.is_dir():
         own = path.resolve().name
         folder, key, file = path, file_key(own), f"{own}/"
+        text = file if own in EMBEDDED else own
     elif is_hub_id(text) and path.suffix != ".gguf":
         folder, file = weights.hub_folder(text, revision), text
         key = file_key(text.replace("/", "--") + (f"@{revision}" if revision else ""))
@@ -132,7 +139,41 @@ def load_model(
         raise UnknownNameError("model", text, EMBEDDED, HINT)
     digest = sha256_of_folder(folder)
     _require_settings(folder / "generation_config.json")
+    if folder is path:
+        _remember(digest, path)
+    settings["folder_sha256"] = digest
     return Model(text, key, folder, digest, file, revision, **settings)
+
+
+def recorded_name(record: Mapping) -> str:
+    """What `load_model` takes for the model of a record; a local one lies where it lay last."""
+    name = record["model"]
+    if name not in EMBEDDED and not is_hub_id(name) and not Path(name).exists():
+        with suppress(OSError):
+            return _place(record["weights_sha256"]).read_text(encoding="utf-8")
+    return name
+
+
+def _place(digest: str) -> Path:
+    return paths.cache_dir() / "places" / file_key(str(digest))[:64]
+
+
+def _remember(digest: str, path: Path) -> None:
+    """Where a local model lies, for `recorded_name`: no record names a path of this machine."""
+    with suppress(OSError):
+        files.keep(_place(digest), str(path.resolve()).encode())
+
+
+def check_revision(name: str | Path, revision: str | None) -> None:
+    """Raises UnknownNameError for what is no revision, or is given for a model without any."""
+    if revision is None:
+        return
+    if not (isinstance(revision, str) and _REVISION.fullmatch(revision) and len(revision) <= 200):
+        hint = "Give a commit, branch or tag."
+        raise UnknownNameError("revision", str(revision)[:200], ("main",), hint)
+    if Path(name).expanduser().is_dir() or not is_hub_id(str(name)):
+        hint = "revision= is for hub ids; drop it here."
+        raise UnknownNameError("hub model", f"{name}@{revision}", (), hint)
 
 
 def check_name(name: str | Path) -> None:
@@ -162,7 +203,8 @@ def _require_settings(path: Path) -> None:
 
 def is_hub_id(text: str) -> bool:
     """Whether a name has the form owner/name and is no embedded model's."""
-    return bool(re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", text)) and text not in EMBEDDED
+    named = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", text) and len(text) <= _LONGEST_HUB_ID
+    return bool(named) and text not in EMBEDDED
 
 
 def file_key(text: str) -> str:
