@@ -93,7 +93,7 @@ def size_of(name: str | Path, revision: str | None = None) -> ModelSize:
             return _of_gguf(text, path)
         if known is not None and known.hub == text:
             return size_of_checkpoint(known)
-        if text.count("/") == 1 and path.suffix != ".gguf":
+        if loading.is_hub_id(text) and path.suffix != ".gguf":
             return _of_hub(text, revision)
     except CalibUtilsError:
         raise

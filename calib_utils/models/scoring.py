@@ -29,7 +29,6 @@ from calib_utils.models.loading import Model
 PACKABLE = frozenset({"gemma3_text", "llama", "olmo3", "qwen2", "qwen3"})
 PROVEN = PACKABLE | {
     *("gemma3", "qwen3_moe", "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"),
-    "reference",  # `theory.laws`
 }
 # Nodes per forward pass: enough for matrix products to run near the machine's limit, few enough
 # that the logits of a batch (float32) stay below the second number, in bytes.
@@ -171,15 +170,14 @@ def _is_proven(config, types: frozenset[str]) -> bool:
 # Of networks that were compared: tokens of the longest prompt, and tokens to read at a time.
 _COMPARED: WeakKeyDictionary = WeakKeyDictionary()
 # Mean difference of logits, in standard deviations over the vocabulary, that is rounding.
-_ROUNDING = {torch.float32: 1e-4}
-_HALF_ROUNDING = 0.1
+_ROUNDING, _HALF_ROUNDING = 1e-4, 0.1
 
 
 def _start(network, ids) -> State:
     """Nothing read, and how to read on after `ids` [1, token]: by the cache if that is right."""
     if _is_proven(network.config, PROVEN):
         return State(ids[:, :0])
-    length, at_once = _COMPARED.get(network, (0, 1))
+    length, at_once = _COMPARED.get(network) or (0, getattr(network, "at_once", 1))
     if at_once and ids.shape[1] > length:
         if why := _disagreement(network, ids):
             warnings.warn(
@@ -194,10 +192,12 @@ def _start(network, ids) -> State:
 
 def _disagreement(network, ids) -> str:
     """What speaks against a cache, read on from one token at a time; empty where nothing does."""
-    rows, after = torch.zeros(2, dtype=torch.int64), torch.stack([ids[0, :5], ids[0, -5:]])
+    after = torch.stack([ids[0, :3], ids[0, -3:]])
+    state = State(ids[:, :0], at_once=1)
     try:
-        _, state = forward(network, ids, State(ids[:, :0], at_once=1), keep=1)
-        state = continue_rows(state, rows.to(ids.device))
+        _, state = forward(network, ids, state, keep=1)
+        _, state = forward(network, after, continue_rows(state, _rows(ids, 0, 0)), keep=1)
+        after, state = after[[0, 1, 0]], continue_rows(state, _rows(ids, 1, 0, 1))
         found, _ = forward(network, after, state, keep=after.shape[1])
     except Exception as error:
         if _is_memory(error):
@@ -205,9 +205,13 @@ def _disagreement(network, ids) -> str:
         return f"{type(error).__name__}: {error}"[:200]
     plain, _ = forward(network, after, State(state.ids, at_once=0), keep=after.shape[1])
     gap = ((found - plain).abs().mean(-1) / plain.std(-1)).max().item()
-    if gap <= _ROUNDING.get(plain.dtype, _HALF_ROUNDING):
+    if gap <= (_ROUNDING if plain.dtype == torch.float32 else _HALF_ROUNDING):
         return ""
     return f"its logits are off by {gap:.1g} standard deviations"
+
+
+def _rows(ids, *rows: int) -> torch.Tensor:
+    return torch.tensor(rows, device=ids.device)
 
 
 def _packed(network, trie: Trie, state: State, prompt_length: int, batch: Batch):

@@ -1,4 +1,4 @@
-"""Models behind OpenAI-compatible servers: chats, and continuations in place of `generation`.
+"""Models behind OpenAI-compatible servers: chats, and a second backend of `generation`.
 
 Knows requests, keys and errors. Knows no rubric, sweep or file. The key is read from an environment
 variable, is sent to that server alone, and is removed from what the server sends back.
@@ -19,13 +19,12 @@ import numpy as np
 from calib_utils import paths
 from calib_utils.errors import EndpointError, LogProbabilityError, RefusedRequestError
 from calib_utils.models import generation
-from calib_utils.models.generation import Completion, Tokens, vocabulary_size
+from calib_utils.models.generation import Completion, Continuations, Tokens, vocabulary_size
 from calib_utils.models.loading import Model, load_model
 
 KEY_VARIABLE = "CALIB_UTILS_JUDGE_KEY"
-_REFUSED = {400, 413, 422}  # the request is at fault, as a text longer than the model's context
-_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
-_SHOWN = 300  # characters of a server's error message
+_REFUSED = (400, 413, 422)  # the request is at fault, as a text longer than the model's context
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,8 @@ class Endpoint:
         model: the name under which the server knows the model.
         key_variable: environment variable of the key, which may be unset; None sends no key.
         max_tokens: limit of a reply; a thinking model needs thousands.
-        options: further fields of every chat, such as `{"temperature": 0.6}` (0 by default).
+        options: further fields of every chat, such as `{"temperature": 0.6}` (0 by default); None
+            leaves a field out, as in `{"max_tokens": None, "max_completion_tokens": 900}`.
         timeout: seconds of silence of an attempt; all together get `attempts` times as long.
         attempts: how often a request is sent when the server is busy, failing or slow.
         concurrency: requests under way at once.
@@ -78,6 +78,11 @@ class Endpoint:
         for name in ("max_tokens", "attempts", "concurrency"):
             if type(getattr(self, name)) is not int or getattr(self, name) < 1:
                 raise EndpointError(f"{name}={getattr(self, name)!r}: must be an integer above 0")
+        self._check_key()
+
+    def _check_key(self) -> None:
+        """Again before each run: the key may be set after the endpoint was made."""
+        url = urlsplit(self.base_url)
         if not self._key():
             return
         if not re.fullmatch(r"[!#-\[\]-~]+", self._key()):
@@ -93,12 +98,8 @@ class Endpoint:
     @property
     def identity(self) -> dict:
         """What an answer depends on, without the key."""
-        return {
-            "base_url": self.base_url.rstrip("/"),
-            "model": self.model,
-            "max_tokens": self.max_tokens,
-            "options": dict(self.options),
-        }
+        found = {"base_url": self.base_url.rstrip("/"), "model": self.model}
+        return {**found, "max_tokens": self.max_tokens, "options": dict(self.options)}
 
     def replies(self, messages: Iterable[str]) -> Iterator[tuple[int, Reply | RefusedRequestError]]:
         """Answers to single user messages, as they arrive: (position, reply).
@@ -107,6 +108,7 @@ class Endpoint:
             EndpointError: the server cannot be used, or sends no chat completion.
         """
         common = {"max_tokens": self.max_tokens, "temperature": 0, **self.options}
+        common = {name: value for name, value in common.items() if value is not None}
         chats = ({"messages": [{"role": "user", "content": text}], **common} for text in messages)
         return self.answers("chat/completions", chats, self._reply)
 
@@ -115,8 +117,7 @@ class Endpoint:
     ) -> Iterator[tuple[int, object]]:
         """Answers to any requests, as they arrive: (position, `read` of its JSON or a refusal).
 
-        Args:
-            read: raises LookupError, TypeError or ValueError where the JSON is no such answer.
+        `read` raises LookupError, TypeError or ValueError where the JSON is no such answer.
 
         Raises:
             EndpointError: the server cannot be used; requests not yet answered are dropped.
@@ -170,6 +171,7 @@ class Endpoint:
             ) from None
 
     def _client(self):
+        self._check_key()
         try:
             import openai
         except ImportError:
@@ -190,8 +192,11 @@ class Endpoint:
         choice = answer["choices"][0]
         # null where a thinking model was cut off before its answer.
         text = choice["message"]["content"] or ""
+        if isinstance(text, list):  # parts, of which thinking is another kind
+            texts = (p if isinstance(p, str) else p["type"] == "text" and p["text"] for p in text)
+            text = "".join(filter(None, texts))
         if not isinstance(text, str):
-            raise TypeError("content that is no string")
+            raise TypeError("content that is no text")
         return Reply(self._without_key(text), choice.get("finish_reason") != "length")
 
     def _explained(self, error) -> str:
@@ -199,7 +204,7 @@ class Endpoint:
             401: f"set the key in the environment variable {self.key_variable}",
             403: f"check what the key in {self.key_variable} may do",
             404: f"check base_url (it ends in /v1 as a rule) and the model's name {self.model!r}",
-            **dict.fromkeys(_REFUSED, "change the request"),
+            **dict.fromkeys(_REFUSED, "change the request; in options, None leaves a field out"),
             **dict.fromkeys(range(300, 400), "redirects are not followed, check base_url"),
         }.get(error.status_code, f"see whether the server is well ({self.attempts} attempts)")
         answer = self._clean(error.body)
@@ -209,10 +214,13 @@ class Endpoint:
         return paths.secret(self.key_variable) if self.key_variable else None
 
     def _without_key(self, text: str) -> str:
-        return text.replace(self._key(), "[key]") if self._key() else text
+        """The key goes however it is spelled: a reply may hold it in escapes, decoded later."""
+        letters = ((re.escape(letter), f"u{ord(letter):04x}") for letter in self._key() or "")
+        pattern = "".join(rf"(?:\\*{plain}|\\+(?i:{escaped}))" for plain, escaped in letters)
+        return re.sub(pattern, "[key]", text) if pattern else text
 
     def _clean(self, text) -> str:
-        return " ".join(self._without_key(str(text)).split())[:_SHOWN]
+        return " ".join(self._without_key(str(text)).split())[:300]
 
 
 # The second backend of `generation`: the completions API of OpenAI, with token ids in and out as
@@ -224,14 +232,11 @@ KNOWN_TEXT = "The three primary colours are red, yellow and"
 EXACT, TOLERANCE = 1e-3, 0.5
 _MARGIN = 16  # log-probabilities asked for beyond the last rank, so that ties across it show
 _MORE = "start vLLM with --max-logprobs -1 and a --max-model-len for the longest text"
-_SLACK = 1e-6  # rounding may lift a log-probability above 0
 # Each is sent, since a server fills what is left open from the model's own settings.
 _PLAIN = {
     **{"temperature": 0, "top_p": 1.0, "top_k": 0, "min_p": 0.0},
     **{"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0},
-    "ignore_eos": True,  # what ends a text is sent with each request
-    "logprobs": 1,
-    "return_tokens_as_token_ids": True,
+    **{"ignore_eos": True, "logprobs": 1, "return_tokens_as_token_ids": True},
 }
 
 
@@ -280,8 +285,9 @@ def connect(
         LogProbabilityError: it gives none, or those of other weights, precision or tokens.
     """
     model = load_model(model)
-    settings = {"timeout": 600.0, "concurrency": 64, **settings}
-    endpoint = Endpoint(base_url, name or model.key, **settings)
+    endpoint = Endpoint(
+        base_url, name or model.key, **{"timeout": 600.0, "concurrency": 64, **settings}
+    )
     asked = {"prompt": KNOWN_TEXT, "max_tokens": 1}
     ((_, version),) = endpoint.answers("completions", [asked], _version)
     if isinstance(version, RefusedRequestError):
@@ -316,15 +322,14 @@ def connect(
     return replace(engine, apart=apart)
 
 
-class ServedContinuations:
-    """`generation.Continuations` by a server: same methods, same records, same order."""
+class ServedContinuations(Continuations):
+    """`Continuations` by a server: same records in the same order, drawn with its own numbers."""
 
     def __init__(self, engine: Engine, prompt_ids: Sequence[int]):
         self._endpoint, self._ids = engine.endpoint, tuple(map(int, prompt_ids))
         self.vocab_size = vocabulary_size(engine.model)
 
-    def candidates(self, prefixes: Sequence[Tokens], ranks: Sequence[int]) -> np.ndarray:
-        """As `generation.Continuations.candidates`."""
+    def _candidates(self, prefixes: Sequence[Tokens], ranks: Sequence[int]) -> np.ndarray:
         found = np.empty((len(prefixes), len(ranks)), dtype=np.int64)
         places, n = list(range(len(prefixes))), max(ranks) + 1
         wanted = n + _MARGIN
@@ -342,18 +347,7 @@ class ServedContinuations:
             places, wanted = tied, 2 * wanted
         return found
 
-    def complete(
-        self,
-        prefixes: Iterable[Tokens],
-        max_tokens: int,
-        end_ids: Iterable[int] = (),
-        n_samples: int = 0,
-        temperature: float = 1.0,
-        seed: int = 0,
-        advance: Callable[[int], object] | None = None,
-    ) -> list[Completion]:
-        """As `generation.Continuations.complete`; the server draws with numbers of its own."""
-        prefixes, ends = list(map(tuple, prefixes)), set(end_ids)
+    def _complete(self, prefixes, max_tokens, ends, n_samples, temperature, seed, advance):
         # An echo has the log-probabilities of what was forced.
         fields = {"echo": True, "n": max(1, n_samples), "stop_token_ids": sorted(ends)}
         fields["temperature"] = temperature if n_samples else 0
@@ -366,8 +360,7 @@ class ServedContinuations:
             done[at] = [self._completion(prefixes[at], ends, i, *c) for i, c in enumerate(choices)]
             if len(choices) != fields["n"]:
                 raise EndpointError(f"{len(choices)} completions in place of {fields['n']}")
-            if advance is not None:
-                advance(len(choices))
+            advance(len(choices))
         return [completion for at in range(len(prefixes)) for completion in done[at]]
 
     def _completion(self, prefix: Tokens, ends: set[int], sample: int, ids, log_p, _) -> Completion:
@@ -399,7 +392,7 @@ def _choices(answer: dict) -> list[tuple]:
         found = choice["logprobs"]
         ids, (first, *others) = tuple(map(_id, found["tokens"])), found["token_logprobs"]
         log_p = (first or 0.0, *others)  # the first of a prompt has none
-        if len(ids) != len(log_p) or not all(-math.inf < p < _SLACK for p in log_p):
+        if len(ids) != len(log_p) or not all(-math.inf < p < 1e-6 for p in log_p):
             raise ValueError("log-probabilities that are none")
         choices.append((ids, log_p, found["top_logprobs"]))
     return choices

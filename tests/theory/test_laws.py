@@ -453,7 +453,7 @@ def test_logits_depend_on_the_whole_prefix_and_a_cache_continues_it():
     swapped = scoring.continue_rows(both, torch.tensor([1, 0]))
     end = torch.full((2, 1), prompt.end_ids[0])
     a, _ = scoring.forward(model.network, end, swapped, keep=1)
-    assert both.states.tolist() == swapped.states.flip(0).tolist()
+    assert both.ids.tolist() == swapped.ids.flip(0).tolist()
     # After the end nothing but the end is possible.
     assert (a.argmax(-1) == prompt.end_ids[0]).all() and torch.isfinite(a).sum() == 2
 
