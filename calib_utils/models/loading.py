@@ -147,10 +147,11 @@ def load_model(
 
 def recorded_name(record: Mapping) -> str:
     """What `load_model` takes for the model of a record; a local one lies where it lay last."""
-    name = record["model"]
-    if name not in EMBEDDED and not is_hub_id(name) and not Path(name).exists():
-        with suppress(OSError):
-            return _place(record["weights_sha256"]).read_text(encoding="utf-8")
+    name = str(record["model"])
+    with suppress(OSError, ValueError):
+        if name in EMBEDDED or is_hub_id(name) or Path(name).exists():
+            return name
+        return _place(record["weights_sha256"]).read_text(encoding="utf-8")
     return name
 
 

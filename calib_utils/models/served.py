@@ -82,12 +82,12 @@ class Endpoint:
 
     def _check_key(self) -> None:
         """Again before each run: the key may be set after the endpoint was made."""
-        url = urlsplit(self.base_url)
-        if not self._key():
+        url, key = urlsplit(self.base_url), self._key()
+        if not key:
             return
-        if not re.fullmatch(r"[!#-\[\]-~]+", self._key()):
+        if not re.fullmatch(r"[!#-\[\]-~]+", key):
             raise EndpointError(f"{self.key_variable} holds a character that no key has")
-        if self._key() in json.dumps(self.identity):
+        if key in json.dumps(self.identity):
             raise EndpointError(f"an argument repeats the key that {self.key_variable} holds")
         if url.scheme == "http" and url.hostname not in _LOOPBACK:
             raise EndpointError(
@@ -102,11 +102,7 @@ class Endpoint:
         return {**found, "max_tokens": self.max_tokens, "options": dict(self.options)}
 
     def replies(self, messages: Iterable[str]) -> Iterator[tuple[int, Reply | RefusedRequestError]]:
-        """Answers to single user messages, as they arrive: (position, reply).
-
-        Raises:
-            EndpointError: the server cannot be used, or sends no chat completion.
-        """
+        """Answers to single user messages, as they arrive: (position, reply); as `answers`."""
         common = {"max_tokens": self.max_tokens, "temperature": 0, **self.options}
         common = {name: value for name, value in common.items() if value is not None}
         chats = ({"messages": [{"role": "user", "content": text}], **common} for text in messages)
@@ -122,10 +118,9 @@ class Endpoint:
         Raises:
             EndpointError: the server cannot be used; requests not yet answered are dropped.
         """
-        client = self._client()
+        client, todo, running = self._client(), iter(enumerate(requests)), {}
         from anyio.from_thread import start_blocking_portal  # openai depends on it
 
-        todo, running = iter(enumerate(requests)), {}
         with start_blocking_portal() as portal:
             try:
                 while True:
@@ -242,16 +237,12 @@ _PLAIN = {
 
 @dataclass(frozen=True)
 class Engine:
-    """A server and the model that it was found to serve; `connect` makes one.
-
-    `apart` is the largest difference of a known text's log-probabilities from float32 here, in
-    nats; None where that was not checked.
-    """
+    """A server and the model that it was found to serve; `connect` makes one."""
 
     model: Model
     endpoint: Endpoint
     version: str
-    apart: float | None = None
+    apart: float | None = None  # most nats from float32 here, on a known text; None: not checked
 
     def continuations(self, model: Model, prompt_ids: Sequence[int], batch_size=None):
         """In place of `Continuations`; the endpoint's `concurrency` is the batch."""
@@ -306,11 +297,11 @@ def connect(
             " (a judge, which reads text only, may use it as it is)"
         ) from error
     float32, apart = model.dtype == "float32", None
-    repeated = _apart(drawn.log_p, given.prefix_log_p)
+    repeated = float(np.abs(np.subtract(drawn.log_p, given.prefix_log_p)).max())
     faults = [(repeated > (EXACT if float32 else TOLERANCE), "scores its own draws anew", repeated)]
     if check:
         (here,) = generation.complete(replace(model, dtype="float32"), ids[:1], known, 1)
-        apart = _apart(here.prefix_log_p, scored.prefix_log_p)
+        apart = float(np.abs(np.subtract(here.prefix_log_p, scored.prefix_log_p)).max())
         faults.insert(0, (apart > TOLERANCE, f"serves another model than {model.name}", apart))
         faults.append(((apart <= EXACT) != float32, f"does not compute in {model.dtype}", apart))
     for is_so, fault, nats in faults:
@@ -400,10 +391,6 @@ def _choices(answer: dict) -> list[tuple]:
 
 def _id(token: str) -> int:
     return int(token.split("token_id:")[1])  # a server that writes the token's text is refused
-
-
-def _apart(one: Sequence[float], other: Sequence[float]) -> float:
-    return float(np.abs(np.subtract(one, other)).max())
 
 
 def _seed(seed: int, prefix: Tokens) -> int:
