@@ -146,7 +146,11 @@ def replace(source: Path, target: Path) -> None:
         if error.errno != errno.EXDEV:
             raise
         shutil.copytree(source, target)
-        shutil.rmtree(source)
+        try:
+            shutil.rmtree(source)
+        except OSError:
+            shutil.copytree(target, source, dirs_exist_ok=True)
+            raise
 
 
 def sha256_of_file(path: Path) -> str:
@@ -162,23 +166,22 @@ def remembered_sha256(place: Path, parts: Iterable[Path]) -> dict[Path, str]:
     read; what was written a moment ago is not, as the next change may come within the same tick.
     """
     memo = paths.cache_dir() / "hashes" / f"{_sha256_of_text(str(place.resolve()))[:32]}.json"
-    known, now = {}, {}
+    known, now, found = {}, {}, {}
     with suppress(OSError, ValueError, RecursionError):
         known = json.loads(memo.read_text())
     for part in tqdm(list(parts), desc=f"hashing {place.name}", unit="file", leave=False):
-        state = _state(part)
-        old = known.get(str(part)) if isinstance(known, dict) else None
-        if isinstance(old, list) and old[:-1] == state and _SHA256.fullmatch(str(old[-1])):
-            now[str(part)] = old
-            continue
-        settled = time.time_ns() - max(state[2:]) > _TICK_NS
-        digest = sha256_of_file(part)
-        now[str(part)] = [*(state if settled and _state(part) == state else [None]), digest]
+        name, state = os.path.relpath(part, place), _state(part)
+        old = known.get(name) if isinstance(known, dict) else None
+        if not (isinstance(old, list) and old[:-1] == state and _SHA256.fullmatch(str(old[-1]))):
+            settled = time.time_ns() - max(state[2:]) > _TICK_NS
+            digest = sha256_of_file(part)
+            old = [*(state if settled and _state(part) == state else [None]), digest]
+        now[name], found[part] = old, old[-1]
     # A cache that cannot be written costs time, not the result.
     if now != known:
         with suppress(OSError), whole(memo, parents=True) as draft:
             draft.write_text(json.dumps(now))
-    return {Path(part): found[-1] for part, found in now.items()}
+    return found
 
 
 def _state(path: Path) -> list[int]:
