@@ -28,6 +28,7 @@ model = "qwen2.5-coder-0.5b-instruct"  # embedded name, hub id, local folder or 
 revision = ""  # hub commit or tag; empty: the default branch
 dtype = "float32"  # of the forward pass
 device = "auto"  # cuda, mps or cpu
+chat = None  # True, False: with or without the chat template; None: by the model's stage
 seed = 0  # not used here: nothing is drawn
 results_dir = ""  # where rows are stored and reused; empty: data/results of this checkout
 quick = False  # two digits only
@@ -39,9 +40,8 @@ from calib_utils.figures import controlled_tasks as figures
 from calib_utils.studies import controlled_tasks as study
 
 figures.use_style()
-page = cu.open_page(
-    model, revision=revision, dtype=dtype, device=device, results_dir=results_dir, end=end
-)
+options = {"revision": revision, "dtype": dtype, "device": device, "chat": chat}
+page = cu.open_page(model, results_dir=results_dir, end=end, **options)
 tasks = study.task_names(lengths=(2,) if quick else (2, 3, 4))
 
 # %% [markdown]

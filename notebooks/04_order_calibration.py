@@ -32,6 +32,7 @@ model = "qwen2.5-coder-0.5b-instruct"  # embedded name, hub id, local folder or 
 revision = ""  # hub commit or tag; empty: the default branch
 dtype = "float32"  # of the forward pass
 device = "auto"  # cuda, mps or cpu
+chat = None  # True, False: with or without the chat template; None: by the model's stage
 seed = 0  # of the trees, the draws and the sampled settings; each has its own stored texts
 results_dir = ""  # where texts and labels are stored and reused; empty: data/results
 quick = False  # the same parts with a handful of texts, whose numbers mean nothing
@@ -46,9 +47,8 @@ from calib_utils.figures import order_calibration as figures
 from calib_utils.studies import order_calibration as study
 
 figures.use_style()
-page = cu.open_page(
-    model, revision=revision, dtype=dtype, device=device, results_dir=results_dir, end=end
-)
+options = {"revision": revision, "dtype": dtype, "device": device, "chat": chat}
+page = cu.open_page(model, results_dir=results_dir, end=end, **options)
 plan = (study.quick if quick else study.laptop)(seed, page.end)
 items, texts = study.ITEMS, study.TEXTS
 

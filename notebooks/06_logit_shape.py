@@ -34,6 +34,7 @@ model = "qwen2.5-coder-0.5b-instruct"  # embedded name, hub id, local folder or 
 revision = ""  # hub commit or tag; empty: the default branch
 dtype = "float32"  # of the forward pass
 device = "auto"  # cuda, mps or cpu
+chat = None  # True, False: with or without the chat template; None: by the model's stage
 seed = 0  # not used here: nothing is drawn
 results_dir = ""  # where sorted logits are kept; empty: data/results of this checkout
 quick = False  # two queries only
@@ -44,7 +45,8 @@ from calib_utils.figures import logit_shape as figures
 from calib_utils.studies import logit_shape as study
 
 figures.use_style()
-page = cu.open_page(model, revision=revision, dtype=dtype, device=device, results_dir=results_dir)
+options = {"revision": revision, "dtype": dtype, "device": device, "chat": chat}
+page = cu.open_page(model, results_dir=results_dir, **options)
 queries = study.QUICK_QUERIES if quick else study.QUERIES
 when = page.live()
 

@@ -36,6 +36,7 @@ model = "qwen2.5-coder-0.5b-instruct"  # embedded name, hub id, local folder or 
 revision = ""  # hub commit or tag; empty: the default branch
 dtype = "float32"  # of the forward pass
 device = "auto"  # cuda, mps or cpu
+chat = None  # True, False: with or without the chat template; None: by the model's stage
 seed = 0  # of all draws
 results_dir = ""  # where texts are stored and reused; empty: data/results of this checkout
 quick = False  # two questions, one problem, few draws, nothing stored unless results_dir is given
@@ -51,7 +52,8 @@ from calib_utils.studies import beyond as study
 
 figures.use_style()
 store = None if quick and not results_dir else results_dir
-page = cu.open_page(model, revision=revision, dtype=dtype, device=device, results_dir=store)
+options = {"revision": revision, "dtype": dtype, "device": device, "chat": chat}
+page = cu.open_page(model, results_dir=store, **options)
 
 # %% [markdown]
 # ## One question, many times

@@ -89,9 +89,7 @@ def recompute(folder: Path, update: bool = False) -> pd.DataFrame:
 def recompute_study(path: Path, update: bool = False) -> pd.DataFrame:
     """Measures a kept study, one of `stored_studies`, again; as `recompute`, without losses."""
     stored, record = formal_framework.read(path)
-    model = load_model(
-        loading.recorded_name(record), revision=record["revision"], dtype=record["dtype"]
-    )
+    model = load_model(loading.recorded_name(record), **_settings_of_model(record))
     with tempfile.TemporaryDirectory() as scratch:
         again = formal_framework.study(model, get_task(record["task"]), record["end"], scratch)
         if update:
@@ -135,13 +133,17 @@ def _request(folder: Path, record: dict, results_dir: str | None = None) -> Requ
     try:
         name = loading.recorded_name(record)
         task, policies = record["task"], Policies(**record["policies"])
-        settings = {"revision": record["revision"], "dtype": record["dtype"]}
+        settings = _settings_of_model(record)
     except (KeyError, TypeError) as error:
         raise ResultsError(
             f"{folder}: its record does not say what was measured ({error!r}): restore it, or "
             "delete the folder and measure again"
         ) from error
     return request_for(load_model(name, **settings), task, policies, results_dir=results_dir)
+
+
+def _settings_of_model(record: dict) -> dict:
+    return {"revision": record["revision"], "dtype": record["dtype"], "chat": record.get("chat")}
 
 
 def _settings_of(table: pd.DataFrame) -> list:
@@ -182,9 +184,7 @@ def rescore(
     if table.empty:
         return 0, 0.0
     if model is None:
-        model = load_model(
-            loading.recorded_name(record), revision=record["revision"], dtype=record["dtype"]
-        )
+        model = load_model(loading.recorded_name(record), **_settings_of_model(record))
     prompt_id = generator.choice(table.prompt_id.unique())
     table = table[table.prompt_id == prompt_id]
     table = table.sample(min(n, len(table)), random_state=generator)
@@ -546,7 +546,7 @@ def _model_faults(folder: str, record: dict) -> Iterator[Fault]:
     """The numbers are of the model whose folder they lie in, and of weights others can load."""
     name, revision = str(record["model"]), record.get("revision")
     key = _key(name)
-    if folder not in (key, f"{key}@{revision}"):
+    if folder not in (loading.with_chat(k, record.get("chat")) for k in (key, f"{key}@{revision}")):
         yield Fault(
             f"rows of {name!r} lie in the folder {folder!r}: they belong into {key!r}; move them"
         )

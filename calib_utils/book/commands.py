@@ -28,7 +28,7 @@ from calib_utils.results.storage import RECORD
 
 FORMATS = ("csv", "json", "markdown")
 # Parameters of notebooks that have options of their own.
-_OPTIONS = ("model", "revision", "dtype", "device", "results_dir")
+_OPTIONS = ("model", "revision", "dtype", "device", "chat", "results_dir")
 COLUMNS = [
     *("name", "hub", "panel", "family", "stage", "base", "licence", "gated", "dtype"),
     *("parameters", "active", "bfloat16_gb", "float32_gb", "sizes"),
@@ -72,6 +72,8 @@ def parser() -> argparse.ArgumentParser:
     model.add_argument("--revision", help="hub commit, branch or tag")
     model.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
     model.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
+    about = "ask it through its chat template, or not; by default its stage decides"
+    model.add_argument("--chat", action=argparse.BooleanOptionalAction, help=about)
 
     task = argparse.ArgumentParser(add_help=False)
     task.add_argument("--task", required=True, help="rng-3, us-states, ... or a .json file")
@@ -195,9 +197,8 @@ def _prompt(options) -> None:
 def _load(options):
     from calib_utils.models.loading import load_model
 
-    return load_model(
-        options.model, revision=options.revision, dtype=options.dtype, device=options.device
-    )
+    settings = {name: getattr(options, name) for name in ("revision", "dtype", "device", "chat")}
+    return load_model(options.model, **settings)
 
 
 def _fetch(options) -> None:
@@ -400,7 +401,7 @@ def _key(options) -> str:
             f"{model} would go into the pages and results of the embedded {key}: "
             "rename the folder or file"
         )
-    return key
+    return loading.with_chat(key, options.chat)
 
 
 def _prepare(options) -> None:
@@ -434,7 +435,7 @@ def _parameters(options, name: str) -> dict:
                     f"--{key.replace('_', '-')}"
                 )
         named = {"model": options.model, "revision": options.revision or ""}
-        named |= {"dtype": options.dtype, "device": options.device}
+        named |= {"dtype": options.dtype, "device": options.device, "chat": options.chat}
     if options.results_dir is not None:
         named["results_dir"] = str(options.results_dir.resolve())
     # Only what differs is injected, so that the default model's pages show no parameters.

@@ -95,10 +95,11 @@ def check_parameters(name: str, parameters: Mapping) -> dict:
         if key not in known:
             near = UnknownNameError("parameter", key, known)
             raise NotebookParameterError(f"notebook {name}: {near}")
-        if type(value) is not type(known[key]):
+        wanted = bool if known[key] is None else type(known[key])  # one that may be left open
+        if type(value) is not wanted and (value, known[key]) != (None, None):
             raise NotebookParameterError(
-                f"notebook {name}: {key}={value!r} must be a {type(known[key]).__name__}, like the "
-                f"default {known[key]!r}"
+                f"notebook {name}: {key}={value!r} must be a {wanted.__name__}, like the default "
+                f"{known[key]!r}"
             )
     return dict(parameters)
 
@@ -119,7 +120,7 @@ def parse_parameters(name: str, pairs: list[str]) -> dict:
             try:
                 found[key] = ast.literal_eval(text)
             except (ValueError, SyntaxError):
-                kind = type(known[key]).__name__
+                kind = "bool" if known[key] is None else type(known[key]).__name__
                 raise NotebookParameterError(
                     f"notebook {name}: {key}={text!r} does not read as a {kind}"
                 ) from None

@@ -15,14 +15,10 @@ from calib_utils.errors import InvalidRequestError
 
 
 def sequence_log_probability(trie: Trie, edge_log_p: np.ndarray) -> np.ndarray:
-    """Log-probability of every sequence, the sum over its edges.
+    """Log-probability of every sequence, the sum over its edges: [sequence, setting].
 
     Args:
-        trie: the answers' prefix tree.
         edge_log_p: [edge, setting], ln p(symbol | prefix) of every edge, -inf where cut off.
-
-    Returns:
-        [sequence, setting]
     """
     node_log_p = np.zeros((trie.n_nodes, edge_log_p.shape[1]))
     inner = np.flatnonzero(trie.edge_child >= 0)
@@ -83,7 +79,7 @@ def sequence_recall(uniform_log_p: np.ndarray) -> np.ndarray:
 
 
 def pareto_frontier(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Indices of the points that no other point beats in both coordinates, by rising `first`.
+    """Indices of the points that no other beats in both coordinates, by rising `first`.
 
     NaN points are left out; of equal points one stays.
 
@@ -91,12 +87,9 @@ def pareto_frontier(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     [0, 1, 3]
     """
     order = np.lexsort((-second, -first))
-    frontier, best = [], -np.inf
-    for index in order:
-        if np.isfinite(first[index]) and second[index] > best:
-            frontier.append(int(index))
-            best = second[index]
-    return np.array(frontier[::-1], dtype=np.int64)
+    order = order[~np.isnan(first + second)[order]]
+    best = np.maximum.accumulate(np.concatenate([[-np.inf], second[order]]))
+    return order[second[order] > best[:-1]][::-1]
 
 
 def frontier_area(validity: np.ndarray, diversity: np.ndarray) -> float:
@@ -117,19 +110,16 @@ def best_by_budget(table: pd.DataFrame, level: float = 0.8, by: str = "rule") ->
     """Best diversity at validity of at least `level` against the number of settings tried.
 
     Someone tries `budget` settings of a sampler's grid, drawn without replacement, and takes the
-    most diverse one that is valid enough; diversity counts as 0 where none is. Mean and band are
-    exact over all such draws.
+    most diverse one that is valid enough; diversity counts as 0 where none is.
 
     Args:
         table: rows of `evaluate` for one model and task.
-        level: in (0, 1].
+        level: in (0, 1], else an InvalidRequestError.
         by: the column that names a sampler.
 
     Returns:
-        One row per sampler and budget: `by`, budget, mean, low and high (5 % and 95 %).
-
-    Raises:
-        InvalidRequestError: a level outside (0, 1].
+        One row per sampler and budget: `by`, budget, and over all such draws, exactly, mean, low
+        and high (5 % and 95 %).
 
     >>> t = pd.DataFrame({"rule": "x", "validity": [0.9, 0.9], "diversity": [0.2, 0.4]})
     >>> best_by_budget(t)["mean"].round(2).tolist()
@@ -181,11 +171,10 @@ def cluster_interval(
     """Mean over clusters with a two-level bootstrap interval.
 
     Rows of one (outer, inner) pair are averaged, pairs within an outer cluster, then outer
-    clusters: a prompt counts once, however many nodes or seeds it has. A resample draws as many
-    outer clusters with replacement, and inside each drawn one as many inner clusters with
-    replacement; rows of a pair stay together. The interval is of percentiles of the resampled
-    means, further out the fewer the outer clusters; with fewer than six it still is too narrow, so
-    print their number beside it.
+    clusters: a prompt counts once, however many nodes or seeds it has. A resample draws outer
+    clusters with replacement, and inner ones inside each. The interval is of expanded percentiles
+    of the resampled means (Hesterberg, The American Statistician 69, 2015); with fewer than six
+    outer clusters it still is too narrow, so print their number beside it.
 
     Args:
         table: rows with `outer`, `inner` and `value`; rows where the value is NaN are left out.
@@ -208,15 +197,10 @@ def cluster_interval(
         return Interval(centre, np.nan, np.nan, len(means), len(pairs))
     groups = [group.to_numpy(dtype=float) for _, group in pairs.groupby(level=0, sort=True)]
     drawn = _resampled_means(groups, N_RESAMPLES, np.random.default_rng(seed))
-    tail = _expanded_tail(len(means) if len(means) > 1 else len(pairs))
+    n = len(means) if len(means) > 1 else len(pairs)
+    tail = norm.sf(np.sqrt(n / (n - 1)) * t.isf((1 - COVERAGE) / 2, n - 1))
     low, high = np.quantile(drawn, [tail, 1 - tail])
     return Interval(centre, float(low), float(high), len(means), len(pairs))
-
-
-def _expanded_tail(n: int) -> float:
-    """The share of resamples to leave out at each end: the expanded percentiles of Hesterberg
-    (The American Statistician 69, 2015), since plain percentiles of n clusters are too narrow."""
-    return float(norm.sf(np.sqrt(n / (n - 1)) * t.isf((1 - COVERAGE) / 2, n - 1)))
 
 
 def cluster_mean(
@@ -247,9 +231,7 @@ def as_text(
     """
     if pd.isna(value):
         return undefined
-    value, low, high = (
-        f"{x:.0f}" if x >= whole_from else f"{x:.{digits}f}" for x in (value, low, high)
-    )
+    value, low, high = (f"{x:.{digits * (x < whole_from)}f}" for x in (value, low, high))
     inside = alone if low == "nan" else f"{low} to {high}"
     return f"{value} ({inside})" if inside else value
 

@@ -4,9 +4,9 @@ Knows the rules by name and transformers' calling convention: token ids so far a
 out, at every node of a trie with its own prefix. Knows nothing of models.
 """
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from numbers import Real
 
 import torch
@@ -23,7 +23,9 @@ class Processors(Sampler):
 
     Args:
         processors: `transformers.LogitsProcessor` objects, or functions called like them. They
-            see the prompt and the prefix, one row a node, and must treat rows apart.
+            see the prompt and the prefix, one row a node, must treat rows apart, keep nothing
+            between calls, and run without gradients. A score more than 10^6 below the highest
+            counts as dropped.
         name: for tables; no `=`, `+` or `@`.
         parameter: a number for tables.
         temperature_at: how many of the processors come before temperature. In `generate`,
@@ -33,7 +35,7 @@ class Processors(Sampler):
     Rows are never stored or reused: what a processor does cannot be read off its name.
 
     Raises:
-        InvalidRuleError: no processors, a name unfit for tables, or a position out of range.
+        InvalidRuleError: an argument that is none of these.
     """
 
     def __init__(
@@ -50,6 +52,10 @@ class Processors(Sampler):
                 f"sampler {name!r}: give logits processors, called as f(input_ids, scores); got "
                 f"{given!r}"
             )
+        if kinds := [p.__name__ for p in processors if isinstance(p, type)]:
+            raise InvalidRuleError(
+                f"sampler {name!r}: {kinds[0]} is a class: give an object, {kinds[0]}(...)"
+            )
         if not isinstance(name, str) or not name or set(name) & set("=+@"):
             raise InvalidRuleError(f"sampler name {name!r}: use a word without '=', '+' and '@'")
         if not is_number(parameter):
@@ -60,11 +66,8 @@ class Processors(Sampler):
                 f"{len(processors)}, the number of processors"
             )
         self.processors, self.name, self.temperature_at = processors, name, temperature_at
-        self._parameter = float(parameter)
-
-    @property
-    def parameter(self) -> float:
-        return self._parameter
+        self.parameter, self._calls = float(parameter), 0
+        self._unused = [_copied(processor) for processor in processors]
 
     def log_p(self, ids: torch.Tensor, logits: torch.Tensor, temperature: float) -> torch.Tensor:
         """ln p of every token after the processors, -inf where dropped: float64 [row, vocab].
@@ -74,33 +77,67 @@ class Processors(Sampler):
             logits: the model's, float32 [row, vocab].
 
         Raises:
-            InvalidRuleError: the processors drop every token, or return something else.
+            InvalidRuleError: the processors fail, drop every token, or answer otherwise than unused
+                copies of them that get the rows in reverse.
         """
-        scores = logits.float().clone()
-        for position, processor in enumerate([*self.processors, None]):
-            if position == self.temperature_at and temperature != 1.0:
-                scores = scores / temperature
-            if processor is not None:
-                scores = processor(ids, scores)
-                if not isinstance(scores, torch.Tensor) or scores.shape != logits.shape:
-                    raise InvalidRuleError(
-                        f"sampler {self.name!r}, processor {position + 1}, returned "
-                        f"{type(scores).__name__} instead of scores of the shape "
-                        f"{tuple(logits.shape)} that it got"
-                    )
-        top = scores.max(dim=-1).values
+        scores = self._scores(self.processors, ids, logits, temperature)
+        self._calls += 1
+        if self._calls & (self._calls - 1) == 0:  # at the 1st, 2nd, 4th, 8th ...
+            try:
+                unused = list(map(_copied, self._unused))
+                again = self._scores(unused, ids.flip(0), logits.flip(0), temperature).flip(0)
+                same = torch.allclose(scores, again, rtol=1e-3, atol=1e-3, equal_nan=True)
+            except Exception:
+                same = False
+            if not same:
+                raise InvalidRuleError(
+                    f"sampler {self.name!r} answers otherwise when it is asked again: scores must "
+                    "depend on the prefix of their row alone, not on earlier calls, rows or chance"
+                )
+        top = scores.max(dim=-1, keepdim=True).values
         if not torch.isfinite(top).all():
             raise InvalidRuleError(
                 f"sampler {self.name!r} drops every token, or gives NaN, after "
-                f"{ids[~torch.isfinite(top)][0, -8:].tolist()} (last tokens): it must keep at "
-                "least one"
+                f"{ids[~torch.isfinite(top[:, 0])][0, -8:].tolist()} (last tokens): it must keep "
+                "at least one"
             )
-        return scores.double().log_softmax(-1)
+        masked = scores < top - _MASKED / min(temperature, 1.0)
+        return scores.double().masked_fill(masked, -math.inf).log_softmax(-1)
+
+    @torch.no_grad()
+    def _scores(self, processors, ids, logits, temperature: float) -> torch.Tensor:
+        scores = logits.float().clone()
+        for position, processor in enumerate([*processors, None]):
+            if position == self.temperature_at and temperature != 1.0:
+                scores = scores / temperature
+            if processor is not None:
+                which = f"sampler {self.name!r}, processor {position + 1},"
+                try:
+                    scores = processor(ids, scores)
+                except Exception as error:
+                    raise InvalidRuleError(
+                        f"{which} failed ({type(error).__name__}: {error}): it is called as "
+                        "f(input_ids, scores), one row a prefix, and keeps nothing between calls"
+                    ) from error
+                if not isinstance(scores, torch.Tensor) or scores.shape != logits.shape:
+                    raise InvalidRuleError(
+                        f"{which} returned {type(scores).__name__} instead of scores of the shape "
+                        f"{tuple(logits.shape)} that it got"
+                    )
+        return scores
 
 
+def _copied(processor: Processor) -> Processor:
+    """A copy with attributes of its own, though not what they hold; itself if it has none."""
+    try:
+        return copy.copy(processor)
+    except Exception:
+        return processor
+
+
+_MASKED = 1e6  # how far below the highest a score is that a processor has masked, at T of 1 or more
 # Below it, all that has any mass lies within the rounding of one float32 logit.
 _COLDEST = 1e-6
-_TAKEN = "{0!r} takes the name of the rule {0.name!r}: rename it"
 _EXAMPLES = {"top_k": "50", "top_nsigma": "1.0", "epsilon": "0.001", "eta": "0.001"}
 
 
@@ -125,9 +162,8 @@ def parse_rule(text: str) -> Rule:
     if len(parts) > 1 or at:
         return Chain(tuple(map(parse_rule, parts)), order)
     name, equals, number = text.partition("=")
-    if name not in FAMILIES:
+    if (family := FAMILIES.get(name)) is None:
         raise UnknownNameError("rule", name, FAMILIES)
-    family = FAMILIES[name]
     if not issubclass(family, NumberedRule):
         if equals:
             raise InvalidRuleError(f"rule {text!r}: {name} takes no number; write just {name!r}")
@@ -141,50 +177,6 @@ def parse_rule(text: str) -> Rule:
     return family(value)
 
 
-class OwnRule(Rule):
-    """A rule that is not of this project, whose name, number and answers are checked.
-
-    Raises:
-        InvalidRuleError: one of them cannot be.
-    """
-
-    def __init__(self, rule: Rule):
-        name, number = getattr(rule, "name", None), rule.parameter
-        if not isinstance(name, str) or not name:
-            raise InvalidRuleError(f"{rule!r} has name={name!r}: give its class a name, as text")
-        if name in FAMILIES:
-            raise InvalidRuleError(_TAKEN.format(rule))
-        if not isinstance(number, Real):
-            raise InvalidRuleError(f"{rule!r} has parameter={number!r}: give a number, or none")
-        self.rule, self.name, self._parameter = rule, name, float(number)
-        self.uses_ranks, self.is_rank_cutoff = rule.uses_ranks, rule.is_rank_cutoff
-        self.temperature_first = rule.temperature_first
-
-    @property
-    def parameter(self) -> float:
-        return self._parameter
-
-    def n_kept(self, step):
-        kept, wanted = self.rule.n_kept(step), tuple(step.size.shape)
-        form = str(getattr(kept, "dtype", type(kept).__name__)), getattr(kept, "shape", None)
-        if form[0] != "torch.int64" or tuple(form[1]) != wanted:
-            raise InvalidRuleError(
-                f"rule {self.name!r}: n_kept gave {form[0]} of shape {form[1]}, where an int64 "
-                f"tensor of shape {wanted} is needed, a number of tokens for every node"
-            )
-        wrong = (kept < 1) | (kept > step.size)
-        if wrong.any():
-            raise InvalidRuleError(
-                f"rule {self.name!r}: n_kept gave {int(kept[wrong][0])} of "
-                f"{int(step.size[wrong][0])} tokens: keep at least 1 and at most all"
-            )
-        return kept
-
-    def keep(self, step):
-        overridden = type(self.rule).keep is not Rule.keep
-        return self.rule.keep(step) if overridden else super().keep(step)
-
-
 def is_known(sampler: Sampler) -> bool:
     """Whether the sampler is this project's, so that its name says what it does."""
     if type(sampler) is Chain:
@@ -192,23 +184,27 @@ def is_known(sampler: Sampler) -> bool:
     return type(sampler) in FAMILIES.values()
 
 
-def _checked(rule: Rule) -> Rule:
-    """A rule as it is where it is known, else an `OwnRule`; inside chains too."""
-    if type(rule) is Chain:
-        return replace(rule, rules=tuple(map(_checked, rule.rules)))
-    return rule if is_known(rule) or isinstance(rule, OwnRule) else OwnRule(rule)
+def _require_named(sampler: Sampler) -> None:
+    """Refuses a sampler of a user's own that a table could not tell from others."""
+    for rule in sampler.rules if type(sampler) is Chain else [sampler]:
+        name, number = getattr(rule, "name", None), rule.parameter
+        if not isinstance(name, str) or not name:
+            raise InvalidRuleError(f"{rule!r} has name={name!r}: give its class a name, as text")
+        if name in FAMILIES and not is_known(rule):
+            raise InvalidRuleError(f"{rule!r} takes the name of the rule {name!r}: rename it")
+        if not isinstance(number, Real):
+            raise InvalidRuleError(f"{rule!r} has parameter={number!r}: give a number, or none")
 
 
 def check_rules(rules: Iterable[Sampler | str]) -> list[Sampler]:
-    """The samplers as a list; rules of a user's own as an `OwnRule`.
+    """The samplers as a list.
 
     Raises:
-        InvalidRuleError: none given, not a sampler, or one given twice.
+        InvalidRuleError: none given, not a sampler, one without a name, or one given twice.
     """
     if not isinstance(rules, Sampler | str | Iterable):
         raise InvalidRuleError(f"rules={rules!r}: give a list, such as ['none', 'top_p=0.9']")
-    rules = [rules] if isinstance(rules, Sampler | str) else list(rules)
-    if not rules:
+    if not (rules := [rules] if isinstance(rules, Sampler | str) else list(rules)):
         raise InvalidRuleError("no rules given: pass at least cu.NoCutoff()")
     found: dict[str, Sampler] = {}
     for rule in rules:
@@ -218,9 +214,7 @@ def check_rules(rules: Iterable[Sampler | str]) -> list[Sampler]:
                 f"{rule!r} is not a rule: use cu.TopK(50), 'top_k=50', or cu.Processors([...]) "
                 "around logits processors of transformers"
             )
-        rule = _checked(rule) if isinstance(rule, Rule) else rule
-        if rule.name in FAMILIES and not is_known(rule):
-            raise InvalidRuleError(_TAKEN.format(rule))
+        _require_named(rule)
         if rule.key in found:
             raise InvalidRuleError(f"rule {rule.key!r} is given twice: remove one")
         found[rule.key] = rule

@@ -1,13 +1,16 @@
 """From a task to what the model sees: prompt ids, answers as token sequences, end tokens.
 
-Knows tokenizers (any Hugging Face one), what each token writes (exactly, for byte-level BPE and
-SentencePiece with byte fallback), and the policies for what counts as an answer. Knows nothing of
-weights or probabilities.
+Knows tokenizers of Hugging Face, what each token writes (of byte-level BPE and SentencePiece), and
+the policies for what counts as an answer. Knows nothing of weights or probabilities.
 """
 
 import json
+import re
+import unicodedata
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache, lru_cache
+from typing import NamedTuple
 
 from calib_utils.core.tasks import Task
 from calib_utils.core.tries import Sequences, Trie, build_trie
@@ -17,9 +20,15 @@ ENDS = ("eos", "line", "none")
 TOKENIZATIONS = ("canonical", "all")
 SURFACES = ("exact", "any_space", "any_case")
 MAX_SEGMENTATIONS = 20_000  # of one answer
-# Variables of chat templates, which ignore what they do not know: thinking is switched off, and the
-# date fixed, since Llama's print today's and a number must not change overnight.
-_TEMPLATE_VARIABLES = {"enable_thinking": False, "thinking": False, "date_string": "26 Jul 2024"}
+# A number must not change overnight: chat templates that ask for the date are told this one.
+_TODAY = datetime(2024, 7, 26)
+# Variables of chat templates, which ignore what they do not know.
+_VARIABLES = {"enable_thinking": False, "thinking": False, "tools": None, "documents": None}
+_VARIABLES |= {"date_string": _TODAY.strftime("%d %b %Y")}
+_REPLY = "0123456789 answer 9876543210"  # shows what a template writes around a reply
+_THOUGHT = re.compile(r"(?i)[<\[]\|?/?[\w:]*(?:think|thought|reason)[\w:]*\|?[>\]]")
+_EMPTY_THOUGHT = re.compile(r"(?i)<(\w*think\w*)>\s*</\1>\s*\Z")
+_TAIL = 8  # tokens of the prompt before an answer, for decoding it in context
 
 
 @dataclass(frozen=True)
@@ -44,10 +53,8 @@ class Policies:
     def __post_init__(self):
         known = {"end": ENDS, "tokenizations": TOKENIZATIONS, "surface": SURFACES}
         for field, value in vars(self).items():
-            if value not in known[field]:
-                raise InvalidTaskError(
-                    f"{field}={value!r} does not exist: choose from {known[field]}"
-                )
+            if value not in (these := known[field]):
+                raise InvalidTaskError(f"{field}={value!r} does not exist: choose from {these}")
 
     @property
     def suffix(self) -> str:
@@ -60,8 +67,8 @@ class Policies:
 class Prompt:
     """A task as one model sees it.
 
-    `text` and `ids` are the prompt; `lead` is what an answer starts with (one space for a base
-    model); `trie` holds every token sequence that counts as an answer.
+    `text` and `ids` are the prompt; `lead` is what an answer starts with (see `render`); `trie`
+    holds every token sequence that counts as an answer.
     """
 
     text: str
@@ -76,21 +83,35 @@ class Prompt:
 def render(tokenizer, task: Task, policies: Policies | None = None) -> Prompt:
     """The prompt ids and answer token sequences of a task for one tokenizer.
 
+    With a chat template the prompt is one user message and the generation prompt, and an answer
+    starts with whatever the template writes before a reply. Without one it is the raw text after
+    the special tokens that the tokenizer puts first; an answer then starts with one space, or with
+    nothing after a line break. A raw prompt that ends in other white space is refused, and so are
+    special tokens, spelled out, in a prompt or an answer, and a second BOS.
+
     Raises:
-        TokenizationError: an answer whose tokens do not simply follow the prompt's, or with
-            tokenizations="all" one that the tokenizer rewrites.
-        ModelFormatError: the chat template fails, or there is no end token.
+        TokenizationError: a prompt or an answer as above, an answer whose tokens do not follow the
+            prompt's, or one that the tokenizer writes differently.
+        ModelFormatError: the chat template fails, loses the question, opens a thought or writes
+            special tokens before a reply; or there is no end token.
     """
     policies = policies or Policies()
     is_chat = bool(tokenizer.chat_template)
-    text = _chat_text(tokenizer, task.prompt) if is_chat else task.prompt
-    lead = "" if is_chat else " "
+    text, lead, closing = _chat(tokenizer, task.prompt) if is_chat else _raw(task.prompt)
+    _require_plain(tokenizer, _plain_ids(tokenizer, task.prompt), "prompt")
     prompt_ids = _encode(tokenizer, text, is_chat)
-    end_ids = _end_ids(tokenizer, policies.end, is_chat)
+    if prompt_ids[:2] == (tokenizer.bos_token_id,) * 2:
+        raise ModelFormatError(
+            f"the prompt begins with {tokenizer.bos_token!r} twice: remove it from the chat "
+            "template or from what the tokenizer adds"
+        )
+    end_ids = _end_ids(tokenizer, policies.end, closing)
     spelled: dict[tuple[int, ...], int] = {}
     for index, answer in enumerate(task.answers):
-        for form in _surfaces(lead + answer, policies.surface):
-            for tokens in _segmentations(tokenizer, text, prompt_ids, form, is_chat, policies):
+        for form in _surfaces(lead, answer, policies.surface):
+            own = _own_tokens(tokenizer, text, prompt_ids, form, is_chat, end_ids)
+            every = policies.tokenizations == "all"
+            for tokens in _segmentations(tokenizer, form, own) if every else [own]:
                 other = spelled.setdefault(tokens, index)
                 if other != index:
                     raise TokenizationError(
@@ -101,8 +122,8 @@ def render(tokenizer, task: Task, policies: Policies | None = None) -> Prompt:
     return Prompt(text, prompt_ids, lead, is_chat, end_ids, sequences, build_trie(sequences))
 
 
-def describe(tokenizer, task: Task, prompt: Prompt, policies: Policies) -> str:
-    """A readable account of a rendered prompt, for people."""
+def describe(tokenizer, task: Task, prompt: Prompt, policies: Policies, why: str) -> str:
+    """A readable account of a rendered prompt, for people; `why` it is a chat or a base model's."""
 
     def quoted(ids):
         return " ".join(f"{tokenizer.decode([i])!r}:{i}" for i in ids)
@@ -113,6 +134,7 @@ def describe(tokenizer, task: Task, prompt: Prompt, policies: Policies) -> str:
 {"-" * 72}
 {prompt.text}
 {"-" * 72}
+seen so because  {why}
 first tokens     {quoted(prompt.ids[:6])}
 last tokens      {quoted(prompt.ids[-6:])}
 answers          {len(task.answers)}, each starting with {prompt.lead!r} \
@@ -121,109 +143,193 @@ first answer     {task.answers[0]!r} = {quoted(prompt.sequences.symbols[0])}
 end (end={policies.end!r})  {len(prompt.end_ids)} token(s): {ends}"""
 
 
-def _chat_text(tokenizer, message: str, reply: str | None = None) -> str:
-    """A conversation as the template writes it, in the sandbox in which transformers renders it."""
-    messages = [{"role": "user", "content": message}]
-    if reply is not None:
-        messages.append({"role": "assistant", "content": reply})
-    try:
-        return tokenizer.apply_chat_template(
-            messages,
-            tokenize=False,
-            add_generation_prompt=reply is None,
-            **_TEMPLATE_VARIABLES,
+class _Shown(NamedTuple):
+    """A prompt's text, what is written between it and a reply, and what is written after one."""
+
+    text: str
+    lead: str
+    closing: str = ""
+
+
+def _raw(prompt: str) -> _Shown:
+    if prompt[-1].isspace() and prompt[-1] != "\n":
+        raise TokenizationError(
+            f"the prompt ends in {prompt[-1]!r}, and a base model's answers start with a space: "
+            "with both, every answer is improbable; remove the white space at its end"
         )
+    return _Shown(prompt, "" if prompt[-1] == "\n" else " ")
+
+
+def _chat(tokenizer, message: str) -> _Shown:
+    """One user message in the tokenizer's chat template, with its generation prompt."""
+    words, failed = message.strip(), None
+    # Some templates take the parts of a content, and write nothing of one that is plain text.
+    for content in (str, lambda text: [{"type": "text", "text": text}]):
+        try:
+            asked = _templated(tokenizer, True, user=content(message))
+            both = {"user": content(message), "assistant": content(_REPLY)}
+            answered = _templated(tokenizer, False, **both)
+            if words in asked and _REPLY in answered:
+                break
+            failed = failed or _unfit("loses the question or the reply", asked, answered)
+        except ModelFormatError as error:
+            failed = failed or error
+    else:
+        raise failed
+    marks = _THOUGHT.findall(asked.rpartition(words)[2])
+    # A thought that is opened and closed at once belongs to the generation prompt alone.
+    head = asked if answered.startswith(asked) else _EMPTY_THOUGHT.sub("", asked)
+    lead, found, closing = answered[len(head) :].partition(_REPLY)
+    if marks and not re.search("(?i)/|end", marks[-1]):
+        problem = f"opens a thought, {marks[-1]}, and has no switch for it"
+    elif not answered.startswith(head) or not found:
+        problem = "does not begin a reply as its generation prompt does"
+    elif _THOUGHT.search(lead) or _control_ids(tokenizer).intersection(_plain_ids(tokenizer, lead)):
+        problem = f"writes {lead!r} before a reply"
+    else:
+        return _Shown(asked, lead, closing)
+    raise _unfit(problem, asked, answered)
+
+
+def _unfit(problem: str, asked: str, answered: str) -> ModelFormatError:
+    return ModelFormatError(
+        f"the chat template {problem}: a question is rendered as {asked!r}, and with a reply as "
+        f"{answered!r}; repair the template, or use chat=False to treat it as a base model"
+    )
+
+
+def _templated(tokenizer, asks: bool, **contents) -> str:
+    turns = [{"role": role, "content": content} for role, content in contents.items()]
+    variables = {**tokenizer.special_tokens_map, **_VARIABLES, "add_generation_prompt": asks}
+    try:
+        template = _pinned_template(tokenizer.get_chat_template())
+        return template.render(messages=turns, **variables)
     except Exception as error:
         raise ModelFormatError(
             f"the tokenizer's chat template fails on a single user message: {error}; repair the "
-            "template, or remove it to treat the model as a base model"
+            "template, or use chat=False to treat it as a base model"
         ) from error
 
 
+@lru_cache(maxsize=8)
+def _pinned_template(text: str):
+    """A chat template in the sandbox of transformers, with a clock that stands and without dice."""
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    sandbox = _compile_jinja_template(text).environment.overlay()
+    # Dictionaries of its own, since transformers shares the others.
+    sandbox.globals = {**sandbox.globals, "strftime_now": _TODAY.strftime}
+    sandbox.filters = dict(sandbox.filters)
+    del sandbox.globals["lipsum"], sandbox.filters["random"]
+    return sandbox.from_string(text)
+
+
 def _encode(tokenizer, text: str, is_chat: bool) -> tuple[int, ...]:
-    """Token ids; a template writes its own special tokens, a raw prompt gets BOS if the tokenizer
-    adds one. An end token that a tokenizer appends on its own account never gets in."""
-    ids = tokenizer(text, add_special_tokens=False).input_ids
-    if not is_chat and _adds_bos(tokenizer):
-        ids = [tokenizer.bos_token_id, *ids]
-    return tuple(ids)
+    """Token ids; a template writes its own special tokens, before a raw prompt the tokenizer's go.
+    An end token that a tokenizer appends on its own account never gets in."""
+    ids = _plain_ids(tokenizer, text)
+    return (*ids,) if is_chat else (*_put_first(tokenizer), *ids)
+
+
+def _plain_ids(tokenizer, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False).input_ids
 
 
 @lru_cache(maxsize=8)
-def _adds_bos(tokenizer) -> bool:
-    bos = tokenizer.bos_token_id
-    return bos is not None and tokenizer("a").input_ids[:1] == [bos]
+def _put_first(tokenizer) -> list[int]:
+    """The special tokens, most often BOS, that the tokenizer puts before a text."""
+    whole, bare = tokenizer("a").input_ids, _plain_ids(tokenizer, "a")
+    starts = (at for at in range(len(whole)) if whole[at : at + len(bare)] == bare)
+    return whole[: next(starts, 0)]
 
 
-def _surfaces(text: str, surface: str) -> list[str]:
+def _require_plain(tokenizer, ids, what: str) -> None:
+    """Refuses special tokens, and those of the template, where only text is meant to be."""
+    if found := _control_ids(tokenizer).intersection(ids):
+        raise TokenizationError(
+            f"the {what} contains {tokenizer.decode([min(found)])!r}, a special token of this "
+            "tokenizer (or stands for characters that it does not know): write it differently"
+        )
+
+
+@lru_cache(maxsize=8)
+def _control_ids(tokenizer) -> frozenset[int]:
+    template = str(tokenizer.chat_template or "")
+    return frozenset(
+        i
+        for i, token in tokenizer.added_tokens_decoder.items()
+        if token.special or (token.content in template and not token.content.isspace())
+    )
+
+
+def _surfaces(lead: str, answer: str, surface: str) -> list[str]:
     if surface == "exact":
-        return [text]
-    bare = text.lstrip(" ")
-    words = [bare]
+        return [lead + answer]
+    words, bare = [answer], lead.rstrip(" ")
     if surface == "any_case":
-        words += [bare.lower(), bare.upper(), bare.title()]
-    return list(dict.fromkeys(form for word in words for form in (word, " " + word)))
+        words += [answer.lower(), answer.upper(), answer.title()]
+    return list(dict.fromkeys(bare + space + word for word in words for space in ("", " ")))
 
 
-def _segmentations(tokenizer, prompt_text, prompt_ids, form, is_chat, policies):
+def _own_tokens(tokenizer, prompt_text, prompt_ids, form, is_chat, end_ids) -> tuple[int, ...]:
+    """The tokens with which the tokenizer writes an answer after the prompt."""
     whole = _encode(tokenizer, prompt_text + form, is_chat)
-    if whole[: len(prompt_ids)] != prompt_ids or len(whole) == len(prompt_ids):
-        at = next(
-            (i for i, (a, b) in enumerate(zip(whole, prompt_ids, strict=False)) if a != b),
-            min(len(whole), len(prompt_ids)),
-        )
-        raise TokenizationError(
-            f"answer {form!r} merges with the prompt: its tokens in context begin with "
-            f"{tokenizer.decode(list(whole[at : at + 2]))!r} where the prompt alone ends with "
-            f"{tokenizer.decode(list(prompt_ids[at:]))!r}; end the prompt differently (for "
-            "example without trailing white space)"
-        )
     own = whole[len(prompt_ids) :]
-    if policies.tokenizations == "canonical":
-        return [own]
-    every = _vocabulary(tokenizer).segmentations(form)
-    if own not in every:
-        # Many tokenizers compose accents: then none of these is what the tokenizer itself writes.
-        written = tokenizer.decode(list(own)).strip()
+    if whole[: len(prompt_ids)] != prompt_ids or not own:
         raise TokenizationError(
-            f"answer {form.strip()!a} is written {written!a} by this tokenizer, so its own tokens "
-            "are not among tokenizations='all': list the answer so, or use "
-            "tokenizations='canonical'"
+            f"answer {form!r} merges with the prompt, whose last tokens change: end the prompt "
+            "differently (for example without trailing white space)"
+        )
+    _require_plain(tokenizer, set(own).difference(end_ids), f"answer {form.strip()!r}")
+    tail = prompt_ids[-_TAIL:]
+    before, both = (
+        tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
+        for ids in (tail, tail + own)
+    )
+    written = unicodedata.normalize("NFC", both[len(before) :])
+    if written != unicodedata.normalize("NFC", form):
+        raise TokenizationError(
+            f"answer {form.strip()!a} is written {written.strip()!a} by this tokenizer: list it so"
+        )
+    return own
+
+
+def _segmentations(tokenizer, form: str, own: tuple[int, ...]) -> list[tuple[int, ...]]:
+    every = _vocabulary(tokenizer).segmentations(form)
+    if own not in every:  # the tokenizer writes other bytes, as accents apart
+        raise TokenizationError(
+            f"this tokenizer's own tokens of the answer {form.strip()!a} are not among "
+            "tokenizations='all': use tokenizations='canonical'"
         )
     return every
 
 
-def _end_ids(tokenizer, end: str, is_chat: bool) -> tuple[int, ...]:
+def _end_ids(tokenizer, end: str, closing: str) -> tuple[int, ...]:
     if end == "none":
         return ()
-    token = _end_of_turn(tokenizer) if is_chat else None
+    token = end_of_turn(tokenizer, closing)
     token = tokenizer.eos_token_id if token is None else token
-    if token is None:
+    found = {token} - {None}
+    if end == "line":
+        found.update(_vocabulary(tokenizer).starting_with("\n"))
+    if not found:
         raise ModelFormatError("the tokenizer has no end token: use end='line' or end='none'")
-    if end == "eos":
-        return (token,)
-    return tuple(sorted({token, *_vocabulary(tokenizer).starting_with("\n")}))
+    return tuple(sorted(found))
 
 
-def _end_of_turn(tokenizer) -> int | None:
-    """The special token with which the chat template closes the assistant's message."""
-    marker = "0123456789 answer 9876543210"
-    text = _chat_text(tokenizer, "question", marker)
-    _, found, rest = text.rpartition(marker)
-    ids = tokenizer(rest, add_special_tokens=False).input_ids if found and rest else []
+def end_of_turn(tokenizer, closing: str | None = None) -> int | None:
+    """The special or added token with which the chat template closes a reply."""
+    text = _chat(tokenizer, "question").closing if closing is None else closing
+    ids = _plain_ids(tokenizer, text) if text else []
     known = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     return ids[0] if ids and ids[0] in known else None
 
 
-# --- The text behind token ids: what each token writes, and every way to write a string ---
+# The text behind token ids: what each token writes, and every way to write a string.
 
 
 class Vocabulary:
-    """Bytes of every ordinary token (special tokens write nothing).
-
-    Raises:
-        ModelFormatError: a tokenizer whose decoder is of neither kind.
-    """
+    """Bytes of every ordinary token; a ModelFormatError where the decoder is of neither kind."""
 
     def __init__(self, tokenizer):
         self._bytes = _token_bytes(tokenizer)
@@ -291,10 +397,10 @@ def _byte_level(piece: str) -> bytes:
 
 @cache
 def _byte_alphabet() -> dict[str, int]:
-    """The printable stand-ins that byte-level BPE uses for the 256 bytes (GPT-2's table)."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [b for b in range(256) if b not in printable]
-    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
+    """The printable stand-ins that byte-level BPE uses for the 256 bytes."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    return {character: byte for byte, character in bytes_to_unicode().items()}
 
 
 def _sentencepiece(piece: str) -> bytes:

@@ -15,12 +15,16 @@ from calib_utils.errors import ModelFormatError
 
 _BLOCK = 128
 _UNDERFLOW = -740.0  # exp of less is 0, or not above the smallest double
-_BISECTIONS = 48  # of a distance in nats, until it is below the spacing of logits in float32
+_MASKED = 1e6  # nats
+# A distance in nats is cut into parts until one is below the spacing of logits in float32.
+_PARTS, _ROUNDS = 16, 12
 _FAINT = 1e-3  # a window's share of the mass above it, below which it is added up by itself
 
 
 class Ranking:
     """The logits [node, vocab] of a batch of nodes, sorted unless no rule asks for ranks.
+
+    A logit more than 10^6 below the top one counts as masked, -inf.
 
     Args:
         branching: int64 [node], the number of valid next tokens |G| at each node.
@@ -32,13 +36,17 @@ class Ranking:
 
     def __init__(self, logits: torch.Tensor, branching, ordered: bool = True):
         # MPS has no float64; its logits are reduced on the CPU.
-        self.logits = logits.float().cpu() if logits.device.type == "mps" else logits.float()
-        self.top = self.logits.max(dim=1, keepdim=True).values  # NaN if any logit is
+        logits = logits.float().cpu() if logits.device.type == "mps" else logits.float()
+        lowest, self.top = torch.aminmax(logits, dim=1, keepdim=True)  # NaN if any logit is
         if not torch.isfinite(self.top).all():
             raise ModelFormatError(
                 "the model returned NaN or infinite logits: try dtype='float32', or check that "
                 "the weight files are intact"
             )
+        # Elsewhere than on a CPU a look at the values costs more than the filling.
+        if logits.device.type != "cpu" or (lowest < self.top - _MASKED).any():
+            logits = logits.masked_fill(logits < self.top - _MASKED, -math.inf)
+        self.logits = logits
         self.branching = torch.as_tensor(branching, device=self.top.device)
         self.negated = _sort_ascending(-self.logits) if ordered else None
         # From the sorted values where there are any, so that masses can be cut by rank.
@@ -89,7 +97,7 @@ class Ranking:
         values = torch.where(finite, self.logits.double(), 0.0)
         mean = values.sum(1) / count
         square = torch.where(finite, (values - mean[:, None]) ** 2, 0.0).sum(1)
-        return torch.where(count > 1, square / (count - 1).clamp(min=1), 0.0).sqrt()
+        return (square / (count - 1).clamp(min=1)).sqrt()
 
 
 class _Sums:
@@ -160,12 +168,8 @@ class Step:
         return log_mass
 
     @cached_property
-    def _below(self) -> torch.Tensor:
-        return self._mass.upto(self.start)
-
-    @cached_property
     def _total(self) -> torch.Tensor:
-        return self._mass.upto(self.stop) - self._below
+        return self._mass.upto(self.stop) - self._mass.upto(self.start)
 
     @cached_property
     def log_mass(self) -> torch.Tensor:
@@ -180,12 +184,18 @@ class Step:
     @cached_property
     def entropy(self) -> torch.Tensor:
         """Of the distribution over the window, in nats. [node]"""
-        mass = self._ranking._mass
-        gap = self._ranking.sorted_gap / self.temperature
-        weighted = torch.zeros_like(mass)
-        weighted[:, : self.n_vocab] = (mass[:, : self.n_vocab] * gap).nan_to_num_(0.0)
-        sums = _Sums(weighted)
-        return self.log_mass - (sums.upto(self.stop) - sums.upto(self.start)) / self._total
+        mass, gap = self._ranking._mass[:, : self.n_vocab], self._ranking.sorted_gap
+        # Beyond `last` nothing has mass, and 0 times -inf would be NaN.
+        last = self._count(torch.full_like(self.log_mass, _UNDERFLOW * self.temperature))
+        last = torch.minimum(self.stop, last)
+        if mass.device.type == "cpu":
+            windows = zip(mass, gap, self.start.tolist(), last.tolist(), strict=True)
+            weighted = torch.stack([m[a:b] @ g[a:b] for m, g, a, b in windows])
+        else:
+            ranks = torch.arange(self.n_vocab, device=mass.device)
+            inside = (ranks >= self.start[:, None]) & (ranks < last[:, None])
+            weighted = torch.where(inside, mass * gap, 0.0).sum(1)
+        return self.log_mass - weighted / self.temperature / self._total
 
     @property
     def deviation(self) -> torch.Tensor:
@@ -202,7 +212,8 @@ class Step:
 
     def count_reaching(self, share: float) -> torch.Tensor:
         """Size of the smallest top set of the window that holds `share` of its mass. [node]"""
-        reached = self._mass.count_reaching(self._below + share * self._total) - self.start
+        target = self._mass.upto(self.start) + share * self._total
+        reached = self._mass.count_reaching(target) - self.start
         return torch.minimum(reached.clamp(min=1), self.size)
 
     def count_within(self, nats) -> torch.Tensor:
@@ -218,42 +229,48 @@ class Step:
 
         Tokens equally near stay or go together: a window of ranks, its start and stop. [node]
         """
-        centre = (log_p + self.log_mass) * self.temperature
+        centre = ((log_p + self.log_mass) * self.temperature)[:, None]
 
         def window(distance):
-            start = self._count(centre + distance, strict=True).clamp(min=self.start)
-            return start, self._count(centre - distance).clamp(max=self.stop)
+            start = self._count(centre + distance, strict=True).clamp(min=self.start[:, None])
+            return start, self._count(centre - distance).clamp(max=self.stop[:, None])
 
         everywhere = torch.full_like(self._ranking.top, math.inf)
         finite = torch.searchsorted(self._ranking.negated, everywhere)[:, 0]
         last = torch.minimum(self.stop, finite).clamp(min=1) - 1
-        lowest = self._ranking.sorted_gap.gather(1, last[:, None])[:, 0]
+        lowest = self._ranking.sorted_gap.gather(1, last[:, None])
         # A little more than the farthest token's, so that rounding does not lose it.
-        enough = torch.maximum(self.top_gap - centre, centre - lowest).clamp(min=0) + 1e-9
-        too_little = torch.zeros_like(enough) - 1
-        for _ in range(_BISECTIONS):
-            middle = (enough + too_little) / 2
-            start, stop = window(middle)
+        far = torch.maximum(self.top_gap[:, None] - centre, centre - lowest).clamp(min=0) + 1e-9
+        near = torch.zeros_like(far) - 1
+        parts = torch.arange(_PARTS + 1, device=far.device) / _PARTS
+        for _ in range(_ROUNDS):
+            distance = torch.lerp(near, far, parts.to(far.dtype))
+            start, stop = window(distance)
             held = self._mass.upto(stop) - self._mass.upto(start)
-            reached = (held >= share * self._total) & (middle >= 0)
-            enough = torch.where(reached, middle, enough)
-            too_little = torch.where(reached, too_little, middle)
-        return window(enough)
+            short = (held < share * self._total[:, None]) | (distance < 0)
+            # Between the last distance that is too short and the first that is not.
+            place = short[:, 1:-1].sum(1, keepdim=True)
+            near, far = distance.gather(1, place), distance.gather(1, place + 1)
+        start, stop = window(far)
+        return start[:, 0], stop[:, 0]
 
     def _in_window(self, gap: torch.Tensor) -> torch.Tensor:
         """How many of the window's tokens lie at most `gap` below their node's top. [node]"""
         return torch.minimum((self._count(gap) - self.start).clamp(min=0), self.size)
 
     def _count(self, gap: torch.Tensor, strict: bool = False) -> torch.Tensor:
-        """How many tokens lie at most `gap` below their node's top; `strict`: nearer. [node]"""
-        limit = -self._ranking.top[:, 0].double() - gap
+        """How many tokens lie at most `gap` below their node's top; `strict`: nearer. [node], or
+        [node, n] for several distances."""
+        if gap.ndim == 1:
+            return self._count(gap[:, None], strict)[:, 0]
+        limit = -self._ranking.top.double() - gap
         single = limit.float()
         # The largest float32 not above the limit (strict: the smallest not below), so that the
         # comparison is the one in float64.
         passed = single.double() < limit if strict else single.double() > limit
         towards = torch.full_like(single, math.inf if strict else -math.inf)
         single = torch.where(passed, torch.nextafter(single, towards), single)
-        return torch.searchsorted(self._ranking.negated, single[:, None], right=not strict)[:, 0]
+        return torch.searchsorted(self._ranking.negated, single, right=not strict)
 
 
 def _sort_ascending(values: torch.Tensor) -> torch.Tensor:

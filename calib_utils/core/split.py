@@ -1,8 +1,7 @@
 """What one pass keeps of a task's trie, and where diversity and validity go, step by step.
 
 Ranks of valid tokens and the window each setting leaves in; step probabilities, losses in nats,
-their split between order and shape, and the best adaptive cutoff out. Numbers per node and valid
-token, never a vocabulary. Knows tries; nothing of models.
+their split between order and shape, and the best adaptive cutoff out. Knows tries; no models.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,11 +18,7 @@ REPAIRS = ("none", "order", "shape", "both")
 
 
 def require_one_sequence(trie: Trie) -> None:
-    """Refuses tries in which N counts answers where steps part sequences.
-
-    Raises:
-        InvalidRequestError: an answer has several token sequences.
-    """
+    """InvalidRequestError where N counts answers but steps part sequences."""
     if len(trie.sequence_answer) != trie.n_answers:
         raise InvalidRequestError(
             "step losses and the adaptive frontier need one token sequence an answer: use "
@@ -32,10 +27,10 @@ def require_one_sequence(trie: Trie) -> None:
 
 
 class TokenTable:
-    """The valid tokens of every node. An end edge stands for several where several tokens end.
+    """The valid tokens of every node, together; an end edge has a token for each end symbol.
 
-    Tokens of a node lie together. `edge`, `symbol` (an end symbol where the edge ends) and `node`
-    (ascending) of each [token]; `first`: where each node's tokens begin, then their number.
+    `edge`, `symbol` and `node` (ascending) of each [token]; `first`: where each node's tokens
+    begin, then their number.
     """
 
     def __init__(self, trie: Trie):
@@ -72,9 +67,9 @@ class Steps:
     """Where the valid tokens rank, and what each setting keeps. Logarithms in nats.
 
     `rank`, `gap` [token]: rank from 0 and logit less the node's highest. `sorted_gap` [token]:
-    that difference for the ranks 0 .. |G|-1 of the node; NaN where the pass ranked nothing, and
-    `rank` then holds zeros. `start`, `stop`, `log_mass` [node, setting]: the window of ranks kept,
-    and ln of its mass relative to the top token. `temperature`, `is_rank_cutoff` [setting].
+    that difference for the ranks 0 .. |G|-1 of the node; NaN where the pass ranked nothing.
+    `start`, `stop`, `log_mass` [node, setting]: the window of ranks kept, and ln of its mass
+    relative to the top token. `temperature`, `is_rank_cutoff` [setting].
     """
 
     tokens: TokenTable
@@ -96,8 +91,7 @@ class Steps:
                 valid tokens of the window hold in proportion to N. `both`: one, then the other.
 
         Raises:
-            InvalidRequestError: an order repair of a rule that is no rank cutoff, or after a pass
-                that ranked nothing.
+            InvalidRequestError: an order repair of what is no rank cutoff or was not ranked.
         """
         if repair not in REPAIRS:
             raise InvalidRequestError(f"repair={repair!r} does not exist: choose from {REPAIRS}")
@@ -105,14 +99,10 @@ class Steps:
         ordered = repair in ("order", "both")
         if ordered and not self.is_rank_cutoff[columns].all():
             raise InvalidRequestError(
-                "order is repaired for rules that keep a top prefix of the ranking; leave typical "
-                "sampling out"
+                "order is repaired where a top prefix of the ranking is kept: leave typical out"
             )
         if ordered and np.isnan(self.sorted_gap).any():
-            raise InvalidRequestError(
-                "no rule of this pass needed ranks, so there is no order to repair: measure with "
-                "ranks=True"
-            )
+            raise InvalidRequestError("this pass ranked nothing: measure with ranks=True")
         node, rank, gap = self.tokens.node, self.rank, self.gap
         if ordered:
             rank = self._valid_rank
@@ -156,10 +146,7 @@ class Steps:
 
 @dataclass(frozen=True)
 class StepLosses:
-    """What each step loses, in nats, [step, setting]: of validity, and of diversity.
-
-    Sums over steps are -ln Val and -ln Div. NaN where validity is 0.
-    """
+    """What each step loses in nats, [step, setting]; sums are -ln Val, -ln Div; NaN if Val is 0."""
 
     validity: np.ndarray
     diversity: np.ndarray
@@ -180,7 +167,9 @@ def step_losses(trie: Trie, edge_log_p: np.ndarray) -> StepLosses:
     """
     require_one_sequence(trie)
     n_settings = edge_log_p.shape[1]
-    levels = _edges_by_depth(trie)
+    depth = trie.node_depth[trie.edge_node]
+    order = np.lexsort((trie.edge_node, depth))  # by depth, those of a node together
+    levels = np.split(order, np.searchsorted(depth[order], np.arange(1, depth.max() + 1)))
     below = np.zeros((trie.n_nodes, n_settings))  # ln of the valid mass below each node
     joint = np.empty_like(edge_log_p)
     for edges in reversed(levels):
@@ -207,19 +196,9 @@ def step_losses(trie: Trie, edge_log_p: np.ndarray) -> StepLosses:
     return StepLosses(*lost)
 
 
-def _edges_by_depth(trie: Trie) -> list[np.ndarray]:
-    """The edges that leave the nodes of each depth, those of a node together."""
-    depth = trie.node_depth[trie.edge_node]
-    order = np.lexsort((trie.edge_node, depth))
-    return np.split(order, np.searchsorted(depth[order], np.arange(1, depth.max() + 1)))
-
-
 @dataclass(frozen=True)
 class Split:
-    """A loss in nats between its two causes; `order + shape + rest == total`.
-
-    `rest` is what the loss of the decoder with both repaired still is.
-    """
+    """A loss in nats between two causes, and the rest that both repairs together leave."""
 
     total: np.ndarray
     order: np.ndarray
@@ -230,8 +209,7 @@ class Split:
 def shapley(losses: Mapping[str, np.ndarray]) -> Split:
     """Shares a loss between order and shape by Shapley's value.
 
-    Each part is what its repair saves, averaged over whether it is repaired first or second: the
-    only split that adds up, treats both alike and gives nothing to a repair that never saves.
+    Each part is what its repair saves, averaged over whether it is repaired first or second.
 
     Args:
         losses: in nats, for each of `split.REPAIRS`; arrays of one shape.
@@ -257,10 +235,7 @@ def adaptive_frontier(tokens: TokenTable, rank: np.ndarray) -> np.ndarray:
         rank: rank from 0 of each valid token at its node. [token]
 
     Returns:
-        [point, 2], precision falling and recall rising.
-
-    Raises:
-        InvalidRequestError: an answer has several token sequences.
+        [point, 2], precision falling and recall rising; InvalidRequestError as `step_losses`.
     """
     trie = tokens.trie
     require_one_sequence(trie)

@@ -1,11 +1,13 @@
-"""Tasks: a prompt and the complete set of its valid answers, as strings.
+"""Tasks: a prompt and the complete set of its valid answers, as strings. Knows no tokens.
 
-Knows the paper's prompts (App. C.1) and how to read a user's own list. Knows nothing of tokens.
+The paper's (App. C.1), and a user's own list.
 """
 
 import itertools
 import json
 import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +18,15 @@ MAX_ANSWERS = 200_000
 _LONGEST_NAME = 100  # it becomes part of file names
 # Devices of Windows, and folders that lie beside a model's tables.
 _TAKEN = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?|framework|labels|logits|steps|texts")
-_HALF_A_PAIR = re.compile("[\ud800-\udfff]")  # JSON may hold one; it cannot be written
+# Joiners and variation selectors: part of the spelling after a character beyond Latin, as in
+# Persian or in emoji, and in keycaps; invisible elsewhere. Then letters that are blank.
+_JOINER = "[\u200c\u200d\ufe00-\ufe0f\U000e0100-\U000e01ef]"
+_HIDDEN = re.compile(
+    f"(?<![^\\0-\u024f\u0300-\u036f\u1e00-\u1eff]|[\xa9\xae]){_JOINER}(?!\u20e3)"
+    "|[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u2800\u3164\uffa0]"
+)
+_SELECTOR = re.compile("[\ufe00-\ufe0f]")
+_ODD_SPACE = re.compile("[\xa0\u1680\u2000-\u200a\u202f\u205f]")
 _DIGITS = (0, 9)
 _STATES_PROMPT = "Randomly name a US state with no additional explanation. Answer:"
 _SUM_WORDS = {"at-most": "sum to at most", "equals": "sum to exactly"}
@@ -39,10 +49,13 @@ class Task:
     Args:
         name: short identifier, used in tables and file names (letters, digits, `.`, `_`, `-`).
         prompt: the user's message, exactly as the model is to see it.
-        answers: every valid answer, without surrounding white space.
+        answers: every valid answer, in an order of its own (no set), composed (NFC), without
+            surrounding white space and invisible characters. Joiners and variation selectors are
+            part of the spelling after a character beyond Latin, as in Persian or in emoji.
 
     Raises:
-        InvalidTaskError: no answers, an empty or duplicate one, or a name unfit for a file.
+        InvalidTaskError: no answers, one as above, an empty one, two that are or look the same, or
+            a name unfit for a file.
     """
 
     name: str
@@ -50,9 +63,10 @@ class Task:
     answers: tuple[str, ...]
 
     def __post_init__(self):
-        if isinstance(self.answers, str) or not hasattr(self.answers, "__iter__"):
+        if isinstance(self.answers, str | Mapping | Set) or not isinstance(self.answers, Iterable):
             raise InvalidTaskError(
-                f"task {self.name!r}: answers must be a list of strings, not {self.answers!r}"
+                f"task {self.name!r}: answers must be a list of strings, not {self.answers!r} "
+                "(a set has another order in every process: use sorted(...))"
             )
         object.__setattr__(self, "answers", tuple(self.answers))
         fits = isinstance(self.name, str) and re.fullmatch(r"\w([\w.-]*[\w-])?", self.name)
@@ -65,10 +79,7 @@ class Task:
             raise InvalidTaskError(f"task name {self.name!r} is a reserved word: choose another")
         if not isinstance(self.prompt, str) or not self.prompt.strip():
             raise InvalidTaskError(f"task {self.name!r}: the prompt is empty")
-        if _HALF_A_PAIR.search(self.prompt):
-            raise InvalidTaskError(
-                f"task {self.name!r}: the prompt has half a surrogate pair: remove it"
-            )
+        _require_whole(self.prompt, f"task {self.name!r}: the prompt")
         _check_answers(self.name, self.answers)
 
 
@@ -104,6 +115,11 @@ class OpenPrompt:
             )
 
 
+def _require_whole(text: str, where: str) -> None:
+    if re.search("[\ud800-\udfff]", text):  # JSON may hold one; it cannot be written
+        raise InvalidTaskError(f"{where}: has half a surrogate pair; remove it")
+
+
 def _check_answers(name: str, answers: tuple) -> None:
     if not answers:
         raise InvalidTaskError(f"task {name!r} has no answers: give at least one")
@@ -112,27 +128,44 @@ def _check_answers(name: str, answers: tuple) -> None:
             f"task {name!r} has {len(answers):,} answers, more than the {MAX_ANSWERS:,} that "
             "exact evaluation is meant for: use a smaller task"
         )
-    seen = set()
+    seen = {}
     for position, answer in enumerate(answers):
-        where = f"task {name!r}, answer {position + 1} of {len(answers)} ({answer!r})"
+        where = f"task {name!r}, answer {position + 1} of {len(answers)} ({answer!a})"
         if not isinstance(answer, str):
             raise InvalidTaskError(f"{where}: must be a string")
-        if _HALF_A_PAIR.search(answer):
-            raise InvalidTaskError(f"{where}: has half a surrogate pair; remove it")
+        _require_whole(answer, where)
         if not answer or answer != answer.strip():
             raise InvalidTaskError(
                 f"{where}: is empty or has surrounding white space; strip it (the leading space "
                 "of base models is added for you)"
             )
-        if answer in seen:
-            raise InvalidTaskError(f"{where}: is a duplicate; every answer must occur once")
-        seen.add(answer)
+        if (plain := _plain(answer)) != answer:
+            raise InvalidTaskError(
+                f"{where}: has invisible characters, or accents apart from their letters, which "
+                f"models hardly ever write; use {plain!a}"
+            )
+        if (other := seen.setdefault(_SELECTOR.sub("", answer), position)) != position:
+            raise InvalidTaskError(
+                f"{where}: is a duplicate of answer {other + 1}; every answer must occur once"
+            )
+
+
+def _plain(text: str) -> str:
+    """A text in NFC without invisible characters, and with plain spaces for most odd ones."""
+    if text.isascii() and text.isprintable():
+        return text
+    kept = (
+        character
+        for character in _ODD_SPACE.sub(" ", _HIDDEN.sub("", text))
+        if character.isprintable()
+        or re.match(f"[\n\t\u3000]|{_JOINER}", character)
+        or unicodedata.category(character) in ("Cn", "Co")  # newer than this Python, or private
+    )
+    return unicodedata.normalize("NFC", "".join(kept)).strip()
 
 
 def get_task(name: Task | str | Path) -> Task:
-    """A task as it is, by name (see `NAME_FORMS`), or from a `.json` file.
-
-    The file holds name, prompt and answers.
+    """A task as it is, by name (see `NAME_FORMS`), or from a `.json` file of its three fields.
 
     >>> len(get_task("rng-3-sum-equals-10").answers)
     63
@@ -144,13 +177,12 @@ def get_task(name: Task | str | Path) -> Task:
     if isinstance(name, Task):
         return name
     text = str(name)
-    if len(text) > _LONGEST_NAME and not text.endswith(".json"):
-        raise InvalidTaskError(
-            f"task {text[:80]!r}...: a name of {len(text):,} characters is none, at most "
-            f"{_LONGEST_NAME}. {_HINT}"
-        )
     if text.endswith(".json"):
         return _read_task_file(Path(text))
+    if len(text) > _LONGEST_NAME:
+        raise InvalidTaskError(
+            f"task {text[:80]!r}...: a name has at most {_LONGEST_NAME} characters. {_HINT}"
+        )
     if match := _PARAPHRASE.fullmatch(text):
         known = {other.name: other for other in paraphrases(match[1])}
         if text not in known:
@@ -165,8 +197,7 @@ def get_task(name: Task | str | Path) -> Task:
     if match := _RNG_NAME.fullmatch(text):
         length, relation, total = match.groups()
         return _random_digits(text, int(length), relation, None if total is None else int(total))
-    near = list_tasks()
-    raise UnknownNameError("task", text, near, f"Forms: {', '.join(NAME_FORMS)}. {_HINT}")
+    raise UnknownNameError("task", text, list_tasks(), f"Forms: {', '.join(NAME_FORMS)}. {_HINT}")
 
 
 def list_tasks() -> list[str]:
@@ -179,12 +210,9 @@ def _random_digits(name: str, length: int, relation: str | None, total: int | No
     start, end = _DIGITS
     if not 1 <= length <= 5:
         raise InvalidTaskError(f"task {name!r}: the number of integers must be from 1 to 5")
+    fits = {"equals": lambda d: sum(d) == total, "at-most": lambda d: sum(d) <= total, None: None}
     digits = itertools.product(range(start, end + 1), repeat=length)
-    if relation == "equals":
-        digits = (d for d in digits if sum(d) == total)
-    elif relation == "at-most":
-        digits = (d for d in digits if sum(d) <= total)
-    answers = tuple(",".join(map(str, d)) for d in digits)
+    answers = tuple(",".join(map(str, d)) for d in digits if not relation or fits[relation](d))
     if not answers:
         raise InvalidTaskError(
             f"task {name!r}: no {length} integers from {start} to {end} sum to {total}; "
@@ -221,14 +249,10 @@ def paraphrases(task: Task | str) -> list[Task]:
 def _read_task_file(path: Path) -> Task:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        name, prompt, answers = record["name"], record["prompt"], record["answers"]
-        if not isinstance(answers, list):
-            raise TypeError(f"answers must be a list of strings, not {answers!r}")
-        return Task(name, prompt, answers)
-    except InvalidTaskError:
-        raise
+        given = [record[name] for name in ("name", "prompt", "answers")]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InvalidTaskError(
             f"task file {str(path)!r} is unreadable ({type(error).__name__}: {error}); it must be "
             'JSON like {"name": "...", "prompt": "...", "answers": ["...", "..."]}'
         ) from error
+    return Task(*given)

@@ -17,9 +17,8 @@ from calib_utils.errors import TokenizationError
 class Sequences:
     """All symbol sequences that mean a valid answer.
 
-    `answer[i]` is the answer that `symbols[i]` spells; several sequences may spell one answer.
-    `end_symbols` are the symbols that close a sequence: after each one, any of them is valid.
-    Empty means that a sequence counts as soon as its last symbol is there.
+    `answer[i]` is the answer that `symbols[i]` spells; several sequences may spell one answer. Any
+    of `end_symbols` closes a sequence; without one it counts as soon as its last symbol is there.
     """
 
     symbols: tuple[tuple[int, ...], ...]
@@ -76,9 +75,9 @@ class Trie:
         """The symbols that lead from the root to a node."""
         symbols = []
         while node > 0:
-            symbols.append(int(self.node_symbol[node]))
+            symbols.insert(0, int(self.node_symbol[node]))
             node = int(self.node_parent[node])
-        return symbols[::-1]
+        return symbols
 
     def valid_symbols(self, node: int) -> list[int]:
         """G(prefix): every valid next symbol of a node, ascending."""
@@ -91,50 +90,42 @@ def build_trie(sequences: Sequences) -> Trie:
     """The prefix tree of `sequences`.
 
     Raises:
-        TokenizationError: one sequence stands for two answers, holds an end symbol, or (when
-            there is no end symbol) begins another, so that one output would count twice.
+        TokenizationError: one output would count for two answers, or not end where it should.
     """
     _check_unambiguous(sequences)
     # One pass in lexical order creates every parent before its children and siblings together.
     order = sorted(range(len(sequences.symbols)), key=lambda i: sequences.symbols[i])
     nodes, edges = [(-1, -1, 0)], []  # (parent, symbol, depth); (node, symbol, child)
-    node_answers: list[set[int]] = [set()]
-    edge_answers: list[set[int]] = []
     inner: dict[tuple[int, int], int] = {}  # (node, symbol) -> edge
+    passed: set[tuple[int, int]] = set()  # (edge, answer)
     sequence_edge = np.empty(len(order), dtype=np.int64)
     closes = bool(sequences.end_symbols)
     for index in order:
-        symbols, answer = sequences.symbols[index], sequences.answer[index]
-        node = 0
-        node_answers[0].add(answer)
-        for position, symbol in enumerate(symbols):
-            if not closes and position == len(symbols) - 1:
-                break
-            edge = inner.get((node, symbol))
-            if edge is None:
-                nodes.append((node, symbol, position + 1))
-                node_answers.append(set())
-                edge = inner[node, symbol] = len(edges)
-                edges.append((node, symbol, len(nodes) - 1))
-                edge_answers.append(set())
-            edge_answers[edge].add(answer)
+        symbols, answer, node = sequences.symbols[index], sequences.answer[index], 0
+        for depth, symbol in enumerate(symbols if closes else symbols[:-1], start=1):
+            edge = inner.setdefault((node, symbol), len(edges))
+            if edge == len(edges):
+                edges.append((node, symbol, len(nodes)))
+                nodes.append((node, symbol, depth))
+            passed.add((edge, answer))
             node = edges[edge][2]
-            node_answers[node].add(answer)
+        passed.add((len(edges), answer))
         sequence_edge[index] = len(edges)
         edges.append((node, -1 if closes else symbols[-1], -1))
-        edge_answers.append({answer})
     node_array, edge_array = np.array(nodes), np.array(edges)
+    edge_count = np.bincount([edge for edge, _ in passed])
+    node_count = np.full(len(nodes), len(set(sequences.answer)))
+    leads = edge_array[:, 2] >= 0
+    node_count[edge_array[leads, 2]] = edge_count[leads]
     width = np.where(edge_array[:, 1] < 0, len(sequences.end_symbols), 1)
     return Trie(
-        node_parent=node_array[:, 0],
-        node_symbol=node_array[:, 1],
-        node_depth=node_array[:, 2],
-        node_count=np.array([len(a) for a in node_answers]),
+        *node_array.T,
+        node_count=node_count,
         node_branching=np.bincount(edge_array[:, 0], weights=width).astype(np.int64),
         edge_node=edge_array[:, 0],
         edge_symbol=edge_array[:, 1],
         edge_child=edge_array[:, 2],
-        edge_count=np.array([len(a) for a in edge_answers]),
+        edge_count=edge_count,
         sequence_edge=sequence_edge,
         sequence_answer=np.array(sequences.answer),
         n_answers=sequences.n_answers,
@@ -185,8 +176,7 @@ def _check_unambiguous(sequences: Sequences) -> None:
 def uniform_over_valid(trie: Trie) -> np.ndarray:
     """Log-probability of every edge for a model that is uniform over G at each prefix. [edge]
 
-    Perfectly ordered, all mass valid, but blind to N: the structural ceiling of a rank cutoff
-    that knows |G|.
+    All mass is valid, but blind to N: the structural ceiling of a rank cutoff that knows |G|.
     """
     width = np.where(trie.edge_symbol < 0, max(len(trie.end_symbols), 1), 1)
     return np.log(width / trie.node_branching[trie.edge_node])

@@ -1,6 +1,7 @@
 """Loading causal language models: embedded, from the hub, or local; safetensors or GGUF only.
 
-Knows torch models and tokenizers. Knows nothing of tasks.
+Knows torch models and tokenizers, and which models are asked through their chat template. Knows
+nothing of tasks.
 """
 
 import json
@@ -12,10 +13,17 @@ from functools import cached_property
 from pathlib import Path
 
 from calib_utils import files, paths
-from calib_utils.errors import DeviceError, HashMismatchError, ModelFormatError, UnknownNameError
+from calib_utils.core import prompts
+from calib_utils.errors import (
+    DeviceError,
+    HashMismatchError,
+    InvalidRequestError,
+    ModelFormatError,
+    UnknownNameError,
+)
 from calib_utils.files import sha256_of_folder
 from calib_utils.models import weights
-from calib_utils.models.registry import EMBEDDED
+from calib_utils.models.registry import EMBEDDED, stage_by_name
 from calib_utils.models.weights import converted_folder
 
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -33,6 +41,7 @@ class Model:
             file names.
         weights_sha256: of the GGUF file, or of everything in a folder that shapes a number.
         weights_file: what that hash is of, for people.
+        chat: whether it is asked through its chat template; None lets its stage decide.
         folder_sha256: of a folder that is not a copy of ours; what is loaded must still have it.
     """
 
@@ -45,11 +54,57 @@ class Model:
     dtype: str
     device: str
     device_map: str | dict | None = field(default=None, compare=False)
+    chat: bool | None = None
     folder_sha256: str | None = field(default=None, compare=False)
 
     @cached_property
     def tokenizer(self):
-        """The Hugging Face tokenizer."""
+        """The Hugging Face tokenizer, with a chat template only where the model is asked by it."""
+        tokenizer = self._whole_tokenizer
+        if not self.chat_or_why[0]:
+            tokenizer.chat_template = None
+        return tokenizer
+
+    @cached_property
+    def chat_or_why(self) -> tuple[bool, str]:
+        """Whether the model is asked through its chat template, and why.
+
+        Many base checkpoints ship the template of their post-trained sibling, so the stage decides:
+        as the registry has it, else by the name, else by whether generation settings or tokenizer
+        stop at the template's end of turn.
+
+        Raises:
+            ModelFormatError: `chat=True` without a template.
+        """
+        if not self._whole_tokenizer.chat_template:
+            if self.chat:
+                raise ModelFormatError(f"{self.name} has no chat template: leave chat=True out")
+            return False, "it has no chat template"
+        if self.chat is not None:
+            return self.chat, f"chat={self.chat} was asked for"
+        stage, why = self._stage
+        return stage != "base", f"{why}; chat={stage == 'base'} overrides"
+
+    @property
+    def _stage(self) -> tuple[str, str]:
+        tokenizer = self._whole_tokenizer
+        if named := stage_by_name(self.key):
+            return named
+        told = _generation_settings(self.folder).get("eos_token_id")
+        told = told if isinstance(told, list) else [told]
+        stops = [token for token in tokenizer.all_special_ids if token in told]
+        stops = stops or [tokenizer.eos_token_id]
+        try:
+            turn = prompts.end_of_turn(tokenizer)
+        except ModelFormatError:  # rendering a prompt says what is wrong
+            turn = None
+        if turn is not None and turn not in stops:
+            token = tokenizer.decode([turn])
+            return "base", f"it generates past {token}, the end of a turn in its chat template"
+        return "post-trained", "it has a chat template, and nothing says that it is a base model"
+
+    @cached_property
+    def _whole_tokenizer(self):
         from transformers import AutoTokenizer
 
         try:
@@ -97,6 +152,7 @@ def load_model(
     dtype: str = "float32",
     device: str = "auto",
     device_map: str | dict | None = None,
+    chat: bool | None = None,
 ) -> Model:
     """A model by embedded name, hub id, local folder or GGUF file; a loaded one is returned as is.
 
@@ -106,11 +162,20 @@ def load_model(
         dtype: of the forward pass; probabilities are always reduced in float64.
         device: `auto` takes CUDA, then MPS, then the CPU.
         device_map: as in transformers, for models larger than one device (needs accelerate).
+        chat: whether to ask it through its chat template; None lets its stage decide, base or
+            post-trained (`Model.chat_or_why`, `show_prompt`).
 
     Raises:
-        UnknownNameError, HubUnreachableError, HashMismatchError, ModelFormatError, DeviceError
+        InvalidRequestError, UnknownNameError, HubUnreachableError, HashMismatchError,
+        ModelFormatError, DeviceError
     """
+    if chat not in (None, True, False):
+        raise InvalidRequestError(f"chat={chat!r}: give True, False, or None for the default")
     if isinstance(name, Model):
+        if chat not in (None, name.chat):
+            raise InvalidRequestError(
+                f"chat={chat} comes too late for a loaded model: load {name.name!r} with it"
+            )
         return name
     check_name(name)
     check_revision(name, revision)
@@ -118,15 +183,18 @@ def load_model(
     if dtype not in _DTYPES:
         raise DeviceError(f"dtype={dtype!r} does not exist: choose from {', '.join(_DTYPES)}")
     settings = {"dtype": dtype, "device": resolve_device(device), "device_map": device_map}
+    settings["chat"] = chat
     if text in EMBEDDED:
         spec = EMBEDDED[text]
         folder = converted_folder(weights.embedded_file(spec), spec.sha256)
-        return Model(text, text, folder, spec.sha256, spec.filename, None, **settings)
+        key = with_chat(text, chat)
+        return Model(text, key, folder, spec.sha256, spec.filename, None, **settings)
     if path.suffix == ".gguf" and path.is_file():
         digest = files.sha256_of_gguf(path)
         folder = converted_folder(path, digest)
         _remember(digest, path)
-        return Model(path.name, file_key(path.stem), folder, digest, path.name, None, **settings)
+        key = with_chat(file_key(path.stem), chat)
+        return Model(path.name, key, folder, digest, path.name, None, **settings)
     if path.is_dir():
         own = path.resolve().name
         folder, key, file = path, file_key(own), f"{own}/"
@@ -138,11 +206,11 @@ def load_model(
     else:
         raise UnknownNameError("model", text, EMBEDDED, HINT)
     digest = sha256_of_folder(folder)
-    _require_settings(folder / "generation_config.json")
+    _generation_settings(folder)
     if folder is path:
         _remember(digest, path)
     settings["folder_sha256"] = digest
-    return Model(text, key, folder, digest, file, revision, **settings)
+    return Model(text, with_chat(key, chat), folder, digest, file, revision, **settings)
 
 
 def recorded_name(record: Mapping) -> str:
@@ -189,13 +257,16 @@ def check_name(name: str | Path) -> None:
     raise UnknownNameError("model", str(name)[:200], EMBEDDED, f"{problem}. {HINT}")
 
 
-def _require_settings(path: Path) -> None:
-    """End tokens and the model's own sampling settings are read from this file, if it is there."""
+def _generation_settings(folder: Path) -> dict:
+    """End tokens and the model's own sampling settings, if it comes with any."""
+    path = folder / "generation_config.json"
     try:
-        if not isinstance(json.loads(path.read_text(encoding="utf-8")), dict):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
             raise ValueError("not an object")
+        return found
     except FileNotFoundError:
-        pass
+        return {}
     except (OSError, ValueError, RecursionError) as error:
         raise ModelFormatError(
             f"{path} cannot be read ({type(error).__name__}: {error}): restore or delete it"
@@ -211,6 +282,11 @@ def is_hub_id(text: str) -> bool:
 def file_key(text: str) -> str:
     """A name as it becomes part of a path."""
     return re.sub(r"[^\w.@-]+", "-", text).strip(".-") or "model"
+
+
+def with_chat(key: str, chat: bool | None) -> str:
+    """A model's key where its stage does not decide: its numbers lie apart from the usual ones."""
+    return key if chat is None else f"{key}@chat={'yes' if chat else 'no'}"
 
 
 def resolve_device(device: str) -> str:

@@ -5,6 +5,7 @@ Knows nothing of what a model was measured to do.
 
 import csv
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -171,8 +172,32 @@ def paper_panel() -> tuple[Checkpoint, ...]:
 def find(name: str) -> Checkpoint | None:
     """The checkpoint of a short name, a hub id or a results folder; None for any other model."""
     text = str(name)
-    own = text.split("@")[0] if "--" in text else text  # a folder's name may end in a revision
+    own = text.split("@")[0]  # a folder's name may end in a revision, or in how it is asked
     return next((one for one in checkpoints() if own and own in (one.name, one.hub, one.key)), None)
+
+
+_QUANTISED = re.compile(
+    r"(?i)([-_.](gguf|awq|gptq|fp8|bf16|fp?(16|32)|i?q\d\w*|int\d|\d+bit|bnb|mlx|hf))+$"
+)
+_TUNED = r"it|instruct\w*|chat\w*|sft|dpo|rlhf|assistant|think\w*|reason\w*|distill\w*"
+_MARKS = {
+    stage: re.compile(rf"(?i)(?<![^-_.])({words})(?![^-_.])")
+    for stage, words in (("post-trained", _TUNED), ("base", r"base|pt|pretrain\w*|foundation"))
+}
+
+
+def stage_by_name(key: str) -> tuple[str, str] | None:
+    """A model's stage and how its name tells: as a panel's checkpoint, quantised or not, or by a
+    mark such as `-Base`, `-pt`, `-it`, `-Instruct`; None where it does not."""
+    name = key.split("@")[0].rpartition("--")[2]
+    plain = _QUANTISED.sub("", name).lower()
+    for one in checkpoints():
+        if plain in (one.name.lower(), one.hub.rpartition("/")[2].lower()):
+            return one.stage, f"the registry lists {one.name} as {one.stage}"
+    for stage, mark in _MARKS.items():
+        if found := mark.search(name):
+            return stage, f"its name says {found[1]!r}"
+    return None
 
 
 def get_checkpoint(name: str) -> Checkpoint:

@@ -20,7 +20,13 @@ from tqdm.auto import tqdm
 from calib_utils import files, paths
 from calib_utils.core.prompts import render
 from calib_utils.core.tasks import Task
-from calib_utils.errors import InvalidRequestError, JudgeError, RefusedRequestError, whole_number
+from calib_utils.errors import (
+    InvalidRequestError,
+    JudgeError,
+    RefusedRequestError,
+    TokenizationError,
+    whole_number,
+)
 from calib_utils.models.generation import Continuations
 from calib_utils.models.loading import Model, load_model
 from calib_utils.models.served import Endpoint, Reply
@@ -164,12 +170,19 @@ class LocalChat:
             JudgeError: the model has no chat template.
         """
         tokenizer = self.model.tokenizer
-        # An answer is asked for by `render` and not used here; the template does not show it.
-        rows = [render(tokenizer, Task("chat", message, ("yes",))) for message in messages]
-        if not all(row.is_chat for row in rows):
+        if not tokenizer.chat_template:
             raise JudgeError(
-                f"{self.model.name} has no chat template: a judge must be a chat model"
+                f"{self.model.name} is asked without a chat template: a judge must be a chat model"
             )
+        rows, places = [], []
+        for place, message in enumerate(messages):
+            try:  # an answer is asked for by `render`, and not used here
+                rows.append(render(tokenizer, Task("chat", message, ("yes",))))
+                places.append(place)
+            except TokenizationError as error:  # special tokens in the text that is judged
+                yield place, RefusedRequestError(str(error))
+        if not rows:
+            return
         end_ids = {*rows[0].end_ids, tokenizer.eos_token_id} - {None}
         ends = zip(min(row.ids for row in rows), max(row.ids for row in rows), strict=False)
         shared = [a for a, b in itertools.takewhile(lambda pair: pair[0] == pair[1], ends)]
@@ -182,7 +195,7 @@ class LocalChat:
             for row, found in zip(batch, done, strict=True):
                 ids = [token for token in found.token_ids if token not in end_ids]
                 text = tokenizer.decode(ids, skip_special_tokens=True)
-                yield row, Reply(text, found.ended)
+                yield places[row], Reply(text, found.ended)
 
 
 class LanguageModelJudge:

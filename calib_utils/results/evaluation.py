@@ -161,6 +161,7 @@ class Request:
             "model": self.model.name,
             "weights_file": self.model.weights_file,
             "revision": self.model.revision,
+            **({} if self.model.chat is None else {"chat": self.model.chat}),
             "task": self.task.name,
             "prompt": self.task.prompt,
             "policies": vars(self.policies),
@@ -381,7 +382,7 @@ def show_prompt(model: Model | str, task: Task | str, **policies: str) -> None:
     """Prints exactly what the model sees for a task, and how its answers become tokens."""
     model, task, policies = load_model(model), get_task(task), Policies(**policies)
     prompt = prompts.render(model.tokenizer, task, policies)
-    print(prompts.describe(model.tokenizer, task, prompt, policies))
+    print(prompts.describe(model.tokenizer, task, prompt, policies, model.chat_or_why[1]))
 
 
 def stored_measurement(

@@ -27,7 +27,8 @@ _LAYOUT = {ROWS: ("schema", 2, "measure again"), TEXTS: ("format", 1, "run the s
 
 def of_model(model: Model) -> dict:
     """The part of a record that says which model it was."""
-    names = ("revision", "weights_sha256", "dtype")
+    names = ["revision", "weights_sha256", "dtype"]
+    names += ["chat"] if model.chat is not None else []
     return {"model": model.name, **{name: getattr(model, name) for name in names}}
 
 

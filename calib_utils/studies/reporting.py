@@ -267,6 +267,7 @@ def open_page(
     device: str = "auto",
     results_dir: str | Path | None = "",
     end: str = "",
+    chat: bool | None = None,
 ) -> Page:
     """Loads what a notebook's parameters name; without a model, for a page about all models.
 
@@ -274,6 +275,7 @@ def open_page(
         results_dir: where rows are stored and reused; empty: `data/results` of this checkout;
             None: nowhere.
         end: what closes an answer; empty: `line` for a base model, else `eos`.
+        chat: as for `load_model`; None lets the model's stage decide.
 
     Raises:
         CalibUtilsError: a named subclass, as for `load_model`.
@@ -282,6 +284,6 @@ def open_page(
     if model is None:
         source = "numbers from data/results; weights and their SHA-256 are in the table of models"
         return Page(None, store, end, source)
-    loaded = load_model(model, revision=revision or None, dtype=dtype, device=device)
+    loaded = load_model(model, revision=revision or None, dtype=dtype, device=device, chat=chat)
     policy = end_policy(loaded, end)
     return Page(loaded, store, policy, f"{source_of(loaded)}, end = {policy}")

@@ -341,6 +341,7 @@ class ReferenceModel(Model):
     # In place of what `Model` reads from its folder.
     tokenizer: object = field(kw_only=True, repr=False, compare=False)
     network: torch.nn.Module = field(kw_only=True, repr=False, compare=False)
+    chat_or_why = (True, "a law takes the prompt as it is")
 
 
 def reference_model(law: Law, task: Task | str, tokenizer=None, end: str = "eos") -> ReferenceModel:

@@ -67,6 +67,7 @@ COMMANDS = {
 # notebook, parameters, error, the value in its message, the remedy in it
 PARAMETERS = {
     "near name": ("00_quickstart", {"modle": "x"}, "NotebookParameter", "modle", "'model'"),
+    "text for chat": ("00_quickstart", {"chat": "yes"}, "NotebookParameter", "'yes'", "a bool"),
     "text for bool": ("00_quickstart", {"quick": "yes"}, "NotebookParameter", "'yes'", "a bool"),
     "bool for number": ("00_quickstart", {"seed": True}, "NotebookParameter", "True", "a int"),
     "part for number": ("00_quickstart", {"seed": 1.5}, "NotebookParameter", "1.5", "a int"),

@@ -145,16 +145,19 @@ def leftovers(project):
 def test_on_this_machine_only_what_changed_is_executed(
     models, tmp_path, make_project, write_notebook
 ):
-    """A run beside a model that cannot be loaded, one without it, one after an edit."""
+    """A model that cannot be read stops all before a job begins; then without it, and an edit."""
     project = make_project(tmp_path / "project", gate_open=True)
-    (tmp_path / "broken").mkdir()
+    broken = tmp_path / "broken"
+    broken.mkdir()
 
     def run(*names):
         return ended(driver(project, names, "default", "--cores", "4", "--retries", "0"), project)
 
-    status, text = run(str(tmp_path / "broken"), *models.values())
+    status, text = run(str(broken), *models.values())
     assert status == 1, text
-    assert "broken has no config.json" in text
+    assert "broken/config.json cannot be read" in text and told(text, "never run") == set(), text
+    status, text = run(*models.values())
+    assert status == 0, text
     assert told(text, "never run") == everything(models), text
     first = pages(project), tables(project, models)
     assert len(first[0]) == len(everything(models)), text

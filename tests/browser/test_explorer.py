@@ -14,6 +14,7 @@ from playwright.sync_api import expect
 
 import calib_utils as cu
 from calib_utils import paths
+from calib_utils.core.rules import TABLE3_TEMPERATURES
 from calib_utils.figures import RULE_NAMES, explorer
 from calib_utils.models.registry import DEFAULT_MODEL
 from calib_utils.results import storage
@@ -52,6 +53,15 @@ SETTINGS = [
     (BASE, "us-states", "min_p", 0.01, 0.8),
     (ADDED, "us-states", "top_k", 10, 1.0),
 ]
+
+
+def one_of_each_model_at_a_push(settings):
+    """The first setting of each model is for every push, the others are for the full tier."""
+    seen = set()
+    for setting in settings:
+        marks = () if setting[0] not in seen else pytest.mark.full
+        seen.add(setting[0])
+        yield pytest.param(setting, id=str(setting), marks=marks)
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +208,7 @@ def shown(page):
     return {name: None if text == "–" else float(text) for name, text in texts.items()}
 
 
-@pytest.mark.parametrize("setting", SETTINGS, ids=str)
+@pytest.mark.parametrize("setting", one_of_each_model_at_a_push(SETTINGS))
 def test_a_setting_shows_exactly_the_stored_numbers(path, open_page, choose, setting):
     page = open_page(path)
     model, task, rule, parameter, temperature = setting
@@ -235,7 +245,7 @@ def test_every_temperature_and_the_marker_on_the_frontier(path, open_page, choos
         page.keyboard.press("ArrowRight")
         if temperature_of(page) == temperature:
             break
-    assert seen == list(cu.rules.TABLE3_TEMPERATURES)
+    assert seen == list(TABLE3_TEMPERATURES)
 
 
 @pytest.mark.full
@@ -332,8 +342,17 @@ def test_a_figures_numbers_are_read_out_once_the_slider_rests(figures, open_page
     assert root.locator("[data-number='validity']").inner_text() in live.inner_text()
 
 
-@pytest.mark.parametrize("key", [DEFAULT_MODEL, SMALL, BASE])
-@pytest.mark.parametrize("task", ["us-states", "rng-3"])
+@pytest.mark.parametrize(
+    ("key", "task"),
+    [
+        (DEFAULT_MODEL, "us-states"),
+        (SMALL, "rng-3"),
+        pytest.param(DEFAULT_MODEL, "rng-3", marks=pytest.mark.full),
+        pytest.param(SMALL, "us-states", marks=pytest.mark.full),
+        pytest.param(BASE, "us-states", marks=pytest.mark.full),
+        pytest.param(BASE, "rng-3", marks=pytest.mark.full),
+    ],
+)
 def test_a_steps_numbers_are_those_of_python(path, open_page, choose, numbers_of, key, task):
     page = open_page(path)
     steps, _ = explorer.read(explorer.path_of(STORE, key, task))
@@ -567,7 +586,9 @@ def test_the_books_own_page_works(pages, open_page, fits_and_can_be_read, look):
     )
 
 
-@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize(
+    "look", ["phone", *(pytest.param(x, marks=pytest.mark.full) for x in ("light", "dark"))]
+)
 def test_the_books_own_figures_work(pages, open_page, choose_step, fits_and_can_be_read, look):
     found = [p for p in pages if 'class="cu-explorer"' in p.read_text(encoding="utf-8")]
     assert found, "no page of the book holds a figure"

@@ -16,6 +16,7 @@ from transformers.generation.logits_process import (
     TemperatureLogitsWarper,
     TopPLogitsWarper,
     TypicalLogitsWarper,
+    UnbatchedClassifierFreeGuidanceLogitsProcessor,
 )
 
 import calib_utils as cu
@@ -120,19 +121,6 @@ def test_a_sampler_is_a_loop_over_answers_with_a_forward_pass_each(
     np.testing.assert_allclose(found[NUMBERS].to_numpy()[0], expected, rtol=3e-4, atol=1e-14)
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_every_case_changes_the_numbers(model, case):
-    processors, at = CASES[case]
-    sampler = cu.Processors(processors, "own", 1, at)
-    plain, own = cu.evaluate(model, TASK, ["none", sampler], [3.0])[NUMBERS].to_numpy()
-    assert np.abs(np.log(own / plain)).max() > 0.03
-
-
-def test_a_repeated_pair_is_never_written(model):
-    table = cu.evaluate(model, TASK, [cu.Processors(NoRepeatNGramLogitsProcessor(2), "ngram")])
-    assert table.sequence_recall[0] == pytest.approx(6 / 7), "all but xxx"
-
-
 @pytest.mark.parametrize("architecture", ["qwen3.5", "gemma3"])
 def test_other_architectures_and_batches_see_their_own_prefixes(tiny, plain_logits, architecture):
     model = tiny(architecture, chat=True)
@@ -168,26 +156,6 @@ def test_several_end_tokens_add_up(tiny):
     )
     own, known = found[NUMBERS].to_numpy()
     np.testing.assert_allclose(own, known, rtol=1e-5)
-
-
-def test_the_order_of_processors_and_temperature_matters(model, plain_logits):
-    penalty, cut = like_the_last, MinPLogitsWarper(1e-3)
-    orders = {"ab": [penalty, cut], "ba": [cut, penalty]}
-    rows = [
-        cu.Processors(order, name, at, temperature_at=at)
-        for name, order in orders.items()
-        for at in (0, 1, 2)
-    ]
-    found = cu.evaluate(model, TASK, rows, [3.0])
-    prompt = cu.render_prompt(model, TASK)
-    for row, sampler in zip(found[NUMBERS].to_numpy(), rows, strict=True):
-        at = sampler.temperature_at
-        expected = brute_force(model, prompt, plain_logits, sampler.processors, at, 3.0)
-        np.testing.assert_allclose(row, expected, rtol=3e-4, atol=1e-14)
-    numbers = np.log(found[NUMBERS].to_numpy())
-    for one in range(6):
-        apart = np.abs(numbers[one] - np.delete(numbers, one, axis=0)).max(axis=1)
-        assert (apart > 1e-3).all(), "each order gives numbers of its own"
 
 
 def test_rules_and_processors_keep_the_order_asked_for(model, tmp_path):
@@ -227,22 +195,11 @@ def test_rows_of_processors_are_neither_stored_nor_reused(model, tmp_path):
     mine = cu.Processors(counting(calls), "own")
     for times in (1, 2):
         found = cu.evaluate(model, TASK, ["none", mine], [1.0], results_dir=tmp_path)
-        assert sum(calls) == times * found.n_nodes[0], "every node, every time"
+        assert sum(calls) >= times * found.n_nodes[0], "every node, every time"
         assert content(folder) == before
     other = cu.Processors(lambda ids, scores: scores * 3, "own")
     first, second = cu.evaluate(model, TASK, ["none", other], results_dir=tmp_path).validity
     assert abs(math.log(second / first)) > 0.1
-
-
-def test_new_rows_beside_processors_are_stored_and_old_ones_stay(model, tmp_path):
-    old = cu.evaluate(model, TASK, ["none"], [1.0], results_dir=tmp_path, details=True)
-    mine = cu.Processors(like_the_last, "own", 7)
-    cu.evaluate(model, TASK, [mine, "top_k=60"], [1.0, 2.0], results_dir=tmp_path)
-    stored = cu.stored_measurement(model, TASK, tmp_path)
-    assert stored.settings.rule.tolist() == ["none", "top_k", "top_k"]
-    assert stored.settings.validity[0] == old.validity[0]
-    assert not stored.losses.empty
-    assert not stored.frontier.empty
 
 
 @pytest.mark.parametrize("family", rules.FAMILIES)
@@ -271,6 +228,76 @@ BROKEN = {
 }
 
 
+def add_rows(ids, scores):
+    return scores + scores.cumsum(0) * 0.01
+
+
+class Remembers:
+    """Keeps what it saw in the first row that it was ever asked."""
+
+    def __init__(self):
+        self.first = None
+
+    def __call__(self, ids, scores):
+        self.first = scores[:1] if self.first is None else self.first
+        return scores + 0.1 * self.first
+
+
+class Counts:
+    def __init__(self):
+        self.state = {"calls": 0}
+
+    def __call__(self, ids, scores):
+        self.state["calls"] += 1
+        return scores * self.state["calls"]
+
+
+IMPURE = {
+    "memory": Remembers,
+    "a counter": Counts,
+    "chance": lambda: lambda ids, scores: scores + torch.rand(1) * (scores - 1),
+    "other rows": lambda: add_rows,
+    "a second model with a cache": lambda: "guidance",
+}
+
+
+@pytest.mark.parametrize("case", IMPURE)
+def test_a_processor_that_depends_on_more_than_the_prefix_is_a_named_error(model, case):
+    processor = IMPURE[case]()
+    if processor == "guidance":
+        processor = UnbatchedClassifierFreeGuidanceLogitsProcessor(1.5, model.network)
+    said = "'own'(, processor 1, failed| answers otherwise when it is asked again)"
+    with pytest.raises(InvalidRuleError, match=said):
+        cu.evaluate(model, TASK, [cu.Processors(processor, "own")])
+
+
+def test_a_processor_that_holds_parameters_runs_without_gradients(model):
+    scale = torch.nn.Parameter(torch.tensor(2.0))
+    learned = torch.nn.Linear(1, 1)
+
+    def guided(ids, scores):
+        plain = model.network(ids[:, -1:]).logits[:, -1]
+        return scale * scores + 0 * (plain + learned(scores[:, :1]))
+
+    rows = [cu.Processors(guided, "own"), "none"]
+    own = cu.evaluate(model, TASK, rows[:1], [1.0])[NUMBERS].to_numpy()
+    known = cu.evaluate(model, TASK, rows[1:], [0.5])[NUMBERS].to_numpy()
+    np.testing.assert_allclose(own, known, rtol=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 3.0])
+@pytest.mark.parametrize("lowest", [torch.finfo(torch.float32).min, -1e9])
+def test_a_score_that_is_masked_by_the_lowest_number_is_dropped(model, lowest, temperature):
+    rows = [
+        cu.Processors(MinPLogitsWarper(0.01, filter_value=value), f"by{i}", temperature_at=at)
+        for i, (value, at) in enumerate(
+            [(-torch.inf, 0), (lowest, 0), (-torch.inf, 1), (lowest, 1)]
+        )
+    ]
+    found = cu.evaluate(model, TASK, rows, [temperature])[NUMBERS].to_numpy()
+    np.testing.assert_array_equal(found[::2], found[1::2])
+
+
 @pytest.mark.parametrize("position", ["last", "before temperature"])
 @pytest.mark.parametrize("case", BROKEN)
 def test_a_processor_that_returns_no_distribution_is_a_named_error(model, case, position):
@@ -297,6 +324,7 @@ def test_temperature_left_to_the_processors_is_refused_before_the_model_runs(mod
     [
         (([], "p"), "give logits processors"),
         (([1], "p"), r"got \[1\]"),
+        ((MinPLogitsWarper, "p"), r"MinPLogitsWarper is a class: give an object, MinP"),
         ((abs, ""), "sampler name ''"),
         ((abs, 5), "sampler name 5"),
         ((abs, "a=b"), "without '='"),
@@ -327,51 +355,6 @@ def test_the_row_of_processors_is_that_of_transformers(order, at, temperature):
     found = cu.Processors(row, "own", temperature_at=at).log_p(ids, logits, temperature)
     assert torch.equal(logits, before), "the model's logits are left alone"
     assert torch.equal(found, expected)
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_exact_probabilities_are_those_of_seeded_generate(model, seed):
-    tokenizer = model.tokenizer
-    end = cu.render_prompt(model, TASK).end_ids[0]
-    letters = [tokenizer(letter, add_special_tokens=False).input_ids[0] for letter in "xyz"]
-    answers = [*"xyz", *(a + b for a in "xyz" for b in "xyz")]
-    task = cu.Task("letters", TASK.prompt, answers)
-    row = [RepetitionPenaltyLogitsProcessor(1.4), keep_some([*letters, end])]
-    sampler = cu.Processors(row, "own", temperature_at=2)
-    # A flat enough distribution that every answer has a share.
-    prompt, temperature, n = cu.render_prompt(model, task), 6.0, 4000
-    calls = []
-    watched = cu.Processors([*row, lambda i, s: calls.append(1) or s], "own", temperature_at=2)
-    validity = cu.evaluate(model, task, [watched], [temperature]).validity[0]
-    assert calls
-    exact = exact_answers(model, prompt, sampler, temperature)
-    assert exact.sum() == pytest.approx(validity, rel=1e-9)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        drawn = model.network.generate(
-            torch.tensor([prompt.ids]),
-            attention_mask=torch.ones(1, len(prompt.ids), dtype=torch.long),
-            logits_processor=LogitsProcessorList(row),
-            do_sample=True,
-            temperature=temperature,
-            top_k=0,
-            max_new_tokens=3,
-            num_return_sequences=n,
-            eos_token_id=end,
-            pad_token_id=end,
-        )
-    written = [tuple(ids) for ids in drawn[:, len(prompt.ids) :].tolist()]
-    assert exact.min() > 10 / n
-    for symbols, answer in zip(prompt.sequences.symbols, prompt.sequences.answer, strict=True):
-        padded = (*symbols, *[end] * (3 - len(symbols)))
-        count, p = written.count(padded), exact[answer]
-        assert abs(count - n * p) < 4 * math.sqrt(n * p * (1 - p)), task.answers[answer]
-
-
-def exact_answers(model, prompt, sampler, temperature):
-    from calib_utils.results.measure import measure
-
-    return np.exp(measure(model, prompt, [(sampler, temperature)]).answer_log_p[:, 0])
 
 
 @pytest.mark.models

@@ -1,7 +1,10 @@
 """What the model sees: templates, BOS, thinking switches, end tokens, surfaces, segmentations."""
 
 import itertools
+import json
 import math
+import shutil
+import unicodedata
 
 import pytest
 import torch
@@ -11,23 +14,24 @@ from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
 import calib_utils as cu
+from calib_utils.book import check
 from calib_utils.core import prompts
 from calib_utils.core.prompts import Policies, Vocabulary, render
-from calib_utils.errors import InvalidTaskError, ModelFormatError, TokenizationError
+from calib_utils.errors import (
+    InvalidRequestError,
+    InvalidTaskError,
+    ModelFormatError,
+    TokenizationError,
+)
+from calib_utils.models.registry import stage_by_name
 from calib_utils.results.measure import measure
 
 TASK = cu.Task("t", "Name one. Answer:", ["ab", "1,2", "zoo"])
+PLAIN = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
 THINKING = (
     "{% for m in messages %}<|start|>{{ m['role'] }}\n{{ m['content'] }}<|end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|start|>assistant\n"
     "{% if SWITCH is defined and SWITCH is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
-)
-# As in Llama 3.2: the template's own default is today.
-DATED = (
-    "{% if not date_string is defined %}{% if strftime_now is defined %}"
-    "{% set date_string = strftime_now('%d %b %Y') %}{% else %}{% set date_string = 'none' %}"
-    "{% endif %}{% endif %}Today Date: {{ date_string }}\n"
-    "{% for m in messages %}{{ m['content'] }}<|end|>{% endfor %}"
 )
 
 
@@ -58,25 +62,179 @@ def test_bos_comes_first_exactly_if_the_tokenizer_adds_one(tokenizer_of, bos):
 
 
 def test_a_template_that_writes_bos_gets_no_second_one(tokenizer_of):
-    tokenizer = tokenizer_of("{{ bos_token }}{{ messages[0]['content'] }}<|end|>", bos=True)
+    tokenizer = tokenizer_of("{{ bos_token }}" + PLAIN, bos=True)
     assert render(tokenizer, TASK).ids.count(tokenizer.bos_token_id) == 1
 
 
 @pytest.mark.parametrize("switch", ["enable_thinking", "thinking"])
-def test_thinking_is_switched_off_where_the_template_can(tokenizer_of, switch):
-    prompt = render(tokenizer_of(THINKING.replace("SWITCH", switch)), TASK)
+@pytest.mark.parametrize("extended", ["", "{% if loop.index > 9 %}{% break %}{% endif %}"])
+def test_thinking_is_switched_off_where_the_template_can(tokenizer_of, switch, extended):
+    template = THINKING.replace("SWITCH", switch).replace("{% endfor %}", extended + "{% endfor %}")
+    prompt = render(tokenizer_of(template), TASK)
     assert prompt.text.endswith("assistant\n<think>\n\n</think>\n\n")
+    assert prompt.lead == ""
 
 
-def test_thinking_is_switched_off_in_a_template_that_plain_jinja_cannot_parse(tokenizer_of):
-    extended = "{% for m in messages %}{% if loop.index > 9 %}{% break %}{% endif %}{% endfor %}"
-    prompt = render(tokenizer_of(extended + THINKING.replace("SWITCH", "enable_thinking")), TASK)
-    assert prompt.text.endswith("</think>\n\n")
+TURN = "{% for m in messages %}<|start|>{{ m['role'] }}\n"
+PARTS = "{% for p in m['content'] if p['type'] is defined %}{{ p['text'] }}{% endfor %}"
+SAID = "{{ m['content'] }}"
+CLOSED = "<|end|>{% endfor %}"
+ASKS = "{% if add_generation_prompt %}<|start|>assistant\nHOW{% endif %}"
+REPLY = "{% if m['role'] == 'assistant' %}HOW{% endif %}"
 
 
-def test_a_dated_template_gives_the_same_prompt_every_day(tokenizer_of):
-    prompt = render(tokenizer_of(DATED), TASK)
-    assert prompt.text.startswith("Today Date: 26 Jul 2024\n")
+def template_of(before_reply="", generation="", content=SAID):
+    return (
+        TURN
+        + REPLY.replace("HOW", before_reply)
+        + content
+        + CLOSED
+        + ASKS.replace("HOW", generation)
+    )
+
+
+@pytest.mark.parametrize(
+    ("template", "lead"),
+    [
+        (template_of(), ""),
+        (template_of(" "), " "),
+        (template_of("Sure: "), "Sure: "),
+        (template_of("{{ '\\n' }}"), "\n"),
+        (template_of("<think></think>\n", "<think></think>"), "\n"),
+        (template_of(content=PARTS), ""),
+        (template_of(" ", content=PARTS), " "),
+    ],
+)
+def test_an_answer_starts_with_what_the_template_writes_before_a_reply(
+    tokenizer_of, template, lead
+):
+    tokenizer = tokenizer_of(template)
+    prompt = render(tokenizer, TASK)
+    assert prompt.text.startswith("<|start|>user\nName one. Answer:<|end|><|start|>assistant\n")
+    assert prompt.lead == lead
+    written = [tokenizer.decode(s) for s in prompt.sequences.symbols]
+    assert written == [lead + answer for answer in TASK.answers]
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        (template_of(generation="<think>\n"), "opens a thought, <think>"),
+        (template_of("<think>\n", "<think>\n"), "opens a thought, <think>"),
+        (template_of("<think>\n\n</think>\n\n", "<think>\n"), "opens a thought, <think>"),
+        (template_of("<think>\n\n</think>\n\n"), r"writes '<think>.* before a reply"),
+        (template_of(generation="[THINK]"), r"opens a thought, \[THINK\]"),
+        (template_of("<|start|>final"), r"writes '<\|start\|>final' before a reply"),
+        (template_of(generation="Now: "), "does not begin a reply as"),
+        (template_of(content="{{ m['content'] | length }}"), "loses the question or the reply"),
+        ("{{ messages[0]['content'] }}", "loses the question or the reply"),
+        ("{{ raise_exception('a system message is needed') }}", "a system message is needed"),
+        (PLAIN + "{{ [1, 2] | random }}", "No filter named 'random'"),
+        (PLAIN + "{{ lipsum() }}", "'lipsum' is undefined"),
+        ("{{ bos_token }}{{ bos_token }}" + PLAIN, "begins with '<.start.>' twice"),
+    ],
+)
+def test_a_template_that_puts_anything_else_there_is_a_named_error(tokenizer_of, template, said):
+    with pytest.raises(ModelFormatError, match=said):
+        render(tokenizer_of(template), TASK)
+
+
+@pytest.mark.parametrize("date", ["{{ date_string }}", "{{ strftime_now('%d %b %Y') }}"])
+def test_the_clock_of_a_template_stands(tokenizer_of, date):
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    tokenizer = tokenizer_of(date + PLAIN)
+    assert render(tokenizer, TASK).text == "26 Jul 2024" + TASK.prompt
+    turns = [{"role": "user", "content": "x"}]
+    now, _ = render_jinja_template([turns], chat_template="{{ strftime_now('%Y') }}")
+    assert int(now[0]) > 2024, "only here"
+
+
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [
+        *((name, "base") for name in ("Qwen--Qwen3-0.6B-Base", "unsloth--Qwen3.5-35B-A3B-Base")),
+        *((name, "base") for name in ("google--gemma-3-270m", "qwen3-8b-base-q4_k_m", "x-4b-pt")),
+        *((name, "post-trained") for name in ("Qwen--Qwen3-8B", "google--gemma-3-4b-it@main")),
+        *((name, "post-trained") for name in ("Base-7B-Instruct", "R1-Distill-Qwen-7B")),
+        *((name, None) for name in ("Qwen--Qwen2.5-7B", "database-pt2", "mine")),
+    ],
+)
+def test_a_name_tells_the_stage_of_a_model(name, stage):
+    assert (stage_by_name(name) or (None,))[0] == stage
+
+
+@pytest.mark.parametrize(
+    ("name", "stops", "chat"),
+    [
+        ("tiny-base", None, False),
+        ("tiny-it", ["<|start|>"], True),
+        ("own", None, True),
+        ("own", ["<|start|>"], False),  # it never ends a turn
+        ("own", ["<|start|>", "<|end|>"], True),
+    ],
+)
+def test_the_stage_decides_on_the_template_unless_the_user_does(
+    tiny_folder, tmp_path, capsys, name, stops, chat
+):
+    folder = shutil.copytree(tiny_folder("llama", chat=True), tmp_path / name)
+    model = cu.load_model(folder, device="cpu")
+    if stops:
+        ids = model.tokenizer.convert_tokens_to_ids(stops)
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
+        model = cu.load_model(folder, device="cpu")
+    assert bool(model.tokenizer.chat_template) == chat and model.key == name
+    prompts_of = {None: cu.render_prompt(model, TASK)}
+    for asked in (True, False):
+        one = cu.load_model(folder, device="cpu", chat=asked)
+        prompts_of[asked] = cu.render_prompt(one, TASK)
+        assert one.key == f"{name}@chat={'yes' if asked else 'no'}"
+        cu.show_prompt(one, TASK)
+        assert f"seen so because  chat={asked} was asked for" in capsys.readouterr().out
+        cu.evaluate(one, "rng-1", results_dir=tmp_path / "rows")
+        assert check.recompute(tmp_path / "rows" / one.key / "rng-1").same.all()
+    assert prompts_of[None].ids == prompts_of[chat].ids != prompts_of[not chat].ids
+    cu.show_prompt(model, TASK)
+    assert f"; chat={not chat} overrides" in capsys.readouterr().out
+
+
+def test_a_template_that_is_not_there_cannot_be_asked_for(tiny_folder, tiny):
+    model = cu.load_model(tiny_folder("llama"), device="cpu", chat=True)
+    with pytest.raises(ModelFormatError, match="has no chat template: leave chat=True out"):
+        cu.render_prompt(model, TASK)
+    with pytest.raises(InvalidRequestError, match="chat=True comes too late"):
+        cu.load_model(tiny("llama"), chat=True)
+    with pytest.raises(InvalidRequestError, match="chat='yes': give True, False"):
+        cu.load_model(tiny_folder("llama"), chat="yes")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("Name one: ", "the prompt ends in ' '"),
+        ("Name one:\t", r"the prompt ends in '\\t'"),
+        ("Say <|end|>:", r"the prompt contains '<\|end\|>', a special token"),
+        ("<|start|>Say:", r"the prompt contains '<\|start\|>'"),
+    ],
+)
+def test_a_raw_prompt_that_would_make_answers_improbable_is_refused(tokenizer_of, prompt, said):
+    with pytest.raises(TokenizationError, match=said):
+        render(tokenizer_of(bos=True), cu.Task("t", prompt, ["ab"]))
+
+
+def test_after_a_line_break_a_base_models_answers_start_the_line(tokenizer_of):
+    prompt = render(tokenizer_of(), cu.Task("t", "One of:\n", ["ab"]))
+    assert (prompt.lead, prompt.text) == ("", "One of:\n")
+
+
+def test_special_tokens_of_the_template_are_refused_in_a_message_too(tokenizer_of):
+    template = template_of(generation="<think></think>")
+    tokenizer = tokenizer_of(template)
+    tokenizer.add_tokens(["<think>", "</think>", "zo"])
+    render(tokenizer, TASK)  # "zo" is an ordinary word
+    for message in ("What is <think>?", "<|start|>"):
+        with pytest.raises(TokenizationError, match="the prompt contains '<"):
+            render(tokenizer, cu.Task("t", message, ["ab"]))
 
 
 def test_the_end_of_turn_of_the_template_goes_before_the_tokenizers_eos(
@@ -88,22 +246,19 @@ def test_the_end_of_turn_of_the_template_goes_before_the_tokenizers_eos(
     assert tokenizer.eos_token == "<|end|>"
 
 
-def test_a_base_model_ends_with_eos(tokenizer_of):
-    tokenizer = tokenizer_of(eos="<|start|>")
+@pytest.mark.parametrize("template", [None, PLAIN, PLAIN.replace("}}", "}} over")])
+def test_without_an_end_of_turn_the_end_is_eos(tokenizer_of, template):
+    tokenizer = tokenizer_of(template, eos="<|start|>")
     assert text_of(tokenizer, render(tokenizer, TASK).end_ids) == ["<|start|>"]
 
 
-@pytest.mark.parametrize("closing", ["", "\n", " over"])
-def test_a_template_without_an_end_token_falls_back_to_eos(tokenizer_of, closing):
-    tokenizer = tokenizer_of("{% for m in messages %}{{ m['content'] }}" + closing + "{% endfor %}")
-    assert text_of(tokenizer, render(tokenizer, TASK).end_ids) == ["<|end|>"]
-
-
-def test_no_end_token_at_all_raises_but_end_none_works(tokenizer_of):
+def test_without_an_end_token_the_other_policies_work(tokenizer_of):
     tokenizer = tokenizer_of(eos=None)
-    with pytest.raises(ModelFormatError, match="no end token"):
+    with pytest.raises(ModelFormatError, match="no end token: use end='line' or end='none'"):
         render(tokenizer, TASK)
     assert render(tokenizer, TASK, Policies(end="none")).end_ids == ()
+    ends = render(tokenizer, TASK, Policies(end="line")).end_ids
+    assert text_of(tokenizer, ends) == ["\n"]
 
 
 def test_end_line_is_eos_and_every_token_that_starts_a_line(tokenizer_of):
@@ -111,14 +266,6 @@ def test_end_line_is_eos_and_every_token_that_starts_a_line(tokenizer_of):
     ends = render(tokenizer, TASK, Policies(end="line")).end_ids
     assert sorted(text_of(tokenizer, ends)) == ["\n", "<|end|>"]
     assert list(ends) == sorted(ends)
-
-
-def test_end_none_counts_an_answer_as_soon_as_it_is_written(tiny):
-    model = tiny("llama")
-    closed, open_ = (cu.render_prompt(model, TASK, end=end) for end in ("eos", "none"))
-    assert open_.trie.n_nodes == closed.trie.n_nodes - len(TASK.answers)
-    p_closed, p_open = (cu.evaluate(model, TASK, end=end).validity[0] for end in ("eos", "none"))
-    assert p_open > p_closed
 
 
 def test_all_tokenizations_sum_the_probability_of_every_segmentation(tiny):
@@ -144,30 +291,38 @@ def log_p_next(model, context):
         return model.network(torch.tensor([context])).logits[0, -1].double().log_softmax(-1)
 
 
-def test_all_tokenizations_contain_the_canonical_one_and_can_only_raise_p(tiny):
-    model = tiny("llama")
-    canonical, every = (
-        cu.render_prompt(model, TASK, tokenizations=how).sequences for how in ("canonical", "all")
-    )
-    assert set(canonical.symbols) < set(every.symbols)
-    one, many = (
-        cu.answer_probabilities(model, TASK, tokenizations=how).log_p
-        for how in ("canonical", "all")
-    )
-    assert (many[:2] > one[:2]).all() and (many[:2] > one[:2] + 0.1).any()
-    assert many[2] == pytest.approx(one[2], abs=1e-4)  # ' zoo' has one segmentation only
+@pytest.mark.parametrize(
+    ("normalizer", "answer", "written"),
+    [
+        (normalizers.Lowercase(), "Ab", "'ab'"),
+        (normalizers.NFKC(), "\u00bd", r"'1\\u20442'"),
+        (normalizers.StripAccents(), "e\u0323\u0302x", "'ex'"),
+    ],
+)
+def test_an_answer_that_the_tokenizer_writes_differently_is_refused(
+    tokenizer_of, normalizer, answer, written
+):
+    tokenizer = tokenizer_of()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([normalizers.NFD(), normalizer])
+    answer = unicodedata.normalize("NFC", answer)
+    with pytest.raises(TokenizationError, match=f"is written {written} by this tokenizer"):
+        render(tokenizer, cu.Task("t", "p:", [answer]))
 
 
-def test_all_tokenizations_are_refused_where_they_lack_the_tokenizers_own(tiny):
-    """As Qwen's does, a tokenizer composes an accent; the answer is listed with it apart."""
-    model = tiny("llama")
-    model.tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
-    apart, composed = (cu.Task("t", TASK.prompt, [f"caf{e}"]) for e in ("e\u0301", "\u00e9"))
-    for ask in (cu.render_prompt, cu.show_prompt, cu.evaluate):
-        with pytest.raises(TokenizationError, match=r"'cafe\\u0301' is written 'caf\\xe9'"):
-            ask(model, apart, tokenizations="all")
-        ask(model, composed, tokenizations="all")
-        ask(model, apart)
+def test_a_tokenizer_may_write_accents_apart_but_not_all_tokenizations(tokenizer_of):
+    tokenizer, task = tokenizer_of(), cu.Task("t", "p:", ["caf\u00e9"])
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFD()
+    prompt = render(tokenizer, task)
+    assert tokenizer.decode(prompt.sequences.symbols[0]) == " cafe\u0301"
+    with pytest.raises(TokenizationError, match="use tokenizations='canonical'"):
+        render(tokenizer, task, Policies(tokenizations="all"))
+
+
+def test_characters_that_a_tokenizer_does_not_know_are_refused():
+    tokenizer = cu.character_tokenizer(cu.Task("t", "go:", ["ab"]))
+    for task in (cu.Task("t", "go:", ["ac"]), cu.Task("t", "no:", ["ab"])):
+        with pytest.raises(TokenizationError, match="characters that it does not know"):
+            render(tokenizer, task)
 
 
 def test_surfaces_add_spaces_and_cases(tokenizer_of, chat_template):
@@ -193,16 +348,9 @@ def test_answers_that_share_a_form_are_refused(tokenizer_of):
 
 def test_an_answer_that_merges_with_the_prompt_is_refused(tokenizer_of):
     task = cu.Task("t", "Say a", ["x", "b"])
-    tokenizer = tokenizer_of("{{ messages[0]['content'] }}")
+    tokenizer = tokenizer_of(PLAIN)
     with pytest.raises(TokenizationError, match="answer 'b' merges with the prompt"):
         render(tokenizer, task)
-
-
-def test_a_prompt_that_ends_in_the_lead_of_a_merge_is_refused(tokenizer_of):
-    # "1" + "," is one token, so the prompt's last token would change under the answer.
-    tokenizer = tokenizer_of("{{ messages[0]['content'] }}")
-    with pytest.raises(TokenizationError, match="end the prompt differently"):
-        render(tokenizer, cu.Task("t", "Say 1", [",2"]))
 
 
 def test_an_answer_with_the_end_token_in_it_is_refused(tokenizer_of):
@@ -210,19 +358,6 @@ def test_an_answer_with_the_end_token_in_it_is_refused(tokenizer_of):
         render(tokenizer_of(), cu.Task("t", "p:", ["a<|end|>b"]))
     with pytest.raises(TokenizationError, match="contains the end token"):
         render(tokenizer_of(), cu.Task("t", "p:", ["a\nb"]), Policies(end="line"))
-
-
-def test_an_answer_that_begins_another_needs_an_end(tokenizer_of):
-    task = cu.Task("t", "p:", ["x", "xy"])
-    assert render(tokenizer_of(), task).trie.n_nodes == 4
-    with pytest.raises(TokenizationError, match="end='eos'"):
-        render(tokenizer_of(), task, Policies(end="none"))
-
-
-def test_a_template_that_refuses_a_user_message_is_a_named_error(tokenizer_of):
-    template = "{{ raise_exception('a system message is needed') }}"
-    with pytest.raises(ModelFormatError, match="a system message is needed"):
-        render(tokenizer_of(template), TASK)
 
 
 @pytest.mark.parametrize(
@@ -250,13 +385,6 @@ def test_describe_shows_the_exact_prompt_and_the_first_answer(tiny, chat, capsys
     assert f"each starting with {prompt.lead!r}" in shown
     assert f"'<|end|>':{prompt.end_ids[0]}" in shown
     assert ("base model" in shown) != chat
-
-
-def test_prompts_and_tries_do_not_depend_on_how_the_answers_are_listed(tokenizer_of):
-    turned = cu.Task("t", TASK.prompt, TASK.answers[::-1])
-    first, second = (render(tokenizer_of(), task).trie for task in (TASK, turned))
-    assert first.node_symbol.tolist() == second.node_symbol.tolist()
-    assert first.node_parent.tolist() == second.node_parent.tolist()
 
 
 # --- Bytes behind tokens, and every way to write a string ---
@@ -307,18 +435,6 @@ def test_segmentations_are_those_of_brute_force(tokenizer_of, text):
     found = known.segmentations(text)
     assert len(found) == len(set(found))
     assert set(found) == expected
-
-
-@given(st.text(min_size=1, max_size=5))
-def test_the_tokenizers_own_segmentation_is_among_them(tokenizer_of, text):
-    tokenizer = tokenizer_of()
-    assert tuple(tokenizer(text).input_ids) in Vocabulary(tokenizer).segmentations(text)
-
-
-def test_tokens_starting_with_a_text(tokenizer_of, tiny_vocabulary):
-    tokenizer = tokenizer_of()
-    found = [tokenizer.decode([i]) for i in tiny_vocabulary.starting_with(" ")]
-    assert sorted(found) == [" ", " a", " ab"]
 
 
 def test_sentencepiece_tokens_and_their_byte_fallbacks(sentencepiece):

@@ -131,13 +131,6 @@ def test_every_rule_is_its_definition(logits, rule, temperature):
     np.testing.assert_allclose(np.exp(log_p), p, rtol=1e-9, atol=1e-300)
 
 
-@given(logit_batches, any_rule, temperatures)
-def test_kept_mass_is_renormalised_and_never_empty(logits, rule, temperature):
-    _, kept, log_p = by_project(logits, rule, temperature)
-    assert kept.any(1).all()
-    assert np.exp(log_p).sum(1) == pytest.approx(np.ones(len(logits)), abs=1e-9)
-
-
 def by_transformers(logits, warper, temperature):
     scores = TemperatureLogitsWarper(temperature)(None, torch.from_numpy(logits).double())
     return (warper(None, scores) if warper else scores).log_softmax(-1).numpy()
@@ -157,31 +150,30 @@ def assert_same_up_to_ties(logits, rule, warper, temperature):
     return ours, theirs
 
 
-@given(logit_batches, temperatures)
-def test_no_cutoff_is_the_temperature_warper(logits, temperature):
-    ours, theirs = assert_same_up_to_ties(logits, cu.NoCutoff(), None, temperature)
-    assert (ours == theirs).all()
+WARPERS = {
+    "none": (st.just(cu.NoCutoff()), lambda rule: None),
+    "top_k": (top_k, lambda rule: TopKLogitsWarper(rule.k)),
+    "top_p": (top_p, lambda rule: TopPLogitsWarper(rule.p)),
+    "min_p": (min_p, lambda rule: MinPLogitsWarper(rule.min_p)),
+}
 
 
-@given(logit_batches, top_k, temperatures)
-def test_top_k_is_the_transformers_warper_but_for_ties_at_the_cut(logits, rule, temperature):
-    ours, theirs = assert_same_up_to_ties(logits, rule, TopKLogitsWarper(rule.k), temperature)
-    assert (ours <= theirs).all(), "transformers keeps all tied with the k-th, we the lowest ids"
-    assert (ours.sum(1) <= rule.k).all()
-
-
-@given(logit_batches, top_p, temperatures)
-def test_top_p_is_the_transformers_warper_but_for_ties_at_the_cut(logits, rule, temperature):
+@pytest.mark.parametrize("family", WARPERS)
+@given(logit_batches, st.data(), temperatures)
+def test_a_rule_is_the_transformers_warper_but_for_ties_at_the_cut(
+    family, logits, data, temperature
+):
+    rules, warper = WARPERS[family]
+    rule = data.draw(rules)
     assume(not undecided(logits, rule, temperature))
-    ours, theirs = assert_same_up_to_ties(logits, rule, TopPLogitsWarper(rule.p), temperature)
-    assert (ours.sum(1) == theirs.sum(1)).all()
-
-
-@given(logit_batches, min_p, temperatures)
-def test_min_p_is_the_transformers_warper(logits, rule, temperature):
-    assume(not undecided(logits, rule, temperature))
-    ours, theirs = assert_same_up_to_ties(logits, rule, MinPLogitsWarper(rule.min_p), temperature)
-    assert (ours == theirs).all()
+    ours, theirs = assert_same_up_to_ties(logits, rule, warper(rule), temperature)
+    if family in ("none", "min_p"):
+        assert (ours == theirs).all()
+    elif family == "top_p":
+        assert (ours.sum(1) == theirs.sum(1)).all()
+    else:
+        assert (ours <= theirs).all(), "transformers keeps all tied with the k-th"
+        assert (ours.sum(1) <= rule.k).all(), "we the lowest ids"
 
 
 @given(logit_batches, temperatures)
@@ -200,12 +192,6 @@ def test_ties_at_the_cut_go_to_the_lower_token_id():
     assert by_project(logits, cu.TopK(2), 1.0)[1].tolist() == [[False, True, True, False, False]]
     assert by_project(logits, cu.MinP(1.0), 1.0)[1].tolist() == [[False, True, True, True, False]]
     assert by_project(logits, cu.TopP(0.5), 1.0)[1].tolist() == [[False, True, True, False, False]]
-
-
-def test_top_p_keeps_the_token_that_crosses():
-    logits = np.log(np.array([[0.5, 0.3, 0.2]], dtype=np.float32))
-    kept = [by_project(logits, cu.TopP(p), 1.0)[1].sum() for p in (0.4, 0.6, 0.79, 0.81, 1.0)]
-    assert kept == [1, 2, 2, 3, 3]
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
@@ -251,16 +237,6 @@ def test_reduced_precision_logits_are_ranked_with_their_ties(dtype):
     assert (ranks == stable_rank(logits.float().numpy())).all()
 
 
-@given(any_rule)
-def test_a_rules_key_parses_back_to_the_rule(rule):
-    assert cu.parse_rule(rule.key) == rule
-
-
-def test_two_rules_that_differ_in_the_seventh_digit_are_two_rules():
-    rules = [cu.TopP(0.9), cu.TopP(0.90000001)]
-    assert check_rules(rules) == rules
-
-
 def test_the_grid_of_table_3():
     rules = cu.table3_rules()
     assert len(rules) == 17
@@ -281,32 +257,6 @@ def test_numbers_from_numpy_are_numbers():
 # What is kept, as a set
 
 FEWER = settings(max_examples=20)
-
-
-def kept_by(logits, rule, temperature):
-    return by_project(logits, rule, temperature)[1]
-
-
-@FEWER
-@given(logit_batches, any_rule, temperatures, st.randoms(use_true_random=False))
-def test_token_ids_decide_nothing_but_ties(logits, rule, temperature, random):
-    assume(not undecided(logits, rule, temperature))
-    assume(all(len(set(row)) == len(row) for row in logits))
-    order = np.array(random.sample(range(logits.shape[1]), logits.shape[1]))
-    kept = kept_by(logits, rule, temperature)
-    assert (
-        kept_by(np.ascontiguousarray(logits[:, order]), rule, temperature) == kept[:, order]
-    ).all()
-
-
-@FEWER
-@given(logit_batches, any_rule, temperatures, st.integers(-64, 64))
-def test_adding_a_constant_to_all_logits_changes_nothing(logits, rule, temperature, constant):
-    logits = np.round(logits * 64) / 64  # so that the sum is exact in float32
-    _, kept, log_p = by_project(logits, rule, temperature)
-    _, moved, moved_log_p = by_project(logits + np.float32(constant), rule, temperature)
-    assert (kept == moved).all()
-    np.testing.assert_array_equal(log_p, moved_log_p)
 
 
 # Parameters
@@ -338,18 +288,3 @@ def test_a_rule_keeps_a_window_that_does_not_begin_at_the_top_where_it_is():
     window = step.within(step.start + 2, step.start + 7)
     found = cu.TopK(3).keep(window)
     assert (found.start.tolist(), found.stop.tolist()) == ([2], [5])
-
-
-@pytest.mark.parametrize(
-    ("rule", "key"),
-    [
-        (cu.NoCutoff(), "none"),
-        (cu.TopK(5), "top_k=5"),
-        (cu.TopK(5.0), "top_k=5"),
-        (cu.TopP(1), "top_p=1"),
-        (cu.TopP(0.95), "top_p=0.95"),
-        (cu.OracleSize(), "oracle_size"),
-    ],
-)
-def test_keys_by_hand(rule, key):
-    assert rule.key == key

@@ -1,7 +1,7 @@
 """Prefix trees: hand-counted examples, brute force over random answer sets, ERRATA 11 and 12."""
 
 import itertools
-import math
+import re
 
 import numpy as np
 import pytest
@@ -105,38 +105,11 @@ def test_nodes_counts_and_branching_agree_with_enumeration(answers, ends):
 
 
 @given(answer_sets)
-def test_counts_of_a_nodes_edges_sum_to_its_own(answers):
-    trie = trie_of(answers)
-    total = np.bincount(trie.edge_node, weights=trie.edge_count)
-    assert total.tolist() == trie.node_count.tolist()
-
-
-@given(answer_sets)
-def test_children_are_grouped_by_parent(answers):
-    trie = trie_of(answers)
-    for node, children in enumerate(trie.children()):
-        assert children.tolist() == np.flatnonzero(trie.node_parent == node).tolist()
-
-
-@given(answer_sets)
-def test_nodes_are_in_preorder(answers):
-    found = prefixes(trie_of(answers))
-    assert found == sorted(found)
-
-
-@given(answer_sets)
 def test_a_model_weighted_by_count_is_uniform_over_answers(answers):
     trie = trie_of(answers)
     sequences = metrics.sequence_log_probability(trie, weighted_by_count(trie)[:, None])
     assert np.exp(sequences) == pytest.approx(np.full((len(answers), 1), 1 / len(answers)))
     assert diversity_of(trie, weighted_by_count(trie)) == pytest.approx(1, abs=1e-12)
-
-
-@given(answer_sets, some_ends)
-def test_uniform_over_valid_puts_all_mass_on_valid_answers(answers, ends):
-    trie = trie_of(answers, ends)
-    sequences = metrics.sequence_log_probability(trie, uniform_over_valid(trie)[:, None])
-    assert np.exp(sequences).sum() == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
@@ -155,15 +128,6 @@ def test_structural_ceiling_of_a_perfectly_ordered_model(name, split, expected):
     assert diversity_of(trie, weighted_by_count(trie)) == pytest.approx(1, abs=1e-12)
 
 
-def test_the_states_ceiling_by_hand():
-    # 40 one-word starts and Rhode, West hold 1/45 each; New 4 x 1/180, North and South 2 x 1/90.
-    p = [1 / 45] * 42 + [1 / 180] * 4 + [1 / 90] * 4
-    by_hand = math.exp(-sum(x * math.log(x) for x in p)) / 50
-    words = [state.split() for state in cu.get_task("us-states").answers]
-    trie = cu.trie_of_strings(words)
-    assert diversity_of(trie, uniform_over_valid(trie)) == pytest.approx(by_hand, abs=1e-12)
-
-
 def test_a_trie_of_letters():
     trie = cu.trie_of_strings(["ab", "ac", "a"])
     assert trie.n_nodes == 4
@@ -177,45 +141,20 @@ def test_a_trie_of_no_answers_is_refused_by_name():
         cu.trie_of_strings([])
 
 
-# In full, since a message says which answers are at fault and what to do.
 @pytest.mark.parametrize(
     ("symbols", "answer", "ends", "message"),
     [
         ((), (), (END,), "there are no answers to build a trie of: give at least one"),
-        (
-            ((3,), (1, 2), (1, 2)),
-            (0, 1, 2),
-            (END,),
-            "answers 1 and 2 have the same tokens (1, 2): the model cannot tell them apart; keep "
-            "one of them",
-        ),
-        (
-            ((1, 2), (1, 2)),
-            (0, 0),
-            (END,),
-            "the same token sequence is listed twice for one answer",
-        ),
-        (
-            ((3,), (1, 2), (1,)),
-            (0, 1, 2),
-            (),
-            "answer 2 begins answer 1; without an end token an output would count for both: use "
-            "end='eos' or end='line'",
-        ),
-        (
-            ((1,), (END, 1, 8)),
-            (0, 1),
-            (END, 8),
-            "answer 1 contains the end token(s) [8, 9]: remove it from the task, or choose another "
-            "end policy",
-        ),
+        (((3,), (1, 2), (1, 2)), (0, 1, 2), (END,), "answers 1 and 2 have the same tokens (1, 2)"),
+        (((1, 2), (1, 2)), (0, 0), (END,), "the same token sequence is listed twice"),
+        (((3,), (1, 2), (1,)), (0, 1, 2), (), "answer 2 begins answer 1; without an end token"),
+        (((1,), (END, 1, 8)), (0, 1), (END, 8), "answer 1 contains the end token(s) [8, 9]"),
         (((1,), ()), (0, 1), (END,), "answer 1 has no tokens: remove it from the task"),
     ],
 )
 def test_ambiguous_sequences_are_refused(symbols, answer, ends, message):
-    with pytest.raises(TokenizationError) as caught:
+    with pytest.raises(TokenizationError, match=re.escape(message)):
         build_trie(Sequences(symbols, answer, ends, len(set(answer))))
-    assert str(caught.value) == message
 
 
 def test_a_sequence_without_its_answer_or_an_answer_without_its_sequence_is_refused():

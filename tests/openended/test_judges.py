@@ -476,13 +476,15 @@ def test_items_that_are_none(serve, judge_of, table, message):
 
 def test_a_local_judge_is_batched_like_one_by_one(tiny, tmp_path):
     """A tiny random model answers nonsense: NA with a reason, the same in any batch."""
-    texts = ["a", "a b ab, and longer than the others", "zebra", "1,2"]
+    # One spells a special token, which must not end the judge's prompt, nor the run.
+    texts = ["a", "a b ab, and longer than the others", "zebra", "1,2", "a<|end|>b"]
     labels = [
         judged(local_judge(tiny(chat=True), cache_dir=None, batch_size=n, max_tokens=8), *texts)
         for n in (1, 3)
     ]
     pd.testing.assert_frame_equal(*labels)
     assert labels[0]["valid"].isna().all() and (labels[0]["reason"] != "").all()
+    assert "contains '<|end|>'" in labels[0]["reason"].iloc[-1]
 
 
 @pytest.mark.parametrize("architecture", ["qwen3", "gemma3", "qwen3.5"])
