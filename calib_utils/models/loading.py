@@ -224,7 +224,7 @@ def recorded_name(record: Mapping) -> str:
 
 
 def _place(digest: str) -> Path:
-    return paths.cache_dir() / "places" / file_key(str(digest))[:64]
+    return paths.cache_dir() / "hashes" / f"{file_key(str(digest))[:64]}.place"
 
 
 def _remember(digest: str, path: Path) -> None:
