@@ -28,7 +28,7 @@ from calib_utils.models.loading import Model
 # any number of tokens read at a time on a filled cache.
 PACKABLE = frozenset({"gemma3_text", "llama", "olmo3", "qwen2", "qwen3"})
 PROVEN = PACKABLE | {
-    *("gemma3", "qwen3_moe", "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"),
+    *("gemma3", "qwen3_moe", "qwen3_5_text", "qwen3_5_moe_text"),
 }
 # Nodes per forward pass: enough for matrix products to run near the machine's limit, few enough
 # that the logits of a batch (float32) stay below the second number, in bytes.
