@@ -3,8 +3,10 @@
 Knows the file system. Knows nothing of what is in a file.
 """
 
+import errno
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -12,9 +14,9 @@ import stat
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
@@ -29,6 +31,9 @@ LOCK = ".lock"
 _DRAFT = re.compile(r"\.(.+-)?[0-9a-f]{32}(\.draft|-old)?")
 _STALE_SECONDS = 86_400  # what a killed run left: no download or conversion takes a day
 _SHA256 = re.compile("[0-9a-f]{64}")
+_TICK_NS = 50_000_000  # a file system's clock may stand still for so long
+# What a model folder is made of: fetched from the hub, and part of the model's identity.
+MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 
 
 def regular(path: str | Path, most: float = 1 << 28) -> Path:
@@ -115,8 +120,8 @@ def whole_folder(target: Path, is_whole: Callable[[Path], bool]) -> Iterator[Pat
         with alone(target.parent):
             if not is_whole(target):
                 with suppress(FileNotFoundError):
-                    os.replace(target, old)
-                os.replace(draft, target)
+                    replace(target, old)
+                replace(draft, target)
     finally:
         for left in (draft, old):
             shutil.rmtree(left, ignore_errors=True)
@@ -130,49 +135,126 @@ def remove_stale(folder: Path, after: float = _STALE_SECONDS) -> None:
                 shutil.rmtree(draft) if draft.is_dir() else draft.unlink()
 
 
+def replace(source: Path, target: Path) -> None:
+    """`os.replace`, and by copy where that is refused.
+
+    An overlay file system, as of containers, renames no folder that lies in a lower layer.
+    """
+    try:
+        os.replace(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        shutil.copytree(source, target)
+        try:
+            shutil.rmtree(source)
+        except OSError:
+            shutil.copytree(target, source, dirs_exist_ok=True)
+            raise
+
+
 def sha256_of_file(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with open(path, "rb") as stream:
+    """SHA-256 of a file's bytes; raises as `regular`."""
+    with open(regular(path, math.inf), "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def sha256_of_folder(folder: Path) -> str:
-    """SHA-256 over names and bytes of a model folder's config and safetensors files.
+def remembered_sha256(place: Path, parts: Iterable[Path]) -> dict[Path, str]:
+    """SHA-256 of every part of a model, which lies at `place`; raises as `sha256_of_file`.
 
-    Remembered by path, size and modification time, since a large model takes minutes to read.
+    Remembered in the cache by inode, size and both times, since a large model takes minutes to
+    read; what was written a moment ago is not, as the next change may come within the same tick.
+    """
+    memo = paths.cache_dir() / "hashes" / f"{_sha256_of_text(str(place.resolve()))[:32]}.json"
+    known, now, found = {}, {}, {}
+    with suppress(OSError, ValueError, RecursionError):
+        known = json.loads(memo.read_text())
+    for part in tqdm(list(parts), desc=f"hashing {place.name}", unit="file", leave=False):
+        name, state = os.path.relpath(part, place), _state(part)
+        old = known.get(name) if isinstance(known, dict) else None
+        if not (isinstance(old, list) and old[:-1] == state and _SHA256.fullmatch(str(old[-1]))):
+            settled = time.time_ns() - max(state[2:]) > _TICK_NS
+            digest = sha256_of_file(part)
+            old = [*(state if settled and _state(part) == state else [None]), digest]
+        now[name], found[part] = old, old[-1]
+    # A cache that cannot be written costs time, not the result.
+    if now != known:
+        with suppress(OSError), whole(memo, parents=True) as draft:
+            draft.write_text(json.dumps(now))
+    return found
+
+
+def _state(path: Path) -> list[int]:
+    found = os.stat(path)
+    return [found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+
+
+def sha256_of_gguf(path: Path) -> str:
+    """SHA-256 of a GGUF file, remembered; raises a ModelFormatError where it cannot be read."""
+    try:
+        return remembered_sha256(path, [path])[path]
+    except OSError as error:
+        raise ModelFormatError(f"{path} cannot be read ({error}): fetch it again") from error
+
+
+def sha256_of_folder(folder: Path) -> str:
+    """SHA-256 over names and bytes of everything in a model folder that shapes a number.
+
+    That is its config, weights and their index, tokenizer, chat templates, generation settings.
 
     Raises:
-        ModelFormatError: no config.json, or weights that are not safetensors.
+        ModelFormatError: no config.json, weights that are not safetensors or lie elsewhere, or an
+            adapter, which transformers adds only where the package peft is installed.
     """
-    weights = sorted(folder.glob("*.safetensors"))
-    config = folder / "config.json"
-    if not config.is_file():
-        raise ModelFormatError(f"{folder} has no config.json: not a model folder")
-    if not weights:
-        pickles = [p.name for p in sorted((*folder.glob("*.bin"), *folder.glob("*.pt")))]
-        found = f"only {', '.join(pickles)}, which can run code when loaded" if pickles else "none"
+    try:
+        parts = _model_files(folder)
+        found = remembered_sha256(folder, parts)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        if isinstance(error, ModelFormatError):
+            raise
         raise ModelFormatError(
-            f"{folder} has no safetensors weights ({found}): convert them with "
+            f"{folder} cannot be read ({type(error).__name__}: {error}): restore the file, or "
+            "fetch the model again"
+        ) from error
+    named = [[part.relative_to(folder).as_posix(), sha256] for part, sha256 in found.items()]
+    return _sha256_of_text(json.dumps(named))
+
+
+def _model_files(folder: Path) -> list[Path]:
+    """What transformers may read of a model folder."""
+    if not (folder / "config.json").is_file():
+        raise ModelFormatError(f"{folder} has no config.json: not a model folder")
+    if (folder / "adapter_config.json").exists():
+        raise ModelFormatError(
+            f"{folder} holds an adapter (adapter_config.json), which would be left out where peft "
+            "is missing: save the model with it merged (merge_and_unload), or remove the file"
+        )
+    found = {file for pattern in MODEL_FILES for file in folder.glob(pattern)}
+    found |= {*folder.glob("additional_chat_templates/*.jinja")}
+    config, named = json_of(folder / "config.json"), set()
+    if "transformers_weights" in config:
+        named.add(config["transformers_weights"])
+    for index in folder.glob("*.safetensors.index.json"):
+        named |= {*json_of(index)["weight_map"].values()}
+    for name in named:
+        if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+            raise ModelFormatError(
+                f"{folder} names weights outside of it ({name!r}): put the files into the folder"
+            )
+        found.add(folder / name)
+    if not any(file.suffix == ".safetensors" for file in found):
+        pickles = [p.name for p in sorted((*folder.glob("*.bin"), *folder.glob("*.pt")))]
+        only = f"only {', '.join(pickles)}, which can run code when loaded" if pickles else "none"
+        raise ModelFormatError(
+            f"{folder} has no safetensors weights ({only}): convert them with "
             "model.save_pretrained(folder)"
         )
-    parts = [config, *weights]
-    memo = paths.cache_dir() / "hashes" / f"{_sha256_of_text(str(folder.resolve()))[:32]}.json"
-    try:
-        state = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in map(Path.resolve, parts)]
-        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-            remembered = json.loads(memo.read_text())
-            if remembered["state"] == state and _SHA256.fullmatch(remembered["sha256"]):
-                return remembered["sha256"]
-        bar = tqdm(parts, desc=f"hashing {folder.name}", unit="file", leave=False)
-        digest = _sha256_of_text(json.dumps([[f.name, sha256_of_file(f)] for f in bar]))
-    except OSError as error:
-        raise ModelFormatError(
-            f"{folder} cannot be read ({error}): restore the file, or fetch the model again"
-        ) from error
-    # A cache that cannot be written costs time, not the result.
-    with suppress(OSError), whole(memo, parents=True) as draft:
-        draft.write_text(json.dumps({"state": state, "sha256": digest}))
-    return digest
+    return sorted(found)
+
+
+def json_of(path: Path):
+    """What is in a JSON file; raises as `regular`, ValueError or RecursionError for no JSON."""
+    return json.loads(regular(path).read_text(encoding="utf-8"))
 
 
 def _sha256_of_text(text: str) -> str:

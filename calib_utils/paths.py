@@ -32,7 +32,7 @@ def project_root() -> Path:
 def cache_dir() -> Path:
     """Model files live here; `CALIB_UTILS_CACHE` moves it (default `~/.cache/calib-utils`)."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "calib-utils"
-    return Path(os.environ.get("CALIB_UTILS_CACHE") or default)
+    return Path(os.environ.get("CALIB_UTILS_CACHE") or default).expanduser()
 
 
 def secret(variable: str) -> str | None:

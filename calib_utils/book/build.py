@@ -348,8 +348,8 @@ def build(output: Path | None = None) -> Path:
             try:
                 _build(draft)
                 if target.exists():
-                    os.replace(target, draft / "old")
-                os.replace(draft / "_build", target)
+                    files.replace(target, draft / "old")
+                files.replace(draft / "_build", target)
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
     except CalibUtilsError:

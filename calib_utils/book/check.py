@@ -227,7 +227,7 @@ _TEXTUAL = (TEXTS, LABELS)  # of which some are looked at, one by one
 def _model(path: Path, record: Mapping) -> Model:
     """The model that a record names."""
     try:
-        name = record["model"]
+        name = loading.recorded_name(record)
         settings = {n: record[n] for n in ("revision", "dtype")} | {"chat": record.get("chat")}
     except KeyError as error:
         raise ResultsError(
@@ -457,7 +457,7 @@ def _recomputed(path: Path, n: int, generator: np.random.Generator) -> Iterator[
 
 def _at_hand(record: dict) -> bool:
     """Whether a model can be loaded without fetching it."""
-    name = record["model"]
+    name = loading.recorded_name(record)
     if name in EMBEDDED:
         return weights.gguf_path(EMBEDDED[name]).is_file()
     if Path(name).exists():

@@ -28,7 +28,7 @@ from calib_utils.errors import (
     ResultsError,
     UnknownNameError,
 )
-from calib_utils.files import sha256_of_file, sha256_of_folder
+from calib_utils.files import sha256_of_file, sha256_of_folder, sha256_of_gguf
 from calib_utils.models import loading, weights
 from calib_utils.models.registry import EMBEDDED
 from calib_utils.results import records
@@ -168,12 +168,14 @@ class Identity(NamedTuple):
 
 def identity(name: str, revision: str | None = None) -> Identity:
     """What `load_model` would identify, from the registry and files here; nothing is fetched."""
+    loading.check_name(name)
+    loading.check_revision(name, revision)
     path = Path(name).expanduser()
     if name in EMBEDDED:
         return Identity(name, EMBEDDED[name].sha256)
-    if path.suffix == ".gguf" and path.is_file():
-        return Identity(loading.file_key(path.stem), sha256_of_file(path))
     try:
+        if path.suffix == ".gguf" and path.is_file():
+            return Identity(loading.file_key(path.stem), sha256_of_gguf(path))
         if path.is_dir():
             key = loading.file_key(path.resolve().name)
             return Identity(key, sha256_of_folder(path))
@@ -288,7 +290,7 @@ def run(name: str, parameters: Mapping, output: Path) -> Path:
     try:
         read = execute_file(paths.notebooks_dir() / f"{name}.ipynb", draft, parameters)
         notebook = nbformat.read(draft, as_version=4)
-        _clean(notebook, {**origin, "made_from": _made_from(name, parameters, read)})
+        _clean(notebook, parameters, {**origin, "made_from": _made_from(name, parameters, read)})
         if not is_about_all(name):
             model = parameters.get("model") or parameters_of(name)["model"]
             # Of a local folder or file the name alone, so that labels hold no path.
@@ -344,8 +346,9 @@ def label_of(name: str, model: str) -> str:
     return f"{name}-" + re.sub(r"[^\w-]+", "-", model)
 
 
-def _clean(notebook, origin: Mapping) -> None:
-    """Drops what differs between equal runs, and marks the copy with what it came from."""
+def _clean(notebook, parameters: Mapping, origin: Mapping) -> None:
+    """Drops what differs between equal runs and machines; marks what the copy came from."""
+    places = [str(parameters[name]) for name in _BY_CONTENT if name in parameters]
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number:02d}"
         cell.metadata.pop("papermill", None)
@@ -354,6 +357,8 @@ def _clean(notebook, origin: Mapping) -> None:
             del cell.metadata["tags"]
         if "injected-parameters" in cell.metadata.get("tags", ()):
             cell.metadata["tags"] = ["injected-parameters", "hide-input"]
+            for place in filter(os.path.isabs, places):  # of this machine
+                cell.source = cell.source.replace(place, os.path.basename(place))
         for output in cell.get("outputs", ()):
             output.get("metadata", {}).pop("papermill", None)
     notebook.metadata = {

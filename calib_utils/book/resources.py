@@ -4,7 +4,6 @@ Knows the panel's table, config files, headers of weight files, and how long the
 one small model (`data/panel/seconds.csv`). Loads no weights, and fetches nothing.
 """
 
-import json
 import math
 import os
 import shutil
@@ -64,6 +63,8 @@ def size_of(name: str | Path, revision: str | None = None) -> ModelSize:
         ModelFormatError: a folder without the numbers, or a GGUF file that is not embedded.
         HubUnreachableError: a hub model outside the panel that is not in the hub's cache.
     """
+    loading.check_name(name)
+    loading.check_revision(name, revision)
     text, path = str(name), Path(name).expanduser()
     known = registry.find(text)
     if known is not None and text in (known.hub, known.load_name):
@@ -97,7 +98,7 @@ def _of_folder(name: str, folder: Path) -> ModelSize:
     counts: dict[str, int] = {}
     file = folder / "config.json"
     try:
-        config = json.loads(files.regular(file).read_text(encoding="utf-8"))
+        config = files.json_of(file)
         for file in sorted(folder.glob("*.safetensors")):
             with safe_open(files.regular(file, math.inf), "np") as tensors:
                 names = tensors.keys()

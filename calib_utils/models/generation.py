@@ -144,6 +144,9 @@ class Continuations:
                 f"ranks {list(ranks)[:3]}... up to {max(ranks, default=None)}: must be from 0 to "
                 f"{self.vocab_size - 1}, the last of this vocabulary"
             )
+        return self._candidates(prefixes, ranks)
+
+    def _candidates(self, prefixes: Sequence[Tokens], ranks: Sequence[int]) -> np.ndarray:
         found = np.empty((len(prefixes), len(ranks)), dtype=np.int64)
         columns = torch.tensor(list(ranks), device=self._device)
 
@@ -186,8 +189,13 @@ class Continuations:
         whole_number("n_samples", n_samples, 0)
         if not (math.isfinite(temperature) and temperature > 0):
             raise InvalidRequestError(f"temperature {temperature!r}: must be finite and above 0")
-        rows = [(tuple(p), sample) for p in prefixes for sample in range(max(1, n_samples))]
-        ends = np.array(sorted(set(end_ids)), dtype=np.int64)
+        prefixes, quiet = list(map(tuple, prefixes)), (lambda n: None)
+        drawing = n_samples, temperature, seed, advance or quiet
+        return self._complete(prefixes, max_tokens, {*end_ids}, *drawing)
+
+    def _complete(self, prefixes, max_tokens, ends, n_samples, temperature, seed, advance):
+        rows = [(prefix, sample) for prefix in prefixes for sample in range(max(1, n_samples))]
+        ends = np.array(sorted(ends), dtype=np.int64)
         done: list[Completion | None] = [None] * len(rows)
 
         def finish(places: list[int]):
@@ -198,8 +206,7 @@ class Continuations:
             found = self._finish(batch, max_tokens, ends, uniforms, temperature)
             for place, completion in zip(places, found, strict=True):
                 done[place] = completion
-            if advance is not None:
-                advance(len(places))
+            advance(len(places))
 
         self._in_batches([prefix for prefix, _ in rows], finish)
         return done

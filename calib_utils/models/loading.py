@@ -6,24 +6,29 @@ nothing of tasks.
 
 import json
 import re
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from calib_utils import files, paths
 from calib_utils.core import prompts
 from calib_utils.errors import (
     DeviceError,
+    HashMismatchError,
     InvalidRequestError,
     ModelFormatError,
     UnknownNameError,
 )
-from calib_utils.files import sha256_of_file, sha256_of_folder
+from calib_utils.files import sha256_of_folder
 from calib_utils.models import weights
 from calib_utils.models.registry import EMBEDDED, stage_by_name
 from calib_utils.models.weights import converted_folder
 
 _DTYPES = ("float32", "bfloat16", "float16")
 _REVISION = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")
+_LONGEST_HUB_ID = 96  # by the rules of the hub
 HINT = "Or give a hub id (owner/name), a local folder, or a .gguf file."
 
 
@@ -32,10 +37,12 @@ class Model:
     """A model that is identified and verified, with its weights loaded on first use.
 
     Args:
-        name: as the user gave it; `key` is its form in file names.
-        weights_sha256: of the GGUF file, or of a folder's config and safetensors.
+        name: as the user gave it, of a local folder or file the last part; `key` is its form in
+            file names.
+        weights_sha256: of the GGUF file, or of everything in a folder that shapes a number.
         weights_file: what that hash is of, for people.
         chat: whether it is asked through its chat template; None lets its stage decide.
+        folder_sha256: of a folder that is not a copy of ours; what is loaded must still have it.
     """
 
     name: str
@@ -48,6 +55,7 @@ class Model:
     device: str
     device_map: str | dict | None = field(default=None, compare=False)
     chat: bool | None = None
+    folder_sha256: str | None = field(default=None, compare=False)
 
     @cached_property
     def tokenizer(self):
@@ -113,6 +121,10 @@ class Model:
         import torch
         from transformers import AutoModelForCausalLM
 
+        if self.folder_sha256 not in (None, sha256_of_folder(self.folder)):
+            raise HashMismatchError(
+                f"{self.folder} changed after it was identified: load the model again"
+            )
         options = {"dtype": getattr(torch, self.dtype), "trust_remote_code": False}
         if self.device_map is not None:
             options["device_map"] = self.device_map
@@ -166,14 +178,8 @@ def load_model(
             )
         return name
     check_name(name)
+    check_revision(name, revision)
     text, path = str(name), Path(name).expanduser()
-    if revision is not None:
-        if not (isinstance(revision, str) and _REVISION.fullmatch(revision)):
-            hint = "Give a commit, branch or tag."
-            raise UnknownNameError("revision", str(revision), ("main",), hint)
-        if path.is_dir() or not is_hub_id(text):
-            hint = "revision= is for hub ids; drop it here."
-            raise UnknownNameError("hub model", f"{text}@{revision}", (), hint)
     if dtype not in _DTYPES:
         raise DeviceError(f"dtype={dtype!r} does not exist: choose from {', '.join(_DTYPES)}")
     settings = {"dtype": dtype, "device": resolve_device(device), "device_map": device_map}
@@ -184,13 +190,15 @@ def load_model(
         key = with_chat(text, chat)
         return Model(text, key, folder, spec.sha256, spec.filename, None, **settings)
     if path.suffix == ".gguf" and path.is_file():
-        digest = sha256_of_file(path)
+        digest = files.sha256_of_gguf(path)
         folder = converted_folder(path, digest)
+        _remember(digest, path)
         key = with_chat(file_key(path.stem), chat)
-        return Model(text, key, folder, digest, path.name, None, **settings)
+        return Model(path.name, key, folder, digest, path.name, None, **settings)
     if path.is_dir():
         own = path.resolve().name
         folder, key, file = path, file_key(own), f"{own}/"
+        text = file if own in EMBEDDED else own
     elif is_hub_id(text) and path.suffix != ".gguf":
         folder, file = weights.hub_folder(text, revision), text
         key = file_key(text.replace("/", "--") + (f"@{revision}" if revision else ""))
@@ -199,7 +207,42 @@ def load_model(
         raise UnknownNameError("model", text, EMBEDDED, HINT)
     digest = sha256_of_folder(folder)
     _generation_settings(folder)
+    if folder is path:
+        _remember(digest, path)
+    settings["folder_sha256"] = digest
     return Model(text, with_chat(key, chat), folder, digest, file, revision, **settings)
+
+
+def recorded_name(record: Mapping) -> str:
+    """What `load_model` takes for the model of a record; a local one lies where it lay last."""
+    name = str(record["model"])
+    with suppress(OSError, ValueError):
+        if name in EMBEDDED or is_hub_id(name) or Path(name).exists():
+            return name
+        return _place(record["weights_sha256"]).read_text(encoding="utf-8")
+    return name
+
+
+def _place(digest: str) -> Path:
+    return paths.cache_dir() / "hashes" / f"{file_key(str(digest))[:64]}.place"
+
+
+def _remember(digest: str, path: Path) -> None:
+    """Where a local model lies, for `recorded_name`: no record names a path of this machine."""
+    with suppress(OSError):
+        files.keep(_place(digest), str(path.resolve()).encode())
+
+
+def check_revision(name: str | Path, revision: str | None) -> None:
+    """Raises UnknownNameError for what is no revision, or is given for a model without any."""
+    if revision is None:
+        return
+    if not (isinstance(revision, str) and _REVISION.fullmatch(revision) and len(revision) <= 200):
+        hint = "Give a commit, branch or tag."
+        raise UnknownNameError("revision", str(revision)[:200], ("main",), hint)
+    if Path(name).expanduser().is_dir() or not is_hub_id(str(name)):
+        hint = "revision= is for hub ids; drop it here."
+        raise UnknownNameError("hub model", f"{name}@{revision}", (), hint)
 
 
 def check_name(name: str | Path) -> None:
@@ -232,7 +275,8 @@ def _generation_settings(folder: Path) -> dict:
 
 def is_hub_id(text: str) -> bool:
     """Whether a name has the form owner/name and is no embedded model's."""
-    return bool(re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", text)) and text not in EMBEDDED
+    named = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", text) and len(text) <= _LONGEST_HUB_ID
+    return bool(named) and text not in EMBEDDED
 
 
 def file_key(text: str) -> str:

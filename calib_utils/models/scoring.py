@@ -4,13 +4,17 @@ Knows torch models and their caches. Knows nothing of rules, metrics or files.
 
 Two ways, the same numbers. *Packed*: consecutive nodes share one row, and a mask lets each see the
 prompt and its ancestors only. It needs attention layers and rotary positions, so it is used where
-tests prove it. *Branched*: each node is a row that continues a copy of its parent's cache,
-recurrent state included; right for every architecture, at the price of those copies.
+tests prove it. *Branched*: each node is a row that continues a copy of its parent's state. That is
+the network's cache where tests or a first comparison show it to be right; elsewhere the tokens, and
+every prefix is read from its start.
 """
 
 import copy
+import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from inspect import signature
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -20,8 +24,12 @@ from calib_utils.core.tries import Sequences, Trie, build_trie
 from calib_utils.errors import ModelFormatError, OutOfMemoryError
 from calib_utils.models.loading import Model
 
-# Proven equal to a plain forward pass per sequence in tests/models/test_parity.py.
+# Proven equal to a plain forward pass per sequence in tests/models/test_parity.py: packed, or with
+# any number of tokens read at a time on a filled cache.
 PACKABLE = frozenset({"gemma3_text", "llama", "olmo3", "qwen2", "qwen3"})
+PROVEN = PACKABLE | {
+    *("gemma3", "qwen3_moe", "qwen3_5_text", "qwen3_5_moe_text"),
+}
 # Nodes per forward pass: enough for matrix products to run near the machine's limit, few enough
 # that the logits of a batch (float32) stay below the second number, in bytes.
 _BATCH = {"cpu": (256, 160e6), "mps": (512, 160e6), "cuda": (1024, 2e9)}
@@ -52,25 +60,25 @@ def score(
     network = model.network
     device = network.get_input_embeddings().weight.device
     if packed is None:
-        packed = network.config.model_type in PACKABLE
+        packed = _is_proven(network.config, PACKABLE)
     vocabulary = network.get_output_embeddings().weight.shape[0]
     batch = Batch(batch_size or default_batch(device.type, vocabulary, packed), device)
     ids = torch.tensor([prompt.ids], device=device)
-    cache = None
+    state = None
     if packed:
         # Built without the config: a cache with sliding layers would forget by order of arrival.
         from transformers import DynamicCache
 
-        cache = DynamicCache()
+        state = State(ids[:, :0], DynamicCache())
     try:
-        logits, cache = forward(network, ids, cache, keep=1)
+        logits, state = forward(network, ids, state, keep=1)
     except RuntimeError as error:
         batch.shrink(error, 1, f"the prompt of {len(prompt.ids)} tokens")
     yield np.zeros(1, dtype=np.int64), logits[:, -1]
     if packed:
-        yield from _packed(network, prompt.trie, cache, len(prompt.ids), batch)
+        yield from _packed(network, prompt.trie, state, len(prompt.ids), batch)
     else:
-        yield from _Branched(network, prompt.trie, batch).below(np.zeros(1, dtype=np.int64), cache)
+        yield from _Branched(network, prompt.trie, batch).below(np.zeros(1, dtype=np.int64), state)
 
 
 def default_batch(device_type: str, vocabulary: int, packed: bool) -> int:
@@ -88,8 +96,7 @@ class Batch:
 
     def shrink(self, error: RuntimeError, tried: int, what: str = "one node") -> None:
         """Halves the size where memory ran out; where it cannot, or for another error, raises."""
-        text = str(error).lower()
-        if "out of memory" not in text and "can't allocate memory" not in text:
+        if not _is_memory(error):
             raise error
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -100,16 +107,114 @@ class Batch:
         self.size = tried // 2
 
 
+def _is_memory(error: Exception) -> bool:
+    text = str(error).lower()
+    return "out of memory" in text or "can't allocate memory" in text
+
+
+@dataclass(frozen=True)
+class State:
+    """What rows have read.
+
+    Args:
+        ids: all of it, [row, token].
+        cache: the network's; None before the first token, and in the plain way.
+        at_once: tokens read at a time on a filled cache; 0 in the plain way, which reads all anew.
+    """
+
+    ids: torch.Tensor
+    cache: object | None = None
+    at_once: int = 1 << 30
+
+
 @torch.inference_mode()
-def forward(network, ids, cache, keep: int, **inputs):
-    """Logits of the last `keep` positions [row, position, vocab], and the grown cache."""
-    out = network(
-        input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=keep, **inputs
-    )
-    return out.logits, out.past_key_values
+def forward(network, ids, state: State | None, keep: int, **inputs):
+    """Logits of the last `keep` of the tokens [row, position, vocab], and the grown state.
+
+    Args:
+        ids: [row, token], after what is in the state; None of which is the start of a prompt.
+        inputs: what the packed way gives beside them.
+    """
+    state = _start(network, ids) if state is None else state
+    whole = torch.cat([state.ids, ids], dim=1)
+    if not state.at_once:
+        out = network(input_ids=whole, use_cache=False, logits_to_keep=keep)
+        return out.logits[:, -keep:], replace(state, ids=whole)
+    cache, found, at = state.cache, [], state.ids.shape[1]
+    knows = not inputs and "position_ids" in signature(network.forward).parameters
+    for part in ids.split(state.at_once if at else ids.shape[1], dim=1):
+        n = part.shape[1]
+        if at and knows:  # not every network counts what its cache holds
+            positions = torch.arange(at, at + n, device=ids.device)
+            inputs = {"position_ids": positions.expand(len(ids), -1)}
+        out = network(
+            input_ids=part,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=min(keep, n),
+            **inputs,
+        )
+        cache, at = out.past_key_values, at + n
+        found.append(out.logits)
+    return torch.cat(found, dim=1)[:, -keep:], replace(state, ids=whole, cache=cache)
 
 
-def _packed(network, trie: Trie, cache, prompt_length: int, batch: Batch):
+def _is_proven(config, types: frozenset[str]) -> bool:
+    """Whether a model is of a proven type, and its config makes no layers that the type lacks."""
+    declared = getattr(type(config), "__dataclass_fields__", ())
+    shaping = ("sliding_window", "layer_types", "attention_chunk_size")
+    foreign = [n for n in shaping if getattr(config, n, None) is not None and n not in declared]
+    return config.model_type in types and not foreign
+
+
+# Of networks that were compared: tokens of the longest prompt, and tokens to read at a time.
+_COMPARED: WeakKeyDictionary = WeakKeyDictionary()
+# Mean difference of logits, in standard deviations over the vocabulary, that is rounding.
+_ROUNDING, _HALF_ROUNDING = 1e-4, 0.1
+
+
+def _start(network, ids) -> State:
+    """Nothing read, and how to read on after `ids` [1, token]: by the cache if that is right."""
+    if _is_proven(network.config, PROVEN):
+        return State(ids[:, :0])
+    length, at_once = _COMPARED.get(network) or (0, getattr(network, "at_once", 1))
+    if at_once and ids.shape[1] > length:
+        if why := _disagreement(network, ids):
+            warnings.warn(
+                f"{network.config.model_type}: its cache cannot be used ({why}), so every prefix is"
+                " read from its start; the numbers are right, and take longer",
+                stacklevel=2,
+            )
+        at_once = 0 if why else 1
+        _COMPARED[network] = ids.shape[1], at_once
+    return State(ids[:, :0], at_once=at_once)
+
+
+def _disagreement(network, ids) -> str:
+    """What speaks against a cache, read on from one token at a time; empty where nothing does."""
+    after = torch.stack([ids[0, :3], ids[0, -3:]])
+    state = State(ids[:, :0], at_once=1)
+    try:
+        _, state = forward(network, ids, state, keep=1)
+        _, state = forward(network, after, continue_rows(state, _rows(ids, 0, 0)), keep=1)
+        after, state = after[[0, 1, 0]], continue_rows(state, _rows(ids, 1, 0, 1))
+        found, _ = forward(network, after, state, keep=after.shape[1])
+    except Exception as error:
+        if _is_memory(error):
+            raise
+        return f"{type(error).__name__}: {error}"[:200]
+    plain, _ = forward(network, after, State(state.ids, at_once=0), keep=after.shape[1])
+    gap = ((found - plain).abs().mean(-1) / plain.std(-1)).max().item()
+    if gap <= (_ROUNDING if plain.dtype == torch.float32 else _HALF_ROUNDING):
+        return ""
+    return f"its logits are off by {gap:.1g} standard deviations"
+
+
+def _rows(ids, *rows: int) -> torch.Tensor:
+    return torch.tensor(rows, device=ids.device)
+
+
+def _packed(network, trie: Trie, state: State, prompt_length: int, batch: Batch):
     """Nodes in preorder, so that every ancestor of a batch lies in it or above its first node."""
     window = getattr(network.config, "sliding_window", None)
     dtype = network.get_input_embeddings().weight.dtype
@@ -135,13 +240,13 @@ def _packed(network, trie: Trie, cache, prompt_length: int, batch: Batch):
             "position_ids": torch.as_tensor(depth[-len(nodes) :] - 1, device=batch.device)[None],
         }
         ids = torch.as_tensor(trie.node_symbol[nodes], device=batch.device)[None]
-        branch = _columns(cache, torch.as_tensor(held, device=batch.device))
+        branch = replace(state, cache=_columns(state.cache, held))
         try:
             logits, grown = forward(network, ids, branch, keep=len(nodes), **inputs)
         except RuntimeError as error:
             batch.shrink(error, stop - start)
             continue
-        cache, path, start = grown, columns.tolist(), stop
+        state, path, start = grown, columns.tolist(), stop
         yield nodes, logits[0]
         del logits
 
@@ -177,11 +282,11 @@ def _additive(mask: np.ndarray, dtype, device) -> torch.Tensor:
     return blank.masked_fill_(hidden, torch.finfo(dtype).min)[None, None]
 
 
-def _columns(cache, kept: torch.Tensor):
+def _columns(cache, kept: list[int]):
     """A cache that holds only some positions of `cache`, which stays as it is."""
     branch = _copied(cache)
     for layer in branch.layers:
-        where = kept.to(layer.keys.device)
+        where = torch.as_tensor(kept, device=layer.keys.device)
         layer.keys = layer.keys.index_select(2, where)
         layer.values = layer.values.index_select(2, where)
     return branch
@@ -200,8 +305,8 @@ class _Branched:
         self.children = trie.children()
         self.only_child = np.array([c[0] if len(c) == 1 else -1 for c in self.children])
 
-    def below(self, parents: np.ndarray, cache) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
-        """All nodes below `parents`, whose state is in the rows of `cache`."""
+    def below(self, parents: np.ndarray, state) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+        """All nodes below `parents`, which the rows of `state` have read."""
         nodes = np.concatenate([self.children[p] for p in parents])
         origin = np.repeat(np.arange(len(parents)), [len(self.children[p]) for p in parents])
         start = 0
@@ -211,7 +316,7 @@ class _Branched:
             ids = torch.as_tensor(self.trie.node_symbol[run], device=self.batch.device)
             rows = torch.as_tensor(origin[start:stop], device=self.batch.device)
             try:
-                branch = continue_rows(cache, rows)
+                branch = continue_rows(state, rows)
                 logits, grown = forward(self.network, ids, branch, keep=run.shape[1])
             except RuntimeError as error:
                 self.batch.shrink(error, stop - start)
@@ -230,16 +335,19 @@ class _Branched:
         return np.stack(run, axis=1)
 
 
-def continue_rows(cache, rows: torch.Tensor):
-    """A cache whose row i continues row `rows[i]` of `cache`, which stays as it is."""
-    branch = _copied(cache)
+def continue_rows(state: State, rows: torch.Tensor) -> State:
+    """A state whose row i continues row `rows[i]` of `state`, which stays as it is."""
+    ids = state.ids[rows]
+    if state.cache is None:
+        return replace(state, ids=ids)
+    branch = _copied(state.cache)
     for layer in branch.layers:
         # Recurrent layers keep their states in dictionaries, which a shallow copy would share.
         for name, value in vars(layer).items():
             if isinstance(value, dict):
                 setattr(layer, name, dict(value))
     branch.reorder_cache(rows)
-    return branch
+    return replace(state, ids=ids, cache=branch)
 
 
 def logits_after(model: Model, prompt: Prompt, path: Sequence[int]) -> np.ndarray:

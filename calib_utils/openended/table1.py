@@ -334,6 +334,6 @@ def _prompt_once(model: Model, start: Start, n: int) -> dict:
     if not ids.numel():
         return {}
     with torch.inference_mode():
-        _, cache = forward(network, ids, None, keep=1)
-        rows = continue_rows(cache, torch.zeros(n, dtype=torch.int64, device=device))
-    return {"past_key_values": rows}
+        _, state = forward(network, ids, None, keep=1)
+        rows = continue_rows(state, torch.zeros(n, dtype=torch.int64, device=device)).cache
+    return {"use_cache": False} if rows is None else {"past_key_values": rows}

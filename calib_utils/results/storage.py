@@ -280,7 +280,7 @@ def _recover(folder: Path) -> None:
     old = _beside(folder, "old")
     if old.exists() and not folder.exists():
         with suppress(OSError):
-            os.replace(old, folder)
+            files.replace(old, folder)
     for left in (old, _beside(folder, "draft")):
         shutil.rmtree(left, ignore_errors=True)
 
@@ -362,11 +362,11 @@ def write(folder: Path, tables: Tables | Callable[[], Tables], record: dict) -> 
             text = records.text_of(ROWS, {**record, "files": hashes})
             (draft / RECORD).write_text(text, encoding="utf-8")
             with suppress(FileNotFoundError):  # none is replaced
-                os.replace(folder, old)
-            os.replace(draft, folder)
+                files.replace(folder, old)
+            files.replace(draft, folder)
         except OSError as error:
             if old.exists() and not folder.exists():
-                os.replace(old, folder)
+                files.replace(old, folder)
             raise ResultsError(
                 f"cannot write results to {folder} ({error}): choose a writable results_dir with "
                 "space"

@@ -424,21 +424,12 @@ def character_tokenizer(task: Task | str, n_fillers: int = N_FILLERS):
     )
 
 
-class _Rows:
-    """What a cache of keys is to a real model: the state that each row has reached. [row]"""
-
-    def __init__(self, states: torch.Tensor):
-        self.layers: list = []
-        self.states = states
-
-    def reorder_cache(self, rows: torch.Tensor) -> None:
-        self.states = self.states[rows]
-
-
 class _Network(torch.nn.Module):
     """Logits by formula. A *state* stands for all that was read: -n with n tokens of the prompt to
     come, a node of the trie, or `n_nodes` once there is no way back into an answer.
     """
+
+    at_once = 0  # as of `scoring.State`: every row is read from its start
 
     def __init__(self, law: Law, task: Task, prompt: Prompt, stop: int, n_vocab: int):
         super().__init__()
@@ -459,29 +450,25 @@ class _Network(torch.nn.Module):
     def get_output_embeddings(self):
         return self._embeddings
 
-    def forward(self, input_ids, past_key_values=None, use_cache=True, logits_to_keep=0):
+    def forward(self, input_ids, use_cache=False, logits_to_keep=0):
         """Logits of the last `logits_to_keep` positions (0: of all), [row, position, vocab]."""
-        n_rows, n_steps = input_ids.shape
-        if past_key_values is None:
-            past_key_values = _Rows(torch.full((n_rows,), -len(self._ids)))
-        state, states = past_key_values.states.tolist(), []
-        for column in input_ids.T.tolist():
-            state = [self._after(s, symbol) for s, symbol in zip(state, column, strict=True)]
-            states.append(state)
-        kept = torch.tensor(states[-logits_to_keep or -n_steps :]).T
-        distinct, place = kept.unique(return_inverse=True)
+        states = torch.tensor([self._states(row)[-logits_to_keep:] for row in input_ids.tolist()])
+        distinct, place = states.unique(return_inverse=True)
         logits = torch.stack([self._logits(s) for s in distinct.tolist()])[place]
-        return SimpleNamespace(logits=logits, past_key_values=_Rows(torch.tensor(state)))
+        return SimpleNamespace(logits=logits)
 
-    def _after(self, state: int, symbol: int) -> int:
-        if state >= 0:
-            return self._child.get((state, symbol), self._over)
-        if self._ids[state] != symbol:
+    def _states(self, row: list[int]) -> list[int]:
+        """The state after each token."""
+        begun = row[: len(self._ids)]
+        if begun != list(self._ids[: len(begun)]):
             raise InvalidRequestError(
                 f"a reference model knows one task, {self._task.name!r} here, and got another "
                 "prompt: build one with reference_model(law, task) for that task"
             )
-        return state + 1
+        states = [i - len(self._ids) for i in range(1, len(begun) + 1)]
+        for symbol in row[len(begun) :]:
+            states.append(self._child.get((states[-1], symbol), self._over))
+        return states
 
     def _logits(self, state: int) -> torch.Tensor:
         """Logits in one state, float32 [vocab]; within the prompt its next token is certain."""

@@ -344,23 +344,18 @@ def hypotheses(found: pd.DataFrame) -> pd.DataFrame:
         tokens hold the first ranks, the median R2 of a geometric head, and the smallest and
         largest sharpness lambda v at T = 1, which the theorem takes to be one number.
     """
-    rows = []
-    for step, own in found.groupby("step"):
-        z = own.slope * own.branching
-        rows.append(
-            {
-                "step": int(step),
-                "prefixes": len(own),
-                "fewest valid": int(own.branching.min()),
-                "most valid": int(own.branching.max()),
-                "valid first": float(own.in_order.mean()),
-                "median R²": float(own.r2.median()),
-                "least sharpness": float(z.min()),
-                "median sharpness": float(z.median()),
-                "most sharpness": float(z.max()),
-            }
-        )
-    return pd.DataFrame(rows)
+    steps = found.assign(sharpness=found.slope * found.branching).groupby("step")
+    columns = {
+        "prefixes": ("step", "size"),
+        "fewest valid": ("branching", "min"),
+        "most valid": ("branching", "max"),
+        "valid first": ("in_order", "mean"),
+        "median R²": ("r2", "median"),
+        "least sharpness": ("sharpness", "min"),
+        "median sharpness": ("sharpness", "median"),
+        "most sharpness": ("sharpness", "max"),
+    }
+    return steps.agg(**columns).reset_index()
 
 
 # --- The theorems, run: small trees with every rank cutoff there is, grids, random instances ---

@@ -191,6 +191,7 @@ def test_a_page_records_what_it_read(project, mine, write_notebook):
         project, "00_first", [f"{code}paths.project_root = lambda: Path({str(project)!r})", *cells]
     )
     page = notebooks.run("00_first", {"model": mine}, paths.executed_dir("mine") / "00_first.ipynb")
+    assert mine not in page.read_text()  # a path of this machine
     record = json.loads(page.read_text())["metadata"]["calib_utils"]["made_from"]
     assert set(record) == {"parameters", "weights", "rows", "data"}
     assert list(record["rows"]) == ["mine/rng-1", "mine/rng-2"]

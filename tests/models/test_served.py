@@ -14,7 +14,6 @@ from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
@@ -27,9 +26,7 @@ from calib_utils.models import generation, served
 from calib_utils.models.generation import Continuations
 from calib_utils.models.served import Endpoint, ServedContinuations
 from calib_utils.openended import sweeps
-from calib_utils.openended.judges import LocalChat, endpoint_judge
 from calib_utils.openended.sweeps import Sweep
-from calib_utils.openended.verifiers import CRITERIA, HIGHEST, LOWEST
 from calib_utils.results import records
 
 SMOLLM = "smollm2-135m-instruct"
@@ -364,13 +361,9 @@ def test_wrong_log_probabilities_are_refused(tiny, fault, message):
     with stand_in(model, fault) as base_url:
         with pytest.raises(LogProbabilityError, match=f"{message}.*vllm serve"):
             served.connect(model, base_url)
-
-
-def test_shifted_ones_show_without_a_forward_pass_here(tiny):
-    model = tiny("llama", chat=True)
-    with stand_in(model, "shifted") as base_url:
-        with pytest.raises(LogProbabilityError, match=r"scores its own draws anew"):
-            served.connect(model, base_url, check=False)
+        if fault == "shifted":  # without a forward pass here
+            with pytest.raises(LogProbabilityError, match="scores its own draws anew"):
+                served.connect(model, base_url, check=False)
 
 
 def test_too_few_log_probabilities_for_the_ranks_are_an_error(tiny):
@@ -385,35 +378,6 @@ def test_a_model_too_large_for_here_is_taken_on_trust(engine):
     model = replace(engine.model)
     found = served.connect(model, engine.endpoint.base_url, check=False)
     assert found.apart is None and "network" not in vars(model)
-
-
-def test_judging_by_the_same_server(engine, tmp_path):
-    if engine.model.name != SMOLLM:
-        pytest.skip("random weights judge nothing")
-    messages = ["What is the capital of France? Answer in one word.", "Name three colours."]
-    local = dict(LocalChat(engine.model, max_tokens=12).replies(messages))
-    endpoint = Endpoint(engine.endpoint.base_url, engine.model.key, max_tokens=12)
-    plain = {"options": {"top_p": 1, "top_k": 0, "repetition_penalty": 1}}
-    assert dict(replace(endpoint, **plain).replies(messages)) == local
-    score = {"type": "integer", "enum": list(range(LOWEST, HIGHEST + 1))}
-    fields = {"reason": {"type": "string", "maxLength": 40}, **dict.fromkeys(CRITERIA, score)}
-    form = {"type": "object", "properties": fields, "required": list(fields)}
-    schema = {**form, "additionalProperties": False}
-    options = {
-        **plain["options"],
-        "response_format": {"type": "json_schema", "json_schema": {"name": "v", "schema": schema}},
-    }
-    judge = endpoint_judge(
-        endpoint.base_url,
-        endpoint.model,
-        options=options,
-        max_tokens=120,
-        cache_dir=tmp_path,
-    )
-    question = "What is the capital of France?"
-    items = pd.DataFrame([{"prompt": question, "text": t, "ended": True} for t in ("Paris", "xq")])
-    labels = judge.judge(items)
-    assert labels[list(CRITERIA)].notna().all(axis=None), list(labels.reason)
 
 
 @pytest.mark.models

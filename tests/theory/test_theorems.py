@@ -5,7 +5,6 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-import sympy
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -277,21 +276,6 @@ def test_one_step_attains_the_bound(v):
         assert div == pytest.approx(theorems.diversity_bound(val, [v]), abs=1e-12)
 
 
-def test_the_product_law_is_the_model_of_the_definition():
-    """Summed over a wide vocabulary, sequence by sequence."""
-    v, z, ranks = [3, 4], 1.3, 400
-    laws = []
-    for n in v:
-        q = np.exp(-z / n)
-        laws.append(((1 - q) * q ** np.arange(ranks))[:n])
-    answers = np.outer(*laws).ravel()
-    val, div = theorems.product_law(z, v)
-    p = answers / answers.sum()
-    assert answers.sum() == pytest.approx(val)
-    assert np.exp(-(p * np.log(p)).sum()) / 12 == pytest.approx(div)
-    assert theorems.at_validity(float(val), v) == pytest.approx(div)
-
-
 def test_a_reference_model_of_the_law_has_what_the_formulas_say():
     """Through tokens, logits and `evaluate`; the vocabulary ends, so validity is a little more."""
     task, z = cu.get_task("rng-2"), 10 * 0.5
@@ -309,14 +293,6 @@ def test_the_least_loss_is_the_binary_closed_form():
         p = 1 / (1 + np.sqrt(eps))
         h = -(p * np.log(p) + (1 - p) * np.log1p(-p))
         assert theorems.least_loss(eps) == pytest.approx(np.log(2) - h, abs=1e-12)
-
-
-def test_the_series_of_the_least_loss_is_exact():
-    x = sympy.symbols("x", positive=True)
-    p = 1 / (1 + sympy.exp(-x / 2))
-    c = sympy.log(2) + p * sympy.log(p) + (1 - p) * sympy.log(1 - p)
-    expected = x**2 / 32 - x**4 / 1024
-    assert sympy.series(c, x, 0, 6).removeO() - expected == 0
 
 
 def heads_of(law, task="rng-2"):
@@ -390,19 +366,3 @@ BROKEN = [
 def test_a_wrong_theorem_shows(monkeypatch, name, module, attribute, wrong):
     monkeypatch.setattr(module, attribute, wrong)
     assert CHECKS[name]().verdict == "fails"
-
-
-def test_the_table_has_every_check():
-    table = theorems.checks()
-    assert len(table) == len(CHECKS) and (table.verdict == "holds").all()
-
-
-@pytest.mark.parametrize("seed", range(12))
-def test_small_trees_are_what_they_say(seed):
-    tree = theorems.small_tree(seed)
-    trie = tree.tokens.trie
-    assert 3 <= trie.n_nodes <= 5 and trie.node_count[0] == trie.n_answers
-    for node in range(trie.n_nodes):
-        own = tree.rank[tree.tokens.first[node] : tree.tokens.first[node + 1]]
-        assert len(set(own)) == len(own) and own.max() < 4
-    assert len(list(tree.cutoffs())) == 4**trie.n_nodes
