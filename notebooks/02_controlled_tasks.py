@@ -132,10 +132,10 @@ page.glue_verdicts(found)
 # %% [markdown]
 # ## Check it yourself
 #
-# `python -m calib_utils reproduce --model` and this model's name measures every stored row anew
-# from the weights and prints the largest difference; above 1e-4 a number on this page would be
-# wrong. The claims are about models and not about digits, so a task of your own is a fair test. In
-# a cell of this page:
+# `python -m calib_utils reproduce --model` and this model's name computes everything stored for it
+# anew from the weights and prints the largest difference, in nats, beside the one that two
+# machines may have; above that a number on this page would be wrong. The claims are about models
+# and not about digits, so a task of your own is a fair test. In a cell of this page:
 #
 # ```python
 # names = ["red", "orange", "yellow", "green", "blue", "purple"]

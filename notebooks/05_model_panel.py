@@ -192,8 +192,8 @@ page.glue("stage_pairs_known", len(study.pairs()), "{}")
 #
 # *Area rises with size* is refuted by a pair of one family whose interval lies below 0, *recall
 # stays low* by one model whose interval lies above one half.
-# `python -m calib_utils check --recompute 3` measures three rows of each model at hand anew and
-# should give them again to 1e-4.
+# `python -m calib_utils check --recompute 3` computes three stored tables of each model at hand
+# anew, and names what differs by more than two machines may.
 #
 # ## Summary and provenance
 #
