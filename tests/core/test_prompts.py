@@ -475,3 +475,17 @@ def test_a_tokenizer_of_another_kind_is_refused():
     backend.decoder = decoders.WordPiece()
     with pytest.raises(ModelFormatError, match="neither byte-level nor SentencePiece"):
         Vocabulary(PreTrainedTokenizerFast(tokenizer_object=backend))
+
+
+def test_all_tokenizations_contain_the_canonical_one_and_can_only_raise_p(tiny):
+    model = tiny("llama")
+    canonical, every = (
+        cu.render_prompt(model, TASK, tokenizations=how).sequences for how in ("canonical", "all")
+    )
+    assert set(canonical.symbols) < set(every.symbols)
+    one, many = (
+        cu.answer_probabilities(model, TASK, tokenizations=how).log_p
+        for how in ("canonical", "all")
+    )
+    assert (many[:2] > one[:2]).all() and (many[:2] > one[:2] + 0.1).any()
+    assert many[2] == pytest.approx(one[2], abs=1e-4)  # ' zoo' has one segmentation only

@@ -288,3 +288,24 @@ def test_a_rule_keeps_a_window_that_does_not_begin_at_the_top_where_it_is():
     window = step.within(step.start + 2, step.start + 7)
     found = cu.TopK(3).keep(window)
     assert (found.start.tolist(), found.stop.tolist()) == ([2], [5])
+
+
+@FEWER
+@given(logit_batches, any_rule, temperatures, st.integers(-64, 64))
+def test_adding_a_constant_to_all_logits_changes_nothing(logits, rule, temperature, constant):
+    logits = np.round(logits * 64) / 64  # so that the sum is exact in float32
+    _, kept, log_p = by_project(logits, rule, temperature)
+    _, moved, moved_log_p = by_project(logits + np.float32(constant), rule, temperature)
+    assert (kept == moved).all()
+    np.testing.assert_array_equal(log_p, moved_log_p)
+
+
+@FEWER
+@given(logit_batches, any_rule, temperatures, st.randoms(use_true_random=False))
+def test_token_ids_decide_nothing_but_ties(logits, rule, temperature, random):
+    assume(not undecided(logits, rule, temperature))
+    assume(all(len(set(row)) == len(row) for row in logits))
+    order = np.array(random.sample(range(logits.shape[1]), logits.shape[1]))
+    kept = by_project(logits, rule, temperature)[1]
+    moved = by_project(np.ascontiguousarray(logits[:, order]), rule, temperature)[1]
+    assert (moved == kept[:, order]).all()

@@ -551,3 +551,30 @@ def test_a_real_models_trie_is_followed():
     words = cu.trie_of_strings([a.split() for a in cu.get_task("us-states").answers])
     assert diversity_of(words, uniform_over_valid(words)) == pytest.approx(0.957, abs=5e-4)
     assert ceiling < 0.957  # tokens smaller than words share more beginnings
+
+
+def test_brute_force_of_a_displaced_zipf_law_without_the_laws_code():
+    """Masses, ranks and products spelled out on strings; nothing of `laws` or `ranked`."""
+    answers, law = UNEQUAL.answers, Displaced(Zipf(1.5), 1)
+    tokenizer = character_tokenizer(UNEQUAL)
+    ids = {c: tokenizer.convert_tokens_to_ids(c) for c in "abcd"} | {"$": tokenizer.eos_token_id}
+    n, temperature = len(tokenizer), 1.4
+    total = sum((i + 1) ** (-1.5 / temperature) for i in range(n))
+    p = {}
+    for answer in answers:
+        p[answer] = 1.0
+        for i, letter in enumerate(answer + "$"):
+            below = defaultdict(int)
+            for other in answers:
+                if (other + "$").startswith(answer[:i]):
+                    below[(other + "$")[i]] += 1
+            ranked = sorted(below, key=lambda c: (-below[c], ids[c]))
+            rank = ranked.index(letter)
+            if len(ranked) > 1 and rank == len(ranked) - 1:
+                rank += 1  # changed places with the first invalid token
+            p[answer] *= (rank + 1) ** (-1.5 / temperature) / total
+    row = plain(law, UNEQUAL, temperature)
+    values = np.array(list(p.values()))
+    assert_close(law, UNEQUAL, temperature, row, values.sum(), hill(values) / len(values))
+    table = cu.answer_probabilities(reference_model(law, UNEQUAL), UNEQUAL, [temperature])
+    assert np.exp(table.log_p.to_numpy()) == pytest.approx(values, rel=1e-6)
