@@ -81,7 +81,7 @@ test: env  ## What every push has to pass, and CI runs: some minutes on two core
 	$(CU) fetch --all
 	$(PYTEST) tests calib_utils -m "not full and not notebooks" --ignore=tests/browser
 	$(NBVAL) $$($(BIN)/python tests/pages.py)
-	$(CU) check --recompute 1 --longest 15 --seed $(COMMIT) > /dev/null
+	$(CU) check --strict --recompute 1 --longest 15 --seed $(COMMIT) > /dev/null
 	$(CU) book
 	$(PYTEST) tests/browser -m "not full" --browser-required
 

@@ -25,7 +25,7 @@ SAMPLED_TASK = cu.Task(
     "Answer with one word, yes or no. Is the sky blue?",
     ["Yes", "No", "yes", "no", "Yes.", "No."],
 )
-DRAWS, BATCH, SIGMAS = 1000, 50, 4
+DRAWS, BATCH, SIGMAS = 1000, 200, 4
 
 
 @pytest.mark.parametrize(("model", "task"), CASES)
