@@ -157,6 +157,7 @@ def test_the_clock_of_a_template_stands(tokenizer_of, date):
         *((name, "base") for name in ("google--gemma-3-270m", "qwen3-8b-base-q4_k_m", "x-4b-pt")),
         *((name, "post-trained") for name in ("Qwen--Qwen3-8B", "google--gemma-3-4b-it@main")),
         *((name, "post-trained") for name in ("Base-7B-Instruct", "R1-Distill-Qwen-7B")),
+        ("gpt-pt-br", None),  # a language
         *((name, None) for name in ("Qwen--Qwen2.5-7B", "database-pt2", "mine")),
     ],
 )
@@ -435,6 +436,14 @@ def test_segmentations_are_those_of_brute_force(tokenizer_of, text):
     found = known.segmentations(text)
     assert len(found) == len(set(found))
     assert set(found) == expected
+
+
+def test_an_answer_after_a_prompt_of_byte_tokens_is_read_as_it_is_written(sentencepiece):
+    tokenizer, _ = sentencepiece
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    for prompt in ("\u6c34\u679c\uff1a\n", "\u6c34\u679c\uff1a", "\U0001f34e\u6c34\uff1a"):
+        task = cu.Task("t", prompt, ["\u6771\u4eac"])
+        assert render(tokenizer, task, Policies(surface="any_space")).sequences.symbols
 
 
 def test_sentencepiece_tokens_and_their_byte_fallbacks(sentencepiece):
