@@ -310,7 +310,13 @@ def _segmentations(tokenizer, form: str, own: tuple[int, ...]) -> list[tuple[int
 def _end_ids(tokenizer, end: str, closing: str) -> tuple[int, ...]:
     if end == "none":
         return ()
-    token = end_of_turn(tokenizer, closing)
+    token, after = end_of_turn(tokenizer, closing), _plain_ids(tokenizer, closing.lstrip())
+    control = _control_ids(tokenizer)
+    if end == "eos" and token is None and control.intersection(after) and after[0] not in control:
+        raise ModelFormatError(
+            f"the chat template closes a reply with {closing!r}, with text before its end token: "
+            "use end='line' or end='none', or chat=False to treat it as a base model"
+        )
     token = tokenizer.eos_token_id if token is None else token
     found = {token} - {None}
     if end == "line":

@@ -139,6 +139,15 @@ def test_a_template_that_puts_anything_else_there_is_a_named_error(tokenizer_of,
         render(tokenizer_of(template), TASK)
 
 
+@pytest.mark.parametrize("after", ["\n</answer><|end|>", " over<|end|>\n"])
+def test_a_reply_with_text_before_its_end_token_does_not_end_with_that(tokenizer_of, after):
+    reply = "{% for m in messages[1:] %}{{ m['content'] }}AFTER{% endfor %}".replace("AFTER", after)
+    tokenizer = tokenizer_of("{{ messages[0]['content'] }}\n" + reply)
+    with pytest.raises(ModelFormatError, match=r"closes a reply with .*use end='line'"):
+        render(tokenizer, TASK)
+    assert not render(tokenizer, TASK, Policies(end="none")).end_ids
+
+
 @pytest.mark.parametrize("date", ["{{ date_string }}", "{{ strftime_now('%d %b %Y') }}"])
 def test_the_clock_of_a_template_stands(tokenizer_of, date):
     from transformers.utils.chat_template_utils import render_jinja_template
