@@ -78,14 +78,13 @@ class Processors(Sampler):
 
         Raises:
             InvalidRuleError: the processors fail, drop every token, or answer otherwise than unused
-                copies of them that get the rows in reverse.
+                copies of them that get the rows in reverse and in two parts.
         """
         scores = self._scores(self.processors, ids, logits, temperature)
         self._calls += 1
         if self._calls & (self._calls - 1) == 0:  # at the 1st, 2nd, 4th, 8th ...
             try:
-                unused = list(map(_copied, self._unused))
-                again = self._scores(unused, ids.flip(0), logits.flip(0), temperature).flip(0)
+                again = self._again(ids, logits, temperature)
                 same = torch.allclose(scores, again, rtol=1e-3, atol=1e-3, equal_nan=True)
             except Exception:
                 same = False
@@ -103,6 +102,15 @@ class Processors(Sampler):
             )
         masked = scores < top - _MASKED / min(temperature, 1.0)
         return scores.double().masked_fill(masked, -math.inf).log_softmax(-1)
+
+    def _again(self, ids, logits, temperature: float) -> torch.Tensor:
+        parts = zip(ids.flip(0).tensor_split(2), logits.flip(0).tensor_split(2), strict=True)
+        found = [
+            self._scores(list(map(_copied, self._unused)), *part, temperature)
+            for part in parts
+            if len(part[0])
+        ]
+        return torch.cat(found).flip(0)
 
     @torch.no_grad()
     def _scores(self, processors, ids, logits, temperature: float) -> torch.Tensor:

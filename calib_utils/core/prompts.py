@@ -282,16 +282,19 @@ def _own_tokens(tokenizer, prompt_text, prompt_ids, form, is_chat, end_ids) -> t
         )
     _require_plain(tokenizer, set(own).difference(end_ids), f"answer {form.strip()!r}")
     tail = prompt_ids[-_TAIL:]
-    before, both = (
-        tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
-        for ids in (tail, tail + own)
-    )
+    while "\ufffd" in (before := _decoded(tokenizer, tail)) and len(tail) > 1:
+        tail = tail[1:]  # it began inside a character
+    both = _decoded(tokenizer, tail + own)
     written = unicodedata.normalize("NFC", both[len(before) :])
     if written != unicodedata.normalize("NFC", form):
         raise TokenizationError(
             f"answer {form.strip()!a} is written {written.strip()!a} by this tokenizer: list it so"
         )
     return own
+
+
+def _decoded(tokenizer, ids) -> str:
+    return tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
 
 
 def _segmentations(tokenizer, form: str, own: tuple[int, ...]) -> list[tuple[int, ...]]:
@@ -307,7 +310,13 @@ def _segmentations(tokenizer, form: str, own: tuple[int, ...]) -> list[tuple[int
 def _end_ids(tokenizer, end: str, closing: str) -> tuple[int, ...]:
     if end == "none":
         return ()
-    token = end_of_turn(tokenizer, closing)
+    token, after = end_of_turn(tokenizer, closing), _plain_ids(tokenizer, closing.lstrip())
+    control = _control_ids(tokenizer)
+    if end == "eos" and token is None and control.intersection(after) and after[0] not in control:
+        raise ModelFormatError(
+            f"the chat template closes a reply with {closing!r}, with text before its end token: "
+            "use end='line' or end='none', or chat=False to treat it as a base model"
+        )
     token = tokenizer.eos_token_id if token is None else token
     found = {token} - {None}
     if end == "line":

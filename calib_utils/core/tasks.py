@@ -25,6 +25,8 @@ _HIDDEN = re.compile(
     f"(?<![^\\0-\u024f\u0300-\u036f\u1e00-\u1eff]|[\xa9\xae]){_JOINER}(?!\u20e3)"
     "|[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u2800\u3164\uffa0]"
 )
+# Flags of England, Scotland and their kin: a black flag, and letters that are not seen.
+_FLAG = re.compile("\U0001f3f4[\U000e0030-\U000e0039\U000e0061-\U000e007a]{3,6}\U000e007f")
 _SELECTOR = re.compile("[\ufe00-\ufe0f]")
 _ODD_SPACE = re.compile("[\xa0\u1680\u2000-\u200a\u202f\u205f]")
 _DIGITS = (0, 9)
@@ -157,6 +159,9 @@ def _plain(text: str) -> str:
     """A text in NFC without invisible characters, and with plain spaces for most odd ones."""
     if text.isascii() and text.isprintable():
         return text
+    if flag := _FLAG.search(text):
+        before, after = _plain(text[: flag.start()] + "x")[:-1], _plain("x" + text[flag.end() :])
+        return before + flag[0] + after[1:]
     kept = (
         character
         for character in _ODD_SPACE.sub(" ", _HIDDEN.sub("", text))

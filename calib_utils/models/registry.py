@@ -182,7 +182,10 @@ _QUANTISED = re.compile(
 _TUNED = r"it|instruct\w*|chat\w*|sft|dpo|rlhf|assistant|think\w*|reason\w*|distill\w*"
 _MARKS = {
     stage: re.compile(rf"(?i)(?<![^-_.])({words})(?![^-_.])")
-    for stage, words in (("post-trained", _TUNED), ("base", r"base|pt|pretrain\w*|foundation"))
+    for stage, words in (
+        ("post-trained", _TUNED),
+        ("base", r"base|pt(?!-br\b)|pretrain\w*|foundation"),
+    )
 }
 
 

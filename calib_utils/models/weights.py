@@ -235,7 +235,9 @@ def _unwritable(target: Path, error: Exception) -> CacheError:
 _CONVERTER = 1
 _COMPLETE = "complete.json"
 # Constants that older versions saved with the weights, and that no config can leave out.
-_BUFFER = re.compile(r"rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$|\.attention\.(masked_)?bias$")
+_BUFFER = re.compile(
+    r"rotary_emb\.inv_freq$|\.(attn|attention)\.((masked_)?bias|causal_mask)$|\.position_ids$"
+)
 
 
 def converted_folder(gguf: Path, sha256: str) -> Path:

@@ -36,7 +36,7 @@ _ASKS = (
     "Write a Python function `{signature}`. {prompt} Reply with one Python code block that holds "
     "the complete function, and nothing else."
 )
-_MARKDOWN = MarkdownIt("commonmark").disable(["inline", "reference"])
+_MARKDOWN = MarkdownIt("commonmark").disable(["inline", "reference", "html_block"])
 _PYTHON = re.compile(r"\bi?py(thon)?[\d.]*\b", re.IGNORECASE)  # in the words beside a fence
 
 

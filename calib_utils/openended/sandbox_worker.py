@@ -96,7 +96,9 @@ def main(answers_to: int) -> None:
     leave_key_ring()
     set_limits(job["limits"])
     say({"started": True})
-    namespace = {"__name__": "program"}
+    # In its place among the modules, where dataclasses and pickle look for it.
+    sys.modules["program"] = program = type(sys)("program")
+    namespace = vars(program)
     try:
         exec(compile(job["source"], "program.py", "exec"), namespace)
         function = namespace[job["entry_point"]]

@@ -5,6 +5,7 @@ functions below check what is asked; the last ones draw from a model, and look a
 """
 
 import hashlib
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -186,6 +187,14 @@ def _require_room(model: Model, prompt: Prompt) -> None:
         raise ModelFormatError(
             f"{model.name}: prompt and answer have {length} tokens, and the model takes "
             f"{positions} (max_position_embeddings in its config.json): shorten the prompt"
+        )
+    rope = getattr(getattr(model.network, "config", None), "rope_parameters", None) or {}
+    turn = rope.get("original_max_position_embeddings") or math.inf
+    if rope.get("rope_type") == "longrope" and len(prompt.ids) <= turn < length:
+        raise ModelFormatError(
+            f"{model.name}: its positions are turned otherwise after {turn} tokens (longrope), "
+            f"between the prompt's {len(prompt.ids)} and the answer's end at {length}, so that "
+            "every token would have two probabilities: shorten or lengthen the prompt"
         )
 
 

@@ -257,6 +257,9 @@ IMPURE = {
     "a counter": Counts,
     "chance": lambda: lambda ids, scores: scores + torch.rand(1) * (scores - 1),
     "other rows": lambda: add_rows,
+    # As written by hand without `dim=`: the order of rows does not matter, their company does.
+    "the highest of all rows": lambda: lambda ids, s: s.masked_fill(s < s.max() - 5, -torch.inf),
+    "the spread of all rows": lambda: lambda ids, s: s / s.std(),
     "a second model with a cache": lambda: "guidance",
 }
 

@@ -139,6 +139,15 @@ def test_a_template_that_puts_anything_else_there_is_a_named_error(tokenizer_of,
         render(tokenizer_of(template), TASK)
 
 
+@pytest.mark.parametrize("after", ["\n</answer><|end|>", " over<|end|>\n"])
+def test_a_reply_with_text_before_its_end_token_does_not_end_with_that(tokenizer_of, after):
+    reply = "{% for m in messages[1:] %}{{ m['content'] }}AFTER{% endfor %}".replace("AFTER", after)
+    tokenizer = tokenizer_of("{{ messages[0]['content'] }}\n" + reply)
+    with pytest.raises(ModelFormatError, match=r"closes a reply with .*use end='line'"):
+        render(tokenizer, TASK)
+    assert not render(tokenizer, TASK, Policies(end="none")).end_ids
+
+
 @pytest.mark.parametrize("date", ["{{ date_string }}", "{{ strftime_now('%d %b %Y') }}"])
 def test_the_clock_of_a_template_stands(tokenizer_of, date):
     from transformers.utils.chat_template_utils import render_jinja_template
@@ -157,6 +166,7 @@ def test_the_clock_of_a_template_stands(tokenizer_of, date):
         *((name, "base") for name in ("google--gemma-3-270m", "qwen3-8b-base-q4_k_m", "x-4b-pt")),
         *((name, "post-trained") for name in ("Qwen--Qwen3-8B", "google--gemma-3-4b-it@main")),
         *((name, "post-trained") for name in ("Base-7B-Instruct", "R1-Distill-Qwen-7B")),
+        ("gpt-pt-br", None),  # a language
         *((name, None) for name in ("Qwen--Qwen2.5-7B", "database-pt2", "mine")),
     ],
 )
@@ -435,6 +445,14 @@ def test_segmentations_are_those_of_brute_force(tokenizer_of, text):
     found = known.segmentations(text)
     assert len(found) == len(set(found))
     assert set(found) == expected
+
+
+def test_an_answer_after_a_prompt_of_byte_tokens_is_read_as_it_is_written(sentencepiece):
+    tokenizer, _ = sentencepiece
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    for prompt in ("\u6c34\u679c\uff1a\n", "\u6c34\u679c\uff1a", "\U0001f34e\u6c34\uff1a"):
+        task = cu.Task("t", prompt, ["\u6771\u4eac"])
+        assert render(tokenizer, task, Policies(surface="any_space")).sequences.symbols
 
 
 def test_sentencepiece_tokens_and_their_byte_fallbacks(sentencepiece):

@@ -129,6 +129,7 @@ def test_joiners_and_selectors_that_are_part_of_the_spelling_are_kept():
         "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",  # Persian
         "\u0915\u094d\u200d\u0937",  # Devanagari
         "\U0001f468\u200d\U0001f469\u200d\U0001f467",  # a family
+        "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",  # England
         *("\u2764\ufe0f", "1\ufe0f\u20e3", "\u6771\u3000\u4eac", "a\nb\tc"),
     )
     assert cu.Task("t", "p", iter(answers)).answers == answers

@@ -101,7 +101,8 @@ def test_tensors_that_the_config_leaves_out_are_refused_by_name(folder):
 
 def test_constants_of_older_versions_are_no_weights(folder):
     tensors = load_file(folder / "model.safetensors")
-    old = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(4, np.float32)}
+    names = ("model.layers.0.self_attn.rotary_emb.inv_freq", "model.h.0.attn.causal_mask")
+    old = {name: np.ones(4, np.float32) for name in names}
     save_file({**tensors, **old}, folder / "model.safetensors", {"format": "pt"})
     assert cu.load_model(folder, device="cpu").network is not None
 

@@ -66,6 +66,9 @@ BODY = "def f(x):\n    return x\n"
         ("1. So:\n\n   ```python\n   def f(x):\n       return x\n   ```\n2. Done", BODY),
         ("> ```\n> def f(x):\n>     return x\n> ```", BODY),
         (f"```sh\npip install f\n```\n```\n{BODY}```", BODY),
+        # Tags of HTML hide no fence: a model writes them with no blank line after.
+        (f"<think>\nWell.\n</think>\n```python\n{BODY}```", BODY),
+        (f"<details>\n```python\n{BODY}```\n</details>", BODY),
         (f"```python\nprint(f(1))\n```\n```python\n{BODY}```\n```\n1\n```", BODY),
         (f"```\ndef g(): pass\n```\n```\n{BODY}```", BODY),  # another function
         ("```\nf = max\n```\n", "f = max\n"),

@@ -74,6 +74,19 @@ def test_a_program_that_does_not_reach_its_tests_is_an_error(source, reason):
     assert reason in verdict.reason
 
 
+def test_a_program_is_a_module_as_any_other():
+    verdict = run("""
+    from __future__ import annotations
+    import pickle
+    from dataclasses import dataclass
+    @dataclass
+    class N:
+        value: int
+    def f(x): return pickle.loads(pickle.dumps(N(x + 1))).value
+    """)
+    assert verdict.outcome == "passed", verdict
+
+
 @pytest.mark.parametrize("raised", ["SystemExit(0)", "KeyboardInterrupt", "ValueError('no')"])
 def test_an_exception_fails_its_test_only(raised):
     verdict = run(f"def f(x):\n    if x == 1: raise {raised}\n    return x + 1\n")

@@ -81,6 +81,13 @@ def tensors_with(world, changes):
     return cu.load_model(world.folder_with("model.safetensors", changed), device="cpu")
 
 
+LONGROPE = {
+    **{"rope_type": "longrope", "rope_theta": 1e4, "factor": 4.0},
+    **{"short_factor": [1.0] * 4, "long_factor": [2.0] * 4},
+    "original_max_position_embeddings": 18,  # the prompt has 17 tokens
+}
+
+
 def small_config(world, **changes):
     """The folder of a new model of another size, with the tokenizer of a good one."""
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -254,6 +261,10 @@ BAD = {
     "too few positions": (
         lambda w: load_and_run(small_config(w, max_position_embeddings=5)),
         *("ModelFormat", "the model takes 5"),
+    ),
+    "positions that are turned otherwise on the way": (
+        lambda w: load_and_run(small_config(w, rope_parameters=LONGROPE)),
+        *("ModelFormat", "turned otherwise"),
     ),
     "NaN logits": (spoil_weights, "ModelFormat", "NaN or infinite logits"),
     "dtype": (lambda w: cu.load_model(w.folder, dtype="int8"), "Device", "bfloat16"),
