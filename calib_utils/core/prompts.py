@@ -287,8 +287,13 @@ def _own_tokens(tokenizer, prompt_text, prompt_ids, form, is_chat, end_ids) -> t
     both = _decoded(tokenizer, tail + own)
     written = unicodedata.normalize("NFC", both[len(before) :])
     if written != unicodedata.normalize("NFC", form):
+        remedy = "list it so"
+        if written.strip() != form.strip():
+            form, written = form.strip(), written.strip()
+        else:
+            remedy = "end the prompt so that the space before it stays"
         raise TokenizationError(
-            f"answer {form.strip()!a} is written {written.strip()!a} by this tokenizer: list it so"
+            f"answer {form!a} is written {written!a} by this tokenizer: {remedy}"
         )
     return own
 

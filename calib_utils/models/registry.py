@@ -197,10 +197,11 @@ def stage_by_name(key: str) -> tuple[str, str] | None:
     for one in checkpoints():
         if plain in (one.name.lower(), one.hub.rpartition("/")[2].lower()):
             return one.stage, f"the registry lists {one.name} as {one.stage}"
-    for stage, mark in _MARKS.items():
-        if found := mark.search(name):
-            return stage, f"its name says {found[1]!r}"
-    return None
+    marks = [(found, stage) for stage, mark in _MARKS.items() for found in mark.finditer(name)]
+    if not marks:
+        return None
+    last, stage = max(marks, key=lambda mark: mark[0].start())  # as in chatglm3-6b-base
+    return stage, f"its name says {last[1]!r}"
 
 
 def get_checkpoint(name: str) -> Checkpoint:

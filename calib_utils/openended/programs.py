@@ -89,13 +89,14 @@ def extract_code(reply: str, entry_point: str = "") -> str:
     >>> extract_code("First:\\n```sh\\nls\\n```\\nThen:\\n~~~~ {.python}\\ndef f(): pass\\n~~~~")
     'def f(): pass\\n'
     """
+    reply = reply.lstrip("\ufeff")  # which Python takes at the start of a file, and here too
     tokens = _MARKDOWN.parse(reply)
     blocks = [token for token in tokens if token.type == "fence" and token.content.strip()]
-    codes = [block.content for block in blocks]
+    codes = [block.content.lstrip("\ufeff") for block in blocks]
     for code in (*codes, reply):
         if _defines(_parsed(code), entry_point):
             return code
-    marked = [block.content for block in blocks if _PYTHON.search(block.info)]
+    marked = [code for block, code in zip(blocks, codes, strict=True) if _PYTHON.search(block.info)]
     return (marked + codes + [reply])[0]
 
 

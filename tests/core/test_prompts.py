@@ -167,6 +167,7 @@ def test_the_clock_of_a_template_stands(tokenizer_of, date):
         *((name, "post-trained") for name in ("Qwen--Qwen3-8B", "google--gemma-3-4b-it@main")),
         *((name, "post-trained") for name in ("Base-7B-Instruct", "R1-Distill-Qwen-7B")),
         ("gpt-pt-br", None),  # a language
+        *((name, "base") for name in ("chatglm3-6b-base", "Italian-it-base")),  # the last mark
         *((name, None) for name in ("Qwen--Qwen2.5-7B", "database-pt2", "mine")),
     ],
 )

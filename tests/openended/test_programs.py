@@ -68,6 +68,7 @@ BODY = "def f(x):\n    return x\n"
         (f"```sh\npip install f\n```\n```\n{BODY}```", BODY),
         # Tags of HTML hide no fence: a model writes them with no blank line after.
         (f"<think>\nWell.\n</think>\n```python\n{BODY}```", BODY),
+        (f"\ufeff```python\n\ufeff{BODY}```", BODY),
         (f"<details>\n```python\n{BODY}```\n</details>", BODY),
         (f"```python\nprint(f(1))\n```\n```python\n{BODY}```\n```\n1\n```", BODY),
         (f"```\ndef g(): pass\n```\n```\n{BODY}```", BODY),  # another function
