@@ -208,7 +208,7 @@ def shown(page):
     return {name: None if text == "–" else float(text) for name, text in texts.items()}
 
 
-@pytest.mark.parametrize("setting", one_of_each_model_at_a_push(SETTINGS))
+@pytest.mark.parametrize("setting", list(one_of_each_model_at_a_push(SETTINGS)))
 def test_a_setting_shows_exactly_the_stored_numbers(path, open_page, choose, setting):
     page = open_page(path)
     model, task, rule, parameter, temperature = setting
