@@ -85,7 +85,7 @@ test: env  ## What every push has to pass, and CI runs: some minutes on two core
 	$(CU) book
 	$(PYTEST) tests/browser -m "not full" --browser-required
 
-test-full: test workflow-env  ## All else as well, nightly and before a release: an hour on two cores
+test-full: test workflow-env  ## All else as well, nightly and before a release: forty minutes on two cores
 	$(PYTEST) tests calib_utils -m "full or notebooks" --ignore=tests/browser
 	CALIB_UTILS_FUZZ=1500 $(PYTEST) tests/book/test_fuzz.py
 	$(NBVAL) $$($(BIN)/python tests/pages.py --all)
