@@ -484,6 +484,9 @@ def test_differences_are_of_logarithms_and_of_rows():
     assert apart(one, other, temperature=2.0)[0] == pytest.approx(np.log(2))
     assert apart(one, pd.concat([one, other.assign(rule="eta")])) == [np.inf, np.inf]
     assert apart(one, one.assign(diversity=np.nan)) == [0, np.inf]
+    # One token more among a thousand that a cutoff keeps.
+    counted = (one.assign(sequence_precision=1 / n) for n in (1000, 1001))
+    assert storage.differences(*counted, storage.KEY)["sequence_precision"] < 1e-3 / 2
     # What underflows on one machine may be a number on the next.
     none = one.assign(validity=0.0, diversity=np.nan)
     assert apart(none, one.assign(validity=1e-310)) == [0, 0]
