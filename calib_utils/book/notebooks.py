@@ -198,7 +198,7 @@ def why_stale(name: str, parameters: Mapping, executed: Path) -> list[str]:
         return ["never run"]
     sha256, store = _inputs(name, parameters)
     try:
-        kept = json.loads(files.regular(executed).read_text("utf-8"))["metadata"][_METADATA]
+        kept = files.json_of(executed)["metadata"][_METADATA]
         then = kept.get("made_from")
         if then is None:
             return ["no record of what it was made from"]

@@ -283,7 +283,7 @@ def read(path: Path) -> tuple[list[StepData], dict]:
     paths.note_read(path)
     why = "it is incomplete"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = files.json_of(path)
         record, steps = content["record"], [StepData.from_json(one) for one in content["steps"]]
         named = {*conventions.IDENTITY[STEPS_FOLDER], "model", "revision"} <= set(record)
         tasks = {record["task"], path.stem, *(step.task for step in steps)}

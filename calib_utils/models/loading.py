@@ -4,7 +4,6 @@ Knows torch models and tokenizers, and which models are asked through their chat
 nothing of tasks.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -90,7 +89,7 @@ class Model:
         tokenizer = self._whole_tokenizer
         if named := stage_by_name(self.key):
             return named
-        told = _generation_settings(self.folder).get("eos_token_id")
+        told = generation_settings(self.folder).get("eos_token_id")
         told = told if isinstance(told, list) else [told]
         stops = [token for token in tokenizer.all_special_ids if token in told]
         stops = stops or [tokenizer.eos_token_id]
@@ -206,7 +205,7 @@ def load_model(
     else:
         raise UnknownNameError("model", text, EMBEDDED, HINT)
     digest = sha256_of_folder(folder)
-    _generation_settings(folder)
+    generation_settings(folder)
     if folder is path:
         _remember(digest, path)
     settings["folder_sha256"] = digest
@@ -257,11 +256,11 @@ def check_name(name: str | Path) -> None:
     raise UnknownNameError("model", str(name)[:200], EMBEDDED, f"{problem}. {HINT}")
 
 
-def _generation_settings(folder: Path) -> dict:
+def generation_settings(folder: Path) -> dict:
     """End tokens and the model's own sampling settings, if it comes with any."""
     path = folder / "generation_config.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = files.json_of(path)
         if not isinstance(found, dict):
             raise ValueError("not an object")
         return found

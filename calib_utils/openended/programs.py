@@ -27,7 +27,7 @@ from calib_utils.core.metrics import cluster_interval
 from calib_utils.core.tasks import OpenPrompt
 from calib_utils.errors import InvalidRequestError
 from calib_utils.models.generation import Start, complete, start_of
-from calib_utils.models.loading import Model
+from calib_utils.models.loading import Model, generation_settings
 from calib_utils.openended import sandbox
 from calib_utils.openended.sandbox import Limits, Verdict
 from calib_utils.results import conventions, records
@@ -187,11 +187,7 @@ def own_settings(model: Model) -> dict:
 
     transformers would fill gaps with its own defaults (top-k 50); here a gap means no cutoff.
     """
-    path = Path(model.folder) / "generation_config.json"
-    try:
-        given = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:  # the file is optional
-        return {}
+    given = generation_settings(Path(model.folder))
     return {name: given[name] for name in _NEUTRAL if given.get(name) is not None}
 
 

@@ -47,9 +47,9 @@ def identity_of(path: Path, rows: bool = False) -> str | None:
         if path.suffix == ".parquet":
             record = json.loads(pq.read_schema(path).metadata[_KEY])
         elif path.suffix == ".json":
-            record = json.loads(path.read_text(encoding="utf-8"))["record"]
+            record = files.json_of(path)["record"]
         else:
-            record = json.loads((path / FILE).read_text(encoding="utf-8"))
+            record = files.json_of(path / FILE)
         if not conventions.is_current(kind, record):
             return None
         found = conventions.identity(kind, record)
@@ -85,7 +85,7 @@ def read_record(folder: Path, kind: str = TEXTS) -> dict:
     """
     layout, version, again = _LAYOUT[kind]
     try:
-        record = json.loads(files.regular(folder / FILE).read_text(encoding="utf-8"))
+        record = files.json_of(folder / FILE)
         found, names = record[layout], record["files"] if kind == ROWS else record.get("files", {})
         if not isinstance(names, dict) or not all(map(files.PLAIN_NAME.fullmatch, names)):
             raise ValueError("a name among its files is none, or may lead out of the folder")
