@@ -18,12 +18,12 @@
 # token; and whoever knew which tokens are valid, for two steps only, would write more diverse texts
 # than any cutoff does.
 #
-# **What we find.** One token forced, the names of things asked for: {term}`prevalence` of valid
-# tokens {glue:text}`items_prevalence`. On the {glue:text}`items_counted` prompts that have a valid
-# candidate, area under the precision-recall {term}`frontier` {glue:text}`items_area`, where a
-# {term}`random order` has {glue:text}`items_random_area`, and recall {glue:text}`items_recall_at`
-# at precision 0.8. {glue:text}`headline` A sample of this size leaves many claims open; the table
-# near the end has the interval that decides each.
+# **What we find.** On {glue:text}`lists_asked` prompts that a list decides and
+# {glue:text}`forms_asked` that a rule decides, with one token forced: area under the
+# precision-recall {term}`frontier` {glue:text}`lists_area` and {glue:text}`forms_area`, where a
+# {term}`random order` has {glue:text}`lists_random_area` and {glue:text}`forms_random_area`; recall
+# at precision 0.8 {glue:text}`lists_recall_at` and {glue:text}`forms_recall_at`.
+# {glue:text}`headline` The table near the end has the interval that decides each.
 #
 # **How to check it** is at the end.
 
@@ -50,28 +50,26 @@ figures.use_style()
 options = {"revision": revision, "dtype": dtype, "device": device, "chat": chat}
 page = cu.open_page(model, results_dir=results_dir, end=end, **options)
 plan = (study.quick if quick else study.laptop)(seed, page.end)
-items, texts = study.ITEMS, study.TEXTS
+lists, forms, texts = study.JUDGES
 
 # %% [markdown]
-# ## What was tried, and who judged it
+# ## What was tried, and who decides
 #
-# Two kinds of prompts, since no judge at a laptop's size is a good reader of stories.
+# A judge of stories that fits on a laptop is no good reader, and the paper's own errs in a fifth of
+# the texts. So the prompts here are such that a program decides, and no judge is needed:
 #
-# *Items*: name a city, a country, a chemical element, a city for a trip. A text is valid where a
-# list of English names has it (the {term}`gazetteer`), which nobody told the model; a name in
-# another language or form than the list's counts as invalid. What a list leaves open is not
-# counted, a name in another script among it.
+# - *lists*: name a planet, a currency, a constellation. A text is valid where the whole of it is
+#   one of the names of a closed set, in any common form and spelling that the list has. What a list
+#   leaves open is not counted.
+# - *forms*: write a date of a given year, an expression that equals 24, a legal first move in
+#   chess. A parser or a rule decides.
 #
-# *Free texts*: a story, a joke, a poem, a plot. An offline checker of spelling and grammar
-# (*harper*) judges, so valid means **free of the errors that it finds**. It knows no meaning, it
-# misses errors, and a text that was cut off is not punished for it. These numbers are about
-# grammar alone.
+# The model is told neither the list nor the rule. Free texts, which only a checker of grammar
+# labels here, are in the appendix at the end.
 #
-# Candidates form a {term}`sweep`: at depth 1 every tenth rank up to 1,000 for items, 48 ranks
-# spaced evenly in their logarithm for free texts. Deeper trees force two or three tokens one after
-# another, at 12 or 5 such ranks each. So recall is relative to the ranks tried, never to the whole
-# vocabulary. The trees of free texts with one or three forced tokens begin after 1 to 12 tokens
-# of the model's own.
+# Candidates form a {term}`sweep`: at depth 1 every tenth rank up to 1,000, as in the paper; trees of
+# two or three forced tokens have 10 or 5 ranks a step, spaced evenly in their logarithm. So recall
+# is relative to the ranks tried, never to the whole vocabulary.
 
 # %%
 run = study.run(page.model, plan, page.store)
@@ -88,7 +86,8 @@ page.show(study.label_counts(run))
 # ({term}`local precision` and {term}`local recall`, Def. 4.1).
 
 # %% mystnb={"figure": {"caption": "One next token: precision (solid) and recall (dashed) against the number of tokens kept, on a logarithmic axis, with prevalence (dotted). A perfect order would hold precision at 1 until recall reaches 1 (compare Fig. 3 of the paper). Labels by a list.", "name": "fig-one-step"}, "image": {"alt": "Precision falling and recall rising as the cutoff moves down the ranking of one next token."}}
-city = run.candidates[plan.items[0].name].query("prompt_id == 'item-city'")
+shown = study.SHOWN
+city = run.candidates[plan.trees[lists][0].name].query("prompt_id == @shown")
 ax = figures.cutoff_curves(study.precision_recall.local_curves(city))
 _ = figures.source_line(ax, page.source, when)
 
@@ -97,67 +96,60 @@ _ = figures.source_line(ax, page.source, when)
 # App. B). A candidate's probability is not what makes it valid.
 
 # %%
-page.show(study.examples(run, plan.items[0].name, "item-city"))
+page.show(study.examples(run, plan.trees[lists][0].name, shown))
 
 # %% [markdown]
-# The same for the beginning of a story, judged by grammar alone.
+# ## Every prompt
+#
+# One dot a prompt ({numref}`fig-prompts`). A random order's frontier lies above
+# {term}`prevalence`, since the best cutoff is picked after the fact: what the ranking knows is the
+# height above the diagonal.
+
+# %% mystnb={"figure": {"caption": "Left: area under the frontier of each prompt against that of a random order of the same candidates; on the diagonal the ranking knows nothing, at the top it is perfect. Right: recall at precision 0.8 against prevalence (compare Fig. 4 of the paper). One forced token; labels by lists and rules.", "name": "fig-prompts"}, "image": {"alt": "Two scatter plots with a dot per prompt: area against a random order's, and recall at precision 0.8 against prevalence."}}
+measured = study.measures(run)
+figure = figures.prompt_points(measured[measured.kind.isin(study.EXACT) & (measured.forced == 1)])
+_ = figures.source_line(figure.axes[0], page.source, when)
+
+# %% [markdown]
+# Means over prompts, with 95 % bootstrap intervals over prompts {cite:p}`hesterberg2015bootstrap`,
+# and the deeper trees below them. *Forced* is how deep the tree is, *depth* the step in it. Recall
+# is weighted by the valid texts below a candidate (Def. 4.1); prompts without a valid candidate
+# have none.
+#
+# - *area_gain*: area less that of a random order; *past_half*: what it is above half of the gain of
+#   a perfect order, which reaches 1.
+# - *prevalence*: of valid candidates, over the nodes that have one; *prevalence_all*: over all.
+# - *n_runs*: trees with a valid candidate.
 
 # %%
-page.show(study.examples(run, plan.texts[0].name, plan.texts[0].prompts[0].id))
+depths = study.depth_table(measured)
+exact = depths[depths.kind.isin(study.EXACT)]
+page.show(page.with_intervals(exact.drop(columns="recall")))
 
 # %% [markdown]
 # ## Deeper trees
 #
 # A candidate is valid if *some* text below it is (the paper's rule). So a token near the root,
 # with more texts below it, is valid more easily: over all nodes prevalence falls with depth **by
-# definition** (*prevalence_all* in the tables), and precision with it. A node without any valid
-# candidate has no frontier: deep down only nodes where the model is still on its way to a valid
-# text are left, which are the easy ones. *prevalence* and the dotted lines count these alone, and
-# need not fall. Look at them and at what the ranking adds to a random order, which the figures show
-# beside the frontier, before reading a trend out of the area. A random order's frontier lies above
-# prevalence, since the best cutoff is picked after the fact.
+# definition** (*prevalence_all*), and precision with it. A node without any valid candidate has no
+# frontier: deep down only nodes where the model is still on its way to a valid text are left, which
+# are the easy ones. So steps are compared within the same trees, by their area and by what it is
+# beyond a random order's.
 
-# %% mystnb={"figure": {"caption": "Items: precision against recall on the frontier of all cutoffs, a panel per depth: mean (line) and extremes (band) over nodes. Dotted: prevalence; dash-dotted: the mean height of a random order. What the ranking knows is the distance to the dash-dotted line (compare Fig. 2 right of the paper). Labels by lists.", "name": "fig-depth-items"}, "image": {"alt": "Panels of precision-recall frontiers by depth for items, with prevalence and a random order."}}
-measured = study.measures(run)
-depths = study.depth_table(measured)
-figure = figures.depth_frontiers(*study.deepest(run, depths, items))
+# %% mystnb={"figure": {"caption": "Lists: precision against recall on the frontier of all cutoffs, a panel per step of the same trees: mean (line) and extremes (band) over nodes. Dotted: prevalence; dash-dotted: the mean height of a random order. What the ranking knows is the distance to the dash-dotted line (compare Fig. 2 right of the paper).", "name": "fig-depth-lists"}, "image": {"alt": "Panels of precision-recall frontiers by depth for lists, with prevalence and a random order."}}
+figure = figures.depth_frontiers(*study.deepest(run, depths, lists))
 _ = figures.source_line(figure.axes[0], page.source, when)
 
-# %% mystnb={"figure": {"caption": "Free texts, grammar alone: the same.", "name": "fig-depth-texts"}, "image": {"alt": "Panels of precision-recall frontiers by depth for free texts, with prevalence and a random order."}}
-figure = figures.depth_frontiers(*study.deepest(run, depths, texts))
+# %% mystnb={"figure": {"caption": "Forms: the same.", "name": "fig-depth-forms"}, "image": {"alt": "Panels of precision-recall frontiers by depth for forms, with prevalence and a random order."}}
+figure = figures.depth_frontiers(*study.deepest(run, depths, forms))
 _ = figures.source_line(figure.axes[0], page.source, when)
 
 # %% [markdown]
-# Area and recall at precision 0.8 of all trees (recall weighted by the valid texts below a
-# candidate, Def. 4.1). *Forced* is how deep the tree is, *depth* the step in it. Means over
-# prompts, with 95 % bootstrap intervals over prompts and seeds, widened for few of them
-# {cite:p}`hesterberg2015bootstrap`. Resamples of four prompts reach no further than the prompts
-# do, so there the intervals still are too narrow: they cover the truth in 7 of 8 cases at best.
-# Nodes without a valid candidate have no recall and are counted as undefined.
-#
-# - *area_gain*: area less that of a random order; *past_half*: what it is above half of the gain of
-#   a perfect order, which reaches 1.
-# - *random_area*, *random_recall_at*: what a random order has on average.
-# - *prevalence*: of valid candidates, over the nodes that have one; *prevalence_all*: over all.
-# - *n_runs*: trees with a valid candidate, one per prompt and seed.
-
-# %%
-page.show(page.with_intervals(depths.drop(columns="recall")))
-
-# %% [markdown]
-# Counting each valid candidate once instead (unweighted, as in the authors' published points):
-
-# %%
-unweighted = study.depth_table(study.measures(run, study.precision_recall.UNWEIGHTED))
-columns = ["n_nodes", "n_undefined", "n_prompts", "n_runs", "recall", "prevalence_all"]
-page.show(page.with_intervals(unweighted.drop(columns=columns)))
-
-# %% [markdown]
-# Each depth against the others, within the same tree:
+# The later step less the earlier one, within the same tree:
 
 # %%
 changes = study.depth_changes(measured)
-page.show(page.with_intervals(changes))
+page.show(page.with_intervals(changes[changes.kind.isin(study.EXACT)]))
 
 # %% [markdown]
 # ## The authors' own points
@@ -176,10 +168,10 @@ page.show(published.drop(columns="recall"))
 # %% [markdown]
 # ## Is one greedy completion enough?
 #
-# The same item candidates, labelled by their greedy completion and by ten drawn ones (compare
+# Candidates of lists, labelled by their greedy completion and by ten drawn ones (compare
 # Fig. 7). How many of ten have to be valid is not said, so both readings are shown.
 
-# %% mystnb={"figure": {"caption": "Items: mean precision-recall frontiers of the same candidates under three ways to label them; thin: lowest and highest node. Lines that lie close say that one greedy completion is enough (compare Fig. 7 of the paper).", "name": "fig-greedy-drawn"}, "image": {"alt": "Precision-recall frontiers of the same candidates under three ways to label them."}}
+# %% mystnb={"figure": {"caption": "Lists: mean precision-recall frontiers of the same candidates under three ways to label them; thin: lowest and highest node. Lines that lie close say that one greedy completion is enough (compare Fig. 7 of the paper).", "name": "fig-greedy-drawn"}, "image": {"alt": "Precision-recall frontiers of the same candidates under three ways to label them."}}
 grid, sources = study.greedy_and_drawn(run)
 ax = figures.compared_frontiers(
     study.precision_recall.frontiers_by_depth(grid, by="labels"), by="labels"
@@ -210,12 +202,12 @@ page.show(page.with_intervals(agreements))
 
 # %% [markdown]
 # The {term}`noise floor`: what a **perfect** ranking of 1,000 candidates would seem to have under
-# a judge that errs at random, at the prevalence of this page's items (*prevalence* is then the
+# a judge that errs at random, at the prevalence of this page's lists (*prevalence* is then the
 # share that the judge calls valid). A frontier measured with such a judge says little about the
 # ranking.
 
 # %%
-first = depths[(depths.kind == items) & (depths.forced == 1)].iloc[0]
+first = depths[(depths.kind == lists) & (depths.forced == 1)].iloc[0]
 noise = study.noise_table(agreements, first.prevalence_all)
 page.show(noise)
 
@@ -235,10 +227,11 @@ page.show(noise)
 # then the model goes on as usual. The others cut every step. For each of them four settings are
 # drawn from its grid in Table 3 (the oracle has one), each writes 12 texts for each prompt, and
 # the most diverse setting with validity 0.8 or more counts; *best_of* is the expected best of as
-# many settings as the smallest grid has. Validity is the judge's above, so
-# *grammar* for free texts. {term}`Embedding diversity <embedding diversity>` is the mean of 1 −
-# cosine over pairs of texts; {term}`self-BLEU` is high where texts repeat each other, over all
-# texts and in groups of four, since the paper's "n = 4" can mean either.
+# many settings as the smallest grid has. {term}`Embedding diversity <embedding diversity>` is the
+# mean of 1 − cosine over pairs of texts; {term}`self-BLEU` is high where texts repeat each other,
+# over all texts and in groups of four, since the paper's "n = 4" can mean either. The prompts are
+# every other list, whose names are short; the free texts, longer and judged by grammar alone, are
+# in the appendix.
 
 # %%
 drawn = study.texts_of(page.model, run, seed, page.store)
@@ -246,42 +239,24 @@ embed = study.embedder_of(embedder)
 scores = study.scores_of(drawn, embed, seed=seed)
 compared = study.comparisons(scores)
 apart = study.differences(scores)
-table1_names = [f"table1-{sweep.name}" for sweep in plan.oracle]
-table1_when = page.when_written(table1_names)
+table1_when = page.when_written([f"table1-{sweep.name}" for sweep in plan.oracle.values()])
 
-# %% mystnb={"figure": {"caption": "Items: Table 1 on this model, a row per strategy. Left: embedding diversity, more is better; middle and right: self-BLEU, less is better. Dots with 95 % intervals over prompts; hollow: the paper's numbers, of other models, prompts and judge.", "name": "fig-table1-items"}, "image": {"alt": "Dots with intervals of embedding diversity and self-BLEU by strategy for items, the paper's numbers hollow."}}
-if items in scores:
-    own = compared[compared.kind == items]
-    figure = figures.strategy_dots(own, study.table1.published_table1())
-    _ = figures.source_line(figure.axes[0], page.source, table1_when)
-
-# %% mystnb={"figure": {"caption": "Free texts, grammar alone: the same.", "name": "fig-table1-texts"}, "image": {"alt": "Dots with intervals of embedding diversity and self-BLEU by strategy for free texts, the paper's numbers hollow."}}
-if texts in scores:
-    own = compared[compared.kind == texts]
+# %% mystnb={"figure": {"caption": "Lists: Table 1 on this model, a row per strategy. Left: embedding diversity, more is better; middle and right: self-BLEU, less is better. Dots with 95 % intervals over prompts; hollow: the paper's numbers, of other models, prompts and judge.", "name": "fig-table1-lists"}, "image": {"alt": "Dots with intervals of embedding diversity and self-BLEU by strategy for lists, the paper's numbers hollow."}}
+if lists in scores:
+    own = compared[compared.kind == lists]
     figure = figures.strategy_dots(own, study.table1.published_table1())
     _ = figures.source_line(figure.axes[0], page.source, table1_when)
 
 # %% [markdown]
 # *tried* settings, *usable* ones with validity 0.8, the chosen one, and each measure with its
-# interval over prompts. *held_out* chooses the setting on the other prompts.
+# interval over prompts. *held_out* chooses the setting on the other prompts. Then the oracle less
+# each strategy, prompt by prompt:
 
 # %%
 page.show(page.with_intervals(study.compact(compared)))
 
-# %% [markdown]
-# The oracle less each strategy, prompt by prompt:
-
 # %%
 page.show(page.with_intervals(apart))
-
-# %% [markdown]
-# Nonsense is diverse. With valid texts only, six of each prompt and setting (settings with fewer
-# are not compared):
-
-# %%
-valid_scores = study.scores_of(drawn, embed, among="valid", seed=seed)
-valid_compared = study.compact(study.comparisons(valid_scores))
-page.show(page.with_intervals(valid_compared))
 
 # %% [markdown]
 # ## The paper's own size
@@ -297,9 +272,9 @@ page.show(study.sizes(plan), digits=3)
 # %% [markdown]
 # ## Claims and findings
 #
-# Decided by the interval; where it holds both answers the claim is not testable here, nor where the
-# oracle's own texts are valid less often than 0.8. Fewer than four prompts decide nothing, and four
-# only what they agree on. The test of the ranking is ours, and counted apart.
+# Decided by the interval; where it holds both answers the claim is not decided here, nor where the
+# oracle's own texts are valid less often than 0.8. The tests of the ranking are ours, and counted
+# apart.
 
 # %%
 found = study.findings(depths, changes, sources, compared, apart)
@@ -309,6 +284,23 @@ page.show(found)
 page.glue_verdicts(found)
 for name, text in study.headline(depths, measured).items():
     page.glue(name, text)
+
+# %% [markdown]
+# ## Appendix: free texts, by their grammar alone
+#
+# A story, a joke, a poem, a plot. An offline checker of spelling and grammar (*harper*) labels
+# them, so "valid" means **free of the errors that it finds**: it knows no meaning, misses errors,
+# and a text that was cut off is not punished for it. These numbers say how often the model goes on
+# without a slip after a forced token, and decide no claim of the paper. The trees begin after 1 to
+# 12 tokens of the model's own; with one token forced there are 48 ranks, spaced evenly in their
+# logarithm.
+
+# %% mystnb={"figure": {"caption": "Free texts, labelled by grammar alone: frontiers by step of the same trees, as for lists and forms.", "name": "fig-depth-texts"}, "image": {"alt": "Panels of precision-recall frontiers by depth for free texts, with prevalence and a random order."}}
+figure = figures.depth_frontiers(*study.deepest(run, depths, texts))
+_ = figures.source_line(figure.axes[0], page.source, when)
+
+# %%
+page.show(page.with_intervals(depths[depths.kind == texts].drop(columns="recall")))
 
 # %% [markdown]
 # ## Check it yourself

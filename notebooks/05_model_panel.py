@@ -59,7 +59,7 @@ page.show(cu.coverage(page.store, for_page=True))
 #
 # *Tasks*: of the eight of the chapter on oracle cutoffs. A base model's answers end with the line,
 # a chat model's with the end of its turn, as there. *Nodes with labels*: of the chapter on order,
-# items decided by lists and free texts by grammar alone.
+# prompts that a list or a rule decides, and free texts by grammar alone.
 
 # %%
 page.show(study.sources(found))
@@ -91,7 +91,7 @@ else:
 # four prefixes each, ranks to 2,000, their judge): another measurement, beside ours and not
 # comparable in height.
 
-# %% mystnb={"figure": {"caption": "Order against size: area under the precision-recall frontier (upper) and recall at precision 0.8 (lower) against parameters, for items (left) and free texts (right), with 95 % intervals. Black tick: a random order. Lines join two sizes of one family, or a base model and its post-trained one. Open: the authors' points (compare Fig. 4 and 8 of the paper).", "name": "fig-size"}, "image": {"alt": "Dots with intervals of area and recall against the number of parameters, by family, published points open."}}
+# %% mystnb={"figure": {"caption": "Order against size: area under the precision-recall frontier (upper) and recall at precision 0.8 (lower) against parameters, for lists, forms and free texts, with 95 % intervals. Black tick: a random order. Lines join two sizes of one family, or a base model and its post-trained one. Open: the authors' points (compare Fig. 4 and 8 of the paper).", "name": "fig-size"}, "image": {"alt": "Dots with intervals of area and recall against the number of parameters, by family, published points open."}}
 order = study.order_table(found)
 first = study.sized(order[order.forced == 1], found.models)
 pairs = study.size_pairs(found.models) + study.stage_pairs(found.models)

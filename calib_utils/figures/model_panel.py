@@ -12,7 +12,7 @@ from calib_utils.figures import source_line as source_line
 from calib_utils.figures import use_style as use_style
 from calib_utils.figures.logit_shape import published_dots as published_dots
 from calib_utils.figures.oracle_cutoffs import frontiers, split_bars
-from calib_utils.studies.order_calibration import ITEMS, JUDGES, TEXTS
+from calib_utils.studies.order_calibration import JUDGES, TEXTS
 
 _MARKERS = {"post-trained": "o", "base": "s"}
 _ROWS = {"area": "area", "recall_at": "recall at precision .8"}
@@ -25,10 +25,10 @@ def against_size(order: pd.DataFrame, pairs: list, published: pd.DataFrame) -> F
     Bars are 95 % intervals; a short black line marks what a random order has; a line joins a pair.
     Open: from the authors' published points, with another judge and other ranks.
     """
-    figure, axes = plt.subplots(2, 2, figsize=(6.8, 6.2), sharex=True, sharey=True)
+    figure, axes = plt.subplots(2, 3, figsize=(6.8, 5.4), sharex=True, sharey=True)
     families = list(dict.fromkeys(order.family))
     colours = dict(zip(families, cycle(STRONG_FIRST)))
-    for column, kind in enumerate((ITEMS, TEXTS)):
+    for column, kind in enumerate(JUDGES):
         own = order[order.kind == kind].set_index("model")
         for row, (measure, title) in enumerate(_ROWS.items()):
             ax = axes[row, column]
@@ -55,7 +55,7 @@ def against_size(order: pd.DataFrame, pairs: list, published: pd.DataFrame) -> F
             if column == 0:
                 ax.set_ylabel(title)
             if row == 0:
-                ax.set_title(f"{kind}\n({JUDGES[kind]})")
+                ax.set_title(f"{kind}\n({JUDGES[kind]})", fontsize=10)
             else:
                 ax.set_xlabel("parameters, billions")
     biggest = max(order.parameters.max(), published.parameters.max())

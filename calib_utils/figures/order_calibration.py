@@ -53,6 +53,25 @@ def depth_frontiers(frontiers: pd.DataFrame, summary: pd.DataFrame) -> Figure:
     return figure
 
 
+def prompt_points(measures: pd.DataFrame) -> Figure:
+    """`node_measures` with one token forced, a dot per prompt: area, and recall at a precision."""
+    figure, axes = _panels(2, (6.6, 3.7))
+    shapes = zip(measures.groupby("kind", sort=False), (BLUE, VERMILION), "os", strict=False)
+    for (kind, own), colour, marker in shapes:
+        own = own.dropna(subset="area")
+        style = {"marker": marker, "color": colour, "alpha": 0.65, "linestyle": "none"}
+        axes[0].plot(own.random_area, own.area, label=kind, **style)
+        axes[1].plot(own.prevalence, own.recall_at, label=kind, **style)
+    axes[0].plot([0, 1], [0, 1], "-.", color="black", linewidth=1.3, label="random order")
+    axes[0].set_title("area under the frontier")
+    axes[1].set_title("recall at precision 0.8")
+    _unit(axes[0], "area of a random order")
+    _unit(axes[1], "prevalence")
+    axes[0].set_ylabel("of this model's ranking")
+    legend_below(figure, (0, 0.1, 1, 1), 3)
+    return figure
+
+
 def cutoff_curves(curves: pd.DataFrame, recall: str = "recall_unweighted") -> Axes:
     """`local_curves` of one node against the rank of the last token kept (Fig. 3)."""
     ax = plt.gca()

@@ -22,7 +22,7 @@ from calib_utils.results import conventions, records, storage
 from calib_utils.results.storage import COLUMNS, LOSS_COLUMNS
 from calib_utils.studies import logit_shape, oracle_cutoffs, order_calibration, reporting
 from calib_utils.studies.oracle_cutoffs import PRACTICAL, TASKS
-from calib_utils.studies.order_calibration import ITEMS, JUDGES, TEXTS
+from calib_utils.studies.order_calibration import EXACT, JUDGES
 from calib_utils.studies.reporting import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, verdict
 
 # Enough to see what a model does, and few enough for one figure.
@@ -266,7 +266,7 @@ def _pairs(found: Panel, tasks: pd.DataFrame) -> pd.DataFrame:
     known = [(SIZE, *pair) for pair in size_pairs(found.models)]
     for by, first, second in [*known, *((STAGE, *pair) for pair in stage_pairs(found.models))]:
         names = {"by": by, "minus": first, "model": second}
-        for kind in (ITEMS, TEXTS):
+        for kind in EXACT:
             own = order[(order.kind == kind) & order.model.isin([first, second])]
             if own.model.nunique() == 2:
                 # Numbered, so that the difference is always the second model's less the first's.
@@ -299,7 +299,7 @@ def findings(found: Panel) -> pd.DataFrame:
     tasks = _task_measures(found, parts)
     pairs, own = _pairs(found, tasks), tasks.set_index("model")
     fourth, fifth, last = "Sec. 4, Fig. 4 and 8", "Sec. 5, Fig. 9", logit_shape.SOURCE
-    of = {kind: f"({kind}, {JUDGES[kind]})" for kind in (ITEMS, TEXTS)}
+    of = {kind: f"({kind}, {JUDGES[kind]})" for kind in EXACT}
     each, theirs = fits.groupby("model", sort=False), logit_shape.published_fits()
     r2 = ", ".join(f"{model}: {r2:.3f}" for model, r2 in each.r2.min().items()) or "no model"
     r2 = f"lowest R² of {r2}; published {theirs.r2.min():.3f}, which decides"

@@ -20,16 +20,23 @@ from calib_utils.openended.prompts import open_prompts
 from calib_utils.openended.sweeps import Sweep, log_ranks, node_table, unique_texts
 from calib_utils.openended.table1 import LEVEL, Embed, forced_tokens, plan_generations
 from calib_utils.openended.text_diversity import load_embedder
-from calib_utils.openended.verifiers import THRESHOLD, GazetteerJudge, LanguageChecker
+from calib_utils.openended.verifiers import THRESHOLD, ExactJudge, LanguageChecker
 from calib_utils.results import conventions, records
 from calib_utils.studies import reporting
 from calib_utils.studies.reporting import NOT_REPRODUCED, NOT_TESTABLE, OURS, REPRODUCED, decided
 
-_ITEM_PROMPTS = tuple(prompt.id for prompt in open_prompts(["item"]))
-_TEXT_PROMPTS = ("story-robot", "joke-cat", "poem-autumn", "plot-heist")
-_ITEM_TOKENS, _TEXT_TOKENS = 12, 24
-ITEMS, TEXTS = "items", "texts"
-JUDGES = {ITEMS: "a list decides", TEXTS: "grammar only"}
+LISTS, FORMS, TEXTS = "lists", "forms", "texts"
+JUDGES = {LISTS: "a list decides", FORMS: "a rule decides", TEXTS: "grammar only"}
+EXACT = (LISTS, FORMS)  # kinds whose labels are exact; grammar alone says less than validity
+_PROMPTS = {
+    LISTS: tuple(prompt.id for prompt in open_prompts(["item", "list"])),
+    FORMS: tuple(prompt.id for prompt in open_prompts(["form"])),
+    TEXTS: ("story-robot", "joke-cat", "poem-autumn", "plot-heist"),
+}
+_TOKENS = {LISTS: 10, FORMS: 16, TEXTS: 24}
+SHOWN = "item-city"  # the prompt whose single step is drawn: the longest of the lists
+# Of the lists, where each candidate or each setting needs many texts.
+_FEWER = _PROMPTS[LISTS][::2]
 SOURCES = ("greedy", "any of 10 drawn", "half of 10 drawn")
 PAPER_ACCURACY = 0.809  # of its judge against people (App. A.2); errors of either kind not given
 MIN_VALID = 6  # valid texts compared where nonsense is left out
@@ -39,7 +46,8 @@ _RECALL = f"At precision {LEVEL:g} a rank cutoff keeps less than half of the val
 _RANKING = "The ranking is closer to a random order than to a perfect one"
 _OUR_TEST = f"Sec. 4, Fig. 2; the published points gain .02 to .11 of area; {OURS}"
 _DEPTH = "The frontier worsens with depth, by its area"
-_GREEDY = f"Labels from one greedy completion give the same frontier as 10 drawn ones ({ITEMS})"
+_DEPTH_GAIN = "The ranking adds less to a random order with depth"
+_GREEDY = f"Labels from one greedy completion give the same frontier as 10 drawn ones ({LISTS})"
 _ORACLE = "An oracle on the first two tokens gives more diverse texts, by their embeddings, than {}"
 _STRATEGIES = {"top_k": "top-k", "min_p": "min-p", "top_p": "top-p", "none": "no filtering"}
 
@@ -48,48 +56,48 @@ _STRATEGIES = {"top_k": "top-k", "min_p": "min-p", "top_p": "top-p", "none": "no
 class Plan:
     """Sweeps by their use, and the size of what is drawn for Table 1."""
 
-    items: tuple[Sweep, ...]  # one per depth from 1, as of `texts`
-    texts: tuple[Sweep, ...]
-    greedy: Sweep
-    drawn: Sweep  # completes the candidates of `greedy` by drawing (Fig. 7)
-    oracle: tuple[Sweep, ...]  # give the valid first two tokens of Table 1
+    trees: dict[str, tuple[Sweep, ...]]  # of each kind, by rising depth from 1
+    drawn: Sweep  # completes candidates of the first lists by drawing (Fig. 7)
+    oracle: dict[str, Sweep]  # of two kinds: give the valid first two tokens of Table 1
     n_texts: int
     budget: int | None
     judged: int  # texts that the language model judges, of each kind
 
     @property
     def sweeps(self) -> list[Sweep]:
-        """Each once, in the order in which they run."""
-        every = [*self.items, *self.texts, self.greedy, self.drawn, *self.oracle]
+        """Each once, in the order in which they run: what decides most comes first."""
+        deepest = max(map(len, self.trees.values()))
+        every = [own[i] for i in range(deepest) for own in self.trees.values() if i < len(own)]
+        every = [*every, self.drawn, *self.oracle.values()]
         return list({sweep.name: sweep for sweep in every}.values())
 
 
 def laptop(seed: int = 0, end: str = "eos") -> Plan:
-    """A quarter of an hour on two cores for a model of half a billion parameters.
+    """Half an hour on two cores for a model of half a billion parameters.
 
     Candidates at depth 1 are every tenth rank to 1,000 as in the paper; deeper, ranks evenly spaced
     in their logarithm, to which recall there is relative.
     """
-    tag = f"-seed{seed}" if seed else ""
 
-    def items(name: str, **tree) -> Sweep:
-        name = f"items-{name}{tag}"
-        return Sweep(_ITEM_PROMPTS, (seed,), name, max_tokens=_ITEM_TOKENS, end=end, **tree)
-
-    def texts(name: str, seeds: tuple[int, ...] = (seed,), **tree) -> Sweep:
-        return Sweep(_TEXT_PROMPTS, seeds, name + tag, max_tokens=_TEXT_TOKENS, end=end, **tree)
+    def tree(kind: str, name: str, prompts=None, seeds: tuple[int, ...] = (seed,), **tree) -> Sweep:
+        name = f"{kind}-{name}-seed{seed}" if seed else f"{kind}-{name}"
+        asked = prompts or _PROMPTS[kind]
+        return Sweep(asked, seeds, name, max_tokens=_TOKENS[kind], end=end, **tree)
 
     several = (2 * seed, 2 * seed + 1)  # disjoint for every seed
-    two = {"depth": 2, "ranks": log_ranks(12, 1000)}
-    three = {"depth": 3, "ranks": log_ranks(5, 1000)}
-    one, pairs, openings = items("1"), items("2", **two), texts("openings-2", **two)
-    steps = texts("texts-1", several, position=(1, 12), ranks=log_ranks(48, 1000))
+    pairs = {"depth": 2, "ranks": log_ranks(10, 1000)}
+    triples = {"depth": 3, "ranks": log_ranks(5, 1000)}
+    trees = {
+        kind: (tree(kind, "1"), tree(kind, "2", **pairs), tree(kind, "3", **triples))
+        for kind in EXACT
+    }
+    steps = tree(TEXTS, "1", seeds=several, position=(1, 12), ranks=log_ranks(48, 1000))
+    trees[TEXTS] = (steps, tree(TEXTS, "3", position=(1, 12), **triples))
+    openings = tree(TEXTS, "openings", depth=2, ranks=log_ranks(12, 1000))
     return Plan(
-        items=(one, pairs, items("3", **three)),
-        texts=(steps, openings, texts("texts-3", position=(1, 12), **three)),
-        greedy=one,
-        drawn=items("drawn", ranks=range(0, 1000, 40), n_samples=10),
-        oracle=(pairs, openings),
+        trees,
+        drawn=tree(LISTS, "drawn", _FEWER, ranks=range(0, 1000, 50), n_samples=10),
+        oracle={LISTS: trees[LISTS][1], TEXTS: openings},
         n_texts=12,
         budget=4,
         judged=30,
@@ -99,14 +107,13 @@ def laptop(seed: int = 0, end: str = "eos") -> Plan:
 def quick(seed: int = 0, end: str = "eos") -> Plan:
     """The same parts in seconds, for smoke runs: no number of it means anything."""
 
-    def sweep(name: str, prompts: tuple[str, ...] = _ITEM_PROMPTS, **tree) -> Sweep:
-        name = f"{name}-quick{seed or ''}"
-        return Sweep(prompts[:2], (seed,), name, ranks=(0, 1, 8), max_tokens=4, end=end, **tree)
+    def tree(kind: str, name: str, **tree) -> Sweep:
+        asked, name = _PROMPTS[kind][:2], f"{kind}-{name}-quick{seed or ''}"
+        return Sweep(asked, (seed,), name, ranks=(0, 1, 8), max_tokens=4, end=end, **tree)
 
-    one, pairs = sweep("items-1"), sweep("items-2", depth=2)
-    story, openings = sweep("texts-1", _TEXT_PROMPTS), sweep("openings-2", _TEXT_PROMPTS, depth=2)
-    drawn = sweep("items-drawn", n_samples=2)
-    return Plan((one, pairs), (story, openings), one, drawn, (pairs, openings), 4, 1, 0)
+    trees = {kind: (tree(kind, "1"), tree(kind, "2", depth=2)) for kind in JUDGES}
+    drawn = tree(LISTS, "drawn", n_samples=2)
+    return Plan(trees, drawn, {kind: trees[kind][1] for kind in (LISTS, TEXTS)}, 4, 1, 0)
 
 
 def paper() -> Sweep:
@@ -122,10 +129,6 @@ class Study:
     completions: dict[str, pd.DataFrame]
     labels: dict[str, pd.DataFrame]
     candidates: dict[str, pd.DataFrame]
-
-    def sweeps_of(self, kind: str) -> tuple[Sweep, ...]:
-        """The sweeps of item prompts or of free texts, by rising depth."""
-        return self.plan.items if kind == ITEMS else self.plan.texts
 
 
 def run(model: Model, plan: Plan, results_dir: str | Path | None = None) -> Study:
@@ -170,8 +173,8 @@ def _labels(texts, sweep: Sweep, results_dir, model_key: str, name: str, judge=N
 
 
 def judge_of(prompts):
-    """The judge of the main figures: exact where lists decide every prompt, else grammar alone."""
-    return GazetteerJudge() if all(p.gazetteer for p in prompts) else LanguageChecker()
+    """The judge of the main figures: exact where a program decides all, else grammar alone."""
+    return ExactJudge() if all(prompt.verifier for prompt in prompts) else LanguageChecker()
 
 
 def label_counts(study: Study) -> pd.DataFrame:
@@ -187,10 +190,10 @@ def label_counts(study: Study) -> pd.DataFrame:
 
 
 def measures(study: Study, recall: str = WEIGHTED) -> pd.DataFrame:
-    """`node_measures` of every sweep, with kind (items or texts) and forced (its depth)."""
+    """`node_measures` of every sweep, with its kind and forced (its depth)."""
     parts = []
     for kind in JUDGES:
-        for sweep in study.sweeps_of(kind):
+        for sweep in study.plan.trees[kind]:
             if sweep.name in study.candidates:
                 curves = precision_recall.local_curves(study.candidates[sweep.name])
                 found = precision_recall.node_measures(curves, recall)
@@ -223,7 +226,7 @@ def _with_bounds(names: Iterable[str]) -> list[str]:
 
 def deepest(study: Study, depths: pd.DataFrame, kind: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Frontiers by depth of a kind's deepest sweep, and its rows of `depth_table`."""
-    sweep = study.sweeps_of(kind)[-1]
+    sweep = study.plan.trees[kind][-1]
     curves = precision_recall.local_curves(study.candidates[sweep.name])
     frontiers = precision_recall.frontiers_by_depth(precision_recall.frontiers_on_grid(curves))
     return frontiers, depths[(depths.kind == kind) & (depths.forced == sweep.depth)]
@@ -235,7 +238,7 @@ def greedy_and_drawn(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
     How many of the ten must be valid the paper does not say: at least one, and at least half.
     Frontiers on a grid and node measures, both with the column labels: one of `SOURCES`.
     """
-    greedy, drawn = study.plan.greedy.name, study.plan.drawn.name
+    greedy, drawn = study.plan.trees[LISTS][0].name, study.plan.drawn.name
     half = node_table(study.completions[drawn], study.labels[drawn], min_share=0.5)
     tables = (study.candidates[greedy], study.candidates[drawn], half)
     # Candidates that all have: one may be dropped where a list leaves its text open.
@@ -283,7 +286,7 @@ def sample_texts(study: Study, kind: str, n: int, seed: int = 0) -> pd.DataFrame
     nor those that the reference leaves undecided. Columns prompt_id, category, text, ended, valid
     (the reference's), in a seeded order.
     """
-    name = study.sweeps_of(kind)[0].name
+    name = study.plan.trees[kind][0].name
     labels = study.labels[name]
     labels = labels[labels.valid.notna() & (labels.text.str.strip() != "")]
     rng = np.random.default_rng(seed)
@@ -312,10 +315,10 @@ def judge_by_name(model: str, url: str = ""):
 def ask(
     study: Study, judge, seed: int = 0, results_dir: str | Path | None = None, model_key: str = ""
 ) -> tuple[dict[str, pd.DataFrame], dict[str, pd.DataFrame]]:
-    """Samples of items and of free texts by kind, and a judge's labels of them; or nothing."""
+    """Samples of lists and of free texts by kind, and a judge's labels of them; or nothing."""
     samples, judged = {}, {}
-    for kind in (ITEMS, TEXTS) if judge is not None and study.plan.judged else ():
-        sweep = study.sweeps_of(kind)[0]
+    for kind in (LISTS, TEXTS) if judge is not None and study.plan.judged else ():
+        sweep = study.plan.trees[kind][0]
         own = samples[kind] = sample_texts(study, kind, study.plan.judged, seed)
         name = f"judged-{sweep.name}"
         judged[kind] = _labels(own, sweep, results_dir, model_key, name, judge)
@@ -325,18 +328,18 @@ def ask(
 def agreement_table(
     samples: dict[str, pd.DataFrame], judged: dict[str, pd.DataFrame], study: Study
 ) -> pd.DataFrame:
-    """A judge of `ask` against the references: on items by its verdict, on texts by grammar.
+    """A judge of `ask` against the references: on lists by its verdict, on texts by grammar.
 
     A row per comparison: texts, reference, criterion, and what `judges.compare` returns.
     """
     rows = []
-    for kind, criterion in ((ITEMS, "all three"), (ITEMS, "semantics"), (TEXTS, "grammar")):
+    for kind, criterion in ((LISTS, "all three"), (LISTS, "semantics"), (TEXTS, "grammar")):
         if kind not in samples or not len(samples[kind]):
             continue
         own = samples[kind].merge(judged[kind], on=["prompt_id", "text"], suffixes=("", "_judge"))
         says = own.valid_judge if criterion == "all three" else own[criterion] >= THRESHOLD
         if says.notna().any():
-            reference = judge_of(study.sweeps_of(kind)[0].prompts).name
+            reference = judge_of(study.plan.trees[kind][0].prompts).name
             row = {"texts": kind, "reference": reference, "criterion": criterion}
             rows.append(row | judges.compare(says, own.valid))
     return pd.DataFrame(rows)
@@ -345,7 +348,7 @@ def agreement_table(
 def noise_table(agreements: pd.DataFrame, prevalence: float) -> pd.DataFrame:
     """What a perfect order of 1,000 candidates would seem to have under judges that err.
 
-    Rates of error: those that `agreement_table` has on items, and the paper's accuracy split
+    Rates of error: those that `agreement_table` has on lists, and the paper's accuracy split
     evenly. A row per judge: its name, its rates, and `precision_recall.NoiseFloor`.
     """
     rates = {
@@ -355,7 +358,7 @@ def noise_table(agreements: pd.DataFrame, prevalence: float) -> pd.DataFrame:
     if len(agreements):
         own = agreements[agreements.criterion == "all three"]
         for row in own.dropna(subset=["false_positive", "false_negative"]).itertuples():
-            rates["this page's judge on items"] = (row.false_positive, row.false_negative)
+            rates["this page's judge on lists"] = (row.false_positive, row.false_negative)
     n_valid = min(1000, max(1, round(1000 * prevalence)))
     rows = [
         {"judge": judge, "false_positive": false, "false_negative": miss}
@@ -373,8 +376,10 @@ def texts_of(
 ) -> dict[str, pd.DataFrame]:
     """`table1.generate`'s texts by kind, with a boolean `valid`: False where left undecided."""
     found = {}
-    for kind, sweep in zip((ITEMS, TEXTS), study.plan.oracle, strict=True):
-        forced = forced_tokens(study.candidates[sweep.name], study.plan.n_texts, seed)
+    for kind, sweep in study.plan.oracle.items():
+        own = study.candidates[sweep.name]
+        own = own[own.prompt_id.isin(_FEWER)] if kind == LISTS else own
+        forced = forced_tokens(own, study.plan.n_texts, seed)
         if not forced:
             continue
         plan = plan_generations(list(forced), study.plan.n_texts, study.plan.budget, seed=seed)
@@ -450,7 +455,8 @@ def findings(
     `differences`; the last two are empty without valid openings.
     """
     claims = []
-    for row in depths[depths.forced == 1].drop_duplicates("kind").itertuples():
+    exact = depths[(depths.forced == 1) & depths.kind.isin(EXACT)]
+    for row in exact.drop_duplicates("kind").itertuples():
         recall = (
             f"recall {_told(row, 'recall_at')}, random order {row.random_recall_at:.2f} (from 0.5 "
             f"on it decides nothing), prevalence {row.prevalence:.2f}"
@@ -462,14 +468,14 @@ def findings(
         little = decided_over(row.n_prompts, -row.past_half_high, -row.past_half_low)
         claims.append((_RECALL, row.kind, "Sec. 4, Fig. 4", recall, keeps_less_than_half(row)))
         claims.append((_RANKING, row.kind, _OUR_TEST, area, little))
-    for kind in JUDGES:
-        worse = _worsens(changes[changes.kind == kind])
-        claims.append((_DEPTH, kind, "Sec. 4, Fig. 2 right", *worse))
+    for kind in EXACT:
+        own = changes[changes.kind == kind]
+        claims.append((_DEPTH, kind, "Sec. 4, Fig. 2 right", *_worsens(own, "area")))
+        claims.append((_DEPTH_GAIN, kind, OURS, *_worsens(own, "area_gain")))
     claims.append((_GREEDY, "", "Fig. 7", *_greedy_is_enough(sources)))
-    for kind in JUDGES:
-        for strategy, name in _STRATEGIES.items():
-            wins = _oracle_wins(kind, apart, compared, strategy)
-            claims.append((_ORACLE.format(name), kind, "Table 1", *wins))
+    for strategy, name in _STRATEGIES.items():
+        wins = _oracle_wins(LISTS, apart, compared, strategy)
+        claims.append((_ORACLE.format(name), LISTS, "Table 1", *wins))
     return pd.DataFrame(
         reporting.Finding(f"{claim} ({kind}, {JUDGES[kind]})" if kind else claim, *said)
         for claim, kind, *said in claims
@@ -482,6 +488,7 @@ def headline(depths: pd.DataFrame, measured: pd.DataFrame) -> dict[str, str]:
     for row in depths[depths.forced == 1].itertuples():
         asked = measured[(measured.kind == row.kind) & (measured.forced == 1)].prompt_id.nunique()
         said |= {
+            f"{row.kind}_asked": f"{asked}",
             f"{row.kind}_counted": f"{row.n_prompts} of {asked}",
             f"{row.kind}_prevalence": f"{row.prevalence_all:.2f}",
             f"{row.kind}_random_area": f"{row.random_area:.2f}",
@@ -516,17 +523,17 @@ def _told(row, name: str = "") -> str:
     )
 
 
-def _worsens(changes: pd.DataFrame) -> tuple[str, str]:
-    """The last depth against the first of the deepest sweep that has enough prompts."""
+def _worsens(changes: pd.DataFrame, measure: str) -> tuple[str, str]:
+    """The last step against the first of the deepest trees, within each tree."""
     last = changes[(changes.minus == 1) & (changes.depth == changes.forced)]
-    areas = last[(last.measure == "area") & (last.n_prompts >= DECIDES)]
-    if areas.empty:
+    own = last[(last.measure == measure) & (last.n_prompts >= DECIDES)]
+    if own.empty:
         return "too few prompts", NOT_TESTABLE
-    row = areas.loc[areas.depth.idxmax()]
-    gain = last[(last.measure == "area_gain") & (last.depth == row.depth)].iloc[0]
+    row = own.loc[own.depth.idxmax()]
+    what = {"area": "area", "area_gain": "area beyond a random order"}[measure]
     found = (
-        f"area at depth {row.depth:.0f} less area at depth 1: {_told(row)} over "
-        f"{row.n_prompts:.0f} prompts; beyond a random order {_told(gain)}"
+        f"{what} at step {row.depth:.0f} less that at step 1 of the same trees: {_told(row)} over "
+        f"{row.n_prompts:.0f} prompts"
     )
     return found, decided(-row.high, -row.low, 0.0)
 

@@ -16,7 +16,7 @@ from calib_utils.figures import model_panel as model_panel_figures
 from calib_utils.openended import precision_recall
 from calib_utils.results import records, storage
 from calib_utils.studies import logit_shape, model_panel, order_calibration
-from calib_utils.studies.order_calibration import ITEMS, TEXTS
+from calib_utils.studies.order_calibration import FORMS, LISTS
 from calib_utils.studies.reporting import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, VERDICTS
 
 REAL = "qwen2.5-coder-0.5b-instruct"
@@ -73,7 +73,7 @@ def test_twins_are_a_pair_without_a_difference(twins):
     assert model_panel.size_pairs(twins.models) == []
     table = model_panel.pair_table(twins)
     assert set(table.by) == {model_panel.STAGE}
-    assert {f"area, {ITEMS}", f"recall_at, {TEXTS}"} <= set(table.measure)
+    assert {f"area, {LISTS}", f"recall_at, {FORMS}"} <= set(table.measure)
     assert (table[["difference", "low", "high"]].abs() < 1e-12).all(axis=None)
     assert set(table.over) == {"4 prompts", "3 tasks"}
 
@@ -92,8 +92,8 @@ def test_the_area_rises_only_where_an_interval_says_so():
     def verdict(*intervals, n=4):
         rows = pd.DataFrame(intervals, columns=["low", "high"], dtype=float)
         rows = rows.assign(**row, difference=0.1, over=f"{n} prompts", n=n)
-        tables = [rows.assign(measure=f"{name}, {ITEMS}") for name in ("area", "area_gain")]
-        found, said = model_panel._rise(ITEMS, pd.concat(tables))
+        tables = [rows.assign(measure=f"{name}, {LISTS}") for name in ("area", "area_gain")]
+        found, said = model_panel._rise(LISTS, pd.concat(tables))
         assert ("one pair is no trend" in found) == (len(rows) == 1 and rows.low[0] > 0)
         return said
 

@@ -17,7 +17,7 @@ from calib_utils.openended.prompts import open_prompts
 from calib_utils.openended.sweeps import node_table
 from calib_utils.openended.table1 import plan_generations
 from calib_utils.openended.verifiers import (
-    GazetteerJudge,
+    ExactJudge,
     LanguageChecker,
     Verdict,
     known_prompts,
@@ -98,7 +98,7 @@ def test_labels_that_cannot_be_written_say_so(tmp_path):
 
 def test_missing_verdicts_survive_the_file(tmp_path):
     rows, path = texts(("Kashmir", True), ("", False)), tmp_path / "x.parquet"
-    first, again = (verifiers.labels_of(rows, (ITEM,), GazetteerJudge(), path) for _ in "12")
+    first, again = (verifiers.labels_of(rows, (ITEM,), ExactJudge(), path) for _ in "12")
     assert first.valid.isna().any()
     pd.testing.assert_frame_equal(first, again)
 
@@ -106,9 +106,9 @@ def test_missing_verdicts_survive_the_file(tmp_path):
 def test_the_lists_decide_every_item_prompt_of_the_project():
     own = open_prompts(["item"])
     assert {known_prompts()[prompt.prompt] for prompt in own} == {p.gazetteer for p in own}
-    assert isinstance(order_calibration.judge_of(own), GazetteerJudge)
+    assert isinstance(order_calibration.judge_of(own), ExactJudge)
     assert isinstance(order_calibration.judge_of(open_prompts()), LanguageChecker)
-    for judge in (GazetteerJudge(), LanguageChecker()):
+    for judge in (ExactJudge(), LanguageChecker()):
         assert json.loads(json.dumps(judge.identity)) == judge.identity
 
 
@@ -120,9 +120,10 @@ def test_plans_have_names_of_their_own_for_every_seed(make):
     names = [{s.name for s in make(seed).sweeps} for seed in (0, 1, 12)]
     assert len(set.union(*names)) == sum(map(len, names))
     plan = make()
-    assert [sweep.depth for sweep in plan.items] == sorted({s.depth for s in plan.items})
-    assert set(plan.drawn.ranks) <= set(plan.greedy.ranks)
-    assert all(sweep in plan.sweeps and sweep.depth == 2 for sweep in plan.oracle)
+    for own in plan.trees.values():
+        assert [sweep.depth for sweep in own] == sorted({sweep.depth for sweep in own})
+    assert set(plan.drawn.ranks) <= set(plan.trees["lists"][0].ranks)
+    assert all(sweep in plan.sweeps and sweep.depth == 2 for sweep in plan.oracle.values())
 
 
 def test_the_papers_size():
@@ -148,14 +149,14 @@ def test_the_study_is_read_back_without_running_anything(study, tiny, store, mon
         raise AssertionError("the model ran")
 
     monkeypatch.setattr("calib_utils.openended.sweeps.grow", run)
-    monkeypatch.setattr(GazetteerJudge, "judge", run)
+    monkeypatch.setattr(ExactJudge, "judge", run)
     monkeypatch.setattr(LanguageChecker, "judge", run)
     again = order_calibration.run(tiny("llama", chat=True), order_calibration.quick(), store)
     for name, own in study.candidates.items():
         pd.testing.assert_frame_equal(own, again.candidates[name])
     counts = order_calibration.label_counts(study)
     assert counts.set_index("sweep").judge.to_dict() == {
-        s.name: "gazetteer" if s.name.startswith("items") else "harper" for s in study.plan.sweeps
+        s.name: "harper" if s.name.startswith("texts") else "exact" for s in study.plan.sweeps
     }
 
 
@@ -204,7 +205,7 @@ def test_the_shared_prompt_changes_no_text(architecture, tiny):
 
 
 def depth_row(recall_at=(0.2, 0.1, 0.3), area_gain=(0.1, 0.0, 0.2), **values):
-    row = {"kind": "items", "forced": 1, "depth": 1, "n_prompts": 4, "prevalence": 0.3}
+    row = {"kind": "lists", "forced": 1, "depth": 1, "n_prompts": 4, "prevalence": 0.3}
     row |= {"area": 0.4, "random_area": 0.32, "random_recall_at": 0.0} | values
     for bound, recall, gain in zip(("", "_low", "_high"), recall_at, area_gain, strict=True):
         row |= {f"recall_at{bound}": recall, f"area_gain{bound}": gain}
@@ -213,7 +214,7 @@ def depth_row(recall_at=(0.2, 0.1, 0.3), area_gain=(0.1, 0.0, 0.2), **values):
 
 
 def change_row(difference, low, high, measure="area", **values):
-    row = {"kind": "items", "forced": 3, "depth": 3, "minus": 1, "measure": measure, "n_prompts": 4}
+    row = {"kind": "lists", "forced": 3, "depth": 3, "minus": 1, "measure": measure, "n_prompts": 4}
     return row | {"difference": difference, "low": low, "high": high} | values
 
 
@@ -229,12 +230,12 @@ def source_rows(shifts):
 
 def apart_rows(low, high, n_prompts=4):
     table = pd.DataFrame({"strategy": ["top_k", "min_p", "top_p", "none"]})
-    known = {"kind": "items", "measure": "embedding_diversity", "n_prompts": n_prompts}
+    known = {"kind": "lists", "measure": "embedding_diversity", "n_prompts": n_prompts}
     return table.assign(**known, low=low, high=high, difference=(low + high) / 2, in_favour=3)
 
 
 REACHED = pd.DataFrame({"strategy": ["top_k", "min_p", "top_p", "none", "oracle"]}).assign(
-    kind="items", validity=0.9
+    kind="lists", validity=0.9
 )
 
 
@@ -285,8 +286,8 @@ def test_depth_has_to_worsen_the_frontier():
         ((-0.1, -0.3, 0.1), NOT_TESTABLE),
     ):
         own = verdicts(change=change)[1].set_index("claim").verdict
-        assert own[claim.format("items, a list decides")] == said
-        assert own[claim.format("texts, grammar only")] == NOT_TESTABLE
+        assert own[claim.format("lists, a list decides")] == said
+        assert own[claim.format("forms, a rule decides")] == NOT_TESTABLE
 
 
 def test_greedy_labels_are_enough_only_where_both_readings_are_close():
@@ -298,7 +299,7 @@ def test_greedy_labels_are_enough_only_where_both_readings_are_close():
 def test_the_oracle_wins_only_where_the_interval_is_above_zero(monkeypatch):
     def said(apart):
         _, found = verdicts(apart=apart)
-        return set(found.verdict[found.claim.str.contains("oracle.*items")])
+        return set(found.verdict[found.claim.str.contains("oracle.*lists")])
 
     assert said((0.1, 0.2)) == {REPRODUCED}
     assert said((-0.2, -0.1)) == {NOT_REPRODUCED}
@@ -316,7 +317,7 @@ def judged_study(n_valid, n_invalid):
     valid = [True] * n_valid + [False] * n_invalid + [False, None]
     labels = frame.drop(columns="category").assign(valid=pd.array(valid, dtype="boolean"))
     plan = order_calibration.laptop()
-    name = plan.items[0].name
+    name = plan.trees["lists"][0].name
     return order_calibration.Study(plan, {name: frame}, {name: labels}, {})
 
 
@@ -324,28 +325,28 @@ def judged_study(n_valid, n_invalid):
     ("n_valid", "n_invalid", "shares"), [(50, 50, (15, 15)), (4, 50, (4, 26)), (50, 3, (27, 3))]
 )
 def test_half_of_the_texts_judged_are_valid_where_there_are_enough(n_valid, n_invalid, shares):
-    found = order_calibration.sample_texts(judged_study(n_valid, n_invalid), "items", 30)
+    found = order_calibration.sample_texts(judged_study(n_valid, n_invalid), "lists", 30)
     assert (found.valid.sum(), (~found.valid).sum()) == shares
     assert found.text.is_unique and set(found.text.str.split().str[0]) <= {"good", "bad"}
-    again = order_calibration.sample_texts(judged_study(n_valid, n_invalid), "items", 30)
+    again = order_calibration.sample_texts(judged_study(n_valid, n_invalid), "lists", 30)
     pd.testing.assert_frame_equal(found, again)
 
 
 def test_agreement_and_noise_of_a_judge_with_known_errors():
     study = judged_study(40, 40)
-    sample = order_calibration.sample_texts(study, "items", 60)
+    sample = order_calibration.sample_texts(study, "lists", 60)
     wrong = sample.text.isin(sample.text[sample.valid].iloc[:6])
     says = sample.valid.astype(bool) ^ wrong
     scores = {"grammar": 10, "semantics": says.map({True: 9, False: 8}), "overall": 10}
     judged = sample[["prompt_id", "text"]].assign(valid=says, **scores)
-    table = order_calibration.agreement_table({"items": sample}, {"items": judged}, study)
+    table = order_calibration.agreement_table({"lists": sample}, {"lists": judged}, study)
     row = table.iloc[0]
     assert row.accuracy == pytest.approx(54 / 60) and row.always_invalid == pytest.approx(0.5)
     assert row.accuracy_low < row.accuracy < row.accuracy_high
     assert (row.false_negative, row.false_positive) == (pytest.approx(6 / 30), 0)
     assert table.accuracy.nunique() == 1  # the score on semantics says the same here
     noise = order_calibration.noise_table(table, 0.5).set_index("judge")
-    assert noise.area["this page's judge on items"] < 1
+    assert noise.area["this page's judge on lists"] < 1
     assert len(order_calibration.noise_table(pd.DataFrame(), 0.5)) == 2
 
 
@@ -388,11 +389,11 @@ def test_without_a_judge_nothing_is_asked(study):
 def test_table1_counts_undecided_texts_as_not_valid(study, tiny, tmp_path, monkeypatch):
     """Labels by hand, since a tiny random model names no city."""
     model = tiny("llama", chat=True)
-    sweep = study.plan.oracle[0]
+    sweep = study.plan.oracle["lists"]
     labels = study.labels[sweep.name].assign(valid=pd.array([True] * len(study.labels[sweep.name])))
     candidates = node_table(study.completions[sweep.name], labels)
     changed = replace(study, candidates={**study.candidates, sweep.name: candidates})
-    found = order_calibration.texts_of(model, changed, 0, tmp_path)["items"]
+    found = order_calibration.texts_of(model, changed, 0, tmp_path)["lists"]
     assert set(found.prompt_id) == {p.id for p in sweep.prompts} and found.valid.dtype == bool
     assert set(found.strategy) == {"top_k", "min_p", "top_p", "none", "oracle"}
 
@@ -404,7 +405,8 @@ def test_the_chapter_tells_what_its_stored_texts_and_labels_say(model, glued):
     verdicts = [int(numbers[v]) for v in ("reproduced", "not_reproduced", "not_testable_here")]
     assert sum(verdicts) == int(numbers["claims"])
     assert sum(map(int, numbers["own_verdicts"].split(", "))) == 2
-    for kind, sweep, judge in (("items", "items-1", "gazetteer"), ("texts", "texts-1", "harper")):
+    for kind, judge in (("lists", "exact"), ("forms", "exact"), ("texts", "harper")):
+        sweep = f"{kind}-1"
         # From the files alone, node by node, without the study's own functions.
         folder = default_results_dir() / model
         texts = read_completions(folder / "texts" / sweep)
