@@ -32,10 +32,10 @@ from calib_utils.openended import programs, verifiers
 from calib_utils.openended.prompts import open_prompts
 from calib_utils.openended.sweeps import Sweep
 from calib_utils.results import conventions, records, storage
-from calib_utils.results.conventions import FRAMEWORK, LABELS, LOGITS, ROWS, STEPS, TEXTS
+from calib_utils.results.conventions import FRAMEWORK, LABELS, LEVERS, LOGITS, ROWS, STEPS, TEXTS
 from calib_utils.results.evaluation import keys, request_for
 from calib_utils.results.storage import KEY
-from calib_utils.studies import formal_framework, logit_shape
+from calib_utils.studies import formal_framework, levers, logit_shape
 
 TEXT_TOLERANCE = 1e-3  # nats a token, in float32
 _LOGIT_TOLERANCE = 0.01  # of logits as they are, in float32
@@ -60,6 +60,7 @@ _KEPT = {
     LOGITS: _Kept("*.parquet", records.read_logits, "06_logit_shape"),
     STEPS: _Kept("*.json", explorer.read, "03_oracle_cutoffs"),
     FRAMEWORK: _Kept("*.parquet", formal_framework.read, "01_formal_framework"),
+    LEVERS: _Kept("*.parquet", levers.read, "08_levers"),
 }
 
 
@@ -178,6 +179,13 @@ def _study_again(path: Path, update: bool, *_) -> tuple:
     return record, len(settings), gaps, storage.tolerance_of(record)
 
 
+def _levers_again(path: Path, *_) -> tuple:
+    table, record = levers.read(path)
+    again = levers.answers_of(_model(path, record), record["task"], record["end"])
+    gaps = storage.differences(table, again, ["variant", "temperature", "answer"])
+    return record, len(table), gaps, storage.tolerance_of(record)
+
+
 def _logits_again(path: Path, update: bool, *_) -> tuple:
     curves, record = records.read_logits(path)
     asked = tuple(query for query in logit_shape.QUERIES if query.label in curves)
@@ -218,6 +226,7 @@ _AGAIN: dict[str, Callable[..., tuple]] = {
     FRAMEWORK: _study_again,
     LOGITS: _logits_again,
     STEPS: _steps_again,
+    LEVERS: _levers_again,
     TEXTS: _texts_again,
     LABELS: _labels_again,
 }

@@ -23,7 +23,7 @@ from pathlib import Path
 from calib_utils.errors import ResultsError
 
 ROWS, TEXTS, FRAMEWORK = "rows", "texts", "framework"
-LABELS, LOGITS, STEPS = "labels", "logits", "steps"
+LABELS, LOGITS, STEPS, LEVERS = "labels", "logits", "steps", "levers"
 
 CURRENT = {
     # Validity, diversity, sequence precision and recall of a rule at a temperature; ln p of every
@@ -46,6 +46,9 @@ CURRENT = {
     # Single decoding steps for the explorer page: gaps to the highest logit, counts of answers.
     # 1 (2026-11-28): ranks from 0, bins of the tail as `explorer` makes them.
     STEPS: 1,
+    # ln p of every answer of a list under each prompt of chapter 08, at its temperatures.
+    # 1 (2026-11-28): float32, the standard wording as "wording 0".
+    LEVERS: 1,
 }
 # What must be equal, beside the convention, for something stored to be what is asked for. Only
 # texts of another engine than transformers name one.
@@ -56,9 +59,10 @@ IDENTITY = {
     LABELS: ("texts_sha256", "judge"),
     LOGITS: ("weights_sha256", "dtype"),
     STEPS: ("weights_sha256", "dtype", "task", "end"),
+    LEVERS: ("weights_sha256", "prompts_sha256", "dtype"),
 }
 # Folders beside those of the tasks, which no task may be called.
-FOLDERS = (TEXTS, FRAMEWORK, LABELS, LOGITS, STEPS)
+FOLDERS = (TEXTS, FRAMEWORK, LABELS, LOGITS, STEPS, LEVERS)
 
 
 def is_current(kind: str, record: Mapping) -> bool:

@@ -1,0 +1,55 @@
+"""Figures of what a user can turn: levers with intervals over tasks, and tasks in the plane."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from calib_utils.figures import BLUE, GREEN, RULE_NAMES, VERMILION, rule_style, unit_square
+from calib_utils.figures import source_line as source_line
+from calib_utils.figures import use_style as use_style
+
+_NAMES = RULE_NAMES | {"temperature": "temperature alone"}
+
+
+def lever_dots(compared: pd.DataFrame) -> Figure:
+    """`levers.compared`, a panel per level of validity: mean diversity over tasks, 95 % interval."""
+    levels = list(dict.fromkeys(compared.level))
+    order = list(compared[compared.level == levels[0]].lever)[::-1]
+    size = (3.4 * len(levels), 1.3 + 0.36 * len(order))
+    figure, axes = plt.subplots(1, len(levels), figsize=size, sharey=True, squeeze=False)
+    for ax, level in zip(axes[0], levels, strict=True):
+        for row in compared[compared.level == level].itertuples():
+            y, colour = order.index(row.lever), _colour(row.lever)
+            ax.plot([row.diversity_low, row.diversity_high], [y, y], color=colour, linewidth=1.6)
+            ax.plot(row.diversity, y, "o", color=colour)
+        ax.set_title(f"validity ≥ {level:g}")
+        ax.set(xlabel="diversity", xlim=(0, None))
+        ax.grid(visible=False, axis="y")
+    axes[0, 0].set_yticks(range(len(order)), [_NAMES.get(name, name) for name in order])
+    figure.tight_layout()
+    return figure
+
+
+def _colour(lever: str) -> str:
+    if lever.startswith("mixture"):
+        return VERMILION
+    return GREEN if lever.startswith("wording") else rule_style(lever)["color"]
+
+
+def task_arrows(before: pd.DataFrame, after: pd.DataFrame) -> Figure:
+    """Validity and diversity of every task (index) as it is, and after the best lever."""
+    figure, ax = plt.subplots(figsize=(5.6, 5.2))
+    for task in before.index.intersection(after.index):
+        start, end = before.loc[task], after.loc[task]
+        way = {"arrowstyle": "->", "color": "#999999", "linewidth": 1}
+        places = (end.validity, end.diversity), (start.validity, start.diversity)
+        ax.annotate("", *places, arrowprops=way)
+    for name, points, colour, marker in (
+        ("as it is", before, BLUE, "o"),
+        ("most diverse setting tried at this validity", after, VERMILION, "s"),
+    ):
+        style = {"linestyle": "none", "marker": marker, "color": colour, "markersize": 5}
+        ax.plot(points.validity, points.diversity, label=name, **style)
+    unit_square(ax, "validity", "diversity")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False)
+    return figure

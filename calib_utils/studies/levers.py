@@ -1,0 +1,305 @@
+"""The study of levers: what a user can turn to get more of the valid answers, and what it buys.
+
+Wordings of the prompt, a random string in it, mixtures of prompts, temperature and the cutoffs of
+Table 3, on the closed lists, where validity and diversity are exact, mixtures among them. Knows
+which prompts and settings are tried; measures through `results.evaluation`.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from calib_utils.core.metrics import (
+    as_text,
+    best_by_budget,
+    cluster_interval,
+    diversity,
+    validity,
+)
+from calib_utils.core.rules import TABLE3_TEMPERATURES, table3_rules
+from calib_utils.core.tasks import Task, closed_lists, get_task, wordings
+from calib_utils.errors import ResultsError
+from calib_utils.models.loading import Model
+from calib_utils.results import conventions, records
+from calib_utils.results.evaluation import answer_probabilities, evaluate, render_prompt
+from calib_utils.studies.reporting import TESTABLE, Page, over
+
+TASKS = tuple(name for name, own in closed_lists().items() if own["task"])
+QUICK_TASKS = TASKS[:2]
+TEMPERATURES = (0.6, 0.8, 1.0, 1.3, 1.6)
+N_SEEDS = 8  # random strings in the standard wording
+LEVELS = (0.8, 0.95)
+BUDGET = 5  # settings that a user tries; the smallest lever has as many
+ALONE = "as it is"
+_STANDARD = "wording 0"
+_AGAIN = "delete it and run 08_levers"
+_COLUMNS = ["variant", "temperature", "answer", "log_p"]
+_BOTH = ["validity", "diversity"]
+# Samplers as engines and models ship them, beside the grid.
+DEFAULTS = {
+    "transformers": ("top_k=50", 1.0),
+    "vLLM, OpenAI's API": ("none", 1.0),
+    "llama.cpp": ("top_k=40+top_p=0.95+min_p=0.05@llama.cpp", 0.8),
+    "Qwen2.5's own": ("top_k=20+top_p=0.8", 0.7),
+}
+
+
+def prompts_of(task: str) -> dict[str, Task]:
+    """The prompts tried on a task: its wordings, and the standard one with a random string."""
+    standard = get_task(task)
+    found = {_STANDARD: standard}
+    found |= {f"wording {k}": get_task(f"{task}-wording-{k}") for k in range(1, len(wordings()))}
+    for k in range(1, N_SEEDS + 1):
+        drawn = hashlib.sha256(f"{task} {k}".encode()).hexdigest()[:12]
+        prompt = f"{standard.prompt}\nRandom seed: {drawn}"
+        found[f"seed {k}"] = Task(f"{task}-seed-{k}", prompt, standard.answers)
+    return found
+
+
+def answers(page: Page, tasks: Iterable[str] = TASKS) -> pd.DataFrame:
+    """ln p of every answer of every task under each of its prompts, at `TEMPERATURES`.
+
+    Kept as one file a task, so a run that was stopped goes on where it was. Columns task, variant,
+    temperature, answer (its number), log_p (nats, float32).
+    """
+    return over(tasks, lambda task: answers_of(page.model, task, page.end, page.store))
+
+
+def answers_of(
+    model: Model, task: str, end: str = "eos", results_dir: Path | None = None
+) -> pd.DataFrame:
+    """`answers` of one task, without the column `task`."""
+    prompts = prompts_of(task)
+    path = None
+    if results_dir is not None:
+        suffix = "" if end == "eos" else f"@end={end}"
+        path = Path(results_dir) / model.key / conventions.LEVERS / f"{task}{suffix}.parquet"
+    asked = {name: render_prompt(model, own, end=end) for name, own in prompts.items()}
+    parts = [[name, one.ids, one.sequences.fingerprint()] for name, one in asked.items()]
+    record = {
+        **records.of_model(model),
+        "weights_file": model.weights_file,
+        "task": task,
+        "end": end,
+        "prompts_sha256": conventions.digest(parts),
+        "convention": conventions.CURRENT[conventions.LEVERS],
+    }
+    if path is not None and path.exists():
+        table, stored = read(path)
+        conventions.require_same(path, conventions.LEVERS, stored, record)
+        if conventions.is_current(conventions.LEVERS, stored):
+            return table
+    began, tables = time.perf_counter(), []
+    for name, own in prompts.items():
+        found = answer_probabilities(model, own, TEMPERATURES, end=end)
+        number = np.tile(np.arange(len(own.answers), dtype=np.int16), len(TEMPERATURES))
+        tables.append(found.assign(variant=name, answer=number)[_COLUMNS])
+    table = pd.concat(tables, ignore_index=True).astype({"log_p": np.float32})
+    record |= {"seconds": round(time.perf_counter() - began, 2)}
+    record |= {"environment": conventions.environment(model.device)}
+    if path is not None:
+        records.write(path, table, record)
+    return table
+
+
+def read(path: Path) -> tuple[pd.DataFrame, dict]:
+    """What is kept of one task, and its record; a ResultsError where it cannot be."""
+    needed = ("model", "revision", "task", "end", "seconds", "environment")
+    table, record = records.read(path, conventions.LEVERS, needed, _AGAIN)
+    with suppress(KeyError, TypeError, ValueError):
+        if list(table) == _COLUMNS and (table.log_p <= 1e-6).all():
+            totals = np.exp(table.log_p.astype(float)).groupby([table.variant, table.temperature])
+            if len(table) and (totals.sum() <= 1 + 1e-5).all():
+                return table, record
+    raise ResultsError(f"{path} holds no possible log-probabilities: {_AGAIN}")
+
+
+def settings(page: Page, tasks: Iterable[str] = TASKS) -> pd.DataFrame:
+    """Rows of `evaluate` for the settings of Table 3 on the standard wording, task by task."""
+    asked = {"rules": table3_rules(), "temperatures": TABLE3_TEMPERATURES, **page.asked}
+    return over(tasks, lambda task: evaluate(page.model, task, **asked))
+
+
+def defaults(page: Page, tasks: Iterable[str] = TASKS) -> pd.DataFrame:
+    """Rows of `evaluate` for the samplers that engines ship, with a column `engine`."""
+    parts = []
+    for engine, (rule, temperature) in DEFAULTS.items():
+        asked = {"rules": [rule], "temperatures": [temperature], **page.asked}
+        table = over(tasks, lambda task, asked=asked: evaluate(page.model, task, **asked))
+        parts.append(table.assign(engine=engine))
+    return pd.concat(parts, ignore_index=True)
+
+
+# Arithmetic: tables in, tables out.
+
+
+def _val_div(log_p: np.ndarray) -> dict[str, float]:
+    """Validity and diversity of ln p [answer]."""
+    column = log_p.astype(float)[:, None]
+    return {"validity": float(validity(column)[0]), "diversity": float(diversity(column)[0])}
+
+
+def levers(found: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """Every setting of every lever on every task: columns task, lever, setting, validity, diversity.
+
+    Of `answers` and `settings`. A mixture draws one of its prompts at random for each answer, so
+    its probabilities are the means of its prompts'.
+    """
+    rows = []
+    for task, own in found.groupby("task", sort=False):
+        for temperature, at in own.groupby("temperature", sort=False):
+            log_p = at.pivot(index="answer", columns="variant", values="log_p")
+            said = [name for name in log_p if name.startswith("wording")]
+            seeds = [name for name in log_p if name.startswith("seed")]
+            for name in said:
+                one = {"task": task, "setting": f"{name}, T={temperature:g}"}
+                one |= _val_div(log_p[name].to_numpy())
+                if temperature == 1:
+                    rows.append({"lever": "wording", **one})
+                    rows += [{"lever": ALONE, **one}] * (name == _STANDARD)
+                rows.append({"lever": "wording and temperature", **one})
+            for lever, names in (("mixture of wordings", said), ("mixture of seeds", seeds)):
+                mixed = np.log(np.exp(log_p[names].to_numpy(float)).mean(axis=1))
+                one = {"task": task, "setting": f"T={temperature:g}", **_val_div(mixed)}
+                rows.append({"lever": lever, **one})
+    practical = table[table.rule != "oracle_size"]
+    named = practical.rule + "=" + practical.parameter.map("{:g}".format)
+    named = named.where(practical.parameter.notna(), practical.rule)
+    rules = practical[["task", *_BOTH]].assign(
+        lever=practical.rule.replace("none", "temperature"),
+        setting=named + ", T=" + practical.temperature.map("{:g}".format),
+    )
+    both = [pd.DataFrame(rows), rules]
+    return pd.concat(both, ignore_index=True)[["task", "lever", "setting", *_BOTH]]
+
+
+def done(settings: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """The tasks that the model can do under some setting, and those that it cannot."""
+    best = settings.groupby("task", sort=False).validity.max()
+    return list(best.index[best >= TESTABLE]), list(best.index[best < TESTABLE])
+
+
+def best(settings: pd.DataFrame, level: float) -> pd.DataFrame:
+    """Each lever's best diversity at a validity with `BUDGET` settings tried: a row per task.
+
+    The exact expectation over which settings of the lever are tried, 0 counted where none is valid
+    enough; a column per lever.
+    """
+    rows = {}
+    for task, own in settings.groupby("task", sort=False):
+        curve = best_by_budget(own, level, by="lever")
+        # A lever of one setting has no more to try.
+        curve = curve[curve.budget <= BUDGET].groupby("lever", sort=False)["mean"].last()
+        rows[task] = curve
+    return pd.DataFrame(rows).T.rename_axis("task")
+
+
+def compared(settings: pd.DataFrame, levels: Iterable[float] = LEVELS) -> pd.DataFrame:
+    """Each lever over all tasks that the model can do, with intervals over tasks.
+
+    Columns: level, lever, tasks (with a setting valid enough), diversity with _low, _high, and what
+    it gains over temperature alone (gain, gain_low, gain_high).
+    """
+    able, _ = done(settings)
+    own, rows = settings[settings.task.isin(able)], []
+    for level in levels:
+        wide = best(own, level)
+        for lever in wide:
+            row = {"level": level, "lever": lever}
+            row |= {"tasks": f"{int((wide[lever] > 0).sum())} of {len(wide)}"}
+            apart = {"diversity": wide[lever], "gain": wide[lever] - wide.temperature}
+            table = pd.DataFrame(apart).reset_index()
+            for name in apart:
+                row |= cluster_interval(table, name, "task", None).columns(name)
+            rows.append(row)
+    found = pd.DataFrame(rows)
+    return found.sort_values(["level", "diversity"], ascending=[True, False], ignore_index=True)
+
+
+def cards(table: pd.DataFrame, shipped: pd.DataFrame) -> pd.DataFrame:
+    """Where each sampler stands over all tasks that the model can do, with intervals over tasks.
+
+    Of `settings` and `defaults`. For a sampler as shipped, its mean validity and diversity and on
+    how many tasks it is valid enough; for a family of Table 3, at each of `LEVELS` the setting with
+    the highest mean diversity among those that are valid enough on most tasks.
+    """
+    named = table.assign(lever=table.rule)
+    able, _ = done(named)
+    rows = []
+    for engine, own in shipped[shipped.task.isin(able)].groupby("engine", sort=False):
+        rule, temperature = DEFAULTS[engine]
+        rows.append({"sampler": engine, "setting": f"{rule}, T={temperature:g}", **_standing(own)})
+    settings = named[named.task.isin(able)].groupby(
+        ["rule", "parameter", "temperature"], dropna=False
+    )
+    means = settings.agg(
+        diversity=("diversity", "mean"),
+        **{
+            f"at {level:g}": ("validity", lambda v, level=level: (v >= level).mean())
+            for level in LEVELS
+        },
+    ).reset_index()
+    for rule, family in means.groupby("rule", sort=False):
+        for level in LEVELS:
+            usable = family[family[f"at {level:g}"] > 0.5]
+            if usable.empty:
+                rows.append({"sampler": rule, "setting": f"none valid enough at {level:g}"})
+                continue
+            one = usable.loc[usable.diversity.idxmax()]
+            own = settings.get_group((one.rule, one.parameter, one.temperature))
+            number = "" if pd.isna(one.parameter) else f"={one.parameter:g}"
+            setting = f"{one.rule}{number}, T={one.temperature:g}"
+            rows.append({"sampler": rule, "setting": setting, "best for": level, **_standing(own)})
+    return pd.DataFrame(rows)
+
+
+def _standing(own: pd.DataFrame) -> dict:
+    row = {}
+    for name in _BOTH:
+        row |= cluster_interval(own, name, "task", None).columns(name)
+    for level in LEVELS:
+        row[f"Val ≥ {level:g}"] = f"{int((own.validity >= level).sum())} of {len(own)}"
+    return row
+
+
+def before_and_after(settings: pd.DataFrame, level: float = LEVELS[0]):
+    """Every task that the model can do as it is, and at its most diverse setting of a validity."""
+    able, _ = done(settings)
+    own = settings[settings.task.isin(able)]
+    usable = own[own.validity >= level]
+    most = usable.loc[usable.groupby("task", sort=False).diversity.idxmax()]
+    return own[own.lever == ALONE].set_index("task"), most.set_index("task")
+
+
+def choices(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
+    """`before_and_after` as a table: a row per task."""
+    wide = before[_BOTH].add_prefix("as it is, ").join(after[["lever", "setting", *_BOTH]])
+    return wide.reset_index().fillna({"lever": "none valid enough", "setting": ""})
+
+
+def headline(compared: pd.DataFrame, settings: pd.DataFrame) -> dict[str, str]:
+    """What the page's first lines quote."""
+    able, unable = done(settings)
+    said = {"able": f"{len(able)} of {len(able) + len(unable)}", "budget": str(BUDGET)}
+    for level, suffix in zip(LEVELS, ("", "_95"), strict=True):
+        own = compared[compared.level == level].set_index("lever")
+        said |= {f"best_lever{suffix}": own.diversity.idxmax()}
+        said |= {f"best_diversity{suffix}": _told(own.loc[own.diversity.idxmax()])}
+        if not suffix:
+            sampler = own.loc[["top_k", "top_p", "min_p"]].diversity.idxmax()
+            said |= {"temperature_diversity": _told(own.loc["temperature"])}
+            said |= {"best_sampler": sampler, "sampler_diversity": _told(own.loc[sampler])}
+    before = settings[(settings.lever == ALONE) & settings.task.isin(able)]
+    for name in _BOTH:
+        found = cluster_interval(before, name, "task", None)
+        said[f"alone_{name}"] = as_text(found.mean, found.low, found.high)
+    return said
+
+
+def _told(row: pd.Series) -> str:
+    return as_text(row.diversity, row.diversity_low, row.diversity_high)
