@@ -34,6 +34,7 @@ from calib_utils.errors import (
 from calib_utils.figures import explorer
 from calib_utils.models.loading import load_model
 from calib_utils.models.registry import DEFAULT_MODEL, EMBEDDED
+from calib_utils.openended import precision_recall
 from calib_utils.results import storage
 from calib_utils.results.storage import KEY
 
@@ -288,7 +289,9 @@ def _mend_page(app, pagename, templatename, context, doctree) -> None:
 
 # Contents, pages and PDF
 
-_START = "summary how_to_read explorer bring_a_sampler add_your_model scale_out status errata"
+_START = (
+    "summary how_to_read explorer noise_floor bring_a_sampler add_your_model scale_out status errata"
+)
 _REFERENCE = "glossary faults benchmarks mutation licences bibliography cite"
 
 
@@ -366,6 +369,13 @@ def _build(output: Path) -> None:
     pages = first.parent / "_static" / explorer.PAGE_FOLDER
     for row in explorer.write(paths.default_results_dir(), pages).itertuples():
         print(f"explorer page, left out: {row.folder}: {row.why}", file=sys.stderr)
+    curves = precision_recall.published_points().groupby(["model", "prefix"], sort=False)
+    points = [
+        {"name": name, "points": own[["recall_unweighted", "precision"]].round(4).to_numpy().tolist()}
+        for name, own in curves
+    ]
+    text = f"window.calibPublishedPoints = {json.dumps(points)};\n"
+    files.keep(first.parent / "_static" / "noise-points.js", text.encode())
 
 
 def _jupyter_book(output: Path, builder: str, page: str) -> Path:

@@ -484,7 +484,8 @@ def findings(
 
 def headline(depths: pd.DataFrame, measured: pd.DataFrame) -> dict[str, str]:
     """What pages quote of the trees with one forced token, of `depth_table` and `measures`."""
-    said = {}
+    gains = precision_recall.from_published().area_gain
+    said = {"published_gain": f"{gains.min():.2f} to {gains.max():.2f}"}
     for row in depths[depths.forced == 1].itertuples():
         asked = measured[(measured.kind == row.kind) & (measured.forced == 1)].prompt_id.nunique()
         said |= {
