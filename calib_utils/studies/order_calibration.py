@@ -20,7 +20,7 @@ from calib_utils.openended.prompts import open_prompts
 from calib_utils.openended.sweeps import Sweep, log_ranks, node_table, unique_texts
 from calib_utils.openended.table1 import LEVEL, Embed, forced_tokens, plan_generations
 from calib_utils.openended.text_diversity import load_embedder
-from calib_utils.openended.verifiers import THRESHOLD, GazetteerJudge, LanguageChecker
+from calib_utils.openended.verifiers import THRESHOLD, ExactJudge, LanguageChecker
 from calib_utils.results import conventions, records
 from calib_utils.studies import reporting
 from calib_utils.studies.reporting import NOT_REPRODUCED, NOT_TESTABLE, OURS, REPRODUCED, decided
@@ -171,7 +171,8 @@ def _labels(texts, sweep: Sweep, results_dir, model_key: str, name: str, judge=N
 
 def judge_of(prompts):
     """The judge of the main figures: exact where lists decide every prompt, else grammar alone."""
-    return GazetteerJudge() if all(p.gazetteer for p in prompts) else LanguageChecker()
+    names = [prompt.verifier for prompt in prompts]
+    return ExactJudge(names) if all(names) else LanguageChecker()
 
 
 def label_counts(study: Study) -> pd.DataFrame:

@@ -17,7 +17,7 @@ from calib_utils.openended.prompts import open_prompts
 from calib_utils.openended.sweeps import node_table
 from calib_utils.openended.table1 import plan_generations
 from calib_utils.openended.verifiers import (
-    GazetteerJudge,
+    ExactJudge,
     LanguageChecker,
     Verdict,
     known_prompts,
@@ -98,17 +98,17 @@ def test_labels_that_cannot_be_written_say_so(tmp_path):
 
 def test_missing_verdicts_survive_the_file(tmp_path):
     rows, path = texts(("Kashmir", True), ("", False)), tmp_path / "x.parquet"
-    first, again = (verifiers.labels_of(rows, (ITEM,), GazetteerJudge(), path) for _ in "12")
+    first, again = (verifiers.labels_of(rows, (ITEM,), ExactJudge(), path) for _ in "12")
     assert first.valid.isna().any()
     pd.testing.assert_frame_equal(first, again)
 
 
 def test_the_lists_decide_every_item_prompt_of_the_project():
     own = open_prompts(["item"])
-    assert {known_prompts()[prompt.prompt] for prompt in own} == {p.gazetteer for p in own}
-    assert isinstance(order_calibration.judge_of(own), GazetteerJudge)
+    assert {known_prompts()[prompt.prompt] for prompt in own} == {p.verifier for p in own}
+    assert isinstance(order_calibration.judge_of(own), ExactJudge)
     assert isinstance(order_calibration.judge_of(open_prompts()), LanguageChecker)
-    for judge in (GazetteerJudge(), LanguageChecker()):
+    for judge in (ExactJudge(), LanguageChecker()):
         assert json.loads(json.dumps(judge.identity)) == judge.identity
 
 
@@ -148,14 +148,14 @@ def test_the_study_is_read_back_without_running_anything(study, tiny, store, mon
         raise AssertionError("the model ran")
 
     monkeypatch.setattr("calib_utils.openended.sweeps.grow", run)
-    monkeypatch.setattr(GazetteerJudge, "judge", run)
+    monkeypatch.setattr(ExactJudge, "judge", run)
     monkeypatch.setattr(LanguageChecker, "judge", run)
     again = order_calibration.run(tiny("llama", chat=True), order_calibration.quick(), store)
     for name, own in study.candidates.items():
         pd.testing.assert_frame_equal(own, again.candidates[name])
     counts = order_calibration.label_counts(study)
     assert counts.set_index("sweep").judge.to_dict() == {
-        s.name: "gazetteer" if s.name.startswith("items") else "harper" for s in study.plan.sweeps
+        s.name: "exact" if s.name.startswith("items") else "harper" for s in study.plan.sweeps
     }
 
 
@@ -404,7 +404,7 @@ def test_the_chapter_tells_what_its_stored_texts_and_labels_say(model, glued):
     verdicts = [int(numbers[v]) for v in ("reproduced", "not_reproduced", "not_testable_here")]
     assert sum(verdicts) == int(numbers["claims"])
     assert sum(map(int, numbers["own_verdicts"].split(", "))) == 2
-    for kind, sweep, judge in (("items", "items-1", "gazetteer"), ("texts", "texts-1", "harper")):
+    for kind, sweep, judge in (("items", "items-1", "exact"), ("texts", "texts-1", "harper")):
         # From the files alone, node by node, without the study's own functions.
         folder = default_results_dir() / model
         texts = read_completions(folder / "texts" / sweep)
