@@ -9,6 +9,7 @@ setup(
         "calib_utils.data": [
             *("panel/*.csv", "panel/*.json", "published/*.csv"),
             *("tasks/*.json", "tasks/*.txt", "tasks/gazetteer/*.csv"),
+            *("tasks/lists/*.csv", "tasks/lists/*.json"),
         ]
     },
 )

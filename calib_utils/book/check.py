@@ -29,7 +29,7 @@ from calib_utils.models.generation import Continuations, start_of
 from calib_utils.models.loading import Model, load_model
 from calib_utils.models.registry import EMBEDDED
 from calib_utils.openended import programs, verifiers
-from calib_utils.openended.prompts import open_prompts
+from calib_utils.openended.prompts import VERIFIERS, open_prompts
 from calib_utils.openended.sweeps import Sweep
 from calib_utils.results import conventions, records, storage
 from calib_utils.results.conventions import FRAMEWORK, LABELS, LEVERS, LOGITS, ROWS, STEPS, TEXTS
@@ -255,7 +255,8 @@ def _can_be_again(path: Path, kind: str) -> bool:
 
 def _judge_of(record: Mapping):
     """The program that gave labels, where it is here in that version; None for a model."""
-    for judge in (verifiers.GazetteerJudge(), verifiers.LanguageChecker()):
+    named = set(record["judge"].get("verifiers", ())) & set(VERIFIERS)
+    for judge in (verifiers.ExactJudge(named), verifiers.LanguageChecker()):
         if record["judge"] == json.loads(json.dumps({"name": judge.name, **judge.identity})):
             return judge
     return None
@@ -693,7 +694,7 @@ def _label_faults(path: Path, table: pd.DataFrame, record: Mapping) -> Iterator[
         yield f"has the columns {list(table)}"
         return
     _items(path, table, record)
-    if record["judge"]["name"] == verifiers.GazetteerJudge.name and _judge_of(record):
+    if record["judge"]["name"] == verifiers.ExactJudge.name and _judge_of(record):
         row = recompute(path, n=len(table)).iloc[0]
         if not row.same:
             yield f"has {row['largest difference']} labels that the lists do not give"

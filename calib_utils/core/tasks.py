@@ -1,14 +1,16 @@
 """Tasks: a prompt and the complete set of its valid answers, as strings. Knows no tokens.
 
-The paper's (App. C.1), and a user's own list.
+The paper's (App. C.1), the closed lists of `data/tasks/lists`, and a user's own.
 """
 
+import csv
 import itertools
 import json
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from calib_utils import files, paths
@@ -38,11 +40,10 @@ _NUMBER = "(0|[1-9][0-9]{0,8})"
 _RNG_NAME = re.compile(f"rng-{_NUMBER}(?:-sum-(at-most|equals)-{_NUMBER})?")
 _PARAPHRASE = re.compile(f"(.+)-paraphrase-{_NUMBER}")
 _SHORTEST = re.compile(f"(.+)-shortest-{_NUMBER}")
-# The lists that decide answers to an open prompt.
-GAZETTEERS = ("city", "country", "element")
+_WORDING = re.compile(f"(.+)-wording-{_NUMBER}")
 NAME_FORMS = (
     *("rng-{n}", "rng-{n}-sum-at-most-{s}", "rng-{n}-sum-equals-{s}", "us-states"),
-    *("{task}-paraphrase-{i}", "{task}-shortest-{k}"),
+    *("{task}-paraphrase-{i}", "{task}-shortest-{k}", "{list}", "{list}-wording-{k}"),
 )
 _HINT = "Or pass the path of a .json task file, or build cu.Task(name=, prompt=, answers=)."
 
@@ -90,18 +91,19 @@ class Task:
 
 @dataclass(frozen=True)
 class OpenPrompt:
-    """A prompt whose valid answers nobody can list.
+    """A prompt whose answers are texts of any kind.
 
-    `gazetteer` names the list that decides an answer of a few words; None where a judge has to.
+    `verifier` names the list or the form by which a program decides an answer; None where a judge
+    has to. Whoever decides by it says whether it is known.
 
     Raises:
-        InvalidTaskError: an id unfit for a file, an empty text, or a gazetteer that is none.
+        InvalidTaskError: an id unfit for a file, or an empty text.
     """
 
     id: str
     category: str
     prompt: str
-    gazetteer: str | None = None
+    verifier: str | None = None
 
     def __post_init__(self):
         if not isinstance(self.id, str) or not re.fullmatch(r"\w[\w.-]*", self.id):
@@ -113,11 +115,6 @@ class OpenPrompt:
             value = getattr(self, field)
             if not isinstance(value, str) or not value.strip():
                 raise InvalidTaskError(f"prompt {self.id!r}: the {field} is empty ({value!r})")
-        if self.gazetteer is not None and self.gazetteer not in GAZETTEERS:
-            raise InvalidTaskError(
-                f"prompt {self.id!r}: no gazetteer {self.gazetteer!r}; choose from {GAZETTEERS}, "
-                "or None for a judge"
-            )
 
 
 def _require_whole(text: str, where: str) -> None:
@@ -206,6 +203,13 @@ def get_task(name: Task | str | Path) -> Task:
     if text == "us-states":
         states = paths.package_data("tasks", "us-states.txt").read_text(encoding="utf-8")
         return Task(text, _STATES_PROMPT, tuple(states.splitlines()))
+    if text in (names := _list_tasks()):
+        return Task(text, wording(text), tuple(list_table(text)))
+    if (match := _WORDING.fullmatch(text)) and match[1] in names:
+        known = {f"{match[1]}-wording-{k}": k for k in range(1, len(wordings()))}
+        if text not in known:
+            raise UnknownNameError("wording", text, known)
+        return Task(text, wording(match[1], known[text]), tuple(list_table(match[1])))
     if match := _RNG_NAME.fullmatch(text):
         length, relation, total = match.groups()
         return _random_digits(text, int(length), relation, None if total is None else int(total))
@@ -213,9 +217,64 @@ def get_task(name: Task | str | Path) -> Task:
 
 
 def list_tasks() -> list[str]:
-    """The names of the book's tasks."""
+    """The names of the book's tasks: the paper's, then the closed lists."""
     sums = [f"rng-{n}-sum-{kind}-10" for kind in _SUM_WORDS for n in (2, 3, 4)]
-    return ["rng-2", "rng-3", "rng-4", *sums, "us-states"]
+    return ["rng-2", "rng-3", "rng-4", *sums, "us-states", *_list_tasks()]
+
+
+# Closed lists: sets of names that are complete and small, with the words that ask for one.
+
+
+@cache
+def closed_lists() -> dict[str, dict]:
+    """What `lists.json` says of each list, by name.
+
+    `noun` with its article, `what` an answer has to be (by default the name), `source`, `licence`,
+    `date`, `sha256` of the table, `n` answers, and `task`: whether it is a finite task.
+    """
+    return json.loads(_list_file("lists.json").read_text("utf-8"))
+
+
+def list_table(name: str) -> dict[str, list[str]]:
+    """Every answer of a closed list with its other names, in the list's order.
+
+    >>> list_table("us-president")["Biden"][0]
+    'Joe Biden'
+
+    Raises:
+        UnknownNameError: no such list.
+    """
+    if name not in closed_lists():
+        raise UnknownNameError("list", name, closed_lists())
+    with open(_list_file(f"{name}.csv"), encoding="utf-8", newline="") as file:
+        return {
+            row["answer"]: list(filter(None, row["aliases"].split("|")))
+            for row in csv.DictReader(file)
+        }
+
+
+@cache
+def wordings() -> tuple[str, ...]:
+    """The templates that ask for one item of any list; the first is the standard one."""
+    return tuple(json.loads(_list_file("wordings.json").read_text("utf-8")))
+
+
+def wording(name: str, k: int = 0) -> str:
+    """The prompt that asks for one item of a list, in the k-th wording.
+
+    >>> wording("us-president")
+    'Name a president of the United States. Answer with the surname only.'
+    """
+    own = closed_lists()[name]
+    return wordings()[k].format(noun=own["noun"], what=own.get("what", "name"))
+
+
+def _list_tasks() -> list[str]:
+    return [name for name, own in closed_lists().items() if own["task"]]
+
+
+def _list_file(name: str) -> Path:
+    return paths.package_data("tasks", "lists", name)
 
 
 def _random_digits(name: str, length: int, relation: str | None, total: int | None) -> Task:

@@ -1,6 +1,6 @@
-"""Open-ended prompts: a small set of the project's own, and NoveltyBench by name.
+"""Open-ended prompts: a set of the project's own, and NoveltyBench by name.
 
-Knows prompts, their categories, and which gazetteer decides a short answer. Knows nothing of
+Knows prompts, their categories, and which list or form decides an answer. Knows nothing of
 tokens, models or judges.
 """
 
@@ -9,20 +9,23 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from calib_utils import paths
-from calib_utils.core.tasks import OpenPrompt
+from calib_utils.core.tasks import OpenPrompt, closed_lists, wording
 from calib_utils.errors import HubUnreachableError, InvalidTaskError, UnknownNameError
 from calib_utils.models import weights
+from calib_utils.openended import lists
 
-CATEGORIES = ("story", "joke", "poem", "item", "plot")
+CATEGORIES = ("story", "joke", "poem", "item", "plot", "list")
+# Who decides by program, by name: (name, text, ended) -> (True, False or None, reason).
+VERIFIERS = dict.fromkeys(lists.KINDS, lists.decide)
 # The data set of Zhang et al. (arXiv:2504.05228) that the paper takes its queries from.
 NOVELTYBENCH = "yimingzhang/novelty-bench"
 SPLITS = ("curated", "wildchat")
 
 
 def open_prompts(categories: Iterable[str] = CATEGORIES) -> tuple[OpenPrompt, ...]:
-    """The project's own prompts of some categories, in the order of the file.
+    """The project's own prompts of some categories, in the order of the file; last, of each list.
 
-    >>> [prompt.gazetteer for prompt in open_prompts(["item"])]
+    >>> [prompt.verifier for prompt in open_prompts(["item"])]
     ['city', 'country', 'element', 'city']
     """
     wanted = [categories] if isinstance(categories, str) else list(categories)
@@ -31,7 +34,21 @@ def open_prompts(categories: Iterable[str] = CATEGORIES) -> tuple[OpenPrompt, ..
             raise UnknownNameError("category", name, CATEGORIES)
     path = paths.package_data("tasks", "open_prompts.json")
     known = _prompts(json.loads(path.read_text(encoding="utf-8")), str(path))
+    known += _list_prompts({prompt.prompt for prompt in known})
     return tuple(prompt for prompt in known if prompt.category in wanted)
+
+
+def _list_prompts(asked: set[str]) -> tuple[OpenPrompt, ...]:
+    """One for an item of each closed list, but for what is asked already."""
+    found = (OpenPrompt(f"list-{name}", "list", wording(name), name) for name in closed_lists())
+    return tuple(prompt for prompt in found if prompt.prompt not in asked)
+
+
+def verifier_named(name: str) -> str:
+    """The name of a list or form, as it is; an UnknownNameError where there is none."""
+    if name not in VERIFIERS:
+        raise UnknownNameError("verifier", name, VERIFIERS)
+    return name
 
 
 def get_prompt(prompt: OpenPrompt | str) -> OpenPrompt:
@@ -95,11 +112,13 @@ def _prompts(rows: list[dict], source: str) -> tuple[OpenPrompt, ...]:
     for number, row in enumerate(rows, start=1):
         try:
             category = row.get("category") or "noveltybench"
-            prompt = OpenPrompt(row["id"], category, row["prompt"], row.get("gazetteer"))
+            prompt = OpenPrompt(row["id"], category, row["prompt"], row.get("verifier"))
         except (AttributeError, KeyError, TypeError) as error:
             raise InvalidTaskError(
                 f"{source}, row {number}: {row!r} has no id or no prompt: give both as strings"
             ) from error
+        if prompt.verifier is not None:
+            verifier_named(prompt.verifier)
         if prompt.id in found:
             raise InvalidTaskError(f"{source}, row {number}: the id {prompt.id!r} occurs twice")
         found[prompt.id] = prompt

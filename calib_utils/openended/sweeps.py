@@ -85,7 +85,12 @@ class Sweep:
     def parameters(self) -> dict:
         """All that decides the completions of a given model, for a record."""
         return {
-            **{"prompts": [vars(prompt) for prompt in self.prompts], "seeds": list(self.seeds)},
+            # Who labels a text decides nothing of it.
+            "prompts": [
+                {"id": own.id, "category": own.category, "prompt": own.prompt}
+                for own in self.prompts
+            ],
+            "seeds": list(self.seeds),
             **{"position": list(self.position), "depth": self.depth},
             **{"candidates": list(self.ranks), "n_samples": self.n_samples},
             **{"max_tokens": self.max_tokens, "temperature": _temperature(self), "end": self.end},

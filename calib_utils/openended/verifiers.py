@@ -1,4 +1,4 @@
-"""Labels of texts: by lists of names, by a grammar checker, by people; kept beside the texts.
+"""Labels of texts: by lists and forms, by a grammar checker, by people; kept beside the texts.
 
 A judge is an object with `name`, `criteria` (which of `CRITERIA` it scores), `identity` (what a
 label depends on beside the item) and `judge(items) -> labels`. Knows no model.
@@ -21,7 +21,8 @@ import pandas as pd
 from calib_utils import files, paths
 from calib_utils.core.tasks import OpenPrompt
 from calib_utils.errors import JudgeError, ResultsError
-from calib_utils.openended.prompts import open_prompts
+from calib_utils.openended import lists
+from calib_utils.openended.prompts import VERIFIERS, open_prompts, verifier_named
 from calib_utils.openended.sweeps import unique_texts
 from calib_utils.results import conventions, records
 
@@ -170,197 +171,58 @@ def read_sheets(items: pd.DataFrame, *paths: Path | str) -> pd.DataFrame:
     return pd.DataFrame(columns, index=range(len(digests)), dtype="boolean")
 
 
-# Labels for prompts that ask for one item of a known kind: a list of names decides.
-#
-# The whole answer must be one listed name after a stated normalisation (`normalise`); a sentence
-# around it is not an answer to "name a city". `data/tasks/gazetteer` names the lists' sources.
-#
-# *Ambiguous* (NA) is what the lists leave open: names in other languages, territories, disputed
-# and historical names, codes of states and symbols of elements; beside the lists, an official form
-# ("the Kingdom of Spain", "Seoul City"), a city with a region that they do not hold or that is
-# disputed, and an answer in another script than Latin. A city may be followed by its country, and
-# in the US and the UK by its state or nation; a wrong one makes the answer invalid. Places below
-# 15,000 people are not listed, so naming one counts as invalid. A text that the token limit cut off
-# is valid where it begins a valid name ("San Franc"), since it may have gone on well.
-
-KINDS = {"city": "cities", "country": "countries", "element": "elements", "us-state": "us-states"}
-_NATIONS = {"england": "ENG", "scotland": "SCT", "wales": "WLS", "northern ireland": "NIR"}
-# Letters that no decomposition takes apart.
-_PLAIN = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "ı": "i", "æ": "ae", "œ": "oe", "ð": "d"})
-_AROUND = "\"'`*_“”‘’«».!?,;: \t\r\n"
-_SHORT = {"st": "saint", "ste": "sainte", "ft": "fort", "mt": "mount"}
-# Words around a listed name that leave it open: "Federal Republic of Nigeria", "Tokyo City".
-_OFFICIAL = {
-    "city": re.compile("city of (.+)|(.+) city"),
-    "us-state": re.compile("(?:state|commonwealth) of (.+)|(.+) state"),
-    "country": re.compile(
-        "(?:(?:democratic|peoples|federal|federative|federated|islamic|arab|united|socialist|"
-        "cooperative|plurinational|bolivarian|hashemite|independent|oriental|grand) )*"
-        "(?:republic|kingdom|states?|commonwealth|union|federation|principality|duchy|sultanate) "
-        "of (?:the )?(.+)"
-    ),
-}
-_SILENT = re.compile("['’‘ʻʼ`´.]")
+# Labels by a program that decides: a list of names (`lists`) or a form.
 
 
-class GazetteerJudge(_Checker):
-    """Labels by list: `overall` is 10 for a valid answer and 1 for an invalid one.
+class ExactJudge(_Checker):
+    """Labels by lists and forms: `overall` is 10 for a valid answer and 1 for an invalid one.
 
-    An item's prompt says which list decides (`known_prompts`); items with another prompt are NA.
+    An item's prompt says which decides (`known_prompts`); items with another prompt are NA.
+
+    Args:
+        verifiers: the names of those that may decide, all by default. The labels depend on them
+            and on no other.
     """
 
-    name = "gazetteer"
+    name = "exact"
     criteria = ("overall",)
+
+    def __init__(self, verifiers: Iterable[str] = VERIFIERS):
+        self.verifiers = sorted({verifier_named(name) for name in verifiers})
 
     @property
     def identity(self) -> dict:
-        """What a label depends on beside the item; `kind` is part of labels already stored."""
-        lists = sorted(paths.package_data("tasks", "gazetteer").glob("*.csv"))
-        return {"kind": None, "lists": {path.name: files.sha256_of_file(path) for path in lists}}
+        """What a label depends on beside the item: what each list says."""
+        return {"verifiers": {name: _fingerprint(name) for name in self.verifiers}}
 
     def _verdict(self, item: Item) -> Verdict:
-        kind = known_prompts().get(item.prompt)
-        if kind is None:
-            return Verdict(reason="not judged: no list for this prompt")
-        valid, reason = decide(kind, item.text, item.ended)
+        name = known_prompts().get(item.prompt)
+        if name not in self.verifiers:
+            return Verdict(reason="not judged: no list or form for this prompt")
+        valid, reason = decide(name, item.text, item.ended)
         score = None if valid is None else HIGHEST if valid else LOWEST
         return Verdict(overall=score, reason=reason)
 
 
+def decide(name: str, text: str, ended: bool = True) -> tuple[bool | None, str]:
+    """Whether a whole answer is valid by a list or form: (True, False or None, reason).
+
+    Raises an UnknownNameError where there is none of that name.
+    """
+    return VERIFIERS[verifier_named(name)](name, text, ended)
+
+
+def _fingerprint(name: str) -> str | None:
+    """Of a list, its content; a form is a rule of code, which the convention stands for."""
+    return lists.fingerprint(name) if name in lists.KINDS else None
+
+
 @cache
 def known_prompts() -> dict[str, str]:
-    """The prompts that a list decides, each with its kind."""
+    """The prompts that a program decides, each with its list or form."""
     table = pd.read_csv(paths.package_data("tasks", "gazetteer", "prompts.csv"))
-    own = {prompt.prompt: prompt.gazetteer for prompt in open_prompts() if prompt.gazetteer}
+    own = {prompt.prompt: prompt.verifier for prompt in open_prompts() if prompt.verifier}
     return own | dict(zip(table["prompt"], table["kind"], strict=True))
-
-
-def normalise(text: str) -> str:
-    """The form in which answers and listed names are compared.
-
-    In this order: white space, quotation and emphasis marks and punctuation around the text are
-    dropped; case and accents are ignored; apostrophes and full stops are dropped; hyphens are
-    spaces; "&" is "and"; "St", "Ste", "Ft" and "Mt" are written out; one leading "the" is dropped;
-    runs of spaces are one. Nothing else is corrected: a misspelled name is another name.
-
-    >>> normalise(" **The St. John's**.\\n")
-    'saint johns'
-    """
-    text = unicodedata.normalize("NFKC", text).strip(_AROUND).casefold().translate(_PLAIN)
-    if not text.isascii():
-        decomposed = unicodedata.normalize("NFKD", text)
-        text = "".join(letter for letter in decomposed if not unicodedata.combining(letter))
-    text = _SILENT.sub("", text)
-    text = re.sub("[-‐‑–]", " ", text).replace("&", " and ")
-    text = re.sub(r"[^\S\n]+", " ", text).strip()
-    text = re.sub(r"\b(st|ste|ft|mt)\b", lambda found: _SHORT[found[0]], text)
-    return text.removeprefix("the ")
-
-
-def decide(kind: str, text: str, ended: bool = True) -> tuple[bool | None, str]:
-    """Whether a whole answer names an item of a kind: (True, False or None, reason).
-
-    >>> decide("city", "Valparaíso, Chile.")[0], decide("city", "Paris, Japan")[0]
-    (True, False)
-    """
-    answer = normalise(text)
-    names = _names(kind)
-    if not answer:
-        return (False if ended else None), "empty"
-    turned = normalise(" ".join(reversed(answer.split(",")))) if kind == "country" else answer
-    if turned in names:  # "Korea, South"
-        answer = turned
-    if answer in names:
-        return _listed(names[answer], answer)
-    inside = re.fullmatch(r"([^(]+)\(([^()]+)\)", answer)
-    name, *others = map(normalise, inside.groups() if inside else answer.split(","))
-    if kind == "city" and name in names and others:
-        return _placed(names[name], others, ended)
-    if kind == "country" and inside and {name, *others} <= set(names):
-        one, other = names[name], names[others[0]]
-        if set(one.regions) & set(other.regions):
-            return _listed(one, answer)
-    official = _OFFICIAL[kind].fullmatch(answer) if kind in _OFFICIAL else None
-    if official and official[official.lastindex] in names:
-        return None, f"ambiguous: {answer}"
-    begun = () if ended else [e for name, e in names.items() if name.startswith(answer)]
-    if begun:
-        valid = not all(entry.ambiguous for entry in begun)
-        return valid or None, f"cut off: {answer} begins a listed name"
-    if any(x.isalpha() and not unicodedata.name(x, "?").startswith("LATIN") for x in answer):
-        return None, f"ambiguous: {answer[:40]!r} is not in Latin letters"
-    return False, f"not a listed {kind}: {answer[:80]!r}"
-
-
-@dataclass
-class _Entry:
-    regions: list[str]
-    ambiguous: bool  # unless a row calls the name valid
-
-
-def _listed(entry: _Entry, answer: str) -> tuple[bool | None, str]:
-    return (None, f"ambiguous: {answer}") if entry.ambiguous else (True, f"listed: {answer}")
-
-
-@cache
-def _names(kind: str) -> dict[str, _Entry]:
-    """What a list says of each normalised name."""
-    path = paths.package_data("tasks", "gazetteer", f"{KINDS[kind]}.csv")
-    # "Namibia" has the code NA.
-    table = pd.read_csv(path, keep_default_na=False, dtype=str)
-    entries: dict[str, _Entry] = {}
-    for name, label, where in table.itertuples(index=False, name=None):
-        entry = entries.setdefault(normalise(name), _Entry([], True))
-        entry.regions += where.split()
-        entry.ambiguous &= label == "ambiguous"
-    return entries
-
-
-@cache
-def _places(region: str) -> dict[str, bool]:
-    """What may follow a city of a region, and whether that is undisputed ("?" in the lists).
-
-    Names of the country, of a nation of the UK, of the US state and its code.
-    """
-    country, _, part = region.partition("-")
-    found = {}
-    for name, entry in _names("country").items():
-        for code in {country, region}.intersection(code.lstrip("?") for code in entry.regions):
-            found[name] = code in entry.regions
-    found |= {name: True for name, code in _NATIONS.items() if country == "GB" and code == part}
-    if country == "US":
-        states = _names("us-state").items()
-        found |= {name: True for name, entry in states if region in entry.regions}
-        found[part.casefold()] = True
-    return found
-
-
-@cache
-def _known_places() -> frozenset[str]:
-    states = _names("us-state")
-    codes = {code[3:].casefold() for entry in states.values() for code in entry.regions}
-    countries = {name for name, entry in _names("country").items() if entry.regions}
-    return frozenset({*countries, *states, *_NATIONS, *codes})
-
-
-def _placed(entry: _Entry, places: list[str], ended: bool) -> tuple[bool | None, str]:
-    """A city with where it is: every place named must fit one and the same region."""
-    whole, last = (places, "") if ended else (places[:-1], places[-1])
-    fits = []
-    for region in entry.regions:
-        known = _places(region.lstrip("?"))
-        if set(whole) <= set(known) and (ended or any(name.startswith(last) for name in known)):
-            sure = all(known[name] for name in whole) and not region.startswith("?")
-            fits.append(f"listed in {region}" if sure and not entry.ambiguous else "ambiguous")
-    if fits:
-        best = max(fits)  # "listed" comes after "ambiguous"
-        return (True if best.startswith("listed") else None), best
-    # Two letters that are a state of the US may be a province elsewhere.
-    codes = {place for place in places if len(place) == 2} - set(_names("country"))
-    unknown = codes | set(places) - _known_places()
-    if unknown:
-        return None, f"ambiguous: the lists do not say where {min(unknown)[:40]!r} is"
-    return False, f"no city of that name in {', '.join(places)[:80]!r}"
 
 
 # Grammar alone, by Harper: an offline checker of English made of rules. It knows no meaning and

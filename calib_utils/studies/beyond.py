@@ -16,7 +16,6 @@ import pandas as pd
 from scipy.special import digamma
 
 from calib_utils.core.metrics import as_text, cluster_interval
-from calib_utils.core.tasks import GAZETTEERS
 from calib_utils.errors import InvalidRequestError
 from calib_utils.models.loading import Model
 from calib_utils.models.served import Endpoint, Reply
@@ -186,8 +185,11 @@ class Question(NamedTuple):
 
     label: str  # in tables and file names
     prompt: str  # the user's message
-    kind: str  # the gazetteer that says whether a reply is an answer
+    kind: str  # the list that says whether a reply is an answer
     temperature: float = 1.0  # at which replies are drawn, without cutoff
+
+
+_KINDS = ("city", "country", "element")
 
 
 def questions(model: Model, quick: bool = False) -> list[Question]:
@@ -196,7 +198,7 @@ def questions(model: Model, quick: bool = False) -> list[Question]:
     Two of them for a quick look, and for a base model, which rarely answers a question.
     """
     city, country, element = (
-        Question(kind, get_prompt(f"item-{kind}").prompt, kind) for kind in GAZETTEERS
+        Question(kind, get_prompt(f"item-{kind}").prompt, kind) for kind in _KINDS
     )
     first = Question("random-city", CITY_PROMPT, "city")
     if quick or not model.tokenizer.chat_template:
@@ -287,7 +289,7 @@ def _kept_as(name: str, **settings: tuple) -> str:
 def answers_table(replies: pd.DataFrame, asked: Sequence[Question]) -> pd.DataFrame:
     """What came back to each question, with 95 % intervals in brackets.
 
-    `names`: replies that are a name of the gazetteer and nothing else; so are those of the last.
+    `names`: replies that are a name of the list and nothing else; so are those of the last.
     """
     rows = []
     for question in asked:

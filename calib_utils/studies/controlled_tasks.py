@@ -36,6 +36,16 @@ FAMILIES = {
     "sum at most 10": f"rng-{{n}}-sum-at-most-{SUM}",
     "sum equals 10": f"rng-{{n}}-sum-equals-{SUM}",
 }
+# Closed lists with 8 to 250 answers, of every size and subject; the other lists are alike.
+LISTS = (
+    *("african-country", "amino-acid", "bible-book", "brazilian-state", "canadian-province"),
+    *("chinese-zodiac-animal", "constellation", "country", "css-color", "currency-code"),
+    *("element", "eu-member", "geological-period", "german-state", "greek-letter", "greek-muse"),
+    *("http-method", "indian-state", "japanese-prefecture", "language", "major-arcana-card"),
+    *("month", "musical-key", "national-capital", "nato-word", "nba-team", "planet"),
+    *("python-keyword", "shakespeare-play", "si-prefix", "south-american-country", "swiss-canton"),
+    *("us-national-park", "us-president", "us-state-capital", "zodiac-sign"),
+)
 
 _LEFT, _RIGHT = "Fig. 5 left", "Fig. 5 right, Fig. 10"
 _LONGER = "Longer answers have a worse validity–diversity curve, by its area ({})"

@@ -22,14 +22,15 @@ from calib_utils.core.metrics import (
     validity,
 )
 from calib_utils.core.rules import TABLE3_TEMPERATURES, table3_rules
-from calib_utils.core.tasks import Task, closed_lists, get_task, wordings
+from calib_utils.core.tasks import Task, get_task, wordings
 from calib_utils.errors import ResultsError
 from calib_utils.models.loading import Model
 from calib_utils.results import conventions, records
 from calib_utils.results.evaluation import answer_probabilities, evaluate, render_prompt
+from calib_utils.studies.controlled_tasks import LISTS
 from calib_utils.studies.reporting import TESTABLE, Page, over
 
-TASKS = tuple(name for name, own in closed_lists().items() if own["task"])
+TASKS = LISTS
 QUICK_TASKS = TASKS[:2]
 TEMPERATURES = (0.6, 0.8, 1.0, 1.3, 1.6)
 N_SEEDS = 8  # random strings in the standard wording

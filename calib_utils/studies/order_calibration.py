@@ -23,13 +23,21 @@ from calib_utils.openended.text_diversity import load_embedder
 from calib_utils.openended.verifiers import THRESHOLD, ExactJudge, LanguageChecker
 from calib_utils.results import conventions, records
 from calib_utils.studies import reporting
+from calib_utils.studies.controlled_tasks import LISTS as CLOSED
 from calib_utils.studies.reporting import NOT_REPRODUCED, NOT_TESTABLE, OURS, REPRODUCED, decided
+
+def _asking_for(names: Iterable[str]) -> tuple[str, ...]:
+    """The ids of the prompts that ask for an item of each list."""
+    own = {prompt.verifier: prompt.id for prompt in open_prompts(["item", "list"])}
+    return tuple(own[name] for name in names)
+
 
 LISTS, FORMS, TEXTS = "lists", "forms", "texts"
 JUDGES = {LISTS: "a list decides", FORMS: "a rule decides", TEXTS: "grammar only"}
 EXACT = (LISTS, FORMS)  # kinds whose labels are exact; grammar alone says less than validity
 _PROMPTS = {
-    LISTS: tuple(prompt.id for prompt in open_prompts(["item", "list"])),
+    # The longest lists are the two of cities; of the closed ones every fourth is left out.
+    LISTS: ("item-city", "item-city-trip", *_asking_for(n for i, n in enumerate(CLOSED) if i % 4)),
     FORMS: tuple(prompt.id for prompt in open_prompts(["form"])),
     TEXTS: ("story-robot", "joke-cat", "poem-autumn", "plot-heist"),
 }
@@ -85,7 +93,7 @@ def laptop(seed: int = 0, end: str = "eos") -> Plan:
         return Sweep(asked, seeds, name, max_tokens=_TOKENS[kind], end=end, **tree)
 
     several = (2 * seed, 2 * seed + 1)  # disjoint for every seed
-    pairs = {"depth": 2, "ranks": log_ranks(10, 1000)}
+    pairs = {"depth": 2, "ranks": log_ranks(8, 1000)}
     triples = {"depth": 3, "ranks": log_ranks(5, 1000)}
     trees = {
         kind: (tree(kind, "1"), tree(kind, "2", **pairs), tree(kind, "3", **triples))
@@ -174,7 +182,8 @@ def _labels(texts, sweep: Sweep, results_dir, model_key: str, name: str, judge=N
 
 def judge_of(prompts):
     """The judge of the main figures: exact where a program decides all, else grammar alone."""
-    return ExactJudge() if all(prompt.verifier for prompt in prompts) else LanguageChecker()
+    names = [prompt.verifier for prompt in prompts]
+    return ExactJudge(names) if all(names) else LanguageChecker()
 
 
 def label_counts(study: Study) -> pd.DataFrame:

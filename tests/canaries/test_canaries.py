@@ -1006,7 +1006,7 @@ def labels_by_list(get):
         for kind, texts in ITEMS.items()
     }
     found["cut off"] = {text: list(verifiers.decide("city", text, False)) for text in CUT_OFF}
-    judged = verifiers.GazetteerJudge().judge(
+    judged = verifiers.ExactJudge().judge(
         items(ITEMS["city"]).assign(prompt="Name a random city in the world.")
     )
     found["judged"] = {name: judged[name].astype(str).tolist() for name in ("valid", "overall")}

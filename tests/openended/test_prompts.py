@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from calib_utils.core.tasks import GAZETTEERS, OpenPrompt
+from calib_utils.core.tasks import OpenPrompt, closed_lists
 from calib_utils.errors import HubUnreachableError, InvalidTaskError, UnknownNameError
 from calib_utils.openended import prompts as prompts_module
 from calib_utils.openended.prompts import noveltybench, open_prompts
@@ -16,15 +16,25 @@ ROWS = [
 ]
 
 
-def test_five_categories_of_a_few_prompts_each():
+def test_categories_of_prompts():
     prompts = open_prompts()
     assert len({prompt.id for prompt in prompts}) == len(prompts)
     assert len({prompt.prompt for prompt in prompts}) == len(prompts)
     for category in prompts_module.CATEGORIES:
-        assert 3 <= len(open_prompts([category])) <= 4
+        own = open_prompts([category])
         assert all(prompt.category == category for prompt in open_prompts(category))
-    assert {p.gazetteer for p in open_prompts(["item"])} == set(GAZETTEERS)
-    assert all((p.gazetteer is None) == (p.category != "item") for p in prompts)
+        assert len(own) >= 24 if category == "list" else 3 <= len(own) <= 4
+    assert {p.verifier for p in open_prompts(["item"])} == {"city", "country", "element"}
+    assert all((p.verifier is None) == (p.category not in ("item", "list")) for p in prompts)
+
+
+def test_every_closed_list_is_asked_for_once():
+    own = open_prompts(["item", "list"])
+    asked = [p.verifier for p in own if p.id not in ("item-city", "item-city-trip")]
+    assert sorted(asked) == sorted(closed_lists())
+    assert prompts_module.get_prompt("list-planet").prompt == (
+        "Name a planet of the Solar System. Answer with the name only."
+    )
 
 
 def test_unknown_categories_and_prompts():
@@ -45,7 +55,6 @@ def test_unknown_categories_and_prompts():
         ((3, "story", "Tell me."), "letters, digits"),
         (("a", "story", " "), "the prompt is empty"),
         (("a", None, "Tell me."), "the category is empty"),
-        (("a", "item", "Name one.", "rivers"), "no gazetteer 'rivers'"),
     ],
 )
 def test_bad_prompts(values, match):
@@ -64,7 +73,7 @@ def test_noveltybench_from_a_file(tmp_path, kind):
     first, second = noveltybench(file=path)
     assert (first.id, first.category) == ("curated-0", "Creativity")
     assert first.prompt == ROWS[0]["prompt"]  # its separators of lines end none of the file
-    assert (second.category, second.gazetteer) == ("noveltybench", None)
+    assert (second.category, second.verifier) == ("noveltybench", None)
 
 
 @pytest.mark.parametrize(
@@ -83,6 +92,13 @@ def test_unreadable_files(tmp_path, content, match):
     path = tmp_path / "rows.jsonl"
     path.write_text(content)
     with pytest.raises(InvalidTaskError, match=match):
+        noveltybench(file=path)
+
+
+def test_a_prompt_names_a_list_or_form_that_there_is(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"id": "a", "prompt": "x", "verifier": "planets"}')
+    with pytest.raises(UnknownNameError, match="Did you mean 'planet'"):
         noveltybench(file=path)
 
 

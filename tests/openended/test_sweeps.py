@@ -434,7 +434,7 @@ def test_bad_sweeps(changes, match):
 def test_unknown_prompts_have_near_matches():
     with pytest.raises(UnknownNameError, match="Did you mean 'item-city'"):
         Sweep(["item-citty"])
-    assert Sweep("item-city").prompts[0].gazetteer == "city"
+    assert Sweep("item-city").prompts[0].verifier == "city"
 
 
 def test_ranks_beyond_the_vocabulary_stop_before_the_model_runs(tiny_folder, tmp_path):

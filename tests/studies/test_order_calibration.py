@@ -105,7 +105,7 @@ def test_missing_verdicts_survive_the_file(tmp_path):
 
 def test_the_lists_decide_every_item_prompt_of_the_project():
     own = open_prompts(["item"])
-    assert {known_prompts()[prompt.prompt] for prompt in own} == {p.gazetteer for p in own}
+    assert {known_prompts()[prompt.prompt] for prompt in own} == {p.verifier for p in own}
     assert isinstance(order_calibration.judge_of(own), ExactJudge)
     assert isinstance(order_calibration.judge_of(open_prompts()), LanguageChecker)
     for judge in (ExactJudge(), LanguageChecker()):

