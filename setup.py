@@ -8,7 +8,7 @@ setup(
     package_data={
         "calib_utils.data": [
             *("panel/*.csv", "panel/*.json", "published/*.csv"),
-            *("tasks/*.json", "tasks/*.txt", "tasks/gazetteer/*.csv"),
+            *("tasks/*.json", "tasks/*.txt", "tasks/gazetteer/*.csv", "tasks/forms/*"),
             *("tasks/lists/*.csv", "tasks/lists/*.json"),
         ]
     },

@@ -12,18 +12,18 @@ from calib_utils import paths
 from calib_utils.core.tasks import OpenPrompt, closed_lists, wording
 from calib_utils.errors import HubUnreachableError, InvalidTaskError, UnknownNameError
 from calib_utils.models import weights
-from calib_utils.openended import lists
+from calib_utils.openended import forms, lists
 
-CATEGORIES = ("story", "joke", "poem", "item", "plot", "list")
+CATEGORIES = ("story", "joke", "poem", "item", "plot", "list", "form")
 # Who decides by program, by name: (name, text, ended) -> (True, False or None, reason).
-VERIFIERS = dict.fromkeys(lists.KINDS, lists.decide)
+VERIFIERS = dict.fromkeys(lists.KINDS, lists.decide) | dict.fromkeys(forms.FORMS, forms.decide)
 # The data set of Zhang et al. (arXiv:2504.05228) that the paper takes its queries from.
 NOVELTYBENCH = "yimingzhang/novelty-bench"
 SPLITS = ("curated", "wildchat")
 
 
 def open_prompts(categories: Iterable[str] = CATEGORIES) -> tuple[OpenPrompt, ...]:
-    """The project's own prompts of some categories, in the order of the file; last, of each list.
+    """The project's own prompts of some categories, in the order of the file; last, of each list and form.
 
     >>> [prompt.verifier for prompt in open_prompts(["item"])]
     ['city', 'country', 'element', 'city']
@@ -35,6 +35,10 @@ def open_prompts(categories: Iterable[str] = CATEGORIES) -> tuple[OpenPrompt, ..
     path = paths.package_data("tasks", "open_prompts.json")
     known = _prompts(json.loads(path.read_text(encoding="utf-8")), str(path))
     known += _list_prompts({prompt.prompt for prompt in known})
+    known += tuple(
+        OpenPrompt(f"{forms.CATEGORY}-{name}", forms.CATEGORY, form.prompt, name)
+        for name, form in forms.FORMS.items()
+    )
     return tuple(prompt for prompt in known if prompt.category in wanted)
 
 
