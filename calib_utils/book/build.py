@@ -289,9 +289,7 @@ def _mend_page(app, pagename, templatename, context, doctree) -> None:
 
 # Contents, pages and PDF
 
-_START = (
-    "summary how_to_read explorer noise_floor bring_a_sampler add_your_model scale_out status errata"
-)
+_START = "summary how_to_read explorer noise_floor bring_a_sampler add_your_model scale_out status errata"
 _REFERENCE = "glossary faults benchmarks mutation licences bibliography cite"
 
 
@@ -371,7 +369,10 @@ def _build(output: Path) -> None:
         print(f"explorer page, left out: {row.folder}: {row.why}", file=sys.stderr)
     curves = precision_recall.published_points().groupby(["model", "prefix"], sort=False)
     points = [
-        {"name": name, "points": own[["recall_unweighted", "precision"]].round(4).to_numpy().tolist()}
+        {
+            "name": name,
+            "points": own[["recall_unweighted", "precision"]].round(4).to_numpy().tolist(),
+        }
         for name, own in curves
     ]
     text = f"window.calibPublishedPoints = {json.dumps(points)};\n"

@@ -26,6 +26,7 @@ from calib_utils.studies import reporting
 from calib_utils.studies.controlled_tasks import LISTS as CLOSED
 from calib_utils.studies.reporting import NOT_REPRODUCED, NOT_TESTABLE, OURS, REPRODUCED, decided
 
+
 def _asking_for(names: Iterable[str]) -> tuple[str, ...]:
     """The ids of the prompts that ask for an item of each list."""
     own = {prompt.verifier: prompt.id for prompt in open_prompts(["item", "list"])}
@@ -38,10 +39,20 @@ EXACT = (LISTS, FORMS)  # kinds whose labels are exact; grammar alone says less 
 _PROMPTS = {
     # The longest lists are the two of cities; of the closed ones every fourth is left out.
     LISTS: ("item-city", "item-city-trip", *_asking_for(n for i, n in enumerate(CLOSED) if i % 4)),
-    FORMS: tuple(prompt.id for prompt in open_prompts(["form"])),
+    FORMS: tuple(
+        f"form-{name}"
+        for name in (
+            *("iso-date", "afternoon", "leap-year", "expression-24", "python-10", "python-list"),
+            *("json-object", "chess-opening", "private-ipv4", "regular-expression", "five-words"),
+            *("palindrome", "same-ends", "seven-letters", "three-vowels", "without-e", "rhyme"),
+            *("anagrams", "alphabetical", "alliteration", "prime", "square", "multiple-of-7"),
+            *("roman", "fraction", "equation", "hex-colour", "e-mail", "semantic-version"),
+            "file-name",
+        )
+    ),
     TEXTS: ("story-robot", "joke-cat", "poem-autumn", "plot-heist"),
 }
-_TOKENS = {LISTS: 10, FORMS: 16, TEXTS: 24}
+_TOKENS = {LISTS: 10, FORMS: 14, TEXTS: 24}
 SHOWN = "item-city"  # the prompt whose single step is drawn: the longest of the lists
 # Of the lists, where each candidate or each setting needs many texts.
 _FEWER = _PROMPTS[LISTS][::2]

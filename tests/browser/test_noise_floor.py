@@ -35,7 +35,9 @@ def test_the_sliders_say_what_a_simulated_judge_measures(page_path, browser, sha
         slider.evaluate("(input, value) => { input.value = value; }", str(share - 1))
         page.keyboard.press("ArrowRight")
     said = page.locator(".cu-said").inner_text()
-    area, recall, seen = (float(x) for x in re.findall(r"(?<= )(\d\.\d+)(?= |;|,)", said) if x != "0.8")
+    area, recall, seen = (
+        float(x) for x in re.findall(r"(?<= )(\d\.\d+)(?= |;|,)", said) if x != "0.8"
+    )
     prevalence, false_positive, false_negative = (share / 100 for share in shares)
     expected = noise_floor(1000, round(1000 * prevalence), false_positive, false_negative)
     assert area == pytest.approx(expected.area, abs=0.02)

@@ -11,6 +11,7 @@ from calib_utils.errors import ResultsError
 from calib_utils.results import conventions, records
 from calib_utils.studies import levers
 
+
 @pytest.fixture
 def short(monkeypatch):
     """Two short lists and few prompts, so that the tiny models take seconds."""
