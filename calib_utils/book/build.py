@@ -289,7 +289,10 @@ def _mend_page(app, pagename, templatename, context, doctree) -> None:
 
 # Contents, pages and PDF
 
-_START = "summary how_to_read explorer noise_floor bring_a_sampler add_your_model scale_out status errata"
+_START = (
+    *("summary", "how_to_read", "explorer", "noise_floor", "bring_a_sampler", "add_your_model"),
+    *("scale_out", "status", "errata"),
+)
 _REFERENCE = "glossary faults benchmarks mutation licences bibliography cite"
 
 
@@ -303,7 +306,7 @@ def models_with_pages(book: Path | None = None) -> list[str]:
 
 def table_of_contents(book: Path | None = None) -> str:
     """The text of `_toc.yml`: prose, chapters about all models, a part per model."""
-    parts, book = {"Start": _START.split()}, Path(book or paths.book_dir())
+    parts, book = {"Start": list(_START)}, Path(book or paths.book_dir())
     folders = {"All models": paths.panel_dir(book)}
     folders |= {key: paths.executed_dir(key, book) for key in models_with_pages(book)}
     for caption, folder in folders.items():

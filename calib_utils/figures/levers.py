@@ -12,7 +12,7 @@ _NAMES = RULE_NAMES | {"temperature": "temperature alone"}
 
 
 def lever_dots(compared: pd.DataFrame) -> Figure:
-    """`levers.compared`, a panel per level of validity: mean diversity over tasks, 95 % interval."""
+    """`levers.compared`, a panel per level: mean diversity over tasks with its 95 % interval."""
     levels = list(dict.fromkeys(compared.level))
     order = list(compared[compared.level == levels[0]].lever)[::-1]
     size = (3.4 * len(levels), 1.3 + 0.36 * len(order))

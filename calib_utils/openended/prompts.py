@@ -23,7 +23,7 @@ SPLITS = ("curated", "wildchat")
 
 
 def open_prompts(categories: Iterable[str] = CATEGORIES) -> tuple[OpenPrompt, ...]:
-    """The project's own prompts of some categories, in the order of the file; last, of each list and form.
+    """The project's own prompts of some categories: of the file, of each list, of each form.
 
     >>> [prompt.verifier for prompt in open_prompts(["item"])]
     ['city', 'country', 'element', 'city']

@@ -146,7 +146,7 @@ def _val_div(log_p: np.ndarray) -> dict[str, float]:
 
 
 def levers(found: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """Every setting of every lever on every task: columns task, lever, setting, validity, diversity.
+    """Every setting of every lever on every task: task, lever, setting, validity, diversity.
 
     Of `answers` and `settings`. A mixture draws one of its prompts at random for each answer, so
     its probabilities are the means of its prompts'.
