@@ -1,6 +1,7 @@
 """The paper's tasks and a user's own, counted by hand."""
 
 import ast
+import hashlib
 import itertools
 import math
 import re
@@ -10,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import calib_utils as cu
+from calib_utils import paths
+from calib_utils.core.tasks import closed_lists, list_table
 from calib_utils.errors import InvalidTaskError, UnknownNameError
 
 
@@ -139,3 +142,51 @@ def test_joiners_and_selectors_that_are_part_of_the_spelling_are_kept():
 def test_names_that_would_leave_the_results_folder_are_refused(name):
     with pytest.raises(InvalidTaskError, match="task name"):
         cu.Task(name, "p", ["x"])
+
+
+# Closed lists
+
+
+def test_at_least_thirty_lists_are_finite_tasks_of_8_to_250_answers():
+    sizes = {name: len(cu.get_task(name).answers) for name in closed_lists() if is_task(name)}
+    assert len(sizes) >= 30 and all(8 <= n <= 250 for n in sizes.values())
+    assert cu.list_tasks()[-len(sizes) :] == list(sizes)
+    assert {name: sizes[name] for name in ("planet", "constellation", "playing-card")} == {
+        "planet": 8, "constellation": 88, "playing-card": 52
+    }  # fmt: skip
+
+
+def is_task(name):
+    return closed_lists()[name]["task"]
+
+
+@pytest.mark.parametrize("name", closed_lists())
+def test_a_list_is_the_recorded_one_with_its_source(name):
+    own, path = closed_lists()[name], paths.package_data("tasks", "lists", f"{name}.csv")
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == own["sha256"]
+    assert len(list_table(name)) == own["n"]
+    assert own["source"] and own["licence"] and re.fullmatch(r"20\d\d-\d\d-\d\d", own["date"])
+    assert own["noun"].split()[0] in ("a", "an", "the", "one")
+
+
+@pytest.mark.parametrize("name", ["planet", "country-code"])
+def test_a_list_is_asked_for_in_twelve_other_wordings(name):
+    task = cu.get_task(name)
+    others = [cu.get_task(f"{name}-wording-{k}") for k in range(1, 13)]
+    assert len({task.prompt, *(other.prompt for other in others)}) == 13
+    what = closed_lists()[name].get("what", "name")
+    for other in others:
+        assert other.answers == task.answers
+        assert closed_lists()[name]["noun"] in other.prompt and what in other.prompt
+    for k in ("0", "13"):
+        with pytest.raises(UnknownNameError, match=f"{name}-wording-1"):
+            cu.get_task(f"{name}-wording-{k}")
+
+
+def test_only_finite_lists_are_tasks():
+    for name in ("weekday", "weekday-wording-1", "us-states-wording-1", "rng-2-wording-1"):
+        with pytest.raises(UnknownNameError):
+            cu.get_task(name)
+    with pytest.raises(UnknownNameError, match="Did you mean 'planet'"):
+        list_table("planets")
+    assert len(cu.get_task("planet-shortest-3").answers) == 3

@@ -383,17 +383,22 @@ add(
     "Alberta;British Columbia;Manitoba;New Brunswick;Newfoundland and Labrador;Nova Scotia;Ontario;"
     "Prince Edward Island;Quebec;Saskatchewan;Northwest Territories;Nunavut;Yukon|Yukon Territory",
     "Government of Canada",
-    open="Newfoundland|Labrador|Nouveau-Brunswick|Nouvelle-Écosse",
+    open="Newfoundland|Labrador|Nouveau-Brunswick|Nouvelle-Écosse|"
+    "AB|BC|MB|NB|NL|NS|ON|PE|PEI|QC|SK|NT|NU|YT",
 )
 add(
     "german-state",
     "a federal state of Germany",
-    "Baden-Württemberg|Baden-Wuerttemberg;Bavaria|Bayern;Berlin;Brandenburg;Bremen;Hamburg;"
-    "Hesse|Hessen;Lower Saxony|Niedersachsen;"
-    "Mecklenburg-Vorpommern|Mecklenburg-Western Pomerania|Mecklenburg-West Pomerania;"
-    "North Rhine-Westphalia|Nordrhein-Westfalen;Rhineland-Palatinate|Rheinland-Pfalz;Saarland;"
-    "Saxony|Sachsen;Saxony-Anhalt|Sachsen-Anhalt;Schleswig-Holstein;"
-    "Thuringia|Thüringen|Thueringen",
+    with_forms(
+        "Baden-Württemberg|Baden-Wuerttemberg;Bavaria|Bayern|Free State of Bavaria;"
+        "Berlin;Brandenburg;Bremen;Hamburg;"
+        "Hesse|Hessen;Lower Saxony|Niedersachsen;"
+        "Mecklenburg-Vorpommern|Mecklenburg-Western Pomerania|Mecklenburg-West Pomerania;"
+        "North Rhine-Westphalia|Nordrhein-Westfalen;Rhineland-Palatinate|Rheinland-Pfalz;Saarland;"
+        "Saxony|Sachsen|Free State of Saxony;Saxony-Anhalt|Sachsen-Anhalt;Schleswig-Holstein;"
+        "Thuringia|Thüringen|Free State of Thuringia|Thueringen",
+        "State of {}",
+    ),
     "Basic Law of Germany, preamble",
 )
 add(
@@ -404,7 +409,8 @@ add(
         "Appenzell Innerrhoden|Appenzell Inner Rhodes;Basel-Landschaft|Basel-Country|Baselland;"
         "Basel-Stadt|Basel-City;Bern|Berne;Fribourg|Freiburg;Geneva|Genève|Genf;Glarus;"
         "Graubünden|Graubuenden|Grisons;Jura;Lucerne|Luzern;Neuchâtel|Neuenburg;Nidwalden;Obwalden;"
-        "St. Gallen;Schaffhausen;Schwyz;Solothurn;Thurgau|Thurgovia;Ticino|Tessin;Uri;"
+        "St. Gallen|Sankt Gallen|Saint-Gall;Schaffhausen;Schwyz;Solothurn;Thurgau|Thurgovia;"
+        "Ticino|Tessin;Uri;"
         "Valais|Wallis;Vaud|Waadt;Zug;Zurich|Zürich|Zuerich",
         "Canton of {}",
     ),
@@ -427,21 +433,31 @@ add(
 add(
     "indian-state",
     "a state of India",
-    "Andhra Pradesh;Arunachal Pradesh;Assam;Bihar;Chhattisgarh;Goa;Gujarat;Haryana;"
-    "Himachal Pradesh;Jharkhand;Karnataka;Kerala;Madhya Pradesh;Maharashtra;Manipur;Meghalaya;"
-    "Mizoram;Nagaland;Odisha|Orissa;Punjab;Rajasthan;Sikkim;Tamil Nadu|Tamilnadu;Telangana;Tripura;"
-    "Uttar Pradesh;Uttarakhand|Uttaranchal;West Bengal",
+    with_forms(
+        "Andhra Pradesh;Arunachal Pradesh;Assam;Bihar;Chhattisgarh;Goa;Gujarat;Haryana;"
+        "Himachal Pradesh;Jharkhand;Karnataka;Kerala;Madhya Pradesh;Maharashtra;Manipur;Meghalaya;"
+        "Mizoram;Nagaland;Odisha|Orissa;Punjab;Rajasthan;Sikkim;Tamil Nadu|Tamilnadu;Telangana;"
+        "Tripura;"
+        "Uttar Pradesh;Uttarakhand|Uttaranchal;West Bengal",
+        "{} State",
+        "State of {}",
+    ),
     "Constitution of India, first schedule, 2020",
     open="Delhi|Jammu and Kashmir|Puducherry",  # union territories
 )
 add(
     "mexican-state",
     "a state of Mexico",
-    "Aguascalientes;Baja California;Baja California Sur;Campeche;Chiapas;Chihuahua;"
-    "Coahuila|Coahuila de Zaragoza;Colima;Durango;Guanajuato;Guerrero;Hidalgo;Jalisco;"
-    "State of Mexico|Mexico State|Estado de México|México|Edomex;Michoacán|Michoacán de Ocampo;"
-    "Morelos;Nayarit;Nuevo León;Oaxaca;Puebla;Querétaro;Quintana Roo;San Luis Potosí;Sinaloa;"
-    "Sonora;Tabasco;Tamaulipas;Tlaxcala;Veracruz|Veracruz de Ignacio de la Llave;Yucatán;Zacatecas",
+    with_forms(
+        "Aguascalientes;Baja California;Baja California Sur;Campeche;Chiapas;Chihuahua;"
+        "Coahuila|Coahuila de Zaragoza;Colima;Durango;Guanajuato;Guerrero;Hidalgo;Jalisco;"
+        "State of Mexico|Mexico State|Estado de México|México|Edomex;Michoacán|Michoacán de Ocampo;"
+        "Morelos;Nayarit;Nuevo León;Oaxaca;Puebla;Querétaro;Quintana Roo;San Luis Potosí;Sinaloa;"
+        "Sonora;Tabasco;Tamaulipas;Tlaxcala;Veracruz|Veracruz de Ignacio de la Llave;"
+        "Yucatán;Zacatecas",
+        "State of {}",
+        "Estado de {}",
+    ),
     "Constitution of Mexico, article 43",
     open="Mexico City|Ciudad de México|CDMX",  # a federal entity, no state
 )
@@ -473,10 +489,13 @@ add(
 add(
     "brazilian-state",
     "a state of Brazil",
-    "Acre;Alagoas;Amapá;Amazonas;Bahia;Ceará;Espírito Santo;Goiás;Maranhão;Mato Grosso;"
-    "Mato Grosso do Sul;Minas Gerais;Pará;Paraíba;Paraná;Pernambuco;Piauí;Rio de Janeiro;"
-    "Rio Grande do Norte;Rio Grande do Sul;Rondônia;Roraima;Santa Catarina;São Paulo;Sergipe;"
-    "Tocantins",
+    with_forms(
+        "Acre;Alagoas;Amapá;Amazonas;Bahia;Ceará;Espírito Santo;Goiás;Maranhão;Mato Grosso;"
+        "Mato Grosso do Sul;Minas Gerais;Pará;Paraíba;Paraná;Pernambuco;Piauí;Rio de Janeiro;"
+        "Rio Grande do Norte;Rio Grande do Sul;Rondônia;Roraima;Santa Catarina;São Paulo;Sergipe;"
+        "Tocantins",
+        "State of {}",
+    ),
     "Constitution of Brazil, 1988",
     open="Federal District|Distrito Federal",
 )
@@ -623,7 +642,7 @@ def books(rows: str) -> list[str]:
     for row in rows.replace("\n", " ").split(";"):
         number, _, name = row.strip().partition(" ")
         forms = [f"{n} {name}" for n in NUMBERS[number].split("|")] if number in NUMBERS else []
-        found.append("|".join([row.strip(), *forms]))
+        found.append("|".join([row.strip(), *forms, f"Book of {row.split('|')[0].strip()}"]))
     return found
 
 
@@ -632,7 +651,7 @@ add(
     "a book of the Bible",
     books(
         "Genesis;Exodus;Leviticus;Numbers;Deuteronomy;Joshua;Judges;Ruth;1 Samuel;2 Samuel;1 Kings;"
-        "2 Kings;1 Chronicles;2 Chronicles;Ezra;Nehemiah;Esther;Job;Psalms|Psalm|Book of Psalms;"
+        "2 Kings;1 Chronicles;2 Chronicles;Ezra;Nehemiah;Esther;Job;Psalms|Psalm;"
         "Proverbs;"
         "Ecclesiastes|Qoheleth;Song of Solomon|Song of Songs|Canticles;Isaiah;Jeremiah;"
         "Lamentations;Ezekiel;Daniel;Hosea;Joel;Amos;Obadiah;Jonah;Micah;Nahum;Habakkuk;Zephaniah;"
