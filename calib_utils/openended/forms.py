@@ -6,7 +6,7 @@ Three rules hold for every form:
 
 - *Wrapping.* A text is valid where it, or what is left as its wrapping is taken off, is valid:
   white space, one final full stop, a code fence, matching quotes, backticks, asterisks, underscores
-  or dollar signs around the whole. So a full stop that a form asks for is still seen.
+  or signs of a formula in TeX around the whole. So a full stop that a form asks for is still seen.
 - *Cut-off texts.* One that is valid as far as it goes is valid. One that cannot begin a text of the
   form's shape is invalid. Any other is valid where the shape is all that is asked, else undecided.
 - *Long texts.* Of more than `LONGEST` characters, only the first ones are read: they are invalid
@@ -65,9 +65,9 @@ def decide(name: str, text: str, ended: bool = True) -> tuple[bool | None, str]:
     Raises:
         UnknownNameError: no form has this name.
 
-    >>> decide("expression-24", "`(2 + 4) * 4`.")
-    (True, "has the form: '(2 + 4) * 4'")
-    >>> decide("expression-24", "The answer is 24", ended=False)
+    >>> decide("calculation-24", "`6 * 4`.")
+    (True, "has the form: '6 * 4'")
+    >>> decide("calculation-24", "The answer is 24", ended=False)
     (False, "cut off: 'The answer is 24' does not begin the form")
     """
     if name not in FORMS:
@@ -110,8 +110,8 @@ def _shown(text: str) -> str:
 
 
 _FENCE = regex.compile(r"```\w*\s(.*?)\s?```", regex.DOTALL)
-_PAIR = regex.compile(r"(?:([`*_\"'$])(.+)\1|“(.+)”|‘(.+)’)", regex.DOTALL)
-_OPENING = regex.compile(r"(?:```\w*(?:\s|$)|[`*_\"'“‘$\s])*")
+_PAIR = regex.compile(r"([`*_\"'$])(.+)\1|“(.+)”|‘(.+)’|\\\((.+)\\\)|\\\[(.+)\\\]", regex.DOTALL)
+_OPENING = regex.compile(r"(?:```\w*(?:\s|$)|\\[(\[]|[`*_\"'“‘$\s])*")
 _LAYERS = 8
 
 
@@ -280,22 +280,30 @@ def _value(node: ast.expr) -> Fraction:
     raise ValueError("no arithmetic")
 
 
-def _equals(wanted: int) -> Callable[[str], bool | None]:
-    """An arithmetic expression, at least one operator in it, of a given value."""
-
-    def holds(answer: str) -> bool | None:
-        try:
-            node = ast.parse(answer.translate(_SIGNS), mode="eval").body
-            return isinstance(node, ast.BinOp) and _value(node) == wanted
-        except _Undecided:
-            return None
-        except (SyntaxError, ValueError, ArithmeticError, RecursionError, MemoryError):
-            return False
-
-    return holds
+def _has_value(wanted: int, answer: str) -> bool | None:
+    """Whether Python gives an arithmetic expression this value."""
+    try:
+        return _value(ast.parse(answer, mode="eval").body) == wanted
+    except _Undecided:
+        return None
+    except (SyntaxError, ValueError, ArithmeticError, RecursionError, MemoryError):
+        return False
 
 
-_SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-"})
+_SIGNS = {
+    **{"+": operator.add, "-": operator.sub, "−": operator.sub},
+    **dict.fromkeys(("*", "×", "·", "x", r"\times"), operator.mul),
+    **dict.fromkeys(("/", "÷", r"\div"), Fraction),
+}
+
+
+def _calculation(wanted: int, answer: str) -> bool:
+    """Two numbers with a sign between them."""
+    a, b = _numbers(answer)
+    sign = _SIGNS[answer.strip("0123456789 ")]
+    return (sign is not Fraction or b > 0) and sign(a, b) == wanted
+
+
 _COMPARISONS = {
     **{"<": operator.lt, ">": operator.gt, "<=": operator.le},
     **{">=": operator.ge, "==": operator.eq, "!=": operator.ne},
@@ -333,7 +341,7 @@ def _variable(answer: str) -> bool:
 
 
 def _south(answer: str) -> bool:
-    latitude, longitude = map(float, regex.findall(r"-?[0-9.]+", answer.translate(_SIGNS)))
+    latitude, longitude = map(float, regex.findall(r"-?[0-9.]+", answer.replace("−", "-")))
     return -90 <= latitude < 0 and abs(longitude) <= 180
 
 
@@ -380,21 +388,21 @@ FORMS: dict[str, Form] = {
         ("2000", "2024", "1804", "1996"),
         ("1900", "2023", "1800", "2104", "24"),
     ),
-    "expression-24": Form(
-        "Write an arithmetic expression that equals 24. Use only whole numbers, +, -, *, / and "
-        "brackets." + _only("expression"),
-        r"[0-9 ()+*/×÷·−-]+",
-        lambda answer: not regex.search(r"\*\s*\*|/\s*/", answer) and _equals(24)(answer),
-        ("12 + 12", "(2+4)*4", "6 × 4", "72/3", "8/(3-8/3)"),
-        ("24", "12 + 13", "12 + 12 = 24", "5**2 - 1", "24/0", "4*(6", "(12, 12)", "4!"),
+    "calculation-24": Form(
+        "Write a sum, difference, product or quotient of two whole numbers that equals 24."
+        + _only("calculation"),
+        rf"[0-9]+ ?(?:{'|'.join(map(regex.escape, _SIGNS))}) ?[0-9]+",
+        lambda answer: _calculation(24, answer),
+        ("12 + 12", "6*4", "6 × 4", "72/3", r"3 \times 8", "100 - 76"),
+        ("24", "12 + 13", "12 + 12 = 24", "24/0", "25 / 1", "8 + 8 + 8", "4!", "2 ** 12"),
     ),
     "python-10": Form(
-        "Write a Python expression whose value is 10. Use only whole numbers, +, -, *, //, %, ** "
-        "and brackets." + _only("expression"),
+        "Write a Python expression of whole numbers with the operator // whose value is 10."
+        + _only("expression"),
         r"[0-9 ()+*/%-]+",
-        lambda answer: not regex.search(r"(?<!/)/(?!/)", answer) and _equals(10)(answer),
-        ("5 + 5", "2**3 + 2", "(21 // 2)", "110 % 100", "-5 + 15"),
-        ("10", "20 / 2", "3 * 3", "10 % 0", "print(5 + 5)", "05 + 5", "5 + 5 == 10"),
+        lambda answer: "//" in answer and _has_value(10, answer),
+        ("20 // 2", "2**3 + 5 // 2", "(21 // 2)", "110 % 100 // 1", "-5 // 1 + 15"),
+        ("10", "20 / 2", "5 + 5", "10 // 0", "print(20 // 2)", "020 // 2", "21 // 2 == 10"),
     ),
     "python-comparison": Form(
         "Write a Python comparison of two whole numbers that is True, with one of <, >, <=, >=, == "
@@ -442,10 +450,10 @@ FORMS: dict[str, Form] = {
     "chess-opening": Form(
         "Write a legal first move for White in chess, in standard algebraic notation."
         + _only("move"),
-        # Each pawn one or two squares, each knight two; also with both squares, as programs do.
-        r"(?:1\. ?)?(?:[a-h][34]|N[acfh]3|([a-h])2-?\1[34]|N?(?:b1-?[ac]3|g1-?[fh]3))",
+        # Each pawn one or two squares, each knight two; also with the square it comes from.
+        r"(?:1\. ?)?(?:[a-h][34]|([a-h])2-?\1[34]|(?:N?b1-?|Nb?)[ac]3|(?:N?g1-?|Ng?)[fh]3)",
         None,
-        ("e4", "Nf3", "1. d4", "e2e4", "g1f3"),
+        ("e4", "Nf3", "1. d4", "e2e4", "Nb1-c3"),
         ("e5", "Ke2", "e2e5", "Nd2", "O-O", "e4 e5", "E4", "f3c3"),
     ),
     "private-ipv4": Form(
@@ -456,11 +464,11 @@ FORMS: dict[str, Form] = {
         ("8.8.8.8", "172.32.0.1", "192.168.1", "192.168.1.256", "192.168.0.0/16", "127.0.0.1"),
     ),
     "regular-expression": Form(
-        "Write a string that matches the regular expression ^[abc]{4}-[0-9]{2}$." + _only("string"),
-        r"[abc]{4}-[0-9]{2}",
+        "Write a string that matches the regular expression ^[abc]+[0-9]{2}$." + _only("string"),
+        r"[abc]+[0-9]{2}",
         None,
-        ("abca-12", "aaaa-00", "cbab-99", "bbcc-07"),
-        ("abcd-12", "abc-12", "abca-1", "abca12", "^[abc]{4}-[0-9]{2}$", "abca-١٢"),
+        ("abc12", "a00", "cbab99", "bbcc07"),
+        ("abcd12", "12", "abc1", "abc123", "abc-12", "^[abc]+[0-9]{2}$", "abc١٢"),
     ),
     "five-words": Form(
         "Write exactly five English words as one line: a capital letter at the beginning, a full "
@@ -655,8 +663,8 @@ FORMS: dict[str, Form] = {
         ("@example.com", "info@example.org", "a..b@example.com", "a b@example.com", "example.com"),
     ),
     "web-address": Form(
-        "Write a web address that begins with https:// and has a path after the host name."
-        + _only("address"),
+        "Write a web address that begins with https:// and has a slash and a word after the host "
+        "name." + _only("address"),
         rf"https://(?:{_LABEL}\.)+[A-Za-z]{{2,63}}(?::[0-9]{{1,5}})?/{_PATH}",
         None,
         (
