@@ -471,22 +471,20 @@ FORMS: dict[str, Form] = {
         ("abcd12", "12", "abc1", "abc123", "abc-12", "^[abc]+[0-9]{2}$", "abc١٢"),
     ),
     "five-words": Form(
-        "Write exactly five English words as one line: a capital letter at the beginning, a full "
-        "stop at the end." + _only("line"),
-        rf"[A-Z][a-z]*(?:'[a-z]+)?(?:,? {_RUNNING}){{4}}\.",
+        "Write a sentence of exactly five words." + _only("sentence"),
+        rf"[A-Z][a-z]*(?:'[a-z]+)?(?:,? {_RUNNING}){{4}}[.!?]",
         _running,
         (
             "The cat sat down quietly.",
-            "I don't like green apples.",
-            "My friend lives in Paris.",
+            "I don't like green apples!",
             "We won, and they lost.",
+            "Where does my friend live?",
         ),
         ("The cat sat down.", "the cat sat down quietly.", "The cat sat down quietly", "Xq zw vv."),
     ),
     "why-question": Form(
-        'Write three to six English words as one line that begins with "Why" and ends with a '
-        "question mark." + _only("line"),
-        rf"Why(?:,? {_RUNNING}){{2,5}} ?\?",
+        'Write a question of at most six words that begins with "Why".' + _only("question"),
+        rf"Why(?:,? {_RUNNING}){{1,5}} ?\?",
         _running,
         ("Why is the sky blue?", "Why not today?", "Why do cats purr?", "Why can't I sleep?"),
         ("Why?", "Why is the sky so very blue?", "Why is it.", "What is that?", "Why zq xv?"),
