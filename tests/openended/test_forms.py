@@ -72,7 +72,12 @@ def test_a_text_cut_off_is_not_punished_and_a_lost_one_is_seen(name):
             assert decide(name, f"**`{answer[:stop]}", ended=False)[0] is not False
     for empty in ("", "  ", "```", "```json", '"'):
         assert decide(name, empty, ended=False)[0] is None, empty
-    for lost in ("Here is one that you can take:", "Sure, I can do that!\n", "¿? ", "The answer:"):
+    for lost in (
+        "Here is one that you can take:",
+        "Sure, I can do that for you now!\n",
+        "¿? ",
+        "The answer:",
+    ):
         assert decide(name, lost, ended=False)[0] is False, lost
 
 
@@ -191,6 +196,8 @@ def test_roman_numerals_are_those_of_their_numbers():
         ("calculation-24", "4(6)", False),
         ("python-10", "9**9**9**9 // 1", None),
         ("python-10", "4 ** 0 + 9 // 1", True),
+        ("python-10", "57 / 100 * 100 // 57 + 9", False),  # 9.0, by rounding
+        ("python-10", "(-8) ** (1 / 3) // 1", False),
         ("coordinates", "-33.8688,151.2093", True),
     ],
 )
