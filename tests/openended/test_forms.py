@@ -43,7 +43,14 @@ def test_rejected(name, text):
 def test_what_stands_around_an_answer(name):
     for answer in FORMS[name].accepted:
         same = [f" {answer}\n", f"`{answer}`", f'"{answer}"', f"**{answer}**.", f"“{answer}”"]
-        same += [f"```\n{answer}\n```", f"```python\n{answer}\n```", f"${answer}$", f"*'{answer}'*"]
+        same += [
+            f"```\n{answer}\n```",
+            f"```python\n{answer}\n```",
+            f"${answer}$",
+            rf"\({answer}\)",
+            rf"\[ {answer} \]",
+            f"*'{answer}'*",
+        ]
         for text in same:
             assert decide(name, text)[0] is True, text
         more = ["", "  \n", f"The answer that I would like to give is {answer}", f"Sure! {answer}"]
@@ -65,7 +72,12 @@ def test_a_text_cut_off_is_not_punished_and_a_lost_one_is_seen(name):
             assert decide(name, f"**`{answer[:stop]}", ended=False)[0] is not False
     for empty in ("", "  ", "```", "```json", '"'):
         assert decide(name, empty, ended=False)[0] is None, empty
-    for lost in ("Here is one that you can take:", "Sure, I can do that!\n", "¿? ", "The answer:"):
+    for lost in (
+        "Here is one that you can take:",
+        "Sure, I can do that for you now!\n",
+        "¿? ",
+        "The answer:",
+    ):
         assert decide(name, lost, ended=False)[0] is False, lost
 
 
@@ -96,13 +108,13 @@ HOSTILE = {
     "white space": " " * 1_000_000,
     "deep": "(" * 100_000 + "1" + ")" * 100_000,
     "deep in reach": "(" * 90 + "24" + ")" * 90,
-    "signs": "-" * 190 + "24 + 1",
+    "signs": "-" * 190 + "24 // 1",
     "deep list": "[" * 199,
     "deep object": '{"name":' * 24,
-    "tower": "9**9**9**9",
-    "tower of products": "(9**64)**64**64",
-    "negative power": "0 ** -1",
-    "root": "4 ** (1 // 2) + 2 ** (1 - 2)",
+    "tower": "9**9**9**9 // 1",
+    "tower of products": "(9**64)**64**64 // 2",
+    "negative power": "0 ** -1 // 1",
+    "root": "4 ** (1 / 2) // 2",
     "digits": "٢٤ + ٠",
     "null": "\x00" * 50,
     "surrogate": "\ud800" * 20,
@@ -181,9 +193,11 @@ def test_roman_numerals_are_those_of_their_numbers():
         ("palindrome", "Hannah", None),
         ("five-words", "Yesterday I met Zorblax outside.", None),
         ("five-words", "Yesterday I met zorblax outside.", False),
-        ("expression-24", "4(6)", False),
-        ("python-10", "9**9**9**9", None),
-        ("python-10", "4 ** 0 + 9", True),
+        ("calculation-24", "4(6)", False),
+        ("python-10", "9**9**9**9 // 1", None),
+        ("python-10", "4 ** 0 + 9 // 1", True),
+        ("python-10", "57 / 100 * 100 // 57 + 9", False),  # 9.0, by rounding
+        ("python-10", "(-8) ** (1 / 3) // 1", False),
         ("coordinates", "-33.8688,151.2093", True),
     ],
 )
