@@ -40,7 +40,8 @@ LIMIT = 1e6
 _LOSSES = ["validity_loss", "diversity_loss"]
 # What the oracle size and the practical rules are compared by: diversity at a validity, and both.
 _BY = {f"diversity at validity ≥ {level:g}": level for level in (0.5, 0.8)}
-_PRODUCT = "the best Val × Div"
+PRODUCT = "the best Val × Div"
+COMPARED_BY = (*_BY, PRODUCT)
 # Close to (1, 1): within a twentieth of it in validity, and of the structural ceiling in diversity.
 _CLOSE = 0.95
 _HAS_BOTH = 0.9  # validity and diversity of a setting that has both
@@ -237,7 +238,7 @@ def compared(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for task, own in table.groupby("task", sort=False):
         worth = {by: own.diversity.where(own.validity >= level) for by, level in _BY.items()}
-        worth[_PRODUCT] = own.validity * own.diversity
+        worth[PRODUCT] = own.validity * own.diversity
         for by, values in worth.items():
             best = values.groupby(own.rule).max().fillna(0.0)
             oracle, others = best.get(OracleSize.name, 0.0), best.reindex(PRACTICAL).fillna(0.0)
@@ -330,7 +331,7 @@ def findings(table: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
 
     table = table[table.task.isin(done)]
     beside = compared(table).set_index("task")
-    for by in (*_BY, _PRODUCT):
+    for by in COMPARED_BY:
         own = beside[beside.by == by]
         told = ", ".join(
             f"{task}: {row['oracle size']:.2f} against {row['best other']:.2f} ({row['rule']})"

@@ -101,15 +101,23 @@ def voted(
         excluded: names of the tasks, or of what `of` says, that do not vote, since the model
             cannot do them.
     """
-    votes = [decided(margin, margin, 0.0, agreement) for margin in dict(margins).values()]
-    n, found = len(votes), []
-    said = next((word for word in VERDICTS[:2] if 2 * votes.count(word) > n), NOT_DECIDED)
-    if n:
-        found.append(f"on {votes.count(REPRODUCED)} of {n} {of}{'s' * (n > 1)}: {told}")
+    margins, found = pd.Series(margins, dtype=float), []
+    said = majority(margins, agreement)
+    if n := len(margins):
+        plural = of.removesuffix("y") + ("ies" if of.endswith("y") else "s")
+        in_favour = (margins > agreement).sum()
+        found.append(f"on {in_favour} of {n} {of if n == 1 else plural}: {told}")
     if excluded := list(excluded):
         found.append(f"excluded: {', '.join(excluded)}")
         said = said if n else EXCLUDED
     return Finding(claim, source, "; ".join(found) or f"no {of} to decide it on", said, kind)
+
+
+def majority(margins: pd.Series, agreement: float = AGREEMENT) -> str:
+    """The verdict that more than half of the `margins` of `voted` give."""
+    if 2 * (margins > agreement).sum() > len(margins):
+        return REPRODUCED
+    return NOT_REPRODUCED if 2 * (margins < -agreement).sum() > len(margins) else NOT_DECIDED
 
 
 def able(best: pd.Series) -> tuple[list[str], list[str]]:
@@ -230,8 +238,8 @@ def without_small_intervals(table: pd.DataFrame, n: str = "n_prompts") -> pd.Dat
 def mean_text(table: pd.DataFrame, value: str, outer: str) -> str:
     """A mean over clusters with its interval, or with every point where they are too few."""
     found = cluster_interval(table, value, outer, None)
-    if found.n_outer >= DECIDES:
-        return as_text(found.mean, found.low, found.high)
+    if found.n_outer >= DECIDES or not found.n_outer:
+        return as_text(found.mean, found.low, found.high, undefined="not defined")
     points = sorted(table.dropna(subset=value).groupby(outer)[value].mean())
     return f"{found.mean:.2f} (points {', '.join(f'{point:.2f}' for point in points)})"
 
