@@ -428,7 +428,7 @@ _STATEMENTS = (
         f"least distance to the bound where it is below {_SAYS_NOTHING:g}",
         has_fixed_branching,
         _below_bound,
-        lambda distance: distance,
+        lambda distance: distance + 2 * reporting.AGREEMENT,  # at T → 0 both are 1/|V|
     ),
     Statement(
         "The first token is far from shape calibrated",

@@ -187,12 +187,6 @@ def _of_each(table: pd.DataFrame, of: Callable, columns: Iterable[str]) -> pd.Da
     return _joined(((key, of(own)) for key, own in table.groupby("model", sort=False)), columns)
 
 
-def frontier_table(panel: Panel) -> pd.DataFrame:
-    """Area under each rule's frontier of validity and diversity: a row per model and task."""
-    columns = ["task", *_RULES]
-    return _of_each(panel.settings, oracle_cutoffs.areas, columns)[["model", *columns]]
-
-
 def split_table(panel: Panel) -> pd.DataFrame:
     """`oracle_cutoffs.operating_points` of every model, with a column `model` in front."""
     losses = dict(list(panel.losses.groupby("model")))

@@ -173,7 +173,7 @@ def setting_text(table: pd.DataFrame) -> pd.Series:
 
 def temperature_text(table: pd.DataFrame) -> pd.Series:
     """The temperatures as text, `LIMIT` as ∞."""
-    return table.temperature.map(lambda t: "∞" if t == LIMIT else f"{t:g}")
+    return table.temperature.map(lambda t: "∞" if t == LIMIT else "–" if pd.isna(t) else f"{t:g}")
 
 
 def frontier_points(table: pd.DataFrame) -> pd.DataFrame:
