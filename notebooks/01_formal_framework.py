@@ -246,11 +246,11 @@ page.show(study.calibration_table(studies), floor=1e-4, zeros=True)
 # ## Does the geometric model describe this one?
 #
 # Theorem F.4, equation {eq}`eq-price`, needs valid tokens on the first ranks, logits that fall
-# linearly with rank among them, and one {term}`sharpness` λ·v for all prefixes of a step. The
-# table has the steps with a choice; *median miss* is how far the straight line misses a logit at
-# most, in nats, which R² hides: ln 2 is a factor of 2 in probability. The figure draws the exact validity and diversity under
-# temperature over the bound for steps of ten valid tokens; the bound applies to the unconstrained
-# digits, whose branching is fixed (Assumption 5.1).
+# linearly with rank among them, and one {term}`sharpness` λ·v for all prefixes of a step. The table
+# has the steps with a choice; *median miss* is how far the straight line misses a logit at most, in
+# nats, which R² hides: ln 2 is a factor of 2 in probability. The figure draws the exact validity
+# and diversity under temperature over the bound for steps of ten valid tokens; the bound applies to
+# the unconstrained digits, whose branching is fixed (Assumption 5.1).
 
 # %%
 page.show(study.hypothesis_table(studies), digits=2)

@@ -119,8 +119,8 @@ page.show(ends[["task", "end", "validity", "diversity"]], digits=3)
 # ## Claims and findings
 #
 # Every task has a vote, the majority decides, and the count is shown. Tasks whose validity stays
-# below 0.05 at every temperature are excluded by name: a model that breaks the format asked for says
-# nothing about the price of length. Areas compare whole curves, which may cross.
+# below 0.05 at every temperature are excluded by name: a model that breaks the format asked for
+# says nothing about the price of length. Areas compare whole curves, which may cross.
 
 # %%
 found = study.findings(curves, answers)

@@ -64,11 +64,12 @@ figures.first_step(page, tasks, "us-states")
 #
 # Every setting of Table 3 (temperature first, then the cutoff) and the oracle size, which is also
 # taken to the limit T → ∞, where it is uniform over what it keeps and its validity is its
-# {term}`sequence precision`. All points are kept, each rule's Pareto {term}`frontier` is drawn. The dotted line and star are the
-# {term}`structural ceiling`: what a perfectly ordered model, uniform over the valid tokens of each
-# step, would reach with an oracle. It lies below 1 where some tokens lead to more answers than
-# others, so an oracle below (1, 1) is not by itself a failure of order. It is where heat leads a
-# perfect order, and no bound: a model that weighs tokens by their answers lies above it, at 1.
+# {term}`sequence precision`. All points are kept, each rule's Pareto {term}`frontier` is drawn. The
+# dotted line and star are the {term}`structural ceiling`: what a perfectly ordered model, uniform
+# over the valid tokens of each step, would reach with an oracle. It lies below 1 where some tokens
+# lead to more answers than others, so an oracle below (1, 1) is not by itself a failure of order.
+# It is where heat leads a perfect order, and no bound: a model that weighs tokens by their answers
+# lies above it, at 1.
 
 # %%
 facts = cu.structural_facts(page.model, tasks, end=page.end)
@@ -163,10 +164,10 @@ _ = figures.source_line(ax, page.source, when)
 # %% [markdown]
 # ## Every other sampler
 #
-# The rules that transformers ships beside Table 3, and top-nσ, on the three small tasks: areas under
-# the frontiers, that is, the best diversity of any setting at least as valid as v, over all v. Any logits
-# processor can be evaluated as well, even one that looks at the prefix; below, a penalty on tokens
-# that occurred before. *Bring a sampler* has the ten lines.
+# The rules that transformers ships beside Table 3, and top-nσ, on the three small tasks: areas
+# under the frontiers, that is, the best diversity of any setting at least as valid as v, over all
+# v. Any logits processor can be evaluated as well, even one that looks at the prefix; below, a
+# penalty on tokens that occurred before. *Bring a sampler* has the ten lines.
 
 # %%
 every = study.with_other_rules(page, table)
@@ -191,11 +192,12 @@ _ = figures.source_line(ax, page.source, when)
 # %% [markdown]
 # ## Equal budgets
 #
-# A rule with more settings has more chances to look good. So the samplers are compared by how many settings one tries:
-# mean and 5–95 % band of the best diversity at the validity asked for, exact over all ways to draw
-# that many settings without replacement; 0 where none is valid enough. The table has the whole
-# grids, at two levels, and what is left of their lead when each may try as many settings as the
-# smallest; samplers that never get there are left out. Where none does, all lines lie at 0.
+# A rule with more settings has more chances to look good. So the samplers are compared by how many
+# settings one tries: mean and 5–95 % band of the best diversity at the validity asked for, exact
+# over all ways to draw that many settings without replacement; 0 where none is valid enough. The
+# table has the whole grids, at two levels, and what is left of their lead when each may try as many
+# settings as the smallest; samplers that never get there are left out. Where none does, all lines
+# lie at 0.
 
 # %%
 budget_task = study.task_for_budgets(table, level)

@@ -82,11 +82,11 @@ else:
 # %% [markdown]
 # ## Order against size
 #
-# Area under the precision–recall frontier of the next token, and recall at precision 0.8, one
-# token forced. Bars are 95 % intervals over prompts and seeds; fewer than ten prompts have none. The black
-# tick is what a {term}`random order` of the same candidates has: where most candidates are valid,
-# as among free texts judged by grammar, the area is high without any order. Recall is weighted
-# (Def. 4.1); nodes without a valid candidate are in no mean but that of *prevalence_all*;
+# Area under the precision–recall frontier of the next token, and recall at precision 0.8, one token
+# forced. Bars are 95 % intervals over prompts and seeds; fewer than ten prompts have none. The
+# black tick is what a {term}`random order` of the same candidates has: where most candidates are
+# valid, as among free texts judged by grammar, the area is high without any order. Recall is
+# weighted (Def. 4.1); nodes without a valid candidate are in no mean but that of *prevalence_all*;
 # *area_gain* is area less that of a random order, *n_runs* counts trees (prompts and seeds). The open
 # diamonds are computed from the points that the authors published for two models (one story prompt,
 # four prefixes each, ranks to 2,000, their judge): another measurement, beside ours and not
@@ -110,9 +110,9 @@ page.show(page.with_intervals(shown))
 # ## Validity and diversity
 #
 # Every setting of Table 3 and the oracle size. On tasks that a model hardly does, all settings lie
-# in the corner, and nothing can be learnt from the order of the curves. The table has the oracle size
-# beside the best practical rule. All numbers from here on are exact for the weights: nothing is
-# drawn.
+# in the corner, and nothing can be learnt from the order of the curves. The table has the oracle
+# size beside the best practical rule. All numbers from here on are exact for the weights: nothing
+# is drawn.
 
 # %% mystnb={"figure": {"caption": "Diversity against validity of every setting (dots, by rule) with Pareto frontiers: a row per model, a column per task (compare Fig. 9 of the paper).", "name": "fig-panel-frontiers"}, "image": {"alt": "Grid of scatter plots of diversity against validity, a row per model and a column per task."}}
 names = list(dict.fromkeys(found.settings.model))
@@ -156,8 +156,8 @@ page.show(fits[["model", "query", "c", "mse", "r2", "m", "B", "C", "jump"]], dig
 # ## Pairs
 #
 # Differences within pairs: the larger model less the smaller of one family, and the post-trained
-# less its base model. Order is paired by prompt and seed, with a bootstrap interval from ten prompts
-# on; tasks are paired by task, and counted.
+# less its base model. Order is paired by prompt and seed, with a bootstrap interval from ten
+# prompts on; tasks are paired by task, and counted.
 
 # %%
 paired = study.pair_table(found)
@@ -192,8 +192,8 @@ page.glue("stage_pairs_known", len(study.pairs()), "{}")
 # python -m calib_utils run --model Qwen/Qwen3-0.6B
 # ```
 #
-# *Area rises with size* is refuted where the intervals of most pairs lie below 0, *recall stays low*
-# where those of most models lie above one half.
+# *Area rises with size* is refuted where the intervals of most pairs lie below 0, *recall stays
+# low* where those of most models lie above one half.
 # `python -m calib_utils check --recompute 3` computes three stored tables of each model at hand
 # anew, and names what differs by more than two machines may.
 #

@@ -24,11 +24,11 @@
 # apart.
 #
 # **What we find.** The form fits with an R² of {glue:text}`lowest_r2` at least, and breaks between
-# ranks {glue:text}`lowest_c` and {glue:text}`highest_c`. R² is no judge of a head, which is a few of
-# 2,000 ranks: the fit of *{glue:text}`top_miss_query`* has an R² of {glue:text}`top_miss_r2` and
-# misses the logit of the most probable token by {glue:text}`top_miss`.
-# {glue:text}`headline` The fits are exact
-# for the weights named under each figure; comparisons on held-out ranks carry an interval.
+# ranks {glue:text}`lowest_c` and {glue:text}`highest_c`. R² is no judge of a head, which is a few
+# of 2,000 ranks: the fit of “{glue:text}`top_miss_query`” has an R² of {glue:text}`top_miss_r2` and
+# misses the logit of the most probable token by {glue:text}`top_miss`. {glue:text}`headline` The
+# fits are exact for the weights named under each figure; comparisons on held-out ranks carry an
+# interval.
 #
 # **How to check it** is at the end.
 

@@ -113,8 +113,8 @@ page.show(table) if endpoint_url else print(study.NOT_ASKED)
 # load.
 #
 # {term}`pass@k` is the probability that k draws hold one that passes, by the unbiased estimator of
-# Chen et al. {cite:p}`chen2021evaluating`. Intervals are over problems, for problems like these; there
-# are twelve.
+# Chen et al. {cite:p}`chen2021evaluating`. Intervals are over problems, for problems like these;
+# there are twelve.
 
 # %%
 n_programs = study.QUICK_PROGRAMS if quick else study.N_PROGRAMS

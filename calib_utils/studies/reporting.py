@@ -229,7 +229,7 @@ def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
 
 def without_small_intervals(table: pd.DataFrame, n: str = "n_prompts") -> pd.DataFrame:
     """The table without the bounds (`low`, `x_high`, …) that rest on fewer than `DECIDES`."""
-    bounds = table.columns[table.columns.str.fullmatch("(.*_)?(low|high)")]
+    bounds = [name for name in table if re.fullmatch("(.*_)?(low|high)", str(name))]
     if n in table:
         return table.assign(**table[bounds].where(table[n] >= DECIDES))
     return table.copy()
