@@ -21,8 +21,9 @@
 # **What we find.** {glue:text}`theorems_hold` of {glue:text}`theorems` theorems and lemmas hold on
 # everything we ran them on; the table after *The theorems* says what that was. Whether their
 # *hypotheses* hold for a model is another question. For the model of this page:
-# {glue:text}`headline` A hypothesis that is not reproduced does not touch the theorem. Where the
-# paper's wording needs care is in the [errata](../../errata.md).
+# {glue:text}`headline` Where a hypothesis fails the theorem does not apply to this model, and
+# nothing is said against it. Where the paper's wording needs care is in the
+# [errata](../../errata.md).
 #
 # **How to check it** is at the end. The pass over each task is kept like the rows of the other
 # chapters; theorems, controls and the last figure are computed when the notebook runs.
@@ -228,7 +229,7 @@ _ = figures.source_line(ax, page.source, when)
 # %%
 page.show(study.hardness_tables(studies), digits=2, floor=1e-6)
 
-# %% mystnb={"figure": {"caption": "US states: sequence recall against sequence precision of every setting (a dot each), under the bound of Theorem E.3 (line) with the hardness measured on these settings. No dot may lie above the line.", "name": "fig-recall-bound"}, "image": {"alt": "Scatter plot of recall against precision of all settings, all on or under a falling staircase."}}
+# %% mystnb={"figure": {"caption": "US states: sequence recall against sequence precision of every setting (a dot each), under the bound of Theorem E.3 (line) with the hardness measured on these settings. The theorem leaves no room above the line, so a dot there would be an error of ours.", "name": "fig-recall-bound"}, "image": {"alt": "Scatter plot of recall against precision of all settings, all on or under a falling staircase."}}
 ax = figures.recall_bound(study.recall_bounds(by_task["us-states"]))
 _ = figures.source_line(ax, page.source, when)
 
@@ -245,10 +246,11 @@ page.show(study.calibration_table(studies), floor=1e-4, zeros=True)
 # ## Does the geometric model describe this one?
 #
 # Theorem F.4, equation {eq}`eq-price`, needs valid tokens on the first ranks, logits that fall
-# linearly with rank among them, and one {term}`sharpness` λ·v for all prefixes of a step. The
-# table has the steps with a choice. The figure draws the exact validity and diversity under
-# temperature over the bound for steps of ten valid tokens; the bound applies to the unconstrained
-# digits, whose branching is fixed (Assumption 5.1).
+# linearly with rank among them, and one {term}`sharpness` λ·v for all prefixes of a step. The table
+# has the steps with a choice; *median miss* is how far the straight line misses a logit at most, in
+# nats, which R² hides: ln 2 is a factor of 2 in probability. The figure draws the exact validity
+# and diversity under temperature over the bound for steps of ten valid tokens; the bound applies to
+# the unconstrained digits, whose branching is fixed (Assumption 5.1).
 
 # %%
 page.show(study.hypothesis_table(studies), digits=2)
@@ -268,7 +270,7 @@ _ = figures.source_line(ax, page.source, when)
 # Fig. 1 of the paper on a step whose valid tokens are known: the first token of a US state. A
 # valid token is *frequent* if it has at least its fair share of the valid mass, N/|V|, at T = 1,
 # otherwise *rare*. In the paper the frequent ones hold everything at low temperature; as it rises
-# the rare ones gain, and then the invalid tail takes over, because there are so many of it. The
+# the rare ones gain, and then the invalid tail takes over, because it contains so many tokens. The
 # dots are the masses that the authors published for another model, wording and choice of the
 # frequent tokens; the table has this model's.
 
@@ -284,9 +286,10 @@ _ = figures.source_line(figure.axes[0], page.source, page.live())
 # %% [markdown]
 # ## Claims and findings
 #
-# *Not reproduced* for a hypothesis means that the theorem's premise fails for this model; the
-# theorem itself is not touched by it. Tasks whose validity stays below 0.05 at every temperature
-# decide nothing but the bound on recall, which holds for any ranking.
+# Four kinds of statements, each with words of its own: a *measured claim* of the paper, a
+# *hypothesis* of a theorem, a *theorem check*, which can only fail by an error of ours, and a *test
+# of ours*. Every task has a vote, the majority decides, and the count is shown; tasks whose
+# validity stays below 0.05 at every temperature are excluded by name.
 
 # %%
 found = study.findings(studies)
@@ -294,15 +297,15 @@ page.show(found)
 
 # %% tags=["remove-cell"]
 page.glue_verdicts(found)
-page.glue_each(study.key_numbers(theorems), "{}")
+page.glue_each(study.key_numbers(theorems, studies), "{}")
 
 # %% [markdown]
 # ## Check it yourself
 #
 # `python -m pytest tests/theory/test_conformance.py` runs every theorem and then breaks each on purpose:
 # a wrong factor, a bound without its remainder. A theorem would be refuted by a violation above
-# rounding in the table under *The theorems*; a hypothesis is refuted wherever the table of claims
-# says so. On a task of your own, in a cell of this page:
+# rounding in the table under *The theorems*; a hypothesis fails wherever the table of claims says
+# that its theorem does not apply. On a task of your own, in a cell of this page:
 #
 # ```python
 # own = study.study(page.model, "rng-2-sum-equals-10", page.end)  # or a cu.Task

@@ -118,8 +118,9 @@ page.show(ends[["task", "end", "validity", "diversity"]], digits=3)
 # %% [markdown]
 # ## Claims and findings
 #
-# Areas compare whole curves. Curves may cross: a longer answer can reach a validity that a shorter
-# one does not, as the best validities show.
+# Every task has a vote, the majority decides, and the count is shown. Tasks whose validity stays
+# below 0.05 at every temperature are excluded by name: a model that breaks the format asked for
+# says nothing about the price of length. Areas compare whole curves, which may cross.
 
 # %%
 found = study.findings(curves, answers)

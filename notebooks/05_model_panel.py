@@ -23,8 +23,9 @@
 # called so.
 #
 # **What we find.** {glue:text}`models` models have results here, {glue:text}`paper_measured` of
-# the paper's {glue:text}`paper_models` checkpoints among them. {glue:text}`headline` A claim about
-# every model fails with the first that breaks it; the table near the end says which.
+# the paper's {glue:text}`paper_models` checkpoints among them. {glue:text}`headline` Every
+# model that can do the tasks has a vote, and so has every task of a model; majorities decide, and
+# the table near the end has the counts.
 #
 # **How to check it** is at the end.
 
@@ -81,17 +82,17 @@ else:
 # %% [markdown]
 # ## Order against size
 #
-# Area under the precision–recall frontier of the next token, and recall at precision 0.8, one
-# token forced. Bars are 95 % intervals over prompts and seeds, of which there are few. The black
-# tick is what a {term}`random order` of the same candidates has: where most candidates are valid,
-# as among free texts judged by grammar, the area is high without any order. Recall is weighted
-# (Def. 4.1); nodes without a valid candidate are in no mean but that of *prevalence_all*;
+# Area under the precision–recall frontier of the next token, and recall at precision 0.8, one token
+# forced. Bars are 95 % intervals over prompts and seeds; fewer than ten prompts have none. The
+# black tick is what a {term}`random order` of the same candidates has: where most candidates are
+# valid, as among free texts judged by grammar, the area is high without any order. Recall is
+# weighted (Def. 4.1); nodes without a valid candidate are in no mean but that of *prevalence_all*;
 # *area_gain* is area less that of a random order, *n_runs* counts trees (prompts and seeds). The open
 # diamonds are computed from the points that the authors published for two models (one story prompt,
 # four prefixes each, ranks to 2,000, their judge): another measurement, beside ours and not
 # comparable in height.
 
-# %% mystnb={"figure": {"caption": "Order against size: area under the precision-recall frontier (upper) and recall at precision 0.8 (lower) against parameters, for lists, forms and free texts, with 95 % intervals. Black tick: a random order. Lines join two sizes of one family, or a base model and its post-trained one. Open: the authors' points (compare Fig. 4 and 8 of the paper).", "name": "fig-size"}, "image": {"alt": "Dots with intervals of area and recall against the number of parameters, by family, published points open."}}
+# %% mystnb={"figure": {"caption": "Order against size: area under the precision-recall frontier (upper) and recall at precision 0.8 (lower) against parameters, for lists, forms and free texts, with 95 % intervals where ten prompts or more stand behind a mean. Black tick: a random order. Lines join two sizes of one family, or a base model and its post-trained one. Open: the authors' points (compare Fig. 4 and 8 of the paper).", "name": "fig-size"}, "image": {"alt": "Dots with intervals of area and recall against the number of parameters, by family, published points open."}}
 order = study.order_table(found)
 first = study.sized(order[order.forced == 1], found.models)
 pairs = study.size_pairs(found.models) + study.stage_pairs(found.models)
@@ -109,8 +110,9 @@ page.show(page.with_intervals(shown))
 # ## Validity and diversity
 #
 # Every setting of Table 3 and the oracle size. On tasks that a model hardly does, all settings lie
-# in the corner, and nothing can be learnt from the order of the curves. All numbers from here on
-# are exact for the weights: nothing is drawn.
+# in the corner, and nothing can be learnt from the order of the curves. The table has the oracle
+# size beside the best practical rule. All numbers from here on are exact for the weights: nothing
+# is drawn.
 
 # %% mystnb={"figure": {"caption": "Diversity against validity of every setting (dots, by rule) with Pareto frontiers: a row per model, a column per task (compare Fig. 9 of the paper).", "name": "fig-panel-frontiers"}, "image": {"alt": "Grid of scatter plots of diversity against validity, a row per model and a column per task."}}
 names = list(dict.fromkeys(found.settings.model))
@@ -118,7 +120,7 @@ figure = figures.frontier_panels(found.settings, names, list(study.SHOWN_TASKS))
 _ = figures.source_line(figure.axes[0], page.source, when)
 
 # %%
-page.show(study.frontier_table(found), digits=2, floor=0.005)
+page.show(study.compared(found), digits=2, floor=0.005)
 
 # %% [markdown]
 # ## Order, shape and size of the cutoff
@@ -154,8 +156,8 @@ page.show(fits[["model", "query", "c", "mse", "r2", "m", "B", "C", "jump"]], dig
 # ## Pairs
 #
 # Differences within pairs: the larger model less the smaller of one family, and the post-trained
-# less its base model. Order is paired by prompt and seed, tasks by task; intervals are bootstraps
-# over those.
+# less its base model. Order is paired by prompt and seed, with a bootstrap interval from ten
+# prompts on; tasks are paired by task, and counted.
 
 # %%
 paired = study.pair_table(found)
@@ -190,8 +192,8 @@ page.glue("stage_pairs_known", len(study.pairs()), "{}")
 # python -m calib_utils run --model Qwen/Qwen3-0.6B
 # ```
 #
-# *Area rises with size* is refuted by a pair of one family whose interval lies below 0, *recall
-# stays low* by one model whose interval lies above one half.
+# *Area rises with size* is refuted where the intervals of most pairs lie below 0, *recall stays
+# low* where those of most models lie above one half.
 # `python -m calib_utils check --recompute 3` computes three stored tables of each model at hand
 # anew, and names what differs by more than two machines may.
 #

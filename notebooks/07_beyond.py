@@ -25,7 +25,8 @@
 #
 # The paper shows one example of each, of far larger models; here are five questions and twelve
 # small problems, for a base model two questions and no problem. All numbers are estimates from
-# draws; shares and means carry a 95 % interval in brackets where there are draws enough. They are
+# draws; shares carry a 95 % interval in brackets where there are draws enough, means over problems
+# one from ten problems on, and their points below that. They are
 # of the model file named under each figure, in 4 bits for the models of this book, and not of the
 # model's family.
 #
@@ -112,8 +113,8 @@ page.show(table) if endpoint_url else print(study.NOT_ASKED)
 # load.
 #
 # {term}`pass@k` is the probability that k draws hold one that passes, by the unbiased estimator of
-# Chen et al. {cite:p}`chen2021evaluating`. Intervals are over problems, for problems like these; there are twelve, so
-# read them as a guide.
+# Chen et al. {cite:p}`chen2021evaluating`. Intervals are over problems, for problems like these;
+# there are twelve.
 
 # %%
 n_programs = study.QUICK_PROGRAMS if quick else study.N_PROGRAMS
@@ -164,7 +165,7 @@ else:
 #
 # - *Among the drawn programs*, as in the paper's figure: the shares of their probability that the
 #   top one and the top three hold, and exp of its entropy. Log-probabilities of long texts differ
-#   by many nats, so a few nearly always hold most.
+#   by many nats, so a few of a small sample nearly always hold most, which decides nothing.
 # - *Of all that pass*: *two are the same* estimates without bias how likely two passing draws hold
 #   the same program. It sees undrawn programs too. *ln of their mass* tells why this matters:
 #   where it is far below 0 the drawn replies, top ones included, hold next to nothing of what the
@@ -177,10 +178,10 @@ page.show(shape, digits=3) if len(shape) else print(why_not)
 # %% [markdown]
 # ## Claims and findings
 #
-# The claims about answers count the replies that are a name, and need 30 of them. Those about
-# programs need three problems. A claim is *reproduced* where the whole interval lies on its side
-# of the number that decides it, *not testable here* where it lies on both sides. Tests that the
-# paper does not make are counted apart.
+# The claims about answers count the replies that are a name, and exclude questions with fewer than
+# 30 of them. A claim is decided where the whole interval lies on one side of the number that
+# decides it; of fewer than ten problems, where six or more all do. A model of whose programs fewer
+# than one in twenty pass is excluded. Tests that the paper does not make are counted apart.
 
 # %%
 found = study.findings(replies, asked, programs)

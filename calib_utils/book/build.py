@@ -4,6 +4,7 @@ Also the Sphinx extension that `_config.yml` names. Knows executed notebooks, ju
 browser that prints; draws nothing and changes no executed notebook.
 """
 
+import ast
 import base64
 import json
 import os
@@ -33,7 +34,7 @@ from calib_utils.errors import (
 )
 from calib_utils.figures import explorer
 from calib_utils.models.loading import load_model
-from calib_utils.models.registry import DEFAULT_MODEL, EMBEDDED
+from calib_utils.models.registry import EMBEDDED, HEADLINE, book_order
 from calib_utils.openended import precision_recall
 from calib_utils.results import storage
 from calib_utils.results.storage import KEY
@@ -143,7 +144,7 @@ _SHOWN = re.compile(rf"\b{FOLDER}/([\w-]+)\.png\b")
 
 
 def figure(name: str, book: Path | None = None) -> bytes:
-    """The PNG of a figure by its label, as the default model's notebooks or the panel's have it.
+    """The PNG of a figure by its label, as the headline model's notebooks or the panel's have it.
 
     Args:
         name: as in the notebook's source, without the model.
@@ -151,8 +152,8 @@ def figure(name: str, book: Path | None = None) -> bytes:
     Raises:
         BookBuildError: no executed notebook has it.
     """
-    labels = (name, notebooks.label_of(name, DEFAULT_MODEL))
-    for folder in (paths.executed_dir(DEFAULT_MODEL, book), paths.panel_dir(book)):
+    labels = (name, notebooks.label_of(name, HEADLINE))
+    for folder in (paths.executed_dir(HEADLINE, book), paths.panel_dir(book)):
         for path in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
             for cell in nbformat.read(path, as_version=4).cells:
                 if cell.metadata.get("mystnb", {}).get("figure", {}).get("name") in labels:
@@ -160,8 +161,8 @@ def figure(name: str, book: Path | None = None) -> bytes:
                         if "image/png" in output.get("data", {}):
                             return base64.b64decode(output.data["image/png"])
     raise BookBuildError(
-        f"no executed notebook of {DEFAULT_MODEL} has the figure {name!r}: correct the name in "
-        f"the page, or run `python -m calib_utils run --model {DEFAULT_MODEL}`"
+        f"no executed notebook of {HEADLINE} has the figure {name!r}: correct the name in "
+        f"the page, or run `python -m calib_utils run --model {HEADLINE}`"
     )
 
 
@@ -174,7 +175,7 @@ def write_figures(book: Path | None = None) -> list[Path]:
 
 
 def write_readme_figure() -> Path:
-    """Takes the README's figure out of the default model's executed notebook."""
+    """Takes the README's figure out of the headline model's executed notebook."""
     return _keep(paths.book_dir() / "assets" / "val-div.png", figure("fig-val-div"))
 
 
@@ -200,6 +201,7 @@ def setup(app) -> dict:
     # Before sphinx-notfound-page looks at its prefix.
     app.connect("config-inited", _addresses, priority=100)
     app.connect("source-read", _add_run_box)
+    app.connect("source-read", _fill_tables)
     app.connect("doctree-resolved", _describe_figures)
     # After the theme has added its buttons.
     app.connect("html-page-context", _mend_page, priority=900)
@@ -268,6 +270,96 @@ def _add_run_box(app, docname: str, content: list[str]) -> None:
         content[0] = json.dumps(notebook)
 
 
+# Rows of tables that prose pages leave to the executed notebooks
+
+# `$rows 02_controlled_tasks claims reproduced`: a row per model, its name and what it glued.
+_ROWS = re.compile(r"(?m)^\$rows (\S+) (.+)$")
+_VERDICTS = "$verdicts"
+_CHANGES = "verdict_changes.csv"
+
+
+def _fill_tables(app, docname: str, content: list[str]) -> None:
+    if _ROWS.search(content[0]):
+        content[0] = _ROWS.sub(lambda found: model_rows(found[1], found[2].split()), content[0])
+    if _VERDICTS in content[0]:
+        content[0] = content[0].replace(_VERDICTS, verdict_rows())
+
+
+def model_rows(notebook: str, keys: list[str], book: Path | None = None) -> str:
+    """Rows of a Markdown table: each model with that executed notebook, and what it glued."""
+    rows = []
+    for model in models_with_pages(book):
+        page = f"results/{model}/{notebook}.ipynb"
+        if (Path(book or paths.book_dir()) / page).is_file():
+            cells = [f"[{model}]({page})", *(f"{{glue:text}}`{page}::{key}:s`" for key in keys)]
+            rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def verdicts(book: Path | None = None) -> pd.DataFrame:
+    """Every statement of the executed notebooks: chapter, model, claim, kind, verdict."""
+    book, rows = Path(book or paths.book_dir()), []
+    folders = {key: paths.executed_dir(key, book) for key in models_with_pages(book)}
+    for model, folder in (folders | {_EVERY: paths.panel_dir(book)}).items():
+        for path in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
+            for cell in nbformat.read(path, as_version=4).cells:
+                for output in cell.get("outputs", ()):
+                    if output.metadata.get("scrapbook", {}).get("name") == "verdicts":
+                        said = ast.literal_eval(next(iter(output.data.values())))
+                        rows += [
+                            {"chapter": path.stem, "model": model, **one}
+                            for one in json.loads(said)
+                        ]
+    return pd.DataFrame(rows, columns=["chapter", "model", "claim", "kind", "verdict"])
+
+
+_EVERY = "all models"
+
+
+def verdict_rows(book: Path | None = None) -> str:
+    """Rows of a Markdown table: every claim with its verdicts before and now, and the reason.
+
+    What was said before, and why it changed, is kept in a table beside the pages; what is said now
+    is read from the executed notebooks. A statement that is in the notebooks alone is new.
+    """
+    book = Path(book or paths.book_dir())
+    old, now = pd.read_csv(book / _CHANGES, keep_default_na=False), verdicts(book)
+    models = [name for name in old.columns if name not in ("chapter", "before", "now", "reason")]
+    rows, told = [], set()
+    for row in old.to_dict("records"):
+        before = {model: row[model] for model in models if row[model]}
+        told.add((row["chapter"], row["now"]))
+        own = now[(now.chapter == row["chapter"]) & (now.claim == row["now"])]
+        rows.append(
+            (
+                row["chapter"],
+                row["before"],
+                _by_verdict(before),
+                *_now(row["now"], own),
+                row["reason"],
+            )
+        )
+    for (chapter, claim), own in now.groupby(["chapter", "claim"], sort=False):
+        if (chapter, claim) not in told:
+            rows.append((chapter, "–", "–", *_now(claim, own), "new"))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _now(claim: str, own: pd.DataFrame) -> tuple[str, str]:
+    if not claim:
+        return "dropped", "–"
+    kind = f" *({own.kind.iloc[0]})*" if len(own) else ""
+    return claim + kind, _by_verdict(dict(zip(own.model, own.verdict, strict=True))) or "not run"
+
+
+def _by_verdict(said: dict[str, str]) -> str:
+    """Verdicts with the models that have each."""
+    models: dict[str, list[str]] = {}
+    for model, verdict in said.items():
+        models.setdefault(verdict, []).append(model)
+    return "; ".join(f"**{verdict}** {', '.join(own)}" for verdict, own in models.items())
+
+
 def _describe_figures(app, doctree: nodes.document, docname: str) -> None:
     """A figure without an alternative text gets its caption's, its formulas as they are written."""
     for figure in doctree.findall(nodes.figure):
@@ -291,17 +383,15 @@ def _mend_page(app, pagename, templatename, context, doctree) -> None:
 
 _START = (
     *("summary", "how_to_read", "explorer", "noise_floor", "bring_a_sampler", "add_your_model"),
-    *("scale_out", "status", "errata"),
+    *("scale_out", "status", "verdicts", "errata"),
 )
 _REFERENCE = "glossary faults benchmarks mutation licences bibliography cite"
 
 
 def models_with_pages(book: Path | None = None) -> list[str]:
-    """Keys of the models that have executed notebooks; the default first, then the embedded."""
+    """Keys of the models that have executed notebooks; the embedded first, in their order."""
     folders = (Path(book or paths.book_dir()) / "results").glob("*/[0-9][0-9]_*.ipynb")
-    order = [DEFAULT_MODEL, *EMBEDDED]
-    keys = {path.parent.name for path in folders}
-    return sorted(keys, key=lambda key: (order.index(key) if key in order else len(order), key))
+    return sorted({path.parent.name for path in folders}, key=book_order)
 
 
 def table_of_contents(book: Path | None = None) -> str:

@@ -24,7 +24,7 @@ from calib_utils.errors import (
     NotReproducedError,
     UnknownNameError,
 )
-from calib_utils.models.registry import CORE, DEFAULT_MODEL, EMBEDDED, checkpoints, find
+from calib_utils.models.registry import CORE, DEFAULT_MODEL, EMBEDDED, HEADLINE, checkpoints, find
 from calib_utils.results.storage import RECORD
 
 FORMATS = ("csv", "json", "markdown")
@@ -389,7 +389,7 @@ def _run(options) -> int:
         failed += notebooks.execute(panel_jobs, paths.panel_dir(book_dir), force=options.force)
     build.write_table_of_contents(book_dir)
     own_book = book_dir == paths.book_dir().resolve()
-    if jobs and options.model == DEFAULT_MODEL and own_book and not failed:
+    if jobs and options.model == HEADLINE and own_book and not failed:
         build.write_readme_figure()
     return 1 if failed else 0
 

@@ -143,7 +143,7 @@ def best_by_budget(table: pd.DataFrame, level: float = 0.8, by: str = "rule") ->
 
 N_RESAMPLES, COVERAGE = 2000, 0.95
 LEAST = 3  # pairs; fewer give an interval that says nothing
-DECIDES = 4  # outer clusters; the interval of fewer covers three times in four at best
+DECIDES = 10  # outer clusters; fewer are shown as points, without an interval, and decide nothing
 
 
 @dataclass(frozen=True)

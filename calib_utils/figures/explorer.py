@@ -24,7 +24,7 @@ from calib_utils.core.tries import Trie
 from calib_utils.errors import InvalidRequestError, ResultsError
 from calib_utils.figures import CAUSES, RULE_COLOURS
 from calib_utils.models.loading import Model, load_model
-from calib_utils.models.registry import DEFAULT_MODEL
+from calib_utils.models.registry import book_order
 from calib_utils.models.scoring import logits_after
 from calib_utils.results import conventions, records
 from calib_utils.results.evaluation import render_prompt
@@ -348,7 +348,7 @@ def write(results_dir: str | Path, folder: str | Path) -> pd.DataFrame:
             script = f"calibUtilsModel({_js(known.model)}, {_js(shown)});\n"
             (folder / f"model-{known.model}.js").write_text(script, encoding="utf-8")
             models.append({"key": known.model, "stage": known.stage})
-    models.sort(key=lambda one: one["key"] != DEFAULT_MODEL)  # the default first
+    models.sort(key=lambda one: book_order(one["key"]))
     colours = {rule.name: RULE_COLOURS[rule.name] for rule in table3_rules()}
     colours |= {cause: colour for cause, (colour, _) in CAUSES.items()}
     index = _js({"models": models, "colours": colours, "columns": COLUMNS})

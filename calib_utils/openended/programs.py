@@ -427,11 +427,6 @@ def order_by_problem(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["problem", "programs", "prevalence", "auc"])
 
 
-def order_summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean AUC over the problems that have one, with a 95 % interval over problems: one row."""
-    return pd.DataFrame([_over_problems(order_by_problem(table).set_index("problem").auc)])
-
-
 def precision_recall(log_p: np.ndarray, passed: np.ndarray) -> pd.DataFrame:
     """Precision and recall of keeping the programs at or above each log-probability.
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import digamma
 
-from calib_utils.core.metrics import as_text, cluster_interval
+from calib_utils.core.metrics import DECIDES, as_text, cluster_interval
 from calib_utils.errors import InvalidRequestError
 from calib_utils.models.loading import Model
 from calib_utils.models.served import Endpoint, Reply
@@ -24,7 +24,18 @@ from calib_utils.openended.programs import PASSED, normalised, read_problems, te
 from calib_utils.openended.prompts import get_prompt
 from calib_utils.results import records
 from calib_utils.results.evaluation import share_interval
-from calib_utils.studies.reporting import NOT_TESTABLE, OURS, Finding, decided, stacked
+from calib_utils.studies.reporting import (
+    CLAIM,
+    EXCLUDED,
+    OURS,
+    TESTABLE,
+    Finding,
+    decided,
+    mean_text,
+    stacked,
+    table_of,
+    voted,
+)
 
 CITY_PROMPT = "Name a random city in the world"  # Fig. 11
 N_REPLIES, N_PROGRAMS = 200, 20
@@ -38,23 +49,12 @@ N_RESAMPLES, Z = 500, 1.96
 _TAIL = 40.0  # e^-40 is nothing beside what is summed
 _LONGEST = 40  # characters of an answer in a table
 _NOTHING = "nothing to show here: no problem has replies of the kinds that this needs"
-# Below these a claim is not testable.
-_PROBLEMS = 3  # problems that an interval is over
-_MANY = 6  # distinct passing programs: were all alike, the top three would hold half at most
 _DRAWS = 4  # passing draws among which pairs are compared
 # Where claims are decided.
 _DOMINATES = 0.5
 _ORDERED = 0.95  # AUC; 1 is a perfect order
 _FEW = 4  # equally likely programs
-_CLAIMS = (
-    ("Programs that pass and that fail interleave by log-probability", "Fig. 12 (order)"),
-    ("Log-probability puts programs that pass first more often than chance", OURS),
-    ("Few of the drawn programs that pass hold most of their mass", "Fig. 12 (shape)"),
-    (
-        "Few programs hold most of the mass of all that pass, undrawn ones included",
-        "Fig. 12 (shape)",
-    ),
-)
+_ALIKE = 6  # problems: as many coins fall alike once in 32 times
 
 between = partial(as_text, whole_from=10, undefined="nan", alone="")
 
@@ -415,9 +415,8 @@ def curve_of(table: pd.DataFrame, problem: str) -> tuple[pd.DataFrame, float]:
 
 
 def over_problems(table: pd.DataFrame, column: str) -> str:
-    """The mean of a column with its interval over problems, as text."""
-    found = cluster_interval(table, column, outer="problem", inner=None)
-    return between(found.mean, found.low, found.high)
+    """The mean of a column with its interval over problems, or with their points, as text."""
+    return mean_text(table, column, "problem")
 
 
 def share_of(hits: int, n: int) -> str:
@@ -437,50 +436,53 @@ def shortened(answer: str, longest: int) -> str:
 def findings(replies: pd.DataFrame, asked: Sequence[Question], table: pd.DataFrame) -> pd.DataFrame:
     """The paper's examples of Fig. 11 and 12, decided on `ask_all` and `draw_programs`.
 
-    Columns claim, source, found, verdict. An interval that lies on both sides of the number named
-    in `found` decides nothing. Of several questions, one that disagrees refutes.
+    Every question has a vote, by its interval. Programs are decided by the interval over problems
+    or, where these are too few for one, by problems that all lie on one side.
     """
     first, *others = asked
     others = [question for question in others if question.prompt != first.prompt]
     one = "One name outnumbers all other answers to Fig. 11's question"
     rows = [
-        _one_dominates(replies, [first], one, "Fig. 11"),
-        _one_dominates(replies, others, "So it is when other names are asked for", OURS),
+        _one_dominates(replies, [first], one, "Fig. 11", CLAIM),
+        _one_dominates(replies, others, "So it is when other names are asked for", "Fig. 11", OURS),
     ]
     order = programs.order_by_problem(table).dropna(subset="auc")
-    passing = f", {order.prevalence.mean():.0%} of their programs pass" if len(order) else ""
-    auc = f"AUC {{auc}} over {{n}} problems{passing}"
-    drawn, whole = programs.shape_by_problem(table), same_program(table)
-    drawn, whole = drawn[drawn.passing >= _MANY], whole[whole.passing >= _DRAWS]
-    ordered = f"{auc} (decided at {_ORDERED:g}; 1 is a perfect order)"
-    top = (
-        "the top three hold {top_3} of it, the top one {top_1}, over {n} problems with at least "
-        f"{_MANY} different ones (decided for three at 0.5)"
-    )
-    same = (
-        "two draws that pass are the same program with probability {same}, over {n} problems with "
-        f"at least {_DRAWS} of them (decided at 1/{_FEW}, as if {_FEW} programs were equally "
-        "likely)"
-    )
-    both = (order, "with both kinds")
-    many = (drawn, f"with {_MANY} different passing programs")
-    several = (whole, f"with {_DRAWS} passing draws")
-    found = (
-        (ordered, *both, "auc", _ORDERED, False),
-        (f"{auc} (decided at 0.5)", *both, "auc", 0.5, True),
-        (top, *many, "top_3", 0.5, True),
-        (same, *several, "same", 1 / _FEW, True),
-    )
-    for (claim, source), (told, kept, which, column, at, more) in zip(_CLAIMS, found, strict=True):
-        if len(kept) < _PROBLEMS:
-            few = f"problems {which}: {len(kept)}, {_PROBLEMS} are needed"
-            rows.append(Finding(claim, source, few if len(table) else NOT_RUN, NOT_TESTABLE))
+    passing = f"; {order.prevalence.mean():.0%} of their programs pass" if len(order) else ""
+    same = same_program(table).query("passing >= @_DRAWS")
+    for claim, source, kind, kept, column, sign, at, told in (
+        (
+            *("Programs that pass and that fail interleave by log-probability", "Fig. 12 (order)"),
+            *(CLAIM, order, "auc", -1, _ORDERED),
+            f"AUC {{}}{passing} (decided at {_ORDERED:g}; 1 is a perfect order)",
+        ),
+        (
+            *("Log-probability puts programs that pass first more often than chance", "Fig. 12"),
+            *(OURS, order, "auc", 1, 0.5, f"AUC {{}}{passing} (decided at 0.5)"),
+        ),
+        (
+            "Few programs hold most of the mass of all that pass, undrawn ones included",
+            *("Fig. 12 (shape)", CLAIM, same, "same", 1, 1 / _FEW),
+            f"two draws that pass are the same program with probability {{}} (decided at 1/{_FEW}, "
+            f"as if {_FEW} programs were equally likely)",
+        ),
+    ):
+        found = f"{told.format(over_problems(kept, column))}; problems: {len(kept)}"
+        if not len(table) or (table.outcome == PASSED).mean() < TESTABLE:
+            share = f"excluded: {(table.outcome == PASSED).sum()} of {len(table)} replies pass"
+            rows.append(Finding(claim, source, share if len(table) else NOT_RUN, EXCLUDED, kind))
             continue
-        means = {name: over_problems(kept, name) for name in kept if f"{{{name}}}" in told}
         mean = cluster_interval(kept, column, "problem", None)
-        said = decided(mean.low, mean.high, at) if more else decided(-mean.high, -mean.low, -at)
-        rows.append(Finding(claim, source, told.format(n=len(kept), **means), said))
-    return pd.DataFrame(rows)
+        low, high = mean.low, mean.high
+        if mean.n_outer < DECIDES:
+            low, high = _all_of(kept[column])
+        low, high = (low, high) if sign > 0 else (-high, -low)
+        rows.append(Finding(claim, source, found, decided(low, high, sign * at), kind))
+    return table_of(rows)
+
+
+def _all_of(points: pd.Series) -> tuple[float, float]:
+    """The least and the largest of some points; of fewer than `_ALIKE` nothing follows."""
+    return (points.min(), points.max()) if len(points) >= _ALIKE else (np.nan, np.nan)
 
 
 def headline(replies: pd.DataFrame, asked: Sequence[Question], table: pd.DataFrame) -> dict:
@@ -491,23 +493,23 @@ def headline(replies: pd.DataFrame, asked: Sequence[Question], table: pd.DataFra
     if len(table):
         rate = programs.pass_rates(table, [1]).iloc[0]
         said["pass_1"] = between(rate.estimate, rate.low, rate.high)
-        order = programs.order_summary(table).iloc[0]
-        said["program_auc"] = between(order.estimate, order.low, order.high)
+        said["program_auc"] = over_problems(programs.order_by_problem(table), "auc")
     return said
 
 
-def _one_dominates(replies, asked, claim: str, source: str) -> Finding:
-    said, intervals = [], []
+def _one_dominates(
+    replies: pd.DataFrame, asked: Sequence[Question], claim: str, source: str, kind: str
+) -> Finding:
+    told, margins, excluded = [], {}, []
     for question in asked:
         _, given = _texts_and_names(replies, question)
         if len(given) < NAMES_NEEDED:
-            told = f"{len(given)} replies are a name, at least {NAMES_NEEDED} are needed"
-        else:
-            told = f"{top_name(given)} of the {len(given)} replies that are a name"
-            intervals.append(summarise(given).top_share)
-        said.append(f"{question.label}: {told}")
-    found = f"{'; '.join(said)} (decided at {_DOMINATES:g})"
-    if not intervals:
-        return Finding(claim, source, found, NOT_TESTABLE)
-    low, high = (min(getattr(own, end) for own in intervals) for end in ("low", "high"))
-    return Finding(claim, source, found, decided(low, high, _DOMINATES))
+            excluded.append(f"{question.label} ({len(given)} replies are a name)")
+            continue
+        told.append(f"{question.label} {top_name(given)} of {len(given)} names")
+        share = summarise(given).top_share
+        # The end of the interval that is nearer to what decides, if one side holds all of it.
+        low, high = share.low - _DOMINATES, share.high - _DOMINATES
+        margins[question.label] = low if low > 0 else min(high, 0.0)
+    found = f"{', '.join(told)} (decided at {_DOMINATES:g})"
+    return voted(claim, source, found, margins, excluded, kind=kind, of="question")

@@ -14,15 +14,7 @@ from calib_utils.results.evaluation import (
     share_interval,
     stored_measurement,
 )
-from calib_utils.studies.reporting import (
-    AGREEMENT,
-    TESTABLE,
-    Page,
-    decide_all,
-    listed,
-    or_equal,
-    over,
-)
+from calib_utils.studies.reporting import Page, able, listed, over, table_of, voted
 
 # The paper does not give its temperature grid for Fig. 5; this one is dense where curves bend.
 CURVE_TEMPERATURES = (
@@ -48,13 +40,9 @@ LISTS = (
 )
 
 _LEFT, _RIGHT = "Fig. 5 left", "Fig. 5 right, Fig. 10"
-_LONGER = "Longer answers have a worse validity–diversity curve, by its area ({})"
-_CONSTRAINED = "A sum constraint makes the curve worse at the same length"
-_TRADES = "Raising the temperature lowers validity and raises diversity throughout"
-_NONE_HAS_BOTH = "No temperature reaches validity and diversity near 1 together"
-_FEW = "At T = 1 a few valid answers hold most of the valid mass"
-_HALF = "answers that hold half of the valid mass (uniform: half of them; decided at a quarter) "
-_TAIL = "At high temperature the invalid tail holds nearly all mass"
+# Two of the paper's temperatures, on either side of 1.
+_COOL, _HOT = 0.5, 1.6
+_HAS_BOTH, _FEW, _TAIL = 0.9, 0.25, 0.1  # where claims are decided
 
 
 def task_names(lengths: tuple[int, ...]) -> list[str]:
@@ -142,49 +130,62 @@ def findings(curves: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     """The paper's claims about temperature on controlled tasks, decided on one model's tables.
 
     Of `temperature_curves` of several tasks, and of `answer_profiles`. The numbers are exact for
-    the model file, so they carry no interval. Columns claim, source, found, verdict.
+    the model file, so they carry no interval; every task the model can do has one vote.
     """
-    summary = curve_summary(curves)
-    usable = summary.task[summary["best validity"] >= TESTABLE]
-    curves, answers = curves[curves.task.isin(usable)], answers[answers.task.isin(usable)]
-    some, rows = len(usable) > 0, []
+    summary = curve_summary(curves).set_index("task")
+    done, failed = able(summary["best validity"])
+    area, rows = summary.area.where(summary.index.isin(done)), []
+    areas = summary.assign(area=area).pivot_table(
+        index="family", columns="length", values="area", dropna=False
+    )
     for family in ("unconstrained", "sum at most 10"):
-        own = summary[summary.family == family].sort_values("length")
-        best, told = own["best validity"], "area under the Val–Div curve "
-        told += listed(own.length, own.area, "n = {}: {:.3f}") + "; best validity "
-        told += listed(own.length, best, "n = {}: {:.2f}")
-        done = len(own) > 1 and best.max() >= TESTABLE
-        rows.append((_LONGER.format(family), _LEFT, told, True, -np.diff(own.area) if done else ()))
-
-    areas = summary.pivot_table(index="length", columns="family", values="area")
-    gap = (areas["unconstrained"] - areas["sum at most 10"]).dropna()
-    done = summary["best validity"][summary.family == "unconstrained"].max() >= TESTABLE
+        own, out = areas.loc[family].dropna(), _of_family(failed, family)
+        apart = -pd.Series(own.to_numpy(), own.index).diff().iloc[1:]
+        told = "area under the Val–Div curve " + listed(own.index, own, "n = {}: {:.3f}")
+        claim = f"Longer answers have a worse validity–diversity curve, by its area ({family})"
+        rows.append(voted(claim, _LEFT, told, apart, out, of="comparison"))
+    gap = (areas.loc["unconstrained"] - areas.loc["sum at most 10"]).dropna()
     told = "area lost to the constraint " + listed(gap.index, gap, "n = {}: {:+.3f}")
-    rows.append((_CONSTRAINED, _LEFT, told, True, gap if done else ()))
+    out = [*_of_family(failed, "unconstrained"), *_of_family(failed, "sum at most 10")]
+    claim = "A sum constraint makes the curve worse at the same length"
+    rows.append(voted(claim, _LEFT, told, gap, out, of="length"))
 
-    told, steps = [], []
-    for task, curve in curves.sort_values("temperature", kind="stable").groupby("task", sort=False):
-        falls, rises = -curve.validity.diff().max(), curve.diversity.diff().min()
-        steps += [falls, rises]
-        peak = curve.temperature[curve.validity.idxmax()]
-        monotone = "" if rises >= -AGREEMENT else ", Div not monotone"
-        told.append(f"{task} peaks at T = {peak:g}{monotone}")
-    rows.append((_TRADES, "Sec. 5, Fig. 5", "validity: " + "; ".join(told), some, or_equal(steps)))
+    by_task = {name: own.set_index("temperature") for name, own in curves.groupby("task")}
+    lost = {t: by_task[t].validity[_COOL] - by_task[t].validity[_HOT] for t in done}
+    won = {t: by_task[t].diversity[_HOT] - by_task[t].diversity[_COOL] for t in done}
+    told = "validity and diversity " + ", ".join(
+        f"{t}: {-lost[t]:+.2f}, {won[t]:+.2f}" for t in done
+    )
+    claim = f"Heating from T = {_COOL:g} to {_HOT:g} lowers validity and raises diversity"
+    margins = {task: min(lost[task], won[task]) for task in done}
+    rows.append(voted(claim, "Sec. 5, Fig. 5", told, margins, failed))
 
-    best = np.minimum(curves.validity, curves.diversity).groupby(curves.task, sort=False).max()
-    told = "best of min(Val, Div) " + listed(best.index, best, "{}: {:.2f}")
-    rows.append((_NONE_HAS_BOTH, _LEFT, told, some, 0.9 - best))
+    best = curves[["validity", "diversity"]].min(axis=1).groupby(curves.task, sort=False).max()
+    best = best[done]
+    told = f"best of min(Val, Div), decided at {_HAS_BOTH:g}: " + listed(done, best, "{}: {:.2f}")
+    claim = "No temperature reaches validity and diversity near 1 together"
+    rows.append(voted(claim, _LEFT, told, _HAS_BOTH - best, failed))
 
-    shares, told = [], []
-    for task, own in answers[answers.temperature == 1].groupby("task", sort=False):
+    shares, told = {}, []
+    for task, own in answers[(answers.temperature == 1) & answers.task.isin(done)].groupby("task"):
         p = np.sort(np.exp(own.log_p.to_numpy()))[::-1]
         most = int((p.cumsum() < 0.5 * p.sum()).sum()) + 1
-        shares.append(most / len(p))
-        told.append(f"{task}: {most} of {len(p):,} ({shares[-1]:.0%})")
-    rows.append((_FEW, _RIGHT, _HALF + ", ".join(told), some, 0.25 - np.array(shares)))
+        shares[task] = most / len(p)
+        told.append(f"{task}: {most} of {len(p):,} ({shares[task]:.0%})")
+    told = (
+        "answers that hold half of the valid mass (uniform: half of them; decided at a quarter) "
+        + (", ".join(told))
+    )
+    claim = "At T = 1 a few valid answers hold most of the valid mass"
+    rows.append(voted(claim, _RIGHT, told, _FEW - pd.Series(shares, dtype=float), failed))
 
-    hot = curves[curves.temperature == curves.temperature.max()]
-    told = f"invalid mass at T = {hot.temperature.max():g} "
-    told += listed(hot.task, 1 - hot.validity, "{}: {:.4f}")
-    rows.append((_TAIL, _RIGHT, told, some, 0.1 - hot.validity))
-    return decide_all(rows)
+    hot = curves[curves.temperature == curves.temperature.max()].set_index("task")
+    invalid = 1 - hot.validity[done]
+    told = f"invalid mass at T = {hot.temperature.max():g} " + listed(done, invalid, "{}: {:.4f}")
+    claim = "At high temperature the invalid tail holds nearly all mass"
+    rows.append(voted(claim, _RIGHT, told, invalid - (1 - _TAIL), failed))
+    return table_of(rows)
+
+
+def _of_family(tasks: list[str], family: str) -> list[str]:
+    return [task for task in tasks if task in [FAMILIES[family].format(n=n) for n in range(1, 6)]]

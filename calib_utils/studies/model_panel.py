@@ -4,6 +4,7 @@ Knows which stored tables belong to which study. Loads no model and computes no 
 older convention are left out and named, so that all models are compared under one definition.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,8 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from calib_utils import paths
-from calib_utils.core.metrics import DECIDES, as_text, cluster_interval
-from calib_utils.core.rules import TABLE3_TEMPERATURES
+from calib_utils.core.metrics import as_text
 from calib_utils.errors import ResultsError
 from calib_utils.models.registry import find, pairs
 from calib_utils.openended import precision_recall
@@ -23,7 +23,14 @@ from calib_utils.results.storage import COLUMNS, LOSS_COLUMNS
 from calib_utils.studies import logit_shape, oracle_cutoffs, order_calibration, reporting
 from calib_utils.studies.oracle_cutoffs import PRACTICAL, TASKS
 from calib_utils.studies.order_calibration import EXACT, JUDGES
-from calib_utils.studies.reporting import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, verdict
+from calib_utils.studies.reporting import (
+    NOT_DECIDED,
+    NOT_REPRODUCED,
+    REPRODUCED,
+    decided,
+    majority,
+    voted,
+)
 
 # Enough to see what a model does, and few enough for one figure.
 SHOWN_TASKS = ("us-states", "rng-2", "rng-3", "rng-3-sum-at-most-10")
@@ -36,17 +43,15 @@ _SUFFIXES = ("", "@end=line")  # the study of cutoffs asks chat models and base 
 _FACTS = ("name", "panel", "family", "stage", "dtype", "parameters", "active")
 _OF_ORDER = ("kind", "forced", "depth", "area", "recall_at")
 _TASK_MEASURES = {
-    "oracle area": "area of the oracle-size frontier",
-    "practical area": "area of the best practical frontier",
+    "oracle size": "best Val × Div, oracle size",
+    "best other": "best Val × Div, practical rules",
     "order": "order part at T = 1, nats",
     "shape": "shape part at T = 1, nats",
 }
 _RISES = "The area under the frontier rises with size"
-_KEEPS = f"At precision {LEVEL:g} every model keeps less than half of the valid tokens"
-_ABOVE = "For every model the oracle-size frontier lies above those of practical rules (by area)"
-_BEST = f"At validity {LEVEL:g} the oracle size is more diverse than any practical rule"
-_STATES = "On US states shape loses more than order does, for every model (T = 1, nats)"
-_SUMS = "A bound on the sum raises the order's share of the loss, for every model (T = 1)"
+_KEEPS = f"At precision {LEVEL:g} less than half of the valid tokens are kept"
+_FOURTH, _FIFTH = "Sec. 4, Fig. 4 and 8", "Sec. 5, Fig. 9"
+_SIDE = {REPRODUCED: 1.0, NOT_REPRODUCED: -1.0, NOT_DECIDED: 0.0}
 _PAIRED = ["by", "minus", "model", "measure", "difference", "low", "high", "over", "n"]
 
 
@@ -71,11 +76,7 @@ def read(results_dir: str | Path) -> Panel:
             stored, missing = study_of(results_dir, key, task)
             left_out += missing
             if stored is not None:
-                # Chapter 02 stores more temperatures of the same task, for one rule alone.
-                rows, parts = (
-                    table[table.rule.isin(_RULES) & table.temperature.isin(TABLE3_TEMPERATURES)]
-                    for table in (stored.settings, stored.losses)
-                )
+                rows, parts = map(oracle_cutoffs.in_study, (stored.settings, stored.losses))
                 weights = stored.record["weights_sha256"][:12]
                 end = stored.record["policies"]["end"]
                 settings.append((key, rows.assign(end=end, weights=weights)))
@@ -186,12 +187,6 @@ def _of_each(table: pd.DataFrame, of: Callable, columns: Iterable[str]) -> pd.Da
     return _joined(((key, of(own)) for key, own in table.groupby("model", sort=False)), columns)
 
 
-def frontier_table(panel: Panel) -> pd.DataFrame:
-    """Area under each rule's frontier of validity and diversity: a row per model and task."""
-    columns = ["task", *_RULES]
-    return _of_each(panel.settings, oracle_cutoffs.areas, columns)[["model", *columns]]
-
-
 def split_table(panel: Panel) -> pd.DataFrame:
     """`oracle_cutoffs.operating_points` of every model, with a column `model` in front."""
     losses = dict(list(panel.losses.groupby("model")))
@@ -204,7 +199,8 @@ def split_table(panel: Panel) -> pd.DataFrame:
 
 def order_table(panel: Panel) -> pd.DataFrame:
     """Area and recall at precision .8 by model, kind, forced tokens and depth, with intervals."""
-    return _of_each(panel.order, order_calibration.depth_table, _OF_ORDER)
+    table = _of_each(panel.order, order_calibration.depth_table, _OF_ORDER)
+    return reporting.without_small_intervals(table)
 
 
 def shape_table(panel: Panel) -> pd.DataFrame:
@@ -254,8 +250,8 @@ def testable(found: Panel, table: pd.DataFrame) -> pd.DataFrame:
 def pair_table(found: Panel) -> pd.DataFrame:
     """Larger less smaller and post-trained less base, for every pair of which both are here.
 
-    Order is paired by prompt and seed, tasks by task (`over`); the interval is a bootstrap over
-    them. On tasks both models' numbers are exact, and the interval says how far the tasks agree.
+    Order is paired by prompt and seed, with a bootstrap over prompts where there are enough. On
+    tasks both models' numbers are exact; `over` says on how many the second one's is larger.
     """
     return _pairs(found, _task_measures(found, split_table(found))).drop(columns="n")
 
@@ -278,118 +274,97 @@ def _pairs(found: Panel, tasks: pd.DataFrame) -> pd.DataFrame:
             wide = tasks.pivot(index="task", columns="model", values=name)
             if {first, second} <= set(wide):
                 apart = (wide[second] - wide[first]).dropna().rename("difference").reset_index()
-                mean = cluster_interval(apart, "difference", outer="task", inner=None)
-                row = {"difference": mean.mean, "low": mean.low, "high": mean.high}
-                row |= {"measure": measure, "over": f"{len(apart)} tasks", "n": len(apart)}
-                rows.append(row | names)
-    return pd.DataFrame(rows, columns=_PAIRED)
+                larger = (apart.difference > 0).sum()
+                row = {"difference": apart.difference.mean(), "low": math.nan, "high": math.nan}
+                row |= {"measure": measure, "over": f"larger on {larger} of {len(apart)} tasks"}
+                rows.append(row | names | {"n": len(apart)})
+    return reporting.without_small_intervals(pd.DataFrame(rows, columns=_PAIRED), "n")
 
 
 def _task_measures(found: Panel, parts: pd.DataFrame) -> pd.DataFrame:
     """Per testable model and task the numbers that `_TASK_MEASURES` names, from `split_table`."""
-    areas = testable(found, frontier_table(found)).rename(columns={ORACLE: "oracle area"})
-    areas["practical area"] = areas[list(PRACTICAL)].max(axis=1)
+    best = compared(found).query("by == @oracle_cutoffs.PRODUCT")
     parts = parts[parts.decoder == ALONE][["model", "task", "order", "shape", "total"]]
-    return areas.drop(columns=list(PRACTICAL)).merge(parts, on=["model", "task"], how="left")
+    return best.drop(columns=["by", "rule"]).merge(parts, on=["model", "task"], how="left")
+
+
+def compared(found: Panel) -> pd.DataFrame:
+    """`oracle_cutoffs.compared` of every model on the tasks that it can do."""
+    columns = ["task", "by", "oracle size", "best other", "rule"]
+    return _of_each(testable(found, found.settings), oracle_cutoffs.compared, columns)
 
 
 def findings(found: Panel) -> pd.DataFrame:
-    """The paper's claims about its panel: columns claim, source, found, verdict (`_together`)."""
+    """The paper's claims about its panel; every model that can do the tasks has a vote."""
     order, fits, parts = order_table(found), shape_table(found), split_table(found)
-    tasks = _task_measures(found, parts)
-    pairs, own = _pairs(found, tasks), tasks.set_index("model")
-    fourth, fifth, last = "Sec. 4, Fig. 4 and 8", "Sec. 5, Fig. 9", logit_shape.SOURCE
+    tasks, beside = _task_measures(found, parts), compared(found)
+    pairs, models = _pairs(found, tasks), list(dict.fromkeys(found.settings.model))
     of = {kind: f"({kind}, {JUDGES[kind]})" for kind in EXACT}
-    each, theirs = fits.groupby("model", sort=False), logit_shape.published_fits()
-    r2 = ", ".join(f"{model}: {r2:.3f}" for model, r2 in each.r2.min().items()) or "no model"
-    r2 = f"lowest R² of {r2}; published {theirs.r2.min():.3f}, which decides"
-    breaks = "; ".join(f"{model}: {c.min()} to {c.max()}" for model, c in each.c) or "no model"
-    breaks = f"{breaks}; published {theirs.c.min()} to {theirs.c.max()}"
-    good, inside = logit_shape.near_published(fits)
-    rows = [
-        *((f"{_RISES} {words}", fourth, *_rise(kind, pairs)) for kind, words in of.items()),
-        *((f"{_KEEPS} {words}", fourth, *_low_recall(kind, order)) for kind, words in of.items()),
-        (_ABOVE, fifth, *_ahead(own["oracle area"] - own["practical area"], reporting.TOO_LOW)),
-        (f"{_BEST}, for every model", fifth, *_oracle_best(parts)),
-        (_STATES, fifth, *_states(tasks)),
-        (_SUMS, fifth, *_sums(tasks)),
-        (f"{logit_shape.FITS} of every model", last, r2, good),
-        (f"{logit_shape.BREAKS}, for every model", last, breaks, inside),
-    ]
-    return pd.DataFrame([reporting.Finding(*row) for row in rows])
+    rows = [_rise(f"{_RISES} {words}", kind, pairs) for kind, words in of.items()]
+    rows += [_low_recall(f"{_KEEPS} {words}", kind, order) for kind, words in of.items()]
+    for by in oracle_cutoffs.COMPARED_BY:
+        own = beside[beside.by == by].set_index(["model", "task"])
+        claim = f"The oracle size is better than every practical rule, by {by}"
+        rows.append(_vote(claim, _FIFTH, own["oracle size"] - own["best other"], models))
+    states = tasks[(tasks.task == "us-states") & tasks.order.notna()].set_index(["model", "task"])
+    claim = "On US states shape loses more than order does (T = 1, nats)"
+    rows.append(_vote(claim, _FIFTH, states["shape"] - states.order, models))
+    claim = "A bound on the sum raises the order's share of the loss (T = 1)"
+    rows.append(_vote(claim, _FIFTH, _added_by_sums(tasks), models, "lengths"))
+    inside = logit_shape.breaks_inside(fits.set_index(["model", "query"]).c)
+    rows.append(_vote(logit_shape.BREAKS, logit_shape.SOURCE, inside, (), "queries"))
+    return reporting.table_of(rows)
 
 
-def _together(told: list[str], verdicts: list[str], nothing: str) -> tuple[str, str]:
-    """One model that disagrees refutes a claim; one that is undecided leaves it open."""
-    said = REPRODUCED if set(verdicts) == {REPRODUCED} else NOT_TESTABLE
-    return "; ".join(told) or nothing, NOT_REPRODUCED if NOT_REPRODUCED in verdicts else said
+def _vote(claim: str, source: str, by: pd.Series, models: Iterable[str], of: str = "tasks"):
+    """The verdict of the majority of models, each by the majority of what the index says."""
+    sides, told = {}, []
+    for model, own in by.groupby(level="model", sort=False):
+        sides[model] = _SIDE[majority(own)]
+        told.append(f"{model} on {(own > reporting.AGREEMENT).sum()} of {len(own)} {of}")
+    out = [model for model in models if model not in sides]
+    return voted(claim, source, ", ".join(told), sides, out, of="model")
 
 
-def _ahead(by: pd.Series, nothing: str) -> tuple[str, str]:
-    """On how many tasks each model, the index's level, is ahead; all of them decide."""
-    wins = (by > 0).groupby(level="model", sort=False).agg(["sum", "size"])
-    told = [f"{row.Index}: on {row.sum} of {row.size} tasks" for row in wins.itertuples()]
-    return "; ".join(told) or nothing, verdict(len(by) > 0, by)
-
-
-def _rise(kind: str, pairs: pd.DataFrame) -> tuple[str, str]:
-    """Whether the area rises with size, in every pair of sizes."""
-    area, gain = (
-        pairs[(pairs.by == SIZE) & (pairs.measure == f"{measure}, {kind}")]
-        for measure in ("area", "area_gain")
-    )
-    told, verdicts = [], []
-    for row, beyond in zip(area.itertuples(), gain.itertuples(), strict=True):
-        rises, gains = (as_text(x.difference, x.low, x.high, digits=3) for x in (row, beyond))
-        told.append(
-            f"{row.model} less {row.minus}: {rises} over {row.over}, of which beyond a random "
-            f"order {gains}"
-        )
-        verdicts.append(order_calibration.decided_over(row.n, row.low, row.high))
-    if verdicts == [REPRODUCED]:
-        told, verdicts = [*told, "one pair is no trend"], []
-    return _together(told, verdicts, "no two sizes of one family have it")
-
-
-def _low_recall(kind: str, order: pd.DataFrame) -> tuple[str, str]:
-    """Whether recall at the precision stays below one half, for every model that is counted."""
-    told, verdicts = [], []
-    for row in order[(order.kind == kind) & (order.forced == 1)].itertuples():
-        if row.n_prompts < DECIDES:
-            said = f"not counted, {row.n_prompts:.0f} prompts with a valid candidate"
-        elif row.random_recall_at >= 0.5:
-            said = f"not counted, a random order keeps {row.random_recall_at:.2f}"
-        else:
-            said = as_text(row.recall_at, row.recall_at_low, row.recall_at_high)
-            verdicts.append(order_calibration.keeps_less_than_half(row))
-        told.append(f"{row.model}: {said}")
-    return _together(told, verdicts, "no model has it")
-
-
-def _oracle_best(parts: pd.DataFrame) -> tuple[str, str]:
-    """Where a validity is asked for; the area also counts settings that nobody would use."""
-    by = parts.set_index(["model", "task"])
-    oracle, rules = (by.diversity[by.decoder.str.startswith(x)] for x in ("oracle", "any rule"))
-    nothing = f"no setting of any model reaches validity {LEVEL:g}"
-    return _ahead(oracle.sub(rules, fill_value=0.0), nothing)
-
-
-def _states(tasks: pd.DataFrame) -> tuple[str, str]:
-    own = tasks[(tasks.task == "us-states") & tasks.order.notna()]
-    told = "; ".join(
-        f"{row.model}: shape {row.shape:.2g}, order {row.order:.2g}" for row in own.itertuples()
-    )
-    return told or reporting.TOO_LOW, verdict(len(own) > 0, own["shape"] - own.order)
-
-
-def _sums(tasks: pd.DataFrame) -> tuple[str, str]:
+def _added_by_sums(tasks: pd.DataFrame) -> pd.Series:
+    """The order's share of the loss with a bound on the sum less that without. [model, length]"""
     share = tasks.set_index(["model", "task"]).eval("order / total").dropna()
-    told, holds = [], []
+    added = {}
     for model in dict.fromkeys(tasks.model):
         for n in (2, 3):
             free, bound = (model, f"rng-{n}"), (model, f"rng-{n}-sum-at-most-10")
             if {free, bound} <= set(share.index):
-                holds.append(share[bound] - share[free])
-                shares = f"{share[free]:.0%} free, {share[bound]:.0%} bound"
-                told.append(f"{model}, {n} digits: {shares}")
-    return "; ".join(told) or reporting.TOO_LOW, verdict(bool(holds), holds)
+                added[model, n] = share[bound] - share[free]
+    index = pd.MultiIndex.from_tuples(list(added), names=["model", "length"])
+    return pd.Series(list(added.values()), index, dtype=float)
+
+
+def _rise(claim: str, kind: str, pairs: pd.DataFrame) -> reporting.Finding:
+    """Whether the area rises with size, by every pair of sizes; one pair is no trend."""
+    area, gain = (
+        pairs[(pairs.by == SIZE) & (pairs.measure == f"{measure}, {kind}")]
+        for measure in ("area", "area_gain")
+    )
+    told, sides = [], {}
+    for row, beyond in zip(area.itertuples(), gain.itertuples(), strict=True):
+        rises, gains = (as_text(x.difference, x.low, x.high, digits=3) for x in (row, beyond))
+        told.append(f"{row.model} less {row.minus} {rises}, beyond a random order {gains}")
+        told[-1] += f", {row.over}"
+        sides[row.model, row.minus] = _SIDE[decided(row.low, row.high, 0.0)]
+    found = voted(claim, _FOURTH, "; ".join(told), sides, of="pair")
+    if len(sides) == 1 and found.verdict == REPRODUCED:
+        found = found._replace(found=f"{found.found}; one pair is no trend", verdict=NOT_DECIDED)
+    return found
+
+
+def _low_recall(claim: str, kind: str, order: pd.DataFrame) -> reporting.Finding:
+    """Whether recall at the precision stays below one half."""
+    told, sides, out = [], {}, []
+    for row in order[(order.kind == kind) & (order.forced == 1)].itertuples():
+        if row.random_recall_at >= 0.5:
+            out.append(f"{row.model} (a random order keeps {row.random_recall_at:.2f})")
+            continue
+        recall = as_text(row.recall_at, row.recall_at_low, row.recall_at_high)
+        told.append(f"{row.model} {recall}, {row.n_prompts:.0f} prompts")
+        sides[row.model] = _SIDE[order_calibration.keeps_less_than_half(row)]
+    return voted(claim, _FOURTH, ", ".join(told), sides, out, of="model")

@@ -11,56 +11,64 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 from IPython.display import HTML
 from pyarrow import parquet
 
 from calib_utils import paths
-from calib_utils.core.metrics import as_text
+from calib_utils.core.metrics import DECIDES, as_text, cluster_interval
 from calib_utils.core.prompts import Policies
 from calib_utils.models.loading import Model, load_model
 from calib_utils.results import records, storage
 
-# Below this validity a model hardly does the task, and its curve says nothing about the claim.
+# Below this validity a model hardly does the task, and its curve says nothing about a claim.
 TESTABLE = 0.05
-TOO_LOW = f"validity stays below {TESTABLE:g} at every setting looked at"
-VERDICTS = ("reproduced", "not reproduced", "not testable here")
-REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE = VERDICTS
 # Two machines agree this well, on numbers such as Val, Div and areas, and on the logarithms of
 # ratios. A verdict must not hang on less.
 AGREEMENT = 1e-3
 RATIO_AGREEMENT = 1e-2
-# Ends the source of a claim whose test is ours; these are counted apart.
-OURS = "not tested in the paper"
+
+
+class Kind(NamedTuple):
+    """What several statements of a kind are called, and its words for yes, no and neither."""
+
+    several: str
+    yes: str
+    no: str
+    neither: str = "not decided"
+
+
+CLAIM, HYPOTHESIS, THEOREM, OURS = "measured claim", "hypothesis", "theorem check", "test of ours"
+# Counted apart everywhere: only the first is what the paper measured.
+KINDS = {
+    CLAIM: Kind("measured claims of the paper", "reproduced", "not reproduced"),
+    HYPOTHESIS: Kind("hypotheses of theorems", "holds", "does not apply to this model"),
+    THEOREM: Kind("theorem checks", "holds", "violated"),
+    OURS: Kind("tests of ours", "yes", "no"),
+}
+REPRODUCED, NOT_REPRODUCED, NOT_DECIDED = VERDICTS = KINDS[CLAIM][1:]
+NOT_TESTABLE = NOT_DECIDED  # its name in the chapter on order calibration
+EXCLUDED = "excluded"  # the model cannot do what the statement is about; in no count
 
 
 class Finding(NamedTuple):
-    """A claim of the paper, what was found here, and the verdict."""
+    """A statement, what was found here, and the verdict: `EXCLUDED`, or as of a measured claim."""
 
     claim: str
     source: str
     found: str
     verdict: str
+    kind: str = CLAIM
 
 
-def verdict(testable: bool, holds, agreement: float = AGREEMENT) -> str:
-    """The verdict on a claim about exact numbers.
-
-    `holds`: how far each number lies on the claim's side of where it is decided; none decides
-    nothing. Or a truth, where counts decide.
-    """
-    if not testable or not np.size(holds):
-        return NOT_TESTABLE
-    if isinstance(holds, bool):
-        return REPRODUCED if holds else NOT_REPRODUCED
-    least = np.min(np.asarray(holds))
-    return decided(least, least, 0.0, agreement)
-
-
-def or_equal(holds) -> np.ndarray:
-    """Distances for `verdict` where a claim allows equality, which rounding may miss."""
-    return np.asarray(holds) + 2 * AGREEMENT
+def table_of(findings: Iterable[Finding]) -> pd.DataFrame:
+    """Rows of kind, claim, source, found, verdict, each verdict in the words of its kind."""
+    table = pd.DataFrame(findings, columns=Finding._fields)
+    words = (
+        {EXCLUDED: EXCLUDED, **dict(zip(VERDICTS, KINDS[k][1:], strict=True))} for k in table.kind
+    )
+    table["verdict"] = [own[word] for own, word in zip(words, table.verdict, strict=True)]
+    return table[["kind", *Finding._fields[:-1]]]
 
 
 def decided(low: float, high: float, above: float, agreement: float = AGREEMENT) -> str:
@@ -70,19 +78,52 @@ def decided(low: float, high: float, above: float, agreement: float = AGREEMENT)
     """
     if low > above + agreement:
         return REPRODUCED
-    return NOT_REPRODUCED if high < above - agreement else NOT_TESTABLE
+    return NOT_REPRODUCED if high < above - agreement else NOT_DECIDED
 
 
-def decide_all(claims: Iterable[tuple]) -> pd.DataFrame:
-    """A row of claim, source, found, verdict for each (claim, source, found, testable, holds).
+def voted(
+    claim: str,
+    source: str,
+    told: str,
+    margins: pd.Series | Mapping,
+    excluded: Iterable[str] = (),
+    *,
+    kind: str = CLAIM,
+    of: str = "task",
+    agreement: float = AGREEMENT,
+) -> Finding:
+    """A statement that the majority decides, with the count.
 
-    Decided by `verdict`, whose `agreement` may be the sixth. What is not testable has too little
-    validity, and is found to.
+    Args:
+        told: the numbers that decide, for the table.
+        margins: how far each task lies on the statement's side of where it is decided; one within
+            `agreement` of 0 votes for neither side.
+        excluded: names of the tasks, or of what `of` says, that do not vote, since the model
+            cannot do them.
     """
-    return pd.DataFrame(
-        Finding(claim, source, found if testable else TOO_LOW, verdict(testable, *decider))
-        for claim, source, found, testable, *decider in claims
-    )
+    margins, found = pd.Series(margins, dtype=float), []
+    said = majority(margins, agreement)
+    if n := len(margins):
+        plural = of.removesuffix("y") + ("ies" if of.endswith("y") else "s")
+        in_favour = (margins > agreement).sum()
+        found.append(f"on {in_favour} of {n} {of if n == 1 else plural}: {told}")
+    if excluded := list(excluded):
+        found.append(f"excluded: {', '.join(excluded)}")
+        said = said if n else EXCLUDED
+    return Finding(claim, source, "; ".join(found) or f"no {of} to decide it on", said, kind)
+
+
+def majority(margins: pd.Series, agreement: float = AGREEMENT) -> str:
+    """The verdict that more than half of the `margins` of `voted` give."""
+    if 2 * (margins > agreement).sum() > len(margins):
+        return REPRODUCED
+    return NOT_REPRODUCED if 2 * (margins < -agreement).sum() > len(margins) else NOT_DECIDED
+
+
+def able(best: pd.Series) -> tuple[list[str], list[str]]:
+    """The tasks whose best validity is at least `TESTABLE`, and those to exclude by name."""
+    can = best >= TESTABLE
+    return list(best.index[can]), list(best.index[~can])
 
 
 def listed(names, values, form: str) -> str:
@@ -111,30 +152,40 @@ def glue_number(key: str, value: float | int | str, form: str = "{:.2f}") -> Non
 
 
 def glue_verdicts(found: pd.DataFrame) -> None:
-    """Stores how many of the paper's claims have each verdict, how many there are, and `headline`.
+    """Stores the verdicts for the prose of other pages, each kind of statement apart.
 
-    Tests of ours are counted apart: `own_verdicts`, the three counts, where there are any.
+    Counts of the paper's claims by verdict; of the other kinds their tally in words, by the kind's
+    name; `headline`; and `verdicts`, every statement with its kind and verdict, as JSON.
     """
-    ours = found.source.str.endswith(OURS)
-    counts, own = (part.verdict.value_counts() for part in (found[~ours], found[ours]))
-    for verdict in VERDICTS:
-        glue_number(verdict.replace(" ", "_"), int(counts.get(verdict, 0)), "{}")
-    glue_number("claims", int((~ours).sum()), "{}")
-    if ours.any():
-        glue_number("own_verdicts", ", ".join(str(own.get(verdict, 0)) for verdict in VERDICTS))
+    own = found[found.kind == CLAIM]
+    glue_number("claims", int((own.verdict != EXCLUDED).sum()), "{}")
+    for verdict in (*VERDICTS, EXCLUDED):
+        glue_number(verdict.replace(" ", "_"), int((own.verdict == verdict).sum()), "{}")
+    for kind in (HYPOTHESIS, THEOREM, OURS):
+        glue_number(kind.replace(" ", "_"), tally(found, kind) or "none")
     glue_number("headline", headline(found))
+    said = found[["claim", "kind", "verdict"]].to_dict("records")
+    glue_number("verdicts", json.dumps(said, ensure_ascii=False))
+
+
+def tally(found: pd.DataFrame, kind: str) -> str:
+    """How many statements of a kind have each verdict, in words; empty without any."""
+    own = found.verdict[found.kind == kind]
+    words = [*KINDS[kind][1:], EXCLUDED]
+    return ", ".join(f"{word} {n}" for word in words if (n := (own == word).sum()))
 
 
 def headline(found: pd.DataFrame) -> str:
-    """A chapter's verdicts in words: how many of each, and the claims that do not hold."""
-    ours, told = found.source.str.endswith(OURS), []
-    parts = {"claims": found[~ours], "tests that the paper does not make": found[ours]}
-    for what, own in parts.items():
-        counts = ", ".join(f"{(own.verdict == one).sum()} {one}" for one in VERDICTS)
-        failed = "; ".join(f"“{claim}”" for claim in own.claim[own.verdict == NOT_REPRODUCED])
-        failed = f" Not reproduced: {failed}." * bool(failed)
-        told.append(f"Of {len(own)} {what}: {counts}.{failed}")
-    return " ".join(told[: 1 + ours.any()])
+    """A chapter's verdicts in words: how many of each kind, and the statements that fail."""
+    told = []
+    for kind, words in KINDS.items():
+        own = found[found.kind == kind]
+        if len(own):
+            failed = "; ".join(f"“{claim}”" for claim in own.claim[own.verdict == words.no])
+            failed = f" {words.no.capitalize()}: {failed}." * bool(failed)
+            several = words.several.capitalize()
+            told.append(f"{several} ({len(own)}): {tally(found, kind)}.{failed}")
+    return " ".join(told)
 
 
 def show(table: pd.DataFrame, digits: int = 2, floor: float = 0.0, zeros: bool = False) -> HTML:
@@ -163,8 +214,9 @@ def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
     """The table with each estimate and its interval in one cell, for the eye.
 
     Takes columns `x`, `x_low`, `x_high`, and `low`, `high` as those of the column before `low`.
+    Fewer than `DECIDES` prompts (`n_prompts`) have no interval.
     """
-    table = table.copy()
+    table = without_small_intervals(table)
     for low in [name for name in table if name == "low" or name.endswith("_low")]:
         high = low.removesuffix("low") + "high"
         before = table.columns[table.columns.get_loc(low) - 1]
@@ -173,6 +225,23 @@ def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
         table[value] = [as_text(*cell) for cell in cells]
         table = table.drop(columns=[low, high])
     return table
+
+
+def without_small_intervals(table: pd.DataFrame, n: str = "n_prompts") -> pd.DataFrame:
+    """The table without the bounds (`low`, `x_high`, …) that rest on fewer than `DECIDES`."""
+    bounds = [name for name in table if re.fullmatch("(.*_)?(low|high)", str(name))]
+    if n in table:
+        return table.assign(**table[bounds].where(table[n] >= DECIDES))
+    return table.copy()
+
+
+def mean_text(table: pd.DataFrame, value: str, outer: str) -> str:
+    """A mean over clusters with its interval, or with every point where they are too few."""
+    found = cluster_interval(table, value, outer, None)
+    if found.n_outer >= DECIDES or not found.n_outer:
+        return as_text(found.mean, found.low, found.high, undefined="not defined")
+    points = sorted(table.dropna(subset=value).groupby(outer)[value].mean())
+    return f"{found.mean:.2f} (points {', '.join(f'{point:.2f}' for point in points)})"
 
 
 def of_records(described: Iterable[dict], verb: str = "measured") -> str:

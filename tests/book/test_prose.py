@@ -12,8 +12,9 @@ import pytest
 from calib_utils import errors, figures, paths
 from calib_utils.book import build, notebooks
 from calib_utils.models.loading import Model
+from calib_utils.models.registry import HEADLINE
 from calib_utils.studies import reporting
-from calib_utils.studies.reporting import OURS
+from calib_utils.studies.reporting import EXCLUDED, HYPOTHESIS, KINDS, OURS, THEOREM, Finding
 
 ROOT = paths.project_root()
 CHAPTERS = [*notebooks.notebook_names(), *notebooks.panel_names()]
@@ -55,26 +56,131 @@ def test_what_a_chapter_says_of_itself_is_glued_in_it(name):
     cells = chapter(name).cells
     text = "\n".join(c.source for c in cells if c.cell_type == "markdown")
     asked = set(re.findall(r"\{glue:text\}`([\w-]+)`", text))
-    folder = "panel" if name in notebooks.panel_names() else "results/qwen2.5-coder-0.5b-instruct"
+    folder = "panel" if name in notebooks.panel_names() else f"results/{HEADLINE}"
     executed = nbformat.read(ROOT / "book" / folder / f"{name}.ipynb", as_version=4)
     outputs = (o for c in executed.cells for o in c.get("outputs", ()))
     glued = {o.get("metadata", {}).get("scrapbook", {}).get("name") for o in outputs}
     assert asked <= glued
 
 
-def test_verdicts_in_words():
-    verdicts = ["reproduced", "not reproduced", "reproduced", "not testable here"]
-    found = pd.DataFrame({"claim": list("ABCD"), "source": "Fig. 1", "verdict": verdicts})
-    told = "Of 4 claims: 2 reproduced, 1 not reproduced, 1 not testable here."
-    assert reporting.headline(found) == f"{told} Not reproduced: “B”."
-    assert "Not reproduced:" not in reporting.headline(found[found.claim != "B"])
-    ours = found.assign(source=["Fig. 1", f"Fig. 1, {OURS}", OURS, "Fig. 1"])
-    assert reporting.headline(ours).split(". ") == [
-        "Of 2 claims: 1 reproduced, 0 not reproduced, 1 not testable here",
-        "Of 2 tests that the paper does not make: 1 reproduced, 1 not reproduced, "
-        "0 not testable here",
-        "Not reproduced: “B”.",
+def said(*verdicts, kind=reporting.CLAIM):
+    """A statement of a kind for each verdict, by what it claims."""
+    names = [f"{kind} {i}" for i in range(len(verdicts))]
+    return [Finding(name, "Fig. 1", "", v, kind) for name, v in zip(names, verdicts, strict=True)]
+
+
+def test_kinds_of_statements_are_told_apart_in_words():
+    yes, no, neither = reporting.VERDICTS
+    claims, ours = said(yes, no, yes, EXCLUDED), said(no, neither, kind=OURS)
+    found = reporting.table_of([*claims, *ours, *said(no, kind=HYPOTHESIS)])
+    assert list(found.columns) == ["kind", "claim", "source", "found", "verdict"]
+    assert reporting.headline(found) == (
+        "Measured claims of the paper (4): reproduced 2, not reproduced 1, excluded 1. "
+        "Not reproduced: “measured claim 1”. "
+        "Hypotheses of theorems (1): does not apply to this model 1. "
+        "Does not apply to this model: “hypothesis 0”. "
+        "Tests of ours (2): no 1, not decided 1. No: “test of ours 0”."
+    )
+    held = reporting.table_of(said(yes, kind=THEOREM))
+    assert reporting.headline(held) == "Theorem checks (1): holds 1."
+
+
+def test_no_kind_but_the_papers_has_its_words():
+    for kind, words in KINDS.items():
+        mine = {words.yes, words.no}
+        assert (kind == reporting.CLAIM) == bool(mine & set(reporting.VERDICTS[:2]))
+
+
+def test_glued_verdicts_count_the_papers_claims_alone(monkeypatch):
+    glued = {}
+    monkeypatch.setattr(
+        reporting, "glue_number", lambda key, value, form="": glued.update({key: value})
+    )
+    yes, no, neither = reporting.VERDICTS
+    findings = [*said(yes, EXCLUDED, neither), *said(yes, no, kind=OURS)]
+    reporting.glue_verdicts(reporting.table_of(findings))
+    counts = [glued[key] for key in ("claims", "reproduced", "not_reproduced", "not_decided")]
+    assert counts == [2, 1, 0, 1] and glued["excluded"] == 1
+    assert (glued["test_of_ours"], glued["theorem_check"]) == ("yes 1, no 1", "none")
+    assert [one["verdict"] for one in json.loads(glued["verdicts"])][-2:] == ["yes", "no"]
+
+
+def test_a_majority_decides_and_those_who_cannot_are_named():
+    def voted(margins, excluded=(), **options):
+        one = reporting.voted("c", "s", "numbers", margins, excluded, **options)
+        return one.verdict, one.found
+
+    yes, no, neither = reporting.VERDICTS
+    assert voted({"a": 0.2, "b": 0.1, "c": -0.3}) == (yes, "on 2 of 3 tasks: numbers")
+    assert voted({"a": -0.2, "b": -0.1, "c": 0.3})[0] == no
+    assert voted({"a": 0.2, "b": -0.1})[0] == neither
+    # One that two machines may tell otherwise votes for neither side.
+    assert voted({"a": 0.2, "b": reporting.AGREEMENT / 2, "c": np.nan})[0] == neither
+    assert voted({"a": 0.2}, ["b"], of="query") == (yes, "on 1 of 1 query: numbers; excluded: b")
+    assert voted({}, ["a", "b"]) == (EXCLUDED, "excluded: a, b")
+    assert voted({}) == (neither, "no task to decide it on")
+    best = pd.Series({"a": reporting.TESTABLE, "b": reporting.TESTABLE / 2})
+    assert reporting.able(best) == (["a"], ["b"])
+
+
+def test_fewer_than_ten_clusters_have_points_and_no_interval():
+    table = pd.DataFrame({"problem": range(12), "x": np.linspace(0, 1, 12)})
+    assert re.fullmatch(r"0.50 \(0.\d\d to 0.\d\d\)", reporting.mean_text(table, "x", "problem"))
+    few = reporting.mean_text(table.iloc[[0, 11]], "x", "problem")
+    assert few == "0.50 (points 0.00, 1.00)"
+    assert reporting.mean_text(table.iloc[:0], "x", "problem") == "not defined"
+    rows = pd.DataFrame({"area": 0.5, "area_low": 0.4, "area_high": 0.6, "n_prompts": [9, 10]})
+    shown = reporting.with_intervals(rows)
+    assert list(shown.area) == ["0.50 (no interval)", "0.50 (0.40 to 0.60)"]
+
+
+def executed(folder, name, **glued):
+    """An executed notebook that glued some values."""
+    outputs = [
+        nbformat.v4.new_output(
+            "display_data",
+            {"application/papermill.record/text/plain": repr(value)},
+            metadata={"scrapbook": {"name": key}},
+        )
+        for key, value in glued.items()
     ]
+    folder.mkdir(parents=True, exist_ok=True)
+    cell = nbformat.v4.new_code_cell("", outputs=outputs)
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), folder / f"{name}.ipynb")
+
+
+def test_tables_of_prose_pages_are_filled_from_executed_notebooks(tmp_path):
+    for model in ("zeta", "smollm2-135m-instruct", HEADLINE):
+        told = {"claim": "It's so", "kind": reporting.CLAIM, "verdict": "reproduced"}
+        one = [told, told | {"claim": "Another"}] if model == "zeta" else [told]
+        executed(paths.executed_dir(model, tmp_path), "02_x", verdicts=json.dumps(one))
+    rows = build.model_rows("02_x", ["claims"], tmp_path).splitlines()
+    assert [row.split("]")[0] for row in rows] == [
+        f"| [{HEADLINE}",
+        "| [smollm2-135m-instruct",
+        "| [zeta",
+    ]
+    assert f"{{glue:text}}`results/{HEADLINE}/02_x.ipynb::claims:s`" in rows[0]
+    (tmp_path / "verdict_changes.csv").write_text(
+        "chapter,before,zeta,now,reason\n"
+        "02_x,Was so,not testable here,It's so,why\n"
+        "02_x,Gone,no,,true\n"
+    )
+    kept, dropped, new = build.verdict_rows(tmp_path).splitlines()
+    assert (
+        f"It's so *(measured claim)* | **reproduced** {HEADLINE}, smollm2-135m-instruct, zeta | why"
+        in kept
+    )
+    assert "Was so | **not testable here** zeta" in kept
+    assert dropped == "| 02_x | Gone | **no** zeta | dropped | – | true |"
+    assert "| – | – | Another *(measured claim)* | **reproduced** zeta | new |" in new
+
+
+def test_every_claim_of_the_first_edition_is_in_the_table_with_a_reason():
+    table = pd.read_csv(paths.book_dir() / "verdict_changes.csv", keep_default_na=False)
+    assert not table.duplicated(["chapter", "before"]).any()
+    assert table.loc[~table.chapter.str.startswith("04"), "reason"].ne("").all()
+    assert set(table.chapter) <= set(CHAPTERS)
 
 
 def test_labels_of_text_carry_the_model_where_they_are_made_and_named():
@@ -94,7 +200,7 @@ def test_labels_of_text_carry_the_model_where_they_are_made_and_named():
 
 def test_prose_pages_show_the_figures_of_executed_notebooks(tmp_path):
     book = tmp_path / "book"
-    folder = paths.executed_dir("qwen2.5-coder-0.5b-instruct", book)
+    folder = paths.executed_dir(HEADLINE, book)
     folder.mkdir(parents=True)
     name = "02_controlled_tasks.ipynb"
     (folder / name).write_bytes((paths.executed_dir(folder.name) / name).read_bytes())

@@ -16,7 +16,7 @@ import calib_utils as cu
 from calib_utils import figures, paths
 from calib_utils.book import check
 from calib_utils.figures import explorer
-from calib_utils.models.registry import CORE, DEFAULT_MODEL, EMBEDDED
+from calib_utils.models.registry import CORE, DEFAULT_MODEL, EMBEDDED, HEADLINE
 from calib_utils.results import conventions, storage
 from calib_utils.results.storage import KEY
 from calib_utils.studies import oracle_cutoffs, reporting
@@ -313,12 +313,12 @@ def store(tmp_path):
     return tmp_path / "store"
 
 
-def test_every_committed_model_has_a_small_script_and_the_default_is_first(written):
+def test_every_committed_model_has_a_small_script_and_the_headline_is_first(written):
     folder, left_out = written
     index, models = scripts(folder)
     stored = {path.name for path in STORE.iterdir() if path.is_dir()}
     assert left_out.empty
-    assert index["models"][0]["key"] == DEFAULT_MODEL
+    assert index["models"][0]["key"] == HEADLINE
     assert {one["key"] for one in index["models"]} == set(models) == stored
     assert all(path.stat().st_size < MOST_BYTES for path in folder.iterdir())
 

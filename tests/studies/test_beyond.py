@@ -21,7 +21,14 @@ from calib_utils.models.registry import CORE
 from calib_utils.openended import programs, sandbox
 from calib_utils.studies import beyond, reporting
 from calib_utils.studies.beyond import Question, findings
-from calib_utils.studies.reporting import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
+from calib_utils.studies.reporting import (
+    EXCLUDED,
+    KINDS,
+    NOT_DECIDED,
+    NOT_REPRODUCED,
+    OURS,
+    REPRODUCED,
+)
 
 CITY, COUNTRY = Question("random-city", "?", "city"), Question("country", "!", "country")
 COUNTRIES = ["Chile", "Peru", "Kenya", "Japan", "Spain", "Italy", "Ghana", "India", "Nepal", "Iran"]
@@ -50,13 +57,13 @@ def programs_of(*problems):
 
 
 NONE = pd.DataFrame(columns=programs.TESTED_COLUMNS)
+YES, NO = KINDS[OURS].yes, KINDS[OURS].no  # of the others' questions, and of chance
 
 
 def decided(replies=PAIRS, table=NONE):
     """Verdicts by what each claim is about."""
     found = findings(replies_of(*replies), [CITY, COUNTRY], table)
-    assert list(found.columns) == ["claim", "source", "found", "verdict"]
-    names = ["city", "others", "interleave", "chance", "drawn", "whole"]
+    names = ["city", "others", "interleave", "chance", "whole"]
     return dict(zip(names, found.verdict, strict=True))
 
 
@@ -65,19 +72,19 @@ def decided(replies=PAIRS, table=NONE):
 
 def test_one_answer_dominates_only_where_its_interval_says_so():
     one = decided([["Paris"] * 180 + ["Oslo"] * 20, COUNTRIES * 20])
-    assert (one["city"], one["others"]) == (REPRODUCED, NOT_REPRODUCED)
+    assert (one["city"], one["others"]) == (REPRODUCED, NO)
     near = [["Paris"] * 104 + ["Oslo"] * 96, ["Chile"] * 200]
-    assert (decided(near)["city"], decided(near)["others"]) == (NOT_TESTABLE, REPRODUCED)
+    assert (decided(near)["city"], decided(near)["others"]) == (NOT_DECIDED, YES)
     few = [["Paris"] * 70 + ["Oslo"] * 66 + ["Rome"] * 64, ["Chile"] * 200]
     assert decided(few)["city"] == NOT_REPRODUCED
 
 
-def test_replies_that_are_no_names_decide_nothing():
+def test_questions_without_names_are_excluded():
     sure = [["Sure, here is a city."] * 175 + ["Paris"] * 25, ["Chile"] * 200]
     found = decided(sure)
-    assert (found["city"], found["others"]) == (NOT_TESTABLE, REPRODUCED)
+    assert (found["city"], found["others"]) == (EXCLUDED, YES)
     said = findings(replies_of(*sure), [CITY, COUNTRY], NONE).found[0]
-    assert "25 replies are a name, at least 30 are needed" in said
+    assert said == "excluded: random-city (25 replies are a name)"
     more = [["Sure, here is a city."] * 150 + ["Paris"] * 50, ["Chile"] * 200]
     assert decided(more)["city"] == REPRODUCED  # of those that are names
 
@@ -286,40 +293,48 @@ RNG = np.random.default_rng(0)
 
 
 def test_the_order_is_decided_both_ways():
-    perfect = decided(table=programs_of(*[ORDERED] * 4))
-    assert (perfect["interleave"], perfect["chance"]) == (NOT_REPRODUCED, REPRODUCED)
+    perfect = decided(table=programs_of(*[ORDERED] * 6))
+    assert (perfect["interleave"], perfect["chance"]) == (NOT_REPRODUCED, YES)
     shuffled = [[(k, -RNG.random(), k < 10) for k in range(20)] for _ in range(12)]
     chance = decided(table=programs_of(*shuffled))
-    assert (chance["interleave"], chance["chance"]) == (REPRODUCED, NOT_TESTABLE)
-    backwards = [[(k, -5.0 - k, k >= 5) for k in range(10)]] * 4
-    assert decided(table=programs_of(*backwards))["chance"] == NOT_REPRODUCED
-    # 19 of 25 pairs in order.
-    better = [[(k, -5.0 - k, k in (0, 1, 2, 4, 8)) for k in range(10)]] * 4
+    assert (chance["interleave"], chance["chance"]) == (REPRODUCED, NOT_DECIDED)
+    backwards = [[(k, -5.0 - k, k >= 5) for k in range(10)]] * 6
+    assert decided(table=programs_of(*backwards))["chance"] == NO
+    # 20 of 25 pairs in order.
+    better = [[(k, -5.0 - k, k in (0, 1, 2, 4, 8)) for k in range(10)]] * 6
     both = decided(table=programs_of(*better))
-    assert (both["interleave"], both["chance"]) == (REPRODUCED, REPRODUCED)
+    assert (both["interleave"], both["chance"]) == (REPRODUCED, YES)
+    # Fewer than ten problems decide only together, and fewer than six not at all.
+    mixed = decided(table=programs_of(*better, *backwards[:3]))
+    assert (mixed["interleave"], mixed["chance"]) == (REPRODUCED, NOT_DECIDED)
+    few = findings(replies_of(*PAIRS), [CITY, COUNTRY], programs_of(*better[:5]))
+    assert set(few.verdict[2:4]) == {NOT_DECIDED}
+    assert few.found[2].startswith("AUC 0.80 (points 0.80, 0.80")
 
 
-@pytest.mark.parametrize("passed", [True, False])
-def test_without_both_kinds_there_is_no_order(passed):
-    table = programs_of(*[[(k, -1.0 - k, passed) for k in range(10)]] * 4, ORDERED, ORDERED)
+def test_without_both_kinds_there_is_no_order():
+    table = programs_of(*[[(k, -1.0 - k, True) for k in range(10)]] * 4, ORDERED, ORDERED)
     found = decided(table=table)
-    assert found["interleave"] == found["chance"] == NOT_TESTABLE
+    assert found["interleave"] == found["chance"] == NOT_DECIDED
     told = findings(replies_of(*PAIRS), [CITY, COUNTRY], table).found[2]
-    assert "problems with both kinds: 2" in told
+    assert told.endswith("problems: 2")
 
 
-def test_the_mass_of_drawn_programs_and_of_all():
-    steep = [(k, -5.0 - 2 * k, True) for k in range(10)]
-    for problem, *said in (
-        ([(k, -5.0, True) for k in range(10)], NOT_REPRODUCED, NOT_REPRODUCED),
-        (steep, REPRODUCED, NOT_REPRODUCED),
-        ([(k % 2, -5.0, True) for k in range(10)], NOT_TESTABLE, REPRODUCED),
-        # Three of six alike hold exactly half.
-        ([(k % 6, -5.0, True) for k in range(18)], NOT_TESTABLE, NOT_REPRODUCED),
+def test_a_model_whose_programs_hardly_pass_is_excluded():
+    table = programs_of(*[[(k, -1.0 - k, False) for k in range(10)]] * 4, ORDERED[4:])
+    found = findings(replies_of(*PAIRS), [CITY, COUNTRY], table)
+    assert set(found.verdict[2:]) == {EXCLUDED}
+    assert set(found.found[2:]) == {"excluded: 1 of 46 replies pass"}
+
+
+def test_the_mass_of_all_programs():
+    for problem, said in (
+        ([(k, -5.0, True) for k in range(10)], NOT_REPRODUCED),
+        ([(k % 2, -5.0, True) for k in range(10)], REPRODUCED),
+        ([(k % 6, -5.0, True) for k in range(18)], NOT_REPRODUCED),
     ):
-        found = decided(table=programs_of(*[problem] * 4))
-        assert [found["drawn"], found["whole"]] == said
-    assert decided(table=programs_of(*[steep] * 2))["drawn"] == NOT_TESTABLE
+        assert decided(table=programs_of(*[problem] * 6))["whole"] == said
+        assert decided(table=programs_of(*[problem] * 5))["whole"] == NOT_DECIDED
 
 
 @settings(max_examples=30)
@@ -346,7 +361,7 @@ def test_a_base_model_is_not_asked_for_programs(tiny):
     assert list(table.columns) == programs.TESTED_COLUMNS and table.empty
     found = findings(replies_of(*PAIRS), [CITY, COUNTRY], table)
     assert (found.found[2:] == beyond.NOT_RUN).all()
-    assert (found.verdict[2:] == NOT_TESTABLE).all()
+    assert (found.verdict[2:] == EXCLUDED).all()
     assert beyond.example_programs(table) == beyond.most_mixed(table) == ""
     assert beyond.why_not(table) == beyond.NOT_RUN != beyond.why_not(programs_of(ORDERED))
     assert beyond.shape_table(table).empty
@@ -379,7 +394,9 @@ def test_tables_of_programs():
     order = beyond.order_table(table)
     assert list(order.problem) == ["p0", "p1", "p2", "mean over 1"]
     assert order.auc[0] == 1 and np.isnan(order.auc[1]) and order.programs[0] == 9
-    assert order.auc[3] == "1.00" and order["auc, shorter first"][0] == 0.5  # lengths are equal
+    assert (
+        order.auc[3] == "1.00 (points 1.00)" and order["auc, shorter first"][0] == 0.5
+    )  # lengths are equal
     shape = beyond.shape_table(table)
     assert list(shape.problem) == ["p0", "p1"] and list(shape["share that pass"]) == [0.5, 1.0]
     assert shape["top three"][1] == pytest.approx(3 / 8)

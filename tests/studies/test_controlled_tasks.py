@@ -9,7 +9,7 @@ from calib_utils.book import check
 from calib_utils.models.registry import CORE, find
 from calib_utils.results import storage
 from calib_utils.studies import controlled_tasks
-from calib_utils.studies.reporting import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
+from calib_utils.studies.reporting import EXCLUDED, NOT_REPRODUCED, REPRODUCED
 
 full = pytest.mark.full
 TASKS = controlled_tasks.task_names((2, 3))
@@ -20,8 +20,11 @@ def curves(scale):
     parts = []
     for place, task in enumerate(TASKS):
         best = 0.8 * scale**place
-        table = {"validity": [best, best / 2, best / 50], "diversity": [0.1, 0.3, 0.6]}
-        parts.append(pd.DataFrame({**table, "task": task, "temperature": [0.5, 1.0, 4.0]}))
+        table = {
+            "validity": [best, best / 2, best / 4, best / 50],
+            "diversity": [0.1, 0.3, 0.4, 0.6],
+        }
+        parts.append(pd.DataFrame({**table, "task": task, "temperature": [0.5, 1.0, 1.6, 4.0]}))
     return controlled_tasks.label_tasks(pd.concat(parts, ignore_index=True))
 
 
@@ -47,12 +50,29 @@ def test_claims_follow_the_curves():
     assert other["At T = 1 a few valid answers hold most of the valid mass"] == NOT_REPRODUCED
 
 
-def test_a_model_that_hardly_does_a_task_decides_nothing():
-    table = curves(1.0).assign(validity=lambda t: t.validity / 100)
+def test_tasks_that_a_model_hardly_does_are_excluded_by_name():
     none = pd.DataFrame({"task": [], "temperature": [], "log_p": []})
-    found = controlled_tasks.findings(table, none)
-    assert set(found.verdict) == {NOT_TESTABLE}
-    assert found.found.iloc[3:].str.startswith("validity stays below 0.05").all()
+    table = curves(1.0)
+    nothing = controlled_tasks.findings(table.assign(validity=table.validity / 100), none)
+    assert set(nothing.verdict) == {EXCLUDED}
+    one = table.task == "rng-3"
+    found = controlled_tasks.findings(table.assign(validity=table.validity.where(~one, 0.01)), none)
+    told = found.set_index("claim").found
+    heating = next(claim for claim in told.index if claim.startswith("Heating"))
+    assert told[heating].startswith(f"on {len(TASKS) - 1} of {len(TASKS) - 1} tasks")
+    assert told[heating].endswith("excluded: rng-3")
+    # What is left of the free digits has one length, so it says nothing of lengths.
+    assert found.verdict[0] == EXCLUDED and "excluded: rng-3" in found.found[0]
+
+
+def test_most_tasks_decide():
+    table = curves(0.9)
+    hot = (table.task == "us-states") & (table.temperature == 1.6)
+    table.loc[hot, "validity"] = 0.9  # one task of seven that heating makes more valid
+    none = pd.DataFrame({"task": [], "temperature": [], "log_p": []})
+    found = controlled_tasks.findings(table, none).set_index("claim")
+    row = found[found.index.str.startswith("Heating")].iloc[0]
+    assert row.verdict == REPRODUCED and row.found.startswith("on 6 of 7 tasks")
 
 
 @pytest.mark.models
@@ -76,5 +96,5 @@ def test_glued_numbers_are_those_of_the_rows(model, glued):
     oracle = stored[stored.rule == "oracle_size"]
     best = oracle.loc[(oracle.validity * oracle.diversity).fillna(0.0).idxmax()]
     assert float(claims["oracle_validity_us-states"]) == pytest.approx(best.validity, rel=0.05)
-    verdicts = [int(claims[v]) for v in ("reproduced", "not_reproduced", "not_testable_here")]
+    verdicts = [int(claims[v]) for v in ("reproduced", "not_reproduced", "not_decided")]
     assert sum(verdicts) == int(claims["claims"])

@@ -22,7 +22,7 @@ from calib_utils.figures.explorer import group_masses, groups_of, step_data
 from calib_utils.models.registry import CORE
 from calib_utils.results import records
 from calib_utils.studies import errata, formal_framework
-from calib_utils.studies.reporting import TESTABLE
+from calib_utils.studies.reporting import EXCLUDED, TESTABLE
 from calib_utils.theory import theorems
 from calib_utils.theory.laws import (
     Displaced,
@@ -96,32 +96,47 @@ def test_only_tasks_of_fixed_branching_have_a_price(studies):
     assert formal_framework.validity_price(studies["sharp", NAMES]).bound.isna().all()
 
 
-def test_claims_are_decided_by_the_model(studies):
+def test_statements_are_decided_by_the_model(studies):
     chosen = ([studies[name, FREE], studies[name, NAMES]] for name in LAWS)
     found = (formal_framework.findings(own) for own in chosen)
     sharp, displaced, uniform = (own.set_index("claim").verdict.to_dict() for own in found)
     hard = next(claim for claim in sharp if "hard steps" in claim)
-    assert (sharp[hard], displaced[hard]) == ("not reproduced", "reproduced")
-    assert displaced["Valid tokens hold the first ranks"] == "not reproduced"
-    assert all(
-        sharp[claim] == "reproduced"
-        for claim in sharp
-        if claim.startswith(("Valid tokens", "Their logits", "All prefixes", "Diversity under"))
-    )
+    fails = "does not apply to this model"
+    assert (sharp[hard], displaced[hard]) == (fails, "holds")
+    assert displaced["Valid tokens hold the first ranks"] == fails
+    premises = ("Valid tokens", "Their logits", "All prefixes")
+    assert {sharp[claim] for claim in sharp if claim.startswith(premises)} == {"holds"}
+    assert next(sharp[claim] for claim in sharp if claim.startswith("Diversity")) == "yes"
     shaped = "The first token is far from shape calibrated"
     assert (sharp[shaped], uniform[shaped]) == ("reproduced", "not reproduced")
+    exact = next(claim for claim in sharp if claim.startswith("Precision and recall"))
+    assert sharp[exact] == displaced[exact] == uniform[exact] == "holds"
 
 
-def test_a_task_that_the_model_hardly_does_decides_no_claim_but_the_bound_on_recall(studies):
+def test_a_wrong_factor_is_a_violated_theorem_check(studies):
+    one = studies["displaced", FREE]
+    wrong = replace(one, factors=theorems.Factors(one.factors.alpha * 0.9, one.factors.beta))
+    found = formal_framework.findings([wrong])
+    assert set(found.verdict[found.kind == "theorem check"]) == {"violated"}
+
+
+def test_a_task_that_the_model_hardly_does_is_excluded_by_name(studies):
     able = studies["sharp", FREE]
     numbers = able.numbers.assign(validity=able.numbers.validity * TESTABLE / 2)
-    unable = replace(able, numbers=numbers)
-    found = formal_framework.findings([unable]).set_index("claim").verdict
-    bound = "Recall stays below the bound, with constants measured on the same settings"
-    assert found[bound] == "reproduced"
-    assert set(found.drop(bound)) == {"not testable here"}
-    both = formal_framework.findings([able, unable]).verdict
-    assert (both == formal_framework.findings([able]).verdict).all()
+    task = replace(able.task, name="rng-unable")
+    unable = replace(able, numbers=numbers, task=task)
+    found = formal_framework.findings([unable])
+    assert set(found.verdict[found.kind != "theorem check"]) == {EXCLUDED}
+    both, alone = formal_framework.findings([able, unable]), formal_framework.findings([able])
+    assert (both.verdict == alone.verdict).all()
+    assert both.found[both.kind != "theorem check"].str.endswith("; excluded: rng-unable").all()
+
+
+def test_a_bound_that_says_nothing_does_not_vote(studies):
+    one = studies["sharp", FREE]
+    hot = one.numbers.assign(validity=0.06)
+    found = formal_framework.findings([replace(one, numbers=hot)])
+    assert set(found.verdict[found.kind == "test of ours"]) == {"not decided"}
 
 
 def test_calibration_is_counted_prefix_by_prefix(studies):
@@ -351,7 +366,7 @@ def test_the_figures_data_and_the_figure():
 @pytest.mark.parametrize("model", CORE)
 def test_the_chapter_tells_what_its_functions_find(model, glued):
     numbers = glued(model, "01_formal_framework")
-    verdicts = [int(numbers[v]) for v in ("reproduced", "not_reproduced", "not_testable_here")]
+    verdicts = [int(numbers[v]) for v in ("reproduced", "not_reproduced", "not_decided")]
     assert sum(verdicts) == int(numbers["claims"])
     assert numbers["theorems_hold"] == numbers["theorems"]
     for item in items():

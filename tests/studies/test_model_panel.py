@@ -16,8 +16,15 @@ from calib_utils.figures import model_panel as model_panel_figures
 from calib_utils.openended import precision_recall
 from calib_utils.results import records, storage
 from calib_utils.studies import logit_shape, model_panel, order_calibration
+from calib_utils.studies.oracle_cutoffs import LIMIT
 from calib_utils.studies.order_calibration import FORMS, LISTS
-from calib_utils.studies.reporting import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, VERDICTS
+from calib_utils.studies.reporting import (
+    EXCLUDED,
+    NOT_DECIDED,
+    NOT_REPRODUCED,
+    REPRODUCED,
+    VERDICTS,
+)
 
 REAL = "qwen2.5-coder-0.5b-instruct"
 STORE = paths.default_results_dir()
@@ -48,7 +55,7 @@ def test_every_model_with_results_is_read_and_none_else(real):
     assert set(real.models.model) == stored
     assert set(real.settings.model) == stored
     assert real.left_out.empty
-    for table in (model_panel.frontier_table, model_panel.order_table, model_panel.shape_table):
+    for table in (model_panel.compared, model_panel.order_table, model_panel.shape_table):
         assert set(table(real).model) <= stored
 
 
@@ -61,7 +68,8 @@ def test_numbers_are_those_that_are_stored(real):
     ends = real.settings.groupby("model").end.unique()  # a base model as its chapter asked it
     assert list(ends["gemma-3-270m"]) == ["line"] and list(ends[REAL]) == ["eos"]
     # As many temperatures for every rule, whatever other chapters have stored.
-    assert set(real.settings.temperature) == set(real.losses.temperature) == {*TABLE3_TEMPERATURES}
+    assert set(real.settings.temperature) == set(real.losses.temperature)
+    assert set(real.settings.temperature) <= {*TABLE3_TEMPERATURES, LIMIT}
     parts = model_panel.split_table(real)
     assert np.allclose(parts.total, parts.order + parts["shape"] + parts["size"], atol=1e-9)
     expected = -np.log(parts.validity) - np.log(parts.diversity)
@@ -74,8 +82,10 @@ def test_twins_are_a_pair_without_a_difference(twins):
     table = model_panel.pair_table(twins)
     assert set(table.by) == {model_panel.STAGE}
     assert {f"area, {LISTS}", f"recall_at, {FORMS}"} <= set(table.measure)
-    assert (table[["difference", "low", "high"]].abs() < 1e-12).all(axis=None)
-    assert set(table.over) == {"4 prompts", "3 tasks"}
+    assert (table.difference.abs() < 1e-12).all()
+    # Four prompts have no interval, and tasks are counted.
+    assert table[["low", "high"]].isna().all(axis=None)
+    assert set(table.over) == {"4 prompts", "larger on 0 of 3 tasks"}
 
 
 def test_sizes_of_one_family_are_neighbours_and_others_never():
@@ -86,50 +96,48 @@ def test_sizes_of_one_family_are_neighbours_and_others_never():
 
 
 def test_the_area_rises_only_where_an_interval_says_so():
-    """One pair that disagrees refutes the claim, an undecided one leaves it open."""
-    row = {"by": "size", "minus": "small", "model": "large"}
+    """Most pairs decide; an undecided one votes for neither side."""
+    row = {"by": "size", "minus": "small", "over": "12 prompts", "difference": 0.1}
 
-    def verdict(*intervals, n=4):
-        rows = pd.DataFrame(intervals, columns=["low", "high"], dtype=float)
-        rows = rows.assign(**row, difference=0.1, over=f"{n} prompts", n=n)
+    def verdict(*intervals):
+        rows = pd.DataFrame(intervals, columns=["low", "high"], dtype=float).assign(**row)
+        rows["model"] = [f"model {i}" for i in range(len(rows))]
         tables = [rows.assign(measure=f"{name}, {LISTS}") for name in ("area", "area_gain")]
-        found, said = model_panel._rise(LISTS, pd.concat(tables))
-        assert ("one pair is no trend" in found) == (len(rows) == 1 and rows.low[0] > 0)
-        return said
+        found = model_panel._rise("rises", LISTS, pd.concat(tables))
+        lone = len(rows) == 1 and rows.low[0] > 0
+        assert ("one pair is no trend" in found.found) == lone
+        return found.verdict
 
     up, down, open_ = (0.01, 0.2), (-0.2, -0.01), (-0.1, 0.1)
-    assert verdict(up, up) == REPRODUCED
-    assert verdict(down, down) == verdict(down) == verdict(up, down, open_) == NOT_REPRODUCED
-    assert verdict(up) == verdict(up, open_) == verdict(up, up, n=3) == verdict() == NOT_TESTABLE
+    assert verdict(up, up) == verdict(up, up, down) == verdict(up, up, open_) == REPRODUCED
+    assert verdict(down, down) == verdict(down) == verdict(up, down, down) == NOT_REPRODUCED
+    none = (np.nan, np.nan)
+    assert verdict(up) == verdict(up, open_) == verdict(none, none) == verdict() == NOT_DECIDED
 
 
-def test_the_oracle_is_compared_where_either_reaches_the_validity():
-    names = ("any rule, Val ≥ 0.8", "oracle size, Val ≥ 0.8", model_panel.ALONE)
-    rows = [("a", "x", names[0], 0.2), ("a", "x", names[1], 0.3), ("a", "y", names[1], 0.1)]
-    rows += [("a", "z", names[2], 0.9)]
-
-    def finding(rows):
-        columns = ["model", "task", "decoder", "diversity"]
-        return model_panel._oracle_best(pd.DataFrame(rows, columns=columns))
-
-    found, said = finding(rows)
-    assert said == REPRODUCED and "2 of 2" in found
-    found, said = finding([*rows, ("b", "x", names[0], 0.1)])
-    assert said == NOT_REPRODUCED and "b: on 0 of 1" in found
-    assert finding(rows[3:])[1] == NOT_TESTABLE
+def test_tasks_vote_within_a_model_and_models_with_each_other():
+    index = [(model, task) for model in "abc" for task in "xyz"]
+    by = pd.Series(
+        [1, 1, -1, 1, 1, 1, -1, -1, 0], index=pd.MultiIndex.from_tuples(index), dtype=float
+    )
+    by.index.names = ["model", "task"]
+    found = model_panel._vote("claim", "source", by, list("abcd"))
+    assert found.verdict == REPRODUCED
+    told = "on 2 of 3 models: a on 2 of 3 tasks, b on 3 of 3 tasks, c on 0 of 3 tasks; excluded: d"
+    assert found.found == told
+    assert model_panel._vote("claim", "source", by[["a"]] * 0, list("a")).verdict == NOT_DECIDED
+    assert model_panel._vote("claim", "source", by.iloc[:0], list("a")).verdict == EXCLUDED
 
 
 def test_claims_are_decided_and_say_of_which_model(real):
     found = model_panel.findings(real)
-    assert found.claim.is_unique and set(found.verdict) <= set(VERDICTS)
-    decided = found[found.verdict != NOT_TESTABLE]
-    assert len(decided) >= 5
-    assert decided.found.str.contains(REAL).all()
+    assert found.claim.is_unique and set(found.verdict) <= {*VERDICTS, EXCLUDED}
+    assert found.found.str.contains(REAL).all()
 
 
 def test_nothing_stored_is_nothing_shown(tmp_path):
     empty = model_panel.read(tmp_path)
-    assert set(model_panel.findings(empty).verdict) == {NOT_TESTABLE}
+    assert set(model_panel.findings(empty).verdict) == {NOT_DECIDED}
     assert model_panel.pair_table(empty).empty
 
 

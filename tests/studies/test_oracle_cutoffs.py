@@ -8,7 +8,13 @@ import calib_utils as cu
 from calib_utils.core.tasks import paraphrases
 from calib_utils.errors import UnknownNameError
 from calib_utils.studies import oracle_cutoffs, reporting
-from calib_utils.studies.reporting import AGREEMENT, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
+from calib_utils.studies.reporting import (
+    AGREEMENT,
+    EXCLUDED,
+    NOT_DECIDED,
+    NOT_REPRODUCED,
+    REPRODUCED,
+)
 
 HULL = np.array([[1.0, 0.2], [0.5, 0.6], [0.1, 1.0]])
 
@@ -33,16 +39,50 @@ def decided(points, task="rng-2", ceiling=1.0):
 PRACTICAL = [(rule, 0.7, 0.3) for rule in oracle_cutoffs.PRACTICAL]
 
 
+BETTER = "The oracle size is better than every practical rule, by {}"
+BY = [BETTER.format(by) for by in oracle_cutoffs.COMPARED_BY]
+
+
 def test_claims_follow_the_numbers():
     good = decided([*PRACTICAL, ("oracle_size", 0.99, 0.98)])
     assert good["With an oracle size, unconstrained digits come close to (1, 1)"] == REPRODUCED
-    assert good[oracle_cutoffs._ABOVE] == REPRODUCED
-    assert good["With an oracle size, states reach (1, 1)"] == NOT_TESTABLE
-    bad = decided([*PRACTICAL, ("oracle_size", 0.6, 0.3)])
+    assert (good[BY] == REPRODUCED).all()
+    assert good["With an oracle size, states reach (1, 1)"] == NOT_DECIDED
+    bad = decided([*PRACTICAL, ("oracle_size", 0.6, 0.2)])
     assert bad["With an oracle size, unconstrained digits come close to (1, 1)"] == NOT_REPRODUCED
-    assert bad[oracle_cutoffs._ABOVE] == NOT_REPRODUCED
+    assert (bad[[BY[0], BY[2]]] == NOT_REPRODUCED).all()
+    assert bad[BY[1]] == NOT_DECIDED  # neither is that valid
     dead = decided([(rule, 0.01, 0.5) for rule in (*oracle_cutoffs.PRACTICAL, "oracle_size")])
-    assert set(dead) == {NOT_TESTABLE}
+    assert set(dead) == {EXCLUDED, NOT_DECIDED}
+    assert dead["With an oracle size, states reach (1, 1)"] == NOT_DECIDED  # it was not looked at
+
+
+def test_the_oracle_is_compared_where_somebody_would_use_it():
+    table = rows("a", [("min_p", 0.9, 0.5), ("top_k", 0.6, 0.9), ("oracle_size", 0.85, 0.6)])
+    beside = oracle_cutoffs.compared(table).set_index("by")
+    assert beside.rule.tolist() == ["top_k", "min_p", "top_k"]
+    assert beside["oracle size"].tolist() == pytest.approx([0.6, 0.6, 0.51])
+    assert beside["best other"].tolist() == pytest.approx([0.9, 0.5, 0.54])
+    assert oracle_cutoffs.rules_above(beside.reset_index()) == (
+        "diversity at validity ≥ 0.5: 1 of 1 (top_k 1); diversity at validity ≥ 0.8: 0 of 1; "
+        "the best Val × Div: 1 of 1 (top_k 1)"
+    )
+    # Validity that nobody would accept is not credited, however wide its area.
+    useless = rows("a", [("min_p", 0.6, 0.5), ("oracle_size", 0.49, 1.0)])
+    assert oracle_cutoffs.compared(useless)["oracle size"].tolist() == [0.0, pytest.approx(0.49)]
+
+
+def test_the_oracle_in_the_limit_of_heat_is_uniform_over_what_it_keeps(tiny, tmp_path):
+    model = tiny("llama", chat=True)
+    page = reporting.Page(model, tmp_path, "eos", "")
+    table = oracle_cutoffs.table3(page, ["rng-1"])
+    oracle = table[table.rule == "oracle_size"].set_index("temperature")
+    limit = oracle.loc[oracle_cutoffs.LIMIT]
+    assert limit.validity == pytest.approx(limit.sequence_precision, rel=1e-4)
+    assert len(oracle_cutoffs.in_study(table)) == len(table)
+    losses = oracle_cutoffs.table3_losses(page, ["rng-1"])
+    assert set(losses.temperature) == set(table.temperature)
+    assert oracle_cutoffs.temperature_text(oracle.reset_index()).iloc[-1] == "∞"
 
 
 def test_the_ceiling_counts_where_the_oracle_cannot_reach_one():
@@ -128,16 +168,10 @@ def test_sensitivity_compares_like_with_like(tiny, tmp_path, monkeypatch):
 
 def test_a_verdict_that_hangs_on_less_than_two_machines_agree_by_is_none():
     def above(margin):
-        points = [*PRACTICAL, ("oracle_size", 0.7, 0.3 + margin / 0.7)]  # of the area
-        return decided(points)[oracle_cutoffs._ABOVE]
+        points = [*PRACTICAL, ("oracle_size", 0.7, 0.3 + margin)]
+        return decided(points)[BY[0]]
 
     for way, word in ((1, REPRODUCED), (-1, NOT_REPRODUCED)):
         assert above(way * 1.1 * AGREEMENT) == word
-        assert above(way * 0.9 * AGREEMENT) == NOT_TESTABLE
-    assert reporting.decided(0.5 + AGREEMENT / 2, 0.9, 0.5) == NOT_TESTABLE
-    assert reporting.verdict(True, [0.2, -AGREEMENT / 2]) == NOT_TESTABLE
-    assert reporting.verdict(True, [AGREEMENT / 2, -0.2]) == NOT_REPRODUCED
-    assert reporting.verdict(True, []) == reporting.verdict(True, [np.nan]) == NOT_TESTABLE
-    # What may be met is not missed by a rounding.
-    assert reporting.verdict(True, reporting.or_equal([0.0, -1e-7])) == REPRODUCED
-    assert reporting.verdict(True, reporting.or_equal([0.2, -0.01])) == NOT_REPRODUCED
+        assert above(way * 0.9 * AGREEMENT) == NOT_DECIDED
+    assert reporting.decided(0.5 + AGREEMENT / 2, 0.9, 0.5) == NOT_DECIDED
