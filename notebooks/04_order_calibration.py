@@ -68,7 +68,7 @@ lists, forms, texts = study.JUDGES
 # labels here, are in the appendix at the end.
 #
 # Candidates form a {term}`sweep`: at depth 1 every tenth rank up to 1,000, as in the paper; trees of
-# two or three forced tokens have 8 or 5 ranks a step, spaced evenly in their logarithm. So recall
+# two or three forced tokens have 8 or 4 ranks a step, spaced evenly in their logarithm. So recall
 # is relative to the ranks tried, never to the whole vocabulary.
 
 # %%
