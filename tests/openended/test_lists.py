@@ -205,7 +205,7 @@ EXAMPLES = {
     "brazilian-state": ("Sao Paulo|Ceará|State of Bahia", "Brazil|Salvador|Buenos Aires"),
     "canadian-province": ("Québec|Yukon Territory", "Toronto|Alberta, Canada and Ontario"),
     "card-suit": ("*hearts*|Spade", "Ace of Spades|Black"),
-    "chess-piece": ("The King|Castle", "Checker|The queen is a chess piece"),
+    "chess-piece": ("The King|Castle|Black pawn", "Checker|The queen is a chess piece"),
     "chess-square": (" e4.|`a1`", "E4|e9|i1|e4 e5"),
     "chinese-zodiac-animal": ("Ram|the dragon", "Lion|A dragon is one"),
     "constellation": ("Bootes|ursa major|Southern Cross", "Sirius|Orion (the hunter)"),

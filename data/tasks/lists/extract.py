@@ -175,7 +175,9 @@ add(
         "L-{}",
     ),
     "the twenty of the standard genetic code, IUPAC-IUB 1983",
-    open="Selenocysteine|Pyrrolysine|Cystine",
+    open="Selenocysteine|Pyrrolysine|Cystine|"
+    "Ala|Arg|Asn|Asp|Cys|Gln|Glu|Gly|His|Ile|Leu|Lys|Met|Phe|Pro|Ser|Thr|Trp|Tyr|Val|"
+    "A|R|N|D|C|Q|E|G|H|I|L|K|M|F|P|S|T|W|Y|V",
 )
 add(
     "si-prefix",
@@ -443,7 +445,10 @@ add(
         "State of {}",
     ),
     "Constitution of India, first schedule, 2020",
-    open="Delhi|Jammu and Kashmir|Puducherry",  # union territories
+    # Union territories; codes.
+    open="Delhi|Jammu and Kashmir|Jammu & Kashmir|Puducherry|Pondicherry|Ladakh|Chandigarh|"
+    "Lakshadweep|Andaman and Nicobar Islands|AP|AR|AS|BR|CG|GA|GJ|HR|HP|JH|KA|KL|MP|MH|MN|ML|MZ|NL|"
+    "OD|PB|RJ|SK|TN|TS|TR|UP|UK|WB",
 )
 add(
     "mexican-state",
@@ -497,7 +502,9 @@ add(
         "State of {}",
     ),
     "Constitution of Brazil, 1988",
-    open="Federal District|Distrito Federal",
+    open="Federal District|Distrito Federal|Rio|"
+    "AC|AL|AP|AM|BA|CE|DF|ES|GO|MA|MT|MS|MG|PA|PB|PR|PE|PI|"
+    "RJ|RN|RS|RO|RR|SC|SP|SE|TO",
 )
 add(
     "south-african-province",
@@ -731,10 +738,19 @@ add(
     "French-suited deck",
     what="rank and suit in words",
 )
-add("card-suit", "a suit of playing cards", "Clubs|Club;Diamonds|Diamond;Hearts|Heart;"
-    "Spades|Spade", "French-suited deck")  # fmt: skip
-add("chess-piece", "a chess piece", "King;Queen;Rook|Castle;Bishop;Knight;Pawn",
-    "FIDE Laws of Chess, article 2")  # fmt: skip
+add(
+    "card-suit",
+    "a suit of playing cards",
+    "Clubs|Club;Diamonds|Diamond;Hearts|Heart;Spades|Spade",
+    "French-suited deck",
+)
+add(
+    "chess-piece",
+    "a chess piece",
+    with_forms("King;Queen;Rook|Castle;Bishop;Knight;Pawn", "White {}", "Black {}", "{}s"),
+    "FIDE Laws of Chess, article 2",
+    open="Horse",  # what many call the knight
+)
 add(
     "chess-square",
     "a square of a chess board",
