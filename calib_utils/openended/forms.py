@@ -589,8 +589,8 @@ FORMS: dict[str, Form] = {
         ("X", "IIX", "MMMM", "Xii", "12", "IC", "VIII"),
     ),
     "fraction": Form(
-        "Write a fraction between zero and one half, as two whole numbers with a slash between "
-        "them." + _only("fraction"),
+        "Write a fraction that is less than 1/2 and more than 0, as two whole numbers with a slash "
+        "between them." + _only("fraction"),
         r"[0-9]{1,50} ?/ ?[0-9]{1,50}",
         lambda answer: (n := _numbers(answer))[0] > 0 and 2 * n[0] < n[1],
         ("1/3", "2/5", "3 / 8", "49/100"),
@@ -676,10 +676,10 @@ FORMS: dict[str, Form] = {
     ),
     "semantic-version": Form(
         "Write a semantic version number with the major version 2." + _only("number"),
-        rf"v?2\.{_SEMVER}\.{_SEMVER}(?:-{_PRE}(?:\.{_PRE})*)?(?:\+[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)?",
+        rf"2\.{_SEMVER}\.{_SEMVER}(?:-{_PRE}(?:\.{_PRE})*)?(?:\+[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)?",
         None,
-        ("2.0.0", "2.13.4", "2.0.0-beta.1", "v2.1.0"),
-        ("1.2.3", "2.0", "2.01.0", "2", "2.0.0.0", "2.x.0"),
+        ("2.0.0", "2.13.4", "2.0.0-beta.1", "2.1.0+build.7"),
+        ("1.2.3", "2.0", "2.01.0", "2", "2.0.0.0", "2.x.0", "v2.1.0"),
     ),
     "coordinates": Form(
         "Write the latitude and longitude of a place south of the equator in whole degrees, with a "
