@@ -42,7 +42,7 @@ _PROMPTS = {
     FORMS: tuple(
         f"form-{name}"
         for name in (
-            *("iso-date", "afternoon", "leap-year", "calculation-24", "python-10", "python-list"),
+            *("iso-date", "afternoon", "leap-year", "expression-24", "python-10", "python-list"),
             *("chess-opening", "private-ipv4", "regular-expression", "five-words", "palindrome"),
             *("same-ends", "seven-letters", "without-e", "rhyme", "alphabetical", "prime"),
             *("square", "roman", "fraction", "equation", "hex-colour", "json-object"),
