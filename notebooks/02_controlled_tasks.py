@@ -105,6 +105,26 @@ figure = figures.answer_profiles(answers, "us-states")
 _ = figures.source_line(figure.axes[0], page.source, when)
 
 # %% [markdown]
+# ## More tasks: closed lists
+#
+# Digits and states are few tasks, and alike. {glue:text}`lists` closed lists, of {glue:text}`least`
+# to {glue:text}`most` answers each, say how far the findings carry: *name a planet*, *name a
+# currency*. Means with 95 % intervals over the lists that the model can do.
+
+# %%
+list_curves = study.list_curves(page, study.LISTS[:2] if quick else study.LISTS)
+by_list = study.list_table(page, list_curves)
+page.show(study.over_lists(by_list))
+
+# %% [markdown]
+# List by list: *lost* and *won* are what heating from T = 0.5 to 1.6 takes of validity and gives of
+# diversity, *both* is the best of min(Val, Div), *half* the share of the answers that hold half of
+# the valid mass at T = 1.
+
+# %% tags=["hide-output"]
+page.show(by_list.drop(columns="best validity"))
+
+# %% [markdown]
 # ## What ends an answer
 #
 # The paper does not say whether the {term}`end token` is part of a sequence. It is here (`eos`). A
@@ -129,6 +149,9 @@ page.show(found)
 # %% tags=["remove-cell"]
 page.glue_each(study.key_numbers(curves, summary), "{:.2g}")
 page.glue_verdicts(found)
+page.glue_each(
+    {"lists": len(by_list), "least": by_list.answers.min(), "most": by_list.answers.max()}, "{}"
+)
 
 # %% [markdown]
 # ## Check it yourself

@@ -162,6 +162,17 @@ ax = figures.split_bars(decoders)
 _ = figures.source_line(ax, page.source, when)
 
 # %% [markdown]
+# ## More tasks: closed lists
+#
+# The same comparisons over the closed lists of the chapter on controlled tasks, those that the
+# model can do, with 95 % intervals over lists.
+
+# %%
+names = study.LISTS[:2] if quick else study.LISTS
+on_lists, parts_of_lists = study.list_rows(page, names), study.list_parts(page, names)
+page.show(study.over_lists(on_lists, parts_of_lists))
+
+# %% [markdown]
 # ## Every other sampler
 #
 # The rules that transformers ships beside Table 3, and top-nσ, on the three small tasks: areas

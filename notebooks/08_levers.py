@@ -105,7 +105,7 @@ page.show(study.choices(before, after))
 
 # %%
 shipped = study.defaults(page, tasks)
-page.show(page.with_intervals(study.cards(table, shipped)))
+page.show(study.cards(table, shipped))
 
 # %% tags=["remove-cell"]
 page.glue_each(study.headline(compared, settings), "{}")

@@ -272,13 +272,15 @@ def _add_run_box(app, docname: str, content: list[str]) -> None:
 
 # Rows of tables that prose pages leave to the executed notebooks
 
-# `$rows 02_controlled_tasks claims reproduced`: a row per model, its name and what it glued.
+# `$rows 02_controlled_tasks claims reproduced`: a row per model, its name and what it glued;
+# `$headline`: the folder of the model whose pages the prose quotes.
 _ROWS = re.compile(r"(?m)^\$rows (\S+) (.+)$")
 _VERDICTS = "$verdicts"
 _CHANGES = "verdict_changes.csv"
 
 
 def _fill_tables(app, docname: str, content: list[str]) -> None:
+    content[0] = content[0].replace("$headline", HEADLINE)
     if _ROWS.search(content[0]):
         content[0] = _ROWS.sub(lambda found: model_rows(found[1], found[2].split()), content[0])
     if _VERDICTS in content[0]:

@@ -3,6 +3,8 @@
 Knows the study's grids, how answers end, and how a claim is decided from a table. Draws nothing.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 
@@ -14,7 +16,7 @@ from calib_utils.results.evaluation import (
     share_interval,
     stored_measurement,
 )
-from calib_utils.studies.reporting import Page, able, listed, over, table_of, voted
+from calib_utils.studies.reporting import Page, able, listed, mean_text, over, table_of, voted
 
 # The paper does not give its temperature grid for Fig. 5; this one is dense where curves bend.
 CURVE_TEMPERATURES = (
@@ -79,6 +81,61 @@ def answer_profiles(page: Page, tasks: list[str]) -> pd.DataFrame:
         return answer_probabilities(page.model, task, profile_temperatures(task), **page.asked)
 
     return over(tasks, profile)
+
+
+def list_curves(page: Page, names: Iterable[str] = LISTS) -> pd.DataFrame:
+    """Rows of `evaluate` over `CURVE_TEMPERATURES` for closed lists; ln p at T = 1 is kept."""
+    asked = page.asked | {"temperatures": CURVE_TEMPERATURES, "answer_temperatures": [1.0]}
+    return over(names, lambda task: evaluate(page.model, task, **asked))
+
+
+def list_table(page: Page, curves: pd.DataFrame) -> pd.DataFrame:
+    """What the claims of this chapter rest on, list by list: a row each, of `list_curves`.
+
+    `lost`, `won`: what heating from T = .5 to 1.6 takes of validity and gives of diversity; `both`:
+    the best of min(Val, Div); `half`: the share of the answers that holds half of the valid mass.
+    """
+    rows = []
+    for task, own in curves.groupby("task", sort=False):
+        at = own.set_index("temperature")
+        log_p = answer_probabilities(page.model, task, [1.0], **page.asked).log_p
+        row = {"task": task, "answers": at.n_answers.iloc[0], "best validity": at.validity.max()}
+        row |= {"validity": at.validity[1.0], "diversity": at.diversity[1.0]}
+        row |= {"lost": at.validity[_COOL] - at.validity[_HOT]}
+        row |= {"won": at.diversity[_HOT] - at.diversity[_COOL]}
+        row |= {"both": at[["validity", "diversity"]].min(axis=1).max(), "half": _half(log_p)}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def over_lists(table: pd.DataFrame) -> pd.DataFrame:
+    """How the claims of this chapter hold over the lists that the model can do.
+
+    A row per claim: on how many lists it holds, and the mean of what decides it, with an interval
+    over lists.
+    """
+    done, _ = able(table.set_index("task")["best validity"])
+    own = table[table.task.isin(done)]
+    claims = {
+        "heating lowers validity": (own.lost, own.lost > 0),
+        "heating raises diversity": (own.won, own.won > 0),
+        f"no temperature has both at {_HAS_BOTH:g}": (own.both, own.both < _HAS_BOTH),
+        f"less than {_FEW:.0%} of the answers hold half of the valid mass": (
+            own.half,
+            own.half < _FEW,
+        ),
+    }
+    rows = []
+    for claim, (values, holds) in claims.items():
+        mean = mean_text(own.assign(value=values), "value", "task")
+        rows.append({"claim": claim, "lists": f"{int(holds.sum())} of {len(own)}", "mean": mean})
+    return pd.DataFrame(rows)
+
+
+def _half(log_p: pd.Series) -> float:
+    """The share of the answers, most probable first, that hold half of the valid mass."""
+    p = np.sort(np.exp(log_p.to_numpy()))[::-1]
+    return (int((p.cumsum() < 0.5 * p.sum()).sum()) + 1) / len(p)
 
 
 def end_policies(page: Page) -> pd.DataFrame:
@@ -168,10 +225,9 @@ def findings(curves: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
 
     shares, told = {}, []
     for task, own in answers[(answers.temperature == 1) & answers.task.isin(done)].groupby("task"):
-        p = np.sort(np.exp(own.log_p.to_numpy()))[::-1]
-        most = int((p.cumsum() < 0.5 * p.sum()).sum()) + 1
-        shares[task] = most / len(p)
-        told.append(f"{task}: {most} of {len(p):,} ({shares[task]:.0%})")
+        shares[task] = _half(own.log_p)
+        most = round(shares[task] * len(own))
+        told.append(f"{task}: {most} of {len(own):,} ({shares[task]:.0%})")
     told = (
         "answers that hold half of the valid mass (uniform: half of them; decided at a quarter) "
         + (", ".join(told))

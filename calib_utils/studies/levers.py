@@ -28,7 +28,13 @@ from calib_utils.models.loading import Model
 from calib_utils.results import conventions, records
 from calib_utils.results.evaluation import answer_probabilities, evaluate, render_prompt
 from calib_utils.studies.controlled_tasks import LISTS
-from calib_utils.studies.reporting import TESTABLE, Page, over
+from calib_utils.studies.reporting import (
+    Page,
+    able,
+    mean_text,
+    over,
+    without_small_intervals,
+)
 
 TASKS = LISTS
 QUICK_TASKS = TASKS[:2]
@@ -181,8 +187,7 @@ def levers(found: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
 
 def done(settings: pd.DataFrame) -> tuple[list[str], list[str]]:
     """The tasks that the model can do under some setting, and those that it cannot."""
-    best = settings.groupby("task", sort=False).validity.max()
-    return list(best.index[best >= TESTABLE]), list(best.index[best < TESTABLE])
+    return able(settings.groupby("task", sort=False).validity.max())
 
 
 def best(settings: pd.DataFrame, level: float) -> pd.DataFrame:
@@ -206,19 +211,19 @@ def compared(settings: pd.DataFrame, levels: Iterable[float] = LEVELS) -> pd.Dat
     Columns: level, lever, tasks (with a setting valid enough), diversity with _low, _high, and what
     it gains over temperature alone (gain, gain_low, gain_high).
     """
-    able, _ = done(settings)
-    own, rows = settings[settings.task.isin(able)], []
+    can, _ = done(settings)
+    own, rows = settings[settings.task.isin(can)], []
     for level in levels:
         wide = best(own, level)
         for lever in wide:
             row = {"level": level, "lever": lever}
-            row |= {"tasks": f"{int((wide[lever] > 0).sum())} of {len(wide)}"}
+            row |= {"n": len(wide), "tasks": f"{int((wide[lever] > 0).sum())} of {len(wide)}"}
             apart = {"diversity": wide[lever], "gain": wide[lever] - wide.temperature}
             table = pd.DataFrame(apart).reset_index()
             for name in apart:
                 row |= cluster_interval(table, name, "task", None).columns(name)
             rows.append(row)
-    found = pd.DataFrame(rows)
+    found = without_small_intervals(pd.DataFrame(rows), "n").drop(columns="n")
     return found.sort_values(["level", "diversity"], ascending=[True, False], ignore_index=True)
 
 
@@ -230,12 +235,12 @@ def cards(table: pd.DataFrame, shipped: pd.DataFrame) -> pd.DataFrame:
     the highest mean diversity among those that are valid enough on most tasks.
     """
     named = table.assign(lever=table.rule)
-    able, _ = done(named)
+    can, _ = done(named)
     rows = []
-    for engine, own in shipped[shipped.task.isin(able)].groupby("engine", sort=False):
+    for engine, own in shipped[shipped.task.isin(can)].groupby("engine", sort=False):
         rule, temperature = DEFAULTS[engine]
         rows.append({"sampler": engine, "setting": f"{rule}, T={temperature:g}", **_standing(own)})
-    settings = named[named.task.isin(able)].groupby(
+    settings = named[named.task.isin(can)].groupby(
         ["rule", "parameter", "temperature"], dropna=False
     )
     means = settings.agg(
@@ -260,9 +265,7 @@ def cards(table: pd.DataFrame, shipped: pd.DataFrame) -> pd.DataFrame:
 
 
 def _standing(own: pd.DataFrame) -> dict:
-    row = {}
-    for name in _BOTH:
-        row |= cluster_interval(own, name, "task", None).columns(name)
+    row = {name: mean_text(own, name, "task") for name in _BOTH}
     for level in LEVELS:
         row[f"Val ≥ {level:g}"] = f"{int((own.validity >= level).sum())} of {len(own)}"
     return row
@@ -270,8 +273,8 @@ def _standing(own: pd.DataFrame) -> dict:
 
 def before_and_after(settings: pd.DataFrame, level: float = LEVELS[0]):
     """Every task that the model can do as it is, and at its most diverse setting of a validity."""
-    able, _ = done(settings)
-    own = settings[settings.task.isin(able)]
+    can, _ = done(settings)
+    own = settings[settings.task.isin(can)]
     usable = own[own.validity >= level]
     most = usable.loc[usable.groupby("task", sort=False).diversity.idxmax()]
     return own[own.lever == ALONE].set_index("task"), most.set_index("task")
@@ -285,8 +288,8 @@ def choices(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
 
 def headline(compared: pd.DataFrame, settings: pd.DataFrame) -> dict[str, str]:
     """What the page's first lines quote."""
-    able, unable = done(settings)
-    said = {"able": f"{len(able)} of {len(able) + len(unable)}", "budget": str(BUDGET)}
+    can, cannot = done(settings)
+    said = {"able": f"{len(can)} of {len(can) + len(cannot)}", "budget": str(BUDGET)}
     for level, suffix in zip(LEVELS, ("", "_95"), strict=True):
         own = compared[compared.level == level].set_index("lever")
         said |= {f"best_lever{suffix}": own.diversity.idxmax()}
@@ -295,10 +298,9 @@ def headline(compared: pd.DataFrame, settings: pd.DataFrame) -> dict[str, str]:
             sampler = own.loc[["top_k", "top_p", "min_p"]].diversity.idxmax()
             said |= {"temperature_diversity": _told(own.loc["temperature"])}
             said |= {"best_sampler": sampler, "sampler_diversity": _told(own.loc[sampler])}
-    before = settings[(settings.lever == ALONE) & settings.task.isin(able)]
+    before = settings[(settings.lever == ALONE) & settings.task.isin(can)]
     for name in _BOTH:
-        found = cluster_interval(before, name, "task", None)
-        said[f"alone_{name}"] = as_text(found.mean, found.low, found.high)
+        said[f"alone_{name}"] = mean_text(before, name, "task")
     return said
 
 

@@ -19,10 +19,26 @@ from calib_utils.core.rules import MORE_GRIDS, ORDERS, TABLE3_TEMPERATURES, Orac
 from calib_utils.core.split import REPAIRS, shapley
 from calib_utils.core.tasks import Task, get_task, paraphrases
 from calib_utils.models.loading import Model
-from calib_utils.results.evaluation import adaptive_frontier, evaluate, keys, request_for
+from calib_utils.results.evaluation import (
+    adaptive_frontier,
+    evaluate,
+    keys,
+    request_for,
+    step_losses,
+)
 from calib_utils.results.measure import untouched
 from calib_utils.results.storage import KEY, Tables
-from calib_utils.studies.reporting import AGREEMENT, Page, able, listed, over, table_of, voted
+from calib_utils.studies.controlled_tasks import LISTS
+from calib_utils.studies.reporting import (
+    AGREEMENT,
+    Page,
+    able,
+    listed,
+    mean_text,
+    over,
+    table_of,
+    voted,
+)
 
 # Four free digits (12,221 prefixes) under 204 settings take a quarter of an hour: not quick.
 TASKS = (
@@ -245,6 +261,47 @@ def compared(table: pd.DataFrame) -> pd.DataFrame:
             if max(oracle, others.max()) > 0:
                 rows.append((task, by, oracle, others.max(), others.idxmax()))
     return pd.DataFrame(rows, columns=["task", "by", "oracle size", "best other", "rule"])
+
+
+def list_rows(page: Page, names: Iterable[str] = LISTS) -> pd.DataFrame:
+    """Rows of `evaluate` for the settings of `table3` on closed lists."""
+
+    def rows(task: str) -> pd.DataFrame:
+        request = request_for(page.model, task, Policies(page.end), results_dir=page.store)
+        return request.tables(_SETTINGS).settings
+
+    return over(names, rows)
+
+
+def list_parts(page: Page, names: Iterable[str] = LISTS) -> pd.DataFrame:
+    """`split_table` of closed lists at T = 1 without cutoff."""
+    asked = {"rules": ["none"], "temperatures": [1.0], **page.asked}
+    return split_table(over(names, lambda task: step_losses(page.model, task, **asked)))
+
+
+def over_lists(table: pd.DataFrame, parts: pd.DataFrame) -> pd.DataFrame:
+    """How the claims of this chapter hold over the lists that the model can do.
+
+    Of `list_rows` and `list_parts`. A row per comparison: on how many lists the first is larger,
+    and the mean difference with an interval over lists.
+    """
+    done, _ = able(table.groupby("task", sort=False).validity.max())
+    beside = compared(table[table.task.isin(done)])
+    apart = {
+        f"oracle size less the best practical rule, by {by}": own.assign(
+            difference=own["oracle size"] - own["best other"]
+        )
+        for by, own in beside.groupby("by", sort=False)
+    }
+    parts = parts[parts.task.isin(done)]
+    shape = "shape part less order part, in nats (T = 1, no cutoff)"
+    apart[shape] = parts.assign(difference=parts["shape"] - parts.order)
+    rows = []
+    for what, own in apart.items():
+        larger = int((own.difference > AGREEMENT).sum())
+        row = {"comparison": what, "larger on": f"{larger} of {len(own)} lists"}
+        rows.append(row | {"mean difference": mean_text(own, "difference", "task")})
+    return pd.DataFrame(rows)
 
 
 def rules_above(beside: pd.DataFrame) -> str:
