@@ -339,7 +339,7 @@ def _variable(answer: str) -> bool:
 
 
 def _south(answer: str) -> bool:
-    latitude, longitude = _signed(answer.replace("−", "-"))
+    latitude, longitude = map(float, regex.findall(r"-?[0-9.]+", answer.replace("−", "-")))
     return -90 <= latitude < 0 and abs(longitude) <= 180
 
 
@@ -684,9 +684,9 @@ FORMS: dict[str, Form] = {
     "coordinates": Form(
         "Write the latitude and longitude of a place south of the equator in whole degrees, with a "
         "minus sign for south and west, separated by a comma." + _only("numbers"),
-        r"[-−][0-9]{1,2}°?, ?[-−]?[0-9]{1,3}°?",
+        r"[-−][0-9]{1,2}(?:\.0+)?°?, ?[-−]?[0-9]{1,3}(?:\.0+)?°?",
         _south,
-        ("-34, 151", "-1,1", "-35, -58", "−23°, −43°"),
+        ("-34, 151", "-1,1", "-35.0, -58.0", "−23°, −43°"),
         ("34, 151", "-91, 20", "-34", "34 S, 151 E", "-10, 190", "0, 10", "-33.9, 151.2"),
     ),
     "phone-number": Form(
