@@ -67,6 +67,7 @@ add(
     "a planet of the Solar System",
     with_forms("Mercury;Venus;Earth;Mars;Jupiter;Saturn;Uranus;Neptune", "Planet {}"),
     "IAU resolution B5, 2006",
+    open="Terra|Tellus",
 )
 add(
     "constellation",
@@ -106,6 +107,7 @@ add(
     "a month of the year",
     list(calendar.month_name)[1:],
     *PYTHON,
+    open="Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sep|Sept|Oct|Nov|Dec",
 )
 add(
     "month-abbreviation",
@@ -114,7 +116,13 @@ add(
     *PYTHON,
     what="three-letter abbreviation",
 )
-add("weekday", "a day of the week", list(calendar.day_name), *PYTHON)
+add(
+    "weekday",
+    "a day of the week",
+    list(calendar.day_name),
+    *PYTHON,
+    open="|".join([*calendar.day_abbr, "Tues", "Thur", "Thurs"]),
+)
 LETTERS = [
     unicodedata.name(chr(code)).removeprefix("GREEK SMALL LETTER ").capitalize()
     for code in range(0x3B1, 0x3CA)
@@ -185,6 +193,7 @@ add(
     "quetta;ronna;yotta;zetta;exa;peta;tera;giga;mega;kilo;hecto;deca|deka;deci;centi;milli;micro;"
     "nano;pico;femto;atto;zepto;yocto;ronto;quecto",
     "BIPM, SI brochure, 9th edition, version 2022",
+    open="Q|R|Y|Z|E|P|T|G|M|k|h|da|d|c|m|n|p|f|a|z|y|r|q",  # symbols
 )
 add(
     "si-derived-unit",
@@ -456,7 +465,7 @@ add(
     with_forms(
         "Aguascalientes;Baja California;Baja California Sur;Campeche;Chiapas;Chihuahua;"
         "Coahuila|Coahuila de Zaragoza;Colima;Durango;Guanajuato;Guerrero;Hidalgo;Jalisco;"
-        "State of Mexico|Mexico State|Estado de México|México|Edomex;Michoacán|Michoacán de Ocampo;"
+        "State of Mexico|Mexico State|Estado de México|Edomex;Michoacán|Michoacán de Ocampo;"
         "Morelos;Nayarit;Nuevo León;Oaxaca;Puebla;Querétaro;Quintana Roo;San Luis Potosí;Sinaloa;"
         "Sonora;Tabasco;Tamaulipas;Tlaxcala;Veracruz|Veracruz de Ignacio de la Llave;"
         "Yucatán;Zacatecas",
@@ -464,7 +473,7 @@ add(
         "Estado de {}",
     ),
     "Constitution of Mexico, article 43",
-    open="Mexico City|Ciudad de México|CDMX",  # a federal entity, no state
+    open="Mexico City|Ciudad de México|CDMX|Mexico",  # a federal entity; the state or the country
 )
 add(
     "italian-region",
@@ -617,7 +626,7 @@ add(
     *PYTHON,
     what="class name exactly as in code",
     exact=True,
-    open="EnvironmentError|IOError|WindowsError|PythonFinalizationError|_IncompleteInputError",
+    open="StandardError|EnvironmentError|IOError|WindowsError|PythonFinalizationError|_IncompleteInputError",
 )
 add(
     "http-status-code",
@@ -812,12 +821,19 @@ NFL = (
     "Philadelphia Eagles;Pittsburgh Steelers;San Francisco 49ers|Niners;Seattle Seahawks;"
     "Tampa Bay Buccaneers|Bucs;Tennessee Titans;Washington Commanders"
 )
+FORMER_TEAMS = {
+    "nba": "Seattle SuperSonics|New Jersey Nets|Charlotte Bobcats|Vancouver Grizzlies|"
+    "New Orleans Hornets|Washington Bullets|San Diego Clippers",
+    "nfl": "Washington Redskins|Redskins|Washington Football Team|Oakland Raiders|"
+    "San Diego Chargers|St. Louis Rams|Houston Oilers|Baltimore Colts",
+}
 for name, rows in (("nba", NBA), ("nfl", NFL)):
     add(
         f"{name}-team",
         f"a team of the {name.upper()}",
         [f"{row}|{row.split('|')[0].split()[-1]}" for row in rows.split(";")],
         f"{name.upper()}, season 2025/26",
+        open=FORMER_TEAMS[name],
     )
 
 
