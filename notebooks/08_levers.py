@@ -56,7 +56,7 @@ tasks = study.QUICK_TASKS if quick else study.TASKS
 #
 # - *wording*: the same request in other words, thirteen of them, the same templates for all lists.
 # - *mixture of wordings*, *mixture of seeds*: a prompt drawn anew for each answer, from the
-#   wordings, or from the standard one with one of eight random strings below it.
+#   wordings, or from the standard one with one of six random strings below it.
 # - *temperature*, and the cutoffs of the paper's Table 3, each with its temperatures.
 #
 # A lever with more settings has more chances. So each is given the same budget, and what counts is
