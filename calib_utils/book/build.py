@@ -299,20 +299,14 @@ def verdicts(book: Path | None = None) -> pd.DataFrame:
     """Every statement of the executed notebooks: chapter, model, claim, kind, verdict."""
     book, rows = Path(book or paths.book_dir()), []
     folders = {key: paths.executed_dir(key, book) for key in models_with_pages(book)}
-    for model, folder in (folders | {_EVERY: paths.panel_dir(book)}).items():
+    for model, folder in (folders | {"all models": paths.panel_dir(book)}).items():
         for path in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
-            for cell in nbformat.read(path, as_version=4).cells:
-                for output in cell.get("outputs", ()):
-                    if output.metadata.get("scrapbook", {}).get("name") == "verdicts":
-                        said = ast.literal_eval(next(iter(output.data.values())))
-                        rows += [
-                            {"chapter": path.stem, "model": model, **one}
-                            for one in json.loads(said)
-                        ]
+            cells = nbformat.read(path, as_version=4).cells
+            for output in (output for cell in cells for output in cell.get("outputs", ())):
+                if output.get("metadata", {}).get("scrapbook", {}).get("name") == "verdicts":
+                    said = json.loads(ast.literal_eval(next(iter(output.data.values()))))
+                    rows += [{"chapter": path.stem, "model": model, **one} for one in said]
     return pd.DataFrame(rows, columns=["chapter", "model", "claim", "kind", "verdict"])
-
-
-_EVERY = "all models"
 
 
 def verdict_rows(book: Path | None = None) -> str:

@@ -338,7 +338,9 @@ def findings(table: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
             for task, row in own.iterrows()
         )
         claim = f"The oracle size is better than every practical rule, by {by}"
-        rows.append(voted(claim, source, told, own["oracle size"] - own["best other"], failed))
+        low = [f"{task} (no setting is that valid)" for task in done if task not in own.index]
+        ahead = own["oracle size"] - own["best other"]
+        rows.append(voted(claim, source, told, ahead, failed + low))
     real = table[table.rule.isin(PRACTICAL)]
     both = real[_BOTH].min(axis=1, skipna=False).groupby(real.task, sort=False).max()
     told = f"best of min(Val, Div), decided at {_HAS_BOTH:g}: "

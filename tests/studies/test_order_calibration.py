@@ -213,7 +213,14 @@ def depth_row(recall_at=(0.2, 0.1, 0.3), area_gain=(0.1, 0.0, 0.2), **values):
 
 
 def change_row(difference, low, high, measure="area", **values):
-    row = {"kind": "items", "forced": 3, "depth": 3, "minus": 1, "measure": measure, "n_prompts": 12}
+    row = {
+        "kind": "items",
+        "forced": 3,
+        "depth": 3,
+        "minus": 1,
+        "measure": measure,
+        "n_prompts": 12,
+    }
     return row | {"difference": difference, "low": low, "high": high} | values
 
 
