@@ -243,7 +243,8 @@ def compared(table: pd.DataFrame) -> pd.DataFrame:
             best = values.groupby(own.rule).max().fillna(0.0)
             oracle, others = best.get(OracleSize.name, 0.0), best.reindex(PRACTICAL).fillna(0.0)
             if max(oracle, others.max()) > 0:
-                rows.append((task, by, oracle, others.max(), others.idxmax()))
+                rule = others.idxmax() if others.max() > 0 else "–"
+                rows.append((task, by, oracle, others.max(), rule))
     return pd.DataFrame(rows, columns=["task", "by", "oracle size", "best other", "rule"])
 
 
@@ -338,7 +339,8 @@ def findings(table: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
             for task, row in own.iterrows()
         )
         claim = f"The oracle size is better than every practical rule, by {by}"
-        low = [f"{task} (no setting is that valid)" for task in done if task not in own.index]
+        low = [task for task in done if task not in own.index]
+        low = [f"{', '.join(low)} (no setting is that valid)"] if low else []
         ahead = own["oracle size"] - own["best other"]
         rows.append(voted(claim, source, told, ahead, failed + low))
     real = table[table.rule.isin(PRACTICAL)]
