@@ -273,13 +273,15 @@ def _add_run_box(app, docname: str, content: list[str]) -> None:
 # Rows of tables that prose pages leave to the executed notebooks
 
 # `$rows 02_controlled_tasks claims reproduced`: a row per model, its name and what it glued;
-# `$headline`: the folder of the model whose pages the prose quotes.
+# `$headline`: the folder of the model whose pages the prose quotes; `thm-x-$headline`: a label there.
+_LABELS = re.compile(r"([\w-]+)-\$headline")
 _ROWS = re.compile(r"(?m)^\$rows (\S+) (.+)$")
 _VERDICTS = "$verdicts"
 _CHANGES = "verdict_changes.csv"
 
 
 def _fill_tables(app, docname: str, content: list[str]) -> None:
+    content[0] = _LABELS.sub(lambda found: notebooks.label_of(found[1], HEADLINE), content[0])
     content[0] = content[0].replace("$headline", HEADLINE)
     if _ROWS.search(content[0]):
         content[0] = _ROWS.sub(lambda found: model_rows(found[1], found[2].split()), content[0])
@@ -302,20 +304,14 @@ def verdicts(book: Path | None = None) -> pd.DataFrame:
     """Every statement of the executed notebooks: chapter, model, claim, kind, verdict."""
     book, rows = Path(book or paths.book_dir()), []
     folders = {key: paths.executed_dir(key, book) for key in models_with_pages(book)}
-    for model, folder in (folders | {_EVERY: paths.panel_dir(book)}).items():
+    for model, folder in (folders | {"all models": paths.panel_dir(book)}).items():
         for path in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
-            for cell in nbformat.read(path, as_version=4).cells:
-                for output in cell.get("outputs", ()):
-                    if output.metadata.get("scrapbook", {}).get("name") == "verdicts":
-                        said = ast.literal_eval(next(iter(output.data.values())))
-                        rows += [
-                            {"chapter": path.stem, "model": model, **one}
-                            for one in json.loads(said)
-                        ]
+            cells = nbformat.read(path, as_version=4).cells
+            for output in (output for cell in cells for output in cell.get("outputs", ())):
+                if output.get("metadata", {}).get("scrapbook", {}).get("name") == "verdicts":
+                    said = json.loads(ast.literal_eval(next(iter(output.data.values()))))
+                    rows += [{"chapter": path.stem, "model": model, **one} for one in said]
     return pd.DataFrame(rows, columns=["chapter", "model", "claim", "kind", "verdict"])
-
-
-_EVERY = "all models"
 
 
 def verdict_rows(book: Path | None = None) -> str:

@@ -259,7 +259,8 @@ def compared(table: pd.DataFrame) -> pd.DataFrame:
             best = values.groupby(own.rule).max().fillna(0.0)
             oracle, others = best.get(OracleSize.name, 0.0), best.reindex(PRACTICAL).fillna(0.0)
             if max(oracle, others.max()) > 0:
-                rows.append((task, by, oracle, others.max(), others.idxmax()))
+                rule = others.idxmax() if others.max() > 0 else "–"
+                rows.append((task, by, oracle, others.max(), rule))
     return pd.DataFrame(rows, columns=["task", "by", "oracle size", "best other", "rule"])
 
 
@@ -395,7 +396,10 @@ def findings(table: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
             for task, row in own.iterrows()
         )
         claim = f"The oracle size is better than every practical rule, by {by}"
-        rows.append(voted(claim, source, told, own["oracle size"] - own["best other"], failed))
+        low = [task for task in done if task not in own.index]
+        low = [f"{', '.join(low)} (no setting is that valid)"] if low else []
+        ahead = own["oracle size"] - own["best other"]
+        rows.append(voted(claim, source, told, ahead, failed + low))
     real = table[table.rule.isin(PRACTICAL)]
     both = real[_BOTH].min(axis=1, skipna=False).groupby(real.task, sort=False).max()
     told = f"best of min(Val, Div), decided at {_HAS_BOTH:g}: "

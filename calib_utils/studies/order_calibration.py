@@ -24,7 +24,7 @@ from calib_utils.openended.verifiers import THRESHOLD, ExactJudge, LanguageCheck
 from calib_utils.results import conventions, records
 from calib_utils.studies import reporting
 from calib_utils.studies.controlled_tasks import LISTS as CLOSED
-from calib_utils.studies.reporting import NOT_REPRODUCED, NOT_TESTABLE, OURS, REPRODUCED, decided
+from calib_utils.studies.reporting import NOT_DECIDED, NOT_REPRODUCED, OURS, REPRODUCED, decided
 
 
 def _asking_for(names: Iterable[str]) -> tuple[str, ...]:
@@ -521,7 +521,7 @@ def headline(depths: pd.DataFrame, measured: pd.DataFrame) -> dict[str, str]:
 
 def decided_over(n_prompts: int, low: float, high: float, above: float = 0.0) -> str:
     """The verdict on "larger than `above`", which fewer than `DECIDES` prompts do not give."""
-    return decided(low, high, above) if n_prompts >= DECIDES else NOT_TESTABLE
+    return decided(low, high, above) if n_prompts >= DECIDES else NOT_DECIDED
 
 
 def keeps_less_than_half(row) -> str:
@@ -530,7 +530,7 @@ def keeps_less_than_half(row) -> str:
     Where a random order keeps half as well, recall says nothing about the ranking.
     """
     if row.random_recall_at >= 0.5:
-        return NOT_TESTABLE
+        return NOT_DECIDED
     return decided_over(row.n_prompts, -row.recall_at_high, -row.recall_at_low, -0.5)
 
 
@@ -549,7 +549,7 @@ def _worsens(changes: pd.DataFrame, measure: str) -> tuple[str, str]:
     last = changes[(changes.minus == 1) & (changes.depth == changes.forced)]
     own = last[(last.measure == measure) & (last.n_prompts >= DECIDES)]
     if own.empty:
-        return "too few prompts", NOT_TESTABLE
+        return "too few prompts", NOT_DECIDED
     row = own.loc[own.depth.idxmax()]
     what = {"area": "area", "area_gain": "area beyond a random order"}[measure]
     found = (
@@ -569,7 +569,7 @@ def _greedy_is_enough(sources: pd.DataFrame) -> tuple[str, str]:
         table = precision_recall.depth_differences(own, by="order")
         rows.append(table[table.measure == "area"].iloc[0])
         told += f"{other}: difference of area {_told(rows[-1])}; "
-    said, near, far = NOT_TESTABLE, CLOSE - reporting.AGREEMENT, CLOSE + reporting.AGREEMENT
+    said, near, far = NOT_DECIDED, CLOSE - reporting.AGREEMENT, CLOSE + reporting.AGREEMENT
     if all(row.n_prompts >= DECIDES for row in rows):
         if all(row.low > -near and row.high < near for row in rows):
             said = REPRODUCED
@@ -581,11 +581,11 @@ def _greedy_is_enough(sources: pd.DataFrame) -> tuple[str, str]:
 def _oracle_wins(kind: str, apart: pd.DataFrame, compared: pd.DataFrame, strategy: str):
     """What is found and said of the oracle less one strategy; no more diverse, where less valid."""
     if apart.empty or not (apart.kind == kind).any():
-        return "no prompt has a valid opening", NOT_TESTABLE
+        return "no prompt has a valid opening", NOT_DECIDED
     own = apart[(apart.kind == kind) & (apart.measure == "embedding_diversity")]
     own = own[own.strategy == strategy]
     if own.empty or not own.n_prompts.iloc[0]:
-        return f"no setting reaches validity {LEVEL:g}", NOT_TESTABLE
+        return f"no setting reaches validity {LEVEL:g}", NOT_DECIDED
     row = own.iloc[0]
     validity = compared[compared.kind == kind].set_index("strategy").validity
     found = (
@@ -594,4 +594,4 @@ def _oracle_wins(kind: str, apart: pd.DataFrame, compared: pd.DataFrame, strateg
     )
     # More diverse and less valid would be no better decoder.
     valid = validity["oracle"] >= LEVEL
-    return found, decided_over(row.n_prompts, row.low, row.high) if valid else NOT_TESTABLE
+    return found, decided_over(row.n_prompts, row.low, row.high) if valid else NOT_DECIDED

@@ -47,7 +47,6 @@ KINDS = {
     OURS: Kind("tests of ours", "yes", "no"),
 }
 REPRODUCED, NOT_REPRODUCED, NOT_DECIDED = VERDICTS = KINDS[CLAIM][1:]
-NOT_TESTABLE = NOT_DECIDED  # its name in the chapter on order calibration
 EXCLUDED = "excluded"  # the model cannot do what the statement is about; in no count
 
 

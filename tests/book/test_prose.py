@@ -144,6 +144,7 @@ def executed(folder, name, **glued):
         )
         for key, value in glued.items()
     ]
+    outputs.append(nbformat.v4.new_output("stream", text="printed"))
     folder.mkdir(parents=True, exist_ok=True)
     cell = nbformat.v4.new_code_cell("", outputs=outputs)
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), folder / f"{name}.ipynb")

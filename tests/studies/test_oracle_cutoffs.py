@@ -51,7 +51,7 @@ def test_claims_follow_the_numbers():
     bad = decided([*PRACTICAL, ("oracle_size", 0.6, 0.2)])
     assert bad["With an oracle size, unconstrained digits come close to (1, 1)"] == NOT_REPRODUCED
     assert (bad[[BY[0], BY[2]]] == NOT_REPRODUCED).all()
-    assert bad[BY[1]] == NOT_DECIDED  # neither is that valid
+    assert bad[BY[1]] == EXCLUDED  # neither is that valid
     dead = decided([(rule, 0.01, 0.5) for rule in (*oracle_cutoffs.PRACTICAL, "oracle_size")])
     assert set(dead) == {EXCLUDED, NOT_DECIDED}
     assert dead["With an oracle size, states reach (1, 1)"] == NOT_DECIDED  # it was not looked at

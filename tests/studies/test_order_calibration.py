@@ -27,7 +27,7 @@ from calib_utils.openended.verifiers import (
 from calib_utils.paths import default_results_dir
 from calib_utils.results.records import read_completions
 from calib_utils.studies import order_calibration, reporting
-from calib_utils.studies.reporting import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
+from calib_utils.studies.reporting import NOT_DECIDED, NOT_REPRODUCED, REPRODUCED
 
 ITEM = OpenPrompt("item-city", "item", "Name a city. Answer with the name only.", "city")
 
@@ -264,8 +264,8 @@ RANKING = "The ranking is closer to a random order than to a perfect one"
     [
         ((0.2, 0.1, 0.3), REPRODUCED),
         ((0.8, 0.7, 0.9), NOT_REPRODUCED),
-        ((0.5, 0.3, 0.7), NOT_TESTABLE),
-        ((np.nan, np.nan, np.nan), NOT_TESTABLE),
+        ((0.5, 0.3, 0.7), NOT_DECIDED),
+        ((np.nan, np.nan, np.nan), NOT_DECIDED),
     ],
 )
 def test_the_claim_on_recall_follows_its_interval(recall, said):
@@ -275,14 +275,14 @@ def test_the_claim_on_recall_follows_its_interval(recall, said):
 def test_where_most_candidates_are_valid_recall_at_a_precision_says_nothing():
     for recall in ((0.9, 0.8, 1.0), (0.2, 0.1, 0.3)):
         row = depth_row(recall_at=recall, prevalence=0.7, random_recall_at=0.5)
-        assert verdicts(row)[0][RECALL] == NOT_TESTABLE
+        assert verdicts(row)[0][RECALL] == NOT_DECIDED
 
 
 def test_the_claim_on_the_ranking_is_decided_at_half_of_a_perfect_gain():
     assert verdicts(depth_row(area_gain=(0.1, 0.0, 0.3)))[0][RANKING] == "yes"
     assert verdicts(depth_row(area_gain=(0.5, 0.4, 0.6)))[0][RANKING] == "no"
-    assert verdicts(depth_row(area_gain=(0.34, 0.2, 0.5)))[0][RANKING] == NOT_TESTABLE
-    assert verdicts(depth_row(area_gain=(0.1, 0.0, 0.3), n_prompts=3))[0][RANKING] == NOT_TESTABLE
+    assert verdicts(depth_row(area_gain=(0.34, 0.2, 0.5)))[0][RANKING] == NOT_DECIDED
+    assert verdicts(depth_row(area_gain=(0.1, 0.0, 0.3), n_prompts=3))[0][RANKING] == NOT_DECIDED
 
 
 def test_depth_has_to_worsen_the_frontier():
@@ -290,11 +290,11 @@ def test_depth_has_to_worsen_the_frontier():
     for change, said in (
         ((0.2, 0.1, 0.3), NOT_REPRODUCED),
         ((-0.2, -0.3, -0.1), REPRODUCED),
-        ((-0.1, -0.3, 0.1), NOT_TESTABLE),
+        ((-0.1, -0.3, 0.1), NOT_DECIDED),
     ):
         own = verdicts(change=change)[1].set_index("claim").verdict
         assert own[claim.format("lists, a list decides")] == said
-        assert own[claim.format("forms, a rule decides")] == NOT_TESTABLE
+        assert own[claim.format("forms, a rule decides")] == NOT_DECIDED
 
 
 def test_greedy_labels_are_enough_only_where_both_readings_are_close():
@@ -310,9 +310,9 @@ def test_the_oracle_wins_only_where_the_interval_is_above_zero(monkeypatch):
 
     assert said((0.1, 0.2)) == {REPRODUCED}
     assert said((-0.2, -0.1)) == {NOT_REPRODUCED}
-    assert said((-0.2, 0.1)) == said(None) == {NOT_TESTABLE}
+    assert said((-0.2, 0.1)) == said(None) == {NOT_DECIDED}
     monkeypatch.setitem(globals(), "REACHED", REACHED.assign(validity=0.6))
-    assert said((0.1, 0.2)) == {NOT_TESTABLE}  # diverse, but not valid enough
+    assert said((0.1, 0.2)) == {NOT_DECIDED}  # diverse, but not valid enough
 
 
 # The judge of judges
