@@ -273,7 +273,7 @@ def _add_run_box(app, docname: str, content: list[str]) -> None:
 # Rows of tables that prose pages leave to the executed notebooks
 
 # `$rows 02_controlled_tasks claims reproduced`: a row per model, its name and what it glued;
-# `$headline`: the folder of the model whose pages the prose quotes; `thm-x-$headline`: a label there.
+# `$headline`: the folder of the model that the prose quotes; `thm-x-$headline`: a label there.
 _LABELS = re.compile(r"([\w-]+)-\$headline")
 _ROWS = re.compile(r"(?m)^\$rows (\S+) (.+)$")
 _VERDICTS = "$verdicts"
