@@ -212,6 +212,16 @@ TABLE = {
     ),
     "an older convention": (lambda f: edit(f, convention=0), "of convention 0 of rows"),
     "no environment": (lambda f: edit(f, environment={}), "the environment lacks commit"),
+    "a list for an environment": (
+        lambda f: edit(f, environment=["date", "python"]), "not fields with their values"
+    ),
+    "a number for a version": (
+        lambda f: nested(f, "environment", python=3.11), "python of the environment is 3.11, no str"
+    ),
+    "a list of packages": (
+        lambda f: nested(f, "environment", packages=["torch"]), "packages of the environment is"
+    ),
+    "a number for a revision": (lambda f: edit(f, revision=5), "revision is 5, neither a commit"),
     "a field is missing": (
         lambda f: (f / "provenance.json").write_text(
             json.dumps({k: v for k, v in record_of(f).items() if k != "policies"})
