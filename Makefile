@@ -79,10 +79,12 @@ release: pdf  ## What a release holds, with checksums, in _build/release
 test: env  ## What every push has to pass, and CI runs: some minutes on two cores
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-logo
 	$(CU) fetch --all
-	$(PYTEST) tests calib_utils -m "not full and not notebooks" --ignore=tests/browser
+	@# A process that is done takes over half of what the other still has.
+	$(PYTEST) --dist worksteal tests calib_utils -m "not full and not notebooks" --ignore=tests/browser
 	$(NBVAL) $$($(BIN)/python tests/pages.py)
-	$(CU) check --strict --recompute 1 --longest 15 --seed $(COMMIT) > /dev/null
-	$(CU) book
+	@# Side by side, since each is mostly one process; both have to succeed.
+	$(CU) check --strict --recompute 1 --longest 15 --seed $(COMMIT) > /dev/null & \
+	  $(CU) book; built=$$?; wait $$! && exit $$built
 	$(PYTEST) tests/browser -m "not full" --browser-required
 
 test-full: test workflow-env  ## All else as well, nightly and before a release: forty minutes on two cores

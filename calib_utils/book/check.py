@@ -351,6 +351,9 @@ def _sweep_of(record: dict) -> Sweep:
 ERROR, NOTE = "error", "note"
 TABLE = "table"  # what a user calls rows
 _SLACK = 1e-9
+_RESTORE = "restore the record, or measure again"
+_ENVIRONMENT: dict[str, type] = {"packages": dict}
+_ENVIRONMENT |= dict.fromkeys(("date", "python", "machine", "device", "commit"), str)
 _SHA256, _COMMIT = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
 
 
@@ -719,6 +722,8 @@ def _identity_faults(kind: str, record: dict, remedy: str) -> Iterator[Fault]:
             yield Fault(f"{name} is {record.get(name)!r}, not a SHA-256: measure again")
     if not (isinstance(took := record.get("seconds", 0), int | float) and 0 <= took < math.inf):
         yield Fault(f"it took {took!r} seconds, which cannot be: measure again")
+    if not isinstance(revision := record.get("revision"), str | None):
+        yield Fault(f"revision is {revision!r}, neither a commit nor none: {_RESTORE}")
     if not conventions.is_current(kind, record):
         yield Fault(
             f"of convention {record.get('convention')!r} of {kind}, where this version computes "
@@ -765,6 +770,11 @@ def _key(name: str) -> str:
 
 def _environment_faults(record: dict) -> Iterator[Fault]:
     environment = record["environment"]
-    missing = {"date", "python", "packages", "machine", "device", "commit"} - set(environment)
-    if missing:
-        yield Fault(f"the environment lacks {', '.join(sorted(missing))}: measure again")
+    if not isinstance(environment, dict):
+        yield Fault(f"the environment is {environment!r}, not fields with their values: {_RESTORE}")
+        return
+    if missing := sorted(set(_ENVIRONMENT) - set(environment)):
+        yield Fault(f"the environment lacks {', '.join(missing)}: measure again")
+    for name, kind in _ENVIRONMENT.items():
+        if not isinstance(value := environment.get(name, kind()), kind):
+            yield Fault(f"{name} of the environment is {value!r}, no {kind.__name__}: {_RESTORE}")

@@ -16,7 +16,7 @@ import pandas as pd
 from calib_utils import files, paths
 from calib_utils.book import notebooks
 from calib_utils.errors import InvalidRequestError, ModelFormatError, UnknownNameError
-from calib_utils.models import loading, registry, scoring, weights
+from calib_utils.models import loading, registry, weights
 from calib_utils.models.registry import EMBEDDED, Checkpoint
 
 # Tensors of a multimodal checkpoint that the language model alone does not load.
@@ -155,6 +155,8 @@ def memory(size: ModelSize, dtype: str = "float32", device: str = "cpu") -> floa
     """Bytes that exact evaluation takes at most with default batches, the weights included."""
     if dtype not in BYTES:
         raise InvalidRequestError(f"dtype={dtype!r} does not exist: choose from {', '.join(BYTES)}")
+    from calib_utils.models import scoring  # imports torch, which a list of models does not need
+
     kind, packed = device.split(":")[0], size.model_type in scoring.PACKABLE
     nodes = scoring.default_batch(kind, size.vocabulary, packed)
     row = size.cache_values * BYTES[dtype] * _ROW_TOKENS + size.state_bytes

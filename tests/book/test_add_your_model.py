@@ -24,7 +24,9 @@ PROMPT = OpenPrompt("one", "story", "Tell a story.")
 HUB_ID, KEY = "Qwen/Qwen3-0.6B", "Qwen--Qwen3-0.6B"
 
 
-@pytest.mark.parametrize("chat", [True, False], ids=["chat", "base"])
+@pytest.mark.parametrize(
+    "chat", [True, pytest.param(False, marks=pytest.mark.full)], ids=["chat", "base"]
+)
 def test_every_architecture_runs_from_a_hub_id(tiny_folder, hub, architecture, chat, tmp_path):
     """Exact evaluation from the shell and the open-ended sweep, on what a hub's cache holds."""
     commit = hub(tiny_folder(architecture, chat=chat), "owner/model")
@@ -99,6 +101,7 @@ def test_the_commands_of_the_page_run_as_printed(project, tiny_folder, hub, caps
     assert contents((project / "book" / "_toc.yml").read_text()) == before
 
 
+@pytest.mark.full
 def test_a_local_folder_runs_from_anywhere_into_given_places(
     tiny_folder, tmp_path, monkeypatch, capsys
 ):

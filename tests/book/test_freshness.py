@@ -202,6 +202,7 @@ def test_a_page_records_what_it_read(project, mine, write_notebook):
     assert why(mine) == ["rows of mine/rng-2 changed"]
 
 
+@pytest.mark.full
 def test_a_rename_a_moved_module_and_a_reworded_docstring_make_nothing_stale(tmp_path):
     """Of the committed pages and the rows that they read, in a project of its own."""
     root, small = paths.project_root(), "smollm2-135m-instruct"
@@ -313,6 +314,7 @@ def _write_rows(results_dir, validity, times):
         stored(results_dir, validity=validity)
 
 
+@pytest.mark.full
 def test_two_writers_of_a_folder_leave_one_whole_folder(tmp_path):
     context, times = multiprocessing.get_context("fork"), 25
     values = (0.25, 0.5, 0.75)

@@ -267,18 +267,23 @@ def test_a_quick_run_stores_its_numbers_and_reads_them_again(tmp_path, name, fol
     assert kept == {p.relative_to(store): p.read_bytes() for p in store.rglob("*.parquet")}
 
 
+@pytest.mark.full
 @pytest.mark.models
 def test_make_book_computes_here_and_says_how_far_the_stored_rows_are(
     tmp_path, monkeypatch, capsys
 ):
-    """The quickstart itself on the smallest model; then held to rows that are not its own."""
-    model, store = "smollm2-135m-instruct", tmp_path / "rows"
+    """The quickstart itself on the smallest model, which a push runs as an executed page."""
+    model = "smollm2-135m-instruct"
     monkeypatch.setattr(build, "build", lambda output: tmp_path / "html" / "index.html")
     assert main(["book", "--live", model]) == 0
     told = capsys.readouterr().out
     assert told.startswith(f"Computed here: 12 settings of rng-2 with {model} (4-bit file b179c95")
     assert float(re.search(r"stored rows (\S+) nats \(tolerance 1e-03\)", told)[1]) < 1e-3
     assert told.endswith(f"Book: {tmp_path}/html/index.html\n")
+
+
+def test_make_book_fails_on_rows_that_are_not_those_computed(tmp_path, monkeypatch, capsys):
+    model, store = "smollm2-135m-instruct", tmp_path / "rows"
     rows = storage.read(paths.default_results_dir() / model / "rng-2")
     here = rows.settings[rows.settings.temperature == 1.0].assign(
         end="eos", weights_sha256=rows.record["weights_sha256"]

@@ -45,21 +45,21 @@ def assert_log_p_is_plain(network, found, tolerance=TOLERANCE):
     np.testing.assert_allclose([*found.prefix_log_p, *found.log_p], expected, atol=tolerance)
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, None])
-def test_greedy_completion_is_generate(tiny, architecture, batch_size):
+def test_greedy_completion_is_generate(tiny, architecture):
     model = tiny(architecture)
     free = complete(model, PROMPT, PREFIXES, MAX_TOKENS, ())
     # Tokens that the model does write, some early and some late, so that rows end at many steps.
     ends = {free[1].token_ids[2], free[4].token_ids[7], free[7].token_ids[0]}
     ends -= {prefix[-1] for prefix in PREFIXES if prefix}
-    found = complete(model, PROMPT, PREFIXES, MAX_TOKENS, ends, batch_size=batch_size)
-    assert [completion.prefix for completion in found] == PREFIXES
-    assert len({len(completion.token_ids) for completion in found}) > 1
-    for completion in found:
-        whole = [*PROMPT, *completion.prefix]
-        assert completion.token_ids == generated(model.network, whole, ends)
-        assert completion.ended == (completion.token_ids[-1] in ends)
-        assert_log_p_is_plain(model.network, completion)
+    expected = [generated(model.network, [*PROMPT, *prefix], ends) for prefix in PREFIXES]
+    assert len(set(map(len, expected))) > 1
+    for batch_size in (1, 3, None):
+        found = complete(model, PROMPT, PREFIXES, MAX_TOKENS, ends, batch_size=batch_size)
+        assert [completion.prefix for completion in found] == PREFIXES
+        assert [completion.token_ids for completion in found] == expected, batch_size
+        for completion in found:
+            assert completion.ended == (completion.token_ids[-1] in ends)
+            assert_log_p_is_plain(model.network, completion)
 
 
 def test_sampled_log_probabilities_are_at_temperature_1(tiny, architecture):

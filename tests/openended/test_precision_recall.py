@@ -287,7 +287,7 @@ def test_the_interval_covers_at_about_its_rate(prompts, least, most, monkeypatch
     assert least < covered < most
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(st.lists(st.integers(1, 3), min_size=3, max_size=4), st.integers(0, 99))
 def test_resampling_is_that_of_a_loop(sizes, seed):
     rng = np.random.default_rng(seed)

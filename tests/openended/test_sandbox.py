@@ -459,10 +459,9 @@ def test_a_fork_bomb_is_contained_and_not_counted_against_the_next_program():
         while True: pass
     """
     alone = f"import os, time\ndef f():\n    for _ in range(5):\n        {fork}\n    return True\n"
-    for _ in range(3):
-        limits = Limits(cpu_seconds=9, wall_seconds=2, processes=8)
-        assert run(bomb, limits).outcome == "timeout"
-        assert run(alone, limits, [((), True)]).outcome == "passed"
+    for _ in range(2):
+        assert run(bomb, Limits(wall_seconds=1, processes=8)).outcome == "timeout"
+        assert run(alone, Limits(processes=8), [((), True)]).outcome == "passed"
     counted = f"""
     import os, time
     def f():
@@ -493,6 +492,7 @@ def test_nothing_can_be_gained_back(expression):
     assert "Error" in value_of(expression)
 
 
+@pytest.mark.full
 def test_the_run_ends_when_whoever_started_it_is_killed(tmp_path):
     marker = f"orphan-{os.getpid()}"
     code = f"""

@@ -3,7 +3,6 @@
 import copy
 import json
 import math
-from functools import cache
 
 import numpy as np
 import pytest
@@ -25,7 +24,7 @@ SAMPLED_TASK = cu.Task(
     "Answer with one word, yes or no. Is the sky blue?",
     ["Yes", "No", "yes", "no", "Yes.", "No."],
 )
-DRAWS, BATCH, SIGMAS = 1000, 200, 4
+DRAWS, BATCH, SIGMAS = 400, 200, 4
 
 
 @pytest.mark.parametrize(("model", "task"), CASES)
@@ -78,12 +77,10 @@ def generate(model, prompt, top_p):
 
 
 @pytest.fixture(scope="module")
-def written():
-    """(model, prompt, draws by top-p): what the model writes, drawn once."""
+def asked():
+    """The model and its prompt."""
     model = cu.load_model(SAMPLED_MODEL, device="cpu")
-    prompt = cu.render_prompt(model, SAMPLED_TASK)
-    with torch.random.fork_rng(devices=[]):
-        yield model, prompt, cache(lambda top_p: generate(model, prompt, top_p))
+    return model, cu.render_prompt(model, SAMPLED_TASK)
 
 
 def assert_share(hits, p, what):
@@ -93,23 +90,20 @@ def assert_share(hits, p, what):
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.9])
-def test_exact_probabilities_agree_with_what_the_model_writes(written, top_p):
-    model, prompt, draws = written
+def test_exact_probabilities_agree_with_what_the_model_writes(asked, top_p):
+    """And those at another temperature do not."""
+    model, prompt = asked
     found = measure(model, prompt, [(cu.TopP(top_p), 1.0)])
     validity, p = found.validity[0], np.exp(found.answer_log_p[:, 0])
     assert 0.3 < validity < 0.7, "a share near 0 or 1 would prove little"
     answer = dict(zip(prompt.sequences.symbols, prompt.sequences.answer, strict=True))
-    hits = [answer[tokens] for tokens in draws(top_p) if tokens in answer]
+    with torch.random.fork_rng(devices=[]):
+        drawn = generate(model, prompt, top_p)
+    hits = [answer[tokens] for tokens in drawn if tokens in answer]
     assert_share(len(hits), validity, "valid")
     for index, name in enumerate(SAMPLED_TASK.answers):
         assert_share(hits.count(index), p[index], name)
     assert not set(np.flatnonzero(p == 0)) & set(hits), "a removed answer was drawn"
-
-
-def test_the_agreement_would_fail_for_a_wrong_temperature(written):
-    model, prompt, draws = written
-    cooler = measure(model, prompt, [(cu.NoCutoff(), 0.7)])
-    answer = dict(zip(prompt.sequences.symbols, prompt.sequences.answer, strict=True))
-    hits = sum(tokens in answer for tokens in draws(1.0))
+    cooler = measure(model, prompt, [(cu.TopP(top_p), 0.7)])
     with pytest.raises(AssertionError, match="valid"):
-        assert_share(hits, cooler.validity[0], "valid")
+        assert_share(len(hits), cooler.validity[0], "valid")

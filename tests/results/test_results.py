@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,11 +31,19 @@ def model(tiny):
     return tiny("llama", chat=True)
 
 
+@pytest.fixture(scope="module")
+def template(tiny, tmp_path_factory):
+    """One stored measurement in a folder of results."""
+    model, root = tiny("llama", chat=True), tmp_path_factory.mktemp("template")
+    cu.evaluate(model, TASK, RULES, [0.5, 2.0], results_dir=root)
+    cu.answer_probabilities(model, TASK, [0.5, 1.0], results_dir=root)
+    return root
+
+
 @pytest.fixture
-def stored(model, tmp_path):
-    """The folder of one stored measurement."""
-    cu.evaluate(model, TASK, RULES, [0.5, 2.0], results_dir=tmp_path)
-    cu.answer_probabilities(model, TASK, [0.5, 1.0], results_dir=tmp_path)
+def stored(template, model, tmp_path):
+    """The folder of a copy of it that a test may spoil."""
+    shutil.copytree(template, tmp_path, dirs_exist_ok=True)
     return storage.folder_of(tmp_path, model.key, TASK.name)
 
 
@@ -391,6 +400,7 @@ while True:
 """
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("delay", [0.0, 0.013, 0.029, 0.051, 0.083, 0.12])
 def test_a_killed_writer_leaves_a_whole_folder_or_none(detailed, delay):
     target = detailed.with_name("killed")
