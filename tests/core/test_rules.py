@@ -187,6 +187,12 @@ def test_leaving_out_the_sort_changes_nothing_without_a_cutoff(logits, temperatu
     np.testing.assert_allclose(*found, rtol=1e-12, atol=1e-14)
 
 
+def test_a_high_temperature_leaves_no_mass_out():
+    logits = torch.linspace(0, -60, 50)[None]
+    mass = Ranking(logits, [1]).at(20.0).log_mass.item()
+    assert mass == pytest.approx(torch.logsumexp(logits.double() / 20, 1).item(), rel=1e-6)
+
+
 def test_ties_at_the_cut_go_to_the_lower_token_id():
     logits = np.array([[1.0, 2.0, 2.0, 2.0, 0.0]], dtype=np.float32)
     assert by_project(logits, cu.TopK(2), 1.0)[1].tolist() == [[False, True, True, False, False]]
