@@ -64,7 +64,7 @@ tasks = study.QUICK_TASKS if quick else study.TASKS
 
 # %%
 found = study.answers(page, tasks)
-table = study.settings(page, tasks)
+table, shipped = study.settings(page, tasks)
 settings = study.levers(found, table)
 able, unable = study.done(settings)
 print(
@@ -104,7 +104,6 @@ page.show(study.choices(before, after))
 # Table 3 at its best setting for a validity. One setting for all lists, as a user has it.
 
 # %%
-shipped = study.defaults(page, tasks)
 page.show(study.cards(table, shipped))
 
 # %% tags=["remove-cell"]

@@ -9,6 +9,7 @@ import hashlib
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,20 @@ from calib_utils.core.metrics import (
     diversity,
     validity,
 )
+from calib_utils.core.processors import parse_rule
+from calib_utils.core.prompts import Policies
 from calib_utils.core.rules import TABLE3_TEMPERATURES, table3_rules
 from calib_utils.core.tasks import Task, closed_lists, get_task, wordings
 from calib_utils.errors import ResultsError
 from calib_utils.models.loading import Model
 from calib_utils.results import conventions, records
-from calib_utils.results.evaluation import answer_probabilities, evaluate, render_prompt
+from calib_utils.results.evaluation import (
+    answer_probabilities,
+    keys,
+    render_prompt,
+    request_for,
+)
+from calib_utils.results.storage import KEY
 from calib_utils.studies.controlled_tasks import LISTS
 from calib_utils.studies.reporting import (
     Page,
@@ -127,20 +136,24 @@ def read(path: Path) -> tuple[pd.DataFrame, dict]:
     raise ResultsError(f"{path} holds no possible log-probabilities: {_AGAIN}")
 
 
-def settings(page: Page, tasks: Iterable[str] = TASKS) -> pd.DataFrame:
-    """Rows of `evaluate` for the settings of Table 3 on the standard wording, task by task."""
-    asked = {"rules": table3_rules(), "temperatures": TABLE3_TEMPERATURES, **page.asked}
-    return over(tasks, lambda task: evaluate(page.model, task, **asked))
+def settings(page: Page, tasks: Iterable[str] = TASKS) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows of `evaluate` on the standard wording, task by task, in one pass.
 
+    The settings of Table 3; and the samplers that engines ship, with a column `engine`.
+    """
+    shipped = [(parse_rule(rule), temperature) for rule, temperature in DEFAULTS.values()]
+    grid = list(product(table3_rules(), TABLE3_TEMPERATURES))
 
-def defaults(page: Page, tasks: Iterable[str] = TASKS) -> pd.DataFrame:
-    """Rows of `evaluate` for the samplers that engines ship, with a column `engine`."""
-    parts = []
-    for engine, (rule, temperature) in DEFAULTS.items():
-        asked = {"rules": [rule], "temperatures": [temperature], **page.asked}
-        table = over(tasks, lambda task, asked=asked: evaluate(page.model, task, **asked))
-        parts.append(table.assign(engine=engine))
-    return pd.concat(parts, ignore_index=True)
+    def rows(task: str) -> pd.DataFrame:
+        request = request_for(page.model, task, Policies(page.end), results_dir=page.store)
+        return request.tables(list(dict.fromkeys([*grid, *shipped]))).settings
+
+    table = over(tasks, rows)
+    parts = [
+        table.merge(keys([setting]), on=KEY).assign(engine=engine)
+        for engine, setting in zip(DEFAULTS, shipped, strict=True)
+    ]
+    return table.merge(keys(grid), on=KEY), pd.concat(parts, ignore_index=True)
 
 
 # Arithmetic: tables in, tables out.
@@ -155,8 +168,8 @@ def _val_div(log_p: np.ndarray) -> dict[str, float]:
 def levers(found: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     """Every setting of every lever on every task: task, lever, setting, validity, diversity.
 
-    Of `answers` and `settings`. A mixture draws one of its prompts at random for each answer, so
-    its probabilities are the means of its prompts'.
+    Of `answers` and the first table of `settings`. A mixture draws one of its prompts at random for
+    each answer, so its probabilities are the means of its prompts'.
     """
     rows = []
     for task, own in found.groupby("task", sort=False):
@@ -231,7 +244,7 @@ def compared(settings: pd.DataFrame, levels: Iterable[float] = LEVELS) -> pd.Dat
 def cards(table: pd.DataFrame, shipped: pd.DataFrame) -> pd.DataFrame:
     """Where each sampler stands over all tasks that the model can do, with intervals over tasks.
 
-    Of `settings` and `defaults`. For a sampler as shipped, its mean validity and diversity and on
+    Of `settings`. For a sampler as shipped, its mean validity and diversity and on
     how many tasks it is valid enough; for a family of Table 3, at each of `LEVELS` the setting with
     the highest mean diversity among those that are valid enough on most tasks.
     """

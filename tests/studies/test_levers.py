@@ -27,7 +27,7 @@ def page_of(model, store=None):
 def test_a_mixture_is_the_mean_of_its_prompts(tiny, short):
     model = tiny("llama")
     page = page_of(model)
-    found, table = levers.answers(page, short), levers.settings(page, short)
+    found, table = levers.answers(page, short), levers.settings(page, short)[0]
     settings = levers.levers(found, table)
     prompts = [p for name, p in levers.prompts_of("planet").items() if name.startswith("seed")]
     p = np.mean(
