@@ -75,8 +75,11 @@ print(
 
 # %% mystnb={"figure": {"caption": "Diversity at a validity of at least 0.8 (left) and 0.95 (right), mean over the lists that the model can do, with 95 % intervals over lists; five settings tried of each lever.", "name": "fig-levers"}, "image": {"alt": "Dots with intervals of the diversity that each lever reaches at two levels of validity."}}
 compared = study.compared(settings)
-figure = figures.lever_dots(compared)
-_ = figures.source_line(figure.axes[0], page.source)
+if len(compared):
+    figure = figures.lever_dots(compared)
+    _ = figures.source_line(figure.axes[0], page.source)
+else:
+    print("This model can do none of the lists: there is nothing to compare.")
 
 # %% [markdown]
 # *gain*: what a lever adds to temperature alone, list by list.

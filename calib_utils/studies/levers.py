@@ -227,7 +227,7 @@ def compared(settings: pd.DataFrame, levels: Iterable[float] = LEVELS) -> pd.Dat
     """
     can, _ = done(settings)
     own, rows = settings[settings.task.isin(can)], []
-    for level in levels:
+    for level in levels if can else ():
         wide = best(own, level)
         for lever in wide:
             row = {"level": level, "lever": lever}
@@ -237,7 +237,9 @@ def compared(settings: pd.DataFrame, levels: Iterable[float] = LEVELS) -> pd.Dat
             for name in apart:
                 row |= cluster_interval(table, name, "task", None).columns(name)
             rows.append(row)
-    found = without_small_intervals(pd.DataFrame(rows), "n").drop(columns="n")
+    bounds = [f"{name}{end}" for name in ("diversity", "gain") for end in ("", "_low", "_high")]
+    found = pd.DataFrame(rows, columns=["level", "lever", "n", "tasks", *bounds])
+    found = without_small_intervals(found, "n").drop(columns="n")
     return found.sort_values(["level", "diversity"], ascending=[True, False], ignore_index=True)
 
 
@@ -306,17 +308,22 @@ def headline(compared: pd.DataFrame, settings: pd.DataFrame) -> dict[str, str]:
     said = {"able": f"{len(can)} of {len(can) + len(cannot)}", "budget": str(BUDGET)}
     for level, suffix in zip(LEVELS, ("", "_95"), strict=True):
         own = compared[compared.level == level].set_index("lever")
-        said |= {f"best_lever{suffix}": own.diversity.idxmax()}
-        said |= {f"best_diversity{suffix}": _told(own.loc[own.diversity.idxmax()])}
+        most = own.diversity.idxmax() if (own.diversity > 0).any() else "none of them"
+        said |= {f"best_lever{suffix}": most}
+        said |= {f"best_diversity{suffix}": _told(own, most)}
         if not suffix:
-            sampler = own.loc[["top_k", "top_p", "min_p"]].diversity.idxmax()
-            said |= {"temperature_diversity": _told(own.loc["temperature"])}
-            said |= {"best_sampler": sampler, "sampler_diversity": _told(own.loc[sampler])}
+            samplers = own.diversity.reindex(["top_k", "top_p", "min_p"]).fillna(0.0)
+            said |= {"best_sampler": samplers.idxmax()}
+            said |= {"sampler_diversity": _told(own, samplers.idxmax())}
+            said |= {"temperature_diversity": _told(own, "temperature")}
     before = settings[(settings.lever == ALONE) & settings.task.isin(can)]
     for name in _BOTH:
         said[f"alone_{name}"] = mean_text(before, name, "task")
     return said
 
 
-def _told(row: pd.Series) -> str:
-    return as_text(row.diversity, row.diversity_low, row.diversity_high)
+def _told(own: pd.DataFrame, lever: str) -> str:
+    """A lever's diversity with its interval."""
+    if lever not in own.index or not own.diversity[lever]:
+        return "no setting is valid enough"
+    return as_text(*own.loc[lever, ["diversity", "diversity_low", "diversity_high"]])

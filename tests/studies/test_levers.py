@@ -102,3 +102,12 @@ def test_cards_choose_one_setting_for_all_lists():
     assert found.sampler.tolist() == ["vLLM, OpenAI's API", "none", "none"]
     assert found.setting.tolist() == ["none, T=1", "none, T=1", "none valid enough at 0.95"]
     assert found.loc[1, "Val ≥ 0.8"] == "3 of 3"
+
+
+def test_a_model_that_can_do_no_list_says_so():
+    settings = rows(temperature=[(0.01, 0.9)] * 5, **{levers.ALONE: [(0.01, 0.9)]})
+    found = levers.compared(settings)
+    said = levers.headline(found, settings)
+    assert found.empty and said["able"] == "0 of 1"
+    assert said["best_diversity"] == said["sampler_diversity"] == "no setting is valid enough"
+    assert levers.choices(*levers.before_and_after(settings)).empty
