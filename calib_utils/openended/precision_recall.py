@@ -204,7 +204,8 @@ def node_measures(
         by: the columns that tell nodes apart.
 
     Returns:
-        A row per node: its columns, recall (the kind), n_candidates, n_valid, prevalence, area,
+        A row per node: its columns, recall (the kind), n_candidates, n_valid, first_valid (whether
+        the highest candidate is), prevalence, area,
         recall_at (at precision `LEVEL`, 0 where no cutoff reaches it), random_area,
         random_recall_at, area_gain = area - random_area. Where nothing is valid there is no recall:
         NaN but for counts and prevalence.
@@ -213,7 +214,8 @@ def node_measures(
     for key, own in curves.groupby(by, sort=False, dropna=False):
         n, total = int(own.n_kept.iloc[-1]), int(own.n_valid.iloc[-1])
         row = dict(zip(by, key, strict=True)) | {"recall": recall, "n_candidates": n}
-        row |= {"n_valid": total, "prevalence": total / n, "area": np.nan, "recall_at": np.nan}
+        row |= {"n_valid": total, "first_valid": bool(own.n_valid.iloc[0])}
+        row |= {"prevalence": total / n, "area": np.nan, "recall_at": np.nan}
         if total:
             found, precision = own[f"recall_{recall}"].to_numpy(), own.precision.to_numpy()
             row["area"] = frontier_area(found, precision)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from calib_utils import paths
-from calib_utils.core.metrics import as_text
+from calib_utils.core.metrics import DECIDES, as_text
 from calib_utils.errors import ResultsError
 from calib_utils.models.registry import find, pairs
 from calib_utils.openended import precision_recall
@@ -301,7 +301,11 @@ def findings(found: Panel) -> pd.DataFrame:
     pairs, models = _pairs(found, tasks), list(dict.fromkeys(found.settings.model))
     of = {kind: f"({kind}, {JUDGES[kind]})" for kind in EXACT}
     rows = [_rise(f"{_RISES} {words}", kind, pairs) for kind, words in of.items()]
-    rows += [_low_recall(f"{_KEEPS} {words}", kind, order) for kind, words in of.items()]
+    can = {
+        model: order_calibration.answered(own)
+        for model, own in found.order.groupby("model", sort=False)
+    }
+    rows += [_low_recall(f"{_KEEPS} {words}", kind, order, can) for kind, words in of.items()]
     for by in oracle_cutoffs.COMPARED_BY:
         own = beside[beside.by == by].set_index(["model", "task"])
         claim = f"The oracle size is better than every practical rule, by {by}"
@@ -357,10 +361,16 @@ def _rise(claim: str, kind: str, pairs: pd.DataFrame) -> reporting.Finding:
     return found
 
 
-def _low_recall(claim: str, kind: str, order: pd.DataFrame) -> reporting.Finding:
-    """Whether recall at the precision stays below one half."""
+def _low_recall(
+    claim: str, kind: str, order: pd.DataFrame, can: dict[str, dict]
+) -> reporting.Finding:
+    """Whether recall at the precision stays below one half, for models that can do the prompts."""
     told, sides, out = [], {}, []
     for row in order[(order.kind == kind) & (order.forced == 1)].itertuples():
+        n, asked = can[row.model][kind]
+        if n < DECIDES:
+            out.append(f"{row.model} (greedy answer valid on {n} of {asked} prompts)")
+            continue
         if row.random_recall_at >= 0.5:
             out.append(f"{row.model} (a random order keeps {row.random_recall_at:.2f})")
             continue

@@ -220,6 +220,16 @@ def measures(study: Study, recall: str = WEIGHTED) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
+def answered(measured: pd.DataFrame) -> dict[str, tuple[int, int]]:
+    """Of `measures`, by kind: prompts whose greedy answer is valid, and how many were asked.
+
+    A model that answers few of them cannot do what the claims of the chapter are about.
+    """
+    first = measured[(measured.forced == 1) & measured.kind.isin(EXACT)]
+    counts = first.groupby("kind").first_valid.agg(["sum", "size"])
+    return {kind: (int(n), int(asked)) for kind, n, asked in counts.itertuples()}
+
+
 def depth_table(table: pd.DataFrame) -> pd.DataFrame:
     """`precision_recall.depth_summary` of every sweep: a row per kind, sweep and depth."""
     found = _of_each_sweep(table, precision_recall.depth_summary)
@@ -467,11 +477,13 @@ def findings(
     sources: pd.DataFrame,
     compared: pd.DataFrame,
     apart: pd.DataFrame,
+    can: dict[str, tuple[int, int]],
 ) -> pd.DataFrame:
     """Every claim of the chapter: columns claim, source, found, verdict.
 
     Of `depth_table`, `depth_changes`, the node measures of `greedy_and_drawn`, `comparisons` and
-    `differences`; the last two are empty without valid openings.
+    `differences`, the last two empty without valid openings; and of `answered`: where it has fewer
+    than `DECIDES` prompts, the model is excluded.
     """
     claims = []
     exact = depths[(depths.forced == 1) & depths.kind.isin(EXACT)]
@@ -496,10 +508,15 @@ def findings(
     for strategy, name in _STRATEGIES.items():
         wins = _oracle_wins(LISTS, apart, compared, strategy)
         claims.append((_ORACLE.format(name), LISTS, "Table 1", *wins))
-    return reporting.table_of(
-        reporting.Finding(f"{claim} ({kind}, {JUDGES[kind]})" if kind else claim, *said)
-        for claim, kind, *said in claims
-    )
+    rows = []
+    for claim, kind, source, found, *said in claims:
+        n, asked = can.get(kind or LISTS, (0, 0))
+        if n < DECIDES:
+            found = f"excluded: the greedy answer is valid on {n} of {asked} prompts"
+            said[0] = reporting.EXCLUDED
+        name = f"{claim} ({kind}, {JUDGES[kind]})" if kind else claim
+        rows.append(reporting.Finding(name, source, found, *said))
+    return reporting.table_of(rows)
 
 
 def headline(depths: pd.DataFrame, measured: pd.DataFrame) -> dict[str, str]:

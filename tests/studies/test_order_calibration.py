@@ -27,7 +27,7 @@ from calib_utils.openended.verifiers import (
 from calib_utils.paths import default_results_dir
 from calib_utils.results.records import read_completions
 from calib_utils.studies import order_calibration, reporting
-from calib_utils.studies.reporting import NOT_DECIDED, NOT_REPRODUCED, REPRODUCED
+from calib_utils.studies.reporting import EXCLUDED, NOT_DECIDED, NOT_REPRODUCED, REPRODUCED
 
 ITEM = OpenPrompt("item-city", "item", "Name a city. Answer with the name only.", "city")
 
@@ -246,11 +246,16 @@ REACHED = pd.DataFrame({"strategy": ["top_k", "min_p", "top_p", "none", "oracle"
 )
 
 
-def verdicts(depth=None, change=(-0.2, -0.3, -0.1), shifts=(0.0, 0.0), apart=(0.1, 0.2)):
+ABLE = {"lists": (12, 21), "forms": (12, 23)}
+
+
+def verdicts(depth=None, change=(-0.2, -0.3, -0.1), shifts=(0.0, 0.0), apart=(0.1, 0.2), can=None):
     depths = pd.DataFrame([depth or depth_row()])
     changes = pd.DataFrame([change_row(*change), change_row(*change, measure="area_gain")])
     table = apart_rows(*apart) if apart else pd.DataFrame()
-    found = order_calibration.findings(depths, changes, source_rows(shifts), REACHED, table)
+    found = order_calibration.findings(
+        depths, changes, source_rows(shifts), REACHED, table, can or ABLE
+    )
     claims = found.claim.str.split("(").str[0].str.strip()
     return dict(zip(claims, found.verdict, strict=True)), found
 
@@ -270,6 +275,12 @@ RANKING = "The ranking is closer to a random order than to a perfect one"
 )
 def test_the_claim_on_recall_follows_its_interval(recall, said):
     assert verdicts(depth_row(recall_at=recall))[0][RECALL] == said
+
+
+def test_a_model_that_cannot_do_the_prompts_is_excluded():
+    said, found = verdicts(can={"lists": (9, 21), "forms": (12, 23)})
+    assert said[RECALL] == EXCLUDED and "valid on 9 of 21 prompts" in found.found[0]
+    assert EXCLUDED not in set(found.verdict[found.claim.str.contains("forms")])
 
 
 def test_where_most_candidates_are_valid_recall_at_a_precision_says_nothing():
