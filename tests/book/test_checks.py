@@ -106,12 +106,12 @@ def test_labels_are_looked_at(tmp_path):
     """A model's labels without their texts, changed labels, files that are none."""
     own = paths.default_results_dir() / "smollm2-135m-instruct"
     model = tmp_path / "smollm2-135m-instruct"
-    for name in ("items-1@exact", "texts-1@harper"):
+    for name in ("lists-1@exact", "texts-1@harper"):
         (model / "labels").mkdir(parents=True, exist_ok=True)
         shutil.copy(own / "labels" / f"{name}.parquet", model / "labels")
         texts = name.partition("@")[0]
         shutil.copytree(own / "texts" / texts, model / "texts" / texts)
-    path = model / "labels" / "items-1@exact.parquet"
+    path = model / "labels" / "lists-1@exact.parquet"
 
     def findings():
         (found,) = [one for one in check.check(tmp_path) if one.kind == "labels"]
@@ -120,7 +120,7 @@ def test_labels_are_looked_at(tmp_path):
     assert findings() == ""
     whole = path.read_bytes()
     path.write_bytes(whole[:-30])
-    assert "items-1@exact.parquet holds no labels" in findings()
+    assert "lists-1@exact.parquet holds no labels" in findings()
     path.write_bytes((model / "labels" / "texts-1@harper.parquet").read_bytes())
     assert "texts that are not stored" in findings()
     path.write_bytes(whole)

@@ -35,7 +35,7 @@ def copied(target, *names):
     """Stored rows of one real model under other names: whatever compares them must find none."""
     tasks = ("us-states", "rng-2", "rng-2-sum-at-most-10")
     for name in names:
-        for part in (*tasks, "texts/items-1", "texts/texts-1", "labels", "logits"):
+        for part in (*tasks, "texts/lists-1", "texts/texts-1", "labels", "logits"):
             shutil.copytree(STORE / REAL / part, target / name / part)
     return target
 
@@ -146,7 +146,7 @@ def test_rows_of_an_older_convention_or_broken_ones_are_left_out_and_named(tmp_p
     record = folder / "rng-2" / "provenance.json"
     record.write_text(json.dumps(json.loads(record.read_text()) | {"convention": 0}))
     (folder / "us-states" / "settings.csv").write_text("broken")
-    next((folder / "texts" / "items-1").glob("*.parquet")).write_bytes(b"broken")
+    next((folder / "texts" / "lists-1").glob("*.parquet")).write_bytes(b"broken")
     (folder / "logits" / "logit-shape.parquet").write_bytes(b"broken")
     found = model_panel.read(tmp_path)
     assert set(found.settings.task) == {"rng-2-sum-at-most-10"}
@@ -181,9 +181,9 @@ def test_a_stored_study_is_the_study_that_ran(tiny, tmp_path):
     for recall in (precision_recall.WEIGHTED, precision_recall.UNWEIGHTED):
         both = (order_calibration.measures(one, recall) for one in (ran, read))
         pd.testing.assert_frame_equal(*both)
-    shutil.rmtree(records.folder_of(tmp_path, model.key, plan.items[0].name))
+    shutil.rmtree(records.folder_of(tmp_path, model.key, plan.trees["lists"][0].name))
     less = order_calibration.read(plan, tmp_path, model.key)
-    assert set(less.completions) == set(read.completions) - {plan.items[0].name}
+    assert set(less.completions) == set(read.completions) - {plan.trees["lists"][0].name}
     other = order_calibration.read(order_calibration.quick(end="line"), tmp_path, model.key)
     assert not other.completions and order_calibration.measures(other).empty
 
