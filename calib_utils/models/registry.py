@@ -103,8 +103,8 @@ EMBEDDED = {model.name: model for model in _MODELS}
 
 
 def book_order(key: str) -> tuple[int, str]:
-    """Sorts models as the book shows them: the embedded in their order, then others by name."""
-    names = list(EMBEDDED)
+    """Sorts models as the book shows them: the headline, the embedded in their order, the others."""
+    names = list(dict.fromkeys([HEADLINE, *EMBEDDED]))
     return names.index(key) if key in names else len(names), key
 
 
