@@ -103,7 +103,7 @@ EMBEDDED = {model.name: model for model in _MODELS}
 
 
 def book_order(key: str) -> tuple[int, str]:
-    """Sorts models as the book shows them: the headline, the embedded in their order, the others."""
+    """Sorts models as the book shows them: the headline, the embedded ones, then others by name."""
     names = list(dict.fromkeys([HEADLINE, *EMBEDDED]))
     return names.index(key) if key in names else len(names), key
 
