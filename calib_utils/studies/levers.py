@@ -42,6 +42,7 @@ from calib_utils.studies.reporting import (
     able,
     mean_text,
     over,
+    stacked,
     without_small_intervals,
 )
 
@@ -84,7 +85,8 @@ def answers(page: Page, tasks: Iterable[str] = TASKS) -> pd.DataFrame:
     Kept as one file a task, so a run that was stopped goes on where it was. Columns task, variant,
     temperature, answer (its number), log_p (nats, float32).
     """
-    return over(tasks, lambda task: answers_of(page.model, task, page.end, page.store))
+    tables = {task: answers_of(page.model, task, page.end, page.store) for task in tasks}
+    return stacked(tables, ["task"]) if tables else pd.DataFrame(columns=["task", *_COLUMNS])
 
 
 def answers_of(
@@ -302,10 +304,10 @@ def choices(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
     return wide.reset_index().fillna({"lever": "none valid enough", "setting": ""})
 
 
-def headline(compared: pd.DataFrame, settings: pd.DataFrame) -> dict[str, str]:
-    """What the page's first lines quote."""
-    can, cannot = done(settings)
-    said = {"able": f"{len(can)} of {len(can) + len(cannot)}", "budget": str(BUDGET)}
+def headline(compared: pd.DataFrame, settings: pd.DataFrame, asked: int) -> dict[str, str]:
+    """What the page's first lines quote, `asked` the number of lists."""
+    can, _ = done(settings)
+    said = {"able": f"{len(can)} of {asked}", "budget": str(BUDGET)}
     for level, suffix in zip(LEVELS, ("", "_95"), strict=True):
         own = compared[compared.level == level].set_index("lever")
         most = own.diversity.idxmax() if (own.diversity > 0).any() else "none of them"

@@ -107,7 +107,10 @@ def test_cards_choose_one_setting_for_all_lists():
 def test_a_model_that_can_do_no_list_says_so():
     settings = rows(temperature=[(0.01, 0.9)] * 5, **{levers.ALONE: [(0.01, 0.9)]})
     found = levers.compared(settings)
-    said = levers.headline(found, settings)
+    said = levers.headline(found, settings, 1)
     assert found.empty and said["able"] == "0 of 1"
     assert said["best_diversity"] == said["sampler_diversity"] == "no setting is valid enough"
     assert levers.choices(*levers.before_and_after(settings)).empty
+    none = levers.answers(page_of(None), ())
+    columns = ["task", "rule", "parameter", "temperature", "validity", "diversity"]
+    assert levers.levers(none, pd.DataFrame(columns=columns)).empty
