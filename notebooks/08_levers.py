@@ -11,10 +11,11 @@
 # %% [markdown]
 # # Levers: what should I change if I want diversity?
 #
-# **The question.** The paper says why a model gives few of the valid answers: order and shape of
-# its next-token distribution. A user cannot retrain it, and asks which knob to turn: the
-# temperature, a cutoff, the words of the prompt, or many prompts instead of one. The paper compares
-# samplers under one prompt; this chapter goes beyond it.
+# **What the paper claims** (Sec. 5, Fig. 6 and 9). A model gives few of the valid answers because of
+# the order and the shape of its next-token distribution, and under one prompt neither temperature
+# nor any cutoff brings back both validity and diversity. A user cannot retrain the model, and asks
+# which knob to turn: the temperature, a cutoff, the words of the prompt, or many prompts instead of
+# one. This chapter goes beyond the paper.
 #
 # **What we find.** On the {glue:text}`able` closed lists that this model can do, with
 # {glue:text}`budget` settings tried of each lever and validity of at least 0.8, the largest
