@@ -15,7 +15,7 @@ from calib_utils.__main__ import main
 from calib_utils.book import build, notebooks
 from calib_utils.book.build import models_with_pages, table_of_contents
 from calib_utils.errors import NotReproducedError
-from calib_utils.models.registry import CORE, EMBEDDED, HEADLINE
+from calib_utils.models.registry import CORE, HEADLINE
 from calib_utils.results import storage
 from calib_utils.results.evaluation import share_interval
 
