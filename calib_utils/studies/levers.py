@@ -37,6 +37,7 @@ from calib_utils.results.evaluation import (
 )
 from calib_utils.results.storage import KEY
 from calib_utils.studies.controlled_tasks import LISTS
+from calib_utils.studies.oracle_cutoffs import setting_text
 from calib_utils.studies.reporting import (
     Page,
     able,
@@ -191,11 +192,9 @@ def levers(found: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
                 one = {"task": task, "setting": f"T={temperature:g}", **_val_div(mixed)}
                 rows.append({"lever": lever, **one})
     practical = table[table.rule != "oracle_size"]
-    named = practical.rule + "=" + practical.parameter.map("{:g}".format)
-    named = named.where(practical.parameter.notna(), practical.rule)
     rules = practical[["task", *_BOTH]].assign(
         lever=practical.rule.replace("none", "temperature"),
-        setting=named + ", T=" + practical.temperature.map("{:g}".format),
+        setting=setting_text(practical),
     )
     both = [pd.DataFrame(rows), rules]
     return pd.concat(both, ignore_index=True)[["task", "lever", "setting", *_BOTH]]

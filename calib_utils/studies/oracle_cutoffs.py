@@ -183,13 +183,16 @@ def _carriers(steps: pd.DataFrame, setting: pd.Series, most: int = 3) -> str:
 
 def setting_text(table: pd.DataFrame) -> pd.Series:
     """A setting in a word, `top_p=0.9, T=0.8`."""
-    number = table.parameter.map(lambda p: "" if pd.isna(p) else f"={p:g}")
+    # As objects, so that an empty table has texts as well.
+    number = table.parameter.astype(object).map(lambda p: "" if pd.isna(p) else f"={p:g}")
     return table.rule + number + ", T=" + temperature_text(table)
 
 
 def temperature_text(table: pd.DataFrame) -> pd.Series:
     """The temperatures as text, `LIMIT` as ∞."""
-    return table.temperature.map(lambda t: "∞" if t == LIMIT else "–" if pd.isna(t) else f"{t:g}")
+    return table.temperature.astype(object).map(
+        lambda t: "∞" if t == LIMIT else "–" if pd.isna(t) else f"{t:g}"
+    )
 
 
 def frontier_points(table: pd.DataFrame) -> pd.DataFrame:

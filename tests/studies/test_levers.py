@@ -113,4 +113,6 @@ def test_a_model_that_can_do_no_list_says_so():
     assert levers.choices(*levers.before_and_after(settings)).empty
     none = levers.answers(page_of(None), ())
     columns = ["task", "rule", "parameter", "temperature", "validity", "diversity"]
-    assert levers.levers(none, pd.DataFrame(columns=columns)).empty
+    table = pd.DataFrame(columns=columns).astype({"parameter": float, "temperature": float})
+    assert levers.levers(none, table).empty
+    assert levers.cards(table, table.assign(engine="")).empty
