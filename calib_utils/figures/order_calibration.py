@@ -33,6 +33,8 @@ def depth_frontiers(frontiers: pd.DataFrame, summary: pd.DataFrame) -> Figure:
     area.
     """
     depths = sorted(frontiers.depth.unique())
+    if not depths:
+        return _nothing().figure
     figure, axes = _panels(len(depths), (max(2.3 * len(depths), 3.2), 3.1))
     rows = summary.set_index("depth")
     for ax, depth in zip(axes, depths, strict=True):
@@ -91,6 +93,8 @@ def cutoff_curves(curves: pd.DataFrame, recall: str = "recall_unweighted") -> Ax
 
 def compared_frontiers(frontiers: pd.DataFrame, by: str) -> Axes:
     """`frontiers_by_depth` of groups over each other (Fig. 7), single nodes' extremes thin."""
+    if frontiers.empty:
+        return _nothing()
     ax = plt.gca()
     for number, (name, own) in enumerate(frontiers.groupby(by, sort=False)):
         style = {"color": STRONG_FIRST[number % 5], "linestyle": _LINES[number % 4], "where": "pre"}
@@ -160,6 +164,14 @@ def strategy_dots(comparison: pd.DataFrame, published: pd.DataFrame | None = Non
     if handles:
         figure.legend(handles, labels, fontsize=9, loc="outside lower center", frameon=False)
     return figure
+
+
+def _nothing() -> Axes:
+    """In place of frontiers that no node has."""
+    _, ax = plt.subplots(figsize=(6.4, 0.8))
+    ax.axis("off")
+    ax.text(0.5, 0.5, "no candidate of this sweep is valid: there is no frontier", ha="center")
+    return ax
 
 
 def _panels(n: int, size: tuple[float, float], **options):

@@ -53,6 +53,14 @@ def test_a_panel_per_depth_with_its_baselines(curves):
     assert figure.get_figwidth() <= 7
 
 
+def test_where_nothing_is_valid_the_figures_say_so(curves):
+    none = precision_recall.frontiers_by_depth(precision_recall.frontiers_on_grid(curves)).iloc[:0]
+    figure = order_calibration.depth_frontiers(none, none)
+    ax = order_calibration.compared_frontiers(none.rename(columns={"depth": "labels"}), "labels")
+    for text in (figure.axes[0].texts[0], ax.texts[0]):
+        assert "no candidate of this sweep is valid" in text.get_text()
+
+
 def test_cutoffs_are_counted_from_1_and_recall_is_named(curves):
     one = curves[(curves.prompt_id == "p") & (curves.depth == 1)]
     ax = order_calibration.cutoff_curves(one, "recall_weighted")
