@@ -19,7 +19,9 @@ from calib_utils.errors import InvalidTaskError, UnknownNameError
 MAX_ANSWERS = 200_000
 _LONGEST_NAME = 100  # it becomes part of file names
 # Devices of Windows, and folders that lie beside a model's tables.
-_TAKEN = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?|framework|labels|logits|steps|levers|texts")
+_TAKEN = re.compile(
+    r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?|framework|labels|levers|logits|steps|texts"
+)
 # Joiners and variation selectors: part of the spelling after a character beyond Latin, as in
 # Persian or in emoji, and in keycaps; invisible elsewhere. Then letters that are blank.
 _JOINER = "[\u200c\u200d\ufe00-\ufe0f\U000e0100-\U000e01ef]"
