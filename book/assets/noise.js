@@ -7,8 +7,8 @@
   const WIDTH = 460, HEIGHT = 300, LEFT = 46, BOTTOM = 38, TOP = 8, RIGHT = 10;
   const SLIDERS = [
     ["prevalence", "valid candidates", 0.2],
-    ["falsePositive", "invalid ones that the judge calls valid", 0.19],
-    ["falseNegative", "valid ones that the judge calls invalid", 0.19],
+    ["falsePositive", "invalid ones called valid", 0.19],
+    ["falseNegative", "valid ones called invalid", 0.19],
   ];
   const x = (recall) => LEFT + recall * (WIDTH - LEFT - RIGHT);
   const y = (precision) => TOP + (1 - precision) * (HEIGHT - TOP - BOTTOM);
