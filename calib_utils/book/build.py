@@ -387,7 +387,7 @@ _REFERENCE = "glossary faults benchmarks mutation licences bibliography cite"
 
 
 def models_with_pages(book: Path | None = None) -> list[str]:
-    """Keys of the models that have executed notebooks; the embedded first, in their order."""
+    """Keys of the models that have executed notebooks, by `book_order`."""
     folders = (Path(book or paths.book_dir()) / "results").glob("*/[0-9][0-9]_*.ipynb")
     return sorted({path.parent.name for path in folders}, key=book_order)
 

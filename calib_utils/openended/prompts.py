@@ -6,6 +6,7 @@ tokens, models or judges.
 
 import json
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 from calib_utils import paths
@@ -32,14 +33,18 @@ def open_prompts(categories: Iterable[str] = CATEGORIES) -> tuple[OpenPrompt, ..
     for name in wanted:
         if name not in CATEGORIES:
             raise UnknownNameError("category", name, CATEGORIES)
+    return tuple(prompt for prompt in _own_prompts() if prompt.category in wanted)
+
+
+@cache
+def _own_prompts() -> tuple[OpenPrompt, ...]:
     path = paths.package_data("tasks", "open_prompts.json")
     known = _prompts(json.loads(path.read_text(encoding="utf-8")), str(path))
     known += _list_prompts({prompt.prompt for prompt in known})
-    known += tuple(
+    return known + tuple(
         OpenPrompt(f"{forms.CATEGORY}-{name}", forms.CATEGORY, form.prompt, name)
         for name, form in forms.FORMS.items()
     )
-    return tuple(prompt for prompt in known if prompt.category in wanted)
 
 
 def _list_prompts(asked: set[str]) -> tuple[OpenPrompt, ...]:
@@ -59,7 +64,7 @@ def get_prompt(prompt: OpenPrompt | str) -> OpenPrompt:
     """A prompt as it is, or one of the project's own by its id; else an UnknownNameError."""
     if isinstance(prompt, OpenPrompt):
         return prompt
-    known = {own.id: own for own in open_prompts()}
+    known = {own.id: own for own in _own_prompts()}
     if prompt not in known:
         hint = "Or build an core.tasks.OpenPrompt(id=, category=, prompt=)."
         raise UnknownNameError("prompt", prompt, known, hint)

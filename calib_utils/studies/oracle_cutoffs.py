@@ -76,9 +76,9 @@ def table3_losses(page: Page, tasks: Iterable[str]) -> pd.DataFrame:
     return over(tasks, lambda task: _tables(page, task).losses)
 
 
-def _tables(page: Page, task: str) -> Tables:
+def _tables(page: Page, task: str, details: bool = True) -> Tables:
     request = request_for(page.model, task, Policies(page.end), results_dir=page.store)
-    return request.tables(_SETTINGS, losses=True, frontier=True)
+    return request.tables(_SETTINGS, losses=details, frontier=details)
 
 
 def in_study(table: pd.DataFrame) -> pd.DataFrame:
@@ -269,12 +269,7 @@ def compared(table: pd.DataFrame) -> pd.DataFrame:
 
 def list_rows(page: Page, names: Iterable[str] = LISTS) -> pd.DataFrame:
     """Rows of `evaluate` for the settings of `table3` on closed lists."""
-
-    def rows(task: str) -> pd.DataFrame:
-        request = request_for(page.model, task, Policies(page.end), results_dir=page.store)
-        return request.tables(_SETTINGS).settings
-
-    return over(names, rows)
+    return over(names, lambda task: _tables(page, task, details=False).settings)
 
 
 def list_parts(page: Page, names: Iterable[str] = LISTS) -> pd.DataFrame:
