@@ -52,8 +52,6 @@ _PROMPTS = {
 }
 _TOKENS = {LISTS: 7, FORMS: 12, TEXTS: 24}
 SHOWN = "item-city"  # the prompt whose single step is drawn: the longest of the lists
-# Of the lists, where each candidate or each setting needs many texts.
-_FEWER = _PROMPTS[LISTS][::2]
 SOURCES = ("greedy", "any of 10 drawn", "half of 10 drawn")
 PAPER_ACCURACY = 0.809  # of its judge against people (App. A.2); errors of either kind not given
 MIN_VALID = 6  # valid texts compared where nonsense is left out
@@ -74,7 +72,7 @@ class Plan:
     """Sweeps by their use, and the size of what is drawn for Table 1."""
 
     trees: dict[str, tuple[Sweep, ...]]  # of each kind, by rising depth from 1
-    drawn: Sweep  # completes candidates of the first lists by drawing (Fig. 7)
+    drawn: Sweep  # completes candidates of the lists by drawing (Fig. 7)
     oracle: dict[str, Sweep]  # of two kinds: give the valid first two tokens of Table 1
     n_texts: int
     budget: int | None
@@ -96,10 +94,9 @@ def laptop(seed: int = 0, end: str = "eos") -> Plan:
     in their logarithm, to which recall there is relative.
     """
 
-    def tree(kind: str, name: str, prompts=None, seeds: tuple[int, ...] = (seed,), **tree) -> Sweep:
+    def tree(kind: str, name: str, seeds: tuple[int, ...] = (seed,), **tree) -> Sweep:
         name = f"{kind}-{name}-seed{seed}" if seed else f"{kind}-{name}"
-        asked = prompts or _PROMPTS[kind]
-        return Sweep(asked, seeds, name, max_tokens=_TOKENS[kind], end=end, **tree)
+        return Sweep(_PROMPTS[kind], seeds, name, max_tokens=_TOKENS[kind], end=end, **tree)
 
     several = (2 * seed, 2 * seed + 1)  # disjoint for every seed
     pairs = {"depth": 2, "ranks": log_ranks(8, 1000)}
@@ -114,7 +111,7 @@ def laptop(seed: int = 0, end: str = "eos") -> Plan:
     openings = tree(TEXTS, "openings", depth=2, ranks=log_ranks(12, 1000))
     return Plan(
         trees,
-        drawn=tree(LISTS, "drawn", _FEWER, ranks=range(0, 1000, 100), n_samples=10),
+        drawn=tree(LISTS, "drawn", ranks=range(0, 1000, 100), n_samples=10),
         oracle={LISTS: trees[LISTS][1], TEXTS: openings},
         n_texts=12,
         budget=4,
@@ -407,7 +404,6 @@ def texts_of(
     found = {}
     for kind, sweep in study.plan.oracle.items():
         own = study.candidates[sweep.name]
-        own = own[own.prompt_id.isin(_FEWER)] if kind == LISTS else own
         forced = forced_tokens(own, study.plan.n_texts, seed)
         if not forced:
             continue
