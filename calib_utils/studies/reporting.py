@@ -3,6 +3,7 @@
 Computes no number and looks at no clock: run again from the same rows, a page says the same.
 """
 
+import html
 import json
 import math
 import re
@@ -209,6 +210,13 @@ def show(table: pd.DataFrame, digits: int = 2, floor: float = 0.0, zeros: bool =
     return HTML(f'<div class="table-scroll" tabindex="0">{body}</div>')
 
 
+def fold(table: pd.DataFrame, title: str, **options) -> HTML:
+    """A long table, as `show` makes it, behind a line to click; the book adds its CSV there."""
+    body, rows = show(table, **options).data, f"{len(table)} row{'s' * (len(table) != 1)}"
+    head = f"<summary>{html.escape(title)} ({rows})</summary>"
+    return HTML(f'<details class="table-fold">{head}{body}</details>')
+
+
 def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
     """The table with each estimate and its interval in one cell, for the eye.
 
@@ -286,6 +294,7 @@ class Page:
     source: str  # the weights that the numbers come from and what closes an answer, in one line
 
     show = staticmethod(show)
+    fold = staticmethod(fold)
     glue = staticmethod(glue_number)
     glue_verdicts = staticmethod(glue_verdicts)
     with_intervals = staticmethod(with_intervals)
