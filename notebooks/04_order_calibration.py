@@ -9,24 +9,22 @@
 # ---
 
 # %% [markdown]
-# # Order calibration: are valid tokens ranked first?
+# # Order: are valid tokens ranked first?
 #
-# **What the paper claims** (Sec. 4, App. A and B, Fig. 2, 3, 4, 7, Table 1). In open-ended writing
-# nobody can list the valid answers, but a candidate for the next token can be tried: force it, let
-# the model finish, and judge the text. Ranked by probability, valid and invalid candidates turn out
-# to be mixed, so every rank cutoff gives up recall or precision; it gets worse with each further
-# token; and whoever knew which tokens are valid, for two steps only, would write more diverse texts
-# than any cutoff does.
+# **Question.** Does a model rank the valid next tokens above the invalid ones, so that a
+# {term}`cutoff` can keep the first and drop the rest? The paper says no: the two kinds are mixed at
+# every step (the paper's Fig. 2 to 4), and an oracle that knows the valid tokens of the first two
+# steps writes more diverse texts than any cutoff does (the paper's Table 1).
 #
-# **What we find.** On {glue:text}`lists_asked` prompts that a list decides and
-# {glue:text}`forms_asked` that a rule decides, with one token forced: area under the
-# precision-recall {term}`frontier` {glue:text}`lists_area` and {glue:text}`forms_area`, where a
-# {term}`random order` has {glue:text}`lists_random_area` and {glue:text}`forms_random_area`; recall
-# at precision 0.8 {glue:text}`lists_recall_at` and {glue:text}`forms_recall_at`. The greedy answer is
-# valid on {glue:text}`lists_answered` and {glue:text}`forms_answered` of them.
-# {glue:text}`headline` The table near the end has the interval that decides each.
-#
-# **How to check it** is at the end.
+# **Answer.** On {glue:text}`lists_asked` prompts that a list decides and {glue:text}`forms_asked`
+# that a rule decides, the ranking of the first token has an area under precision and recall of
+# {glue:text}`lists_area` and {glue:text}`forms_area`; a perfect order would have 1, and a
+# {term}`random order` of the same candidates has {glue:text}`lists_random_area` and
+# {glue:text}`forms_random_area`. A cutoff that is right about 80 % of what it keeps finds
+# {glue:text}`lists_recall_at` and {glue:text}`forms_recall_at` of the valid tokens (brackets hold
+# 95 % intervals over prompts). Of the {glue:text}`claims` claims of the paper that this model can
+# be tested on, {glue:text}`reproduced` are reproduced, {glue:text}`not_reproduced` are not, and
+# {glue:text}`not_decided` are not decided.
 
 # %% tags=["parameters"]
 model = "qwen2.5-coder-0.5b-instruct"  # embedded name, hub id, local folder or .gguf file
@@ -51,128 +49,108 @@ figures.use_style()
 options = {"revision": revision, "dtype": dtype, "device": device, "chat": chat}
 page = cu.open_page(model, results_dir=results_dir, end=end, **options)
 plan = (study.quick if quick else study.laptop)(seed, page.end)
-lists, forms, texts = study.JUDGES
-
-# %% [markdown]
-# ## What was tried, and who decides
-#
-# A judge of stories that fits on a laptop is no good reader, and the paper's own errs in a fifth of
-# the texts. So the prompts here are such that a program decides, and no judge is needed:
-#
-# - *lists*: name a planet, a currency, a constellation. A text is valid where the whole of it is
-#   one of the names of a closed set, in any common form and spelling that the list has. What a list
-#   leaves open is not counted.
-# - *forms*: write a date of a given year, an expression that equals 24, a legal first move in
-#   chess. A parser or a rule decides.
-#
-# The model is told neither the list nor the rule. Free texts, which only a checker of grammar
-# labels here, are in the appendix at the end.
-#
-# Candidates form a {term}`sweep`: at depth 1 every tenth rank up to 1,000, as in the paper; trees of
-# two or three forced tokens have 8 or 4 ranks a step, spaced evenly in their logarithm. So recall
-# is relative to the ranks tried, never to the whole vocabulary.
+lists, _, texts = study.JUDGES
 
 # %%
 run = study.run(page.model, plan, page.store)
 when = page.when_written([sweep.name for sweep in plan.sweeps])
+measured = study.measures(run)
 
-# %%
-page.show(study.label_counts(run))
+# %% mystnb={"figure": {"caption": "One dot a prompt, first token of the answer. Left: area under the precision-recall frontier against that of a random order of the same candidates; on the diagonal the ranking knows nothing, at the top it is perfect. Right: recall at precision 0.8 against prevalence, the share of the candidates that is valid (compare the paper's Fig. 4). Labels by lists and rules.", "name": "fig-prompts"}, "image": {"alt": "Two scatter plots with a dot per prompt: area against a random order's, and recall at precision 0.8 against prevalence."}}
+figure = figures.prompt_points(measured[measured.kind.isin(study.EXACT) & (measured.forced == 1)])
+_ = figures.source_line(figure.axes[0], page.source, when)
 
 # %% [markdown]
-# ## One step
+# ## How we know
 #
-# The first token of an answer ({numref}`fig-one-step`). Walking down the ranking, precision is the
-# share of valid candidates so far, recall the share of all valid ones found so far
-# ({term}`local precision` and {term}`local recall`, Def. 4.1).
+# ### Prompts that a program can decide
+#
+# Nobody can list all valid stories, so the paper lets a large language model judge its texts, and
+# that judge errs on one text in five. This chapter asks for answers that a program can decide:
+#
+# - *Lists* ask for a planet, a currency or a constellation. A text is valid if the whole of it is
+#   one of the names of a closed set, in any common form. What a list leaves open is not counted.
+# - *Forms* ask for a date of a given year, an expression that equals 24 or a legal first move in
+#   chess. A parser or a rule decides.
+#
+# The model is told neither the list nor the rule. A {term}`sweep` forces one candidate after
+# another as the next token, lets the model finish the text greedily, that is with its most probable
+# tokens, and labels the candidate by the text. Candidates for the first token are every tenth rank
+# up to rank 1,000, as in the paper. Trees of two or three forced tokens have 8 or 4 ranks a step,
+# spaced evenly in their logarithm. So recall is always relative to the ranks that were tried, and
+# never to the whole vocabulary.
 
-# %% mystnb={"figure": {"caption": "One next token: precision (solid) and recall (dashed) against the number of tokens kept, on a logarithmic axis, with prevalence (dotted). A perfect order would hold precision at 1 until recall reaches 1 (compare Fig. 3 of the paper). Labels by a list.", "name": "fig-one-step"}, "image": {"alt": "Precision falling and recall rising as the cutoff moves down the ranking of one next token."}}
+# %%
+page.fold(
+    study.sizes(run), "What was tried, what its labels say, and the paper's own size", digits=3
+)
+
+# %% [markdown]
+# ### One token of one prompt
+#
+# {numref}`fig-one-step` walks down the ranking of a single next token. {term}`Local precision
+# <local precision>` is the share of the kept candidates that is valid, and {term}`local recall` the
+# share of all valid candidates that is kept.
+
+# %% mystnb={"figure": {"caption": "One next token: precision (solid) and recall (dashed) against the number of tokens kept, on a logarithmic axis, with prevalence (dotted). A perfect order would hold precision at 1 until recall reaches 1 (compare the paper's Fig. 3). Labels by a list.", "name": "fig-one-step"}, "image": {"alt": "Precision falling and recall rising as the cutoff moves down the ranking of one next token."}}
 shown = study.SHOWN
 city = run.candidates[plan.trees[lists][0].name].query("prompt_id == @shown")
 ax = figures.cutoff_curves(study.precision_recall.local_curves(city))
 _ = figures.source_line(ax, page.source, when)
 
 # %% [markdown]
-# The texts behind it: the highest candidates that turn out valid, and those that do not (compare
-# App. B). A candidate's probability is not what makes it valid.
+# These are the texts behind it: the highest candidates that turn out valid, and the highest that do
+# not (compare the paper's App. B). The probability of a candidate (*p*) is not what makes it valid.
 
 # %%
 page.show(study.examples(run, plan.trees[lists][0].name, shown))
 
 # %% [markdown]
-# ## Every prompt
+# ### All prompts
 #
-# One dot a prompt ({numref}`fig-prompts`). A random order's frontier lies above
-# {term}`prevalence`, since the best cutoff is picked after the fact: what the ranking knows is the
-# height above the diagonal.
-
-# %% mystnb={"figure": {"caption": "Left: area under the frontier of each prompt against that of a random order of the same candidates; on the diagonal the ranking knows nothing, at the top it is perfect. Right: recall at precision 0.8 against prevalence (compare Fig. 4 of the paper). One forced token; labels by lists and rules.", "name": "fig-prompts"}, "image": {"alt": "Two scatter plots with a dot per prompt: area against a random order's, and recall at precision 0.8 against prevalence."}}
-measured = study.measures(run)
-figure = figures.prompt_points(measured[measured.kind.isin(study.EXACT) & (measured.forced == 1)])
-_ = figures.source_line(figure.axes[0], page.source, when)
-
-# %% [markdown]
-# Means over prompts, with 95 % bootstrap intervals over prompts {cite:p}`hesterberg2015bootstrap`,
-# and the deeper trees below them. *Forced* is how deep the tree is, *depth* the step in it. Recall
-# is weighted by the valid texts below a candidate (Def. 4.1); prompts without a valid candidate
-# have none.
+# The precision and recall of every possible cutoff trace a {term}`frontier`, and the area under it
+# says how good the ranking is. Even a random order has more area than {term}`prevalence`, because
+# the best cutoff is picked after the fact. So the number to look at is *area_gain*, the area beyond
+# that of a random order.
 #
-# - *area_gain*: area less that of a random order; *past_half*: what it is above half of the gain of
-#   a perfect order, which reaches 1.
-# - *prevalence*: of valid candidates, over the nodes that have one; *prevalence_all*: over all.
-# - *n_runs*: trees with a valid candidate.
+# The table has means over prompts with 95 % bootstrap intervals over prompts
+# {cite:p}`hesterberg2015bootstrap`. *Forced* is how many tokens a tree forces, and *depth* is the
+# step in it. *past_half* is the area beyond half of what a perfect order would gain, *prevalence*
+# is taken over the nodes that have a valid candidate, *prevalence_all* over all nodes, and *n_runs*
+# counts trees. Recall weighs a candidate by the valid texts below it (the paper's Def. 4.1).
 
 # %%
 depths = study.depth_table(measured)
 exact = depths[depths.kind.isin(study.EXACT)]
-page.show(page.with_intervals(exact.drop(columns="recall")))
+exact = page.with_intervals(exact.drop(columns="recall"))
+page.fold(exact, "Area, recall and prevalence by the number of forced tokens and the step")
 
 # %% [markdown]
-# ## Deeper trees
+# ### Deeper into the answer
 #
-# A candidate is valid if *some* text below it is (the paper's rule). So a token near the root,
-# with more texts below it, is valid more easily: over all nodes prevalence falls with depth **by
-# definition** (*prevalence_all*), and precision with it. A node without any valid candidate has no
-# frontier: deep down only nodes where the model is still on its way to a valid text are left, which
-# are the easy ones. So steps are compared within the same trees, by their area and by what it is
-# beyond a random order's.
+# Does the ranking get worse with each further token? The paper calls a candidate valid if *some*
+# text below it is. A token near the root has more texts below it, so prevalence falls with depth
+# **by definition**, and precision falls with it. Nodes without any valid candidate have no frontier
+# at all, and deep in a tree those that remain are the easy ones. We therefore compare steps within
+# the same trees, by their area and by what it exceeds a random order by.
 
-# %% mystnb={"figure": {"caption": "Lists: precision against recall on the frontier of all cutoffs, a panel per step of the same trees: mean (line) and extremes (band) over nodes. Dotted: prevalence; dash-dotted: the mean height of a random order. What the ranking knows is the distance to the dash-dotted line (compare Fig. 2 right of the paper).", "name": "fig-depth-lists"}, "image": {"alt": "Panels of precision-recall frontiers by depth for lists, with prevalence and a random order."}}
+# %% mystnb={"figure": {"caption": "Lists: precision against recall on the frontier of all cutoffs, a panel per step of the same trees: mean and extremes over nodes, with prevalence and the mean height of a random order. What the ranking knows is the distance from the mean to the random order (compare the paper's Fig. 2, right).", "name": "fig-depth-lists"}, "image": {"alt": "Panels of precision-recall frontiers by depth for lists, with prevalence and a random order."}}
 figure = figures.depth_frontiers(*study.deepest(run, depths, lists))
 _ = figures.source_line(figure.axes[0], page.source, when)
 
-# %% mystnb={"figure": {"caption": "Forms: the same.", "name": "fig-depth-forms"}, "image": {"alt": "Panels of precision-recall frontiers by depth for forms, with prevalence and a random order."}}
-figure = figures.depth_frontiers(*study.deepest(run, depths, forms))
-_ = figures.source_line(figure.axes[0], page.source, when)
-
-# %% [markdown]
-# The later step less the earlier one, within the same tree:
-
 # %%
 changes = study.depth_changes(measured)
-page.show(page.with_intervals(changes[changes.kind.isin(study.EXACT)]))
+of_exact = page.with_intervals(changes[changes.kind.isin(study.EXACT)])
+page.fold(of_exact, "A later step less an earlier one of the same trees, lists and forms")
 
 # %% [markdown]
-# ## The authors' own points
+# ### Is one completion enough to label a candidate?
 #
-# The paper's demo page gives points for two models and four beginnings of a story, labelled by its
-# judge. Most of the area there is prevalence.
+# The paper completes every candidate once, greedily, and shows that ten drawn completions would say
+# the same (the paper's Fig. 7). Here are both labels for the same candidates of the lists. How many
+# of the ten have to be valid the paper does not say, so we try two readings.
 
-# %% mystnb={"figure": {"caption": "The authors' published points of two larger models: precision against recall, a line per prefix, with prevalence (dotted). Most of the area is prevalence.", "name": "fig-published-points"}, "image": {"alt": "Precision against recall of two published models, a line per prefix, with prevalence."}}
-published = study.precision_recall.from_published()
-figure = figures.published_frontiers(study.precision_recall.published_points(), published)
-_ = figures.source_line(figure.axes[0], "points published with arXiv:2605.11128v1")
-
-# %%
-page.show(published.drop(columns="recall"))
-
-# %% [markdown]
-# ## Is one greedy completion enough?
-#
-# Candidates of lists, labelled by their greedy completion and by ten drawn ones (compare
-# Fig. 7). How many of ten have to be valid is not said, so both readings are shown.
-
-# %% mystnb={"figure": {"caption": "Lists: mean precision-recall frontiers of the same candidates under three ways to label them; thin: lowest and highest node. Lines that lie close say that one greedy completion is enough (compare Fig. 7 of the paper).", "name": "fig-greedy-drawn"}, "image": {"alt": "Precision-recall frontiers of the same candidates under three ways to label them."}}
+# %% mystnb={"figure": {"caption": "Lists: mean precision-recall frontiers of the same candidates under three ways to label them; thin: lowest and highest node. Lines that lie close say that one greedy completion is enough (compare the paper's Fig. 7).", "name": "fig-greedy-drawn"}, "image": {"alt": "Precision-recall frontiers of the same candidates under three ways to label them."}}
 grid, sources = study.greedy_and_drawn(run)
 ax = figures.compared_frontiers(
     study.precision_recall.frontiers_by_depth(grid, by="labels"), by="labels"
@@ -181,103 +159,105 @@ _ = figures.source_line(ax, page.source, when)
 
 # %%
 summary = study.precision_recall.depth_summary(sources, by="labels").drop(columns="recall")
-page.show(page.with_intervals(summary))
+page.fold(page.with_intervals(summary), "The same candidates under three ways to label them")
 
 # %% [markdown]
-# ## Can a language model be the judge?
+# ### Why no language model judges here
 #
-# The paper's judge has 35 billion parameters and agrees with people on 81 % of texts (F1 0.80).
-# Here a language model gets the same task in our own words: grammar, semantics and overall quality
-# from 1 to 10, valid from 9 on all three (`calib_utils.openended.judges`). Half of the texts it is asked
-# about are valid where there are enough, so 0.5 is chance and saying no to everything gets
-# *always_invalid*. The references are the lists, and for grammar the checker, which errs itself.
+# The paper's judge has 35 billion parameters and agrees with people on 81 % of texts. We gave a
+# small language model the same task in our own words: it marks grammar, semantics and overall
+# quality from 1 to 10, and calls a text valid from 9 on all three. Half of the texts it is asked
+# about are valid where there are enough, so an accuracy of 0.5 is chance, and *always_invalid* is
+# what saying no to everything would get. The references are the lists, and for grammar a checker,
+# which errs itself.
 
 # %%
 judge = study.judge_by_name(judge_model if plan.judged else "", judge_url)
 samples, judged = study.ask(run, judge, seed, page.store, page.model.key)
 agreements = study.agreement_table(samples, judged, run)
-
-# %%
 print("judge:", judge.name if judge else "none in this run")
-page.show(page.with_intervals(agreements))
+page.fold(page.with_intervals(agreements), "The judge against the lists and the grammar checker")
 
 # %% [markdown]
-# The {term}`noise floor`: what a **perfect** ranking of 1,000 candidates would seem to have under
-# a judge that errs at random, at the prevalence of this page's lists (*prevalence* is then the
-# share that the judge calls valid). A frontier measured with such a judge says little about the
-# ranking.
+# Such errors set a {term}`noise floor`: even a **perfect** ranking of 1,000 candidates, at the
+# prevalence of these lists, would seem as poor as the next table says. The points that the authors
+# publish show the other half of the problem: their areas lie only
+# {glue:text}`published_gain` above those of a random order, because most of their candidates are
+# valid. [What a judged curve can show](../../noise_floor.md) lets you move both by hand.
 
 # %%
 first = depths[(depths.kind == lists) & (depths.forced == 1)].iloc[0]
-noise = study.noise_table(agreements, first.prevalence_all)
-page.show(noise)
+page.fold(
+    study.noise_table(agreements, first.prevalence_all), "A perfect ranking under a noisy judge"
+)
+
+# %%
+published = study.precision_recall.from_published().drop(columns="recall")
+page.fold(published, "The authors' published points, by model and beginning of a story")
 
 # %% [markdown]
-# People are the better reference. No human label comes with this book. This writes a sheet with 50
-# texts of either kind for a person to fill in, and `verifiers.read_sheets` reads what comes back:
+# People are the better reference, and no human labels come with this book. The last section says
+# how to make some.
 #
-# ```python
-# texts = study.to_annotate(run, 50)
-# cu.openended.verifiers.write_sheet("label-me.csv", texts)
-# cu.openended.verifiers.read_sheets(texts, "label-me.csv")
-# ```
+# ### What knowing two steps would buy
 #
-# ## Knowing validity for two steps
+# In the paper's Table 1 an *oracle* draws its first two tokens uniformly from those that were found
+# valid, and then the model goes on as usual. The other strategies cut every step. Of each of them
+# we draw four settings from its grid in the paper's Table 3, and each setting writes 12 texts for
+# every list prompt. What counts is the most diverse setting whose validity is 0.8 or more.
 #
-# Table 1 of the paper: an *oracle* draws its first two tokens uniformly from those found valid,
-# then the model goes on as usual. The others cut every step. For each of them four settings are
-# drawn from its grid in Table 3 (the oracle has one), each writes 12 texts for each prompt, and
-# the most diverse setting with validity 0.8 or more counts; *best_of* is the expected best of as
-# many settings as the smallest grid has. {term}`Embedding diversity <embedding diversity>` is the
-# mean of 1 − cosine over pairs of texts; {term}`self-BLEU` is high where texts repeat each other,
-# over all texts and in groups of four, since the paper's "n = 4" can mean either. The prompts are
-# every other list, whose names are short; the free texts, longer and judged by grammar alone, are
-# in the appendix.
+# {term}`Embedding diversity <embedding diversity>` is the mean of 1 − cosine over pairs of texts,
+# and {term}`self-BLEU` is high where texts repeat each other. It is taken over all texts and over
+# groups of four, since the paper's "n = 4" can mean either.
 
 # %%
 drawn = study.texts_of(page.model, run, seed, page.store)
-embed = study.embedder_of(embedder)
-scores = study.scores_of(drawn, embed, seed=seed)
+scores = study.scores_of(drawn, study.embedder_of(embedder), seed)
 compared = study.comparisons(scores)
 apart = study.differences(scores)
 table1_when = page.when_written([f"table1-{sweep.name}" for sweep in plan.oracle.values()])
 
-# %% mystnb={"figure": {"caption": "Lists: Table 1 on this model, a row per strategy. Left: embedding diversity, more is better; middle and right: self-BLEU, less is better. Dots with 95 % intervals over prompts; hollow: the paper's numbers, of other models, prompts and judge.", "name": "fig-table1-lists"}, "image": {"alt": "Dots with intervals of embedding diversity and self-BLEU by strategy for lists, the paper's numbers hollow."}}
+# %% mystnb={"figure": {"caption": "Lists: the strategies of the paper's Table 1 on this model, a row each. Left: embedding diversity, more is better; middle and right: self-BLEU, less is better. Dots with 95 % intervals over prompts; hollow: the paper's numbers, of other models, prompts and judge.", "name": "fig-table1-lists"}, "image": {"alt": "Dots with intervals of embedding diversity and self-BLEU by strategy for lists, the paper's numbers hollow."}}
 if lists in scores:
     own = compared[compared.kind == lists]
     figure = figures.strategy_dots(own, study.table1.published_table1())
     _ = figures.source_line(figure.axes[0], page.source, table1_when)
+else:
+    print(study.NO_OPENING)
 
 # %% [markdown]
-# *tried* settings, *usable* ones with validity 0.8, the chosen one, and each measure with its
-# interval over prompts. *held_out* chooses the setting on the other prompts. Then the oracle less
-# each strategy, prompt by prompt:
+# *tried* counts settings, *usable* those with validity 0.8, and the setting that was chosen has its
+# *parameter* and *temperature*. *best_of* is the expected best of as many settings as the smallest
+# grid has, and *held_out* chooses the setting of a prompt on the other prompts.
 
 # %%
-page.show(page.with_intervals(study.compact(compared)))
+page.fold(page.with_intervals(study.compact(compared)), "Every strategy, on lists and free texts")
 
 # %%
-page.show(page.with_intervals(apart))
+page.fold(page.with_intervals(apart), "The oracle less each strategy, prompt by prompt")
 
 # %% [markdown]
-# ## The paper's own size
+# ### Free texts, judged by their grammar alone
 #
-# Ten trees of depth 3 with 100 candidates a step, completed to 64 tokens (the length is not given),
-# beside what this page ran. On a graphics card the same functions do it: `sweeps.Sweep` takes the
-# depth, the ranks and the prompts, `prompts.noveltybench()` the paper's queries,
-# `sweeps.size_of` counts its texts and tokens before it runs, and `sweeps.sweep` runs it.
+# The model was also asked for a story, a joke, a poem and a plot. An offline checker of spelling
+# and grammar (*harper*) labels these texts, so "valid" means **free of the errors that it finds**.
+# It knows no meaning, it misses errors, and it does not punish a text that was cut off. The numbers
+# say how often the model goes on without a slip after a forced token, and they decide no claim. The
+# trees begin after 1 to 12 tokens of the model's own; with one token forced there are 48 ranks.
 
 # %%
-page.show(study.sizes(plan), digits=3)
+of_texts = page.with_intervals(depths[depths.kind == texts].drop(columns="recall"))
+page.fold(of_texts, "Free texts: area, recall and prevalence, by grammar alone")
 
 # %% [markdown]
 # ## Claims and findings
 #
-# A model whose greedy answer is valid on fewer than ten of the lists, or of the forms, cannot do what
-# the claims about them are about, and is excluded. Else the interval decides; where it holds both
-# answers the claim is not decided here, nor where the
-# oracle's own texts are valid less often than 0.8. The tests of the ranking are ours, and counted
-# apart.
+# The column *source* names sections, figures and tables of the paper. A model whose greedy answer
+# is valid on fewer than ten of the lists, or of the forms, cannot do what the claims about them are
+# about, and is excluded; this model's is valid on {glue:text}`lists_answered` lists and
+# {glue:text}`forms_answered` forms. In all other cases the interval decides. A claim is not decided
+# where the interval holds both answers, or where the oracle's own texts are valid less often than
+# 0.8. The tests of the ranking are ours, and are counted apart.
 
 # %%
 can = study.answered(measured)
@@ -290,27 +270,10 @@ page.glue_each(study.headline(depths, measured), "{}")
 page.glue_each({f"{kind}_answered": f"{n} of {asked}" for kind, (n, asked) in can.items()}, "{}")
 
 # %% [markdown]
-# ## Appendix: free texts, by their grammar alone
-#
-# A story, a joke, a poem, a plot. An offline checker of spelling and grammar (*harper*) labels
-# them, so "valid" means **free of the errors that it finds**: it knows no meaning, misses errors,
-# and a text that was cut off is not punished for it. These numbers say how often the model goes on
-# without a slip after a forced token, and decide no claim of the paper. The trees begin after 1 to
-# 12 tokens of the model's own; with one token forced there are 48 ranks, spaced evenly in their
-# logarithm.
-
-# %% mystnb={"figure": {"caption": "Free texts, labelled by grammar alone: frontiers by step of the same trees, as for lists and forms.", "name": "fig-depth-texts"}, "image": {"alt": "Panels of precision-recall frontiers by depth for free texts, with prevalence and a random order."}}
-figure = figures.depth_frontiers(*study.deepest(run, depths, texts))
-_ = figures.source_line(figure.axes[0], page.source, when)
-
-# %%
-page.show(page.with_intervals(depths[depths.kind == texts].drop(columns="recall")))
-
-# %% [markdown]
 # ## Check it yourself
 #
-# What the ranking knows is the area beyond a random order. Destroy the order and it should go. In
-# a cell of this page:
+# What the ranking knows is the area beyond a random order. Destroy the order and that area should
+# go. In a cell of this page:
 #
 # ```python
 # import numpy as np
@@ -322,24 +285,31 @@ page.show(page.with_intervals(depths[depths.kind == texts].drop(columns="recall"
 # study.precision_recall.node_measures(study.precision_recall.local_curves(city))[["random_area", "area"]]
 # ```
 #
-# Shuffled, the area scatters around the random one; if it kept the height of the last line, the
-# area would not be about order. Where the last line lies within that scatter, this model's ranking
-# knows nothing about this step. Other trees, draws and settings, kept apart from these:
+# Shuffled, the area scatters around the random one. If it kept the height of the last line, the
+# area would not be about order. Where the last line itself lies within that scatter, this model's
+# ranking knows nothing about this step.
+#
+# This draws other trees, texts and settings, and keeps them apart from these:
 #
 # ```text
 # python -m calib_utils run --model NAME --notebook 04_order_calibration -p seed=1 \
 #   --results-dir other --book-dir other-pages
 # ```
 #
-# Their intervals should overlap those above, since prompts are the same; a verdict that changes
-# says that the sample was too small for it. Every text is stored with its tokens, ranks,
-# log-probabilities and label, so labels can be made anew without the model, by another judge or by
-# hand.
+# The prompts are the same, so the intervals should overlap with those above; a verdict that changes
+# says that the sample was too small for it.
 #
-# ## Summary and provenance
+# This writes a sheet with 50 texts of either kind for a person to label, and reads it back:
 #
-# Texts and labels are kept under the results folder; a run after a kill goes on from there. They
-# are reused for the same weights, prompts and convention only.
+# ```python
+# items = study.to_annotate(run, 50)
+# cu.openended.verifiers.write_sheet("label-me.csv", items)
+# cu.openended.verifiers.read_sheets(items, "label-me.csv")
+# ```
+#
+# Every text is stored with its tokens, ranks, log-probabilities and label, and is reused for the
+# same weights, prompts and convention only. A run that was stopped goes on where it was. On a
+# graphics card the same functions do the paper's own size (`study.paper`).
 
 # %%
 print("numbers from", page.source)

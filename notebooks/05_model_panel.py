@@ -9,25 +9,22 @@
 # ---
 
 # %% [markdown]
-# # All models: does size or training help?
+# # Across models: do size and training help?
 #
-# **What the paper claims** (Sec. 4 and 5, Fig. 4, 8, 9). Over 21 checkpoints of four families, 14
-# of them post-trained: the area under the precision–recall frontier rises mildly with size, and
-# recall at precision 0.8 stays low whatever the size. On four models (of three families; the paper
-# says four) the oracle cutoff shows the same two failures, of order and of shape.
+# **Question.** Does a larger or a better trained model put valid tokens first, and spread its
+# probability over them? Over 21 checkpoints of four families the paper finds that the area under the
+# precision–recall frontier rises only mildly with size, that recall at precision 0.8 stays low
+# whatever the size (the paper's Fig. 4 and 8), and that the same faults of order and of shape show
+# in four models (the paper's Fig. 9).
 #
-# **What this page is.** Every model that has results in this checkout, side by side. It reads what
-# the other chapters stored and loads no model, so it grows by a row when somebody runs one. A
-# model that was not run has no number of ours: the coverage table says which those are, and the
-# command that would measure each. What the authors published stands beside ours, drawn open and
-# called so.
-#
-# **What we find.** {glue:text}`models` models have results here, {glue:text}`paper_measured` of
-# the paper's {glue:text}`paper_models` checkpoints among them. {glue:text}`headline` Every
-# model that can do the tasks has a vote, and so has every task of a model; majorities decide, and
-# the table near the end has the counts.
-#
-# **How to check it** is at the end.
+# **Answer.** {glue:text}`models` models have results here, with {glue:text}`size_pairs` pairs of two
+# sizes of one family and {glue:text}`stage_pairs` pairs of a base model and its post-trained one; of
+# the paper's {glue:text}`paper_models` checkpoints {glue:text}`paper_measured` were run. Every model
+# that can do a task has a vote, and of the {glue:text}`claims` claims about models
+# {glue:text}`reproduced` are reproduced, {glue:text}`not_reproduced` are not, and
+# {glue:text}`not_decided` are not decided. A single pair of sizes is no trend, and between families
+# size is mixed up with everything else, so the claims about size need more models than a laptop
+# runs.
 
 # %% tags=["parameters", "all-results"]
 seed = 0  # not used here: nothing is drawn but the bootstrap's resamples, which have their own
@@ -44,26 +41,37 @@ page = cu.open_page(results_dir=results_dir)
 found = study.read(page.store)
 when = page.when_measured()
 
+# %% mystnb={"figure": {"caption": "Order against size: area under the precision-recall frontier of the first token (upper) and recall at precision 0.8 (lower) against parameters, for lists, forms and free texts, with 95 % intervals where ten prompts or more stand behind a mean. Black tick: a random order. Lines join two sizes of one family, or a base model and its post-trained one. Open: the authors' points (compare the paper's Fig. 4 and 8).", "name": "fig-size"}, "image": {"alt": "Dots with intervals of area and recall against the number of parameters, by family, published points open."}}
+order = study.order_table(found)
+first = study.sized(order[order.forced == 1], found.models)
+pairs = study.size_pairs(found.models) + study.stage_pairs(found.models)
+figure = figures.against_size(first, pairs, study.published_order())
+_ = figures.source_line(figure.axes[0], page.source, when)
+
 # %% [markdown]
-# ## Coverage
+# ## How we know
 #
-# The paper's 21 checkpoints and every other model that has results. *Parameters* and *GB* are of
-# the language model as it is loaded, weights alone; sizes marked ~ are inferred. First what a run
-# takes: `python -m calib_utils forecast --model` and its name.
+# ### What is compared
+#
+# This page reads what the other chapters stored of every model, and loads none. It grows by a row
+# when somebody runs a model. A model that was not run has no number of ours, and what the authors
+# published of theirs is drawn open and said to be so. Most models here are of a laptop's size, in 4
+# bits. The first table lists the paper's checkpoints too, with the command that would measure each;
+# sizes marked ~ are inferred. `python -m calib_utils forecast --model NAME` says what it would take.
 
 # %% tags=["nbval-ignore-output"]
 covered = cu.coverage(page.store)
-page.show(cu.coverage(page.store, for_page=True))
+page.fold(
+    cu.coverage(page.store, for_page=True), "The paper's checkpoints and ours: what is measured"
+)
 
 # %% [markdown]
-# ## What is read
-#
-# *Tasks*: of the eight of the chapter on oracle cutoffs. A base model's answers end with the line,
-# a chat model's with the end of its turn, as there. *Nodes with labels*: of the chapter on order,
-# prompts that a list or a rule decides, and free texts by grammar alone.
+# The second table says what is read of each model. *Tasks* counts those of the chapter on oracle
+# cutoffs, of eight. A chat model's answers end with its turn, a base model's with the line. *Nodes
+# with labels* are steps of the chapter on order.
 
 # %%
-page.show(study.sources(found))
+page.fold(study.sources(found), "What is read of each model, and the SHA-256 of its weights")
 
 # %%
 if len(found.left_out):
@@ -73,61 +81,47 @@ else:
     print("nothing was left out: all stored rows are of the current convention")
 
 # %% [markdown]
-# **What these models can show, and what not.** Models of a laptop's size, most of them in 4 bits.
-# Families in two sizes: {glue:text}`size_pairs`. A single pair is no trend, and between families
-# size is confounded with everything else. Base models beside their post-trained ones, of the
-# {glue:text}`stage_pairs_known` pairs in the paper's panel: {glue:text}`stage_pairs`. Without any,
-# nothing is said about training.
-
-# %% [markdown]
-# ## Order against size
+# ### Order against size
 #
-# Area under the precision–recall frontier of the next token, and recall at precision 0.8, one token
-# forced. Bars are 95 % intervals over prompts and seeds; fewer than ten prompts have none. The
-# black tick is what a {term}`random order` of the same candidates has: where most candidates are
-# valid, as among free texts judged by grammar, the area is high without any order. Recall is
-# weighted (Def. 4.1); nodes without a valid candidate are in no mean but that of *prevalence_all*;
-# *area_gain* is area less that of a random order, *n_runs* counts trees (prompts and seeds). The open
-# diamonds are computed from the points that the authors published for two models (one story prompt,
-# four prefixes each, ranks to 2,000, their judge): another measurement, beside ours and not
-# comparable in height.
-
-# %% mystnb={"figure": {"caption": "Order against size: area under the precision-recall frontier (upper) and recall at precision 0.8 (lower) against parameters, for lists, forms and free texts, with 95 % intervals where ten prompts or more stand behind a mean. Black tick: a random order. Lines join two sizes of one family, or a base model and its post-trained one. Open: the authors' points (compare Fig. 4 and 8 of the paper).", "name": "fig-size"}, "image": {"alt": "Dots with intervals of area and recall against the number of parameters, by family, published points open."}}
-order = study.order_table(found)
-first = study.sized(order[order.forced == 1], found.models)
-pairs = study.size_pairs(found.models) + study.stage_pairs(found.models)
-figure = figures.against_size(first, pairs, study.published_order())
-_ = figures.source_line(figure.axes[0], page.source, when)
+# In the figure above, the black tick is the area of a {term}`random order` of the same candidates.
+# Among free texts, which a checker of grammar judges, most candidates are valid, and the area is
+# high without any order. Fewer than ten prompts have no interval. The open diamonds are computed
+# from the points that the authors publish for two models: one story prompt, four beginnings each,
+# ranks to 2,000 and a judge of their own. Their height cannot be compared with ours.
+#
+# In the table *area_gain* is the area beyond that of a random order. Recall weighs a token by the
+# valid texts below it (the paper's Def. 4.1). Nodes without a valid candidate are in no mean but
+# that of *prevalence_all*, and *n_runs* counts trees (prompts and seeds).
 
 # %%
 columns = ["model", "kind", "forced", "depth"]
 estimates = order.loc[:, "area":"recall_at_high"].columns
 counts = ["n_nodes", "n_undefined", "n_prompts", "n_runs"]
 shown = order[[*columns, *estimates, "random_area", "prevalence", "prevalence_all", *counts]]
-page.show(page.with_intervals(shown))
+page.fold(page.with_intervals(shown), "Order by model, kind of prompt and step")
 
 # %% [markdown]
-# ## Validity and diversity
+# ### Validity and diversity
 #
-# Every setting of Table 3 and the oracle size. On tasks that a model hardly does, all settings lie
-# in the corner, and nothing can be learnt from the order of the curves. The table has the oracle
-# size beside the best practical rule. All numbers from here on are exact for the weights: nothing
-# is drawn.
+# {numref}`fig-panel-frontiers` has every setting of the paper's Table 3 and the {term}`oracle-size
+# cutoff`. On tasks that a model hardly does, all settings lie in the corner, and the order of the
+# curves says nothing. All numbers from here on are exact for the weights, since nothing is drawn.
 
-# %% mystnb={"figure": {"caption": "Diversity against validity of every setting (dots, by rule) with Pareto frontiers: a row per model, a column per task (compare Fig. 9 of the paper).", "name": "fig-panel-frontiers"}, "image": {"alt": "Grid of scatter plots of diversity against validity, a row per model and a column per task."}}
+# %% mystnb={"figure": {"caption": "Diversity against validity of every setting (dots, by rule) with Pareto frontiers, a panel per task and model (compare the paper's Fig. 9).", "name": "fig-panel-frontiers"}, "image": {"alt": "Grid of scatter plots of diversity against validity, a panel per task and model."}}
 names = list(dict.fromkeys(found.settings.model))
 figure = figures.frontier_panels(found.settings, names, list(study.SHOWN_TASKS))
 _ = figures.source_line(figure.axes[0], page.source, when)
 
 # %%
-page.show(study.compared(found), digits=2, floor=0.005)
+beside = study.compared(found)
+page.fold(beside, "The oracle size beside the best practical rule", digits=2, floor=0.005)
 
 # %% [markdown]
-# ## Order, shape and size of the cutoff
+# ### Order, shape and size of the cutoff
 #
-# Where the loss −ln(Val × Div) of temperature 1 without cutoff lies, in {term}`nats <nat>`, on
-# tasks where some setting of the model has a validity of 0.05 or more (chapter *Oracle cutoffs*
-# defines the {term}`order part`, the {term}`shape part` and the {term}`size part`).
+# Where does a model lose validity and diversity at temperature 1 without any cutoff? The loss
+# −ln(Val × Div), in {term}`nats <nat>`, splits into an {term}`order part`, a {term}`shape part` and a
+# {term}`size part`. Tasks on which no setting of the model has a validity of 0.05 are left out.
 
 # %% mystnb={"figure": {"caption": "The loss at temperature 1 without cutoff, in nats, split between order (hatched), shape (plain) and size of the cutoff (dotted), a bar per task and model.", "name": "fig-panel-split"}, "image": {"alt": "Stacked bars of the loss by task and model, split between order, shape and size."}}
 splits = study.testable(found, study.split_table(found))
@@ -136,13 +130,15 @@ figure = figures.split_of_models(alone)
 _ = figures.source_line(figure.axes[0], page.source, when)
 
 # %%
-page.show(alone[["task", "model", "validity", "diversity", "total", "order", "shape", "size"]])
+parts = alone[["task", "model", "validity", "diversity", *study.PARTS]]
+page.fold(parts, "The loss and its parts, by task and model")
 
 # %% [markdown]
-# ## Logit shape
+# ### Logit shape
 #
-# The published form fitted to the six queries of App. I (chapter *Logit shape* asks whether it is
-# the right one). Above the line ours, below it the 18 published fits, of other models.
+# The paper fits a line and then a logarithm to the sorted logits of six queries (its App. I), and
+# the chapter on logit shape asks whether that is the right form. Our fits stand above the line, the
+# 18 that the paper publishes for other models below it.
 
 # %% mystnb={"figure": {"caption": "R², mean squared error and breakpoint of every model's fits: a dot per query; filled: this book's models; open: as published.", "name": "fig-panel-shape"}, "image": {"alt": "Dots of three measures of fit by model and query, the published ones open."}}
 fits = study.shape_table(found)
@@ -150,14 +146,17 @@ figure = figures.published_dots(study.beside_published_fits(fits))
 _ = figures.source_line(figure.axes[0], page.source, f"{when}; open: arXiv:2605.11128v1")
 
 # %%
-page.show(fits[["model", "query", "c", "mse", "r2", "m", "B", "C", "jump"]], digits=3)
+fitted = fits[["model", "query", "c", "mse", "r2", "m", "B", "C", "jump"]]
+page.fold(fitted, "The fitted form, by model and query", digits=3)
 
 # %% [markdown]
-# ## Pairs
+# ### Pairs of models
 #
-# Differences within pairs: the larger model less the smaller of one family, and the post-trained
-# less its base model. Order is paired by prompt and seed, with a bootstrap interval from ten
-# prompts on; tasks are paired by task, and counted.
+# The fairest comparison is within a pair: a larger model less a smaller one of the same family, or a
+# post-trained model less its base model. Order is paired by prompt and seed, with a bootstrap
+# interval from ten prompts on. On tasks the numbers are exact, and *over* counts on how many the
+# second model's is larger. Without a pair of a base model and its post-trained one, of which the
+# paper's panel has {glue:text}`stage_pairs_known`, nothing is said about training.
 
 # %%
 paired = study.pair_table(found)
@@ -167,6 +166,9 @@ page.show(page.with_intervals(paired))
 
 # %% [markdown]
 # ## Claims and findings
+#
+# The column *source* names sections and figures of the paper. Every model that can do the tasks has
+# a vote, and so has every task of a model; majorities decide.
 
 # %%
 claims = study.findings(found)
@@ -174,33 +176,31 @@ page.show(claims)
 
 # %% tags=["remove-cell"]
 page.glue_verdicts(claims)
-page.glue("paper_models", int((covered.panel == "paper").sum()), "{}")
-page.glue("paper_measured", int(covered.measured[covered.panel == "paper"].sum()), "{}")
-page.glue("models", len(found.models), "{}")
-page.glue("size_pairs", len(study.size_pairs(found.models)), "{}")
-page.glue("stage_pairs", len(study.stage_pairs(found.models)), "{}")
+in_paper = covered[covered.panel == "paper"]
+size_pairs, stage_pairs = study.size_pairs(found.models), study.stage_pairs(found.models)
+page.glue_each({"models": len(found.models), "paper_models": len(in_paper)}, "{}")
+page.glue_each({"size_pairs": len(size_pairs), "stage_pairs": len(stage_pairs)}, "{}")
+page.glue("paper_measured", int(in_paper.measured.sum()), "{}")
 page.glue("stage_pairs_known", len(study.pairs()), "{}")
 
 # %% [markdown]
 # ## Check it yourself
 #
 # A claim about every model is put to the test by one more. This adds it to every table and figure
-# here (`--panel` alone reads the rows again); `forecast` first says what it takes:
+# here (`--panel` alone reads the rows again), and `forecast` first says what it takes:
 #
 # ```text
 # python -m calib_utils forecast --model Qwen/Qwen3-0.6B
 # python -m calib_utils run --model Qwen/Qwen3-0.6B
 # ```
 #
-# *Area rises with size* is refuted where the intervals of most pairs lie below 0, *recall stays
-# low* where those of most models lie above one half.
+# That the area rises with size is refuted where the intervals of most pairs lie below 0, and that
+# recall stays low where those of most models lie above one half.
 # `python -m calib_utils check --recompute 3` computes three stored tables of each model at hand
 # anew, and names what differs by more than two machines may.
 #
-# ## Summary and provenance
-#
-# Every row was measured by the chapters of its own model and is stored with the SHA-256 of the
-# weights. `python -m calib_utils check` verifies the rows; *Add your model* says how to add one.
+# Every row was measured by the chapters of its own model, and is stored with the SHA-256 of the
+# weights. [Add your model](../add_your_model.md) says how to add one.
 
 # %%
 print(f"{len(found.models)} models, none loaded here")

@@ -9,28 +9,22 @@
 # ---
 
 # %% [markdown]
-# # Beyond controlled tasks: one question many times, programs by probability
+# # Beyond lists: repeated questions and programs
 #
-# **What the paper claims** (Sec. 6, Fig. 11 and 12). The same two faults show outside lists of
-# known answers. Asked hundreds of times for a random city, a chat model names one city nearly
-# always (*shape*). Programs sampled for one coding problem, sorted by log-probability, mix those
-# that pass with those that fail (*order*), and few of those that pass hold most of their mass
-# (*shape*).
+# **Question.** Do the faults of order and shape show outside lists of known answers? The paper says
+# yes: asked hundreds of times for a random city, a chat model names one city nearly always (shape,
+# the paper's Fig. 11), and of the programs sampled for one problem, those that pass and those that
+# fail are mixed by log-probability, while few that pass hold most of the mass (order and shape, the
+# paper's Fig. 12).
 #
-# **What we find.** Of the replies to *Name a random city in the world*, {glue:text}`city_names`
-# have a first line that is a city's name and nothing else, and the most frequent of these is
-# {glue:text}`city_top`.
-# Programs: pass@1 {glue:text}`pass_1`, {term}`order (AUC)` {glue:text}`program_auc`.
-# {glue:text}`headline`
-#
-# The paper shows one example of each, of far larger models; here are five questions and twelve
-# small problems, for a base model two questions and no problem. All numbers are estimates from
-# draws; shares carry a 95 % interval in brackets where there are draws enough, means over problems
-# one from ten problems on, and their points below that. They are
-# of the model file named under each figure, in 4 bits for the models of this book, and not of the
-# model's family.
-#
-# **How to check it** is at the end.
+# **Answer.** Of this model's replies to *Name a random city in the world*, the share whose first
+# line is a city's name and nothing else is {glue:text}`city_names`, and among these the most
+# frequent is {glue:text}`city_top`. On programming problems its pass@1 is {glue:text}`pass_1`, and
+# the probability that a program that passes is more probable than one that fails
+# ({term}`order (AUC)`) is {glue:text}`program_auc`; 1 would be a perfect order and 0.5 a random one.
+# Of the {glue:text}`claims` claims of the paper that this model can be tested on,
+# {glue:text}`reproduced` are reproduced, {glue:text}`not_reproduced` are not, and
+# {glue:text}`not_decided` are not decided.
 
 # %% tags=["parameters"]
 model = "qwen2.5-coder-0.5b-instruct"  # embedded name, hub id, local folder or .gguf file
@@ -55,47 +49,53 @@ store = None if quick and not results_dir else results_dir
 options = {"revision": revision, "dtype": dtype, "device": device, "chat": chat}
 page = cu.open_page(model, results_dir=store, **options)
 
-# %% [markdown]
-# ## One question, many times
-#
-# Replies are drawn from the model's own distribution at temperature T, without cutoff: the
-# embedded files come without sampling settings, so these are their defaults as well. *random-city*
-# is the paper's question word for word, *random-city-half* the same at T = 0.5, and the rest ask
-# for a city, a country and a chemical element by name only. A chat model gets its own template, a
-# base model the bare text, and two of the questions only. A reply has 20 tokens at most.
-
 # %%
 asked = study.questions(page.model, quick)
 n_replies = study.QUICK_REPLIES if quick else study.N_REPLIES
 replies = study.ask_all(page.model, asked, n_replies, seed, page.store)
-names = [f"repeats-{question.label}" for question in asked]
-asked_when = page.when_written(names)
-page.show(study.answers_table(replies, asked))
+asked_when = page.when_written([f"repeats-{question.label}" for question in asked])
 
-# %% [markdown]
-# - *names*: the share of replies that are a listed city, country or element and nothing else. Where
-#   it is low, the model writes sentences or leaves the subject, and counting whole answers says how
-#   varied the *wording* is. *top of the names* counts among these replies alone.
-# - *effective number* ({term}`effective number of answers`): exp(H), the number of equally likely
-#   answers that would be as varied, corrected for answers not seen. **Its interval promises too
-#   much where answers have a long tail**: a sample cannot know a tail it has not touched. Then the
-#   number is too low and the interval covers the truth less often than 95 %. Two spellings count
-#   as two answers, *USA* and *United States* for one.
-# - *unseen* ({term}`unseen mass`): how likely the next reply is one that did not come yet. Where
-#   it is near 1, nothing can be said about the number of answers, except that it is large.
-
-# %% mystnb={"figure": {"caption": "Replies to \"Name a random city in the world\" at temperature 1: a bar for each of the most frequent, the others together, and (open bar) how many of as many further replies would be new (compare Fig. 11 of the paper).", "name": "fig-beyond-city"}, "image": {"alt": "Bars of the most frequent replies to the question for a random city."}}
+# %% mystnb={"figure": {"caption": "Replies to \"Name a random city in the world\" at temperature 1: a bar for each of the most frequent, the others together, and (open bar) how many of as many further replies would be new (compare the paper's Fig. 11).", "name": "fig-beyond-city"}, "image": {"alt": "Bars of the most frequent replies to the question for a random city."}}
 first = study.summarise(replies.text[replies.question == asked[0].label])
 ax = figures.answer_bars(first)
 _ = figures.source_line(ax, page.weights, asked_when)
+
+# %% [markdown]
+# ## How we know
+#
+# The paper shows one example of each, of far larger models. Here are five questions and twelve small
+# problems; a base model gets two questions and no problem. All numbers are estimates from draws.
+# Shares carry a 95 % interval in brackets where there are draws enough. Means over problems carry
+# one from ten problems on, and show their points below that.
+#
+# ### One question, many times
+#
+# Replies are drawn from the model's own distribution at temperature T without any cutoff, and have
+# at most 20 tokens. *random-city* is the paper's question word for word, *random-city-half* the same
+# at T = 0.5, and the others ask for a city, a country or a chemical element by name only. A chat
+# model gets its own template, a base model the bare text.
+
+# %%
+page.show(study.answers_table(replies, asked))
+
+# %% [markdown]
+# - *names* is the share of replies that are a listed city, country or element and nothing else.
+#   Where it is low, the model writes sentences or leaves the subject, and a count of whole answers
+#   says how varied the *wording* is. *top of the names* counts among these replies alone.
+# - *effective number* is the {term}`effective number of answers`: the number of equally likely
+#   answers that would be as varied, corrected for answers not seen. **Its interval promises too much
+#   where answers have a long tail**, because a sample cannot know a tail that it has not touched;
+#   the number is then too low. Two spellings count as two answers, such as *USA* and *United States*.
+# - *unseen* is the {term}`unseen mass`: how likely the next reply is one that did not come yet. Where
+#   it is near 1, all one can say about the number of answers is that it is large.
 
 # %% mystnb={"figure": {"caption": "The same for a question that asks for the name only: a country.", "name": "fig-beyond-country"}, "image": {"alt": "Bars of the most frequent replies to the question for a country."}}
 ax = figures.answer_bars(study.summarise(replies.text[replies.question == "country"]))
 _ = figures.source_line(ax, page.weights, asked_when)
 
 # %% [markdown]
-# **Another model.** With `endpoint_url` and `endpoint_model` this page asks any server with an
-# OpenAI-compatible interface the same question, at temperature 1.
+# With `endpoint_url` and `endpoint_model` this page asks another model the paper's question, on any
+# server with an OpenAI-compatible interface, at temperature 1.
 
 # %%
 elsewhere = study.ask_endpoint(endpoint_url, endpoint_model, endpoint_replies)
@@ -104,52 +104,44 @@ table = study.answers_table(elsewhere, there if endpoint_url else [])
 page.show(table) if endpoint_url else print(study.NOT_ASKED)
 
 # %% [markdown]
-# ## Programs
+# ### Programs
 #
-# Twelve short problems were written for this project, with 5 to 9 tests each. Per problem 20
-# replies are drawn at temperature 1 without cutoff, 256 tokens at most, and the first code
-# block of each that defines the function runs in a sandbox: limits on time and memory, no network,
-# no files. It passes if every answer is right. *failed* ran to its end with a wrong answer or an exception, *error* did not
-# load.
+# Twelve short problems were written for this project, with 5 to 9 tests each. For every problem we
+# draw 20 replies of at most 256 tokens, at temperature 1 without cutoff. The first code block of a
+# reply that defines the function runs in a sandbox with limits on time and memory and without
+# network or files. A reply *passed* if every answer was right, *failed* if the program ran to its
+# end with a wrong answer or an exception, and was an *error* if it did not load.
 #
-# {term}`pass@k` is the probability that k draws hold one that passes, by the unbiased estimator of
-# Chen et al. {cite:p}`chen2021evaluating`. Intervals are over problems, for problems like these;
-# there are twelve.
+# {term}`pass@k` is the probability that at least one of k draws passes, by the unbiased estimator of
+# Chen et al. {cite:p}`chen2021evaluating`. Its interval is over problems like these.
 
 # %%
 n_programs = study.QUICK_PROGRAMS if quick else study.N_PROGRAMS
-options = {"quick": quick, "results_dir": page.store}
-programs = study.draw_programs(page.model, n_programs, seed, **options)
+programs = study.draw_programs(page.model, n_programs, seed, quick=quick, results_dir=page.store)
 drawn_when = page.when_written(["programs"])
 why_not = study.why_not(programs)
 page.show(study.pass_table(programs)) if len(programs) else print(why_not)
 
 # %% [markdown]
-# One that passes and one that fails, as the model wrote them:
+# Here is one program that passes and one that fails, as the model wrote them:
 
 # %%
 print(study.example_programs(programs) or why_not)
 
 # %% [markdown]
-# **Order.** Sorted by the log-probability of the whole reply, its words around the code included.
-# Replies that the token limit cut off are left out, and equal replies count once.
+# ### Order of programs
+#
+# Do more probable programs pass more often? Replies are sorted by the log-probability of the whole
+# reply, the words around the code included. Replies that the token limit cut off are left out, and
+# equal replies count once.
 
-# %% mystnb={"figure": {"caption": "Distinct replies to each problem by falling log-probability (vertical, in nats): passed (circles) or failed (crosses), a panel per problem. A good order would put circles left of crosses (compare Fig. 12 of the paper).", "name": "fig-beyond-programs"}, "image": {"alt": "Panels of log-probability by rank of replies to programming problems, passed and failed marked apart."}}
+# %% mystnb={"figure": {"caption": "Distinct replies to each problem by falling log-probability (vertical, in nats): passed (circles) or failed (crosses), a panel per problem. A good order would put circles left of crosses (compare the paper's Fig. 12).", "name": "fig-beyond-programs"}, "image": {"alt": "Panels of log-probability by rank of replies to programming problems, passed and failed marked apart."}}
 ranked = study.programs.ranked_programs(programs)
 if len(ranked):
     figure = figures.program_ranks(ranked)
     _ = figures.source_line(figure.axes[0], page.weights, drawn_when)
 else:
     print(why_not)
-
-# %% [markdown]
-# *prevalence* is the share that passes, and *auc* the probability that a passing reply is more
-# probable than a failing one: 1 is a perfect order, 0.5 a random one. Long replies have low
-# probabilities, so the last column orders by length alone, shortest first. Where it is as good,
-# log-probability says little about the program itself.
-
-# %%
-page.show(study.order_table(programs)) if len(ranked) else print(why_not)
 
 # %% mystnb={"figure": {"caption": "Precision against recall of keeping the replies above each log-probability (line), for the problem whose different complete replies pass nearest to half the time, with a random order (dashed).", "name": "fig-beyond-curve"}, "image": {"alt": "Precision against recall of programs kept by log-probability, with a random order."}}
 mixed = study.most_mixed(programs)
@@ -160,36 +152,49 @@ else:
     print(why_not)
 
 # %% [markdown]
-# **Shape**, in two ways, for programs that pass. Replies whose code differs in layout, comments and
-# docstrings only hold the same program.
+# In the table, *prevalence* is the share that passes, and *auc* the probability that a passing reply
+# is more probable than a failing one. Long replies have low probabilities, so the last column orders
+# by length alone, shortest first. Where it does as well, log-probability says little about the
+# program itself.
+
+# %%
+order = study.order_table(programs) if len(ranked) else ranked
+page.fold(order, "Order by problem, by log-probability and by length") if len(order) else print(
+    why_not
+)
+
+# %% [markdown]
+# ### Shape of programs
 #
-# - *Among the drawn programs*, as in the paper's figure: the shares of their probability that the
-#   top one and the top three hold, and exp of its entropy. Log-probabilities of long texts differ
-#   by many nats, so a few of a small sample nearly always hold most, which decides nothing.
+# How is the mass spread over the programs that pass? Replies that differ in layout, comments and
+# docstrings only hold the same program. The table answers in two ways:
+#
+# - *Among the drawn programs*, as in the paper's figure: the share of their probability that the
+#   *top one* and the *top three* hold, and their *effective number*. Log-probabilities of long texts
+#   differ by many nats, so a few of a small sample nearly always hold most, which decides nothing.
 # - *Of all that pass*: *two are the same* estimates without bias how likely two passing draws hold
-#   the same program. It sees undrawn programs too. *ln of their mass* tells why this matters:
-#   where it is far below 0 the drawn replies, top ones included, hold next to nothing of what the
-#   model can write.
+#   the same program, and so sees undrawn programs too. *ln of their mass* tells why that matters:
+#   where it is far below 0, the drawn replies hold next to nothing of what the model can write.
 
 # %%
 shape = study.shape_table(programs)
-page.show(shape, digits=3) if len(shape) else print(why_not)
+page.fold(shape, "Shape by problem", digits=3) if len(shape) else print(why_not)
 
 # %% [markdown]
 # ## Claims and findings
 #
-# The claims about answers count the replies that are a name, and exclude questions with fewer than
-# 30 of them. A claim is decided where the whole interval lies on one side of the number that
-# decides it; of fewer than ten problems, where six or more all do. A model of whose programs fewer
-# than one in twenty pass is excluded. Tests that the paper does not make are counted apart.
+# The column *source* names figures of the paper. The claims about answers count the replies that are
+# a name, and exclude questions with fewer than 30 of them. A claim is decided where the whole
+# interval lies on one side of the number that decides it; of fewer than ten problems, where six or
+# more all lie there. A model of whose programs fewer than one in twenty pass is excluded. Tests that
+# the paper does not make are counted apart.
 
 # %%
 found = study.findings(replies, asked, programs)
 page.show(found)
 
 # %% tags=["remove-cell"]
-for name, text in study.headline(replies, asked, programs).items():
-    page.glue(name, text)
+page.glue_each(study.headline(replies, asked, programs), "{}")
 page.glue_verdicts(found)
 
 # %% [markdown]
@@ -208,14 +213,12 @@ page.glue_verdicts(found)
 # all others* is refuted where the whole interval lies below one half, for this model and this
 # wording.
 # `python -m calib_utils run --model NAME --notebook 07_beyond -p seed=1 --results-dir other --book-dir other-pages`
-# draws everything anew, and `-p endpoint_url=…` asks a larger model.
+# draws everything anew, in a quarter to half an hour on one core, and `-p endpoint_url=…` asks a
+# larger model.
 #
-# ## Summary and provenance
-#
-# Every reply, its log-probability and its verdict is stored with the hash of the weights and of the
-# prompts, and with its convention; this page reads them and needs neither a sandbox nor
-# a minute. With another `seed` or `results_dir` it draws anew: a quarter to half an hour on one
-# core for the programs. The prompts with their tests are in `data/tasks/programs.json`.
+# Every reply is stored with its log-probability and verdict, the hash of the weights and of the
+# prompts, and its convention. This page reads them and needs neither a sandbox nor a minute. The
+# problems with their tests are in `data/tasks/programs.json`.
 
 # %%
 print("numbers from", page.weights)

@@ -9,7 +9,6 @@ import hashlib
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -23,29 +22,15 @@ from calib_utils.core.metrics import (
     validity,
 )
 from calib_utils.core.processors import parse_rule
-from calib_utils.core.prompts import Policies
-from calib_utils.core.rules import TABLE3_TEMPERATURES, table3_rules
 from calib_utils.core.tasks import Task, closed_lists, get_task, wordings
 from calib_utils.errors import ResultsError
 from calib_utils.models.loading import Model
 from calib_utils.results import conventions, records
-from calib_utils.results.evaluation import (
-    answer_probabilities,
-    keys,
-    render_prompt,
-    request_for,
-)
+from calib_utils.results.evaluation import answer_probabilities, keys, render_prompt
 from calib_utils.results.storage import KEY
+from calib_utils.studies import oracle_cutoffs
 from calib_utils.studies.controlled_tasks import LISTS
-from calib_utils.studies.oracle_cutoffs import setting_text
-from calib_utils.studies.reporting import (
-    Page,
-    able,
-    mean_text,
-    over,
-    stacked,
-    without_small_intervals,
-)
+from calib_utils.studies.reporting import Page, able, mean_text, stacked, without_small_intervals
 
 MOST = 100  # answers: the longest lists would take as long as all the others
 TASKS = tuple(name for name in LISTS if closed_lists()[name]["n"] <= MOST)
@@ -55,6 +40,7 @@ N_SEEDS = 6  # random strings in the standard wording
 LEVELS = (0.8, 0.95)
 BUDGET = 5  # settings that a user tries; the smallest lever has as many
 ALONE = "as it is"
+NOTHING = "There is nothing to show: no list has a setting that is valid enough for this model."
 _STANDARD = "wording 0"
 _AGAIN = "delete it and run 08_levers"
 _COLUMNS = ["variant", "temperature", "answer", "log_p"]
@@ -140,23 +126,18 @@ def read(path: Path) -> tuple[pd.DataFrame, dict]:
 
 
 def settings(page: Page, tasks: Iterable[str] = TASKS) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rows of `evaluate` on the standard wording, task by task, in one pass.
+    """Rows of `evaluate` on the standard wording: Table 3, without the oracle, which nobody has.
 
-    The settings of Table 3; and the samplers that engines ship, with a column `engine`.
+    And those of the samplers that engines ship, with a column `engine`, from the same passes.
     """
     shipped = [(parse_rule(rule), temperature) for rule, temperature in DEFAULTS.values()]
-    grid = list(product(table3_rules(), TABLE3_TEMPERATURES))
-
-    def rows(task: str) -> pd.DataFrame:
-        request = request_for(page.model, task, Policies(page.end), results_dir=page.store)
-        return request.tables(list(dict.fromkeys([*grid, *shipped]))).settings
-
-    table = over(tasks, rows)
+    table = oracle_cutoffs.list_rows(page, tasks, shipped)
     parts = [
         table.merge(keys([setting]), on=KEY).assign(engine=engine)
         for engine, setting in zip(DEFAULTS, shipped, strict=True)
     ]
-    return table.merge(keys(grid), on=KEY), pd.concat(parts, ignore_index=True)
+    grid = oracle_cutoffs.in_study(table)
+    return grid[grid.rule.isin(oracle_cutoffs.PRACTICAL)], pd.concat(parts, ignore_index=True)
 
 
 # Arithmetic: tables in, tables out.
@@ -191,10 +172,9 @@ def levers(found: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
                 mixed = np.log(np.exp(log_p[names].to_numpy(float)).mean(axis=1))
                 one = {"task": task, "setting": f"T={temperature:g}", **_val_div(mixed)}
                 rows.append({"lever": lever, **one})
-    practical = table[table.rule != "oracle_size"]
-    rules = practical[["task", *_BOTH]].assign(
-        lever=practical.rule.replace("none", "temperature"),
-        setting=setting_text(practical),
+    rules = table[["task", *_BOTH]].assign(
+        lever=table.rule.replace("none", "temperature"),
+        setting=oracle_cutoffs.setting_text(table),
     )
     both = [pd.DataFrame(rows), rules]
     return pd.concat(both, ignore_index=True)[["task", "lever", "setting", *_BOTH]]

@@ -76,9 +76,10 @@ def table3_losses(page: Page, tasks: Iterable[str]) -> pd.DataFrame:
     return over(tasks, lambda task: _tables(page, task).losses)
 
 
-def _tables(page: Page, task: str, details: bool = True) -> Tables:
+def _tables(page: Page, task: str, details: bool = True, also: Iterable[tuple] = ()) -> Tables:
     request = request_for(page.model, task, Policies(page.end), results_dir=page.store)
-    return request.tables(_SETTINGS, losses=details, frontier=details)
+    settings = list(dict.fromkeys([*_SETTINGS, *also]))
+    return request.tables(settings, losses=details, frontier=details)
 
 
 def in_study(table: pd.DataFrame) -> pd.DataFrame:
@@ -267,9 +268,9 @@ def compared(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["task", "by", "oracle size", "best other", "rule"])
 
 
-def list_rows(page: Page, names: Iterable[str] = LISTS) -> pd.DataFrame:
-    """Rows of `evaluate` for the settings of `table3` on closed lists."""
-    return over(names, lambda task: _tables(page, task, details=False).settings)
+def list_rows(page: Page, names: Iterable[str] = LISTS, also: Iterable[tuple] = ()) -> pd.DataFrame:
+    """Rows of `evaluate` for the settings of `table3`, and some others, on closed lists."""
+    return over(names, lambda task: _tables(page, task, False, also).settings)
 
 
 def list_parts(page: Page, names: Iterable[str] = LISTS) -> pd.DataFrame:

@@ -126,11 +126,6 @@ def test_plans_have_names_of_their_own_for_every_seed(make):
     assert all(sweep in plan.sweeps and sweep.depth == 2 for sweep in plan.oracle.values())
 
 
-def test_the_papers_size():
-    sweep = order_calibration.paper()
-    assert len(sweep.trees) == 10 and sweep.n_completions == 100**3
-
-
 # The study on a tiny model
 
 
@@ -154,10 +149,11 @@ def test_the_study_is_read_back_without_running_anything(study, tiny, store, mon
     again = order_calibration.run(tiny("llama", chat=True), order_calibration.quick(), store)
     for name, own in study.candidates.items():
         pd.testing.assert_frame_equal(own, again.candidates[name])
-    counts = order_calibration.label_counts(study)
-    assert counts.set_index("sweep").judge.to_dict() == {
+    sizes = order_calibration.sizes(study).set_index("sweep")
+    assert sizes.judge.drop("paper").to_dict() == {
         s.name: "harper" if s.name.startswith("texts") else "exact" for s in study.plan.sweeps
     }
+    assert sizes.texts["paper"] == 10 * 100**3
 
 
 def test_table1_texts_are_kept_and_start_with_the_forced_tokens(tiny, tmp_path):
