@@ -40,6 +40,7 @@ N_SEEDS = 6  # random strings in the standard wording
 LEVELS = (0.8, 0.95)
 BUDGET = 5  # settings that a user tries; the smallest lever has as many
 ALONE = "as it is"
+_NAMES = {"none": "temperature", "top_k": "top-k", "top_p": "top-p", "min_p": "min-p"}
 NOTHING = "There is nothing to show: no list has a setting that is valid enough for this model."
 _STANDARD = "wording 0"
 _AGAIN = "delete it and run 08_levers"
@@ -225,39 +226,30 @@ def compared(settings: pd.DataFrame, levels: Iterable[float] = LEVELS) -> pd.Dat
 
 
 def cards(table: pd.DataFrame, shipped: pd.DataFrame) -> pd.DataFrame:
-    """Where each sampler stands over all tasks that the model can do, with intervals over tasks.
+    """Where each sampler of `settings` stands over the tasks that the model can do.
 
-    Of `settings`. For a sampler as shipped, its mean validity and diversity and on
-    how many tasks it is valid enough; for a family of Table 3, at each of `LEVELS` the setting with
-    the highest mean diversity among those that are valid enough on most tasks.
+    Mean validity and diversity with intervals over tasks, and on how many tasks it is valid enough.
+    Of a family of Table 3, for each of `LEVELS`, the setting with the highest mean diversity among
+    those that are valid enough on most tasks.
     """
-    named = table.assign(lever=table.rule)
-    can, _ = done(named)
+    can, _ = done(table)
     rows = []
     for engine, own in shipped[shipped.task.isin(can)].groupby("engine", sort=False):
         rule, temperature = DEFAULTS[engine]
         rows.append({"sampler": engine, "setting": f"{rule}, T={temperature:g}", **_standing(own)})
-    settings = named[named.task.isin(can)].groupby(
-        ["rule", "parameter", "temperature"], dropna=False
-    )
-    means = settings.agg(
-        diversity=("diversity", "mean"),
-        **{
-            f"at {level:g}": ("validity", lambda v, level=level: (v >= level).mean())
-            for level in LEVELS
-        },
-    ).reset_index()
-    for rule, family in means.groupby("rule", sort=False):
+    own = table[table.task.isin(can)]
+    own = own.assign(setting=oracle_cutoffs.setting_text(own))
+    for rule, family in own.groupby("rule", sort=False):
+        chosen: dict[str, list[str]] = {}
         for level in LEVELS:
-            usable = family[family[f"at {level:g}"] > 0.5]
-            if usable.empty:
-                rows.append({"sampler": rule, "setting": f"none valid enough at {level:g}"})
-                continue
-            one = usable.loc[usable.diversity.idxmax()]
-            own = settings.get_group((one.rule, one.parameter, one.temperature))
-            number = "" if pd.isna(one.parameter) else f"={one.parameter:g}"
-            setting = f"{one.rule}{number}, T={one.temperature:g}"
-            rows.append({"sampler": rule, "setting": setting, "best for": level, **_standing(own)})
+            enough = (family.validity >= level).groupby(family.setting).mean() > 0.5
+            usable = family[family.setting.map(enough)].groupby("setting", sort=False)
+            best = usable.diversity.mean().idxmax() if enough.any() else "none is valid enough"
+            chosen.setdefault(best, []).append(f"{level:g}")
+        for setting, levels in chosen.items():
+            row = {"sampler": _NAMES[rule], "setting": setting, "best for": " and ".join(levels)}
+            at = family[family.setting == setting]
+            rows.append(row | _standing(at) if len(at) else row)
     return pd.DataFrame(rows)
 
 
@@ -290,11 +282,11 @@ def headline(compared: pd.DataFrame, settings: pd.DataFrame, asked: int) -> dict
     for level, suffix in zip(LEVELS, ("", "_95"), strict=True):
         own = compared[compared.level == level].set_index("lever")
         most = own.diversity.idxmax() if (own.diversity > 0).any() else "none of them"
-        said |= {f"best_lever{suffix}": most}
+        said |= {f"best_lever{suffix}": _NAMES.get(most, most)}
         said |= {f"best_diversity{suffix}": _told(own, most)}
         if not suffix:
             samplers = own.diversity.reindex(["top_k", "top_p", "min_p"]).fillna(0.0)
-            said |= {"best_sampler": samplers.idxmax()}
+            said |= {"best_sampler": _NAMES[samplers.idxmax()]}
             said |= {"sampler_diversity": _told(own, samplers.idxmax())}
             said |= {"temperature_diversity": _told(own, "temperature")}
     before = settings[(settings.lever == ALONE) & settings.task.isin(can)]
