@@ -212,9 +212,10 @@ page.fold(published, "The authors' published points, by model and beginning of a
 
 # %%
 drawn = study.texts_of(page.model, run, seed, page.store)
-scores = study.scores_of(drawn, study.embedder_of(embedder), seed)
-compared = study.comparisons(scores)
-apart = study.differences(scores)
+embed = study.load_embedder(embedder).embed
+scores = {kind: study.table1.setting_scores(own, embed, seed=seed) for kind, own in drawn.items()}
+compared = study.of_each_kind(scores, study.table1.comparison)
+apart = study.of_each_kind(scores, study.table1.paired_differences)
 table1_when = page.when_written([f"table1-{sweep.name}" for sweep in plan.oracle.values()])
 
 # %% mystnb={"figure": {"caption": "Lists: the strategies of the paper's Table 1 on this model, a row each. Left: embedding diversity, more is better; middle and right: self-BLEU, less is better. Dots with 95 % intervals over prompts; hollow: the paper's numbers, of other models, prompts and judge.", "name": "fig-table1-lists"}, "image": {"alt": "Dots with intervals of embedding diversity and self-BLEU by strategy for lists, the paper's numbers hollow."}}

@@ -142,7 +142,7 @@ page.fold(parts, "The loss and its parts, by task and model")
 
 # %% mystnb={"figure": {"caption": "R², mean squared error and breakpoint of every model's fits: a dot per query; filled: this book's models; open: as published.", "name": "fig-panel-shape"}, "image": {"alt": "Dots of three measures of fit by model and query, the published ones open."}}
 fits = study.shape_table(found)
-figure = figures.published_dots(study.beside_published_fits(fits))
+figure = figures.published_dots(study.logit_shape.beside_published(fits, fits.model))
 _ = figures.source_line(figure.axes[0], page.source, f"{when}; open: arXiv:2605.11128v1")
 
 # %%

@@ -143,14 +143,6 @@ if len(ranked):
 else:
     print(why_not)
 
-# %% mystnb={"figure": {"caption": "Precision against recall of keeping the replies above each log-probability (line), for the problem whose different complete replies pass nearest to half the time, with a random order (dashed).", "name": "fig-beyond-curve"}, "image": {"alt": "Precision against recall of programs kept by log-probability, with a random order."}}
-mixed = study.most_mixed(programs)
-if mixed:
-    ax = figures.program_curves(*study.curve_of(programs, mixed))
-    _ = figures.source_line(ax, f"{mixed}; {page.weights}", drawn_when)
-else:
-    print(why_not)
-
 # %% [markdown]
 # In the table, *prevalence* is the share that passes, and *auc* the probability that a passing reply
 # is more probable than a failing one. Long replies have low probabilities, so the last column orders

@@ -353,7 +353,7 @@ def order_table(table: pd.DataFrame) -> pd.DataFrame:
     mean = {"problem": f"mean over {len(both)}", "programs": int(both.programs.sum())}
     mean["prevalence"] = both.prevalence.mean()
     for column in ("auc", "auc, shorter first"):
-        mean[column] = over_problems(both, column)
+        mean[column] = mean_text(both, column, "problem")
     return pd.concat([found.astype(object), pd.DataFrame([mean])], ignore_index=True)
 
 
@@ -396,27 +396,9 @@ def example_programs(table: pd.DataFrame) -> str:
     return min(pairs)[1] if pairs else ""
 
 
-def most_mixed(table: pd.DataFrame) -> str:
-    """The problem whose complete replies pass nearest to half the time; empty without any."""
-    order = programs.order_by_problem(table).dropna(subset="auc")
-    return str(order.problem[(order.prevalence - 0.5).abs().idxmin()]) if len(order) else ""
-
-
 def why_not(table: pd.DataFrame) -> str:
     """What stands in the place of a table or figure of programs that cannot be."""
     return _NOTHING if len(table) else NOT_RUN
-
-
-def curve_of(table: pd.DataFrame, problem: str) -> tuple[pd.DataFrame, float]:
-    """Precision and recall over log-probability cutoffs of one problem, and its prevalence."""
-    own = programs.ranked_programs(table[table.problem == problem])
-    curve = programs.precision_recall(own.log_p.to_numpy(), own.passed.to_numpy())
-    return curve, float(own.passed.mean())
-
-
-def over_problems(table: pd.DataFrame, column: str) -> str:
-    """The mean of a column with its interval over problems, or with their points, as text."""
-    return mean_text(table, column, "problem")
 
 
 def share_of(hits: int, n: int) -> str:
@@ -466,7 +448,7 @@ def findings(replies: pd.DataFrame, asked: Sequence[Question], table: pd.DataFra
             f"as if {_FEW} programs were equally likely)",
         ),
     ):
-        found = f"{told.format(over_problems(kept, column))}; problems: {len(kept)}"
+        found = told.format(mean_text(kept, column, "problem")) + f"; problems: {len(kept)}"
         if not len(table) or (table.outcome == PASSED).mean() < TESTABLE:
             share = f"excluded: {(table.outcome == PASSED).sum()} of {len(table)} replies pass"
             rows.append(Finding(claim, source, share if len(table) else NOT_RUN, EXCLUDED, kind))
@@ -493,7 +475,7 @@ def headline(replies: pd.DataFrame, asked: Sequence[Question], table: pd.DataFra
     if len(table):
         rate = programs.pass_rates(table, [1]).iloc[0]
         said["pass_1"] = between(rate.estimate, rate.low, rate.high)
-        said["program_auc"] = over_problems(programs.order_by_problem(table), "auc")
+        said["program_auc"] = mean_text(programs.order_by_problem(table), "auc", "problem")
     return said
 
 

@@ -209,11 +209,6 @@ def shape_table(panel: Panel) -> pd.DataFrame:
     return _joined(fits, ["query", "c", "mse", "r2"])
 
 
-def beside_published_fits(fits: pd.DataFrame) -> pd.DataFrame:
-    """The fits of `shape_table` below the paper's 18, as `logit_shape.beside_published`."""
-    return logit_shape.beside_published(fits, fits.model)
-
-
 def sized(table: pd.DataFrame, models: pd.DataFrame) -> pd.DataFrame:
     """The table with family, stage and parameters of each row's model; unknown sizes left out."""
     known = models.loc[models.parameters.notna(), ["model", "family", "stage", "parameters"]]

@@ -5,7 +5,7 @@ in `openended`.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +18,8 @@ from calib_utils.openended import judges, precision_recall, sweeps, table1, veri
 from calib_utils.openended.precision_recall import UNWEIGHTED, WEIGHTED
 from calib_utils.openended.prompts import open_prompts
 from calib_utils.openended.sweeps import Sweep, log_ranks, node_table, unique_texts
-from calib_utils.openended.table1 import LEVEL, Embed, forced_tokens, plan_generations
-from calib_utils.openended.text_diversity import load_embedder
+from calib_utils.openended.table1 import LEVEL, forced_tokens, plan_generations
+from calib_utils.openended.text_diversity import load_embedder as load_embedder
 from calib_utils.openended.verifiers import THRESHOLD, ExactJudge, LanguageChecker
 from calib_utils.results import conventions, records
 from calib_utils.studies import reporting
@@ -369,23 +369,19 @@ def agreement_table(
 def noise_table(agreements: pd.DataFrame, prevalence: float) -> pd.DataFrame:
     """What a perfect order of 1,000 candidates would seem to have under judges that err.
 
-    Rates of error: those that `agreement_table` has on lists, and the paper's accuracy split
-    evenly. A row per judge: its name, its rates, and `precision_recall.NoiseFloor`.
+    A row per judge: its name, its rates of error (the paper's accuracy split evenly, one in ten,
+    and those that `agreement_table` has on lists) and `precision_recall.NoiseFloor`.
     """
-    rates = {
-        "errs like the paper's (19 % both ways)": (1 - PAPER_ACCURACY,) * 2,
-        "errs in one text of ten": (0.1, 0.1),
-    }
+    rates = {"errs like the paper's (19 % both ways)": (1 - PAPER_ACCURACY,) * 2}
+    rates["errs in one text of ten"] = (0.1, 0.1)
     if len(agreements):
         own = agreements[agreements.criterion == "all three"]
         for row in own.dropna(subset=["false_positive", "false_negative"]).itertuples():
             rates["this page's judge on lists"] = (row.false_positive, row.false_negative)
-    n_valid = min(1000, max(1, round(1000 * prevalence)))
-    rows = [
-        {"judge": judge, "false_positive": false, "false_negative": miss}
-        | vars(precision_recall.noise_floor(1000, n_valid, false, miss))
-        for judge, (false, miss) in rates.items()
-    ]
+    n_valid, rows = min(1000, max(1, round(1000 * prevalence))), []
+    for judge, (false, miss) in rates.items():
+        row = {"judge": judge, "false_positive": false, "false_negative": miss}
+        rows.append(row | vars(precision_recall.noise_floor(1000, n_valid, false, miss)))
     return pd.DataFrame(rows)
 
 
@@ -413,46 +409,13 @@ def texts_of(
     return found
 
 
-def embedder_of(name: str) -> Embed:
-    """The embedder of that name (`load_embedder`), by which each text is embedded once."""
-    return remembered(load_embedder(name).embed)
-
-
-def remembered(embed: Embed) -> Embed:
-    """`embed` by which each text is embedded once, however often it is asked for."""
-    known: dict[str, np.ndarray] = {}
-
-    def look_up(texts: Sequence[str]) -> np.ndarray:
-        if new := [text for text in dict.fromkeys(texts) if text not in known]:
-            known.update(zip(new, embed(new), strict=True))
-        return np.stack([known[text] for text in texts])
-
-    return look_up
-
-
-def scores_of(
-    texts: dict[str, pd.DataFrame], embed: Embed, seed: int = 0
-) -> dict[str, pd.DataFrame]:
-    """`table1.setting_scores` by kind."""
-    return {kind: table1.setting_scores(own, embed, seed=seed) for kind, own in texts.items()}
-
-
-def comparisons(scores: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """`table1.comparison` of every kind, with the column kind in front."""
-    return reporting.stacked(
-        {kind: table1.comparison(own) for kind, own in scores.items()}, ["kind"]
-    )
-
-
-def differences(scores: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """`table1.paired_differences` of every kind, with the column kind in front."""
-    return reporting.stacked(
-        {kind: table1.paired_differences(own) for kind, own in scores.items()}, ["kind"]
-    )
+def of_each_kind(tables: dict[str, pd.DataFrame], make) -> pd.DataFrame:
+    """What a function of `table1` makes of each kind's table, with the column kind in front."""
+    return reporting.stacked({kind: make(own) for kind, own in tables.items()}, ["kind"])
 
 
 def compact(compared: pd.DataFrame) -> pd.DataFrame:
-    """The columns of `comparisons` that a page shows."""
+    """The columns of `table1.comparison` that a page shows."""
     first = ["kind", "strategy", "validity", *_with_bounds(table1.MEASURES)]
     rest = ["parameter", "temperature", "tried", "usable", "n_prompts", "best_of", "held_out"]
     return compared if compared.empty else compared[[*first, *rest]]
@@ -471,9 +434,9 @@ def findings(
 ) -> pd.DataFrame:
     """Every claim of the chapter: columns claim, source, found, verdict.
 
-    Of `depth_table`, `depth_changes`, the node measures of `greedy_and_drawn`, `comparisons` and
-    `differences`, the last two empty without valid openings; and of `answered`: where it has fewer
-    than `DECIDES` prompts, the model is excluded.
+    Of `depth_table`, `depth_changes`, the node measures of `greedy_and_drawn`, `table1.comparison`
+    and `table1.paired_differences` of each kind, both empty without valid openings; and `answered`:
+    where it has fewer than `DECIDES` prompts, the model is excluded.
     """
     ours = f"Sec. 4, Fig. 2; the published points gain {_published_gain()} of area"
     claims = []

@@ -362,7 +362,7 @@ def test_a_base_model_is_not_asked_for_programs(tiny):
     found = findings(replies_of(*PAIRS), [CITY, COUNTRY], table)
     assert (found.found[2:] == beyond.NOT_RUN).all()
     assert (found.verdict[2:] == EXCLUDED).all()
-    assert beyond.example_programs(table) == beyond.most_mixed(table) == ""
+    assert beyond.example_programs(table) == ""
     assert beyond.why_not(table) == beyond.NOT_RUN != beyond.why_not(programs_of(ORDERED))
     assert beyond.shape_table(table).empty
     told = beyond.headline(replies_of(*PAIRS), [CITY], table)
@@ -402,9 +402,6 @@ def test_tables_of_programs():
     assert shape["top three"][1] == pytest.approx(3 / 8)
     assert shape["two are the same"][1] == 0
     assert shape["ln of their mass"][1] == pytest.approx(-9 + np.log(8))
-    assert beyond.most_mixed(table) == "p0"
-    curve, prevalence = beyond.curve_of(table, "p0")
-    assert prevalence == pytest.approx(4 / 9) and curve.precision.iloc[0] == 1
 
 
 def test_the_examples_are_the_shortest_pair_of_one_problem():

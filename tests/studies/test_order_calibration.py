@@ -364,19 +364,6 @@ def test_agreement_and_noise_of_a_judge_with_known_errors():
     assert len(order_calibration.noise_table(pd.DataFrame(), 0.5)) == 2
 
 
-def test_a_text_is_embedded_once():
-    asked = []
-
-    def embed(texts):
-        asked.extend(texts)
-        return np.array([[len(text), 1.0] for text in texts])
-
-    again = order_calibration.remembered(embed)
-    assert again(["a", "bb", "a"]).tolist() == [[1, 1], [2, 1], [1, 1]]
-    assert again(["bb", "ccc"]).tolist() == [[2, 1], [3, 1]]
-    assert asked == ["a", "bb", "ccc"]
-
-
 def test_texts_for_people_make_a_sheet(study, tmp_path):
     items = order_calibration.to_annotate(study, 2)
     sheet = write_sheet(tmp_path / "sheet.csv", items).read_text("utf-8")
