@@ -22,9 +22,9 @@
 # {term}`random order` of the same candidates has {glue:text}`lists_random_area` and
 # {glue:text}`forms_random_area`. A cutoff that is right about 80 % of what it keeps finds
 # {glue:text}`lists_recall_at` and {glue:text}`forms_recall_at` of the valid tokens (brackets hold
-# 95 % intervals over prompts). Of the {glue:text}`claims` claims of the paper that this model can
-# be tested on, {glue:text}`reproduced` are reproduced, {glue:text}`not_reproduced` are not, and
-# {glue:text}`not_decided` are not decided.
+# 95 % intervals over prompts). Of the paper's claims below, {glue:text}`reproduced` are reproduced,
+# {glue:text}`not_reproduced` are not, {glue:text}`not_decided` are not decided, and
+# {glue:text}`excluded` are about prompts that this model cannot answer.
 
 # %% tags=["parameters"]
 model = "qwen2.5-coder-0.5b-instruct"  # embedded name, hub id, local folder or .gguf file
@@ -253,12 +253,12 @@ page.fold(of_texts, "Free texts: area, recall and prevalence, by grammar alone")
 # %% [markdown]
 # ## Claims and findings
 #
-# The column *source* names sections, figures and tables of the paper. A model whose greedy answer
-# is valid on fewer than ten of the lists, or of the forms, cannot do what the claims about them are
-# about, and is excluded; this model's is valid on {glue:text}`lists_answered` lists and
-# {glue:text}`forms_answered` forms. In all other cases the interval decides. A claim is not decided
-# where the interval holds both answers, or where the oracle's own texts are valid less often than
-# 0.8. The tests of the ranking are ours, and are counted apart.
+# A model whose greedy answer is valid on fewer than ten of the lists, or of the forms, cannot do
+# what the claims about them are about, and is excluded; this model's is valid on
+# {glue:text}`lists_answered` lists and {glue:text}`forms_answered` forms. In all other cases the
+# interval decides. A claim is not decided where the interval holds both answers, or where the
+# oracle's own texts are valid less often than 0.8. The tests of the ranking are ours, and are
+# counted apart.
 
 # %%
 can = study.answered(measured)

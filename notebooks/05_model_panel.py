@@ -167,8 +167,7 @@ page.show(page.with_intervals(paired))
 # %% [markdown]
 # ## Claims and findings
 #
-# The column *source* names sections and figures of the paper. Every model that can do the tasks has
-# a vote, and so has every task of a model; majorities decide.
+# Every model that can do the tasks has a vote, and so has every task of a model; majorities decide.
 
 # %%
 claims = study.findings(found)

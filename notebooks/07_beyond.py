@@ -22,9 +22,9 @@
 # frequent is {glue:text}`city_top`. On programming problems its pass@1 is {glue:text}`pass_1`, and
 # the probability that a program that passes is more probable than one that fails
 # ({term}`order (AUC)`) is {glue:text}`program_auc`; 1 would be a perfect order and 0.5 a random one.
-# Of the {glue:text}`claims` claims of the paper that this model can be tested on,
-# {glue:text}`reproduced` are reproduced, {glue:text}`not_reproduced` are not, and
-# {glue:text}`not_decided` are not decided.
+# Of the paper's claims below, {glue:text}`reproduced` are reproduced, {glue:text}`not_reproduced`
+# are not, {glue:text}`not_decided` are not decided, and {glue:text}`excluded` are about what this
+# model cannot do.
 
 # %% tags=["parameters"]
 model = "qwen2.5-coder-0.5b-instruct"  # embedded name, hub id, local folder or .gguf file
@@ -175,11 +175,10 @@ page.fold(shape, "Shape by problem", digits=3) if len(shape) else print(why_not)
 # %% [markdown]
 # ## Claims and findings
 #
-# The column *source* names figures of the paper. The claims about answers count the replies that are
-# a name, and exclude questions with fewer than 30 of them. A claim is decided where the whole
-# interval lies on one side of the number that decides it; of fewer than ten problems, where six or
-# more all lie there. A model of whose programs fewer than one in twenty pass is excluded. Tests that
-# the paper does not make are counted apart.
+# The claims about answers count the replies that are a name, and exclude questions with fewer than
+# 30 of them. A claim is decided where the whole interval lies on one side of the number that decides
+# it; of fewer than ten problems, where six or more all lie there. A model of whose programs fewer
+# than one in twenty pass is excluded. Tests that the paper does not make are counted apart.
 
 # %%
 found = study.findings(replies, asked, programs)

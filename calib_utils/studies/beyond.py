@@ -42,13 +42,13 @@ N_REPLIES, N_PROGRAMS = 200, 20
 QUICK_REPLIES, QUICK_PROGRAMS, QUICK_PROBLEMS = 8, 3, 1
 REPLY_TOKENS = 20  # a name and its country fit; what is longer is no name
 PROGRAM_TOKENS, QUICK_TOKENS = 256, 40
-NOT_ASKED = "not run here: set endpoint_url and endpoint_model"
-NOT_RUN = "not run for this model: programs are asked of chat models only"
+NOT_ASKED = "No other model was asked here: endpoint_url and endpoint_model name one."
+NOT_RUN = "Programs are asked of chat models only, and this is a base model."
 NAMES_NEEDED = 30  # for a share of them to say something
 N_RESAMPLES, Z = 500, 1.96
 _TAIL = 40.0  # e^-40 is nothing beside what is summed
 _LONGEST = 40  # characters of an answer in a table
-_NOTHING = "nothing to show here: no problem has replies of the kinds that this needs"
+_NOTHING = "There is nothing to show here: no problem has both replies that pass and that fail."
 _DRAWS = 4  # passing draws among which pairs are compared
 # Where claims are decided.
 _DOMINATES = 0.5
@@ -318,7 +318,7 @@ def _texts_and_names(replies: pd.DataFrame, question: Question) -> tuple[pd.Seri
 def top_name(given: pd.Series) -> str:
     """The most frequent of some `names` with its share of them, or its count if they are few."""
     if not len(given):
-        return "–"
+        return "none"
     if len(given) < NAMES_NEEDED:
         counts = given.map(plain_answer).value_counts().sort_index()
         return f"{counts.idxmax()}, {counts.max()} of {len(given)}"
