@@ -151,9 +151,7 @@ else:
 
 # %%
 order = study.order_table(programs) if len(ranked) else ranked
-page.fold(order, "Order by problem, by log-probability and by length") if len(order) else print(
-    why_not
-)
+page.fold(order, "Order by problem") if len(order) else print(why_not)
 
 # %% [markdown]
 # ### Shape of programs

@@ -48,7 +48,7 @@ NAMES_NEEDED = 30  # for a share of them to say something
 N_RESAMPLES, Z = 500, 1.96
 _TAIL = 40.0  # e^-40 is nothing beside what is summed
 _LONGEST = 40  # characters of an answer in a table
-_NOTHING = "There is nothing to show here: no problem has both replies that pass and that fail."
+_NOTHING = "There is nothing to show here: too few complete replies of this model pass."
 _DRAWS = 4  # passing draws among which pairs are compared
 # Where claims are decided.
 _DOMINATES = 0.5

@@ -111,7 +111,7 @@ def test_names_are_whole_answers():
     assert beyond.top_name(beyond.names(texts, "city")) == "oslo, 2 of 3"
     many = pd.Series(["Oslo"] * 20 + ["Paris"] * 10)
     assert beyond.top_name(many).startswith("oslo 0.67 (")
-    assert beyond.top_name(texts[:0]) == "–"
+    assert beyond.top_name(texts[:0]) == "none"
     assert beyond.top_name(pd.Series(["Oslo"])) == "oslo, 1 of 1"
     assert beyond.share_of(1, 2) == "0.50 (0.09 to 0.91)"
 
