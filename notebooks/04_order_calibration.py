@@ -69,21 +69,18 @@ _ = figures.source_line(figure.axes[0], page.source, when)
 # that judge errs on one text in five. This chapter asks for answers that a program can decide:
 #
 # - *Lists* ask for a planet, a currency or a constellation. A text is valid if the whole of it is
-#   one of the names of a closed set, in any common form. What a list leaves open is not counted.
+#   one of the names of a closed set, in any common form.
 # - *Forms* ask for a date of a given year, an expression that equals 24 or a legal first move in
 #   chess. A parser or a rule decides.
 #
 # The model is told neither the list nor the rule. A {term}`sweep` forces one candidate after
 # another as the next token, lets the model finish the text greedily, that is with its most probable
 # tokens, and labels the candidate by the text. Candidates for the first token are every tenth rank
-# up to rank 1,000, as in the paper. Trees of two or three forced tokens have 8 or 4 ranks a step,
-# spaced evenly in their logarithm. So recall is always relative to the ranks that were tried, and
-# never to the whole vocabulary.
+# up to rank 1,000, as in the paper; trees of two or three forced tokens have 8 or 4 ranks a step. So
+# recall is always relative to the ranks that were tried, and never to the whole vocabulary.
 
 # %%
-page.fold(
-    study.sizes(run), "What was tried, what its labels say, and the paper's own size", digits=3
-)
+page.fold(study.sizes(run), "What was tried and found valid, and the paper's own size", digits=3)
 
 # %% [markdown]
 # ### One token of one prompt
@@ -111,13 +108,13 @@ page.show(study.examples(run, plan.trees[lists][0].name, shown))
 # The precision and recall of every possible cutoff trace a {term}`frontier`, and the area under it
 # says how good the ranking is. Even a random order has more area than {term}`prevalence`, because
 # the best cutoff is picked after the fact. So the number to look at is *area_gain*, the area beyond
-# that of a random order.
+# that of a random order, and *past_half*, by how much it exceeds half of what a perfect order would
+# gain.
 #
-# The table has means over prompts with 95 % bootstrap intervals over prompts
-# {cite:p}`hesterberg2015bootstrap`. *Forced* is how many tokens a tree forces, and *depth* is the
-# step in it. *past_half* is the area beyond half of what a perfect order would gain, *prevalence*
-# is taken over the nodes that have a valid candidate, *prevalence_all* over all nodes, and *n_runs*
-# counts trees. Recall weighs a candidate by the valid texts below it (the paper's Def. 4.1).
+# The table has means with 95 % bootstrap intervals over prompts {cite:p}`hesterberg2015bootstrap`,
+# by the number of *forced* tokens and the step (*depth*). Recall weighs a candidate by the valid
+# texts below it (the paper's Def. 4.1). Nodes without a valid candidate count in *prevalence_all*
+# alone, and *n_runs* counts trees.
 
 # %%
 depths = study.depth_table(measured)
@@ -130,9 +127,9 @@ page.fold(exact, "Area, recall and prevalence by the number of forced tokens and
 #
 # Does the ranking get worse with each further token? The paper calls a candidate valid if *some*
 # text below it is. A token near the root has more texts below it, so prevalence falls with depth
-# **by definition**, and precision falls with it. Nodes without any valid candidate have no frontier
-# at all, and deep in a tree those that remain are the easy ones. We therefore compare steps within
-# the same trees, by their area and by what it exceeds a random order by.
+# **by definition**, and precision with it; and of the nodes deep in a tree only the easy ones have
+# any valid candidate, and so a frontier. We therefore compare steps within the same trees, by their
+# area and by what it exceeds a random order by.
 
 # %% mystnb={"figure": {"caption": "Lists: precision against recall on the frontier of all cutoffs, a panel per step of the same trees: mean and extremes over nodes, with prevalence and the mean height of a random order. What the ranking knows is the distance from the mean to the random order (compare the paper's Fig. 2, right).", "name": "fig-depth-lists"}, "image": {"alt": "Panels of precision-recall frontiers by depth for lists, with prevalence and a random order."}}
 figure = figures.depth_frontiers(*study.deepest(run, depths, lists))
@@ -147,8 +144,8 @@ page.fold(of_exact, "A later step less an earlier one of the same trees, lists a
 # ### Is one completion enough to label a candidate?
 #
 # The paper completes every candidate once, greedily, and shows that ten drawn completions would say
-# the same (the paper's Fig. 7). Here are both labels for the same candidates of the lists. How many
-# of the ten have to be valid the paper does not say, so we try two readings.
+# the same (the paper's Fig. 7). Here are both labels for the same candidates. The paper does not say
+# how many of the ten have to be valid, so we try two readings.
 
 # %% mystnb={"figure": {"caption": "Lists: mean precision-recall frontiers of the same candidates under three ways to label them; thin: lowest and highest node. Lines that lie close say that one greedy completion is enough (compare the paper's Fig. 7).", "name": "fig-greedy-drawn"}, "image": {"alt": "Precision-recall frontiers of the same candidates under three ways to label them."}}
 grid, sources = study.greedy_and_drawn(run)
@@ -164,12 +161,10 @@ page.fold(page.with_intervals(summary), "The same candidates under three ways to
 # %% [markdown]
 # ### Why no language model judges here
 #
-# The paper's judge has 35 billion parameters and agrees with people on 81 % of texts. We gave a
-# small language model the same task in our own words: it marks grammar, semantics and overall
-# quality from 1 to 10, and calls a text valid from 9 on all three. Half of the texts it is asked
-# about are valid where there are enough, so an accuracy of 0.5 is chance, and *always_invalid* is
-# what saying no to everything would get. The references are the lists, and for grammar a checker,
-# which errs itself.
+# The paper's judge has 35 billion parameters and agrees with people on 81 % of texts. We gave a small
+# language model the same task: it marks grammar, semantics and overall quality from 1 to 10, and
+# calls a text valid from 9 on all three. Half of its texts are valid where there are enough, so an
+# accuracy of 0.5 is chance.
 
 # %%
 judge = study.judge_by_name(judge_model if plan.judged else "", judge_url)
@@ -179,26 +174,22 @@ print("judge:", judge.name if judge else "none in this run")
 page.fold(page.with_intervals(agreements), "The judge against the lists and the grammar checker")
 
 # %% [markdown]
-# Such errors set a {term}`noise floor`: even a **perfect** ranking of 1,000 candidates, at the
-# prevalence of these lists, would seem as poor as the next table says. The points that the authors
-# publish show the other half of the problem: their areas lie only
-# {glue:text}`published_gain` above those of a random order, because most of their candidates are
-# valid. [What a judged curve can show](../../noise_floor.md) lets you move both by hand.
+# Such errors set a {term}`noise floor`: even a **perfect** ranking of 1,000 candidates would seem as
+# poor as the next table says. The points that the authors publish show the other half of the
+# problem: their areas lie only {glue:text}`published_gain` above those of a random order, because
+# most of their candidates are valid. [What a judged curve can show](../../noise_floor.md) lets you
+# move both by hand.
 
 # %%
 first = depths[(depths.kind == lists) & (depths.forced == 1)].iloc[0]
-page.fold(
-    study.noise_table(agreements, first.prevalence_all), "A perfect ranking under a noisy judge"
-)
+noise = study.noise_table(agreements, first.prevalence_all)
+page.fold(noise, "A perfect ranking under a noisy judge")
 
 # %%
 published = study.precision_recall.from_published().drop(columns="recall")
 page.fold(published, "The authors' published points, by model and beginning of a story")
 
 # %% [markdown]
-# People are the better reference, and no human labels come with this book. The last section says
-# how to make some.
-#
 # ### What knowing two steps would buy
 #
 # In the paper's Table 1 an *oracle* draws its first two tokens uniformly from those that were found
@@ -206,8 +197,8 @@ page.fold(published, "The authors' published points, by model and beginning of a
 # we draw four settings from its grid in the paper's Table 3, and each setting writes 12 texts for
 # every list prompt. What counts is the most diverse setting whose validity is 0.8 or more.
 #
-# {term}`Embedding diversity <embedding diversity>` is the mean of 1 − cosine over pairs of texts,
-# and {term}`self-BLEU` is high where texts repeat each other. It is taken over all texts and over
+# {term}`Embedding diversity <embedding diversity>` is high where texts differ in meaning, and
+# {term}`self-BLEU` where they repeat each other's words. The latter is taken over all texts and over
 # groups of four, since the paper's "n = 4" can mean either.
 
 # %%
@@ -227,9 +218,8 @@ else:
     print(study.NO_OPENING)
 
 # %% [markdown]
-# *tried* counts settings, *usable* those with validity 0.8, and the setting that was chosen has its
-# *parameter* and *temperature*. *best_of* is the expected best of as many settings as the smallest
-# grid has, and *held_out* chooses the setting of a prompt on the other prompts.
+# In the first table, *best_of* is the expected best of as many settings as the smallest grid has, and
+# *held_out* chooses the setting of a prompt on the other prompts.
 
 # %%
 page.fold(page.with_intervals(study.compact(compared)), "Every strategy, on lists and free texts")
@@ -240,11 +230,10 @@ page.fold(page.with_intervals(apart), "The oracle less each strategy, prompt by 
 # %% [markdown]
 # ### Free texts, judged by their grammar alone
 #
-# The model was also asked for a story, a joke, a poem and a plot. An offline checker of spelling
-# and grammar (*harper*) labels these texts, so "valid" means **free of the errors that it finds**.
-# It knows no meaning, it misses errors, and it does not punish a text that was cut off. The numbers
-# say how often the model goes on without a slip after a forced token, and they decide no claim. The
-# trees begin after 1 to 12 tokens of the model's own; with one token forced there are 48 ranks.
+# The model was also asked for a story, a joke, a poem and a plot. An offline checker of spelling and
+# grammar (*harper*) labels these texts, so "valid" means **free of the errors that it finds**: it
+# knows no meaning, and does not punish a text that was cut off. The numbers say how often the model
+# goes on without a slip after a forced token, and they decide no claim.
 
 # %%
 of_texts = page.with_intervals(depths[depths.kind == texts].drop(columns="recall"))
@@ -308,9 +297,8 @@ page.glue_each({f"{kind}_answered": f"{n} of {asked}" for kind, (n, asked) in ca
 # cu.openended.verifiers.read_sheets(items, "label-me.csv")
 # ```
 #
-# Every text is stored with its tokens, ranks, log-probabilities and label, and is reused for the
-# same weights, prompts and convention only. A run that was stopped goes on where it was. On a
-# graphics card the same functions do the paper's own size (`study.paper`).
+# Every text is stored with its tokens, ranks, log-probabilities and label, and a run that was stopped
+# goes on where it was. On a graphics card the same functions do the paper's own size (`study.paper`).
 
 # %%
 print("numbers from", page.source)

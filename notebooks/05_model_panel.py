@@ -53,22 +53,17 @@ _ = figures.source_line(figure.axes[0], page.source, when)
 #
 # ### What is compared
 #
-# This page reads what the other chapters stored of every model, and loads none. It grows by a row
-# when somebody runs a model. A model that was not run has no number of ours, and what the authors
-# published of theirs is drawn open and said to be so. Most models here are of a laptop's size, in 4
-# bits. The first table lists the paper's checkpoints too, with the command that would measure each;
-# sizes marked ~ are inferred. `python -m calib_utils forecast --model NAME` says what it would take.
+# This page reads what the other chapters stored of every model, most of them of a laptop's size and
+# in 4 bits, and grows by a row when somebody runs one. A model that was not run has no number of
+# ours; the first table has the command that would measure it. Sizes marked ~ are inferred.
 
 # %% tags=["nbval-ignore-output"]
 covered = cu.coverage(page.store)
-page.fold(
-    cu.coverage(page.store, for_page=True), "The paper's checkpoints and ours: what is measured"
-)
+page.fold(cu.coverage(page.store, for_page=True), "The paper's models and ours: what is measured")
 
 # %% [markdown]
-# The second table says what is read of each model. *Tasks* counts those of the chapter on oracle
-# cutoffs, of eight. A chat model's answers end with its turn, a base model's with the line. *Nodes
-# with labels* are steps of the chapter on order.
+# *Tasks* counts those of the chapter on oracle cutoffs, of eight, and *nodes with labels* the steps of
+# the chapter on order.
 
 # %%
 page.fold(study.sources(found), "What is read of each model, and the SHA-256 of its weights")
@@ -84,14 +79,10 @@ else:
 # ### Order against size
 #
 # In the figure above, the black tick is the area of a {term}`random order` of the same candidates.
-# Among free texts, which a checker of grammar judges, most candidates are valid, and the area is
-# high without any order. Fewer than ten prompts have no interval. The open diamonds are computed
-# from the points that the authors publish for two models: one story prompt, four beginnings each,
-# ranks to 2,000 and a judge of their own. Their height cannot be compared with ours.
-#
-# In the table *area_gain* is the area beyond that of a random order. Recall weighs a token by the
-# valid texts below it (the paper's Def. 4.1). Nodes without a valid candidate are in no mean but
-# that of *prevalence_all*, and *n_runs* counts trees (prompts and seeds).
+# Most free texts pass the checker of grammar, so there the area is high without any order. The open
+# diamonds are computed from the points that the authors publish for two models, with another prompt,
+# other ranks and a judge of their own; their height cannot be compared with ours. The columns of the
+# table are those of the chapter on order.
 
 # %%
 columns = ["model", "kind", "forced", "depth"]
@@ -104,8 +95,7 @@ page.fold(page.with_intervals(shown), "Order by model, kind of prompt and step")
 # ### Validity and diversity
 #
 # {numref}`fig-panel-frontiers` has every setting of the paper's Table 3 and the {term}`oracle-size
-# cutoff`. On tasks that a model hardly does, all settings lie in the corner, and the order of the
-# curves says nothing. All numbers from here on are exact for the weights, since nothing is drawn.
+# cutoff`. All numbers from here on are exact for the weights, since nothing is drawn.
 
 # %% mystnb={"figure": {"caption": "Diversity against validity of every setting (dots, by rule) with Pareto frontiers, a panel per task and model (compare the paper's Fig. 9).", "name": "fig-panel-frontiers"}, "image": {"alt": "Grid of scatter plots of diversity against validity, a panel per task and model."}}
 names = list(dict.fromkeys(found.settings.model))
@@ -136,9 +126,9 @@ page.fold(parts, "The loss and its parts, by task and model")
 # %% [markdown]
 # ### Logit shape
 #
-# The paper fits a line and then a logarithm to the sorted logits of six queries (its App. I), and
-# the chapter on logit shape asks whether that is the right form. Our fits stand above the line, the
-# 18 that the paper publishes for other models below it.
+# The paper fits a line and then a logarithm to the sorted logits of six queries (its App. I); the
+# chapter on logit shape asks whether that is the right form. The 18 fits that the paper publishes, of
+# other models, stand below ours.
 
 # %% mystnb={"figure": {"caption": "R², mean squared error and breakpoint of every model's fits: a dot per query; filled: this book's models; open: as published.", "name": "fig-panel-shape"}, "image": {"alt": "Dots of three measures of fit by model and query, the published ones open."}}
 fits = study.shape_table(found)
@@ -153,10 +143,10 @@ page.fold(fitted, "The fitted form, by model and query", digits=3)
 # ### Pairs of models
 #
 # The fairest comparison is within a pair: a larger model less a smaller one of the same family, or a
-# post-trained model less its base model. Order is paired by prompt and seed, with a bootstrap
-# interval from ten prompts on. On tasks the numbers are exact, and *over* counts on how many the
-# second model's is larger. Without a pair of a base model and its post-trained one, of which the
-# paper's panel has {glue:text}`stage_pairs_known`, nothing is said about training.
+# post-trained model less its base model. Order is paired by prompt and seed; on tasks, *over* counts
+# on how many the second model's number is larger. The paper's panel has
+# {glue:text}`stage_pairs_known` pairs of a base model and its post-trained one; without any of them
+# here, nothing is said about training.
 
 # %%
 paired = study.pair_table(found)
