@@ -86,10 +86,10 @@ page.show(cutoffs[["rule", "parameter", "validity", "diversity", "sequence_recal
 # %% [markdown]
 # ## Claims and findings
 #
-# This page tests no claim of the paper, but it can be wrong in one way: the exact validity might not
-# be what the model does when it writes. So we draw answers at temperature 1 and count. The exact
-# validity should lie in the 95 % interval of the observed share (for one draw in twenty it does
-# not).
+# This page tests no claim of the paper, but it can be wrong in one way: the exact validity might
+# not be what the model does when it writes. So we draw answers at temperature 1 and count. The
+# exact validity should lie in the 95 % interval of the observed share (for one draw in twenty it
+# does not).
 
 # %% tags=["nbval-ignore-output"]
 n = 100 if quick else 400

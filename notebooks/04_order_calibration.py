@@ -76,8 +76,8 @@ _ = figures.source_line(figure.axes[0], page.source, when)
 # The model is told neither the list nor the rule. A {term}`sweep` forces one candidate after
 # another as the next token, lets the model finish the text greedily, that is with its most probable
 # tokens, and labels the candidate by the text. Candidates for the first token are every tenth rank
-# up to rank 1,000, as in the paper; trees of two or three forced tokens have 8 or 4 ranks a step. So
-# recall is always relative to the ranks that were tried, and never to the whole vocabulary.
+# up to rank 1,000, as in the paper; trees of two or three forced tokens have 8 or 4 ranks a step.
+# So recall is always relative to the ranks that were tried, and never to the whole vocabulary.
 
 # %%
 page.fold(study.sizes(run), "What was tried and found valid, and the paper's own size", digits=3)
@@ -144,8 +144,8 @@ page.fold(of_exact, "A later step less an earlier one of the same trees, lists a
 # ### Is one completion enough to label a candidate?
 #
 # The paper completes every candidate once, greedily, and shows that ten drawn completions would say
-# the same (the paper's Fig. 7). Here are both labels for the same candidates. The paper does not say
-# how many of the ten have to be valid, so we try two readings.
+# the same (the paper's Fig. 7). Here are both labels for the same candidates. The paper does not
+# say how many of the ten have to be valid, so we try two readings.
 
 # %% mystnb={"figure": {"caption": "Lists: mean precision-recall frontiers of the same candidates under three ways to label them; thin: lowest and highest node. Lines that lie close say that one greedy completion is enough (compare the paper's Fig. 7).", "name": "fig-greedy-drawn"}, "image": {"alt": "Precision-recall frontiers of the same candidates under three ways to label them."}}
 grid, sources = study.greedy_and_drawn(run)
@@ -161,10 +161,10 @@ page.fold(page.with_intervals(summary), "The same candidates under three ways to
 # %% [markdown]
 # ### Why no language model judges here
 #
-# The paper's judge has 35 billion parameters and agrees with people on 81 % of texts. We gave a small
-# language model the same task: it marks grammar, semantics and overall quality from 1 to 10, and
-# calls a text valid from 9 on all three. Half of its texts are valid where there are enough, so an
-# accuracy of 0.5 is chance.
+# The paper's judge has 35 billion parameters and agrees with people on 81 % of texts. We gave a
+# small language model the same task: it marks grammar, semantics and overall quality from 1 to 10,
+# and calls a text valid from 9 on all three. Half of its texts are valid where there are enough, so
+# an accuracy of 0.5 is chance.
 
 # %%
 judge = study.judge_by_name(judge_model if plan.judged else "", judge_url)
@@ -174,8 +174,8 @@ print("judge:", judge.name if judge else "none in this run")
 page.fold(page.with_intervals(agreements), "The judge against the lists and the grammar checker")
 
 # %% [markdown]
-# Such errors set a {term}`noise floor`: even a **perfect** ranking of 1,000 candidates would seem as
-# poor as the next table says. The points that the authors publish show the other half of the
+# Such errors set a {term}`noise floor`: even a **perfect** ranking of 1,000 candidates would seem
+# as poor as the next table says. The points that the authors publish show the other half of the
 # problem: their areas lie only {glue:text}`published_gain` above those of a random order, because
 # most of their candidates are valid. [What a judged curve can show](../../noise_floor.md) lets you
 # move both by hand.
@@ -198,8 +198,8 @@ page.fold(published, "The authors' published points, by model and beginning of a
 # every list prompt. What counts is the most diverse setting whose validity is 0.8 or more.
 #
 # {term}`Embedding diversity <embedding diversity>` is high where texts differ in meaning, and
-# {term}`self-BLEU` where they repeat each other's words. The latter is taken over all texts and over
-# groups of four, since the paper's "n = 4" can mean either.
+# {term}`self-BLEU` where they repeat each other's words. The latter is taken over all texts and
+# over groups of four, since the paper's "n = 4" can mean either.
 
 # %%
 drawn = study.texts_of(page.model, run, seed, page.store)
@@ -218,8 +218,8 @@ else:
     print(study.NO_OPENING)
 
 # %% [markdown]
-# In the first table, *best_of* is the expected best of as many settings as the smallest grid has, and
-# *held_out* chooses the setting of a prompt on the other prompts.
+# In the first table, *best_of* is the expected best of as many settings as the smallest grid has,
+# and *held_out* chooses the setting of a prompt on the other prompts.
 
 # %%
 page.fold(page.with_intervals(study.compact(compared)), "Every strategy, on lists and free texts")
@@ -230,10 +230,10 @@ page.fold(page.with_intervals(apart), "The oracle less each strategy, prompt by 
 # %% [markdown]
 # ### Free texts, judged by their grammar alone
 #
-# The model was also asked for a story, a joke, a poem and a plot. An offline checker of spelling and
-# grammar (*harper*) labels these texts, so "valid" means **free of the errors that it finds**: it
-# knows no meaning, and does not punish a text that was cut off. The numbers say how often the model
-# goes on without a slip after a forced token, and they decide no claim.
+# The model was also asked for a story, a joke, a poem and a plot. An offline checker of spelling
+# and grammar (*harper*) labels these texts, so "valid" means **free of the errors that it finds**:
+# it knows no meaning, and does not punish a text that was cut off. The numbers say how often the
+# model goes on without a slip after a forced token, and they decide no claim.
 
 # %%
 of_texts = page.with_intervals(depths[depths.kind == texts].drop(columns="recall"))
@@ -297,8 +297,9 @@ page.glue_each({f"{kind}_answered": f"{n} of {asked}" for kind, (n, asked) in ca
 # cu.openended.verifiers.read_sheets(items, "label-me.csv")
 # ```
 #
-# Every text is stored with its tokens, ranks, log-probabilities and label, and a run that was stopped
-# goes on where it was. On a graphics card the same functions do the paper's own size (`study.paper`).
+# Every text is stored with its tokens, ranks, log-probabilities and label, and a run that was
+# stopped goes on where it was. On a graphics card the same functions do the paper's own size
+# (`study.paper`).
 
 # %%
 print("numbers from", page.source)

@@ -12,15 +12,15 @@
 # # Across models: do size and training help?
 #
 # **Question.** Does a larger or a better trained model put valid tokens first, and spread its
-# probability over them? Over 21 checkpoints of four families the paper finds that the area under the
-# precision–recall frontier rises only mildly with size, that recall at precision 0.8 stays low
+# probability over them? Over 21 checkpoints of four families the paper finds that the area under
+# the precision–recall frontier rises only mildly with size, that recall at precision 0.8 stays low
 # whatever the size (the paper's Fig. 4 and 8), and that the same faults of order and of shape show
 # in four models (the paper's Fig. 9).
 #
-# **Answer.** {glue:text}`models` models have results here, with {glue:text}`size_pairs` pairs of two
-# sizes of one family and {glue:text}`stage_pairs` pairs of a base model and its post-trained one; of
-# the paper's {glue:text}`paper_models` checkpoints {glue:text}`paper_measured` were run. Every model
-# that can do a task has a vote, and of the {glue:text}`claims` claims about models
+# **Answer.** {glue:text}`models` models have results here, with {glue:text}`size_pairs` pairs of
+# two sizes of one family and {glue:text}`stage_pairs` pairs of a base model and its post-trained
+# one; of the paper's {glue:text}`paper_models` checkpoints {glue:text}`paper_measured` were run.
+# Every model that can do a task has a vote, and of the {glue:text}`claims` claims about models
 # {glue:text}`reproduced` are reproduced, {glue:text}`not_reproduced` are not, and
 # {glue:text}`not_decided` are not decided. A single pair of sizes is no trend, and between families
 # size is mixed up with everything else, so the claims about size need more models than a laptop
@@ -62,8 +62,8 @@ covered = cu.coverage(page.store)
 page.fold(cu.coverage(page.store, for_page=True), "The paper's models and ours: what is measured")
 
 # %% [markdown]
-# *Tasks* counts those of the chapter on oracle cutoffs, of eight, and *nodes with labels* the steps of
-# the chapter on order.
+# *Tasks* counts those of the chapter on oracle cutoffs, of eight, and *nodes with labels* the steps
+# of the chapter on order.
 
 # %%
 page.fold(study.sources(found), "What is read of each model, and the SHA-256 of its weights")
@@ -80,9 +80,9 @@ else:
 #
 # In the figure above, the black tick is the area of a {term}`random order` of the same candidates.
 # Most free texts pass the checker of grammar, so there the area is high without any order. The open
-# diamonds are computed from the points that the authors publish for two models, with another prompt,
-# other ranks and a judge of their own; their height cannot be compared with ours. The columns of the
-# table are those of the chapter on order.
+# diamonds are computed from the points that the authors publish for two models, with another
+# prompt, other ranks and a judge of their own; their height cannot be compared with ours. The
+# columns of the table are those of the chapter on order.
 
 # %%
 columns = ["model", "kind", "forced", "depth"]
@@ -110,8 +110,8 @@ page.fold(beside, "The oracle size beside the best practical rule", digits=2, fl
 # ### Order, shape and size of the cutoff
 #
 # Where does a model lose validity and diversity at temperature 1 without any cutoff? The loss
-# −ln(Val × Div), in {term}`nats <nat>`, splits into an {term}`order part`, a {term}`shape part` and a
-# {term}`size part`. Tasks on which no setting of the model has a validity of 0.05 are left out.
+# −ln(Val × Div), in {term}`nats <nat>`, splits into an {term}`order part`, a {term}`shape part` and
+# a {term}`size part`. Tasks on which no setting of the model has a validity of 0.05 are left out.
 
 # %% mystnb={"figure": {"caption": "The loss at temperature 1 without cutoff, in nats, split between order (hatched), shape (plain) and size of the cutoff (dotted), a bar per task and model.", "name": "fig-panel-split"}, "image": {"alt": "Stacked bars of the loss by task and model, split between order, shape and size."}}
 splits = study.testable(found, study.split_table(found))
@@ -127,8 +127,8 @@ page.fold(parts, "The loss and its parts, by task and model")
 # ### Logit shape
 #
 # The paper fits a line and then a logarithm to the sorted logits of six queries (its App. I); the
-# chapter on logit shape asks whether that is the right form. The 18 fits that the paper publishes, of
-# other models, stand below ours.
+# chapter on logit shape asks whether that is the right form. The 18 fits that the paper publishes,
+# of other models, stand below ours.
 
 # %% mystnb={"figure": {"caption": "R², mean squared error and breakpoint of every model's fits: a dot per query; filled: this book's models; open: as published.", "name": "fig-panel-shape"}, "image": {"alt": "Dots of three measures of fit by model and query, the published ones open."}}
 fits = study.shape_table(found)
@@ -142,9 +142,9 @@ page.fold(fitted, "The fitted form, by model and query", digits=3)
 # %% [markdown]
 # ### Pairs of models
 #
-# The fairest comparison is within a pair: a larger model less a smaller one of the same family, or a
-# post-trained model less its base model. Order is paired by prompt and seed; on tasks, *over* counts
-# on how many the second model's number is larger. The paper's panel has
+# The fairest comparison is within a pair: a larger model less a smaller one of the same family, or
+# a post-trained model less its base model. Order is paired by prompt and seed; on tasks, *over*
+# counts on how many the second model's number is larger. The paper's panel has
 # {glue:text}`stage_pairs_known` pairs of a base model and its post-trained one; without any of them
 # here, nothing is said about training.
 

@@ -20,11 +20,11 @@
 # **Answer.** Of this model's replies to *Name a random city in the world*, the share whose first
 # line is a city's name and nothing else is {glue:text}`city_names`, and among these the most
 # frequent is {glue:text}`city_top`. On programming problems its pass@1 is {glue:text}`pass_1`, and
-# the probability that a program that passes is more probable than one that fails
-# ({term}`order (AUC)`) is {glue:text}`program_auc`; 1 would be a perfect order and 0.5 a random one.
-# Of the paper's claims below, {glue:text}`reproduced` are reproduced, {glue:text}`not_reproduced`
-# are not, {glue:text}`not_decided` are not decided, and {glue:text}`excluded` are about what this
-# model cannot do.
+# the probability that a program that passes is more probable than one that fails ({term}`order
+# (AUC)`) is {glue:text}`program_auc`; 1 would be a perfect order and 0.5 a random one. Of the
+# paper's claims below, {glue:text}`reproduced` are reproduced, {glue:text}`not_reproduced` are not,
+# {glue:text}`not_decided` are not decided, and {glue:text}`excluded` are about what this model
+# cannot do.
 
 # %% tags=["parameters"]
 model = "qwen2.5-coder-0.5b-instruct"  # embedded name, hub id, local folder or .gguf file
@@ -63,17 +63,17 @@ _ = figures.source_line(ax, page.weights, asked_when)
 # %% [markdown]
 # ## How we know
 #
-# The paper shows one example of each, of far larger models. Here are five questions and twelve small
-# problems; a base model gets two questions and no problem. All numbers are estimates from draws.
-# Shares carry a 95 % interval in brackets where there are draws enough. Means over problems carry
-# one from ten problems on, and show their points below that.
+# The paper shows one example of each, of far larger models. Here are five questions and twelve
+# small problems; a base model gets two questions and no problem. All numbers are estimates from
+# draws. Shares carry a 95 % interval in brackets where there are draws enough. Means over problems
+# carry one from ten problems on, and show their points below that.
 #
 # ### One question, many times
 #
 # Replies are drawn from the model's own distribution at temperature T without any cutoff, and have
-# at most 20 tokens. *random-city* is the paper's question word for word, *random-city-half* the same
-# at T = 0.5, and the others ask for a city, a country or a chemical element by name only. A chat
-# model gets its own template, a base model the bare text.
+# at most 20 tokens. *random-city* is the paper's question word for word, *random-city-half* the
+# same at T = 0.5, and the others ask for a city, a country or a chemical element by name only. A
+# chat model gets its own template, a base model the bare text.
 
 # %%
 page.show(study.answers_table(replies, asked))
@@ -83,11 +83,12 @@ page.show(study.answers_table(replies, asked))
 #   Where it is low, the model writes sentences or leaves the subject, and a count of whole answers
 #   says how varied the *wording* is. *top of the names* counts among these replies alone.
 # - *effective number* is the {term}`effective number of answers`: the number of equally likely
-#   answers that would be as varied, corrected for answers not seen. **Its interval promises too much
-#   where answers have a long tail**, because a sample cannot know a tail that it has not touched;
-#   the number is then too low. Two spellings count as two answers, such as *USA* and *United States*.
-# - *unseen* is the {term}`unseen mass`: how likely the next reply is one that did not come yet. Where
-#   it is near 1, all one can say about the number of answers is that it is large.
+#   answers that would be as varied, corrected for answers not seen. **Its interval promises too
+#   much where answers have a long tail**, because a sample cannot know a tail that it has not
+#   touched; the number is then too low. Two spellings count as two answers, such as *USA* and
+#   *United States*.
+# - *unseen* is the {term}`unseen mass`: how likely the next reply is one that did not come yet.
+#   Where it is near 1, all one can say about the number of answers is that it is large.
 
 # %% mystnb={"figure": {"caption": "The same for a question that asks for the name only: a country.", "name": "fig-beyond-country"}, "image": {"alt": "Bars of the most frequent replies to the question for a country."}}
 ax = figures.answer_bars(study.summarise(replies.text[replies.question == "country"]))
@@ -112,8 +113,8 @@ page.show(table) if endpoint_url else print(study.NOT_ASKED)
 # network or files. A reply *passed* if every answer was right, *failed* if the program ran to its
 # end with a wrong answer or an exception, and was an *error* if it did not load.
 #
-# {term}`pass@k` is the probability that at least one of k draws passes, by the unbiased estimator of
-# Chen et al. {cite:p}`chen2021evaluating`. Its interval is over problems like these.
+# {term}`pass@k` is the probability that at least one of k draws passes, by the unbiased estimator
+# of Chen et al. {cite:p}`chen2021evaluating`. Its interval is over problems like these.
 
 # %%
 n_programs = study.QUICK_PROGRAMS if quick else study.N_PROGRAMS
@@ -144,10 +145,10 @@ else:
     print(why_not)
 
 # %% [markdown]
-# In the table, *prevalence* is the share that passes, and *auc* the probability that a passing reply
-# is more probable than a failing one. Long replies have low probabilities, so the last column orders
-# by length alone, shortest first. Where it does as well, log-probability says little about the
-# program itself.
+# In the table, *prevalence* is the share that passes, and *auc* the probability that a passing
+# reply is more probable than a failing one. Long replies have low probabilities, so the last column
+# orders by length alone, shortest first. Where it does as well, log-probability says little about
+# the program itself.
 
 # %%
 order = study.order_table(programs) if len(ranked) else ranked
@@ -160,8 +161,9 @@ page.fold(order, "Order by problem") if len(order) else print(why_not)
 # docstrings only hold the same program. The table answers in two ways:
 #
 # - *Among the drawn programs*, as in the paper's figure: the share of their probability that the
-#   *top one* and the *top three* hold, and their *effective number*. Log-probabilities of long texts
-#   differ by many nats, so a few of a small sample nearly always hold most, which decides nothing.
+#   *top one* and the *top three* hold, and their *effective number*. Log-probabilities of long
+#   texts differ by many nats, so a few of a small sample nearly always hold most, which decides
+#   nothing.
 # - *Of all that pass*: *two are the same* estimates without bias how likely two passing draws hold
 #   the same program, and so sees undrawn programs too. *ln of their mass* tells why that matters:
 #   where it is far below 0, the drawn replies hold next to nothing of what the model can write.
@@ -174,9 +176,9 @@ page.fold(shape, "Shape by problem", digits=3) if len(shape) else print(why_not)
 # ## Claims and findings
 #
 # The claims about answers count the replies that are a name, and exclude questions with fewer than
-# 30 of them. A claim is decided where the whole interval lies on one side of the number that decides
-# it; of fewer than ten problems, where six or more all lie there. A model of whose programs fewer
-# than one in twenty pass is excluded. Tests that the paper does not make are counted apart.
+# 30 of them. A claim is decided where the whole interval lies on one side of the number that
+# decides it; of fewer than ten problems, where six or more all lie there. A model of whose programs
+# fewer than one in twenty pass is excluded. Tests that the paper does not make are counted apart.
 
 # %%
 found = study.findings(replies, asked, programs)
@@ -200,10 +202,9 @@ page.glue_verdicts(found)
 #
 # Intervals that do not overlap would mean that replies depend on each other. *One name outnumbers
 # all others* is refuted where the whole interval lies below one half, for this model and this
-# wording.
-# `python -m calib_utils run --model NAME --notebook 07_beyond -p seed=1 --results-dir other --book-dir other-pages`
-# draws everything anew, in a quarter to half an hour on one core, and `-p endpoint_url=…` asks a
-# larger model.
+# wording. `python -m calib_utils run --model NAME --notebook 07_beyond -p seed=1 --results-dir
+# other --book-dir other-pages` draws everything anew, in a quarter to half an hour on one core, and
+# `-p endpoint_url=…` asks a larger model.
 #
 # Every reply is stored with its log-probability and verdict, the hash of the weights and of the
 # prompts, and its convention. This page reads them and needs neither a sandbox nor a minute. The

@@ -16,13 +16,14 @@
 # which knob is worth turning: the temperature, a cutoff, the words of the prompt, or many prompts
 # instead of one.
 #
-# **Answer.** This model can do {glue:text}`able` closed lists, and left as it is it has a validity of
-# {glue:text}`alone_validity` on them and a diversity of {glue:text}`alone_diversity`. With
+# **Answer.** This model can do {glue:text}`able` closed lists, and left as it is it has a validity
+# of {glue:text}`alone_validity` on them and a diversity of {glue:text}`alone_diversity`. With
 # {glue:text}`budget` settings tried of each lever and a validity of at least 0.8, the largest
 # diversity comes from {glue:text}`best_lever`: {glue:text}`best_diversity`; temperature alone gives
 # {glue:text}`temperature_diversity`, and the best cutoff ({glue:text}`best_sampler`) gives
 # {glue:text}`sampler_diversity`. At a validity of at least 0.95 the largest diversity comes from
-# {glue:text}`best_lever_95`: {glue:text}`best_diversity_95` (brackets hold 95 % intervals over lists).
+# {glue:text}`best_lever_95`: {glue:text}`best_diversity_95` (brackets hold 95 % intervals over
+# lists).
 
 # %% tags=["parameters"]
 model = "qwen2.5-coder-0.5b-instruct"  # embedded name, hub id, local folder or .gguf file
