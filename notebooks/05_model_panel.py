@@ -23,8 +23,7 @@
 # Every model that can do a task has a vote, and of the {glue:text}`claims` claims about models
 # {glue:text}`reproduced` are reproduced, {glue:text}`not_reproduced` are not, and
 # {glue:text}`not_decided` are not decided. A single pair of sizes is no trend, and between families
-# size is mixed up with everything else, so the claims about size need more models than a laptop
-# runs.
+# size is mixed up with everything else, so the claims about size need several pairs.
 
 # %% tags=["parameters", "all-results"]
 seed = 0  # not used here: nothing is drawn but the bootstrap's resamples, which have their own
