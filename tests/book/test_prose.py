@@ -119,8 +119,16 @@ def test_a_majority_decides_and_those_who_cannot_are_named():
     assert voted({"a": 0.2}, ["b"], of="query") == (yes, "on 1 of 1 query: numbers; excluded: b")
     assert voted({}, ["a", "b"]) == (EXCLUDED, "excluded: a, b")
     assert voted({}) == (neither, "no task to decide it on")
-    best = pd.Series({"a": reporting.TESTABLE, "b": reporting.TESTABLE / 2})
-    assert reporting.able(best) == (["a"], ["b"])
+    best = {"task": ["a", "a", "b"], "validity": [0, reporting.TESTABLE, reporting.TESTABLE / 2]}
+    assert reporting.able(pd.DataFrame(best)) == (["a"], ["b"])
+
+
+def test_a_table_with_nothing_to_show_is_a_sentence():
+    empty = pd.DataFrame(columns=["task", "validity"])
+    assert "<p>No list is done.</p>" in reporting.show(empty, empty="No list is done.").data
+    assert "<table" not in reporting.fold(empty, "All lists").data
+    one = pd.DataFrame({"task": ["a"], "validity": [0.5]})
+    assert "All lists (1 row)" in reporting.fold(one, "All lists").data
 
 
 def test_fewer_than_ten_clusters_have_points_and_no_interval():
