@@ -19,7 +19,7 @@ from calib_utils.studies.reporting import EXCLUDED, HYPOTHESIS, KINDS, OURS, THE
 ROOT = paths.project_root()
 CHAPTERS = [*notebooks.notebook_names(), *notebooks.panel_names()]
 # Nothing in these was measured: an example done by hand, a formula, laws with known answers.
-BY_FORMULA = {"fig-words", "fig-price", "fig-controls"}
+BY_FORMULA = {"fig-words", "fig-controls"}
 
 
 def chapter(name):
@@ -27,14 +27,16 @@ def chapter(name):
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
-def test_a_chapter_is_claim_finding_and_how_to_check(name):
+def test_a_chapter_is_question_answer_evidence_and_how_to_check(name):
     text = "\n".join(c.source for c in chapter(name).cells if c.cell_type == "markdown")
-    marks = ["**What the paper claims**", "**What we find.**", "## Check it yourself"]
+    marks = ["**Question.**", "**Answer.**", "\n## How we know\n"]
+    marks += ["\n## Claims and findings\n", "\n## Check it yourself\n"]
     places = [text.find(mark) for mark in marks]
     assert -1 not in places and places == sorted(places), dict(zip(marks, places, strict=True))
-    finding = text[places[1] : places[1] + 900]
-    assert "{glue:text}`" in finding, "the finding names no number of the run"
-    check = text[places[2] :]
+    assert re.findall("^## .*", text, re.MULTILINE) == [mark.strip() for mark in marks[2:]]
+    answer = text[places[1] : places[2]]
+    assert "{glue:text}`" in answer, "the answer names no number of the run"
+    check = text[places[4] :]
     assert "python -m" in check or "```python" in check
     assert re.search(r"refute|would be wrong|is a bug|should", check), "nothing could refute it"
 
