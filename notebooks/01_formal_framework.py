@@ -17,9 +17,8 @@
 # and a temperature must cost. Are its theorems right, and does this model meet their hypotheses?
 #
 # **Answer.** {glue:text}`theorems_hold` of {glue:text}`theorems` theorems and lemmas hold on
-# everything that we ran them on. This model {glue:text}`hypotheses_met` that we tested; where a
-# hypothesis fails, the theorem does not apply to this model, and nothing is said against the
-# theorem. On a scale from 0 to 1, its distribution over the first token of a US state is
+# everything that we ran them on. This model {glue:text}`hypotheses_met`; where a hypothesis fails,
+# the theorem does not apply to this model, and nothing is said against the theorem. On a scale from 0 to 1, its distribution over the first token of a US state is
 # {glue:text}`first_token_distance` away from the calibrated shape, and {numref}`fig-price-model`
 # shows how far its diversity lies below what the theorems allow.
 
@@ -101,7 +100,9 @@ _ = figures.tree(example)
 # :::
 
 # %%
-page.fold(study.definitions(example), "Each quantity by hand, and as this book computes it", digits=4)
+page.fold(
+    study.definitions(example), "Each quantity by hand, and as this book computes it", digits=4
+)
 
 # %% [markdown]
 # ### The theorems
@@ -165,7 +166,7 @@ page.fold(study.definitions(example), "Each quantity by hand, and as this book c
 # :::
 #
 # We ran each of them: in exact fractions and on *every* cutoff of small random trees where that is
-# possible, on grids and random instances elsewhere. The verdict follows from the largest violation.
+# possible, on grids and random instances elsewhere.
 
 # %%
 theorems = study.theorems.checks()
@@ -174,11 +175,10 @@ page.show(theorems, floor=1e-12)
 # %% [markdown]
 # ### Models whose answers are known
 #
-# A {term}`control` is a model whose every probability is given by a formula. The one that is
-# *uniform over V*, the valid answers, is what one would wish for. *Leaky shape* puts a tenth of each
-# step on invalid tokens. *Equally sharp* is the geometric law of Def. F.1, and *displaced* is that
-# law with two valid tokens pushed below two invalid ones. Tests send them through the functions of
-# this book and compare with the formulas.
+# A {term}`control` is a model given by a formula; tests compare what this book measures with it. The
+# law *uniform over V*, the valid answers, is what one would wish for. *Leaky shape* puts a tenth of
+# each step on invalid tokens. *Equally sharp* is the geometric law of Def. F.1, and *displaced* is
+# that law with two valid tokens pushed below two invalid ones.
 
 # %% mystnb={"figure": {"caption": "One known law per row, on two random digits. Left: probabilities of the first step by rank (valid tokens plain, invalid ones hatched; the number above is the mass of the invalid ones). Right: what temperature does to validity and diversity.", "name": "fig-controls"}, "image": {"alt": "Bars of the first step of four known laws, and beside each its validity and diversity against temperature."}}
 _ = figures.laws_under_temperature(study.first_steps("rng-2"), study.temperature_curves("rng-2"))
@@ -187,9 +187,8 @@ _ = figures.laws_under_temperature(study.first_steps("rng-2"), study.temperature
 # ### What compounds over the steps
 #
 # {numref}`fig-compounding` follows the products of Theorem E.1, equation {eq}`eq-factors`, on this
-# model, for cutoffs that keep a fixed number of tokens. Every second step of an answer is a comma,
-# the only valid token there: of ten kept tokens at most one is valid, which is why no fixed number
-# can be right for a whole answer.
+# model, for cutoffs that keep a fixed number of tokens. No fixed number can be right for a whole
+# answer: at every second step, after a digit, a single token is valid.
 
 # %%
 digits = by_task["rng-2" if quick else "rng-3"]
@@ -201,17 +200,16 @@ _ = figures.source_line(ax, page.source, when)
 # %% [markdown]
 # ### How hard are the steps?
 #
-# Hardness speaks of *all* cutoffs, so looking at some of them can only bound it from above. We look
-# at the settings of the paper's Table 3, at fixed sizes, and at cutoffs that adapt to the prefix at
-# one step. In {numref}`fig-recall-bound` no dot may lie above the line; one that did would be an
-# error of ours.
+# Hardness speaks of *all* cutoffs, so looking at some can only bound it from above. We look at the
+# settings of the paper's Table 3, at fixed sizes, and at cutoffs that adapt to the prefix at one
+# step. A dot above the line of {numref}`fig-recall-bound` would be an error of ours.
 
 # %% mystnb={"figure": {"caption": "US states: sequence recall against sequence precision of every setting (a dot each), under the bound of Theorem E.3 (line) with the hardness measured on these settings.", "name": "fig-recall-bound"}, "image": {"alt": "Scatter plot of recall against precision of all settings, all on or under a falling staircase."}}
 ax = figures.recall_bound(study.recall_bounds(by_task["us-states"]))
 _ = figures.source_line(ax, page.source, when)
 
 # %%
-hardness = study.hardness_tables(studies)
+hardness = study.hardness_table(studies)
 page.fold(hardness, "Nats of recall lost at least, by precision allowed (η)", digits=2, floor=1e-6)
 
 # %% [markdown]
@@ -219,12 +217,15 @@ page.fold(hardness, "Nats of recall lost at least, by precision allowed (η)", d
 #
 # Theorem F.4, equation {eq}`eq-price`, needs valid tokens on the first ranks, logits that fall
 # linearly with rank among them, and one {term}`sharpness` for all prefixes of a step. The table has
-# the steps with a choice. *Median miss* says by how many nats the straight line misses a logit,
-# which R² hides; ln 2, about 0.7, is a factor of 2 in probability. The bound in
-# {numref}`fig-price-model` applies to free digits, whose branching is fixed (Assumption 5.1).
+# the steps with a choice. *Valid first* is the share of prefixes that meet the first condition.
+# *Median miss* says by how many nats the straight line misses a logit; ln 2, about 0.7, is a factor
+# of 2 in probability. The bound of {numref}`fig-price-model` applies to
+# free digits only, whose branching is fixed (Assumption 5.1).
 
 # %%
-page.show(study.hypothesis_table(studies), digits=2)
+columns = ["task", "step", "prefixes", "valid first", "median miss"]
+columns += ["least sharpness", "most sharpness"]
+page.show(study.hypothesis_table(studies)[columns], digits=2, floor=1e-6, zeros=True)
 
 # %%
 calibration = study.calibration_table(studies)
@@ -233,27 +234,26 @@ page.fold(calibration, "Order and shape calibration (Def. D.1) by step", floor=1
 # %% [markdown]
 # ### What temperature does to head and tail
 #
-# The paper's Fig. 1 for a step whose valid tokens are known: the first token of a US state. A valid
+# {numref}`fig-head-tail` redraws the paper's Fig. 1 for a step whose valid tokens are known. A valid
 # token is *frequent* if at T = 1 it has at least its fair share of the valid mass, N/|V|, and
-# otherwise *rare*. In the paper the frequent ones hold everything at low temperature. As it rises
-# the rare ones gain, and then the invalid tail takes over because it contains so many tokens. The
-# dots are the masses that the authors published for another model.
+# otherwise *rare*. In the paper the frequent ones hold everything at low temperature; as it rises
+# the rare ones gain, and then the invalid tail takes over because it contains so many tokens.
 
 # %%
 step = figures.step_data(page.model, "us-states")
 
-# %% mystnb={"figure": {"caption": "One step, the first token of a US state. Upper: tokens by rank, probability on a logarithmic axis. Lower: the mass of each group as temperature rises (lines), with the masses published for Llama-3.1-8B-Instruct (dots). In the paper frequent valid tokens give way first to rare ones, then to the invalid tail (compare the paper's Fig. 1).", "name": "fig-head-tail"}, "image": {"alt": "Bars of token probability by rank in three groups, and the probability of each group against temperature."}}
+# %% mystnb={"figure": {"caption": "One step, the first token of a US state. Upper: tokens by rank, probability on a logarithmic axis. Lower: the mass of each group as temperature rises (lines), with the masses that the authors published for Llama-3.1-8B-Instruct (dots; compare the paper's Fig. 1).", "name": "fig-head-tail"}, "image": {"alt": "Bars of token probability by rank in three groups, and the probability of each group against temperature."}}
 figure = figures.head_and_tail(step, study.published_masses())
 _ = figures.source_line(figure.axes[0], page.source, page.live())
 
 # %% [markdown]
 # ## Claims and findings
 #
-# The table has four kinds of statements, each with verdicts in its own words: a *measured claim* of
-# the paper; a *hypothesis* of a theorem; a *theorem check*, which can only fail by an error of ours;
-# and a *test of ours*. Every task has one vote, the majority decides, and the count is shown. Tasks
-# whose validity stays below 0.05 at every temperature are excluded by name. Where the paper's
-# wording needs care is said in the [errata](../../errata.md).
+# There are four kinds of statements: *measured claims* of the paper, *hypotheses* of theorems,
+# *theorem checks*, which can only fail by an error of ours, and *tests of ours*. Every task has one
+# vote, the majority decides, and the count is shown. Tasks whose validity stays below 0.05 at every
+# temperature are excluded by name. The [errata](../../errata.md) say where the paper's wording needs
+# care.
 
 # %%
 found = study.findings(studies)

@@ -21,9 +21,10 @@
 # about {glue:text}`states_alike` equally likely states out of 50. Heating it from T = 0.5 to 1.6
 # moves its {term}`validity` on the states from {glue:text}`cool_validity` to
 # {glue:text}`hot_validity`, and its {term}`diversity` from {glue:text}`cool_diversity` to
-# {glue:text}`hot_diversity`. A validity and a diversity of 0.9 at the same temperature are reached
-# {glue:text}`reached_both`; the verdicts on the paper's claims are:
-# {glue:text}`measured_claim`.
+# {glue:text}`hot_diversity`. Validity and diversity reach 0.9 at the same temperature
+# {glue:text}`reached_both`; of the paper's claims below, {glue:text}`reproduced` are reproduced,
+# {glue:text}`not_reproduced` are not, {glue:text}`not_decided` are not decided, and
+# {glue:text}`excluded` are about tasks that this model cannot do.
 
 # %% tags=["parameters"]
 model = "qwen2.5-coder-0.5b-instruct"  # embedded name, hub id, local folder or .gguf file
@@ -81,9 +82,9 @@ page.fold(facts, "Answers, valid tokens and ceiling of each task", digits=3)
 # %% [markdown]
 # ### Every task along its temperatures
 #
-# {numref}`fig-val-div` has the tasks of the paper's figure, and {numref}`fig-val-div-others` has
-# those that it leaves out. To compare whole curves we use the *area* under each: the best diversity
-# that is reached at a validity of v or more, averaged over all v.
+# {numref}`fig-val-div` has the tasks of the paper's figure, {numref}`fig-val-div-others` those that
+# it leaves out. The *area* under a curve, the best diversity at a validity of v or more averaged
+# over all v, puts a curve into one number.
 
 # %% mystnb={"figure": {"caption": "The same for the tasks that the paper's figure leaves out: digits whose sum must equal 10 (dotted), and US states (solid).", "name": "fig-val-div-others"}, "image": {"alt": "Curves of diversity against validity under temperature for sums that must be equal and for US states."}}
 others = curves[curves.family.isin(["sum equals 10", "states"])]
@@ -98,9 +99,8 @@ page.fold(shown, "Best validity of each task, and the area under its curve", dig
 # %% [markdown]
 # ### Where the mass sits
 #
-# The next two figures sort the valid answers by probability. If the model had
-# {term}`shape calibration` at every prefix, all answers would lie on the dashed line. What is
-# missing below that line has gone to invalid answers.
+# The valid answers, sorted by probability. Under {term}`shape calibration` at every prefix they
+# would all lie on the dashed line; what is missing below it has gone to invalid answers.
 
 # %%
 answers = study.answer_profiles(page, tasks)
@@ -116,11 +116,10 @@ _ = figures.source_line(figure.axes[0], page.source, when)
 # %% [markdown]
 # ### Closed lists
 #
-# Digits and states are few tasks, and they resemble each other. {glue:text}`lists` more tasks show
-# how far the findings carry: each asks for one entry of a closed list, such as *name a planet* or
-# *name a currency*, and has {glue:text}`least` to {glue:text}`most` answers. Only lists that the
-# model can do are counted, which means a validity of 0.05 or more at some temperature. Means carry
-# a 95 % interval over lists.
+# Digits and states are few tasks, and alike. {glue:text}`lists` more show how far the findings
+# carry: each asks for one entry of a closed list, such as *name a planet*, with
+# {glue:text}`least` to {glue:text}`most` answers. Only lists that the model can do are counted, with
+# a validity of 0.05 or more at some temperature. Means carry a 95 % interval over lists.
 
 # %%
 list_curves = study.list_curves(page, study.LISTS[:2] if quick else study.LISTS)
@@ -136,16 +135,14 @@ page.fold(by_list.drop(columns="best validity"), "The same, list by list")
 #
 # The paper does not say whether the {term}`end token` belongs to an answer. In this book it does
 # (`eos`). A base model rarely ends its turn, so for base models we use `line`, which also accepts
-# any token that starts with a line break. How far this choice moves the numbers is measured in the
-# chapter on oracle cutoffs.
-
-# %% [markdown]
+# any token that starts with a line break. The chapter on oracle cutoffs measures how far this
+# choice moves the numbers.
+#
 # ## Claims and findings
 #
-# Every task that the model can do has one vote, the majority decides, and the count is shown. A
-# task whose validity stays below 0.05 at every temperature is excluded by name, because a model
-# that does not keep to the requested format says nothing about the price of length. Two claims
-# compare whole curves by their areas, and curves with different areas may still cross.
+# Every task has one vote, the majority decides, and the count is shown. A task whose validity stays
+# below 0.05 at every temperature is excluded by name, because a model that does not keep to the
+# format says nothing about the price of length. Areas compare whole curves, which may still cross.
 
 # %%
 found = study.findings(curves, answers)
@@ -161,11 +158,10 @@ page.glue_each(
 # %% [markdown]
 # ## Check it yourself
 #
-# `python -m calib_utils reproduce --model`, followed by this model's name, computes everything that
-# is stored for it anew from the weights. It prints the largest difference in nats, beside the
-# difference that two machines may have; anything above that means that a number on this page would
-# be wrong. The claims are about models and not about digits, so a task of your own is a fair test.
-# In a cell of this page:
+# `python -m calib_utils reproduce --model`, followed by this model's name, computes everything
+# stored for it anew from the weights. It prints the largest difference beside the one that two
+# machines may have; with a larger one, a number on this page would be wrong. A task of your own is
+# a fair test as well. In a cell of this page:
 #
 # ```python
 # names = ["red", "orange", "yellow", "green", "blue", "purple"]
@@ -173,14 +169,12 @@ page.glue_each(
 # cu.evaluate(page.model, cu.Task("colours", prompt, names), temperatures=[0.3, 0.6, 1.0, 1.6, 2.5])
 # ```
 #
-# Expect validity to fall in the end, and diversity to rise at first. A task that the model does,
-# with validity *and* diversity of 0.9 or more at one temperature, would refute the claim that no
-# temperature reaches both. A task whose valid answers share their mass evenly would refute the
-# claim that a few answers hold most of it.
+# Expect validity to fall in the end, and diversity to rise at first. A task with validity *and*
+# diversity of 0.9 or more at one temperature would refute the claim that no temperature reaches
+# both, and one whose valid answers share their mass evenly the claim that a few hold most of it.
 #
-# Rows are stored with the hash of the weights, the prompt and the answer tokens, with the number
-# format and with the convention that they were computed under. They are reused only where all of
-# these match.
+# Stored rows are reused only where weights, prompt, answer tokens, number format and convention are
+# those that they were computed with.
 
 # %%
 print("numbers from", page.source)

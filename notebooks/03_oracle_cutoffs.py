@@ -11,12 +11,11 @@
 # %% [markdown]
 # # Oracle cutoffs: is it the order or the shape?
 #
-# **Question.** Temperature and a {term}`cutoff` give too few of the valid answers. Is that because
-# invalid tokens rank above valid ones (*order*), or because the valid ones share their mass badly
-# (*shape*)? The paper (Sec. 5, the paper's Fig. 6 and 9) asks an {term}`oracle-size cutoff`, which
-# knows how many next tokens are valid but not which: on US states it reaches validity and diversity
-# 1, so only the shape was wrong there, and on digits with a sum it does not, so the order is wrong
-# as well.
+# **Question.** When a model gives too few of the valid answers, do invalid tokens rank above valid
+# ones (a wrong *order*), or do the valid ones share their mass badly (a wrong *shape*)? The paper
+# (Sec. 5, the paper's Fig. 6 and 9) asks an {term}`oracle-size cutoff`, which knows how many next
+# tokens are valid but not which: on US states it reaches validity and diversity 1, so only the shape
+# was wrong; on digits with a sum it does not, so the order is wrong as well.
 #
 # **Answer.** On US states this model's best oracle-size setting reaches {term}`validity`
 # {glue:text}`oracle_validity_us-states` and {term}`diversity`
@@ -65,9 +64,8 @@ _ = figures.source_line(ax, page.source, when)
 # ### One step to play with
 #
 # This is the first token of a state's name. Raise the temperature, cut the ranking, and watch
-# validity and diversity of this one step move against each other. Every step of an answer loses
-# some of both, and over an answer the losses multiply. The explorer page of this book has later
-# steps and whole answers.
+# validity and diversity of this one step move against each other. Over the steps of an answer the
+# losses multiply. The explorer page of this book has later steps and whole answers.
 
 # %% tags=["nbval-ignore-output"]
 figures.first_step(page, tasks, "us-states")
@@ -76,12 +74,11 @@ figures.first_step(page, tasks, "us-states")
 # ### The paper's comparison
 #
 # {numref}`fig-frontiers` shows every setting of the paper's Table 3 (temperature first, then the
-# cutoff) and the oracle size, with each rule's Pareto {term}`frontier`. The oracle is also taken to
-# the limit T → ∞, where it draws evenly from what it keeps and its validity is its
-# {term}`sequence precision`. Dotted line and star mark the {term}`structural ceiling`: the
-# diversity of a perfect order that is even over the valid tokens. Where some tokens lead to more
-# answers than others it lies below 1, so an oracle below (1, 1) alone proves no failure of order. It
-# is no upper bound: a model that gives each token its share of the answers reaches 1.
+# cutoff) and the oracle size, which is also taken to the limit T → ∞, where it draws evenly from
+# what it keeps. Dotted line and star mark the {term}`structural ceiling`: the diversity of a perfect
+# order that is even over the valid tokens. Where some tokens lead to more answers than others it
+# lies below 1, so an oracle below (1, 1) alone proves no failure of order. It is no upper bound: a
+# model that gives each token its share of the answers reaches 1.
 
 # %% mystnb={"figure": {"caption": "Diversity against validity of every setting (a dot each), a panel per task; lines: each rule's Pareto frontier. Dotted line and star: the structural ceiling of a perfectly ordered model that is uniform over the valid tokens. The paper attributes the remaining gap of the oracle size to order (compare the paper's Fig. 6 and 9).", "name": "fig-frontiers"}, "image": {"alt": "Grid of scatter plots of diversity against validity by rule, a panel per task, with frontiers and a star."}}
 facts = cu.structural_facts(page.model, tasks, end=page.end)
@@ -96,10 +93,8 @@ page.fold(beside, "The oracle size beside the best practical rule, by three meas
 # ### How good could any cutoff be?
 #
 # Knowing how many tokens are valid is not the best one can know: keeping one more token can raise
-# {term}`sequence precision` and {term}`sequence recall` at once. Both depend on ranks alone, so the
-# best {term}`adaptive cutoff` can be found exactly, by dynamic programming over the
-# {term}`prefix tree`. {numref}`fig-adaptive` and the table set it beside the best oracle point, the
-# one with the largest Val × Div.
+# {term}`sequence precision` and {term}`sequence recall` at once. Both depend on ranks alone, so
+# dynamic programming over the {term}`prefix tree` finds the best {term}`adaptive cutoff` exactly.
 
 # %% mystnb={"figure": {"caption": "Two random digits: sequence precision against sequence recall of every setting (dots, by rule), under the frontier over all adaptive rank cutoffs (line). The gap from a dot to the line is what choosing the cutoff at each prefix could gain without changing the ranking.", "name": "fig-adaptive"}, "image": {"alt": "Scatter plot of sequence precision against recall by rule, under the line of the best adaptive cutoff."}}
 hulls = study.adaptive_frontiers(page, tasks)
@@ -138,8 +133,8 @@ ax = figures.step_losses(plain)
 _ = figures.source_line(ax, page.source, when)
 
 # %% [markdown]
-# **Order, shape and size.** The loss of a decoder, a rule at a temperature, is −ln(Val × Div). For
-# {numref}`fig-split` we ask what two repairs at every prefix would save:
+# A decoder is a rule at a temperature, and its loss is −ln(Val × Div). {numref}`fig-split` asks what
+# two repairs at every prefix would save:
 #
 # - *Order repaired*: the same sorted probabilities and the same cutoff, but the valid tokens come
 #   first, in their own order.
@@ -151,8 +146,6 @@ _ = figures.source_line(ax, page.source, when)
 # {term}`size part`, which remains with both repaired because the rule keeps more tokens than are
 # valid, or fewer. A loss that either repair alone would save is shared between the two, and a part
 # can be negative, since mass moved in proportion to the answers may land where later steps fail.
-# Tests confirm that a model whose valid tokens rank first has no order part, and that a
-# shape-calibrated one at temperature 1 has neither part.
 
 # %%
 shown = decoders.assign(setting=study.setting_text(decoders))
@@ -175,11 +168,10 @@ page.show(study.over_lists(on_lists, parts_of_lists), empty=none_done)
 # %% [markdown]
 # ### Other samplers, and other orders of operation
 #
-# The folded table has the other rules of transformers, and top-nσ, on the three small tasks, by the
-# area under each frontier: the best diversity of any setting at least as valid as v, averaged over
-# all v. Engines also differ in the order in which they apply rules. transformers and vLLM temper
-# first and cut then, llama.cpp cuts first, and vLLM takes min-p before top-k and top-p.
-# {numref}`fig-orders` puts the same three numbers through all three.
+# The folded table adds the other rules of transformers, and top-nσ, on the three small tasks, by
+# the area under each {term}`frontier`. Engines also apply rules in different orders: transformers
+# and vLLM temper first and then cut, llama.cpp cuts first, and vLLM takes min-p before top-k and
+# top-p. {numref}`fig-orders` has the same recipe in all three.
 
 # %%
 every = study.with_other_rules(page, table)
@@ -195,9 +187,8 @@ _ = figures.source_line(ax, page.source, when)
 # %% [markdown]
 # ### Equal budgets
 #
-# A rule with more settings has more chances to look good. {numref}`fig-budgets` therefore compares
-# samplers by how many settings one tries. It counts 0 where none of them is valid enough, so all
-# lines lie at 0 where no setting at all is.
+# A rule with more settings has more chances to look good, so {numref}`fig-budgets` compares samplers
+# by how many settings one tries. It counts 0 where none of them is valid enough.
 
 # %%
 budget_task = study.task_for_budgets(table, level)
@@ -211,9 +202,9 @@ _ = figures.source_line(ax, page.source, when)
 # %% [markdown]
 # ### What our own choices do
 #
-# The paper leaves some choices open: numerical precision, batch size, what ends an answer, which
-# tokenisations count, how the prompt is worded. The table says by how much each of them moves a
-# number at most, at temperature 1 without a cutoff.
+# The paper leaves some choices open: numerical precision, what ends an answer, which tokenisations
+# count, how the prompt is worded. The table says by how much each moves a number at most, at
+# temperature 1 without a cutoff.
 
 # %%
 sensitive = study.sensitivities(page)
@@ -251,9 +242,9 @@ page.glue_each(study.key_numbers(table, points, plain, decoders))
 #
 # Expect validity 1, and as diversity the structural ceiling of that model's own tokenizer, which is
 # below 1. An oracle with a {term}`size part`, or a setting above the line of {numref}`fig-adaptive`,
-# would refute the reading of this page. It cannot refute that the *paper's* models reach (1, 1) on
-# states; another model is one parameter away, and so is another level of validity (`-p level=0.5`
-# after `python -m calib_utils run --model NAME --notebook 03_oracle_cutoffs`).
+# would refute the reading of this page. Nothing here refutes that the *paper's* models reach (1, 1)
+# on states. Another model or another level of validity is one parameter away: `-p level=0.5` after
+# `python -m calib_utils run --model NAME --notebook 03_oracle_cutoffs`.
 
 # %%
 print("numbers from", page.source)

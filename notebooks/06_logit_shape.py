@@ -61,10 +61,9 @@ _ = figures.source_line(figure.axes[0], page.weights, when)
 # ### The six queries and the fit
 #
 # The queries are the paper's. Each comes with the beginning of a reply, after which the next token
-# is read: nothing, *In a world where* for the story, or *1,* for three integers. They reach the
-# model as every prompt of this book does: through a chat model's own template, or as bare text for
-# a base model, whose reply then starts with a space. The paper does not say whether it used a
-# template.
+# is read: nothing, *In a world where* for the story, or *1,* for three integers. A chat model gets
+# them through its own template, which the paper may or may not have used; a base model gets the bare
+# text, and its reply starts with a space.
 #
 # With k the rank from 1, the form is
 #
@@ -74,14 +73,17 @@ _ = figures.source_line(figure.axes[0], page.weights, when)
 #
 # It is fitted by least squares, with every breakpoint c from 2 to n − 4 tried and C any number that
 # keeps k + C above 0 in the tail. In the table, the breakpoints from `c_low` to `c_high` come
-# within 10 % of the least squared error; `jump` is how far the line, carried on by one rank, lies
-# above the tail's first value; and `top_miss` is the top token's logit less the fit's, where 1 is a
-# factor of e in its odds. Any two ranks lie on a line, so a head of c = 2, which 4 of the 18
+# within 10 % of the least squared error, and `top_miss` is the top token's logit less the fit's,
+# where 1 is a factor of e in its odds. In the folded table, `jump` is how far the line, carried on
+# by one rank, lies above the tail's first value. Any two ranks lie on a line, so a head of c = 2, which 4 of the 18
 # published fits have, is no evidence of one.
 
 # %%
 table = study.fit_table(curves)
-page.show(table, digits=3)
+page.show(table[["query", "c", "c_low", "c_high", "r2", "mse", "top_miss"]], digits=3)
+
+# %%
+page.fold(table[["query", "m", "b", "A", "B", "C", "jump"]], "The fitted numbers", digits=3)
 
 # %% [markdown]
 # ### Beside the published fits
@@ -181,9 +183,8 @@ page.glue_each(study.key_numbers(table, pooled))
 # your own. A rival whose interval in {numref}`fig-shape-held-out` lies left of 1 would
 # refute the published form for this model; an interval that holds 1 leaves the two undecided.
 #
-# Everything on this page is computed when it runs: a few forward passes, and fits that take a
-# fraction of a second each. The sorted logits are kept for the page that shows all models, unless
-# `quick=True`, which looks at two queries only.
+# Everything on this page is computed when it runs. The sorted logits are kept for the page that
+# shows all models, unless `quick=True`, which looks at two queries only.
 
 # %%
 print("numbers from", page.weights)

@@ -5,6 +5,7 @@ the factors of every setting, and what these settings give. It is the only costl
 chapter and is kept beside the model's rows. Draws nothing.
 """
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -221,27 +222,24 @@ def factor_gap(studies: Iterable[Study]) -> float:
     return max(float(np.abs(own - one.numbers[names]).to_numpy().max()) for one, own in products)
 
 
-def hardness_table(study: Study, etas=ETAS) -> pd.DataFrame:
+def hardness_table(studies: Iterable[Study], etas=ETAS) -> pd.DataFrame:
     """How hard each step is (Def. E.2): nats of recall lost at least, at each precision allowed.
 
     Over the settings of the study and, for steps before which no answer ends, cutoffs that adapt to
-    the prefix there (`theorems.step_frontier`). Over all rank cutoffs it is at most as hard.
+    the prefix there (`theorems.step_frontier`). Over all rank cutoffs it is at most as hard. A task
+    with fewer steps has no number for the others.
     """
     rows = []
-    for eta in etas:
+    for study, eta in itertools.product(studies, etas):
         hard = theorems.hardness(study.factors, eta)
         for step, frontier in study.step_frontiers.items():
             alpha, beta = frontier.T
             precise = -np.log(alpha) <= eta
             if precise.any():
                 hard[step] = min(hard[step], -np.log(beta[precise].max()))
-        rows.append({"η": eta, **{f"step {s + 1}": h for s, h in enumerate(np.abs(hard))}})
+        steps = {f"step {s + 1}": h for s, h in enumerate(np.abs(hard))}
+        rows.append({"task": study.task.name, "η": eta, **steps})
     return pd.DataFrame(rows)
-
-
-def hardness_tables(studies: Iterable[Study]) -> pd.DataFrame:
-    """`hardness_table` of every task; a task with fewer steps has no number for the others."""
-    return stacked({one.task.name: hardness_table(one) for one in studies}, ["task"])
 
 
 def recall_bounds(study: Study) -> pd.DataFrame:
@@ -334,9 +332,10 @@ def key_numbers(
     told = {"first_token_distance": f"{_first_token(next(iter(studies))):.2f}"}
     told |= {"theorems_hold": int((checks.verdict == "holds").sum()), "theorems": len(checks)}
     tested = found[(found.kind == HYPOTHESIS) & (found.verdict != EXCLUDED)]
-    met = f"meets {(tested.verdict == KINDS[HYPOTHESIS].yes).sum()} of the {len(tested)} hypotheses"
-    none = "does none of the tasks on which hypotheses could be tested"
-    told["hypotheses_met"] = met if len(tested) else none
+    met = (tested.verdict == KINDS[HYPOTHESIS].yes).sum()
+    some = f"meets {met} of the {len(tested)} hypotheses that we tested"
+    none = "does none of the tasks on which hypotheses are tested"
+    told["hypotheses_met"] = some if len(tested) else none
     return told | {f"errata_{item.number}": item.found for item in errata.items()}
 
 
@@ -427,7 +426,7 @@ def findings(studies: Iterable[Study]) -> pd.DataFrame:
 
 
 def _second_hardest(study: Study) -> float:
-    steps = hardness_table(study, (_ETA,)).drop(columns="η").iloc[0]
+    steps = hardness_table([study], (_ETA,)).filter(like="step").iloc[0]
     return float(steps.nlargest(2).iloc[-1]) if len(steps) > 1 else 0.0
 
 
@@ -463,10 +462,6 @@ class Written(Law):
     def logits(self, node: Node) -> np.ndarray:
         with np.errstate(divide="ignore"):
             return np.log(dict(self.rows)[node.prefix])
-
-    def valid_log_p(self, node: Node, temperature: float = 1.0) -> np.ndarray:
-        tempered = self.logits(node) / temperature
-        return tempered[node.symbols] - np.logaddexp.reduce(tempered)
 
 
 class Example(NamedTuple):

@@ -259,8 +259,12 @@ def key_numbers(fits: pd.DataFrame, pooled: pd.DataFrame) -> dict[str, str]:
     ratios, stands = pooled.set_index("family"), {word: [] for word in _STANDS}
     for rival, name in _IN_WORDS.items():
         stands[_against(ratios.loc[rival])].append(name)
-    words = (_STANDS[verdict] + " and ".join(names) for verdict, names in stands.items() if names)
-    return told | {"held_out": ", ".join(words)}
+    words = (_STANDS[verdict] + _and(names) for verdict, names in stands.items() if names)
+    return told | {"held_out": ", and ".join(words)}
+
+
+def _and(names: list[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _against(ratio: pd.Series) -> str:

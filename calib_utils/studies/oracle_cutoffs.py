@@ -275,21 +275,17 @@ def rules_above(beside: pd.DataFrame) -> str:
     return "; ".join(told) or "no task"
 
 
-def first_step_share(plain: pd.DataFrame, task: str = "us-states") -> float:
-    """The first step's share of the lost diversity, of `step_losses` at one setting."""
-    own = plain[plain.task == task].set_index("step").diversity_loss
-    return float(own[1] / own.sum())
-
-
 def key_numbers(
     table: pd.DataFrame, points: pd.DataFrame, plain: pd.DataFrame, decoders: pd.DataFrame
 ) -> dict[str, str]:
-    """What the book's prose quotes: the states' best oracle point and how their loss at T = 1
-    splits, on how many tasks some rule beats the oracle, and which."""
+    """What the book's prose quotes: the states' best oracle point, how their loss at T = 1 splits
+    and the first step's share of the lost diversity (of `plain`, the `step_losses` there), on how
+    many tasks some rule beats the oracle, and which."""
     best = points.set_index("task").loc["us-states"]
     told = {f"oracle_{name}_us-states": f"{best[name]:.2g}" for name in ("validity", "diversity")}
     told["ceiling_us-states"] = f"{best.ceiling:.3g}"
-    told["first_step_share"] = f"{first_step_share(plain):.0%}"
+    lost = plain[plain.task == "us-states"].set_index("step").diversity_loss
+    told["first_step_share"] = f"{lost[1] / lost.sum():.0%}" if lost.sum() > 0 else "nan"
     alone = decoders[(decoders.task == "us-states") & (decoders.decoder == "T = 1 alone")]
     for part in ("total", "order", "shape", "size"):
         told[f"{part}_us-states"] = f"{alone[part].sum(min_count=1):.2g}"

@@ -62,13 +62,13 @@ class Finding(NamedTuple):
 
 
 def table_of(findings: Iterable[Finding]) -> pd.DataFrame:
-    """Rows of kind, claim, source, found, verdict, each verdict in the words of its kind."""
+    """Rows of kind, claim, in the paper (where), found, verdict, this in the words of its kind."""
     table = pd.DataFrame(findings, columns=Finding._fields)
     words = (
         {EXCLUDED: EXCLUDED, **dict(zip(VERDICTS, KINDS[k][1:], strict=True))} for k in table.kind
     )
     table["verdict"] = [own[word] for own, word in zip(words, table.verdict, strict=True)]
-    return table[["kind", *Finding._fields[:-1]]]
+    return table[["kind", *Finding._fields[:-1]]].rename(columns={"source": "in the paper"})
 
 
 def decided(low: float, high: float, above: float, agreement: float = AGREEMENT) -> str:
@@ -162,14 +162,14 @@ def glue_number(key: str, value: float | int | str, form: str = "{:.2f}") -> Non
 def glue_verdicts(found: pd.DataFrame) -> None:
     """Stores the verdicts for the prose of other pages, each kind of statement apart.
 
-    Counts of the paper's claims by verdict; the tally of each kind in words, by the kind's name;
-    `headline`; and `verdicts`, every statement with its kind and verdict, as JSON.
+    Counts of the paper's claims by verdict; of the other kinds their tally in words, by the kind's
+    name; `headline`; and `verdicts`, every statement with its kind and verdict, as JSON.
     """
     own = found[found.kind == CLAIM]
     glue_number("claims", int((own.verdict != EXCLUDED).sum()), "{}")
     for verdict in (*VERDICTS, EXCLUDED):
         glue_number(verdict.replace(" ", "_"), int((own.verdict == verdict).sum()), "{}")
-    for kind in KINDS:
+    for kind in (HYPOTHESIS, THEOREM, OURS):
         glue_number(kind.replace(" ", "_"), tally(found, kind) or "none")
     glue_number("headline", headline(found))
     said = found[["claim", "kind", "verdict"]].to_dict("records")

@@ -75,7 +75,7 @@ def test_kinds_of_statements_are_told_apart_in_words():
     yes, no, neither = reporting.VERDICTS
     claims, ours = said(yes, no, yes, EXCLUDED), said(no, neither, kind=OURS)
     found = reporting.table_of([*claims, *ours, *said(no, kind=HYPOTHESIS)])
-    assert list(found.columns) == ["kind", "claim", "source", "found", "verdict"]
+    assert list(found.columns) == ["kind", "claim", "in the paper", "found", "verdict"]
     assert reporting.headline(found) == (
         "Measured claims of the paper (4): reproduced 2, not reproduced 1, excluded 1. "
         "Not reproduced: “measured claim 1”. "

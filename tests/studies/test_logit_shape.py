@@ -176,8 +176,11 @@ def test_a_fit_may_miss_the_top_token_at_an_r2_near_1():
     ratios["two_part_log_head"] = (1.1, 0.9, 1.3)
     pooled = pd.DataFrame(ratios, index=["ratio", "low", "high"]).T.rename_axis("family")
     told = logit_shape.key_numbers(logit_shape.fit_table(curves), pooled.reset_index())
-    assert told["held_out"].startswith("better than an exponential and a power law with shifted")
-    assert ", worse than a power law, neither better nor worse than the same" in told["held_out"]
+    assert told["held_out"] == (
+        "better than an exponential, a power law with shifted ranks and the same form without its "
+        "jump, and worse than a power law, and neither better nor worse than the same form with a "
+        "logarithm for a head"
+    )
     assert told["top_miss"] == f"{row.top_miss:.1f}" and told["top_miss_query"] == "3+6"
 
 
