@@ -47,6 +47,8 @@ by_task = study.studies(page, study.QUICK_TASKS if quick else study.TASKS)
 studies = by_task.values()
 when = study.when_measured(studies)
 prices = study.validity_prices(studies)
+marked = ", ".join(prices) or "none, since no task has fixed branching under its tokenizer"
+print("marks of this model:", marked)
 
 # %% mystnb={"figure": {"caption": "The price of validity: the most diversity that Theorem F.4 allows at a validity, one line for each number of steps with ten valid tokens (dashed: the geometric model itself, with equally sharp steps). Marks: this model's digits, one mark per temperature. How far the marks lie below their line is what the theorem does not explain.", "name": "fig-price-model"}, "image": {"alt": "Marks of this model's validity and diversity below the curves of the theorem's bound."}}
 ax = figures.price_of_validity(prices)

@@ -66,6 +66,8 @@ _ = figures.source_line(ax, page.source, when)
 # of every valid answer at every temperature. Nothing is drawn, so there is no sampling error and no
 # interval.
 #
+# In tables, tasks have the names that `cu.evaluate` takes: `rng-3` is three digits.
+#
 # The paper's constrained prompt asks for a sum of *at most* some number, while its text says
 # *equals*, and the number is not given. We measured both wordings with a sum of 10.
 #

@@ -54,7 +54,7 @@ losses = study.table3_losses(page, tasks)
 decoders = study.operating_points(table, losses, level)
 when = page.when_measured(tasks)
 
-# %% mystnb={"figure": {"caption": "The loss −ln(validity × diversity) of decoders in nats, split between order (hatched), shape (plain) and size of the cutoff (dotted), a bar per task and decoder. A decoder that no setting brings to the requested validity has no bar. Left of 0 a repair makes things worse.", "name": "fig-split"}, "image": {"alt": "Stacked bars of the loss of each task and decoder, split between order, shape and size."}}
+# %% mystnb={"figure": {"caption": "The loss −ln(validity × diversity) in nats, split between order (hatched), shape (plain) and size of the cutoff (dotted), for four decoders on every task: temperature 1, and the most diverse setting of at least the requested validity by temperature alone, by any practical rule, and by the oracle size. Without a bar, no setting is that valid. Left of 0 a repair makes things worse.", "name": "fig-split"}, "image": {"alt": "Stacked bars of the loss of each task and decoder, split between order, shape and size."}}
 ax = figures.split_bars(decoders)
 _ = figures.source_line(ax, page.source, when)
 
@@ -80,7 +80,7 @@ figures.first_step(page, tasks, "us-states")
 # lies below 1, so an oracle below (1, 1) alone proves no failure of order. It is no upper bound: a
 # model that gives each token its share of the answers reaches 1.
 
-# %% mystnb={"figure": {"caption": "Diversity against validity of every setting (a dot each), a panel per task; lines: each rule's Pareto frontier. Dotted line and star: the structural ceiling of a perfectly ordered model that is uniform over the valid tokens. The paper attributes the remaining gap of the oracle size to order (compare the paper's Fig. 6 and 9).", "name": "fig-frontiers"}, "image": {"alt": "Grid of scatter plots of diversity against validity by rule, a panel per task, with frontiers and a star."}}
+# %% mystnb={"figure": {"caption": "Diversity against validity, a panel per task: the Pareto frontier of each rule, and the whole path of temperature alone and of the oracle size, with arrows where the temperature rises. Dotted line and star: the structural ceiling of a perfectly ordered model that is uniform over the valid tokens. The paper attributes the remaining gap of the oracle size to order (compare the paper's Fig. 6 and 9).", "name": "fig-frontiers"}, "image": {"alt": "Grid of plots of diversity against validity, a panel per task, with a frontier per rule and a star."}}
 facts = cu.structural_facts(page.model, tasks, end=page.end)
 figure = figures.frontier_grid(table, facts, tasks)
 _ = figures.source_line(figure.axes[0], page.source, when)
@@ -188,12 +188,14 @@ _ = figures.source_line(ax, page.source, when)
 # ### Equal budgets
 #
 # A rule with more settings has more chances to look good, so {numref}`fig-budgets` compares samplers
-# by how many settings one tries. It counts 0 where none of them is valid enough.
+# by how many settings one tries. It counts 0 where none of them is valid enough, so all lines lie
+# at 0 for a model that has no such setting.
 
 # %%
 budget_task = study.task_for_budgets(table, level)
 budgets = cu.best_by_budget(table[table.task == budget_task], level)
-print(f"figure: {budget_task}, validity at least {level:g}")
+enough = (table.validity >= level).any()
+print(f"figure: {budget_task}, validity at least {level:g}" if enough else "no setting is that valid")
 
 # %% mystnb={"figure": {"caption": "Best diversity at the requested validity against the number of settings of Table 3 tried (logarithmic): mean, and band from 5 % to 95 %, by sampler, exact over all ways to draw the settings. Compare samplers at one number, not at the ends of their lines.", "name": "fig-budgets"}, "image": {"alt": "Lines with bands of the best diversity against the number of settings tried, by sampler."}}
 ax = figures.budgets(budgets)

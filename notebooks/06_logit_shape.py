@@ -51,7 +51,7 @@ if not quick:
     study.keep(curves, page.model, page.store)
 fits = study.fits_of(curves)
 
-# %% mystnb={"figure": {"caption": "Sorted logits of the next token (dots) with the fitted head and tail (lines) against rank on a logarithmic axis, a panel per query; the breakpoint c is in the title (compare the paper's Fig. 13 to 15, where the axis is linear and the head is a sliver).", "name": "fig-shape"}, "image": {"alt": "Six panels of logits against rank, logarithmic, with a fitted line and logarithm."}}
+# %% mystnb={"figure": {"caption": "Sorted logits of the next token (dots) with the fitted head and tail (lines; dotted: carried on beyond the breakpoint c) against rank on a logarithmic axis, a panel per query. The paper's Fig. 13 to 15 have a linear axis, on which the head is a sliver.", "name": "fig-shape"}, "image": {"alt": "Six panels of logits against rank, logarithmic, with a fitted line and logarithm."}}
 figure = figures.fit_grid(curves, fits)
 _ = figures.source_line(figure.axes[0], page.weights, when)
 

@@ -34,7 +34,6 @@ from calib_utils.studies.controlled_tasks import CURVE_TEMPERATURES
 from calib_utils.studies.reporting import (
     AGREEMENT,
     CLAIM,
-    EXCLUDED,
     HYPOTHESIS,
     KINDS,
     NOT_REPRODUCED,
@@ -276,8 +275,8 @@ def validity_price(study: Study) -> pd.DataFrame:
 
 
 def validity_prices(studies: Iterable[Study]) -> dict[str, pd.DataFrame]:
-    """`validity_price` of every task."""
-    return {one.task.name: validity_price(one) for one in studies}
+    """`validity_price` of every task that has a bound."""
+    return {one.task.name: validity_price(one) for one in studies if has_fixed_branching(one)}
 
 
 def hypothesis_table(studies: Iterable[Study]) -> pd.DataFrame:
@@ -331,11 +330,11 @@ def key_numbers(
     `findings` the model meets."""
     told = {"first_token_distance": f"{_first_token(next(iter(studies))):.2f}"}
     told |= {"theorems_hold": int((checks.verdict == "holds").sum()), "theorems": len(checks)}
-    tested = found[(found.kind == HYPOTHESIS) & (found.verdict != EXCLUDED)]
-    met = (tested.verdict == KINDS[HYPOTHESIS].yes).sum()
-    some = f"meets {met} of the {len(tested)} hypotheses that we tested"
-    none = "does none of the tasks on which hypotheses are tested"
-    told["hypotheses_met"] = some if len(tested) else none
+    _, yes, no, _ = KINDS[HYPOTHESIS]
+    met, unmet = ((found.verdict[found.kind == HYPOTHESIS] == word).sum() for word in (yes, no))
+    some = f"meets {met} of the {met + unmet} hypotheses that its tasks could decide"
+    none = "does none of the tasks that could decide whether it meets their hypotheses"
+    told["hypotheses_met"] = some if met + unmet else none
     return told | {f"errata_{item.number}": item.found for item in errata.items()}
 
 

@@ -270,9 +270,10 @@ def rules_above(beside: pd.DataFrame) -> str:
     told = []
     for by, own in beside.groupby("by", sort=False):
         above = own[own["best other"] > own["oracle size"] + AGREEMENT]
-        rules = ", ".join(f"{rule} {n}" for rule, n in above.rule.value_counts().items())
-        told.append(f"{by}: {len(above)} of {len(own)}" + f" ({rules})" * bool(rules))
-    return "; ".join(told) or "no task"
+        counts = above.rule.str.replace("_", "-").value_counts()
+        rules = f" ({listed(counts.index, counts, '{} on {}')})" * bool(len(counts))
+        told.append(f"{len(above)} of {len(own)} by {by}{rules}")
+    return ", ".join(told) or "none, since the model can do no task"
 
 
 def key_numbers(

@@ -65,8 +65,8 @@ def test_the_oracle_is_compared_where_somebody_would_use_it():
     assert beside["oracle size"].tolist() == pytest.approx([0.6, 0.6, 0.51])
     assert beside["best other"].tolist() == pytest.approx([0.9, 0.5, 0.54])
     assert oracle_cutoffs.rules_above(beside.reset_index()) == (
-        "diversity at validity ≥ 0.5: 1 of 1 (top_k 1); diversity at validity ≥ 0.8: 0 of 1; "
-        "the best Val × Div: 1 of 1 (top_k 1)"
+        "1 of 1 by diversity at validity ≥ 0.5 (top-k on 1), "
+        "0 of 1 by diversity at validity ≥ 0.8, 1 of 1 by the best Val × Div (top-k on 1)"
     )
     # Validity that nobody would accept is not credited, however wide its area.
     useless = rows("a", [("min_p", 0.6, 0.5), ("oracle_size", 0.49, 1.0)])
