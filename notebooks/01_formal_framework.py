@@ -59,9 +59,9 @@ _ = figures.source_line(ax, page.source, when)
 #
 # ### The definitions, by hand
 #
-# A task has three valid answers, *at*, *ta* and *to*, and the model is nothing but the table of
-# probabilities in {numref}`fig-words`. N counts the valid answers that begin with a prefix (its
-# {term}`continuations`). G is the set of next letters with N above 0, the {term}`valid next tokens`
+# A task has three valid answers, *at*, *ta* and *to*, and the model is nothing but the probabilities
+# in {numref}`fig-words`. N counts the valid answers that begin with a prefix (its
+# {term}`continuations`), and G holds the next letters with N above 0, the {term}`valid next tokens`
 # (Def. 3.2).
 
 # %% mystnb={"figure": {"caption": "The prefix tree of three words: N answers begin with each prefix, and on each branch the model's probability of that valid letter. At the start, the invalid letter o holds the remaining .3 and ranks second.", "name": "fig-words"}, "image": {"alt": "Tree of the words at, ta and to with N at each prefix and a probability on each branch."}}
@@ -278,9 +278,8 @@ page.glue_each(study.key_numbers(theorems, studies, found), "{}")
 # print(study.factor_gap([own]), (bounds.bound - bounds.recall).min())
 # ```
 #
-# The first number is the distance between the product of Theorem E.1 and Def. 4.1, and should be
-# rounding. The second is how far recall stays below the bound of Theorem E.3, and should not be
-# negative by more than that.
+# The first number, by which the product of Theorem E.1 misses Def. 4.1, should be rounding. The
+# second, by which recall stays below the bound of Theorem E.3, should not be negative by more.
 
 # %%
 print("numbers from", page.source)

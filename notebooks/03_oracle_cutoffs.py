@@ -14,17 +14,17 @@
 # **Question.** When a model gives too few of the valid answers, do invalid tokens rank above valid
 # ones (a wrong *order*), or do the valid ones share their mass badly (a wrong *shape*)? The paper
 # (Sec. 5, the paper's Fig. 6 and 9) asks an {term}`oracle-size cutoff`, which knows how many next
-# tokens are valid but not which: on US states it reaches validity and diversity 1, so only the shape
-# was wrong; on digits with a sum it does not, so the order is wrong as well.
+# tokens are valid but not which. On US states it reaches {term}`validity` and {term}`diversity` 1,
+# so only the shape was wrong; on digits with a sum it does not, so the order is wrong as well.
 #
-# **Answer.** On US states this model's best oracle-size setting reaches {term}`validity`
-# {glue:text}`oracle_validity_us-states` and {term}`diversity`
-# {glue:text}`oracle_diversity_us-states`, where a perfect order that is even over the valid tokens
-# would reach 1 and {glue:text}`ceiling_us-states`. At temperature 1 without a cutoff its loss on
-# the states, −ln(validity × diversity), is {glue:text}`total_us-states` {term}`nats <nat>`:
+# **Answer.** On US states this model's best oracle-size setting {glue:text}`oracle_point`, where a
+# perfect order that is even over the valid tokens would reach 1 and
+# {glue:text}`ceiling_us-states`. At temperature 1 without a cutoff its loss on the states,
+# −ln(validity × diversity), is {glue:text}`total_us-states` {term}`nats <nat>`:
 # {glue:text}`order_us-states` from order, {glue:text}`shape_us-states` from shape, and
-# {glue:text}`size_us-states` from invalid tokens that no cutoff removes. In the paper's figures no sampler beats the oracle; here, by the largest product of
-# validity and diversity, a practical rule does {glue:text}`beaten`.
+# {glue:text}`size_us-states` from invalid tokens that no cutoff removes. In the paper's figures no
+# sampler beats the oracle; here, by the largest product of validity and diversity, a practical rule
+# does {glue:text}`beaten`.
 
 # %% tags=["parameters"]
 model = "qwen2.5-coder-0.5b-instruct"  # embedded name, hub id, local folder or .gguf file
@@ -195,7 +195,9 @@ _ = figures.source_line(ax, page.source, when)
 budget_task = study.task_for_budgets(table, level)
 budgets = cu.best_by_budget(table[table.task == budget_task], level)
 enough = (table.validity >= level).any()
-print(f"figure: {budget_task}, validity at least {level:g}" if enough else "no setting is that valid")
+print(
+    f"figure: {budget_task}, validity at least {level:g}" if enough else "no setting is that valid"
+)
 
 # %% mystnb={"figure": {"caption": "Best diversity at the requested validity against the number of settings of Table 3 tried (logarithmic): mean, and band from 5 % to 95 %, by sampler, exact over all ways to draw the settings. Compare samplers at one number, not at the ends of their lines.", "name": "fig-budgets"}, "image": {"alt": "Lines with bands of the best diversity against the number of settings tried, by sampler."}}
 ax = figures.budgets(budgets)

@@ -284,6 +284,8 @@ def key_numbers(
     many tasks some rule beats the oracle, and which."""
     best = points.set_index("task").loc["us-states"]
     told = {f"oracle_{name}_us-states": f"{best[name]:.2g}" for name in ("validity", "diversity")}
+    point = f"reaches validity {best.validity:.2g} and diversity {best.diversity:.2g}"
+    told["oracle_point"] = point if best.validity > 0 else "gives no valid answer"
     told["ceiling_us-states"] = f"{best.ceiling:.3g}"
     lost = plain[plain.task == "us-states"].set_index("step").diversity_loss
     told["first_step_share"] = f"{lost[1] / lost.sum():.0%}" if lost.sum() > 0 else "nan"
