@@ -18,9 +18,10 @@
 #
 # **Answer.** {glue:text}`theorems_hold` of {glue:text}`theorems` theorems and lemmas hold on
 # everything that we ran them on. This model {glue:text}`hypotheses_met`; where a hypothesis fails,
-# the theorem does not apply to this model, and nothing is said against the theorem. On a scale from 0 to 1, its distribution over the first token of a US state is
-# {glue:text}`first_token_distance` away from the calibrated shape, and {numref}`fig-price-model`
-# shows how far its diversity lies below what the theorems allow.
+# the theorem does not apply to this model, and nothing is said against the theorem. On a scale from
+# 0 to 1, its distribution over the first token of a US state is {glue:text}`first_token_distance`
+# away from the calibrated shape, and {numref}`fig-price-model` shows how far its diversity lies
+# below what the theorems allow.
 
 # %% tags=["parameters"]
 model = "qwen2.5-coder-0.5b-instruct"  # embedded name, hub id, local folder or .gguf file
@@ -59,8 +60,8 @@ _ = figures.source_line(ax, page.source, when)
 #
 # ### The definitions, by hand
 #
-# A task has three valid answers, *at*, *ta* and *to*, and the model is nothing but the probabilities
-# in {numref}`fig-words`. N counts the valid answers that begin with a prefix (its
+# A task has three valid answers, *at*, *ta* and *to*, and the model is nothing but the
+# probabilities in {numref}`fig-words`. N counts the valid answers that begin with a prefix (its
 # {term}`continuations`), and G holds the next letters with N above 0, the {term}`valid next tokens`
 # (Def. 3.2).
 
@@ -122,7 +123,8 @@ page.fold(
 #
 # Here $\alpha_t$ is the mean local precision at step $t$ when all earlier tokens were drawn
 # uniformly from those kept and were valid; $\beta_t$ is the mean local recall at step $t$ over
-# answers whose earlier tokens all were kept. Both sides multiply the same conditional probabilities.
+# answers whose earlier tokens all were kept. Both sides multiply the same conditional
+# probabilities.
 # :::
 #
 # :::{admonition} Theorem E.3, in the main text 4.2 (hard steps)
@@ -136,7 +138,8 @@ page.fold(
 # $$ (eq-hard)
 #
 # The nats of precision add up to $-\ln P$, so at most $(-\ln P)/\eta$ steps can lose more than
-# $\eta$, and every other hard step costs $\rho$. The theorem does not say whether hard steps *exist*.
+# $\eta$, and every other hard step costs $\rho$. The theorem does not say whether hard steps
+# *exist*.
 # :::
 #
 # :::{admonition} Lemma F.3 (sharper loses more)
@@ -177,10 +180,10 @@ page.show(theorems, floor=1e-12)
 # %% [markdown]
 # ### Models whose answers are known
 #
-# A {term}`control` is a model given by a formula; tests compare what this book measures with it. The
-# law *uniform over V*, the valid answers, is what one would wish for. *Leaky shape* puts a tenth of
-# each step on invalid tokens. *Equally sharp* is the geometric law of Def. F.1, and *displaced* is
-# that law with two valid tokens pushed below two invalid ones.
+# A {term}`control` is a model given by a formula; tests compare what this book measures with it.
+# The law *uniform over V*, the valid answers, is what one would wish for. *Leaky shape* puts a
+# tenth of each step on invalid tokens. *Equally sharp* is the geometric law of Def. F.1, and
+# *displaced* is that law with two valid tokens pushed below two invalid ones.
 
 # %% mystnb={"figure": {"caption": "One known law per row, on two random digits. Left: probabilities of the first step by rank (valid tokens plain, invalid ones hatched; the number above is the mass of the invalid ones). Right: what temperature does to validity and diversity.", "name": "fig-controls"}, "image": {"alt": "Bars of the first step of four known laws, and beside each its validity and diversity against temperature."}}
 _ = figures.laws_under_temperature(study.first_steps("rng-2"), study.temperature_curves("rng-2"))
@@ -236,8 +239,8 @@ page.fold(calibration, "Order and shape calibration (Def. D.1) by step", floor=1
 # %% [markdown]
 # ### What temperature does to head and tail
 #
-# {numref}`fig-head-tail` redraws the paper's Fig. 1 for a step whose valid tokens are known. A valid
-# token is *frequent* if at T = 1 it has at least its fair share of the valid mass, N/|V|, and
+# {numref}`fig-head-tail` redraws the paper's Fig. 1 for a step whose valid tokens are known. A
+# valid token is *frequent* if at T = 1 it has at least its fair share of the valid mass, N/|V|, and
 # otherwise *rare*. In the paper the frequent ones hold everything at low temperature; as it rises
 # the rare ones gain, and then the invalid tail takes over because it contains so many tokens.
 
@@ -254,8 +257,8 @@ _ = figures.source_line(figure.axes[0], page.source, page.live())
 # There are four kinds of statements: *measured claims* of the paper, *hypotheses* of theorems,
 # *theorem checks*, which can only fail by an error of ours, and *tests of ours*. Every task has one
 # vote, the majority decides, and the count is shown. Tasks whose validity stays below 0.05 at every
-# temperature are excluded by name. The [errata](../../errata.md) say where the paper's wording needs
-# care.
+# temperature are excluded by name. The [errata](../../errata.md) say where the paper's wording
+# needs care.
 
 # %%
 found = study.findings(studies)
@@ -269,8 +272,8 @@ page.glue_each(study.key_numbers(theorems, studies, found), "{}")
 # ## Check it yourself
 #
 # `python -m pytest tests/theory/test_theorems.py` runs every theorem and then breaks each on
-# purpose, by a wrong factor or a bound without its remainder. A violation above rounding in the table of
-# theorems would refute one. On a task of your own, in a cell of this page:
+# purpose, by a wrong factor or a bound without its remainder. A violation above rounding in the
+# table of theorems would refute one. On a task of your own, in a cell of this page:
 #
 # ```python
 # own = study.study(page.model, "rng-2-sum-equals-10", page.end)  # or a cu.Task

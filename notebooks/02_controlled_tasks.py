@@ -16,9 +16,9 @@
 # Fig. 5 and 10) that heat feeds invalid answers faster than it spreads the valid ones, and that
 # longer answers, or a constraint on them, make the exchange worse.
 #
-# **Answer.** Asked for a random US state at temperature 1, without a cutoff, this model gives a valid
-# answer with probability {glue:text}`validity_us-states`, and its valid answers are as varied as
-# about {glue:text}`states_alike` equally likely states out of 50. Heating it from T = 0.5 to 1.6
+# **Answer.** Asked for a random US state at temperature 1, without a cutoff, this model gives a
+# valid answer with probability {glue:text}`validity_us-states`, and its valid answers are as varied
+# as about {glue:text}`states_alike` equally likely states out of 50. Heating it from T = 0.5 to 1.6
 # moves its {term}`validity` on the states from {glue:text}`cool_validity` to
 # {glue:text}`hot_validity`, and its {term}`diversity` from {glue:text}`cool_diversity` to
 # {glue:text}`hot_diversity`. Validity and diversity reach 0.9 at the same temperature
@@ -119,9 +119,9 @@ _ = figures.source_line(figure.axes[0], page.source, when)
 # ### Closed lists
 #
 # Digits and states are few tasks, and alike. {glue:text}`lists` more show how far the findings
-# carry: each asks for one entry of a closed list, such as *name a planet*, with
-# {glue:text}`least` to {glue:text}`most` answers. Only lists that the model can do are counted, with
-# a validity of 0.05 or more at some temperature. Means carry a 95 % interval over lists.
+# carry: each asks for one entry of a closed list, such as *name a planet*, with {glue:text}`least`
+# to {glue:text}`most` answers. Only lists that the model can do are counted, with a validity of
+# 0.05 or more at some temperature. Means carry a 95 % interval over lists.
 
 # %%
 list_curves = study.list_curves(page, study.LISTS[:2] if quick else study.LISTS)

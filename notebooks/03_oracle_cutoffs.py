@@ -75,10 +75,10 @@ figures.first_step(page, tasks, "us-states")
 #
 # {numref}`fig-frontiers` shows every setting of the paper's Table 3 (temperature first, then the
 # cutoff) and the oracle size, which is also taken to the limit T → ∞, where it draws evenly from
-# what it keeps. Dotted line and star mark the {term}`structural ceiling`: the diversity of a perfect
-# order that is even over the valid tokens. Where some tokens lead to more answers than others it
-# lies below 1, so an oracle below (1, 1) alone proves no failure of order. It is no upper bound: a
-# model that gives each token its share of the answers reaches 1.
+# what it keeps. Dotted line and star mark the {term}`structural ceiling`: the diversity of a
+# perfect order that is even over the valid tokens. Where some tokens lead to more answers than
+# others it lies below 1, so an oracle below (1, 1) alone proves no failure of order. It is no upper
+# bound: a model that gives each token its share of the answers reaches 1.
 
 # %% mystnb={"figure": {"caption": "Diversity against validity, a panel per task: the Pareto frontier of each rule, and the whole path of temperature alone and of the oracle size, with arrows where the temperature rises. Dotted line and star: the structural ceiling of a perfectly ordered model that is uniform over the valid tokens. The paper attributes the remaining gap of the oracle size to order (compare the paper's Fig. 6 and 9).", "name": "fig-frontiers"}, "image": {"alt": "Grid of plots of diversity against validity, a panel per task, with a frontier per rule and a star."}}
 facts = cu.structural_facts(page.model, tasks, end=page.end)
@@ -133,8 +133,8 @@ ax = figures.step_losses(plain)
 _ = figures.source_line(ax, page.source, when)
 
 # %% [markdown]
-# A decoder is a rule at a temperature, and its loss is −ln(Val × Div). {numref}`fig-split` asks what
-# two repairs at every prefix would save:
+# A decoder is a rule at a temperature, and its loss is −ln(Val × Div). {numref}`fig-split` asks
+# what two repairs at every prefix would save:
 #
 # - *Order repaired*: the same sorted probabilities and the same cutoff, but the valid tokens come
 #   first, in their own order.
@@ -187,9 +187,9 @@ _ = figures.source_line(ax, page.source, when)
 # %% [markdown]
 # ### Equal budgets
 #
-# A rule with more settings has more chances to look good, so {numref}`fig-budgets` compares samplers
-# by how many settings one tries. It counts 0 where none of them is valid enough, so all lines lie
-# at 0 for a model that has no such setting.
+# A rule with more settings has more chances to look good, so {numref}`fig-budgets` compares
+# samplers by how many settings one tries. It counts 0 where none of them is valid enough, so all
+# lines lie at 0 for a model that has no such setting.
 
 # %%
 budget_task = study.task_for_budgets(table, level)
@@ -245,9 +245,10 @@ page.glue_each(study.key_numbers(table, points, plain, decoders))
 # ```
 #
 # Expect validity 1, and as diversity the structural ceiling of that model's own tokenizer, which is
-# below 1. An oracle with a {term}`size part`, or a setting above the line of {numref}`fig-adaptive`,
-# would refute the reading of this page. Nothing here refutes that the *paper's* models reach (1, 1)
-# on states. Another model or another level of validity is one parameter away: `-p level=0.5` after
+# below 1. An oracle with a {term}`size part`, or a setting above the line of
+# {numref}`fig-adaptive`, would refute the reading of this page. Nothing here refutes that the
+# *paper's* models reach (1, 1) on states. Another model or another level of validity is one
+# parameter away: `-p level=0.5` after
 # `python -m calib_utils run --model NAME --notebook 03_oracle_cutoffs`.
 
 # %%

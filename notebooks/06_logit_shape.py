@@ -11,8 +11,8 @@
 # %% [markdown]
 # # Logit shape: a line, then a logarithm?
 #
-# **Question.** Sort the logits of a next token from high to low: do a few top ones fall along a line
-# (the {term}`head`) and the long rest along a logarithm (the {term}`tail`), as the paper finds
+# **Question.** Sort the logits of a next token from high to low: do a few top ones fall along a
+# line (the {term}`head`) and the long rest along a logarithm (the {term}`tail`), as the paper finds
 # (App. I, the paper's Fig. 13 to 15)? It matters because temperature divides all logits by one
 # number: a steep head costs diversity, a slow tail costs validity, and no temperature treats them
 # apart.
@@ -62,8 +62,8 @@ _ = figures.source_line(figure.axes[0], page.weights, when)
 #
 # The queries are the paper's. Each comes with the beginning of a reply, after which the next token
 # is read: nothing, *In a world where* for the story, or *1,* for three integers. A chat model gets
-# them through its own template, which the paper may or may not have used; a base model gets the bare
-# text, and its reply starts with a space.
+# them through its own template, which the paper may or may not have used; a base model gets the
+# bare text, and its reply starts with a space.
 #
 # With k the rank from 1, the form is
 #
@@ -75,8 +75,8 @@ _ = figures.source_line(figure.axes[0], page.weights, when)
 # keeps k + C above 0 in the tail. In the table, the breakpoints from `c_low` to `c_high` come
 # within 10 % of the least squared error, and `top_miss` is the top token's logit less the fit's,
 # where 1 is a factor of e in its odds. In the folded table, `jump` is how far the line, carried on
-# by one rank, lies above the tail's first value. Any two ranks lie on a line, so a head of c = 2, which 4 of the 18
-# published fits have, is no evidence of one.
+# by one rank, lies above the tail's first value. Any two ranks lie on a line, so a head of c = 2,
+# which 4 of the 18 published fits have, is no evidence of one.
 
 # %%
 table = study.fit_table(curves)
@@ -98,9 +98,9 @@ _ = figures.source_line(
 )
 
 # %% [markdown]
-# Logits on the paper's demo page lie on the grid of bfloat16, whose numbers are 1/8 apart between 16
-# and 32. The folded table shows what such rounding does here: the tail becomes a staircase, and the
-# error cannot fall below that of its steps.
+# Logits on the paper's demo page lie on the grid of bfloat16, whose numbers are 1/8 apart between
+# 16 and 32. The folded table shows what such rounding does here: the tail becomes a staircase, and
+# the error cannot fall below that of its steps.
 
 # %%
 page.fold(study.bfloat16_table(curves), "The fits of logits rounded to bfloat16", digits=3)
@@ -109,8 +109,8 @@ page.fold(study.bfloat16_table(curves), "The fits of logits rounded to bfloat16"
 # ### Is it the right form?
 #
 # A high R² is easy here, since any falling curve with a bend and six numbers gets one. Two cautions
-# come first. What the fit misses is not noise: in {numref}`fig-shape-residuals` it stays on one side
-# of 0 over long stretches of ranks, so 2,000 ranks are far fewer independent numbers, and a
+# come first. What the fit misses is not noise: in {numref}`fig-shape-residuals` it stays on one
+# side of 0 over long stretches of ranks, so 2,000 ranks are far fewer independent numbers, and a
 # criterion that counts every rank, like the usual BIC, rewards whatever bends most. And the
 # breakpoint may be loose: {numref}`fig-shape-profiles` shows how much worse the others are.
 
@@ -179,8 +179,8 @@ page.glue_each(study.key_numbers(table, pooled))
 # print(fits.preferred(fits.held_out_errors(smooth)))
 # ```
 #
-# It should say `shifted_power_law`, the form the curve was made from. `study.Query` takes a question of
-# your own. A rival whose interval in {numref}`fig-shape-held-out` lies left of 1 would
+# It should say `shifted_power_law`, the form the curve was made from. `study.Query` takes a
+# question of your own. A rival whose interval in {numref}`fig-shape-held-out` lies left of 1 would
 # refute the published form for this model; an interval that holds 1 leaves the two undecided.
 #
 # Everything on this page is computed when it runs. The sorted logits are kept for the page that
