@@ -20,8 +20,8 @@
 # everything that we ran them on. This model {glue:text}`hypotheses_met`; where a hypothesis fails,
 # the theorem does not apply to this model, and nothing is said against the theorem. On a scale from
 # 0 to 1, its distribution over the first token of a US state is {glue:text}`first_token_distance`
-# away from the calibrated shape, and {numref}`fig-price-model` shows how far its diversity lies
-# below what the theorems allow.
+# away from the calibrated shape, which gives each token its share of the answers, and
+# {numref}`fig-price-model` shows how far its diversity lies below what the theorems allow.
 
 # %% tags=["parameters"]
 model = "qwen2.5-coder-0.5b-instruct"  # embedded name, hub id, local folder or .gguf file
@@ -48,8 +48,8 @@ by_task = study.studies(page, study.QUICK_TASKS if quick else study.TASKS)
 studies = by_task.values()
 when = study.when_measured(studies)
 prices = study.validity_prices(studies)
-marked = ", ".join(prices) or "none, since no task has fixed branching under its tokenizer"
-print("marks of this model:", marked)
+none = "The figure has no marks: no task has fixed branching under this model's tokenizer."
+print(f"The marks are for {' and '.join(prices)}." if prices else none)
 
 # %% mystnb={"figure": {"caption": "The price of validity: the most diversity that Theorem F.4 allows at a validity, one line for each number of steps with ten valid tokens (dashed: the geometric model itself, with equally sharp steps). Marks: this model's digits, one mark per temperature. How far the marks lie below their line is what the theorem does not explain.", "name": "fig-price-model"}, "image": {"alt": "Marks of this model's validity and diversity below the curves of the theorem's bound."}}
 ax = figures.price_of_validity(prices)
@@ -130,7 +130,8 @@ page.fold(
 # :::{admonition} Theorem E.3, in the main text 4.2 (hard steps)
 # :name: thm-e-3
 # A step is $(\eta, \rho)$-hard (a {term}`hard step`, Def. E.2) if *every* cutoff that loses at most
-# $\eta$ nats of precision there loses at least $\rho$ nats of recall. *If $m$ steps are
+# $\eta$ {term}`nats <nat>` of precision there ($-\ln \alpha_t \le \eta$) loses at least $\rho$ nats
+# of recall ($-\ln \beta_t \ge \rho$). *If $m$ steps are
 # $(\eta, \rho)$-hard*, a cutoff with sequence precision $P$ has recall at most
 #
 # $$
@@ -225,7 +226,8 @@ page.fold(hardness, "Nats of recall lost at least, by precision allowed (η)", d
 # the steps with a choice. *Valid first* is the share of prefixes that meet the first condition.
 # *Median miss* says by how many nats the straight line misses a logit; ln 2, about 0.7, is a factor
 # of 2 in probability. The bound of {numref}`fig-price-model` applies to
-# free digits only, whose branching is fixed (Assumption 5.1).
+# free digits only, whose branching is fixed: all prefixes of a step have as many valid tokens
+# (Assumption 5.1).
 
 # %%
 columns = ["task", "step", "prefixes", "valid first", "median miss"]

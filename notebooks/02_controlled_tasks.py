@@ -86,7 +86,7 @@ page.fold(facts, "Answers, valid tokens and ceiling of each task", digits=3)
 #
 # {numref}`fig-val-div` has the tasks of the paper's figure, {numref}`fig-val-div-others` those that
 # it leaves out. The *area* under a curve, the best diversity at a validity of v or more averaged
-# over all v, puts a curve into one number.
+# over all v, sums up a curve in one number.
 
 # %% mystnb={"figure": {"caption": "The same for the tasks that the paper's figure leaves out: digits whose sum must equal 10 (dotted), and US states (solid).", "name": "fig-val-div-others"}, "image": {"alt": "Curves of diversity against validity under temperature for sums that must be equal and for US states."}}
 others = curves[curves.family.isin(["sum equals 10", "states"])]
@@ -101,8 +101,9 @@ page.fold(shown, "Best validity of each task, and the area under its curve", dig
 # %% [markdown]
 # ### Where the mass sits
 #
-# The valid answers, sorted by probability. Under {term}`shape calibration` at every prefix they
-# would all lie on the dashed line; what is missing below it has gone to invalid answers.
+# The two figures sort the valid answers by probability. Under {term}`shape calibration` at every
+# prefix they would all lie on the dashed line; what is missing below it has gone to invalid
+# answers.
 
 # %%
 answers = study.answer_profiles(page, tasks)
@@ -118,10 +119,10 @@ _ = figures.source_line(figure.axes[0], page.source, when)
 # %% [markdown]
 # ### Closed lists
 #
-# Digits and states are few tasks, and alike. {glue:text}`lists` more show how far the findings
-# carry: each asks for one entry of a closed list, such as *name a planet*, with {glue:text}`least`
-# to {glue:text}`most` answers. Only lists that the model can do are counted, with a validity of
-# 0.05 or more at some temperature. Means carry a 95 % interval over lists.
+# Digits and states are only a few tasks, and similar ones. {glue:text}`lists` more show how far the
+# findings carry: each asks for one entry of a closed list, such as *name a planet*, with
+# {glue:text}`least` to {glue:text}`most` answers. Only lists that the model can do are counted,
+# with a validity of 0.05 or more at some temperature. Means carry a 95 % interval over lists.
 
 # %%
 list_curves = study.list_curves(page, study.LISTS[:2] if quick else study.LISTS)

@@ -14,11 +14,12 @@
 # **Question.** When a model gives too few of the valid answers, do invalid tokens rank above valid
 # ones (a wrong *order*), or do the valid ones share their mass badly (a wrong *shape*)? The paper
 # (Sec. 5, the paper's Fig. 6 and 9) asks an {term}`oracle-size cutoff`, which knows how many next
-# tokens are valid but not which. On US states it reaches {term}`validity` and {term}`diversity` 1,
-# so only the shape was wrong; on digits with a sum it does not, so the order is wrong as well.
+# tokens are valid but not which. With it the paper's models reach {term}`validity` and
+# {term}`diversity` 1 on US states, so only the shape was wrong there; on digits with a sum they do
+# not, so the order is wrong as well.
 #
 # **Answer.** On US states this model's best oracle-size setting {glue:text}`oracle_point`, where a
-# perfect order that is even over the valid tokens would reach 1 and
+# model that ranks perfectly and is even over the valid tokens would reach 1 and
 # {glue:text}`ceiling_us-states`. At temperature 1 without a cutoff its loss on the states,
 # −ln(validity × diversity), is {glue:text}`total_us-states` {term}`nats <nat>`:
 # {glue:text}`order_us-states` from order, {glue:text}`shape_us-states` from shape, and
@@ -109,8 +110,9 @@ page.fold(shown, "The best oracle point of each task, its ceiling, and the best 
 # %% [markdown]
 # ### Where the loss is
 #
-# Two identities hold for every model (item 3 of the [errata](../../errata.md)): −ln Val and −ln Div
-# are sums over the steps of an answer. At the prefix of step $t$ let $p_t$ be the model's
+# The logarithms of validity (Val) and diversity (Div) are sums over the steps of an answer, for
+# every model (item 3 of the [errata](../../errata.md)). Each term is a Kullback–Leibler divergence
+# (KL), which is 0 where two distributions agree. At the prefix of step $t$ let $p_t$ be the model's
 # distribution, $\tilde p_t$ the same given that the answer will be valid, and $n_t$ the
 # distribution proportional to the number of answers behind each token. With prefixes from
 # $\tilde p$,
@@ -194,10 +196,9 @@ _ = figures.source_line(ax, page.source, when)
 # %%
 budget_task = study.task_for_budgets(table, level)
 budgets = cu.best_by_budget(table[table.task == budget_task], level)
+where = f"The figure is for {budget_task} at a validity of {level:g} or more."
 enough = (table.validity >= level).any()
-print(
-    f"figure: {budget_task}, validity at least {level:g}" if enough else "no setting is that valid"
-)
+print(where if enough else f"No setting of any task has a validity of {level:g}.")
 
 # %% mystnb={"figure": {"caption": "Best diversity at the requested validity against the number of settings of Table 3 tried (logarithmic): mean, and band from 5 % to 95 %, by sampler, exact over all ways to draw the settings. Compare samplers at one number, not at the ends of their lines.", "name": "fig-budgets"}, "image": {"alt": "Lines with bands of the best diversity against the number of settings tried, by sampler."}}
 ax = figures.budgets(budgets)

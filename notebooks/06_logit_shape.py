@@ -111,7 +111,8 @@ page.fold(study.bfloat16_table(curves), "The fits of logits rounded to bfloat16"
 # A high R² is easy here, since any falling curve with a bend and six numbers gets one. Two cautions
 # come first. What the fit misses is not noise: in {numref}`fig-shape-residuals` it stays on one
 # side of 0 over long stretches of ranks, so 2,000 ranks are far fewer independent numbers, and a
-# criterion that counts every rank, like the usual BIC, rewards whatever bends most. And the
+# criterion that counts every rank, like the usual BIC (error against number of parameters), rewards
+# whatever bends most. And the
 # breakpoint may be loose: {numref}`fig-shape-profiles` shows how much worse the others are.
 
 # %% mystnb={"figure": {"caption": "Logits less the fit against rank on a logarithmic axis, a line per query. Long stretches on one side of 0: neighbouring ranks miss together.", "name": "fig-shape-residuals"}, "image": {"alt": "Lines of residuals against rank, one for each query."}}
