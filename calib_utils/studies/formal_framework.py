@@ -325,17 +325,21 @@ def published_masses() -> pd.DataFrame:
 def key_numbers(
     checks: pd.DataFrame, studies: Iterable[Study], found: pd.DataFrame
 ) -> dict[str, int | str]:
-    """What the book quotes: how many of `theorems.checks` hold, a sentence per item of errata, how
-    far the first token of the first task lies from shape calibration, and how many hypotheses of
-    `findings` the model meets."""
+    """What the book quotes: how many of `theorems.checks` hold, `hypotheses_met`, how far the first
+    token of the first task lies from shape calibration, and a sentence per item of errata."""
     told = {"first_token_distance": f"{_first_token(next(iter(studies))):.2f}"}
     told |= {"theorems_hold": int((checks.verdict == "holds").sum()), "theorems": len(checks)}
+    told |= {"hypotheses_met": hypotheses_met(found)}
+    return told | {f"errata_{item.number}": item.found for item in errata.items()}
+
+
+def hypotheses_met(found: pd.DataFrame) -> str:
+    """How many of the hypotheses of `findings` the model meets, as what it does."""
     _, yes, no, _ = KINDS[HYPOTHESIS]
     met, unmet = ((found.verdict[found.kind == HYPOTHESIS] == word).sum() for word in (yes, no))
-    some = f"meets {met} of the {met + unmet} hypotheses that its tasks could decide"
-    none = "does none of the tasks that could decide whether it meets their hypotheses"
-    told["hypotheses_met"] = some if met + unmet else none
-    return told | {f"errata_{item.number}": item.found for item in errata.items()}
+    if met + unmet:
+        return f"meets {met} of the {met + unmet} hypotheses that its tasks could decide"
+    return "does none of the tasks that could decide whether it meets their hypotheses"
 
 
 def findings(studies: Iterable[Study]) -> pd.DataFrame:

@@ -96,7 +96,9 @@ def test_only_tasks_of_fixed_branching_have_a_price(studies):
 
 def test_statements_are_decided_by_the_model(studies):
     chosen = ([studies[name, FREE], studies[name, NAMES]] for name in LAWS)
-    found = (formal_framework.findings(own) for own in chosen)
+    found = [formal_framework.findings(own) for own in chosen]
+    met = formal_framework.hypotheses_met(found[0])
+    assert met == "meets 3 of the 4 hypotheses that its tasks could decide"
     sharp, displaced, uniform = (own.set_index("claim").verdict.to_dict() for own in found)
     hard = next(claim for claim in sharp if "hard steps" in claim)
     fails = "does not apply to this model"
@@ -125,6 +127,7 @@ def test_a_task_that_the_model_hardly_does_is_excluded_by_name(studies):
     unable = replace(able, numbers=numbers, task=task)
     found = formal_framework.findings([unable])
     assert set(found.verdict[found.kind != "theorem check"]) == {EXCLUDED}
+    assert formal_framework.hypotheses_met(found).startswith("does none of the tasks")
     both, alone = formal_framework.findings([able, unable]), formal_framework.findings([able])
     assert (both.verdict == alone.verdict).all()
     assert both.found[both.kind != "theorem check"].str.endswith("; excluded: rng-unable").all()

@@ -58,6 +58,23 @@ def test_claims_follow_the_numbers():
     assert dead["With an oracle size, states reach (1, 1)"] == NOT_DECIDED  # it was not looked at
 
 
+@pytest.mark.parametrize(("scale", "point", "beaten"), [
+    (1.0, "reaches validity 0.9 and diversity 0.2", "on 1 of the 1 task that this model can do"),
+    (0.0, "gives no valid answer", "on no task, because this model can do none of them"),
+])  # fmt: skip
+def test_the_prose_quotes_what_the_tables_hold(scale, point, beaten):
+    table = rows("us-states", [*PRACTICAL, ("oracle_size", 0.9, 0.2)])
+    table.validity *= scale
+    facts = pd.DataFrame({"task": ["us-states"], "uniform_over_g": [0.95]})
+    points = oracle_cutoffs.oracle_table(table, facts, {"us-states": pd.DataFrame(HULL)})
+    plain = pd.DataFrame({"task": "us-states", "step": [1, 2], "diversity_loss": [0.9, 0.3]})
+    alone = {"task": ["us-states"], "decoder": ["T = 1 alone"]}
+    decoders = pd.DataFrame(alone).assign(total=2.0, order=0.5, shape=1.2, size=0.3)
+    told = oracle_cutoffs.key_numbers(table, points, plain, decoders)
+    assert (told["oracle_point"], told["beaten"]) == (point, beaten)
+    assert (told["first_step_share"], told["shape_us-states"]) == ("75%", "1.2")
+
+
 def test_the_oracle_is_compared_where_somebody_would_use_it():
     table = rows("a", [("min_p", 0.9, 0.5), ("top_k", 0.6, 0.9), ("oracle_size", 0.85, 0.6)])
     beside = oracle_cutoffs.compared(table).set_index("by")
