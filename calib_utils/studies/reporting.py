@@ -131,7 +131,9 @@ def on_tasks(n: int, n_able: int) -> str:
     """On how many of the tasks that a model can do, as the end of a sentence."""
     if not n_able:
         return "on no task, because this model can do none of them"
-    return f"on {n} of the {n_able} task{'s' * (n_able != 1)} that this model can do"
+    if n_able == 1:
+        return "on the one task that it can do" if n else "on no task, and it can do one of them"
+    return f"on {n} of the {n_able} tasks that this model can do"
 
 
 def listed(names, values, form: str) -> str:

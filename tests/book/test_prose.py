@@ -123,6 +123,8 @@ def test_a_majority_decides_and_those_who_cannot_are_named():
     assert voted({}) == (neither, "no task to decide it on")
     best = {"task": ["a", "a", "b"], "validity": [0, reporting.TESTABLE, reporting.TESTABLE / 2]}
     assert reporting.able(pd.DataFrame(best)) == (["a"], ["b"])
+    assert reporting.on_tasks(2, 3) == "on 2 of the 3 tasks that this model can do"
+    assert reporting.on_tasks(0, 1) == "on no task, and it can do one of them"
 
 
 def test_a_table_with_nothing_to_show_is_a_sentence():

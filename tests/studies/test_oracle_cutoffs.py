@@ -59,7 +59,7 @@ def test_claims_follow_the_numbers():
 
 
 @pytest.mark.parametrize(("scale", "point", "beaten"), [
-    (1.0, "reaches validity 0.9 and diversity 0.2", "on 1 of the 1 task that this model can do"),
+    (1.0, "reaches validity 0.9 and diversity 0.2", "on the one task that it can do"),
     (0.0, "gives no valid answer", "on no task, because this model can do none of them"),
 ])  # fmt: skip
 def test_the_prose_quotes_what_the_tables_hold(scale, point, beaten):
