@@ -42,9 +42,6 @@ _RIVALS = {
     "two_part_continuous": f"{_BETTER} the same form without its jump",
     "two_part_log_head": "The head is a line rather than a logarithm",
 }
-_MISSES = dict(
-    zip(VERDICTS, ("{} misses by more", "{} misses by less", "not told apart"), strict=True)
-)
 _STANDS = dict(
     zip(VERDICTS, ("better than ", "worse than ", "neither better nor worse than "), strict=True)
 )
@@ -229,13 +226,10 @@ def findings(fits: pd.DataFrame, held_out: pd.DataFrame) -> pd.DataFrame:
         voted(_TOP, "App. I", missed, accurate, kind=OURS, of="query"),
     ]
     for rival, claim in _RIVALS.items():
-        ratio, low, high = ratios.loc[rival, ["ratio", "low", "high"]]
         said = _against(ratios.loc[rival])
-        found = (
-            f"{_MISSES[said].format(NAMES[rival])}: squared error on held-out ranks "
-            f"{_two_digits(ratio)} times that of {NAMES[REFERENCE]} ({_two_digits(low)} to "
-            f"{_two_digits(high)})"
-        )
+        ratio, low, high = map(_two_digits, ratios.loc[rival, ["ratio", "low", "high"]])
+        found = f"the published form predicts {_STANDS[said]}{_IN_WORDS[rival]}, whose squared "
+        found += f"error on held-out ranks is {ratio} times as large ({low} to {high})"
         # Any two points lie on a line.
         if rival == "two_part_log_head" and (fits.c <= 2).all():
             said, found = NOT_DECIDED, "every head has two ranks"
