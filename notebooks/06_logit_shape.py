@@ -20,7 +20,7 @@
 # **Answer.** On this model the form fits every query with an R² of at least {glue:text}`lowest_r2`,
 # and breaks between ranks {glue:text}`lowest_c` and {glue:text}`highest_c`. But R² is no judge of a
 # head, which is a few of 2,000 ranks: the fit of “{glue:text}`top_miss_query`” has an R² of
-# {glue:text}`top_miss_r2` and still misses the logit of the most probable token by
+# {glue:text}`top_miss_r2` and misses the logit of the most probable token by
 # {glue:text}`top_miss`. On ranks that were held out of the fit, the published form predicts
 # {glue:text}`held_out`.
 
