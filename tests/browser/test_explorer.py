@@ -178,9 +178,8 @@ def stored(model, task):
 
 def stored_row(model, task, rule, parameter, temperature):
     setting = {"rule": rule, "parameter": parameter, "temperature": temperature, "task": task}
-    (row,) = oracle_cutoffs.at_setting(stored(model, task)[0], pd.Series(setting)).to_dict(
-        "records"
-    )
+    setting = pd.DataFrame([setting]).astype({"parameter": float})
+    (row,) = stored(model, task)[0].merge(setting).to_dict("records")
     return row
 
 
