@@ -40,16 +40,6 @@ def secret(variable: str) -> str | None:
     return os.environ.get(variable) or None
 
 
-def vllm_python() -> Path | None:
-    """The interpreter of vLLM's environment, of which `make vllm` makes one; None without any.
-
-    `CALIB_UTILS_VLLM_PYTHON` names another (default `.venv-vllm/bin/python` in the checkout).
-    """
-    named = os.environ.get("CALIB_UTILS_VLLM_PYTHON")
-    found = Path(named or project_root() / ".venv-vllm" / "bin" / "python")
-    return found if found.is_file() else None
-
-
 def package_data(*parts: str) -> Path:
     """A file or folder of `data/`, for somebody who will read it.
 
