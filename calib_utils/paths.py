@@ -40,14 +40,15 @@ def secret(variable: str) -> str | None:
     return os.environ.get(variable) or None
 
 
-def package_data(*parts: str) -> Path:
-    """A file or folder of `data/`, for somebody who will read it.
+def package_data(*parts: str, noted: bool = True) -> Path:
+    """A file or folder of `data/`, for somebody who will read it (`note_read`, unless not `noted`).
 
     It lies beside this module where installed from a wheel, else in the checkout.
     """
     installed = Path(__file__).parent / "data"
     path = (installed if installed.is_dir() else project_root() / "data").joinpath(*parts)
-    note_read(path)
+    if noted:
+        note_read(path)
     return path
 
 

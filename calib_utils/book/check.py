@@ -734,7 +734,7 @@ def _identity_faults(kind: str, record: dict, remedy: str) -> Iterator[Fault]:
 def _model_faults(folder: str, record: dict) -> Iterator[Fault]:
     """The numbers are of the model whose folder they lie in, and of weights others can load."""
     name, revision = str(record["model"]), record.get("revision")
-    key = _key(name)
+    key = loading.key_of(name)
     if folder not in (loading.with_chat(k, record.get("chat")) for k in (key, f"{key}@{revision}")):
         yield Fault(
             f"rows of {name!r} lie in the folder {folder!r}: they belong into {key!r}; move them"
@@ -756,16 +756,6 @@ def _model_faults(folder: str, record: dict) -> Iterator[Fault]:
             f"revision {revision!r} of {name} may move: measure again with --revision and a commit",
             NOTE,
         )
-
-
-def _key(name: str) -> str:
-    """A model's folder, as `load_model` names it."""
-    if name in EMBEDDED:
-        return name
-    if loading.is_hub_id(name):
-        return loading.file_key(name.replace("/", "--"))
-    path = Path(name)
-    return loading.file_key(path.stem if path.suffix == ".gguf" else path.name)
 
 
 def _environment_faults(record: dict) -> Iterator[Fault]:

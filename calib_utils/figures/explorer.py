@@ -271,10 +271,8 @@ def keep(model: Model, tasks: Iterable[str], end: str, results_dir: str | Path) 
                 continue
         lines = ",\n".join(step.to_json() for step in steps)
         head = json.dumps(record, sort_keys=True)
-        try:
+        with records.writing(path):
             files.keep(path, f'{{"record": {head},\n"steps": [\n{lines}\n]}}\n'.encode())
-        except OSError as error:
-            raise records.unwritable(path, error) from error
     return found
 
 

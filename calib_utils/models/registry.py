@@ -54,7 +54,10 @@ class EmbeddedEncoder:
 DEFAULT_MODEL = "qwen2.5-coder-0.5b-instruct"
 HEADLINE = DEFAULT_MODEL  # until the 1.5B model, which does the tasks, has all chapters
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
-_FILES = json.loads(paths.package_data("panel", "embedded.json").read_text("utf-8"))
+# Not noted: where a file comes from decides no number of a page, and its hash is noted elsewhere.
+_FILES = json.loads(
+    paths.package_data("panel", "embedded.json", noted=False).read_text(encoding="utf-8")
+)
 EMBEDDED = {  # in the order of the book
     own["name"]: EmbeddedModel(**own | {"wheels": tuple(Wheel(*one) for one in own["wheels"])})
     for own in _FILES["models"]

@@ -34,7 +34,6 @@ from ipaddress import IPv4Address, IPv4Network
 import regex
 
 from calib_utils import paths
-from calib_utils.errors import UnknownNameError
 
 LONGEST = 200  # characters of a text that is read as a whole
 CATEGORY = "form"  # of the prompts; their ids are `form-<name>`
@@ -64,16 +63,11 @@ def decide(name: str, text: str, ended: bool = True) -> tuple[bool | None, str]:
     Args:
         ended: False where the token limit cut the text off.
 
-    Raises:
-        UnknownNameError: no form has this name.
-
     >>> decide("expression-24", "`6 * 4`.")
     (True, "has the form: '6 * 4'")
     >>> decide("expression-24", "The answer is 24", ended=False)
     (False, "cut off: 'The answer is 24' does not begin the form")
     """
-    if name not in FORMS:
-        raise UnknownNameError("form", name, FORMS)
     form, text = FORMS[name], text.strip()
     whole = len(text) <= LONGEST
     if whole:

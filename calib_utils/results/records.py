@@ -5,7 +5,8 @@ Parquet file, the first line of a file of steps. A file appears whole, by renami
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -62,9 +63,15 @@ def identity_of(path: Path, rows: bool = False) -> str | None:
         return None  # reading it says what is wrong
 
 
-def unwritable(path: Path, error: OSError) -> ResultsError:
-    """What to raise where the file system refuses to write."""
-    return ResultsError(f"cannot write {path} ({error}): choose a writable results_dir with space")
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raises a ResultsError where the file system refuses to write."""
+    try:
+        yield
+    except OSError as error:
+        raise ResultsError(
+            f"cannot write {path} ({error}): choose a writable results_dir with space"
+        ) from error
 
 
 # Folders: tables, and beside them the record that vouches for their bytes.
@@ -154,11 +161,8 @@ def wrong_columns(table: pd.DataFrame, kinds: Mapping[str, type]) -> str:
 
 def write_table(path: Path, table: pa.Table) -> None:
     """A Parquet file that appears whole, or not at all: then it raises a ResultsError."""
-    try:
-        with files.whole(path, parents=True) as draft:
-            pq.write_table(table, draft, compression="zstd")
-    except OSError as error:
-        raise unwritable(path, error) from error
+    with writing(path), files.whole(path, parents=True) as draft:
+        pq.write_table(table, draft, compression="zstd")
 
 
 def write(path: Path, table: pd.DataFrame, record: dict) -> None:
@@ -297,10 +301,8 @@ def read_completions(folder: str | Path, schema: pa.Schema | None = SCHEMA) -> p
 
 
 def _write_record(folder: Path, record: dict) -> None:
-    try:
+    with writing(folder / FILE):
         files.keep(folder / FILE, text_of(TEXTS, record).encode())
-    except OSError as error:
-        raise unwritable(folder / FILE, error) from error
 
 
 # Sorted logits beside a model's tables, so that all models can be shown without loading one.
