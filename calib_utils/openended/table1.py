@@ -423,7 +423,7 @@ def generate(
         asked[key] = [starts[key].ids, starts[key].end_ids, forced[key], listed]
     settings = {"max_tokens": max_tokens, "prompts": ids, "n": int(plan.n_texts.max())}
     record = programs.record_of(model, asked, settings)
-    return programs.kept(records.folder_of(results_dir, model.key, name), record, ids, make)
+    return records.kept(records.folder_of(results_dir, model.key, name), record, ids, make)
 
 
 def _prompt_once(model: Model, start: Start, n: int) -> dict:
