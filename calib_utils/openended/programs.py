@@ -401,24 +401,6 @@ def order_by_problem(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["problem", "programs", "prevalence", "auc"])
 
 
-def precision_recall(log_p: np.ndarray, passed: np.ndarray) -> pd.DataFrame:
-    """Precision and recall of keeping the programs at or above each log-probability.
-
-    Returns:
-        A row per cutoff that occurs, from the highest: cutoff, kept, precision, recall. Recall is
-        NaN where none passes.
-    """
-    log_p, passed = np.asarray(log_p, dtype=float), np.asarray(passed, dtype=bool)
-    order = np.argsort(-log_p, kind="stable")
-    hits = np.cumsum(passed[order])
-    # Equal log-probabilities fall to the same side of every cutoff.
-    last = np.flatnonzero(np.append(np.diff(log_p[order]) != 0, True)) if len(log_p) else []
-    kept = np.arange(1, len(log_p) + 1)[last]
-    recall = hits[last] / passed.sum() if passed.any() else np.full(len(kept), np.nan)
-    columns = {"cutoff": log_p[order][last], "kept": kept, "precision": hits[last] / kept}
-    return pd.DataFrame({**columns, "recall": recall})
-
-
 def shape_by_problem(table: pd.DataFrame, tops: Sequence[int] = (1, 3)) -> pd.DataFrame:
     """How the model spreads probability over the distinct passing programs it was seen to write.
 

@@ -315,22 +315,6 @@ def test_auc_is_the_share_of_pairs(rows):
     assert programs.auc(score, positive) == pytest.approx(expected, nan_ok=True)
 
 
-@given(SCORES)
-def test_precision_and_recall_by_counting(rows):
-    score, positive = map(np.array, zip(*rows, strict=True))
-    found = programs.precision_recall(score, positive)
-    assert list(found.cutoff) == sorted(set(score), reverse=True)
-    for row in found.itertuples():
-        kept = positive[score >= row.cutoff]
-        assert (row.kept, row.precision) == (len(kept), pytest.approx(kept.mean()))
-        recall = kept.sum() / positive.sum() if positive.any() else math.nan
-        assert row.recall == pytest.approx(recall, nan_ok=True)
-
-
-def test_nothing_to_rank_is_an_empty_curve():
-    assert programs.precision_recall(np.array([]), np.array([])).empty
-
-
 def test_order_counts_a_program_once_and_leaves_out_what_was_cut_off():
     rows = [("a", "x", -1.0, True)] * 5 + [("a", "y", -2.0, False), ("a", "z", -3.0, True)]
     table = table_of([*rows, ("a", "cut", -0.5, False), ("b", "w", -1.0, True)])
