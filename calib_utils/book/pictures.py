@@ -149,7 +149,7 @@ def in_page(svg: str, alt: str, own: str, kind: str) -> str:
         f'<svg class="cu-figure {kind}" role="img" aria-label="{html.escape(alt)}" '
         f'viewBox="{box}" style="max-width: {float(width) / 12:.1f}rem">'
     )
-    return re.sub(r"\n\s*", "\n", _SIZE.sub(lambda _: tag, svg, count=1))
+    return _SIZE.sub(lambda _: tag, svg, count=1)
 
 
 def _colour_page(app, pagename, templatename, context, doctree) -> None:

@@ -8,6 +8,7 @@ import io
 import pickle
 import re
 from textwrap import fill
+from typing import NamedTuple
 from xml.sax.saxutils import escape
 
 import matplotlib.pyplot as plt
@@ -23,6 +24,14 @@ from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator
 
 from calib_utils.models.registry import find
+
+
+class Panels(NamedTuple):
+    """A figure, and its panels row by row."""
+
+    figure: Figure
+    axes: list[Axes]
+
 
 # One meaning a colour through the whole book. What is merely many of one kind (lengths, steps,
 # questions, families of models) gets `shades` of one scale instead.
@@ -67,7 +76,10 @@ def use_style() -> None:
     font = {"font.family": "DejaVu Sans"}  # comes with matplotlib, so layouts are the same anywhere
     saved = {"savefig.bbox": "tight", "svg.fonttype": "none", "svg.hashsalt": "calib_utils"}
     layout = {"figure.constrained_layout.use": True, "legend.frameon": False, "lines.linewidth": 2}
-    sns.set_theme(context="notebook", style="whitegrid", rc=figure | font | sizes | saved | layout)
+    lines = {"grid.linewidth": 0.8, "grid.color": "#dddddd", "axes.edgecolor": PALE}
+    sns.set_theme(
+        context="notebook", style="whitegrid", rc=figure | font | sizes | saved | layout | lines
+    )
     if shell := get_ipython():
         from matplotlib_inline.backend_inline import set_matplotlib_formats
 
@@ -83,8 +95,8 @@ def as_svg(figure: Figure) -> str:
     plt.close(copy)
     _stack(copy)
     source = escape(str(figure.get_label()))
-    more = f"<metadata><![CDATA[{_svg(copy)}]]></metadata><desc>{source}</desc>"
-    return re.sub(r"<metadata>.*?</metadata>", lambda _: more, _svg(figure), count=1, flags=re.S)
+    tag, drawing = _svg(figure).split(">", 1)
+    return f"{tag}><metadata><![CDATA[{_svg(copy)}]]></metadata><desc>{source}</desc>{drawing}"
 
 
 def _svg(figure: Figure) -> str:
@@ -100,7 +112,9 @@ def _saved(figure: Figure) -> str:
     file = io.StringIO()
     figure.savefig(file, format="svg", dpi=200, metadata={"Date": None})
     text = file.getvalue()
-    return re.sub(r"(?m)(?<=\d) ?\n(?=[LMQCz])", "", text[text.index("<svg") :])
+    # Without the header, the time and what is white space alone.
+    text = re.sub("<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    return re.sub(r"\s*\n\s*", "\n", text)
 
 
 def _card(figure: Figure) -> str | None:
@@ -116,12 +130,14 @@ def _stack(figure: Figure) -> None:
     beside = len(axes) > 4 and all(len(t.get_text()) < 8 for t in axes[0].get_yticklabels())
     columns = 2 if beside else 1
     width = _NARROW / columns - 0.5
-    heights = [box.height * min(max(width / box.width, 1), 1.3) for box in boxes]
+    heights = [box.height * min(max(width / box.width, 0.7), 1.3) for box in boxes]
     rows = [max(heights[i : i + columns]) for i in range(0, len(axes), columns)]
     grid = figure.add_gridspec(len(rows), columns, height_ratios=rows)
     for ax, place, height in zip(axes, grid, heights, strict=False):
         ax.set_subplotspec(place)
         _complete(ax, width, height)
+        if len(rows) > 4 and columns == 1 and ax is not axes[-1]:
+            ax.set_xlabel("")  # of many alike once
     for text in figure.findobj(Text):
         text.set_fontsize(min(max(text.get_fontsize(), _SMALLEST), 11))
     for legend in [*figure.legends]:
@@ -159,8 +175,9 @@ def _complete(ax: Axes, width: float, height: float) -> None:
 
 
 def _wrapped(text: str, inches: float) -> str:
-    lines = text.split("\n")
-    return "\n".join(line if "$" in line else fill(line, int(12 * inches)) for line in lines)
+    n = int(12 * inches)  # characters
+    whole = text.replace(", ", ",\n") if len(text) > n else text
+    return "\n".join(line if "$" in line else fill(line, n) for line in whole.split("\n"))
 
 
 def shades(n: int) -> list[str]:
@@ -168,10 +185,26 @@ def shades(n: int) -> list[str]:
     return [to_hex(colour) for colour in sns.color_palette("viridis", n + 2)[:n]]
 
 
-def unit_square(ax: Axes, x: str, y: str) -> None:
+def panels(n: int, columns: int, height: float, x: str = "", y: str = "") -> Panels:
+    """`n` panels of one scale, of a height in inches, labelled at the edges. None: one, empty."""
+    n = max(n, 1)
+    rows, columns = -(-n // columns), min(n, columns)
+    options = {"sharex": True, "sharey": True, "squeeze": False}
+    figure, grid = plt.subplots(rows, columns, figsize=(6.8, 0.6 + height * rows), **options)
+    for ax in grid.flat[n:]:
+        ax.remove()
+    for ax in grid.flat[max(0, n - columns) : n]:
+        ax.set_xlabel(x)
+        ax.tick_params(labelbottom=True)
+    for ax in grid[:, 0]:
+        ax.set_ylabel(y)
+    return Panels(figure, list(grid.flat[:n]))
+
+
+def unit_square(ax: Axes, x: str = "", y: str = "") -> None:
     """Both axes from 0 to 1 with a margin, and their names."""
-    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xticks=TICKS, yticks=TICKS)
-    ax.set(xlabel=x, ylabel=y)
+    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.05), xticks=TICKS, yticks=TICKS)
+    ax.set(xlabel=x or ax.get_xlabel(), ylabel=y or ax.get_ylabel())
 
 
 def rule_style(rule: str) -> dict:

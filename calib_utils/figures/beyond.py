@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from calib_utils.core.metrics import as_text
-from calib_utils.figures import INK, INVALID, PALE, VALID, legend_below
+from calib_utils.figures import INK, INVALID, PALE, VALID, legend_below, panels
 from calib_utils.figures import source_line as source_line
 from calib_utils.figures import use_style as use_style
 from calib_utils.studies.beyond import Repeats, shortened
@@ -55,11 +55,8 @@ def answer_bars(repeats: Repeats, top: int = 10) -> Axes:
 def program_ranks(ranked: pd.DataFrame) -> Figure:
     """Programs of each problem of `ranked_programs`, passed or failed (Fig. 12)."""
     problems = list(dict.fromkeys(ranked.problem))
-    columns = min(3, max(1, len(problems)))
-    rows = max(1, -(-len(problems) // columns))
-    size = {"figsize": (6.6, 0.9 + 1.55 * rows), "squeeze": False}
-    figure, axes = plt.subplots(rows, columns, sharex=True, sharey=True, **size)
-    for ax, problem in zip(axes.flat, problems, strict=False):
+    figure, axes = panels(len(problems), 3, 1.6, "replies by rank", "log-probability")
+    for ax, problem in zip(axes, problems, strict=False):
         own = ranked[ranked.problem == problem]
         for passed, (colour, marker, label) in {
             False: (INVALID, "x", "failed"),
@@ -70,15 +67,9 @@ def program_ranks(ranked: pd.DataFrame) -> Figure:
             ax.scatter(part["rank"], part.log_p, linewidth=1.4, **style)
         ax.set_title(problem, fontsize=10, pad=3)
         ax.tick_params(labelsize=10)
-    for ax in axes.flat[len(problems) :]:
-        ax.set_visible(False)
-    for ax in axes.flat[max(0, len(problems) - columns) : len(problems)]:
-        ax.tick_params(labelbottom=True)
     # One scale for all, from the top of what a log-probability can be.
     low = float(ranked.log_p.min()) if len(ranked) else -1.0
-    axes[0, 0].set_ylim(1.06 * low, -0.04 * low)
-    figure.supylabel("log-probability of the reply, nats", fontsize=11)
-    figure.supxlabel("distinct complete replies by rank", fontsize=11)
+    axes[0].set_ylim(1.06 * low, -0.04 * low)
     legend_below(figure, 2)
     return figure
 

@@ -6,7 +6,16 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from calib_utils.figures import INK, TICKS, VALID, VALID_RARE, legend_below, shades, unit_square
+from calib_utils.figures import (
+    INK,
+    TICKS,
+    VALID,
+    VALID_RARE,
+    legend_below,
+    panels,
+    shades,
+    unit_square,
+)
 from calib_utils.figures import source_line as source_line
 from calib_utils.figures import use_style as use_style
 from calib_utils.studies.controlled_tasks import profile_temperatures
@@ -61,14 +70,11 @@ def answer_profile(answers: pd.DataFrame, temperature: float, ax: Axes | None = 
 
 def answer_profiles(answers: pd.DataFrame, task: str) -> Figure:
     """`answer_profile` at the paper's four temperatures, a panel each (Fig. 5 right, Fig. 10)."""
-    figure, axes = plt.subplots(2, 2, figsize=(6.4, 5.6), sharex=True, sharey=True)
+    figure, axes = panels(4, 2, 2.6, "valid answers by rank", "probability")
     rows = answers[answers.task == task]
-    for ax, temperature in zip(axes.flat, profile_temperatures(task), strict=True):
+    for ax, temperature in zip(axes, profile_temperatures(task), strict=True):
         answer_profile(rows, temperature, ax)
     level = 1 / rows.answer.nunique()
-    across = {"transform": axes[0, 0].get_yaxis_transform(), "fontsize": 10}
-    axes[0, 0].text(0.98, level * 1.3, "uniform", ha="right", **across)
-    for below, beside in zip(axes[1], axes[:, 0], strict=True):
-        below.set_xlabel("valid answers by rank")
-        beside.set_ylabel("probability")
+    across = {"transform": axes[0].get_yaxis_transform(), "fontsize": 10}
+    axes[0].text(0.98, level * 1.3, "uniform", ha="right", **across)
     return figure

@@ -209,6 +209,6 @@ def validity_and_diversity(curve: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.axvline(1, color=GREY, linewidth=1, zorder=0)
     ax.set(ylim=(-0.05, 1.05), xticks=[0, 1, 2, 3], yticks=[0, 0.5, 1])
     at_one = curve[curve.temperature == 1].iloc[0]
-    text = f"T = 1: Val {at_one.validity:.2f}, Div {at_one.diversity:.2f}"
+    text = f"at T = 1\nVal {at_one.validity:.2f}, Div {at_one.diversity:.2f}"
     ax.set_title(text, loc="right", fontsize=10)
     return ax

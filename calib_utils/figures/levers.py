@@ -4,7 +4,16 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from calib_utils.figures import GREY, INK, RULE_NAMES, VALID, legend_below, rule_style, unit_square
+from calib_utils.figures import (
+    GREY,
+    INK,
+    RULE_NAMES,
+    VALID,
+    legend_below,
+    panels,
+    rule_style,
+    unit_square,
+)
 from calib_utils.figures import source_line as source_line
 from calib_utils.figures import use_style as use_style
 
@@ -15,17 +24,16 @@ def lever_dots(compared: pd.DataFrame) -> Figure:
     """`levers.compared`, a panel per level: mean diversity over tasks with its 95 % interval."""
     levels = list(dict.fromkeys(compared.level))
     order = list(compared[compared.level == levels[0]].lever)[::-1]
-    size = (3.4 * len(levels), 1.3 + 0.36 * len(order))
-    figure, axes = plt.subplots(1, len(levels), figsize=size, sharey=True, squeeze=False)
-    for ax, level in zip(axes[0], levels, strict=True):
+    figure, axes = panels(len(levels), len(levels) or 1, 0.7 + 0.36 * len(order), "diversity")
+    for ax, level in zip(axes, levels, strict=False):
         for row in compared[compared.level == level].itertuples():
             y, colour = order.index(row.lever), _colour(row.lever)
             ax.plot([row.diversity_low, row.diversity_high], [y, y], color=colour, linewidth=1.6)
             ax.plot(row.diversity, y, "o", color=colour)
         ax.set_title(f"validity ≥ {level:g}")
-        ax.set(xlabel="diversity", xlim=(0, None))
+        ax.set_xlim(0, None)
         ax.grid(visible=False, axis="y")
-    axes[0, 0].set_yticks(range(len(order)), [_NAMES.get(name, name) for name in order])
+    axes[0].set_yticks(range(len(order)), [_NAMES.get(name, name) for name in order])
     return figure
 
 

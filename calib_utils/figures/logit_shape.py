@@ -1,7 +1,5 @@
 """Figures of the logit-shape chapter: tables in, figures out, in the style of `figures`."""
 
-import math
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -10,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from calib_utils.figures import GREY, INK, PALE, legend_below, model_name, shades
+from calib_utils.figures import GREY, INK, legend_below, model_name, panels, shades
 from calib_utils.figures import source_line as source_line
 from calib_utils.figures import use_style as use_style
 from calib_utils.studies.logit_shape import NAMES, QUERIES
@@ -19,7 +17,7 @@ from calib_utils.theory.curves import REFERENCE, Fit
 _COLOURS = dict(zip([query.label for query in QUERIES], shades(len(QUERIES)), strict=True))
 _MARKERS = dict(zip(_COLOURS, "osD^vP", strict=True))
 _HEAD, _TAIL = INK, shades(1)[0]
-_DOTS = 120  # of a curve, evenly spread on its axis
+_DOTS = 80  # of a curve, evenly spread on its axis
 _RANKS = (1, 10, 100, 1000)
 
 
@@ -29,35 +27,29 @@ def fit_grid(curves: pd.DataFrame, fits: dict[str, Fit], log_rank: bool = True) 
     Dotted: either part carried on beyond the breakpoint c. Ranks on a logarithmic axis, where the
     head is seen, or as in the paper (Fig. 13 to 15).
     """
-    rows, n = math.ceil(curves.shape[1] / 2), len(curves)
-    figure, axes = plt.subplots(rows, 2, figsize=(6.4, 2.5 * rows), sharex=True, squeeze=False)
+    n = len(curves)
+    figure, axes = panels(curves.shape[1], 2, 2.3, "rank", "logit")
     spread = np.geomspace if log_rank else np.linspace
     shown = np.unique(spread(1, n, _DOTS).round().astype(int))
-    for ax, (query, curve) in zip(axes.flat, curves.items(), strict=False):
+    for ax, (query, curve) in zip(axes, curves.items(), strict=True):
         fit, rank = fits[query], np.unique([*shown, *range(1, fits[query].c + 2)])
-        ax.plot(rank, curve[rank], "o", markersize=3.5, color=PALE)
-        top, bottom = curve.iloc[0], curve.iloc[-1]
+        ax.plot(rank, curve[rank], "o", markersize=2.8, color=GREY, zorder=3)
         head = fit.m * rank + fit.b
         tail = fit.A + fit.B * np.log(np.where(rank + fit.C > 0, rank + fit.C, np.nan))
         for colour, line, own in ((_HEAD, head, rank <= fit.c), (_TAIL, tail, rank > fit.c)):
             ax.plot(rank, line, ":", color=colour, linewidth=1.2)
             ax.plot(rank[own], line[own], color=colour, linewidth=2.2)
         ax.axvline(fit.c + 0.5, color=GREY, linewidth=0.8)
-        ax.set_ylim(bottom - 0.1 * (top - bottom), top + 0.2 * (top - bottom))
         if log_rank:
             _log_axis(ax, "x", [tick for tick in _RANKS if tick <= n])
         else:
             ax.set_xticks(range(0, n + 1, max(1, n // 2)))
         ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         ax.set_title(f"{query}: c = {fit.c}, R² = {fit.r2:.3f}", fontsize=11)
-    for ax in axes.flat[curves.shape[1] :]:
-        ax.set_visible(False)
-    for ax in axes[-1]:
-        ax.set_xlabel("rank")
-    for ax in axes[:, 0]:
-        ax.set_ylabel("logit")
     keys = [Line2D([], [], color=_HEAD), Line2D([], [], color=_TAIL), Line2D([], [], color=GREY)]
     names = ["head: m k + b", "tail: A + B log(k + C)", "breakpoint c"]
+    low, high = curves.min().min(), curves.max().max()
+    axes[0].set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
     legend_below(figure, 3, keys, names)
     return figure
 

@@ -7,7 +7,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from calib_utils.figures import GREY, INK, TICKS, legend_below, model_name, shades, task_name
+from calib_utils.figures import (
+    GREY,
+    INK,
+    TICKS,
+    legend_below,
+    model_name,
+    panels,
+    shades,
+    task_name,
+)
 from calib_utils.figures import source_line as source_line
 from calib_utils.figures import use_style as use_style
 from calib_utils.figures.logit_shape import published_dots as published_dots
@@ -90,20 +99,12 @@ def frontier_panels(
     """
     best = table.groupby(["model", "task"]).validity.max()
     shown = [(m, t) for t in tasks for m in models if best.get((m, t), 0) >= _SHOWS]
-    rows = max(1, -(-len(shown) // 3))
-    options = {"sharex": True, "sharey": True, "squeeze": False}
-    figure, axes = plt.subplots(rows, 3, figsize=(6.8, 0.6 + 2.3 * rows), **options)
-    for ax, (model, task) in zip(axes.flat, shown, strict=False):
+    figure, axes = panels(len(shown), 3, 2.3, "validity", "diversity")
+    for ax, (model, task) in zip(axes, shown, strict=False):
         own = table[(table.model == model) & (table.task == task)]
         frontiers(own, (ceilings or {}).get((model, task)), ax)
         ax.set(xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
-        ax.label_outer()
         ax.set_title(f"{task_name(task)}\n{model_name(model)}", fontsize=10)
-    for ax in axes.flat[len(shown) :]:
-        ax.set_visible(False)
-    for ax in axes.flat[max(0, len(shown) - 3) : len(shown)]:
-        ax.set_xlabel("validity")
-        ax.tick_params(labelbottom=True)
     legend_below(figure)
     return figure
 

@@ -15,6 +15,7 @@ from calib_utils.figures import (
     INK,
     explorer,
     legend_below,
+    panels,
     rule_style,
     shades,
     task_name,
@@ -36,13 +37,12 @@ def first_step(page: Page, tasks: Iterable[str], task: str) -> HTML:
     return explorer.explorer(steps[task][0], page.weights)
 
 
-def frontiers(table: pd.DataFrame, ceiling: float | None, ax: Axes | None = None) -> Axes:
+def frontiers(table: pd.DataFrame, ceiling: float | None, ax: Axes) -> Axes:
     """Frontiers of each rule on one task, paths of rising temperature, the ceiling (Fig. 6, 9).
 
     The oracle size and temperature alone have a path: all their settings, an arrow where T rises.
     The ceiling is the diversity of a perfectly ordered model that is uniform over G.
     """
-    ax = ax or plt.gca()
     for rule, own in table.groupby("rule", sort=False):
         style = rule_style(rule)
         if rule in _PATHS:
@@ -56,8 +56,7 @@ def frontiers(table: pd.DataFrame, ceiling: float | None, ax: Axes | None = None
     if ceiling is not None:
         ax.axhline(ceiling, color=INK, linestyle=":", linewidth=1.2)
         ax.scatter([1], [ceiling], marker="*", s=130, color=INK, zorder=4, clip_on=False)
-    unit_square(ax, "validity", "diversity")
-    ax.set_ylim(-0.03, 1.05)
+    unit_square(ax)
     return ax
 
 
@@ -66,22 +65,17 @@ def _arrows(ax: Axes, path: np.ndarray, colour: str) -> None:
     length = np.r_[0, np.hypot(*np.diff(path, axis=0).T).cumsum()]
     for share in (1 / 3, 2 / 3) if length[-1] > 0.1 else ():
         ends = [[np.interp(share * length[-1] + d, length, xy) for xy in path.T] for d in (0, 0.02)]
-        arrow = {"arrowstyle": "-|>", "color": colour, "mutation_scale": 13, "linewidth": 0}
+        arrow = {"arrowstyle": "-|>", "color": colour, "mutation_scale": 18, "linewidth": 0}
         ax.annotate("", ends[1], ends[0], arrowprops=arrow)
 
 
 def frontier_grid(table: pd.DataFrame, facts: pd.DataFrame, tasks: list[str]) -> Figure:
     """`frontiers`, a panel per task, with one legend."""
-    rows = -(-len(tasks) // 2)
-    options = {"sharex": True, "sharey": True, "squeeze": False}
-    figure, axes = plt.subplots(rows, 2, figsize=(6.8, 2.9 * rows), **options)
+    figure, axes = panels(len(tasks), 2, 2.7, "validity", "diversity")
     ceilings = facts.set_index("task").uniform_over_g
-    for ax, task in zip(axes.flat, tasks, strict=False):
+    for ax, task in zip(axes, tasks, strict=False):
         frontiers(table[table.task == task], ceilings[task], ax)
         ax.set_title(task_name(task))
-        ax.label_outer()
-    for ax in axes.flat[len(tasks) :]:
-        ax.set_visible(False)
     legend_below(figure)
     return figure
 
@@ -117,12 +111,9 @@ def split_bars(points: pd.DataFrame) -> Axes:
     A decoder that has no row for a task has no bar there.
     """
     tasks, decoders = (list(dict.fromkeys(points[name])) for name in ("task", "decoder"))
-    columns = min(2, len(tasks)) or 1
-    rows = -(-len(tasks) // columns) or 1
-    size = (6.8, 0.8 + rows * (0.5 + 0.24 * len(decoders)))
-    shared = {"sharex": True, "sharey": True, "squeeze": False}
-    figure, axes = plt.subplots(rows, columns, figsize=size, **shared)
-    for ax, task in zip(axes.flat, tasks, strict=False):
+    height, label = 0.45 + 0.24 * len(decoders), "−ln(validity × diversity), nats"
+    figure, axes = panels(len(tasks), 2, height, label)
+    for ax, task in zip(axes, tasks, strict=False):
         own = points[points.task == task]
         place = own.decoder.map(decoders.index).to_numpy()
         left, below = np.zeros((2, len(own)))
@@ -136,16 +127,11 @@ def split_bars(points: pd.DataFrame) -> Axes:
             ax.text(0, y, " not valid enough", va="center", fontsize=9, color=GREY)
         ax.set_title(task_name(task), loc="left", fontsize=11)
         ax.grid(visible=False, axis="y")
-    for ax in axes.flat[len(tasks) :]:
-        ax.set_visible(False)
-    for ax in axes.flat[max(0, len(tasks) - columns) : len(tasks)]:
-        ax.set_xlabel("−ln(validity × diversity), nats")
-        ax.tick_params(labelbottom=True)
     names = [_SHORT.get(name.split(",")[0], name.split(",")[0]) for name in decoders]
-    axes[0, 0].set_yticks(range(len(names)), names, fontsize=10)
-    axes[0, 0].set_ylim(len(names) - 0.5, -0.5)
+    axes[0].set_yticks(range(len(names)), names, fontsize=10)
+    axes[0].set_ylim(len(names) - 0.5, -0.5)
     legend_below(figure)
-    return axes[0, 0]
+    return axes[0]
 
 
 def sampler_curves(table: pd.DataFrame, by: str, ax: Axes | None = None) -> Axes:

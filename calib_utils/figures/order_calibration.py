@@ -12,8 +12,10 @@ from calib_utils.figures import (
     TICKS,
     VALID,
     legend_below,
+    panels,
     rule_style,
     shades,
+    unit_square,
 )
 from calib_utils.figures import source_line as source_line
 from calib_utils.figures import use_style as use_style
@@ -36,7 +38,8 @@ def depth_frontiers(frontiers: pd.DataFrame, summary: pd.DataFrame) -> Figure:
     depths = sorted(frontiers.depth.unique())
     if not depths:
         return _nothing().figure
-    figure, axes = _panels(len(depths), (6.8, 3.3))
+    label = f"recall, {summary.recall.iloc[0]}"
+    figure, axes = panels(len(depths), len(depths), 2.6, label, "precision")
     rows = summary.set_index("depth")
     for ax, depth in zip(axes, depths, strict=True):
         own, row = frontiers[frontiers.depth == depth], rows.loc[depth]
@@ -48,22 +51,21 @@ def depth_frontiers(frontiers: pd.DataFrame, summary: pd.DataFrame) -> Figure:
             thin = {"color": VALID, "linewidth": 0.8, "linestyle": ":", "label": extreme}
             ax.step(own.recall_level, own[extreme], where="pre", **thin)
         ax.step(own.recall_level, own["mean"], where="pre", color=VALID, label="mean")
-        ax.axhline(row.random_area, color=INK, linewidth=1.3, label="random order, mean height")
+        ax.axhline(row.random_area, color=INK, linewidth=1.3, label="random order")
         ax.axhline(row.prevalence, color=GREY, linewidth=1.3, linestyle="--", label="prevalence")
         nodes = int(row.n_nodes - row.n_undefined)
         ax.set_title(f"step {depth}\n{nodes} nodes, {int(row.n_runs)} runs", fontsize=10)
-        _unit(ax, f"recall, {row.recall}")
-    axes[0].set_ylabel("precision")
-    keys = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
-    keys["lowest and highest node"] = keys.pop("lowest")
-    keys["mean of nodes"], _ = keys.pop("mean"), keys.pop("highest")
-    legend_below(figure, 2, list(keys.values()), list(keys))
+        _unit(ax)
+    handles = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
+    names = {"mean": "mean of nodes", "lowest": "lowest and highest node"}
+    names |= {"random order": "random order, mean height", "prevalence": "prevalence"}
+    legend_below(figure, 2, [handles[name] for name in names], list(names.values()))
     return figure
 
 
 def prompt_points(measures: pd.DataFrame) -> Figure:
     """`node_measures` with one token forced, a dot per prompt: area, and recall at a precision."""
-    figure, axes = _panels(2, (6.6, 3.7))
+    figure, axes = panels(2, 2, 3.1, y="of this model's ranking")
     shapes = zip(measures.groupby("kind", sort=False), shades(2), "os", strict=False)
     for (kind, own), colour, marker in shapes:
         own = own.dropna(subset="area")
@@ -75,7 +77,6 @@ def prompt_points(measures: pd.DataFrame) -> Figure:
     axes[1].set_title("recall at precision 0.8")
     _unit(axes[0], "area of a random order")
     _unit(axes[1], "prevalence")
-    axes[0].set_ylabel("of this model's ranking")
     legend_below(figure)
     return figure
 
@@ -108,8 +109,7 @@ def compared_frontiers(frontiers: pd.DataFrame, by: str) -> Axes:
         ax.step(own.recall_level, own["mean"], label=str(name), **style)
         for extreme in ("lowest", "highest"):
             ax.step(own.recall_level, own[extreme], linewidth=0.9, alpha=0.6, **style)
-    _unit(ax, f"recall, {frontiers.recall.iloc[0]}")
-    ax.set_ylabel("precision")
+    _unit(ax, f"recall, {frontiers.recall.iloc[0]}", "precision")
     legend_below(ax.figure, 2)
     return ax
 
@@ -117,7 +117,7 @@ def compared_frontiers(frontiers: pd.DataFrame, by: str) -> Axes:
 def published_frontiers(points: pd.DataFrame, measures: pd.DataFrame) -> Figure:
     """`published_points`, a panel per model, each prefix with its prevalence (`from_published`)."""
     models = list(points.model.unique())
-    figure, axes = _panels(len(models), (6.6, 3.4))
+    figure, axes = panels(len(models), 2, 2.8, "recall, unweighted", "precision")
     prevalence = measures.set_index(["model", "prefix"]).prevalence
     for ax, model in zip(axes, models, strict=True):
         for number, (prefix, own) in enumerate(
@@ -129,8 +129,7 @@ def published_frontiers(points: pd.DataFrame, measures: pd.DataFrame) -> Figure:
             ax.axhline(prevalence[model, prefix], linestyle=":", color=colour, linewidth=1.1)
         ax.plot([], [], ":", color=GREY, linewidth=1.1, label="prevalence")
         ax.set_title(model)
-        _unit(ax, "recall, unweighted")
-    axes[0].set_ylabel("precision")
+        _unit(ax)
     legend_below(figure)
     return figure
 
@@ -142,8 +141,8 @@ def strategy_dots(comparison: pd.DataFrame, published: pd.DataFrame | None = Non
     they lie says nothing about these; their order does.
     """
     names = [name for name in _MEASURES if comparison[name].notna().any()]
-    size = (6.8, 1.5 + 0.42 * len(comparison))
-    figure, axes = _panels(len(names), size)
+    options = {"figsize": (6.8, 1.5 + 0.42 * len(comparison)), "sharey": True, "squeeze": False}
+    figure, (axes,) = plt.subplots(1, len(names), **options)
     comparison = comparison.sort_values("embedding_diversity", ascending=False, na_position="last")
     place = dict(zip(comparison.strategy, range(len(comparison)), strict=True))
     for ax, name in zip(axes, names, strict=True):
@@ -180,12 +179,6 @@ def _nothing() -> Axes:
     return ax
 
 
-def _panels(n: int, size: tuple[float, float], **options):
-    options |= {"figsize": size, "sharey": True, "squeeze": False}
-    figure, axes = plt.subplots(1, n, **options)
-    return figure, axes[0]
-
-
-def _unit(ax: Axes, x: str) -> None:
-    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.05), xticks=(0, 0.5, 1), yticks=TICKS)
-    ax.set_xlabel(x)
+def _unit(ax: Axes, x: str = "", y: str = "") -> None:
+    unit_square(ax, x, y)
+    ax.set_xticks((0, 0.5, 1))
