@@ -8,7 +8,6 @@ import io
 import pickle
 import re
 from textwrap import fill
-from typing import NamedTuple
 from xml.sax.saxutils import escape
 
 import matplotlib.pyplot as plt
@@ -22,16 +21,6 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator
-
-from calib_utils.models.registry import find
-
-
-class Panels(NamedTuple):
-    """A figure, and its panels row by row."""
-
-    figure: Figure
-    axes: list[Axes]
-
 
 # One meaning a colour through the whole book. What is merely many of one kind (lengths, steps,
 # questions, families of models) gets `shades` of one scale instead.
@@ -62,8 +51,7 @@ RULE_NAMES = {
 CAUSES = {"order": ("#8a8500", "//"), "shape": ("#2a9db0", ""), "size": (PALE, "..")}
 TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _SUM = {"at-most": "≤", "equals": "="}
-_WORDS = {"us": "US", "eu": "EU", "nba": "NBA", "nato": "NATO", "css": "CSS", "http": "HTTP"}
-_WORDS |= {"si": "SI", "rng": "digits", "smollm2": "SmolLM2"}
+_CAPITALS = {"us", "eu", "nba", "nato", "css", "http", "si"}
 # A narrow drawing fills a phone's 358 px: 9 points are then 12 px high.
 _NARROW, _SMALLEST = 3.7, 9  # inches, points
 _HEAVIEST = 200_000  # characters of a drawing whose dots stay vectors
@@ -71,21 +59,20 @@ _HEAVIEST = 200_000  # characters of a drawing whose dots stay vectors
 
 def use_style() -> None:
     """The book's look, and in a notebook figures stored as `as_svg` has them."""
-    sizes = {"axes.titlesize": 12, "axes.labelsize": 12, "legend.fontsize": 10}
-    figure = {"figure.figsize": (6.4, 4.4), "figure.dpi": 110, "figure.facecolor": "white"}
-    font = {"font.family": "DejaVu Sans"}  # comes with matplotlib, so layouts are the same anywhere
-    saved = {"savefig.bbox": "tight", "svg.fonttype": "none", "svg.hashsalt": "calib_utils"}
-    layout = {"figure.constrained_layout.use": True, "legend.frameon": False, "lines.linewidth": 2}
-    lines = {"grid.linewidth": 0.8, "grid.color": "#dddddd", "axes.edgecolor": PALE}
-    sns.set_theme(
-        context="notebook", style="whitegrid", rc=figure | font | sizes | saved | layout | lines
-    )
+    rc = {"axes.titlesize": 12, "axes.labelsize": 12, "legend.fontsize": 10, "lines.linewidth": 2}
+    rc |= {"figure.figsize": (6.4, 4.4), "figure.dpi": 110, "figure.facecolor": "white"}
+    rc |= {"savefig.bbox": "tight", "svg.fonttype": "none", "svg.hashsalt": "calib_utils"}
+    rc |= {"figure.constrained_layout.use": True, "legend.frameon": False, "grid.linewidth": 0.8}
+    rc |= {"grid.color": "#dddddd", "axes.edgecolor": PALE}
+    # The font comes with matplotlib, so layouts are the same on any machine.
+    sns.set_theme(context="notebook", style="whitegrid", font="DejaVu Sans", rc=rc)
     if shell := get_ipython():
         from matplotlib_inline.backend_inline import set_matplotlib_formats
 
         set_matplotlib_formats("svg")  # loads the backend, which would undo the next lines later
-        for kind, draw in (("svg+xml", as_svg), ("png", _card)):
-            shell.display_formatter.formatters[f"image/{kind}"].for_type(Figure, draw)
+        formatters = shell.display_formatter.formatters
+        formatters["image/svg+xml"].for_type(Figure, as_svg)
+        formatters["image/png"].for_type(Figure, _card)
 
 
 def as_svg(figure: Figure) -> str:
@@ -100,21 +87,18 @@ def as_svg(figure: Figure) -> str:
 
 
 def _svg(figure: Figure) -> str:
-    text = _saved(figure)
-    if len(text) > _HEAVIEST:
-        for dots in figure.findobj(PathCollection):
+    """Without header, time and spaces; where many dots would make it heavy they are a picture."""
+    for rasterized in (False, True):
+        for dots in figure.findobj(PathCollection) if rasterized else ():
             dots.set_rasterized(True)
-        text = _saved(figure)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", dpi=200, metadata={"Date": None})
+        text = file.getvalue()
+        text = re.sub("<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+        text = re.sub(r"\s*\n\s*", "\n", text)
+        if len(text) < _HEAVIEST:
+            break
     return text
-
-
-def _saved(figure: Figure) -> str:
-    file = io.StringIO()
-    figure.savefig(file, format="svg", dpi=200, metadata={"Date": None})
-    text = file.getvalue()
-    # Without the header, the time and what is white space alone.
-    text = re.sub("<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    return re.sub(r"\s*\n\s*", "\n", text)
 
 
 def _card(figure: Figure) -> str | None:
@@ -142,42 +126,42 @@ def _stack(figure: Figure) -> None:
         text.set_fontsize(min(max(text.get_fontsize(), _SMALLEST), 11))
     for legend in [*figure.legends]:
         handles, labels = legend.legend_handles, [text.get_text() for text in legend.get_texts()]
+        style = {"fontsize": _SMALLEST, "title": legend.get_title().get_text()}
         for n in (3, 2, 1):
             legend.remove()
-            legend = legend_below(figure, n, handles, labels, fontsize=_SMALLEST)
+            legend = legend_below(figure, n, handles, labels, **style)
             if legend.get_window_extent().width < _NARROW * figure.dpi:
                 break
     # Twice: what stands around the panels is known once they are laid out.
     figure.set_size_inches(_NARROW, sum(rows) + len(rows))
     for _ in range(2):
         figure.draw_without_rendering()
-        missing = sum(rows) - sum(ax.get_position().height for ax in axes[::columns]) * (
-            figure.get_figheight()
-        )
-        figure.set_figheight(figure.get_figheight() + missing)
+        whole = figure.get_figheight()
+        drawn = whole * sum(ax.get_position().height for ax in axes[::columns])
+        figure.set_figheight(whole + sum(rows) - drawn)
 
 
 def _complete(ax: Axes, width: float, height: float) -> None:
     """Gives a panel the title and labels that it shared, in lines of its width (inches)."""
     ax.tick_params(labelleft=True, labelbottom=True, labelsize=_SMALLEST)
-    for which, shared, room in (
-        ("x", ax.get_shared_x_axes(), width),
-        ("y", ax.get_shared_y_axes(), height),
-    ):
-        siblings = [getattr(one, f"get_{which}label")() for one in shared.get_siblings(ax)]
-        axis, own = getattr(ax, f"{which}axis"), getattr(ax, f"get_{which}label")()
-        axis.label.set(visible=True, text=_wrapped(own or next(filter(None, siblings), ""), room))
-        places, ticks = axis.get_ticklocs(), [t.get_text() for t in axis.get_ticklabels()]
-        is_fixed = which == "x" and isinstance(axis.get_major_locator(), FixedLocator)
-        if is_fixed and 0.08 * sum(len(tick) + 1 for tick in ticks) > room:
-            axis.set_ticks(places[::2], ticks[::2])
+    beside, below = ax.get_shared_y_axes(), ax.get_shared_x_axes()
+    x = [ax.get_xlabel(), *(one.get_xlabel() for one in below.get_siblings(ax))]
+    y = [ax.get_ylabel(), *(one.get_ylabel() for one in beside.get_siblings(ax))]
+    ax.set_xlabel(_wrapped(next(filter(None, x), ""), width))
+    ax.set_ylabel(_wrapped(next(filter(None, y), ""), height))
+    places, ticks = ax.get_xticks(), [tick.get_text() for tick in ax.get_xticklabels()]
+    is_full = 0.08 * sum(len(tick) + 1 for tick in ticks) > width
+    if is_full and isinstance(ax.xaxis.get_major_locator(), FixedLocator):
+        ax.set_xticks(places[::2], ticks[::2])
     ax.set_title(_wrapped(ax.get_label() or ax.get_title(), width))
 
 
 def _wrapped(text: str, inches: float) -> str:
     n = int(12 * inches)  # characters
     whole = text.replace(", ", ",\n") if len(text) > n else text
-    return "\n".join(line if "$" in line else fill(line, n) for line in whole.split("\n"))
+    return "\n".join(
+        line if "$" in line else fill(line, n, break_long_words=False) for line in whole.split("\n")
+    )
 
 
 def shades(n: int) -> list[str]:
@@ -185,7 +169,9 @@ def shades(n: int) -> list[str]:
     return [to_hex(colour) for colour in sns.color_palette("viridis", n + 2)[:n]]
 
 
-def panels(n: int, columns: int, height: float, x: str = "", y: str = "") -> Panels:
+def panels(
+    n: int, columns: int, height: float, x: str = "", y: str = ""
+) -> tuple[Figure, list[Axes]]:
     """`n` panels of one scale, of a height in inches, labelled at the edges. None: one, empty."""
     n = max(n, 1)
     rows, columns = -(-n // columns), min(n, columns)
@@ -198,7 +184,7 @@ def panels(n: int, columns: int, height: float, x: str = "", y: str = "") -> Pan
         ax.tick_params(labelbottom=True)
     for ax in grid[:, 0]:
         ax.set_ylabel(y)
-    return Panels(figure, list(grid.flat[:n]))
+    return figure, list(grid.flat[:n])
 
 
 def unit_square(ax: Axes, x: str = "", y: str = "") -> None:
@@ -223,26 +209,9 @@ def task_name(task: str) -> str:
         n, how, total = digits.groups()
         name = f"{n} digits" + (f", sum {_SUM[how]} {total}" if how else "")
     else:
-        name = " ".join(_WORDS.get(word, word) for word in base.split("-"))
+        name = " ".join(w.upper() if w in _CAPITALS else w for w in base.split("-"))
         name = name[:1].upper() + name[1:]
     return ", ".join([name, *(part.replace("-", " ") for part in variant)])
-
-
-def model_name(key: str) -> str:
-    """A model as its makers write it, from its folder's name; base models say so.
-
-    >>> model_name("qwen2.5-coder-0.5b-instruct"), model_name("gemma-3-270m")
-    ('Qwen2.5-Coder 0.5B', 'Gemma 3 270M base')
-    """
-    known = find(key)
-    plain = re.sub("-(instruct|it|chat|base)$", "", key.split("--")[-1], flags=re.IGNORECASE)
-    name = ""
-    for part in plain.split("-"):
-        if re.match(r"a?\d", part, re.IGNORECASE):
-            name += " " + part.upper()
-        else:
-            name += "-" * bool(name) + _WORDS.get(part, part[:1].upper() + part[1:])
-    return name + " base" * bool(known and known.stage == "base")
 
 
 def legend_below(figure: Figure, columns: int = 3, handles=None, labels=None, **style) -> Legend:

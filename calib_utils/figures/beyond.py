@@ -55,7 +55,7 @@ def answer_bars(repeats: Repeats, top: int = 10) -> Axes:
 def program_ranks(ranked: pd.DataFrame) -> Figure:
     """Programs of each problem of `ranked_programs`, passed or failed (Fig. 12)."""
     problems = list(dict.fromkeys(ranked.problem))
-    figure, axes = panels(len(problems), 3, 1.6, "replies by rank", "log-probability")
+    figure, axes = panels(len(problems), 3, 1.6, "replies by rank", "ln p")
     for ax, problem in zip(axes, problems, strict=False):
         own = ranked[ranked.problem == problem]
         for passed, (colour, marker, label) in {

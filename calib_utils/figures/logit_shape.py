@@ -8,16 +8,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from calib_utils.figures import GREY, INK, legend_below, model_name, panels, shades
+from calib_utils.figures import GREY, INK, legend_below, panels, shades
 from calib_utils.figures import source_line as source_line
 from calib_utils.figures import use_style as use_style
+from calib_utils.models.registry import human_name
 from calib_utils.studies.logit_shape import NAMES, QUERIES
 from calib_utils.theory.curves import REFERENCE, Fit
 
 _COLOURS = dict(zip([query.label for query in QUERIES], shades(len(QUERIES)), strict=True))
 _MARKERS = dict(zip(_COLOURS, "osD^vP", strict=True))
 _HEAD, _TAIL = INK, shades(1)[0]
-_DOTS = 80  # of a curve, evenly spread on its axis
+_DOTS = 40  # of a curve, evenly spread on its axis
 _RANKS = (1, 10, 100, 1000)
 
 
@@ -33,12 +34,12 @@ def fit_grid(curves: pd.DataFrame, fits: dict[str, Fit], log_rank: bool = True) 
     shown = np.unique(spread(1, n, _DOTS).round().astype(int))
     for ax, (query, curve) in zip(axes, curves.items(), strict=True):
         fit, rank = fits[query], np.unique([*shown, *range(1, fits[query].c + 2)])
-        ax.plot(rank, curve[rank], "o", markersize=2.8, color=GREY, zorder=3)
+        ax.plot(rank, curve[rank], "o", markersize=2.5, color=GREY, zorder=3)
         head = fit.m * rank + fit.b
         tail = fit.A + fit.B * np.log(np.where(rank + fit.C > 0, rank + fit.C, np.nan))
         for colour, line, own in ((_HEAD, head, rank <= fit.c), (_TAIL, tail, rank > fit.c)):
             ax.plot(rank, line, ":", color=colour, linewidth=1.2)
-            ax.plot(rank[own], line[own], color=colour, linewidth=2.2)
+            ax.plot(rank[own], line[own], color=colour, linewidth=2.6)
         ax.axvline(fit.c + 0.5, color=GREY, linewidth=0.8)
         if log_rank:
             _log_axis(ax, "x", [tick for tick in _RANKS if tick <= n])
@@ -86,7 +87,7 @@ def published_dots(table: pd.DataFrame) -> Figure:
             style |= {"edgecolor": _COLOURS[query], "label": query if ours else None}
             ax.scatter(own[column], places, facecolor=_COLOURS[query] if ours else "none", **style)
         ax.axhline(published - 0.5, color=INK, linewidth=0.8)
-        ax.set_yticks(range(len(models)), [model_name(m) for m in models], fontsize=9)
+        ax.set_yticks(range(len(models)), [human_name(m) for m in models], fontsize=9)
         ax.set_ylim(-0.6, len(models) - 0.4)
         ax.grid(False, axis="y")
         if ticks:

@@ -2,25 +2,16 @@
 
 from collections.abc import Mapping
 
-import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from calib_utils.figures import (
-    GREY,
-    INK,
-    TICKS,
-    legend_below,
-    model_name,
-    panels,
-    shades,
-    task_name,
-)
+from calib_utils.figures import GREY, INK, TICKS, legend_below, panels, shades, task_name
 from calib_utils.figures import source_line as source_line
 from calib_utils.figures import use_style as use_style
 from calib_utils.figures.logit_shape import published_dots as published_dots
 from calib_utils.figures.oracle_cutoffs import frontiers, split_bars
+from calib_utils.models.registry import human_name
 from calib_utils.studies.order_calibration import JUDGES, TEXTS
 
 _MARKERS = {"post-trained": "o", "base": "s"}
@@ -34,13 +25,13 @@ def against_size(order: pd.DataFrame, pairs: list, published: pd.DataFrame) -> F
     Bars are 95 % intervals; a short black line marks what a random order has; a line joins a pair.
     Open: from the authors' published points, with another judge and other ranks.
     """
-    figure, axes = plt.subplots(2, 3, figsize=(6.8, 5.4), sharex=True, sharey=True)
+    figure, axes = panels(6, 3, 2.4, "parameters, billions")
     families = list(dict.fromkeys(order.family))
     colours = dict(zip(families, shades(len(families)), strict=True))
     for column, kind in enumerate(JUDGES):
         own = order[order.kind == kind].set_index("model")
         for row, (measure, title) in enumerate(_ROWS.items()):
-            ax = axes[row, column]
+            ax = axes[3 * row + column]
             for first, second in pairs:
                 if {first, second} <= set(own.index):
                     ends = own.loc[[first, second]]
@@ -66,12 +57,10 @@ def against_size(order: pd.DataFrame, pairs: list, published: pd.DataFrame) -> F
             ax.set_label(f"{kind}: {title}")
             if row == 0:
                 ax.set_title(f"{kind}\n({JUDGES[kind]})", fontsize=10)
-            else:
-                ax.set_xlabel("parameters, billions")
     biggest = max(order.parameters.max(), published.parameters.max())
     ticks = [t * 1e9 for t in (0.1, 0.3, 1, 3, 10, 30, 100) if t * 1e9 < 3 * biggest]
-    axes[0, 0].set_xticks(ticks, [f"{t / 1e9:g}" for t in ticks])
-    axes[0, 0].minorticks_off()
+    axes[0].set_xticks(ticks, [f"{t / 1e9:g}" for t in ticks])
+    axes[0].minorticks_off()
 
     def key(label, marker, colour, **more):
         return Line2D([], [], linestyle="none", marker=marker, color=colour, label=label, **more)
@@ -104,12 +93,12 @@ def frontier_panels(
         own = table[(table.model == model) & (table.task == task)]
         frontiers(own, (ceilings or {}).get((model, task)), ax)
         ax.set(xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
-        ax.set_title(f"{task_name(task)}\n{model_name(model)}", fontsize=10)
+        ax.set_title(f"{task_name(task)}\n{human_name(model)}", fontsize=10)
     legend_below(figure)
     return figure
 
 
 def split_of_models(points: pd.DataFrame) -> Figure:
     """Order, shape and size parts of one decoder's loss, a bar per task and model."""
-    named = points.assign(decoder=points.model.map(model_name))
+    named = points.assign(decoder=points.model.map(human_name))
     return split_bars(named.sort_values(["task", "model"])).figure

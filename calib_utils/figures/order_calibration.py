@@ -114,26 +114,6 @@ def compared_frontiers(frontiers: pd.DataFrame, by: str) -> Axes:
     return ax
 
 
-def published_frontiers(points: pd.DataFrame, measures: pd.DataFrame) -> Figure:
-    """`published_points`, a panel per model, each prefix with its prevalence (`from_published`)."""
-    models = list(points.model.unique())
-    figure, axes = panels(len(models), 2, 2.8, "recall, unweighted", "precision")
-    prevalence = measures.set_index(["model", "prefix"]).prevalence
-    for ax, model in zip(axes, models, strict=True):
-        for number, (prefix, own) in enumerate(
-            points[points.model == model].groupby("prefix", sort=False)
-        ):
-            colour = shades(len(_LINES))[number]
-            style = {"color": colour, "linestyle": _LINES[number], "linewidth": 1.5}
-            ax.plot(own.recall_unweighted, own.precision, label=f"“{prefix} …”", **style)
-            ax.axhline(prevalence[model, prefix], linestyle=":", color=colour, linewidth=1.1)
-        ax.plot([], [], ":", color=GREY, linewidth=1.1, label="prevalence")
-        ax.set_title(model)
-        _unit(ax)
-    legend_below(figure)
-    return figure
-
-
 def strategy_dots(comparison: pd.DataFrame, published: pd.DataFrame | None = None) -> Figure:
     """Table 1 as dots with intervals over prompts, a panel per measure.
 
