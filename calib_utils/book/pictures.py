@@ -164,7 +164,7 @@ def in_the_dark(colour: str) -> str:
     """The colour of six hex digits on a dark page, as CSS: greys change sides, hues get lighter.
 
     >>> in_the_dark("e69f00"), in_the_dark("0072b2"), in_the_dark("000000")
-    ('#e69f00', '#0086d1', 'var(--pst-color-text-base)')
+    ('#e69f00', '#0082cc', 'var(--pst-color-text-base)')
     """
     hue, light, vivid = colorsys.rgb_to_hls(*(int(colour[i : i + 2], 16) / 255 for i in (0, 2, 4)))
     if vivid < 0.05:

@@ -195,7 +195,7 @@ def unit_square(ax: Axes, x: str = "", y: str = "") -> None:
 
 def rule_style(rule: str) -> dict:
     """The colour and display name of a rule's family, the same through the book."""
-    return {"color": RULE_COLOURS.get(rule, GREY), "label": RULE_NAMES.get(rule, rule)}
+    return {"color": RULE_COLOURS.get(rule, INK), "label": RULE_NAMES.get(rule, rule)}
 
 
 def task_name(task: str) -> str:

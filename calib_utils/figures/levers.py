@@ -6,7 +6,6 @@ from matplotlib.figure import Figure
 
 from calib_utils.figures import (
     GREY,
-    INK,
     RULE_NAMES,
     VALID,
     legend_below,
@@ -27,7 +26,8 @@ def lever_dots(compared: pd.DataFrame) -> Figure:
     figure, axes = panels(len(levels), len(levels) or 1, 0.7 + 0.36 * len(order), "diversity")
     for ax, level in zip(axes, levels, strict=False):
         for row in compared[compared.level == level].itertuples():
-            y, colour = order.index(row.lever), _colour(row.lever)
+            y, rule = order.index(row.lever), row.lever.replace("temperature", "none")
+            colour = rule_style(rule)["color"]
             ax.plot([row.diversity_low, row.diversity_high], [y, y], color=colour, linewidth=1.6)
             ax.plot(row.diversity, y, "o", color=colour)
         ax.set_title(f"validity ≥ {level:g}")
@@ -35,10 +35,6 @@ def lever_dots(compared: pd.DataFrame) -> Figure:
         ax.grid(visible=False, axis="y")
     axes[0].set_yticks(range(len(order)), [_NAMES.get(name, name) for name in order])
     return figure
-
-
-def _colour(lever: str) -> str:
-    return INK if lever.startswith(("mixture", "wording")) else rule_style(lever)["color"]
 
 
 def task_arrows(before: pd.DataFrame, after: pd.DataFrame) -> Figure:
