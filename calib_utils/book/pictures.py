@@ -25,7 +25,6 @@ _PARTS = re.compile(r"<metadata><!\[CDATA\[(.*?)\]\]></metadata><desc>(.*?)</des
 _SIZE = re.compile(r'<svg [^>]*?width="([\d.]+)pt"[^>]*?viewBox="([^"]+)"[^>]*>')
 _COLOUR = re.compile(r"(?<=: )#([0-9a-f]{6})\b")
 _VARIABLE = re.compile(r"--fig-([0-9a-f]{6})")
-_CARD = "sd-card-img-top"
 _DARK_GROUND, _CONTRAST = 0.006, 4.5  # relative luminance of a dark page; of a colour to it
 
 
@@ -121,14 +120,12 @@ def _put_in_page(app, doctree: nodes.document, docname: str) -> None:
         if (parts := _PARTS.search(text)) is None:
             continue  # of somebody else
         alt, own = image.get("alt", ""), f"f{number}"
-        if _CARD in image["classes"]:
-            inside = in_page(text, alt, own, _CARD)
-        else:
-            inside = in_page(text, alt, own, "cu-wide")
-            inside += in_page(parts[1], alt, f"{own}n", "cu-narrow")
-            source = nodes.raw("", f'<span class="cu-source">{parts[2]}</span>', format="html")
-            if parts[2] and caption is not None:
-                caption.append(source)
+        classes = " ".join(image["classes"])  # of a card's picture
+        inside = in_page(text, alt, own, f"cu-wide {classes}")
+        inside += in_page(parts[1], alt, f"{own}n", f"cu-narrow {classes}")
+        if parts[2] and caption is not None:
+            source = f'<span class="cu-source">{parts[2]}</span>'
+            caption.append(nodes.raw("", source, format="html"))
         image.replace_self(nodes.raw("", inside, format="html"))
 
 
@@ -137,7 +134,7 @@ def in_page(svg: str, alt: str, own: str, kind: str) -> str:
 
     Args:
         own: what its ids begin with, no other figure's on the page.
-        kind: its class beside `cu-figure`.
+        kind: its classes beside `cu-figure`.
     """
     svg = re.sub(r"<(style|metadata|desc)\b.*?</\1>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\g<1>{own}-", svg)

@@ -48,12 +48,12 @@ RULE_NAMES = {
     "top_h": "top-H",
     "top_nsigma": "top-nσ",
 }
-CAUSES = {"order": ("#8a8500", "//"), "shape": ("#2a9db0", ""), "size": (PALE, "..")}
+CAUSES = {"order": ("#8a8500", "//"), "shape": ("#2a9db0", ""), "size": (PALE, ".")}
 TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _SUM = {"at-most": "≤", "equals": "="}
 _CAPITALS = {"us", "eu", "nba", "nato", "css", "http", "si"}
-# A narrow drawing fills a phone's 358 px: 9 points are then 12 px high.
-_NARROW, _SMALLEST = 3.7, 9  # inches, points
+# A narrow drawing fills the 342 px of a phone's page: 9 points are then 11.7 px high.
+_NARROW, _SMALLEST = 3.5, 9  # inches, points
 _HEAVIEST = 200_000  # characters of a drawing whose dots stay vectors
 
 
@@ -63,7 +63,7 @@ def use_style() -> None:
     rc |= {"figure.figsize": (6.4, 4.4), "figure.dpi": 110, "figure.facecolor": "white"}
     rc |= {"savefig.bbox": "tight", "svg.fonttype": "none", "svg.hashsalt": "calib_utils"}
     rc |= {"figure.constrained_layout.use": True, "legend.frameon": False, "grid.linewidth": 0.8}
-    rc |= {"grid.color": "#dddddd", "axes.edgecolor": PALE}
+    rc |= {"grid.color": "#dddddd", "axes.edgecolor": PALE, "path.simplify_threshold": 0.3}
     # The font comes with matplotlib, so layouts are the same on any machine.
     sns.set_theme(context="notebook", style="whitegrid", font="DejaVu Sans", rc=rc)
     if shell := get_ipython():
@@ -72,7 +72,10 @@ def use_style() -> None:
         set_matplotlib_formats("svg")  # loads the backend, which would undo the next lines later
         formatters = shell.display_formatter.formatters
         formatters["image/svg+xml"].for_type(Figure, as_svg)
-        formatters["image/png"].for_type(Figure, _card)
+        # A PNG as well of the one that other sites show.
+        formatters["image/png"].for_type(
+            Figure, lambda f: print_figure(f, "png", base64=True) if hasattr(f, "is_card") else None
+        )
 
 
 def as_svg(figure: Figure) -> str:
@@ -96,14 +99,10 @@ def _svg(figure: Figure) -> str:
         text = file.getvalue()
         text = re.sub("<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
         text = re.sub(r"\s*\n\s*", "\n", text)
+        text = re.sub(r' d="[^"]*"', lambda d: re.sub(r"(\.\d\d)\d+", r"\1", d[0]), text)
         if len(text) < _HEAVIEST:
             break
     return text
-
-
-def _card(figure: Figure) -> str | None:
-    """A PNG beside the SVG, of the one figure that other sites show."""
-    return print_figure(figure, "png", base64=True) if hasattr(figure, "is_card") else None
 
 
 def _stack(figure: Figure) -> None:
@@ -113,7 +112,7 @@ def _stack(figure: Figure) -> None:
     boxes = [ax.get_window_extent().transformed(figure.dpi_scale_trans.inverted()) for ax in axes]
     beside = len(axes) > 4 and all(len(t.get_text()) < 8 for t in axes[0].get_yticklabels())
     columns = 2 if beside else 1
-    width = _NARROW / columns - 0.5
+    width = _NARROW / columns - 0.45
     heights = [box.height * min(max(width / box.width, 0.7), 1.3) for box in boxes]
     rows = [max(heights[i : i + columns]) for i in range(0, len(axes), columns)]
     grid = figure.add_gridspec(len(rows), columns, height_ratios=rows)
@@ -123,7 +122,7 @@ def _stack(figure: Figure) -> None:
         if len(rows) > 4 and columns == 1 and ax is not axes[-1]:
             ax.set_xlabel("")  # of many alike once
     for text in figure.findobj(Text):
-        text.set_fontsize(min(max(text.get_fontsize(), _SMALLEST), 11))
+        text.set_fontsize(min(max(text.get_fontsize(), _SMALLEST), 10))
     for legend in [*figure.legends]:
         handles, labels = legend.legend_handles, [text.get_text() for text in legend.get_texts()]
         style = {"fontsize": _SMALLEST, "title": legend.get_title().get_text()}
@@ -157,11 +156,10 @@ def _complete(ax: Axes, width: float, height: float) -> None:
 
 
 def _wrapped(text: str, inches: float) -> str:
-    n = int(12 * inches)  # characters
-    whole = text.replace(", ", ",\n") if len(text) > n else text
-    return "\n".join(
-        line if "$" in line else fill(line, n, break_long_words=False) for line in whole.split("\n")
-    )
+    n = int(13 * inches)  # characters
+    lines = [line if len(line) <= n else line.replace(", ", ",\n") for line in text.split("\n")]
+    lines = "\n".join(lines).split("\n")
+    return "\n".join(t if "$" in t else fill(t, n, break_long_words=False) for t in lines)
 
 
 def shades(n: int) -> list[str]:

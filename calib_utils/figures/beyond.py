@@ -58,11 +58,8 @@ def program_ranks(ranked: pd.DataFrame) -> Figure:
     figure, axes = panels(len(problems), 3, 1.6, "replies by rank", "ln p")
     for ax, problem in zip(axes, problems, strict=False):
         own = ranked[ranked.problem == problem]
-        for passed, (colour, marker, label) in {
-            False: (INVALID, "x", "failed"),
-            True: (VALID, "o", "passed"),
-        }.items():
-            part = own[own.passed == passed]
+        for label, colour, marker in (("failed", INVALID, "x"), ("passed", VALID, "o")):
+            part = own[own.passed == (label == "passed")]
             style = {"color": colour, "marker": marker, "label": label, "s": 22}
             ax.scatter(part["rank"], part.log_p, linewidth=1.4, **style)
         ax.set_title(problem, fontsize=10, pad=3)

@@ -16,7 +16,7 @@ from calib_utils.theory.curves import REFERENCE, Fit
 
 _COLOURS = dict(zip([query.label for query in QUERIES], shades(len(QUERIES)), strict=True))
 _MARKERS = dict(zip(_COLOURS, "osD^vP", strict=True))
-_PARTS = {"head": INK, "tail": shades(1)[0]}
+_PARTS = {"head: m k + b": INK, "tail: A + B log(k + C)": shades(1)[0]}
 _DOTS = 40  # of a curve, evenly spread on its axis
 _RANKS = (1, 10, 100, 1000)
 
@@ -36,12 +36,10 @@ def fit_grid(curves: pd.DataFrame, fits: dict[str, Fit], log_rank: bool = True) 
         ax.plot(rank, curve[rank], "o", markersize=2.5, color=GREY, zorder=3)
         head = fit.m * rank + fit.b
         tail = fit.A + fit.B * np.log(np.where(rank + fit.C > 0, rank + fit.C, np.nan))
-        for name, line, own in (
-            ("head: m k + b", head, rank <= fit.c),
-            ("tail: A + B log(k + C)", tail, rank > fit.c),
-        ):
-            ax.plot(rank, line, ":", color=_PARTS[name[:4]], linewidth=1.2)
-            ax.plot(rank[own], line[own], color=_PARTS[name[:4]], linewidth=2.6, label=name)
+        parts = (head, rank <= fit.c), (tail, rank > fit.c)
+        for (name, colour), (line, own) in zip(_PARTS.items(), parts, strict=True):
+            ax.plot(rank, line, ":", color=colour, linewidth=1.2)
+            ax.plot(rank[own], line[own], color=colour, linewidth=2.6, label=name)
         ax.axvline(fit.c + 0.5, color=GREY, linewidth=0.8, label="breakpoint c")
         if log_rank:
             _log_axis(ax, "x", [tick for tick in _RANKS if tick <= n])
@@ -49,6 +47,7 @@ def fit_grid(curves: pd.DataFrame, fits: dict[str, Fit], log_rank: bool = True) 
             ax.set_xticks(range(0, n + 1, max(1, n // 2)))
         ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         ax.set_title(f"{query}: c = {fit.c}, R² = {fit.r2:.3f}", fontsize=11)
+        ax.set_label(f"{query}\nc = {fit.c}, R² {fit.r2:.3f}")
     low, high = curves.min().min(), curves.max().max()
     axes[0].set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
     legend_below(figure)

@@ -47,8 +47,7 @@ def frontiers(table: pd.DataFrame, ceiling: float | None, ax: Axes) -> Axes:
         style = rule_style(rule)
         if rule in _PATHS:
             path = own.sort_values("temperature").dropna(subset="diversity")
-            width = 2.6 if rule == "oracle_size" else 1.5
-            ax.plot(path.validity, path.diversity, linewidth=width, **style)
+            ax.plot(path.validity, path.diversity, linewidth=2.2, **style)
             _arrows(ax, path[["validity", "diversity"]].to_numpy(), style["color"])
         else:
             best = frontier_points(own)
