@@ -1,11 +1,10 @@
-"""The book: contents, pages, figures of prose pages, a PDF, and a chapter computed here and now.
+"""The book: contents, pages, a PDF, and a chapter computed here and now.
 
 Also the Sphinx extension that `_config.yml` names. Knows executed notebooks, jupyter-book and the
 browser that prints; draws nothing and changes no executed notebook.
 """
 
 import ast
-import base64
 import json
 import os
 import re
@@ -21,11 +20,10 @@ from string import Template
 import nbformat
 import pandas as pd
 import yaml
-from docutils import nodes
 from sphinx.errors import ConfigError
 
 from calib_utils import files, paths
-from calib_utils.book import notebooks
+from calib_utils.book import notebooks, pictures
 from calib_utils.errors import (
     BookBuildError,
     CalibUtilsError,
@@ -137,48 +135,6 @@ def largest_difference(rows: pd.DataFrame, results_dir: Path, model: str) -> flo
     return gaps[name]
 
 
-# Figures of prose pages and of the README, out of executed notebooks
-
-FOLDER = "figures"
-_SHOWN = re.compile(rf"\b{FOLDER}/([\w-]+)\.png\b")
-
-
-def figure(name: str, book: Path | None = None) -> bytes:
-    """The PNG of a figure by its label, as the headline model's notebooks or the panel's have it.
-
-    Args:
-        name: as in the notebook's source, without the model.
-
-    Raises:
-        BookBuildError: no executed notebook has it.
-    """
-    labels = (name, notebooks.label_of(name, HEADLINE))
-    for folder in (paths.executed_dir(HEADLINE, book), paths.panel_dir(book)):
-        for path in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
-            for cell in nbformat.read(path, as_version=4).cells:
-                if cell.metadata.get("mystnb", {}).get("figure", {}).get("name") in labels:
-                    for output in cell.outputs:
-                        if "image/png" in output.get("data", {}):
-                            return base64.b64decode(output.data["image/png"])
-    raise BookBuildError(
-        f"no executed notebook of {HEADLINE} has the figure {name!r}: correct the name in "
-        f"the page, or run `python -m calib_utils run --model {HEADLINE}`"
-    )
-
-
-def write_figures(book: Path | None = None) -> list[Path]:
-    """Writes `book/figures/<name>.png` for every such file that a prose page shows."""
-    book = Path(book or paths.book_dir())
-    texts = [page.read_text("utf-8") for page in (*book.glob("*.md"), *book.glob("reference/*.md"))]
-    names = sorted({name for text in texts for name in _SHOWN.findall(text)})
-    return [files.keep(book / FOLDER / f"{name}.png", figure(name, book)) for name in names]
-
-
-def write_readme_figure() -> Path:
-    """Takes the README's figure out of the headline model's executed notebook."""
-    return _keep(paths.book_dir() / "assets" / "val-div.png", figure("fig-val-div"))
-
-
 def _keep(target: Path, content: bytes) -> Path:
     try:
         return files.keep(target, content)
@@ -202,7 +158,7 @@ def setup(app) -> dict:
     app.connect("config-inited", _addresses, priority=100)
     app.connect("source-read", _add_run_box)
     app.connect("source-read", _fill_tables)
-    app.connect("doctree-resolved", _describe_figures)
+    pictures.setup(app)
     # After the theme has added its buttons.
     app.connect("html-page-context", _mend_page, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
@@ -358,15 +314,6 @@ def _by_verdict(said: dict[str, str]) -> str:
     return "; ".join(f"**{verdict}** {', '.join(own)}" for verdict, own in models.items())
 
 
-def _describe_figures(app, doctree: nodes.document, docname: str) -> None:
-    """A figure without an alternative text gets its caption's, its formulas as they are written."""
-    for figure in doctree.findall(nodes.figure):
-        captions = [child for child in figure.children if isinstance(child, nodes.caption)]
-        for image in figure.findall(nodes.image) if captions else ():
-            if not image.get("alt"):
-                image["alt"] = f"Figure: {captions[0].astext()}"
-
-
 def _mend_page(app, pagename, templatename, context, doctree) -> None:
     """Roles that screen readers know, and an edit button that leads to what people edit."""
     if body := context.get("body"):
@@ -431,7 +378,7 @@ def build(output: Path | None = None) -> Path:
     target = output / "_build"
     try:
         output.mkdir(parents=True, exist_ok=True)
-        write_figures()
+        pictures.write_figures()
         with files.alone(output, "build of this book") as held:
             for left in output.glob("._build-*") if held else ():  # of killed builds
                 shutil.rmtree(left, ignore_errors=True)

@@ -370,7 +370,7 @@ def _named(model: str) -> str:
 
 
 def _run(options) -> int:
-    from calib_utils.book import build, notebooks
+    from calib_utils.book import build, notebooks, pictures
 
     options.model = _named(options.model)
     names = options.notebook or [*notebooks.notebook_names(), *notebooks.panel_names()]
@@ -390,7 +390,7 @@ def _run(options) -> int:
     build.write_table_of_contents(book_dir)
     own_book = book_dir == paths.book_dir().resolve()
     if jobs and options.model == HEADLINE and own_book and not failed:
-        build.write_readme_figure()
+        pictures.write_readme_figure()
     return 1 if failed else 0
 
 

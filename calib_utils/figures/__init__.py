@@ -1,28 +1,43 @@
 """One style, which is here, and one module a chapter: tables in, axes out.
 
-Knows colours, labels and the data of the interactive step. Computes no number of its own.
+Knows colours, human names, how a figure is stored, and the data of the interactive step. Computes
+no number of its own.
 """
 
-import seaborn as sns
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+import io
+import pickle
+import re
+from textwrap import fill
+from xml.sax.saxutils import escape
 
-# Okabe and Ito's colours, told apart by most colour-blind readers.
-ORANGE, SKY, GREEN = "#e69f00", "#56b4e9", "#009e73"
-BLUE, VERMILION, PURPLE = "#0072b2", "#d55e00", "#cc79a7"
-PALETTE = (ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE)
-STRONG_FIRST = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, "#8c6d31")  # for lines, in order
+import matplotlib.pyplot as plt
+import seaborn as sns
+from IPython import get_ipython
+from IPython.core.pylabtools import print_figure
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+from matplotlib.text import Text
+from matplotlib.ticker import FixedLocator
+
+# One meaning a colour through the whole book. What is merely many of one kind (lengths, steps,
+# questions, families of models) gets `shades` of one scale instead.
+INK, GREY, PALE = "#000000", "#767676", "#bbbbbb"
+VALID, INVALID = "#0072b2", "#d55e00"  # as in the explorer; also passed and failed
+VALID_RARE = "#56b4e9"
 RULE_COLOURS = {
-    "none": "#555555",
-    "top_k": ORANGE,
-    "top_p": BLUE,
-    "min_p": GREEN,
-    "oracle_size": VERMILION,
-    "typical": PURPLE,
-    "epsilon": SKY,
-    "eta": "#8c6d31",
-    "top_h": "#5b3a8c",
-    "top_nsigma": "#7f7f00",
+    "none": GREY,
+    "top_k": "#e69f00",
+    "top_p": "#7b4bb3",
+    "min_p": "#009e73",
+    "oracle_size": "#c2185b",
+    "typical": "#8c6d31",
+    "epsilon": "#cc79a7",
+    "eta": "#b8a25a",
+    "top_h": "#37596b",
+    "top_nsigma": "#6b4226",
 }
 RULE_NAMES = {
     "none": "temperature alone",
@@ -33,53 +48,178 @@ RULE_NAMES = {
     "top_h": "top-H",
     "top_nsigma": "top-nσ",
 }
-CAUSES = {"order": (VERMILION, "//"), "shape": (BLUE, ""), "size": ("#bbbbbb", "..")}
-TICKS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+CAUSES = {"order": ("#8a8500", "//"), "shape": ("#2a9db0", ""), "size": (PALE, ".")}
+TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
+_SUM = {"at-most": "≤", "equals": "="}
+_CAPITALS = {"us", "eu", "nba", "nato", "css", "http", "si"}
+# A narrow drawing fills the 342 px of a phone's page: 9 points are then 11.7 px high.
+_NARROW, _SMALLEST = 3.5, 9  # inches, points
+_HEAVIEST = 200_000  # characters of a drawing whose dots stay vectors
 
 
 def use_style() -> None:
-    """The book's look: sized for a phone's width, type large enough after scaling down."""
-    sizes = {"axes.titlesize": 12, "axes.labelsize": 12, "legend.fontsize": 10}
-    figure = {"figure.figsize": (6.4, 4.4), "figure.dpi": 110, "figure.facecolor": "white"}
-    rc = {**figure, **sizes, "savefig.bbox": "tight", "lines.linewidth": 2}
-    sns.set_theme(context="notebook", style="whitegrid", rc=rc)
+    """The book's look, and in a notebook figures stored as `as_svg` has them."""
+    rc = {"axes.titlesize": 12, "axes.labelsize": 12, "legend.fontsize": 10, "lines.linewidth": 2}
+    rc |= {"figure.figsize": (6.4, 4.4), "figure.dpi": 110, "figure.facecolor": "white"}
+    rc |= {"savefig.bbox": "tight", "svg.fonttype": "none", "svg.hashsalt": "calib_utils"}
+    rc |= {"figure.constrained_layout.use": True, "legend.frameon": False, "grid.linewidth": 0.8}
+    rc |= {"grid.color": "#dddddd", "axes.edgecolor": PALE, "path.simplify_threshold": 0.3}
+    # The font comes with matplotlib, so layouts are the same on any machine.
+    sns.set_theme(context="notebook", style="whitegrid", font="DejaVu Sans", rc=rc)
+    if shell := get_ipython():
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+        set_matplotlib_formats("svg")  # loads the backend, which would undo the next lines later
+        formatters = shell.display_formatter.formatters
+        formatters["image/svg+xml"].for_type(Figure, as_svg)
+        # A PNG as well of the one that other sites show.
+        formatters["image/png"].for_type(
+            Figure, lambda f: print_figure(f, "png", base64=True) if hasattr(f, "is_card") else None
+        )
 
 
-def unit_square(ax: Axes, x: str, y: str) -> None:
+def as_svg(figure: Figure) -> str:
+    """The figure as drawn; in its metadata the same for a phone, in `desc` where it comes from."""
+    # Closed at once: a copy of a figure that is on show would be shown as well.
+    copy = pickle.loads(pickle.dumps(figure))
+    plt.close(copy)
+    _stack(copy)
+    source = escape(str(figure.get_label()))
+    tag, drawing = _svg(figure).split(">", 1)
+    return f"{tag}><metadata><![CDATA[{_svg(copy)}]]></metadata><desc>{source}</desc>{drawing}"
+
+
+def _svg(figure: Figure) -> str:
+    """Without header, time and spaces; where many dots would make it heavy they are a picture."""
+    for rasterized in (False, True):
+        for dots in figure.findobj(PathCollection) if rasterized else ():
+            dots.set_rasterized(True)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", dpi=200, metadata={"Date": None})
+        text = file.getvalue()
+        text = re.sub("<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+        text = re.sub(r"\s*\n\s*", "\n", text)
+        text = re.sub(r' d="[^"]*"', lambda d: re.sub(r"(\.\d\d)\d+", r"\1", d[0]), text)
+        if len(text) < _HEAVIEST:
+            break
+    return text
+
+
+def _stack(figure: Figure) -> None:
+    """The panels below each other at a phone's width, each with its own labels."""
+    figure.draw_without_rendering()
+    axes = [ax for ax in figure.axes if ax.get_visible()]
+    boxes = [ax.get_window_extent().transformed(figure.dpi_scale_trans.inverted()) for ax in axes]
+    beside = len(axes) > 4 and all(len(t.get_text()) < 8 for t in axes[0].get_yticklabels())
+    columns = 2 if beside else 1
+    width = _NARROW / columns - 0.45
+    heights = [box.height * min(max(width / box.width, 0.7), 1.3) for box in boxes]
+    rows = [max(heights[i : i + columns]) for i in range(0, len(axes), columns)]
+    grid = figure.add_gridspec(len(rows), columns, height_ratios=rows)
+    for ax, place, height in zip(axes, grid, heights, strict=False):
+        ax.set_subplotspec(place)
+        _complete(ax, width, height)
+        if len(rows) > 4 and columns == 1 and ax is not axes[-1]:
+            ax.set_xlabel("")  # of many alike once
+    for text in figure.findobj(Text):
+        text.set_fontsize(min(max(text.get_fontsize(), _SMALLEST), 10))
+    for legend in [*figure.legends]:
+        handles, labels = legend.legend_handles, [text.get_text() for text in legend.get_texts()]
+        style = {"fontsize": _SMALLEST, "title": legend.get_title().get_text()}
+        for n in (3, 2, 1):
+            legend.remove()
+            legend = legend_below(figure, n, handles, labels, **style)
+            if legend.get_window_extent().width < _NARROW * figure.dpi:
+                break
+    # Twice: what stands around the panels is known once they are laid out.
+    figure.set_size_inches(_NARROW, sum(rows) + len(rows))
+    for _ in range(2):
+        figure.draw_without_rendering()
+        whole = figure.get_figheight()
+        drawn = whole * sum(ax.get_position().height for ax in axes[::columns])
+        figure.set_figheight(whole + sum(rows) - drawn)
+
+
+def _complete(ax: Axes, width: float, height: float) -> None:
+    """Gives a panel the title and labels that it shared, in lines of its width (inches)."""
+    ax.tick_params(labelleft=True, labelbottom=True, labelsize=_SMALLEST)
+    beside, below = ax.get_shared_y_axes(), ax.get_shared_x_axes()
+    x = [ax.get_xlabel(), *(one.get_xlabel() for one in below.get_siblings(ax))]
+    y = [ax.get_ylabel(), *(one.get_ylabel() for one in beside.get_siblings(ax))]
+    ax.set_xlabel(_wrapped(next(filter(None, x), ""), width))
+    ax.set_ylabel(_wrapped(next(filter(None, y), ""), height))
+    places, ticks = ax.get_xticks(), [tick.get_text() for tick in ax.get_xticklabels()]
+    is_full = 0.08 * sum(len(tick) + 1 for tick in ticks) > width
+    if is_full and isinstance(ax.xaxis.get_major_locator(), FixedLocator):
+        ax.set_xticks(places[::2], ticks[::2])
+    ax.set_title(_wrapped(ax.get_label() or ax.get_title(), width))
+
+
+def _wrapped(text: str, inches: float) -> str:
+    n = int(13 * inches)  # characters
+    lines = [line if len(line) <= n else line.replace(", ", ",\n") for line in text.split("\n")]
+    lines = "\n".join(lines).split("\n")
+    return "\n".join(t if "$" in t else fill(t, n, break_long_words=False) for t in lines)
+
+
+def shades(n: int) -> list[str]:
+    """`n` colours of one scale from dark to light, for what is told apart but means nothing."""
+    return [to_hex(colour) for colour in sns.color_palette("viridis", n + 2)[:n]]
+
+
+def panels(
+    n: int, columns: int, height: float, x: str = "", y: str = ""
+) -> tuple[Figure, list[Axes]]:
+    """`n` panels of one scale, of a height in inches, labelled at the edges. None: one, empty."""
+    n = max(n, 1)
+    rows, columns = -(-n // columns), min(n, columns)
+    options = {"sharex": True, "sharey": True, "squeeze": False}
+    figure, grid = plt.subplots(rows, columns, figsize=(6.8, 0.6 + height * rows), **options)
+    for ax in grid.flat[n:]:
+        ax.remove()
+    for ax in grid.flat[max(0, n - columns) : n]:
+        ax.set_xlabel(x)
+        ax.tick_params(labelbottom=True)
+    for ax in grid[:, 0]:
+        ax.set_ylabel(y)
+    return figure, list(grid.flat[:n])
+
+
+def unit_square(ax: Axes, x: str = "", y: str = "") -> None:
     """Both axes from 0 to 1 with a margin, and their names."""
-    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xticks=TICKS, yticks=TICKS)
-    ax.set(xlabel=x, ylabel=y)
+    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.05), xticks=TICKS, yticks=TICKS)
+    ax.set(xlabel=x or ax.get_xlabel(), ylabel=y or ax.get_ylabel())
 
 
 def rule_style(rule: str) -> dict:
     """The colour and display name of a rule's family, the same through the book."""
-    return {"color": RULE_COLOURS.get(rule, "#555555"), "label": RULE_NAMES.get(rule, rule)}
+    return {"color": RULE_COLOURS.get(rule, INK), "label": RULE_NAMES.get(rule, rule)}
 
 
-def legend_below(figure: Figure, rect: tuple, columns: int = 3, **style) -> None:
-    """The panels laid out in `rect` of the figure, and below them the legend of the first."""
-    figure.tight_layout(rect=rect)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncol=columns, frameon=False, **style)
+def task_name(task: str) -> str:
+    """A task as people say it.
+
+    >>> task_name("rng-3-sum-at-most-10"), task_name("us-states-paraphrase-2")
+    ('3 digits, sum ≤ 10', 'US states, paraphrase 2')
+    """
+    base, *variant = re.split("-(?=(?:paraphrase|shortest|wording)-)", task)
+    if digits := re.fullmatch(r"rng-(\d+)(?:-sum-(at-most|equals)-(\d+))?", base):
+        n, how, total = digits.groups()
+        name = f"{n} digits" + (f", sum {_SUM[how]} {total}" if how else "")
+    else:
+        name = " ".join(w.upper() if w in _CAPITALS else w for w in base.split("-"))
+        name = name[:1].upper() + name[1:]
+    return ", ".join([name, *(part.replace("-", " ") for part in variant)])
 
 
-def two_lines(model: str) -> str:
-    """A long model name broken after its second hyphen."""
-    parts = model.split("-")
-    return model if len(parts) < 3 else "-".join(parts[:2]) + "-\n" + "-".join(parts[2:])
+def legend_below(figure: Figure, columns: int = 3, handles=None, labels=None, **style) -> Legend:
+    """A legend below all panels, by default of the first one's artists."""
+    if handles is None:
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+    return figure.legend(handles, labels, loc="outside lower center", ncols=columns, **style)
 
 
 def source_line(ax: Axes, *lines: str) -> Axes:
-    """Which model file the figure's numbers come from, and how, in small print below it."""
-    figure = ax.figure
-    # Legends may have any height, and a layout places the panels only when it is drawn.
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    for legend in figure.legends:
-        # Saving widens the figure for the line: a legend at its edge would move there with it.
-        if legend.get_bbox_to_anchor() is figure.bbox:
-            legend.set_bbox_to_anchor((0, 0, 1, 1), figure.transFigure)
-    bottom = (figure.get_tightbbox().y0 - 0.08) / figure.get_figheight()
-    style = {"ha": "center", "va": "top", "fontsize": 8, "color": "#555555"}
-    figure.text(0.5, bottom, "\n".join(lines), **style)
+    """Notes which model file the numbers come from, and how: the book puts it in the caption."""
+    ax.figure.set_label("; ".join(lines))
     return ax

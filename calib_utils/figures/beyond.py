@@ -7,12 +7,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from calib_utils.core.metrics import as_text
-from calib_utils.figures import BLUE, GREEN, ORANGE, VERMILION
+from calib_utils.figures import INK, INVALID, PALE, VALID, legend_below, panels
 from calib_utils.figures import source_line as source_line
 from calib_utils.figures import use_style as use_style
 from calib_utils.studies.beyond import Repeats, shortened
 
-_GREY = "#bbbbbb"
 _LONGEST = 24  # characters of an answer on an axis
 
 
@@ -27,23 +26,23 @@ def answer_bars(repeats: Repeats, top: int = 10) -> Axes:
     shown, rest = several.iloc[:top], several.iloc[top:]
     bars = [
         # A dollar sign would start a formula.
-        (shortened(answer, _LONGEST).replace("$", r"\$"), int(count), BLUE)
+        (shortened(answer, _LONGEST).replace("$", r"\$"), int(count), VALID)
         for answer, count in shown.items()
     ]
     if len(rest):
-        bars.append((f"{len(rest)} others, more than once", int(rest.sum()), _GREY))
+        bars.append((f"{len(rest)} others, more than once", int(rest.sum()), PALE))
     if once:
-        bars.append((f"{once} answers, once each", once, _GREY))
+        bars.append((f"{once} answers, once each", once, PALE))
     bars.append(("not among these, of as many more", n * repeats.unseen.value, "none"))
     _, ax = plt.subplots(figsize=(6.4, 1.3 + 0.34 * len(bars)))
     place = np.arange(len(bars))
     labels, widths, colours = zip(*bars, strict=True)
-    edges = [ORANGE if colour == "none" else colour for colour in colours]
+    edges = [INK if colour == "none" else colour for colour in colours]
     ax.barh(place, widths, color=colours, edgecolor=edges, height=0.75)
     for y, width in zip(place[:-1], widths[:-1], strict=True):
         ax.text(width, y, f" {width}", va="center", fontsize=10)
     low, high = n * repeats.unseen.low, n * repeats.unseen.high
-    ax.plot([low, high], [place[-1]] * 2, color=ORANGE, marker="|", linewidth=1.5)
+    ax.plot([low, high], [place[-1]] * 2, color=INK, marker="|", linewidth=1.5)
     ax.set_yticks(place, labels, fontsize=10)
     ax.invert_yaxis()
     ax.grid(visible=False, axis="y")
@@ -56,43 +55,27 @@ def answer_bars(repeats: Repeats, top: int = 10) -> Axes:
 def program_ranks(ranked: pd.DataFrame) -> Figure:
     """Programs of each problem of `ranked_programs`, passed or failed (Fig. 12)."""
     problems = list(dict.fromkeys(ranked.problem))
-    columns = min(3, max(1, len(problems)))
-    rows = max(1, -(-len(problems) // columns))
-    height = 0.9 + 1.55 * rows  # inches, as are the places of what stands below the panels
-    size = {"figsize": (6.6, height), "squeeze": False}
-    figure, axes = plt.subplots(rows, columns, sharex=True, sharey=True, **size)
-    for ax, problem in zip(axes.flat, problems, strict=False):
+    figure, axes = panels(len(problems), 3, 1.6, "replies by rank", "ln p")
+    for ax, problem in zip(axes, problems, strict=False):
         own = ranked[ranked.problem == problem]
-        for passed, (colour, marker, label) in {
-            False: (VERMILION, "x", "failed"),
-            True: (GREEN, "o", "passed"),
-        }.items():
-            part = own[own.passed == passed]
+        for label, colour, marker in (("failed", INVALID, "x"), ("passed", VALID, "o")):
+            part = own[own.passed == (label == "passed")]
             style = {"color": colour, "marker": marker, "label": label, "s": 22}
             ax.scatter(part["rank"], part.log_p, linewidth=1.4, **style)
         ax.set_title(problem, fontsize=10, pad=3)
         ax.tick_params(labelsize=10)
-    for ax in axes.flat[len(problems) :]:
-        ax.set_visible(False)
-    for ax in axes.flat[max(0, len(problems) - columns) : len(problems)]:
-        ax.tick_params(labelbottom=True)
     # One scale for all, from the top of what a log-probability can be.
     low = float(ranked.log_p.min()) if len(ranked) else -1.0
-    axes[0, 0].set_ylim(1.06 * low, -0.04 * low)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.tight_layout(rect=(0.05, 0.6 / height, 1, 1), h_pad=0.6, w_pad=0.6)
-    figure.supylabel("log-probability of the reply, nats", fontsize=11)
-    figure.text(0.55, 0.4 / height, "distinct complete replies by rank", ha="center", fontsize=11)
-    place = {"loc": "lower center", "bbox_to_anchor": (0.55, 0.0)}
-    figure.legend(handles, labels, ncol=2, frameon=False, **place)
+    axes[0].set_ylim(1.06 * low, -0.04 * low)
+    legend_below(figure, 2)
     return figure
 
 
 def program_curves(curves: pd.DataFrame, prevalence: float) -> Axes:
     """One problem's `programs.precision_recall`, and a random order."""
     ax = plt.gca()
-    ax.plot(curves.recall, curves.precision, ".-", color=BLUE, label="by log-probability")
+    ax.plot(curves.recall, curves.precision, ".-", color=VALID, label="by log-probability")
     ax.axhline(prevalence, color="black", linestyle="--", linewidth=1.2, label="random order")
     ax.set(xlabel="recall", ylabel="precision", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncol=2, frameon=False)
+    legend_below(ax.figure, 2)
     return ax

@@ -6,12 +6,21 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from calib_utils.figures import BLUE, GREEN, PURPLE, SKY, TICKS, VERMILION, unit_square
+from calib_utils.figures import (
+    INK,
+    TICKS,
+    VALID,
+    VALID_RARE,
+    legend_below,
+    panels,
+    shades,
+    unit_square,
+)
 from calib_utils.figures import source_line as source_line
 from calib_utils.figures import use_style as use_style
 from calib_utils.studies.controlled_tasks import profile_temperatures
 
-LENGTH_COLOURS = {0: PURPLE, 2: GREEN, 3: BLUE, 4: VERMILION}
+LENGTH_COLOURS = dict(zip((0, 2, 3, 4), (INK, *shades(3)), strict=True))
 FAMILY_LINES = {"unconstrained": "-", "sum at most 10": "--", "sum equals 10": ":", "states": "-"}
 _MARKED_TEMPERATURES = (0.5, 1.0, 1.6)
 
@@ -19,17 +28,18 @@ _MARKED_TEMPERATURES = (0.5, 1.0, 1.6)
 def validity_diversity(curves: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Val against Div as temperature rises, a line per task of `temperature_curves` (Fig. 5)."""
     ax = ax or plt.gca()
+    ax.figure.is_card = True
     for (family, length), curve in curves.groupby(["family", "length"], sort=False):
         curve = curve.sort_values("temperature").dropna(subset="diversity")
-        label = f"{family}, n = {length}" if length else family
-        colour, line = LENGTH_COLOURS.get(length, "#555555"), FAMILY_LINES.get(family, "-.")
+        label = f"{length} digits, {family}" if length else "US states"
+        colour, line = LENGTH_COLOURS.get(length, INK), FAMILY_LINES.get(family, "-.")
         ax.plot(curve.validity, curve.diversity, line, color=colour, label=label)
         marked = curve[curve.temperature.isin(_MARKED_TEMPERATURES)]
         sizes = 22 * marked.temperature
         ax.scatter(marked.validity, marked.diversity, s=sizes, color=colour, zorder=3)
     unit_square(ax, "validity", "diversity")
-    ax.scatter([1], [1], marker="*", s=160, color="black", zorder=4, clip_on=False)
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncol=2, frameon=False)
+    ax.scatter([1], [1], marker="*", s=160, color=INK, zorder=4, clip_on=False)
+    legend_below(ax.figure, 2)
     return ax
 
 
@@ -37,10 +47,10 @@ def temperature_response(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Validity and diversity of one task against temperature, no cutoff."""
     ax = ax or plt.gca()
     table = table.sort_values("temperature")
-    ax.plot(table.temperature, table.validity, "o-", color=BLUE, label="validity")
-    ax.plot(table.temperature, table.diversity, "s--", color=VERMILION, label="diversity")
+    ax.plot(table.temperature, table.validity, "o-", color=VALID, label="validity")
+    ax.plot(table.temperature, table.diversity, "s--", color=INK, label="diversity")
     ax.set(xlabel="temperature", ylim=(-0.03, 1.03), yticks=TICKS)
-    ax.legend(frameon=False)
+    ax.legend()
     return ax
 
 
@@ -49,26 +59,22 @@ def answer_profile(answers: pd.DataFrame, temperature: float, ax: Axes | None = 
     ax = ax or plt.gca()
     p = np.sort(np.exp(answers.log_p[answers.temperature == temperature]))[::-1]
     rank = np.arange(1, len(p) + 1)
-    ax.fill_between(rank, p, step="mid", color=SKY, alpha=0.6, linewidth=0)
-    ax.step(rank, p, where="mid", color=BLUE, linewidth=1.4)
-    ax.axhline(1 / len(p), color="black", linestyle="--", linewidth=1.2)
+    ax.fill_between(rank, p, step="mid", color=VALID_RARE, alpha=0.6, linewidth=0)
+    ax.step(rank, p, where="mid", color=VALID, linewidth=1.4)
+    ax.axhline(1 / len(p), color=INK, linestyle="--", linewidth=1.2)
     ax.set_yscale("log")
     ax.set(xlim=(0.5, len(p) + 0.5), ylim=(max(p[0] * 1e-6, 1e-12), 2))
-    ax.set_title(f"T = {temperature:g}   invalid tail {1 - p.sum():.1%}")
+    ax.set_title(f"T = {temperature:g}: invalid {1 - p.sum():.1%}")
     return ax
 
 
 def answer_profiles(answers: pd.DataFrame, task: str) -> Figure:
     """`answer_profile` at the paper's four temperatures, a panel each (Fig. 5 right, Fig. 10)."""
-    figure, axes = plt.subplots(2, 2, figsize=(6.4, 5.6), sharex=True, sharey=True)
+    figure, axes = panels(4, 2, 2.6, "valid answers by rank", "probability")
     rows = answers[answers.task == task]
-    for ax, temperature in zip(axes.flat, profile_temperatures(task), strict=True):
+    for ax, temperature in zip(axes, profile_temperatures(task), strict=True):
         answer_profile(rows, temperature, ax)
     level = 1 / rows.answer.nunique()
-    across = {"transform": axes[0, 0].get_yaxis_transform(), "fontsize": 10}
-    axes[0, 0].text(0.98, level * 1.3, "uniform", ha="right", **across)
-    for below, beside in zip(axes[1], axes[:, 0], strict=True):
-        below.set_xlabel("valid answers by rank")
-        beside.set_ylabel("probability")
-    figure.tight_layout()
+    across = {"transform": axes[0].get_yaxis_transform(), "fontsize": 10}
+    axes[0].text(0.98, level * 1.3, "uniform", ha="right", **across)
     return figure

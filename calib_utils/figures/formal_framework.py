@@ -9,7 +9,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from calib_utils.core.rules import TopK
-from calib_utils.figures import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, rule_style, unit_square
+from calib_utils.figures import (
+    GREY,
+    INK,
+    INVALID,
+    VALID,
+    VALID_RARE,
+    legend_below,
+    rule_style,
+    shades,
+    task_name,
+    unit_square,
+)
 from calib_utils.figures import source_line as source_line
 from calib_utils.figures import use_style as use_style
 from calib_utils.figures.explorer import GROUPS, StepData, group_masses, groups_of
@@ -18,8 +29,7 @@ from calib_utils.studies.formal_framework import Example, Study
 from calib_utils.theory import theorems
 
 _NEVER = 100.0  # nats below the top: no bar can be seen there
-_BELOW = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17), "frameon": False}
-_GROUP_COLOURS = dict(zip(GROUPS, (BLUE, SKY, VERMILION), strict=True))
+_GROUP_COLOURS = dict(zip(GROUPS, (VALID, VALID_RARE, INVALID), strict=True))
 
 
 def tree(example: Example, ax: Axes | None = None) -> Axes:
@@ -38,7 +48,7 @@ def tree(example: Example, ax: Axes | None = None) -> Axes:
             height[edge] = place(child) if child >= 0 else float(leaves)
         return float(np.mean([height[edge] for edge in own]))
 
-    box = {"boxstyle": "round", "facecolor": "white", "edgecolor": BLUE}
+    box = {"boxstyle": "round", "facecolor": "white", "edgecolor": VALID}
     start_of = {0: place(0)}
     start_of |= {int(trie.edge_child[edge]): end for edge, end in height.items()}
 
@@ -49,7 +59,7 @@ def tree(example: Example, ax: Axes | None = None) -> Axes:
     for edge, end in height.items():
         node = int(trie.edge_node[edge])
         depth, start = int(trie.node_depth[node]), start_of[node]
-        ax.plot([depth, depth + 1], [start, end], color="#888888", linewidth=1.2, zorder=1)
+        ax.plot([depth, depth + 1], [start, end], color=GREY, linewidth=1.2, zorder=1)
         p = f"p = {example.edge_p[edge]:.2g}"
         ax.text(depth + 0.5, (start + end) / 2 + 0.1, p, ha="center", fontsize=9)
         symbols = [*trie.prefix(node), int(trie.edge_symbol[edge])]
@@ -65,7 +75,7 @@ def compounding(study: Study, sizes=(5, 10, 20, 100), ax: Axes | None = None) ->
     """Sequence precision and recall as steps go by, for fixed numbers of kept tokens (Thm. E.1)."""
     ax = ax or plt.gca()
     step = np.arange(study.n_steps + 1)
-    for k, colour in zip(sizes, (ORANGE, GREEN, BLUE, VERMILION), strict=True):
+    for k, colour in zip(sizes, shades(len(sizes)), strict=True):
         column = study.settings.index((TopK(k), 1.0))
         for values, line in ((study.factors.alpha, "o-"), (study.factors.beta, "s:")):
             product = np.concatenate([[1.0], values[:, column].cumprod()])
@@ -75,7 +85,7 @@ def compounding(study: Study, sizes=(5, 10, 20, 100), ax: Axes | None = None) ->
     ax.plot([], [], "ks:", markersize=5, label="recall, ∏ β")
     ax.set_yscale("log")
     ax.set(xlabel="steps taken", ylabel="of the answer so far", ylim=(0.8e-4, 1.4), xticks=step)
-    ax.legend(ncol=3, **_BELOW)
+    legend_below(ax.figure)
     return ax
 
 
@@ -88,7 +98,7 @@ def recall_bound(bounds: pd.DataFrame, ax: Axes | None = None) -> Axes:
     for rule, own in table.groupby("rule", sort=False):
         ax.scatter(own.precision, own.recall, s=20, **rule_style(rule))
     unit_square(ax, "sequence precision", "sequence recall")
-    ax.legend(ncol=3, **_BELOW)
+    legend_below(ax.figure)
     return ax
 
 
@@ -101,17 +111,19 @@ def price_of_validity(
     """
     ax = ax or plt.gca()
     val = np.linspace(0.001, 0.9999, 400)
-    for m, colour in zip((1, 2, 4, 8), (GREEN, BLUE, PURPLE, VERMILION), strict=True):
+    for m, colour in zip((1, 2, 4, 8), shades(4), strict=True):
         label, branching = f"{m} step" + "s" * (m > 1), [10] * m
         ax.plot(val, theorems.diversity_bound(val, branching), color=colour, label=label)
         truth = [theorems.at_validity(x, branching) for x in val]
         ax.plot(val, truth, "--", color=colour, linewidth=1.2)
     bounded = [pair for pair in (prices or {}).items() if pair[1].bound.notna().any()]
     for (task, table), mark in zip(bounded, "o^sD", strict=False):
-        ax.plot(table.validity, table.diversity, mark, color="black", markersize=4, label=task)
+        ax.plot(
+            table.validity, table.diversity, mark, color=INK, markersize=4, label=task_name(task)
+        )
     ax.plot([], [], "k--", linewidth=1.2, label="model itself")
     unit_square(ax, "validity", "diversity")
-    ax.legend(ncol=3, **_BELOW)
+    legend_below(ax.figure)
     return ax
 
 
@@ -138,34 +150,34 @@ def head_and_tail(step: StepData, published: pd.DataFrame, shown: int = 60) -> F
     right.plot([], [], "ko", markersize=4, label="published, Llama-3.1-8B-Instruct")
     right.plot([], [], "k-", label="this model")
     right.set(xlabel="temperature", ylabel="probability of the group", ylim=(-0.03, 1.03))
-    right.legend(ncol=2, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    figure.tight_layout()
+    legend_below(figure, 2, *right.get_legend_handles_labels())
     return figure
 
 
 # The teaching figure of the controls: one step of each law, and its answers under temperature.
 
 _RANKS, _LEAST = 24, 1e-4  # shown of a step
-_BARS = {"valid": {"color": BLUE}, "invalid": {"facecolor": VERMILION, "hatch": "////"}}
+_BARS = {"valid": {"color": VALID}, "invalid": {"facecolor": INVALID, "hatch": "////"}}
 
 
 def laws_under_temperature(steps: pd.DataFrame, curves: pd.DataFrame) -> Figure:
     """A row per law: the ranked probabilities of `first_steps`, and its `temperature_curves`."""
     laws = list(dict.fromkeys(steps.law))
-    height = 0.9 + 1.45 * len(laws)
-    shape = {"figsize": (6.4, height), "sharex": "col", "sharey": "col", "squeeze": False}
+    shape = {
+        "figsize": (6.4, 0.9 + 1.6 * len(laws)),
+        "sharex": "col",
+        "sharey": "col",
+        "squeeze": False,
+    }
     figure, axes = plt.subplots(len(laws), 2, **shape)
     for (left, right), law in zip(axes, laws, strict=True):
         step_profile(steps[steps.law == law], left)
-        left.set_title(law, loc="left", fontweight="bold")
+        left.set_title(f"{law}\n", loc="left", fontweight="bold")  # above the mass
         validity_and_diversity(curves[curves.law == law], right)
     axes[-1, 0].set_xlabel("rank at the first step")
     axes[-1, 1].set_xlabel("temperature")
-    figure.tight_layout(rect=(0, 0.35 / height, 1, 1), h_pad=0.5)
-    for column, middle in enumerate((0.3, 0.78)):
-        handles, names = axes[-1, column].get_legend_handles_labels()
-        place = {"loc": "lower center", "bbox_to_anchor": (middle, 0), "frameon": False, "ncol": 2}
-        figure.legend(handles, names, handlelength=1.6, **place)
+    left, right = (ax.get_legend_handles_labels() for ax in axes[-1])
+    legend_below(figure, 4, left[0] + right[0], left[1] + right[1])
     return figure
 
 
@@ -192,11 +204,11 @@ def validity_and_diversity(curve: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Validity and diversity of one law against temperature, T = 1 marked."""
     ax = ax or plt.gca()
     curve = curve.sort_values("temperature")
-    ax.plot(curve.temperature, curve.validity, "-", color=BLUE, label="validity")
-    ax.plot(curve.temperature, curve.diversity, "--", color="black", label="diversity")
-    ax.axvline(1, color="#888888", linewidth=1, zorder=0)
+    ax.plot(curve.temperature, curve.validity, "-", color=VALID, label="validity")
+    ax.plot(curve.temperature, curve.diversity, "--", color=INK, label="diversity")
+    ax.axvline(1, color=GREY, linewidth=1, zorder=0)
     ax.set(ylim=(-0.05, 1.05), xticks=[0, 1, 2, 3], yticks=[0, 0.5, 1])
     at_one = curve[curve.temperature == 1].iloc[0]
-    text = f"T = 1: Val {at_one.validity:.2f}, Div {at_one.diversity:.2f}"
+    text = f"at T = 1\nVal {at_one.validity:.2f}, Div {at_one.diversity:.2f}"
     ax.set_title(text, loc="right", fontsize=10)
     return ax

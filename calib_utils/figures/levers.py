@@ -4,7 +4,15 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from calib_utils.figures import BLUE, GREEN, RULE_NAMES, VERMILION, rule_style, unit_square
+from calib_utils.figures import (
+    GREY,
+    RULE_NAMES,
+    VALID,
+    legend_below,
+    panels,
+    rule_style,
+    unit_square,
+)
 from calib_utils.figures import source_line as source_line
 from calib_utils.figures import use_style as use_style
 
@@ -15,25 +23,18 @@ def lever_dots(compared: pd.DataFrame) -> Figure:
     """`levers.compared`, a panel per level: mean diversity over tasks with its 95 % interval."""
     levels = list(dict.fromkeys(compared.level))
     order = list(compared[compared.level == levels[0]].lever)[::-1]
-    size = (3.4 * len(levels), 1.3 + 0.36 * len(order))
-    figure, axes = plt.subplots(1, len(levels), figsize=size, sharey=True, squeeze=False)
-    for ax, level in zip(axes[0], levels, strict=True):
+    figure, axes = panels(len(levels), len(levels) or 1, 0.7 + 0.36 * len(order), "diversity")
+    for ax, level in zip(axes, levels, strict=False):
         for row in compared[compared.level == level].itertuples():
-            y, colour = order.index(row.lever), _colour(row.lever)
+            y, rule = order.index(row.lever), row.lever.replace("temperature", "none")
+            colour = rule_style(rule)["color"]
             ax.plot([row.diversity_low, row.diversity_high], [y, y], color=colour, linewidth=1.6)
             ax.plot(row.diversity, y, "o", color=colour)
         ax.set_title(f"validity ≥ {level:g}")
-        ax.set(xlabel="diversity", xlim=(0, None))
+        ax.set_xlim(0, None)
         ax.grid(visible=False, axis="y")
-    axes[0, 0].set_yticks(range(len(order)), [_NAMES.get(name, name) for name in order])
-    figure.tight_layout()
+    axes[0].set_yticks(range(len(order)), [_NAMES.get(name, name) for name in order])
     return figure
-
-
-def _colour(lever: str) -> str:
-    if lever.startswith("mixture"):
-        return VERMILION
-    return GREEN if lever.startswith("wording") else rule_style(lever)["color"]
 
 
 def task_arrows(before: pd.DataFrame, after: pd.DataFrame) -> Figure:
@@ -41,15 +42,15 @@ def task_arrows(before: pd.DataFrame, after: pd.DataFrame) -> Figure:
     figure, ax = plt.subplots(figsize=(5.6, 5.2))
     for task in before.index.intersection(after.index):
         start, end = before.loc[task], after.loc[task]
-        way = {"arrowstyle": "->", "color": "#999999", "linewidth": 1}
+        way = {"arrowstyle": "->", "color": GREY, "linewidth": 1}
         places = (end.validity, end.diversity), (start.validity, start.diversity)
         ax.annotate("", *places, arrowprops=way)
     for name, points, colour, marker in (
-        ("as it is", before, BLUE, "o"),
-        ("most diverse setting tried at this validity", after, VERMILION, "s"),
+        ("as it is", before, GREY, "o"),
+        ("most diverse setting tried at this validity", after, VALID, "s"),
     ):
         style = {"linestyle": "none", "marker": marker, "color": colour, "markersize": 5}
         ax.plot(points.validity, points.diversity, label=name, **style)
     unit_square(ax, "validity", "diversity")
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False)
+    legend_below(figure, 1)
     return figure

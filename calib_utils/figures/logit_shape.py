@@ -1,7 +1,5 @@
 """Figures of the logit-shape chapter: tables in, figures out, in the style of `figures`."""
 
-import math
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -9,48 +7,50 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from calib_utils.figures import BLUE, PALETTE, VERMILION, legend_below, two_lines
+from calib_utils.figures import GREY, INK, legend_below, panels, shades
 from calib_utils.figures import source_line as source_line
 from calib_utils.figures import use_style as use_style
+from calib_utils.models.registry import human_name
 from calib_utils.studies.logit_shape import NAMES, QUERIES
 from calib_utils.theory.curves import REFERENCE, Fit
 
-_COLOURS = dict(zip([query.label for query in QUERIES], PALETTE, strict=True))
+_COLOURS = dict(zip([query.label for query in QUERIES], shades(len(QUERIES)), strict=True))
 _MARKERS = dict(zip(_COLOURS, "osD^vP", strict=True))
-_BELOW = {"loc": "upper center", "ncol": 3, "frameon": False}
+_PARTS = {"head: m k + b": INK, "tail: A + B log(k + C)": shades(1)[0]}
+_DOTS = 40  # of a curve, evenly spread on its axis
 _RANKS = (1, 10, 100, 1000)
 
 
 def fit_grid(curves: pd.DataFrame, fits: dict[str, Fit], log_rank: bool = True) -> Figure:
-    """Each query's sorted logits, head, tail and breakpoint (Fig. 13 to 15), with one legend.
+    """Each query's sorted logits with head, tail and breakpoint, named in the first panel.
 
-    Ranks on a logarithmic axis, where the head is seen, or as in the paper.
+    Dotted: either part carried on beyond the breakpoint c. Ranks on a logarithmic axis, where the
+    head is seen, or as in the paper (Fig. 13 to 15).
     """
-    rows = math.ceil(curves.shape[1] / 2)
-    figure, axes = plt.subplots(rows, 2, figsize=(6.4, 2.5 * rows + 0.7), sharex=True)
-    rank, dots = curves.index.to_numpy(), {"markersize": 5, "color": "#999999", "rasterized": True}
-    for ax, (query, curve) in zip(axes.flat, curves.items(), strict=False):
-        fit = fits[query]
-        ax.plot(rank, curve, ".", label="logits", **dots)
-        for colour, name, part in (
-            (VERMILION, "head: m k + b", rank[rank <= fit.c]),
-            (BLUE, "tail: A + B log(k + C)", rank[rank > fit.c]),
-        ):
-            ax.plot(part, fit.predict(part), color=colour, label=name, linewidth=1.8)
-        ax.axvline(fit.c + 0.5, color="black", linestyle=":", linewidth=1.2, label="breakpoint c")
+    n = len(curves)
+    figure, axes = panels(curves.shape[1], 2, 2.3, "rank", "logit")
+    spread = np.geomspace if log_rank else np.linspace
+    shown = np.unique(spread(1, n, _DOTS).round().astype(int))
+    for ax, (query, curve) in zip(axes, curves.items(), strict=True):
+        fit, rank = fits[query], np.unique([*shown, *range(1, fits[query].c + 2)])
+        ax.plot(rank, curve[rank], "o", markersize=2.5, color=GREY, zorder=3)
+        head = fit.m * rank + fit.b
+        tail = fit.A + fit.B * np.log(np.where(rank + fit.C > 0, rank + fit.C, np.nan))
+        parts = (head, rank <= fit.c), (tail, rank > fit.c)
+        for (name, colour), (line, own) in zip(_PARTS.items(), parts, strict=True):
+            ax.plot(rank, line, ":", color=colour, linewidth=1.2)
+            ax.plot(rank[own], line[own], color=colour, linewidth=2.6, label=name)
+        ax.axvline(fit.c + 0.5, color=GREY, linewidth=0.8, label="breakpoint c")
         if log_rank:
-            _log_axis(ax, "x", _RANKS)
+            _log_axis(ax, "x", [tick for tick in _RANKS if tick <= n])
         else:
-            ax.set_xticks([0, 1000, 2000])
+            ax.set_xticks(range(0, n + 1, max(1, n // 2)))
         ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-        ax.set_title(f"{query}   c = {fit.c}, R² = {fit.r2:.3f}", fontsize=11)
-    for ax in axes.flat[curves.shape[1] :]:
-        ax.set_visible(False)
-    for ax in axes[-1]:
-        ax.set_xlabel("rank")
-    for ax in axes[:, 0]:
-        ax.set_ylabel("logit")
-    legend_below(figure, (0, 0.55 / figure.get_figheight(), 1, 1), 2)
+        ax.set_title(f"{query}: c = {fit.c}, R² = {fit.r2:.3f}", fontsize=11)
+        ax.set_label(f"{query}\nc = {fit.c}, R² {fit.r2:.3f}")
+    low, high = curves.min().min(), curves.max().max()
+    axes[0].set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
+    legend_below(figure)
     return figure
 
 
@@ -60,10 +60,10 @@ def residuals(curves: pd.DataFrame, fits: dict[str, Fit]) -> Axes:
     for query, curve in curves.items():
         missed = curve - fits[query].predict(curve.index)
         ax.plot(curve.index, missed, color=_COLOURS.get(query), label=query, linewidth=1.5)
-    ax.axhline(0, color="black", linewidth=0.8)
+    ax.axhline(0, color=INK, linewidth=0.8)
     _log_axis(ax, "x", _RANKS)
     ax.set(xlabel="rank", ylabel="logit less fit")
-    ax.legend(bbox_to_anchor=(0.5, -0.16), **_BELOW)
+    legend_below(ax.figure)
     return ax
 
 
@@ -85,15 +85,15 @@ def published_dots(table: pd.DataFrame) -> Figure:
             style = {"marker": _MARKERS[query], "s": 34, "linewidth": 1.3}
             style |= {"edgecolor": _COLOURS[query], "label": query if ours else None}
             ax.scatter(own[column], places, facecolor=_COLOURS[query] if ours else "none", **style)
-        ax.axhline(published - 0.5, color="black", linewidth=0.8)
-        ax.set_yticks(range(len(models)), [two_lines(m) for m in models], fontsize=9)
+        ax.axhline(published - 0.5, color=INK, linewidth=0.8)
+        ax.set_yticks(range(len(models)), [human_name(m) for m in models], fontsize=9)
         ax.set_ylim(-0.6, len(models) - 0.4)
         ax.grid(False, axis="y")
         if ticks:
             low, high = table[column].min(), table[column].max()
             _log_axis(ax, "x", [t for t in ticks if low / 2 <= t <= high * 2])
         ax.set_xlabel(title, labelpad=2)
-    legend_below(figure, (0, 0.07, 1, 1))
+    legend_below(figure)
     return figure
 
 
@@ -107,16 +107,16 @@ def held_out_ratios(queries: pd.DataFrame, pooled: pd.DataFrame) -> Axes:
             style = {"color": _COLOURS[query], "marker": _MARKERS[query], "s": 26}
             ax.scatter(ratio, place + 0.22, label=query if place == 0 else None, **style)
         whole = pooled[pooled.family == family].iloc[0]
-        ax.plot([whole.low, whole.high], [place - 0.12] * 2, color="black", linewidth=2)
-        ax.plot(whole.ratio, place - 0.12, "o", color="black", markersize=6)
-    ax.axvline(1, color="black", linestyle=":", linewidth=1.2)
+        ax.plot([whole.low, whole.high], [place - 0.12] * 2, color=INK, linewidth=2)
+        ax.plot(whole.ratio, place - 0.12, "o", color=INK, markersize=6)
+    ax.axvline(1, color=INK, linestyle=":", linewidth=1.2)
     low, high = queries.ratio.min(), queries.ratio.max()
     _log_axis(ax, "x", [10.0**n for n in range(-3, 6) if low / 2 <= 10.0**n <= high * 2])
     ax.grid(False, axis="y")
     ax.set_yticks(range(len(rows)), [NAMES[family].replace(", ", ",\n") for family in rows])
     ax.invert_yaxis()
     ax.set_xlabel("held-out error / that of the published form")
-    ax.legend(bbox_to_anchor=(0.35, -0.16), **_BELOW)
+    legend_below(ax.figure)
     return ax
 
 
@@ -131,7 +131,7 @@ def breakpoint_profiles(fits: dict[str, Fit]) -> Axes:
     _log_axis(ax, "x", (2, 5, 10, 20, 50, 100, 200, 500))
     _log_axis(ax, "y", (1, 2, 5, 10, 20))
     ax.set(xlabel="breakpoint c", ylabel="squared error / least", ylim=(0.9, 30), xlim=(1.8, 800))
-    ax.legend(bbox_to_anchor=(0.5, -0.16), **_BELOW)
+    legend_below(ax.figure)
     return ax
 
 

@@ -5,18 +5,30 @@ from collections.abc import Iterable
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from IPython.display import HTML
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from calib_utils.figures import CAUSES, explorer, legend_below, rule_style, unit_square
+from calib_utils.figures import (
+    CAUSES,
+    GREY,
+    INK,
+    explorer,
+    legend_below,
+    panels,
+    rule_style,
+    shades,
+    task_name,
+    unit_square,
+)
 from calib_utils.figures import source_line as source_line
 from calib_utils.figures import use_style as use_style
 from calib_utils.studies.oracle_cutoffs import frontier_points
 from calib_utils.studies.reporting import Page
 
-_BELOW = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15), "frameon": False, "ncol": 3}
+# What only heat moves: drawn whole, with arrows; of the others the best settings are enough.
+_PATHS = ("oracle_size", "none")
+_SHORT = {"T = 1 alone": "T = 1", "temperature": "best T", "any rule": "best rule"}
 
 
 def first_step(page: Page, tasks: Iterable[str], task: str) -> HTML:
@@ -25,38 +37,45 @@ def first_step(page: Page, tasks: Iterable[str], task: str) -> HTML:
     return explorer.explorer(steps[task][0], page.weights)
 
 
-def frontiers(table: pd.DataFrame, ceiling: float | None, ax: Axes | None = None) -> Axes:
-    """Every setting of one task, each rule's Pareto frontier, and the ceiling, if any (Fig. 6, 9).
+def frontiers(table: pd.DataFrame, ceiling: float | None, ax: Axes) -> Axes:
+    """Frontiers of each rule on one task, paths of rising temperature, the ceiling (Fig. 6, 9).
 
+    The oracle size and temperature alone have a path: all their settings, an arrow where T rises.
     The ceiling is the diversity of a perfectly ordered model that is uniform over G.
     """
-    ax = ax or plt.gca()
     for rule, own in table.groupby("rule", sort=False):
         style = rule_style(rule)
-        ax.scatter(own.validity, own.diversity, s=9, color=style["color"], alpha=0.3, linewidth=0)
-        best = frontier_points(own)
-        width = 2.6 if rule == "oracle_size" else 1.5
-        ax.plot(best.validity, best.diversity, ".-", linewidth=width, **style)
+        if rule in _PATHS:
+            path = own.sort_values("temperature").dropna(subset="diversity")
+            ax.plot(path.validity, path.diversity, linewidth=2.2, **style)
+            _arrows(ax, path[["validity", "diversity"]].to_numpy(), style["color"])
+        else:
+            best = frontier_points(own)
+            ax.plot(best.validity, best.diversity, ".-", linewidth=1.2, markersize=5, **style)
     if ceiling is not None:
-        ax.axhline(ceiling, color="black", linestyle=":", linewidth=1.2)
-        ax.scatter([1], [ceiling], marker="*", s=130, color="black", zorder=4, clip_on=False)
-    unit_square(ax, "validity", "diversity")
-    ax.set_ylim(-0.03, 1.05)
+        ax.axhline(ceiling, color=INK, linestyle=":", linewidth=1.2)
+        ax.scatter([1], [ceiling], marker="*", s=130, color=INK, zorder=4, clip_on=False)
+    unit_square(ax)
     return ax
+
+
+def _arrows(ax: Axes, path: np.ndarray, colour: str) -> None:
+    """Heads along a path [point, (x, y)], a third and two thirds of its length from its start."""
+    length = np.r_[0, np.hypot(*np.diff(path, axis=0).T).cumsum()]
+    for share in (1 / 3, 2 / 3) if length[-1] > 0.1 else ():
+        ends = [[np.interp(share * length[-1] + d, length, xy) for xy in path.T] for d in (0, 0.02)]
+        arrow = {"arrowstyle": "-|>", "color": colour, "mutation_scale": 18, "linewidth": 0}
+        ax.annotate("", ends[1], ends[0], arrowprops=arrow)
 
 
 def frontier_grid(table: pd.DataFrame, facts: pd.DataFrame, tasks: list[str]) -> Figure:
     """`frontiers`, a panel per task, with one legend."""
-    rows = -(-len(tasks) // 2)
-    figure, axes = plt.subplots(rows, 2, figsize=(6.8, 2.9 * rows), sharex=True, sharey=True)
+    figure, axes = panels(len(tasks), 2, 2.7, "validity", "diversity")
     ceilings = facts.set_index("task").uniform_over_g
-    for ax, task in zip(axes.flat, tasks, strict=False):
+    for ax, task in zip(axes, tasks, strict=False):
         frontiers(table[table.task == task], ceilings[task], ax)
-        ax.set_title(task)
-        ax.label_outer()
-    for ax in axes.flat[len(tasks) :]:
-        ax.set_visible(False)
-    legend_below(figure, (0, 0.06 if rows > 1 else 0.12, 1, 1))
+        ax.set_title(task_name(task))
+    legend_below(figure)
     return figure
 
 
@@ -67,9 +86,9 @@ def adaptive(table: pd.DataFrame, hull: pd.DataFrame, ax: Axes | None = None) ->
         ax.scatter(own.sequence_recall, own.sequence_precision, s=18, **rule_style(rule))
     recall = [0.0, *hull.sequence_recall]
     precision = [hull.sequence_precision.iloc[0], *hull.sequence_precision]
-    ax.plot(recall, precision, "-", color="black", linewidth=1.4, label="best adaptive cutoff")
+    ax.plot(recall, precision, "-", color=INK, linewidth=1.4, label="best adaptive cutoff")
     unit_square(ax, "sequence recall", "sequence precision")
-    ax.legend(**_BELOW)
+    legend_below(ax.figure)
     return ax
 
 
@@ -77,41 +96,54 @@ def step_losses(steps: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """-ln Div of some tasks, part by part over the steps: task, step, diversity_loss (nats)."""
     ax = ax or plt.gca()
     wide = steps.pivot_table(index="task", columns="step", values="diversity_loss", sort=False)
-    shades = sns.color_palette("viridis", wide.shape[1])
-    wide.plot.barh(stacked=True, ax=ax, color=shades, width=0.7)
+    wide = wide.rename(index=task_name)
+    wide.plot.barh(stacked=True, ax=ax, color=shades(wide.shape[1]), width=0.7, legend=False)
     ax.set(xlabel="−ln diversity, nats", ylabel="")
     ax.invert_yaxis()
-    ax.legend(title="step", loc="upper center", bbox_to_anchor=(0.45, -0.15), ncol=5, frameon=False)
+    legend_below(ax.figure, 5, title="step")
     return ax
 
 
-def split_bars(points: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Order, shape and size parts of the loss, a bar per task and decoder."""
-    ax = ax or plt.subplots(figsize=(6.4, 1.2 + 0.36 * len(points)))[1]
-    place, (left, below) = np.arange(len(points)), np.zeros((2, len(points)))
-    for cause, (colour, hatch) in CAUSES.items():
-        value = points[cause].to_numpy(dtype=float)
-        start = np.where(value >= 0, left, below)
-        style = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0.3}
-        ax.barh(place, value, left=start, label=cause, height=0.7, **style)
-        left, below = left + value.clip(0), below + value.clip(None, 0)
-    ax.set_yticks(place, points.task + "\n" + points.decoder, fontsize=8)
-    ax.invert_yaxis()
-    ax.set_xlabel("−ln(validity × diversity), nats")
-    below_label = -0.6 / (ax.figure.get_figheight() * ax.get_position().height)
-    ax.legend(loc="upper center", bbox_to_anchor=(0.4, below_label), ncol=3, frameon=False)
-    return ax
+def split_bars(points: pd.DataFrame) -> Axes:
+    """Order, shape and size parts of the loss: a panel per task, a bar per decoder.
+
+    A decoder that has no row for a task has no bar there.
+    """
+    tasks, decoders = (list(dict.fromkeys(points[name])) for name in ("task", "decoder"))
+    height, label = 0.45 + 0.24 * len(decoders), "−ln(validity × diversity), nats"
+    figure, axes = panels(len(tasks), 2, height, label)
+    for ax, task in zip(axes, tasks, strict=False):
+        own = points[points.task == task]
+        place = own.decoder.map(decoders.index).to_numpy()
+        left, below = np.zeros((2, len(own)))
+        for cause, (colour, hatch) in CAUSES.items():
+            value = own[cause].to_numpy(dtype=float)
+            start = np.where(value >= 0, left, below)
+            style = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0.3}
+            ax.barh(place, value, left=start, label=cause, height=0.75, **style)
+            left, below = left + value.clip(0), below + value.clip(None, 0)
+        for y in set(range(len(decoders))) - set(place.tolist()):
+            ax.text(0, y, " not valid enough", va="center", fontsize=9, color=GREY)
+        ax.set_title(task_name(task), loc="left", fontsize=11)
+        ax.grid(visible=False, axis="y")
+    names = [_SHORT.get(name.split(",")[0], name.split(",")[0]) for name in decoders]
+    axes[0].set_yticks(range(len(names)), names, fontsize=10)
+    axes[0].set_ylim(len(names) - 0.5, -0.5)
+    legend_below(figure)
+    return axes[0]
 
 
 def sampler_curves(table: pd.DataFrame, by: str, ax: Axes | None = None) -> Axes:
     """Val against Div as temperature rises, a line per value of the column `by`."""
     ax = ax or plt.gca()
     lines = ["-", "--", ":", "-."]
-    for number, (name, curve) in enumerate(table.groupby(by, sort=False)):
+    groups = table.groupby(by, sort=False)
+    for number, ((name, curve), colour) in enumerate(zip(groups, shades(len(groups)), strict=True)):
         curve = curve.sort_values("temperature").dropna(subset="diversity")
-        ax.plot(curve.validity, curve.diversity, lines[number % 4], marker=".", label=name)
+        style = {"marker": ".", "color": colour, "label": name}
+        ax.plot(curve.validity, curve.diversity, lines[number % 4], **style)
     unit_square(ax, "validity", "diversity")
-    ax.legend(frameon=False)
+    legend_below(ax.figure)
     return ax
 
 
@@ -129,5 +161,5 @@ def budgets(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.minorticks_off()
     ax.set(xlabel="settings tried", ylabel="best diversity that is valid enough")
     ax.set_ylim(-0.02, None)
-    ax.legend(**_BELOW)
+    legend_below(ax.figure)
     return ax

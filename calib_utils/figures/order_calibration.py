@@ -6,13 +6,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from calib_utils.figures import (
-    BLUE,
+    GREY,
+    INK,
     RULE_NAMES,
-    STRONG_FIRST,
     TICKS,
-    VERMILION,
+    VALID,
     legend_below,
+    panels,
     rule_style,
+    shades,
+    unit_square,
 )
 from calib_utils.figures import source_line as source_line
 from calib_utils.figures import use_style as use_style
@@ -29,48 +32,52 @@ _MEASURES = {
 def depth_frontiers(frontiers: pd.DataFrame, summary: pd.DataFrame) -> Figure:
     """Mean, lowest and highest frontier, a panel per depth (Fig. 2 right), by `deepest`.
 
-    Dotted: prevalence. Dash-dotted: the mean height of a random order's frontier, which is its
-    area.
+    What the ranking knows is filled: from the mean down to a random order's mean height, which is
+    its area. Lines are named in the first panel.
     """
     depths = sorted(frontiers.depth.unique())
     if not depths:
         return _nothing().figure
-    figure, axes = _panels(len(depths), (max(2.3 * len(depths), 3.2), 3.1))
+    label = f"recall, {summary.recall.iloc[0]}"
+    figure, axes = panels(len(depths), len(depths), 2.6, label, "precision")
     rows = summary.set_index("depth")
     for ax, depth in zip(axes, depths, strict=True):
-        own = frontiers[frontiers.depth == depth]
-        band = {"step": "pre", "color": BLUE, "alpha": 0.18, "linewidth": 0}
+        own, row = frontiers[frontiers.depth == depth], rows.loc[depth]
         # A level's precision holds for all recalls down to the level before it.
-        ax.fill_between(own.recall_level, own.lowest, own.highest, label="lowest–highest", **band)
-        ax.step(own.recall_level, own["mean"], where="pre", color=BLUE, label="mean")
-        row = rows.loc[depth]
-        dotted = {"color": "black", "linewidth": 1.3}
-        ax.axhline(row.prevalence, linestyle=":", label="prevalence", **dotted)
-        ax.axhline(row.random_area, linestyle="-.", label="random order, mean height", **dotted)
+        known = {"step": "pre", "color": VALID, "alpha": 0.25, "linewidth": 0}
+        higher = own["mean"].clip(lower=row.random_area)
+        ax.fill_between(own.recall_level, row.random_area, higher, **known)
+        for extreme in ("lowest", "highest"):
+            thin = {"color": VALID, "linewidth": 0.8, "linestyle": ":", "label": extreme}
+            ax.step(own.recall_level, own[extreme], where="pre", **thin)
+        ax.step(own.recall_level, own["mean"], where="pre", color=VALID, label="mean")
+        ax.axhline(row.random_area, color=INK, linewidth=1.3, label="random order")
+        ax.axhline(row.prevalence, color=GREY, linewidth=1.3, linestyle="--", label="prevalence")
         nodes = int(row.n_nodes - row.n_undefined)
-        ax.set_title(f"depth {depth}\n{nodes} nodes, {int(row.n_runs)} runs", fontsize=10)
-        _unit(ax, f"recall, {row.recall}")
-    axes[0].set_ylabel("precision")
-    legend_below(figure, (0, 0.1, 1, 1), 5, fontsize=8.5)
+        ax.set_title(f"step {depth}\n{nodes} nodes, {int(row.n_runs)} runs", fontsize=10)
+        _unit(ax)
+    handles = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
+    names = {"mean": "mean of nodes", "lowest": "lowest and highest node"}
+    names |= {"random order": "random order, mean height", "prevalence": "prevalence"}
+    legend_below(figure, 2, [handles[name] for name in names], list(names.values()))
     return figure
 
 
 def prompt_points(measures: pd.DataFrame) -> Figure:
     """`node_measures` with one token forced, a dot per prompt: area, and recall at a precision."""
-    figure, axes = _panels(2, (6.6, 3.7))
-    shapes = zip(measures.groupby("kind", sort=False), (BLUE, VERMILION), "os", strict=False)
+    figure, axes = panels(2, 2, 3.1, y="of this model's ranking")
+    shapes = zip(measures.groupby("kind", sort=False), shades(2), "os", strict=False)
     for (kind, own), colour, marker in shapes:
         own = own.dropna(subset="area")
         style = {"marker": marker, "color": colour, "alpha": 0.65, "linestyle": "none"}
         axes[0].plot(own.random_area, own.area, label=kind, **style)
         axes[1].plot(own.prevalence, own.recall_at, label=kind, **style)
-    axes[0].plot([0, 1], [0, 1], "-.", color="black", linewidth=1.3, label="random order")
+    axes[0].plot([0, 1], [0, 1], "-.", color=INK, linewidth=1.3, label="random order")
     axes[0].set_title("area under the frontier")
     axes[1].set_title("recall at precision 0.8")
     _unit(axes[0], "area of a random order")
     _unit(axes[1], "prevalence")
-    axes[0].set_ylabel("of this model's ranking")
-    legend_below(figure, (0, 0.1, 1, 1), 3)
+    legend_below(figure)
     return figure
 
 
@@ -80,14 +87,14 @@ def cutoff_curves(curves: pd.DataFrame, recall: str = "recall_unweighted") -> Ax
     rank = curves["rank"] + 1
     # A dot for every swept rank while they can be told apart.
     mark = {"marker": ".", "linewidth": 1.5} if len(curves) <= 100 else {}
-    ax.plot(rank, curves.precision, "-", color=BLUE, label="precision", **mark)
-    ax.plot(rank, curves[recall], "--", color=VERMILION, label=recall.replace("_", ", "), **mark)
+    ax.plot(rank, curves.precision, "-", color=VALID, label="precision", **mark)
+    ax.plot(rank, curves[recall], "--", color=INK, label=recall.replace("_", ", "), **mark)
     prevalence = curves.precision.iloc[-1]
-    ax.axhline(prevalence, color="black", linestyle=":", linewidth=1.3, label="prevalence")
+    ax.axhline(prevalence, color=GREY, linestyle=":", linewidth=1.3, label="prevalence")
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.set(xlabel="tokens kept, by rank", ylim=(-0.03, 1.03), yticks=TICKS)
-    _legend_under(ax, 3)
+    legend_below(ax.figure)
     return ax
 
 
@@ -96,36 +103,15 @@ def compared_frontiers(frontiers: pd.DataFrame, by: str) -> Axes:
     if frontiers.empty:
         return _nothing()
     ax = plt.gca()
-    for number, (name, own) in enumerate(frontiers.groupby(by, sort=False)):
-        style = {"color": STRONG_FIRST[number % 5], "linestyle": _LINES[number % 4], "where": "pre"}
+    groups = frontiers.groupby(by, sort=False)
+    for number, ((name, own), colour) in enumerate(zip(groups, shades(len(groups)), strict=True)):
+        style = {"color": colour, "linestyle": _LINES[number % 4], "where": "pre"}
         ax.step(own.recall_level, own["mean"], label=str(name), **style)
         for extreme in ("lowest", "highest"):
             ax.step(own.recall_level, own[extreme], linewidth=0.9, alpha=0.6, **style)
-    _unit(ax, f"recall, {frontiers.recall.iloc[0]}")
-    ax.set_ylabel("precision")
-    _legend_under(ax, 2)
+    _unit(ax, f"recall, {frontiers.recall.iloc[0]}", "precision")
+    legend_below(ax.figure, 2)
     return ax
-
-
-def published_frontiers(points: pd.DataFrame, measures: pd.DataFrame) -> Figure:
-    """`published_points`, a panel per model, each prefix with its prevalence (`from_published`)."""
-    models = list(points.model.unique())
-    figure, axes = _panels(len(models), (6.6, 3.4))
-    prevalence = measures.set_index(["model", "prefix"]).prevalence
-    for ax, model in zip(axes, models, strict=True):
-        for number, (prefix, own) in enumerate(
-            points[points.model == model].groupby("prefix", sort=False)
-        ):
-            colour = STRONG_FIRST[number]
-            style = {"color": colour, "linestyle": _LINES[number], "linewidth": 1.5}
-            ax.plot(own.recall_unweighted, own.precision, label=f"“{prefix} …”", **style)
-            ax.axhline(prevalence[model, prefix], linestyle=":", color=colour, linewidth=1.1)
-        ax.plot([], [], ":", color="#555555", linewidth=1.1, label="prevalence")
-        ax.set_title(model)
-        _unit(ax, "recall, unweighted")
-    axes[0].set_ylabel("precision")
-    legend_below(figure, (0, 0.1, 1, 1), 5, fontsize=8.5)
-    return figure
 
 
 def strategy_dots(comparison: pd.DataFrame, published: pd.DataFrame | None = None) -> Figure:
@@ -135,8 +121,8 @@ def strategy_dots(comparison: pd.DataFrame, published: pd.DataFrame | None = Non
     they lie says nothing about these; their order does.
     """
     names = [name for name in _MEASURES if comparison[name].notna().any()]
-    size = (6.8, 1.5 + 0.42 * len(comparison))
-    figure, axes = _panels(len(names), size, layout="constrained")
+    options = {"figsize": (6.8, 1.5 + 0.42 * len(comparison)), "sharey": True, "squeeze": False}
+    figure, (axes,) = plt.subplots(1, len(names), **options)
     comparison = comparison.sort_values("embedding_diversity", ascending=False, na_position="last")
     place = dict(zip(comparison.strategy, range(len(comparison)), strict=True))
     for ax, name in zip(axes, names, strict=True):
@@ -144,7 +130,7 @@ def strategy_dots(comparison: pd.DataFrame, published: pd.DataFrame | None = Non
             y, rule = place[row["strategy"]], row["strategy"].replace("oracle", "oracle_size")
             colour = rule_style(rule)["color"]
             if pd.isna(row[name]):
-                note = {"transform": ax.get_yaxis_transform(), "fontsize": 8, "color": "#555555"}
+                note = {"transform": ax.get_yaxis_transform(), "fontsize": 8, "color": GREY}
                 note["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 1}
                 ax.text(0.5, y, "none valid enough", ha="center", va="center", **note)
                 continue
@@ -152,7 +138,7 @@ def strategy_dots(comparison: pd.DataFrame, published: pd.DataFrame | None = Non
             ax.plot(row[name], y, "o", color=colour, markersize=7)
         if published is not None and name in published:
             own = published[published.strategy.isin(place)]
-            hollow = {"mfc": "none", "mec": "#555555", "linestyle": "none", "markersize": 6}
+            hollow = {"mfc": "none", "mec": GREY, "linestyle": "none", "markersize": 6}
             ax.plot(own[name], own.strategy.map(place) + 0.22, "D", label="paper", **hollow)
         ax.set_xlabel(_MEASURES[name], fontsize=9)
         ax.tick_params(axis="x", labelsize=9)
@@ -160,9 +146,8 @@ def strategy_dots(comparison: pd.DataFrame, published: pd.DataFrame | None = Non
     labels = [_STRATEGIES.get(name, name) for name in place]
     axes[0].set_yticks(list(place.values()), labels, fontsize=10)
     axes[0].set_ylim(len(place) - 0.5, -0.5)
-    handles, labels = axes[0].get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, labels, fontsize=9, loc="outside lower center", frameon=False)
+    if published is not None:
+        legend_below(figure)
     return figure
 
 
@@ -174,16 +159,6 @@ def _nothing() -> Axes:
     return ax
 
 
-def _panels(n: int, size: tuple[float, float], **options):
-    options |= {"figsize": size, "sharey": True, "squeeze": False}
-    figure, axes = plt.subplots(1, n, **options)
-    return figure, axes[0]
-
-
-def _unit(ax: Axes, x: str) -> None:
-    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.05), xticks=(0, 0.5, 1), yticks=TICKS)
-    ax.set_xlabel(x)
-
-
-def _legend_under(ax: Axes, columns: int) -> None:
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncol=columns, frameon=False)
+def _unit(ax: Axes, x: str = "", y: str = "") -> None:
+    unit_square(ax, x, y)
+    ax.set_xticks((0, 0.5, 1))

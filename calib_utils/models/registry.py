@@ -32,6 +32,7 @@ class EmbeddedModel:
     """
 
     name: str
+    title: str  # for people
     filename: str
     sha256: str
     size: int  # bytes
@@ -74,6 +75,16 @@ def book_order(key: str) -> tuple[int, str]:
     """Sorts models as the book shows them: the headline, the embedded ones, then others by name."""
     names = list(dict.fromkeys([HEADLINE, *EMBEDDED]))
     return names.index(key) if key in names else len(names), key
+
+
+def human_name(key: str) -> str:
+    """A model's name for people, from its folder's name.
+
+    >>> human_name("smollm2-135m-instruct"), human_name("Qwen--Qwen3-0.6B@main")
+    ('SmolLM2 135M', 'Qwen3-0.6B@main')
+    """
+    model, at, how = key.partition("@")
+    return (EMBEDDED[model].title if model in EMBEDDED else model.rpartition("--")[2]) + at + how
 
 
 @dataclass(frozen=True)

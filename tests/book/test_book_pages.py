@@ -6,7 +6,6 @@ import shlex
 import nbformat
 import pytest
 import yaml
-from docutils import nodes
 from packaging.requirements import Requirement
 from pybtex.database import parse_string
 from sphinx.errors import ConfigError
@@ -61,15 +60,6 @@ def test_other_pages_have_no_box():
     others = [*set(PAGES) - set(CHAPTERS), "intro", "panel"]
     assert len(others) > 5
     assert not any(build.run_box(page, REPOSITORY, TEMPLATE) for page in others)
-
-
-def test_a_caption_describes_a_figure_that_has_no_other_text():
-    image, described = nodes.image(uri="a.png"), nodes.image(uri="b.png", alt="given")
-    figures = [nodes.figure("", image, nodes.caption("", "Val against Div."))]
-    figures.append(nodes.figure("", described, nodes.caption("", "another")))
-    document = nodes.container("", *figures)
-    build._describe_figures(None, document, "page")
-    assert [image["alt"], described["alt"]] == ["Figure: Val against Div.", "given"]
 
 
 def _citations():

@@ -3,13 +3,12 @@
 import json
 import re
 
-import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 
-from calib_utils import errors, figures, paths
+from calib_utils import paths
 from calib_utils.book import build, notebooks
 from calib_utils.models.loading import Model
 from calib_utils.models.registry import HEADLINE
@@ -209,40 +208,6 @@ def test_labels_of_text_carry_the_model_where_they_are_made_and_named():
         "{eq}`eq-x-m`, {ref}`T <thm-x-m>`, {numref}`fig-x-m`, {eq}`eq-x-long`"
     )
     assert notebook.cells[1].metadata.mystnb.figure.name == "fig-x-m"
-
-
-def test_prose_pages_show_the_figures_of_executed_notebooks(tmp_path):
-    book = tmp_path / "book"
-    folder = paths.executed_dir(HEADLINE, book)
-    folder.mkdir(parents=True)
-    name = "02_controlled_tasks.ipynb"
-    (folder / name).write_bytes((paths.executed_dir(folder.name) / name).read_bytes())
-    (book / "page.md").write_text("```{figure} figures/fig-val-div.png\n```\n")
-    (written,) = build.write_figures(book)
-    assert written == book / "figures" / "fig-val-div.png"
-    assert written.read_bytes() == (ROOT / "book" / "assets" / "val-div.png").read_bytes()
-    (book / "page.md").write_text("![](figures/fig-gone.png)")
-    with pytest.raises(errors.BookBuildError, match=r"fig-gone.*correct the name"):
-        build.write_figures(book)
-
-
-@pytest.mark.parametrize("place", [{}, {"bbox_to_anchor": (0.5, -0.02)}])
-def test_the_line_of_a_figure_lies_below_all_else_as_saved(tmp_path, place):
-    """Counted in bands of ink from the bottom: the legend must not slide under the line."""
-
-    def bands(*lines):
-        drawn, axes = plt.subplots(2, 1, figsize=(5, 6))
-        axes[0].plot([0, 1], label="a")
-        drawn.tight_layout(rect=(0, 0.12, 1, 1))
-        drawn.legend(*axes[0].get_legend_handles_labels(), loc="lower center", **place)
-        if lines:
-            figures.source_line(axes[0], *lines)
-        drawn.savefig(tmp_path / "figure.png", bbox_inches="tight")
-        plt.close(drawn)
-        ink = (plt.imread(tmp_path / "figure.png")[..., :3].min(axis=2) < 0.7).any(axis=1)
-        return int(np.diff(np.r_[0, ink.astype(int)]).clip(0).sum())
-
-    assert bands("one", "two") == bands() + 2
 
 
 def test_the_line_of_a_figure_comes_from_records_and_no_clock(tmp_path):

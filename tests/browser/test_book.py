@@ -119,7 +119,9 @@ def test_every_chapter_has_its_command_and_its_launch_buttons(trees):
 
 
 def test_figures_are_described_in_words(trees):
-    described = [i.get("alt") or "" for tree in trees.values() for i in tree.xpath("//figure//img")]
+    shown = "//figure//img | //figure//*[@role = 'img']"
+    every = [image for tree in trees.values() for image in tree.xpath(shown)]
+    described = [image.get("alt") or image.get("aria-label") or "" for image in every]
     assert len(described) > 50
     nameless = [alt for alt in described if len(alt) < 25 or " " not in alt or ".png" in alt]
     assert not nameless, nameless

@@ -1,0 +1,162 @@
+"""Figures from notebook to page: two drawings in one file, the theme's colours, where they go."""
+
+import base64
+import re
+from types import SimpleNamespace
+from xml.dom import minidom
+
+import matplotlib.pyplot as plt
+import nbformat
+import numpy as np
+import pytest
+from docutils import nodes
+
+from calib_utils import errors, figures, paths
+from calib_utils.book import pictures
+from calib_utils.models.registry import HEADLINE
+
+
+@pytest.fixture(autouse=True)
+def style():
+    with plt.rc_context():
+        figures.use_style()
+        yield
+    plt.close("all")
+
+
+@pytest.fixture
+def figure():
+    return draw()
+
+
+def draw():
+    drawn, axes = figures.panels(3, 3, 2.0, "validity", "diversity")
+    for n, ax in enumerate(axes):
+        ax.plot([0, 1], [n, 1], color=figures.VALID, label="a rule")
+        ax.bar([0.5], [0.5], color=figures.INVALID, hatch="//")
+        ax.set_title(f"panel {n}, with a title that is longer than it is wide")
+    figures.legend_below(drawn)
+    return figures.source_line(axes[0], "m.gguf <1>", "measured 2026-11-24").figure
+
+
+def drawings(svg):
+    """What the wide and the narrow one say."""
+    texts = [svg, pictures._PARTS.search(svg)[1]]
+    roots = [minidom.parseString(text).documentElement for text in texts]
+    return [
+        [t.firstChild.nodeValue for t in root.getElementsByTagName("text") if t.firstChild]
+        for root in roots
+    ]
+
+
+def test_a_figure_is_stored_twice_with_its_source_and_the_same_bytes_again(figure):
+    svg = figures.as_svg(figure)
+    assert figure.get_size_inches()[0] == 6.8 and plt.get_fignums() == [figure.number]
+    assert figures.as_svg(draw()) == svg
+    assert pictures._PARTS.search(svg)[2] == "m.gguf &lt;1&gt;; measured 2026-11-24"
+    said = drawings(svg)
+    assert [texts.count("diversity") for texts in said] == [1, 3]  # each panel has its own labels
+    assert [texts.count("a rule") for texts in said] == [1, 1]
+    assert "panel 2," in said[1] and "<text" in svg and "2026" not in svg.replace("2026-11-24", "")
+
+
+def test_the_narrow_drawing_can_be_read_at_a_phones_width(figure):
+    narrow = pictures._PARTS.search(figures.as_svg(figure))[1]
+    width, box = pictures._SIZE.match(narrow).groups()
+    assert box.split()[2] == width and float(width) < 290
+    smallest = min(map(float, re.findall(r"font(?:-size)?: ([\d.]+)px", narrow)))
+    assert smallest * 358 / float(width) >= 11
+    places = [
+        float(text.getAttribute("y"))
+        for text in minidom.parseString(narrow).getElementsByTagName("text")
+        if text.firstChild and text.firstChild.nodeValue == "validity"
+    ]
+    assert np.diff(places).min() > 72  # one panel below the other
+
+
+def test_dots_that_would_make_a_figure_heavy_are_a_picture():
+    drawn, ax = plt.subplots()
+    ax.scatter(*np.random.default_rng(0).random((2, 5000)))
+    svg = figures.as_svg(drawn)
+    assert len(svg) < 400_000 and "data:image/png" in svg
+
+
+def test_in_a_page_colours_follow_the_theme_and_no_id_is_anothers(figure):
+    svg = figures.as_svg(figure)
+    page = pictures.in_page(svg, 'A "rule" falls.', "f0", "cu-wide")
+    assert "CDATA" not in page and "<style" not in page and "font-family" not in page
+    assert re.search(r'role="img" aria-label="A &quot;rule&quot; falls."', page)
+    assert not re.search(r"#[0-9a-f]{6}(?!\))", page)  # but as what a variable falls back to
+    ids = set(re.findall(r'\bid="([^"]+)"', page))
+    named = set(re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', page))
+    assert all(name.startswith("f0-") for name in ids)
+    assert {a or b for a, b in named} <= ids
+
+
+@pytest.mark.parametrize("colour", [*figures.RULE_COLOURS.values(), *figures.shades(6)])
+def test_in_the_dark_a_colour_stands_out(colour):
+    dark = pictures.in_the_dark(colour[1:])
+    parts = [int(dark[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    luminance = np.dot([0.2126, 0.7152, 0.0722], linear)
+    assert (luminance + 0.05) / 0.056 > 4.4
+
+
+def doctree(uri, caption):
+    image = nodes.image(uri=uri)
+    return nodes.container(
+        "", nodes.figure("", image, *[nodes.caption("", caption)] * bool(caption))
+    )
+
+
+def test_an_svg_stands_in_the_page_and_its_source_below_the_caption(figure, tmp_path):
+    (tmp_path / "a.svg").write_text(figures.as_svg(figure), encoding="utf-8")
+    (tmp_path / "other.svg").write_text("<svg/>")
+    app = SimpleNamespace(builder=SimpleNamespace(format="html"), srcdir=tmp_path)
+    document = doctree("a.svg", "Val against Div.")
+    pictures._put_in_page(app, document, "page")
+    assert not list(document.findall(nodes.image))
+    drawn, source = (raw.astext() for raw in document.findall(nodes.raw))
+    assert drawn.count('aria-label="Figure: Val against Div."') == 2
+    assert "cu-wide" in drawn and "cu-narrow" in drawn
+    assert source == '<span class="cu-source">m.gguf &lt;1&gt;; measured 2026-11-24</span>'
+    for uri in ("other.svg", "a.png"):
+        document = doctree(uri, "Val against Div.")
+        pictures._put_in_page(app, document, "page")
+        (image,) = document.findall(nodes.image)
+        assert image["alt"] == "Figure: Val against Div."
+
+
+def test_prose_pages_show_the_figures_of_executed_notebooks(tmp_path):
+    folder = paths.executed_dir(HEADLINE, tmp_path)
+    folder.mkdir(parents=True)
+
+    def execute(**data):
+        metadata = {"mystnb": {"figure": {"name": "fig-a"}}}
+        outputs = [nbformat.v4.new_output("display_data", data=data)]
+        cell = nbformat.v4.new_code_cell("", metadata=metadata, outputs=outputs)
+        nbformat.write(nbformat.v4.new_notebook(cells=[cell]), folder / "02_x.ipynb")
+
+    png = base64.b64encode(b"png").decode()
+    (tmp_path / "page.md").write_text("```{figure} figures/fig-a.png\n```\n")
+    app = SimpleNamespace(srcdir=tmp_path)
+    for data, kind, content in (
+        ({"image/png": png}, "png", b"png"),
+        ({"image/png": png, "image/svg+xml": "<svg/>"}, "svg", b"<svg/>"),
+        ({"image/png": png}, "png", b"png"),
+    ):
+        execute(**data)
+        (written,) = pictures.write_figures(tmp_path)
+        assert [*written.parent.iterdir()] == [tmp_path / "figures" / f"fig-a.{kind}"]
+        assert written.read_bytes() == content
+        page = ["![](figures/fig-a.png) figures/fig-a.svg"]
+        pictures._name_files(app, "page", page)
+        assert page == [f"![](figures/fig-a.{kind}) figures/fig-a.{kind}"]
+    (tmp_path / "page.md").write_text("![](figures/fig-gone.png)")
+    with pytest.raises(errors.BookBuildError, match=r"fig-gone.*correct the name"):
+        pictures.write_figures(tmp_path)
+
+
+def test_the_figure_of_the_readme_is_that_of_the_book():
+    _, content = pictures.figure("fig-val-div", kinds=("png",))
+    assert (paths.book_dir() / "assets" / "val-div.png").read_bytes() == content
