@@ -22,9 +22,9 @@ from calib_utils.core.split import TokenTable
 from calib_utils.core.tasks import Task, get_task
 from calib_utils.core.tries import Trie
 from calib_utils.errors import InvalidRequestError, ResultsError
-from calib_utils.figures import CAUSES, RULE_COLOURS
+from calib_utils.figures import CAUSES, RULE_COLOURS, task_name
 from calib_utils.models.loading import Model, load_model
-from calib_utils.models.registry import book_order
+from calib_utils.models.registry import book_order, human_name
 from calib_utils.models.scoring import logits_after
 from calib_utils.results import conventions, records
 from calib_utils.results.evaluation import render_prompt
@@ -344,12 +344,14 @@ def write(results_dir: str | Path, folder: str | Path) -> pd.DataFrame:
         if shown:
             script = f"calibUtilsModel({_js(known.model)}, {_js(shown)});\n"
             (folder / f"model-{known.model}.js").write_text(script, encoding="utf-8")
-            models.append({"key": known.model, "stage": known.stage})
+            name = human_name(known.model)
+            models.append({"key": known.model, "name": name, "stage": known.stage})
     models.sort(key=lambda one: book_order(one["key"]))
     colours = {rule.name: RULE_COLOURS[rule.name] for rule in table3_rules()}
     colours |= {cause: colour for cause, (colour, _) in CAUSES.items()}
-    index = _js({"models": models, "colours": colours, "columns": COLUMNS})
-    script = f"globalThis.calibUtilsModels = {index};\n"
+    names = {task: task_name(task) for task in TASKS}
+    index = {"models": models, "tasks": names, "colours": colours, "columns": COLUMNS}
+    script = f"globalThis.calibUtilsModels = {_js(index)};\n"
     (folder / "index.js").write_text(script, encoding="utf-8")
     return pd.DataFrame(left_out, columns=["folder", "why"])
 
