@@ -32,6 +32,7 @@ class EmbeddedModel:
     """
 
     name: str
+    title: str  # for people
     filename: str
     sha256: str
     size: int  # bytes
@@ -58,6 +59,7 @@ _MODELS = (
     # Its header says what it is; the file of that name on the hub was out of reach to compare.
     EmbeddedModel(
         name="qwen2.5-coder-1.5b-instruct",
+        title="Qwen2.5-Coder 1.5B",
         filename="qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
         sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
         size=1_117_320_768,
@@ -69,6 +71,7 @@ _MODELS = (
     ),
     EmbeddedModel(
         name=DEFAULT_MODEL,
+        title="Qwen2.5-Coder 0.5B",
         filename="qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
         sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
         size=491_400_064,
@@ -79,6 +82,7 @@ _MODELS = (
     ),
     EmbeddedModel(
         name="smollm2-135m-instruct",
+        title="SmolLM2 135M",
         filename="SmolLM2-135M-Instruct.Q4_1.gguf",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         size=98_362_432,
@@ -86,6 +90,7 @@ _MODELS = (
     ),
     EmbeddedModel(
         name="gemma-3-270m",
+        title="Gemma 3 270M",
         filename="gemma-3-270m-q4_k_m.gguf",
         sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
         size=253_113_024,
@@ -106,6 +111,16 @@ def book_order(key: str) -> tuple[int, str]:
     """Sorts models as the book shows them: the headline, the embedded ones, then others by name."""
     names = list(dict.fromkeys([HEADLINE, *EMBEDDED]))
     return names.index(key) if key in names else len(names), key
+
+
+def human_name(key: str) -> str:
+    """A model's name for people, from its folder's name.
+
+    >>> human_name("smollm2-135m-instruct"), human_name("Qwen--Qwen3-0.6B@main")
+    ('SmolLM2 135M', 'Qwen3-0.6B@main')
+    """
+    model, at, how = key.partition("@")
+    return (EMBEDDED[model].title if model in EMBEDDED else model.rpartition("--")[2]) + at + how
 
 
 # Those whose weights tests and `make book` need.
