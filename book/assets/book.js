@@ -25,6 +25,8 @@
     for (const link of bar.querySelectorAll("a")) {
       link.addEventListener("click", () => { link.hash = section(); });
     }
+    const line = bar.querySelector(".cu-models"), here = bar.querySelector("[aria-current]");
+    if (here) line.scrollLeft = here.offsetLeft - line.offsetLeft; // a phone shows two names
   }
   if (bar && cells.length) {
     const all = button("Show all code", "cu-code-button");

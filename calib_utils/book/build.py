@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
@@ -206,6 +207,7 @@ def setup(app) -> dict:
     app.connect("config-inited", _addresses, priority=100)
     app.connect("source-read", _prepare_notebook)
     app.connect("source-read", _fill)
+    app.connect("env-check-consistency", _number_by_model)
     app.connect("doctree-resolved", _describe_figures)
     # After the theme has added its buttons.
     app.connect("html-page-context", _mend_page, priority=900)
@@ -331,6 +333,23 @@ def _describe_figures(app, doctree: nodes.document, docname: str) -> None:
         for image in figure.findall(nodes.image) if captions else ():
             if not image.get("alt"):
                 image["alt"] = f"Figure: {captions[0].astext()}"
+
+
+def _number_by_model(app, env) -> None:
+    """Figures and formulas are numbered through the chapters of one model, as they are read.
+
+    Sphinx counts in the order of the contents, where the other models' pages come between.
+    """
+    given, env.toc_fignumbers = env.toc_fignumbers, {}
+    for model in (None, *contents.models_with_pages()):
+        last: Counter = Counter()
+        for page in contents.reading_order(model):
+            numbers = {
+                kind: {name: (last[kind] + i,) for i, name in enumerate(own, start=1)}
+                for kind, own in given.get(page, {}).items()
+            }
+            last.update({kind: len(own) for kind, own in numbers.items()})
+            env.toc_fignumbers.setdefault(page, numbers)
 
 
 def _mend_page(app, pagename, templatename, context, doctree) -> None:
