@@ -19,7 +19,7 @@
     return read.length ? `#${read[read.length - 1].id}` : "";
   };
 
-  const bar = document.querySelector(".cu-bar");
+  const bar = document.querySelector(".cu-top");
   const cells = document.querySelectorAll(".bd-article details.hide.above-input");
   if (bar) {
     for (const link of bar.querySelectorAll("a")) {

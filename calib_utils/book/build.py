@@ -395,7 +395,7 @@ def _bar(pagename: str, address: Callable) -> str:
         if (model := contents.model_of(page))
     ]
     shown = f'<span>Model</span><div class="cu-models">{"".join(links)}</div>' if links else ""
-    return f'<nav class="cu-bar" aria-label="This chapter of other models">{shown}</nav>'
+    return f'<nav class="cu-top" aria-label="This chapter of other models">{shown}</nav>'
 
 
 # Pages and PDF

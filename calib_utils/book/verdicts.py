@@ -143,7 +143,7 @@ def legend(kinds: list[str]) -> str:
     )
     words |= {("?", "open", NOT_DECIDED): None, ("–", "left", f"{EXCLUDED}, cannot do it"): None}
     told = (f'<span><b class="cu-v cu-{look}">{at}</b> {word}</span>' for at, look, word in words)
-    return f'<p class="cu-legend">{" ".join(told)}</p>'
+    return f'<p class="cu-letters">{" ".join(told)}</p>'
 
 
 # Before and now
