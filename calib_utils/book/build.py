@@ -364,6 +364,8 @@ def _mend_page(app, pagename, templatename, context, doctree) -> None:
         body = body.replace(_WITHDRAWN, _ITEM)
         body = _PAGE.sub(lambda found: f'href="{address(found[1], found[2])}"', body)
         context["body"] = body.replace("</h1>", f"</h1>{_bar(pagename, address)}", 1)
+    if pages := context.get("generate_toctree_html"):
+        context["generate_toctree_html"] = lambda **options: _named(pages(**options))
     order = contents.reading_order(contents.model_of(pagename))
     if pagename in order:
         here = order.index(pagename)
@@ -374,6 +376,14 @@ def _mend_page(app, pagename, templatename, context, doctree) -> None:
         for button in group.get("buttons", ()):
             if button.get("label") == "source-edit-button":
                 button["url"] = _EXECUTED.sub(r"/notebooks/\1.py", button["url"])
+
+
+def _named(pages):
+    """The list of pages, whose chevrons the theme leaves without a name."""
+    for summary in pages.select("li > details > summary"):
+        link = summary.find_parent("li").find("a")
+        summary["aria-label"] = f"Pages below {link.get_text(strip=True)}"
+    return pages
 
 
 def _title(app, page: str) -> str:

@@ -92,7 +92,7 @@ def test_the_commands_of_the_page_run_as_printed(project, tiny_folder, hub, caps
     assert after[:at] + after[at + 2 :] == before
     assert after[at + 1] == "      title: Qwen3-0.6B"
     assert main(["remove", HUB_ID]) == 0
-    assert not executed.parent.exists() and (project / "data" / "results" / KEY).exists()
+    assert not executed.parent.exists()
     assert (project / "book" / "_toc.yml").read_text().splitlines() == before
 
 
