@@ -40,24 +40,15 @@ def secret(variable: str) -> str | None:
     return os.environ.get(variable) or None
 
 
-def vllm_python() -> Path | None:
-    """The interpreter of vLLM's environment, of which `make vllm` makes one; None without any.
-
-    `CALIB_UTILS_VLLM_PYTHON` names another (default `.venv-vllm/bin/python` in the checkout).
-    """
-    named = os.environ.get("CALIB_UTILS_VLLM_PYTHON")
-    found = Path(named or project_root() / ".venv-vllm" / "bin" / "python")
-    return found if found.is_file() else None
-
-
-def package_data(*parts: str) -> Path:
-    """A file or folder of `data/`, for somebody who will read it.
+def package_data(*parts: str, noted: bool = True) -> Path:
+    """A file or folder of `data/`, for somebody who will read it (`note_read`, unless not `noted`).
 
     It lies beside this module where installed from a wheel, else in the checkout.
     """
     installed = Path(__file__).parent / "data"
     path = (installed if installed.is_dir() else project_root() / "data").joinpath(*parts)
-    note_read(path)
+    if noted:
+        note_read(path)
     return path
 
 

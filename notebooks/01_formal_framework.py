@@ -9,24 +9,19 @@
 # ---
 
 # %% [markdown]
-# # The formal framework
+# # Theorems: what holds, and what applies to a model
 #
-# **What the paper claims** (Sec. 3 to 5, App. D to F). Two things are wrong with the next-token
-# distribution of a model that keeps giving the same few answers. Valid tokens do not all rank
-# above invalid ones (*order*), so every {term}`cutoff` gives up either precision or recall; and
-# the mass on valid tokens does not follow how many answers lie behind them (*shape*), so
-# temperature gives up either validity or diversity. Small losses multiply over the steps of an
-# answer.
+# **Question.** A model that keeps giving the same few answers may rank invalid tokens above valid
+# ones (a flaw of its *order*), or share its mass badly among the valid ones (a flaw of its
+# *shape*). From these two flaws the paper (Sec. 3 to 5, App. D to F) derives what a {term}`cutoff`
+# and a temperature must cost. Are its theorems right, and does this model meet their hypotheses?
 #
-# **What we find.** {glue:text}`theorems_hold` of {glue:text}`theorems` theorems and lemmas hold on
-# everything we ran them on; the table after *The theorems* says what that was. Whether their
-# *hypotheses* hold for a model is another question. For the model of this page:
-# {glue:text}`headline` Where a hypothesis fails the theorem does not apply to this model, and
-# nothing is said against it. Where the paper's wording needs care is in the
-# [errata](../../errata.md).
-#
-# **How to check it** is at the end. The pass over each task is kept like the rows of the other
-# chapters; theorems, controls and the last figure are computed when the notebook runs.
+# **Answer.** {glue:text}`theorems_hold` of {glue:text}`theorems` theorems and lemmas hold on
+# everything that we ran them on. This model {glue:text}`hypotheses_met`; where a hypothesis fails,
+# the theorem does not apply to this model, and nothing is said against the theorem. On a scale from
+# 0 to 1, its distribution over the first token of a US state is {glue:text}`first_token_distance`
+# away from the calibrated shape, which gives each token its share of the answers, and
+# {numref}`fig-price-model` shows how far its diversity lies below what the theorems allow.
 
 # %% tags=["parameters"]
 model = "qwen2.5-coder-0.5b-instruct"  # embedded name, hub id, local folder or .gguf file
@@ -48,14 +43,27 @@ figures.use_style()
 options = {"revision": revision, "dtype": dtype, "device": device, "chat": chat}
 page = cu.open_page(model, results_dir=results_dir, end=end, **options)
 
+# %%
+by_task = study.studies(page, study.QUICK_TASKS if quick else study.TASKS)
+studies = by_task.values()
+when = study.when_measured(studies)
+prices = study.validity_prices(studies)
+none = "The figure has no marks: no task has fixed branching under this model's tokenizer."
+print(f"The marks are for {' and '.join(prices)}." if prices else none)
+
+# %% mystnb={"figure": {"caption": "The price of validity: the most diversity that Theorem F.4 allows at a validity, one line for each number of steps with ten valid tokens (dashed: the geometric model itself, with equally sharp steps). Marks: this model's digits, one mark per temperature. How far the marks lie below their line is what the theorem does not explain.", "name": "fig-price-model"}, "image": {"alt": "Marks of this model's validity and diversity below the curves of the theorem's bound."}}
+ax = figures.price_of_validity(prices)
+_ = figures.source_line(ax, page.source, when)
+
 # %% [markdown]
-# ## The definitions, by hand
+# ## How we know
 #
-# A task with three valid answers, *at*, *ta* and *to*, over an alphabet of three letters, and a
-# model that is nothing but the table of probabilities in {numref}`fig-words`. What a prefix can
-# still become is counted by N, the number of valid answers that begin with it (its
-# {term}`continuations`); G is the set of next letters with N above 0, the
-# {term}`valid next tokens` (Def. 3.2).
+# ### The definitions, by hand
+#
+# A task has three valid answers, *at*, *ta* and *to*, and the model is nothing but the
+# probabilities in {numref}`fig-words`. N counts the valid answers that begin with a prefix (its
+# {term}`continuations`), and G holds the next letters with N above 0, the {term}`valid next tokens`
+# (Def. 3.2).
 
 # %% mystnb={"figure": {"caption": "The prefix tree of three words: N answers begin with each prefix, and on each branch the model's probability of that valid letter. At the start, the invalid letter o holds the remaining .3 and ranks second.", "name": "fig-words"}, "image": {"alt": "Tree of the words at, ta and to with N at each prefix and a probability on each branch."}}
 example = study.worked_example()
@@ -64,16 +72,16 @@ _ = figures.tree(example)
 # %% [markdown]
 # :::{admonition} Definition 3.1 (validity, diversity)
 # :name: def-3-1
-# {term}`Validity <validity>` is the mass on valid answers. {term}`Diversity <diversity>` is how
-# many answers the model effectively gives when its answer is valid, exp of the entropy, as a share
-# of all: equation {eq}`eq-validity`.
+# {term}`Validity <validity>` is the probability of a valid answer. {term}`Diversity <diversity>`
+# says how many answers the model effectively gives when it is valid, exp of the entropy, as a share
+# of all valid answers: equation {eq}`eq-validity`.
 # :::
 #
 # :::{admonition} Definition 4.1 (precision, recall)
 # :name: def-4-1
 # A {term}`cutoff` keeps a top part of the ranking at every step, the set $S$.
 # {term}`local precision` is the share of kept tokens that are valid, {term}`local recall` the
-# share of answers whose next token is kept, each valid token counted by its N:
+# share of answers whose next token is kept:
 #
 # $$
 # \begin{aligned}
@@ -82,25 +90,25 @@ _ = figures.tree(example)
 # \end{aligned}
 # $$ (eq-local)
 #
-# {term}`Sequence precision <sequence precision>` is the chance of a valid answer when each token
-# is drawn *uniformly* from what is kept, {term}`sequence recall` the share of answers that
+# {term}`Sequence precision <sequence precision>` is the probability of a valid answer when each
+# token is drawn *uniformly* from those kept, {term}`sequence recall` the share of answers that
 # survive.
 # :::
 #
 # :::{admonition} Definition D.1 (order, shape)
 # :name: def-d-1
-# A prefix has {term}`order calibration` if no invalid token is more probable than a valid one, and
-# {term}`shape calibration` if p is proportional to N, so that nothing is on invalid tokens. The
-# distance to that shape is the total variation: 0 when calibrated, at most 1.
+# A prefix has {term}`order calibration` if no invalid token is more probable than a valid one. It
+# has {term}`shape calibration` if probability is proportional to N, so that invalid tokens have
+# none. The distance to that shape is the total variation, from 0 (calibrated) to 1.
 # :::
-#
-# The right column is what the functions of this book return for that model.
 
 # %%
-page.show(study.definitions(example), digits=4)
+page.fold(
+    study.definitions(example), "Each quantity by hand, and as this book computes it", digits=4
+)
 
 # %% [markdown]
-# ## The theorems
+# ### The theorems
 #
 # :::{admonition} Theorem E.1 (factors)
 # :name: thm-e-1
@@ -113,33 +121,32 @@ page.show(study.definitions(example), digits=4)
 # \end{aligned}
 # $$ (eq-factors)
 #
-# Here $\alpha_t$ is the mean local precision at step $t$ when the earlier tokens were drawn
-# uniformly from what is kept and were valid, and $\beta_t$ the mean local recall at step $t$ over
-# answers drawn uniformly from V whose earlier tokens all were kept. *Why:* both sides are a chain
-# of conditional probabilities, of one event (still valid; still kept) under two ways of walking
-# down the tree. When nothing is left to condition on, the product is 0.
+# Here $\alpha_t$ is the mean local precision at step $t$ when all earlier tokens were drawn
+# uniformly from those kept and were valid; $\beta_t$ is the mean local recall at step $t$ over
+# answers whose earlier tokens all were kept. Both sides multiply the same conditional
+# probabilities.
 # :::
 #
 # :::{admonition} Theorem E.3, in the main text 4.2 (hard steps)
 # :name: thm-e-3
-# Call a step $(\eta, \rho)$-hard (a {term}`hard step`, Def. E.2) if *every* cutoff that loses at
-# most $\eta$ nats of precision there ($-\ln \alpha_t \le \eta$) loses at least $\rho$ nats of
-# recall ($-\ln \beta_t \ge \rho$). *If $m$ steps are $(\eta, \rho)$-hard*, a cutoff with sequence
-# precision $P$ has recall at most
+# A step is $(\eta, \rho)$-hard (a {term}`hard step`, Def. E.2) if *every* cutoff that loses at most
+# $\eta$ {term}`nats <nat>` of precision there ($-\ln \alpha_t \le \eta$) loses at least $\rho$ nats
+# of recall ($-\ln \beta_t \ge \rho$). *If $m$ steps are
+# $(\eta, \rho)$-hard*, a cutoff with sequence precision $P$ has recall at most
 #
 # $$
 # \exp\bigl(-\rho\,[\,m - (-\ln P)/\eta\,]_+\bigr).
 # $$ (eq-hard)
 #
-# *Why:* the nats of precision add up to $-\ln P$, so at most $(-\ln P)/\eta$ steps can lose more
-# than $\eta$; every other hard step costs $\rho$. The theorem does not say whether there *are*
-# hard steps.
+# The nats of precision add up to $-\ln P$, so at most $(-\ln P)/\eta$ steps can lose more than
+# $\eta$, and every other hard step costs $\rho$. The theorem does not say whether hard steps
+# *exist*.
 # :::
 #
 # :::{admonition} Lemma F.3 (sharper loses more)
 # :name: lem-f-3
 # Let $p(i) \propto e^{-a i / v}$ over $i < v$, with entropy $H_v(a)$. The loss
-# $\Delta_v(a) = \ln v - H_v(a)$ never falls as $a$ grows: $dH_v/da = -(a/v^2)\,\mathrm{Var}(i)$.
+# $\Delta_v(a) = \ln v - H_v(a)$ never falls as $a$ grows.
 # :::
 #
 # :::{admonition} Theorem F.4, in the main text 5.2 (the price of validity)
@@ -153,8 +160,8 @@ page.show(study.definitions(example), digits=4)
 # \mathrm{Div} \le \exp\Bigl(-\sum_t \Delta_{v_t}(\ln 1/\varepsilon)\Bigr).
 # $$ (eq-price)
 #
-# *Why:* no step can be less valid than the whole, so $q_t^{v_t} \le \varepsilon$. That is a lower
-# bound on how sharp the step is, and by Lemma F.3 on what it loses.
+# No step can be less valid than the whole, which is a lower bound on how sharp each step is; by
+# Lemma F.3 sharpness costs diversity.
 # :::
 #
 # :::{admonition} Corollaries F.5 and F.6 (the least price)
@@ -164,132 +171,96 @@ page.show(study.definitions(example), digits=4)
 # $c = L^2/32 + O(L^4)$ for small $L$, and $c \to \ln 2$ for large.
 # :::
 #
-# Each was run: in exact fractions and on *every* cutoff of small random trees where that is
-# possible, on grids and random instances of the model elsewhere. The last column is what the
-# largest violation says; a test breaks each theorem on purpose and sees that it shows.
+# We ran each of them: in exact fractions and on *every* cutoff of small random trees where that is
+# possible, on grids and random instances elsewhere.
 
 # %%
 theorems = study.theorems.checks()
 page.show(theorems, floor=1e-12)
 
-# %% mystnb={"figure": {"caption": "The price of validity: the most diversity (vertical) that Theorem F.4 allows at a validity (horizontal), a line for each number of steps; dashed: the geometric model itself with equally sharp steps. Ten valid tokens a step. More steps, less diversity at the same validity.", "name": "fig-price"}, "image": {"alt": "Curves of the largest diversity against validity for one to eight steps, falling to 0 at validity 1."}}
-_ = figures.price_of_validity()
-
 # %% [markdown]
-# ## Controls: models whose answers are known
+# ### Models whose answers are known
 #
-# Before real models, six whose every probability is given by a formula ({term}`control`): the same
-# interface, the same chain of functions, known results ({numref}`fig-controls`). *Uniform over V*
-# is what one would wish for: validity and diversity 1. *Uniform over G* is perfectly ordered but
-# blind to N. *Leaky shape* puts a tenth of each step on invalid tokens and is right otherwise.
-# *Equally sharp* is the geometric law of Def. F.1, *Zipf* has a heavy tail; *displaced* is the
-# geometric law with two valid tokens pushed below two invalid ones at every step with a choice.
-# `deviation` is the largest difference from what the formulas say, in any of the numbers. Controls
-# write a character a token, so their answers have more steps, and other numbers, than a real
-# tokenizer's: *uniform over G*, say, is less diverse here than the ceiling of the next chapters.
+# A {term}`control` is a model given by a formula; tests compare what this book measures with it.
+# The law *uniform over V*, the valid answers, is what one would wish for. *Leaky shape* puts a
+# tenth of each step on invalid tokens. *Equally sharp* is the geometric law of Def. F.1, and
+# *displaced* is that law with two valid tokens pushed below two invalid ones.
 
-# %%
-control = study.controls_table(study.CONTROL_TASKS[:1] if quick else study.CONTROL_TASKS)
-shown = ["task", "law", "validity", "diversity", "precision", "recall", "area"]
-page.show(control[[*shown, "order", "shape", "size", "deviation"]], digits=2, floor=1e-5)
-
-# %% mystnb={"figure": {"caption": "A row for each known law on two random digits. Left: probabilities of the first step by rank (valid tokens plain, invalid ones hatched; the number above is what the latter hold). Right: what temperature does to validity and diversity.", "name": "fig-controls"}, "image": {"alt": "Bars of the first step of six known laws, and beside each its validity and diversity against temperature."}}
+# %% mystnb={"figure": {"caption": "One known law per row, on two random digits. Left: probabilities of the first step by rank (valid tokens plain, invalid ones hatched; the number above is the mass of the invalid ones). Right: what temperature does to validity and diversity.", "name": "fig-controls"}, "image": {"alt": "Bars of the first step of four known laws, and beside each its validity and diversity against temperature."}}
 _ = figures.laws_under_temperature(study.first_steps("rng-2"), study.temperature_curves("rng-2"))
 
 # %% [markdown]
-# ## On this model: what compounds over the steps
+# ### What compounds over the steps
 #
-# The factors of Theorem E.1, equation {eq}`eq-factors`, on the model's own prefix trees, for
-# cutoffs that keep a fixed number of tokens ({numref}`fig-compounding`). On digits every second
-# step is a comma, the only valid token: of ten tokens kept there at most one is valid, which is
-# why no fixed number can be right for a whole answer.
+# {numref}`fig-compounding` follows the products of Theorem E.1, equation {eq}`eq-factors`, on this
+# model, for cutoffs that keep a fixed number of tokens. No fixed number can be right for a whole
+# answer: at every second step, after a digit, a single token is valid.
 
 # %%
-by_task = study.studies(page, study.QUICK_TASKS if quick else study.TASKS)
-studies = by_task.values()
-when = study.when_measured(studies)
 digits = by_task["rng-2" if quick else "rng-3"]
-print(f"factors on {digits.task.name}; product against Def. 4.1: equal to 1e-9:", end=" ")
-print(study.factor_gap(studies) < 1e-9)
-page.show(study.factor_table(digits), digits=3, floor=1e-6, zeros=True)
 
 # %% mystnb={"figure": {"caption": "Three random digits, a fixed number of tokens kept: sequence precision (circles, solid) and recall (squares, dotted) of the answer so far against the steps taken, on a logarithmic axis. Each step multiplies by its factor of Theorem E.1. What falls below 0.0001 is drawn there.", "name": "fig-compounding"}, "image": {"alt": "Line chart, logarithmic: precision and recall of the answer so far against steps taken, for five cutoff sizes."}}
 ax = figures.compounding(digits)
 _ = figures.source_line(ax, page.source, when)
 
 # %% [markdown]
-# ## How hard are the steps?
+# ### How hard are the steps?
 #
-# Hardness quantifies over *all* cutoffs, so it can only be bounded from above by looking at some:
-# the settings of Table 3, fixed sizes, and cutoffs that adapt to the prefix at one step. Each
-# number is the recall, in nats, that a cutoff must lose at least at a step when it may lose η nats
-# of precision there. Next to 0 (below 1e-6): some cutoff loses none, so the step is not hard,
-# whatever the others do. *inf*: none of the cutoffs looked at is that precise.
+# Hardness speaks of *all* cutoffs, so looking at some can only bound it from above. We look at the
+# settings of the paper's Table 3, at fixed sizes, and at cutoffs that adapt to the prefix at one
+# step. A dot above the line of {numref}`fig-recall-bound` would be an error of ours.
 
-# %%
-page.show(study.hardness_tables(studies), digits=2, floor=1e-6)
-
-# %% mystnb={"figure": {"caption": "US states: sequence recall against sequence precision of every setting (a dot each), under the bound of Theorem E.3 (line) with the hardness measured on these settings. The theorem leaves no room above the line, so a dot there would be an error of ours.", "name": "fig-recall-bound"}, "image": {"alt": "Scatter plot of recall against precision of all settings, all on or under a falling staircase."}}
+# %% mystnb={"figure": {"caption": "US states: sequence recall against sequence precision of every setting (a dot each), under the bound of Theorem E.3 (line) with the hardness measured on these settings.", "name": "fig-recall-bound"}, "image": {"alt": "Scatter plot of recall against precision of all settings, all on or under a falling staircase."}}
 ax = figures.recall_bound(study.recall_bounds(by_task["us-states"]))
 _ = figures.source_line(ax, page.source, when)
 
-# %% [markdown]
-# ## Calibration, prefix by prefix
-#
-# Def. D.1 at every prefix of the answers: the share of prefixes that are order calibrated, and the
-# distance from shape calibration at T = 1.
-
 # %%
-page.show(study.calibration_table(studies), floor=1e-4, zeros=True)
+hardness = study.hardness_table(studies)
+page.fold(hardness, "Nats of recall lost at least, by precision allowed (η)", digits=2, floor=1e-6)
 
 # %% [markdown]
-# ## Does the geometric model describe this one?
+# ### Does the geometric model describe this one?
 #
 # Theorem F.4, equation {eq}`eq-price`, needs valid tokens on the first ranks, logits that fall
-# linearly with rank among them, and one {term}`sharpness` λ·v for all prefixes of a step. The table
-# has the steps with a choice; *median miss* is how far the straight line misses a logit at most, in
-# nats, which R² hides: ln 2 is a factor of 2 in probability. The figure draws the exact validity
-# and diversity under temperature over the bound for steps of ten valid tokens; the bound applies to
-# the unconstrained digits, whose branching is fixed (Assumption 5.1).
+# linearly with rank among them, and one {term}`sharpness` for all prefixes of a step. The table has
+# the steps with a choice. *Valid first* is the share of prefixes that meet the first condition.
+# *Median miss* says by how many nats the straight line misses a logit; ln 2, about 0.7, is a factor
+# of 2 in probability. The bound of {numref}`fig-price-model` applies to
+# free digits only, whose branching is fixed: all prefixes of a step have as many valid tokens
+# (Assumption 5.1).
 
 # %%
-page.show(study.hypothesis_table(studies), digits=2)
+columns = ["task", "step", "prefixes", "valid first", "median miss"]
+columns += ["least sharpness", "most sharpness"]
+page.show(study.hypothesis_table(studies)[columns], digits=2, floor=1e-6, zeros=True)
 
 # %%
-prices = study.validity_prices(studies)
-price = prices[digits.task.name]
-page.show(price[price.temperature.isin((0.3, 0.6, 1.0, 1.4, 2.0, 3.0))], digits=3, floor=1e-6)
-
-# %% mystnb={"figure": {"caption": "This model under temperature (marks, one per temperature), diversity against validity, over the bound of Theorem F.4 (lines) and the equally sharp geometric model (dashed). How far the marks lie below their line is what the theorem does not explain.", "name": "fig-price-model"}, "image": {"alt": "Marks of this model's validity and diversity below the curves of the theorem's bound."}}
-ax = figures.price_of_validity(prices)
-_ = figures.source_line(ax, page.source, when)
+calibration = study.calibration_table(studies)
+page.fold(calibration, "Order and shape calibration (Def. D.1) by step", floor=1e-4, zeros=True)
 
 # %% [markdown]
-# ## What temperature does to head and tail
+# ### What temperature does to head and tail
 #
-# Fig. 1 of the paper on a step whose valid tokens are known: the first token of a US state. A
-# valid token is *frequent* if it has at least its fair share of the valid mass, N/|V|, at T = 1,
+# {numref}`fig-head-tail` redraws the paper's Fig. 1 for a step whose valid tokens are known. A
+# valid token is *frequent* if at T = 1 it has at least its fair share of the valid mass, N/|V|, and
 # otherwise *rare*. In the paper the frequent ones hold everything at low temperature; as it rises
-# the rare ones gain, and then the invalid tail takes over, because it contains so many tokens. The
-# dots are the masses that the authors published for another model, wording and choice of the
-# frequent tokens; the table has this model's.
+# the rare ones gain, and then the invalid tail takes over because it contains so many tokens.
 
 # %%
 step = figures.step_data(page.model, "us-states")
-masses = figures.group_masses(step, [0.5, 1.0, 2.0, 4.0, 8.0])
-page.show(masses, digits=2, floor=1e-4)
 
-# %% mystnb={"figure": {"caption": "One step, the first token of a US state. Upper: tokens by rank, probability on a logarithmic axis. Lower: the mass of each group as temperature rises (lines), with the masses published for Llama-3.1-8B-Instruct (dots). In the paper frequent valid tokens give way first to rare ones, then to the invalid tail (compare its Fig. 1).", "name": "fig-head-tail"}, "image": {"alt": "Bars of token probability by rank in three groups, and the probability of each group against temperature."}}
+# %% mystnb={"figure": {"caption": "One step, the first token of a US state. Upper: tokens by rank, probability on a logarithmic axis. Lower: the mass of each group as temperature rises (lines), with the masses that the authors published for Llama-3.1-8B-Instruct (dots; compare the paper's Fig. 1).", "name": "fig-head-tail"}, "image": {"alt": "Bars of token probability by rank in three groups, and the probability of each group against temperature."}}
 figure = figures.head_and_tail(step, study.published_masses())
 _ = figures.source_line(figure.axes[0], page.source, page.live())
 
 # %% [markdown]
 # ## Claims and findings
 #
-# Four kinds of statements, each with words of its own: a *measured claim* of the paper, a
-# *hypothesis* of a theorem, a *theorem check*, which can only fail by an error of ours, and a *test
-# of ours*. Every task has a vote, the majority decides, and the count is shown; tasks whose
-# validity stays below 0.05 at every temperature are excluded by name.
+# There are four kinds of statements: *measured claims* of the paper, *hypotheses* of theorems,
+# *theorem checks*, which can only fail by an error of ours, and *tests of ours*. Every task has one
+# vote, the majority decides, and the count is shown. Tasks whose validity stays below 0.05 at every
+# temperature are excluded by name. The [errata](../../errata.md) say where the paper's wording
+# needs care.
 
 # %%
 found = study.findings(studies)
@@ -297,15 +268,14 @@ page.show(found)
 
 # %% tags=["remove-cell"]
 page.glue_verdicts(found)
-page.glue_each(study.key_numbers(theorems, studies), "{}")
+page.glue_each(study.key_numbers(theorems, studies, found), "{}")
 
 # %% [markdown]
 # ## Check it yourself
 #
-# `python -m pytest tests/theory/test_conformance.py` runs every theorem and then breaks each on purpose:
-# a wrong factor, a bound without its remainder. A theorem would be refuted by a violation above
-# rounding in the table under *The theorems*; a hypothesis fails wherever the table of claims says
-# that its theorem does not apply. On a task of your own, in a cell of this page:
+# `python -m pytest tests/theory/test_theorems.py` runs every theorem and then breaks each on
+# purpose, by a wrong factor or a bound without its remainder. A violation above rounding in the
+# table of theorems would refute one. On a task of your own, in a cell of this page:
 #
 # ```python
 # own = study.study(page.model, "rng-2-sum-equals-10", page.end)  # or a cu.Task
@@ -313,11 +283,8 @@ page.glue_each(study.key_numbers(theorems, studies), "{}")
 # print(study.factor_gap([own]), (bounds.bound - bounds.recall).min())
 # ```
 #
-# The first number is the distance between the product of Theorem E.1 and Def. 4.1 and should be
-# rounding; the second is how far recall stays below the bound of Theorem E.3 and should not be
-# negative by more than that.
-#
-# ## Provenance
+# The first number, by which the product of Theorem E.1 misses Def. 4.1, should be rounding. The
+# second, by which recall stays below the bound of Theorem E.3, should not be negative by more.
 
 # %%
 print("numbers from", page.source)

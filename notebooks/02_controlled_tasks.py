@@ -9,19 +9,22 @@
 # ---
 
 # %% [markdown]
-# # Controlled tasks: what temperature buys and costs
+# # Temperature: what heat buys and costs
 #
-# **What the paper claims** (Sec. 5, Fig. 5 and 10). Where the {term}`valid set` is known exactly,
-# a model puts most of its valid mass on few answers. Temperature spreads it, but feeds the invalid
-# tail faster; longer answers and a constraint on them make the exchange worse.
+# **Question.** Raising the temperature makes a model's answers more varied. How many right answers
+# does that cost, and is there a temperature that gives both? The paper claims (Sec. 5, the paper's
+# Fig. 5 and 10) that heat feeds invalid answers faster than it spreads the valid ones, and that
+# longer answers, or a constraint on them, make the exchange worse.
 #
-# **What we find.** At temperature 1 and without a cutoff, {term}`validity` on US states is
-# {glue:text}`validity_us-states` and {term}`diversity` {glue:text}`diversity_us-states`.
-# {glue:text}`headline` The numbers that decide each claim are in the table near the end. All
-# probabilities are exact for the weights named under each figure, so there is no sampling error
-# and no interval.
-#
-# **How to check it** is at the end.
+# **Answer.** Asked for a random US state at temperature 1, without a cutoff, this model gives a
+# valid answer with probability {glue:text}`validity_us-states`, and its valid answers are as varied
+# as about {glue:text}`states_alike` equally likely states out of 50. Heating it from T = 0.5 to 1.6
+# moves its {term}`validity` on the states from {glue:text}`cool_validity` to
+# {glue:text}`hot_validity`, and its {term}`diversity` from {glue:text}`cool_diversity` to
+# {glue:text}`hot_diversity`. Validity and diversity reach 0.9 at the same temperature
+# {glue:text}`reached_both`; of the paper's claims below, {glue:text}`reproduced` are reproduced,
+# {glue:text}`not_reproduced` are not, {glue:text}`not_decided` are not decided, and
+# {glue:text}`excluded` are about tasks that this model cannot do.
 
 # %% tags=["parameters"]
 model = "qwen2.5-coder-0.5b-instruct"  # embedded name, hub id, local folder or .gguf file
@@ -44,103 +47,105 @@ options = {"revision": revision, "dtype": dtype, "device": device, "chat": chat}
 page = cu.open_page(model, results_dir=results_dir, end=end, **options)
 tasks = study.task_names(lengths=(2,) if quick else (2, 3, 4))
 
-# %% [markdown]
-# ## The tasks, before any model runs
-#
-# The paper's constrained prompt says *at most* where its text says *equals*, and it does not give
-# the sum; both wordings are here, with 10. Three things are fixed by the answers and the tokenizer
-# alone: how many valid answers there are, how many tokens are valid at each step, and how diverse
-# a *perfectly ordered* model would be that is uniform over the valid tokens of each step. That
-# last number, the {term}`structural ceiling`, is below 1 wherever some tokens lead to more answers
-# than others: it is where heat leads a rule that knows only *how many* tokens are valid. A model
-# whose probabilities are proportional to the number of continuations, `weighted_by_n`, reaches 1.
-
-# %%
-facts = cu.structural_facts(page.model, tasks, end=page.end)
-page.show(facts, digits=3)
-
-# %% [markdown]
-# ## Validity against diversity under temperature
-#
-# One forward pass per prefix gives the probability of every valid answer at every temperature. The
-# dots in {numref}`fig-val-div` are T = 0.5, 1 and 1.6, growing; the star is where a calibrated
-# model would be. Area is what lies under a curve, without interpolation.
-
 # %%
 curves = study.temperature_curves(page, tasks)
-summary = study.curve_summary(curves)
 when = page.when_measured(tasks)
-page.show(summary.drop(columns=["family", "length"]), digits=3)
 
-# %% mystnb={"figure": {"caption": "Diversity against validity as temperature rises from 0.01 to 4: digits of length 2, 3 and 4, without (solid) and with (dashed) a bound on their sum. Dots: T = 0.5, 1 and 1.6, growing. Star: a calibrated model. Curves nearer to the axes are worse (compare Fig. 5 left of the paper).", "name": "fig-val-div"}, "image": {"alt": "Curves of diversity against validity under temperature for six digit tasks, with a star at 1 and 1."}}
+# %% mystnb={"figure": {"caption": "Diversity against validity as temperature rises from 0.01 to 4: random digits of length 2, 3 and 4, without (solid) and with (dashed) a bound on their sum. Dots: T = 0.5, 1 and 1.6, growing. Star: a calibrated model. Curves nearer to the axes are worse (compare the paper's Fig. 5, left).", "name": "fig-val-div"}, "image": {"alt": "Curves of diversity against validity under temperature for six digit tasks, with a star at 1 and 1."}}
 digits = curves[curves.family.isin(["unconstrained", "sum at most 10"])]
 ax = figures.validity_diversity(digits)
 _ = figures.source_line(ax, page.source, when)
 
-# %% mystnb={"figure": {"caption": "The same for the tasks that the paper's figure leaves out: a sum that must be equal (dotted), and US states (solid).", "name": "fig-val-div-others"}, "image": {"alt": "Curves of diversity against validity under temperature for sums that must be equal and for US states."}}
+# %% [markdown]
+# ## How we know
+#
+# ### The tasks
+#
+# The {term}`valid set` of every task is known exactly: two to four random digits, free or with a
+# constraint on their sum, and the 50 US states. One forward pass per prefix gives the probability
+# of every valid answer at every temperature. Nothing is drawn, so there is no sampling error and no
+# interval.
+#
+# In tables, tasks have the names that `cu.evaluate` takes: `rng-3` is three digits.
+#
+# The paper's constrained prompt asks for a sum of *at most* some number, while its text says
+# *equals*, and the number is not given. We measured both wordings with a sum of 10.
+#
+# The table below needs no model. It says how many answers are valid, how many tokens are valid at
+# each step, and how diverse a model would be that never errs but spreads its mass evenly over the
+# valid tokens of each step (`uniform_over_g`, the {term}`structural ceiling`). The ceiling is below
+# 1 wherever some tokens lead to more answers than others; a model that gives each token its share
+# of the answers reaches 1 (`weighted_by_n`).
+
+# %%
+facts = cu.structural_facts(page.model, tasks, end=page.end)
+page.fold(facts, "Answers, valid tokens and ceiling of each task", digits=3)
+
+# %% [markdown]
+# ### Every task along its temperatures
+#
+# {numref}`fig-val-div` has the tasks of the paper's figure, {numref}`fig-val-div-others` those that
+# it leaves out. The *area* under a curve, the best diversity at a validity of v or more averaged
+# over all v, sums up a curve in one number.
+
+# %% mystnb={"figure": {"caption": "The same for the tasks that the paper's figure leaves out: digits whose sum must equal 10 (dotted), and US states (solid).", "name": "fig-val-div-others"}, "image": {"alt": "Curves of diversity against validity under temperature for sums that must be equal and for US states."}}
 others = curves[curves.family.isin(["sum equals 10", "states"])]
 ax = figures.validity_diversity(others)
 _ = figures.source_line(ax, page.source, when)
 
+# %%
+summary = study.curve_summary(curves)
+shown = summary.drop(columns=["family", "length"])
+page.fold(shown, "Best validity of each task, and the area under its curve", digits=3)
+
 # %% [markdown]
-# ## Where the mass sits
+# ### Where the mass sits
 #
-# The valid answers by rank. Under {term}`shape calibration` at every prefix, all would stand at
-# the dashed uniform level. What is missing below it has gone to invalid outputs: the tail named
-# above each panel.
+# The two figures sort the valid answers by probability. Under {term}`shape calibration` at every
+# prefix they would all lie on the dashed line; what is missing below it has gone to invalid
+# answers.
 
 # %%
 answers = study.answer_profiles(page, tasks)
 
-# %% mystnb={"figure": {"caption": "Two random digits: probability of each of the 100 valid answers by rank, on a logarithmic axis, at four temperatures. Dashed: what each would have were all equally likely. The title gives what invalid outputs hold (compare Fig. 5 right and 10 of the paper).", "name": "fig-profile-rng"}, "image": {"alt": "Four panels of answer probabilities by rank with a dashed uniform level, one for each temperature."}}
+# %% mystnb={"figure": {"caption": "Two random digits: probability of each of the 100 valid answers by rank, on a logarithmic axis, at four temperatures. Dashed: the probability of each answer if all were equally likely. The title says how much mass invalid answers hold (compare the paper's Fig. 5, right, and Fig. 10).", "name": "fig-profile-rng"}, "image": {"alt": "Four panels of answer probabilities by rank with a dashed uniform level, one for each temperature."}}
 figure = figures.answer_profiles(answers, "rng-2")
 _ = figures.source_line(figure.axes[0], page.source, when)
 
-# %% mystnb={"figure": {"caption": "The same for two random digits with a sum of at most 10.", "name": "fig-profile-sum"}, "image": {"alt": "Four panels of answer probabilities by rank for digits with a bounded sum, one for each temperature."}}
-figure = figures.answer_profiles(answers, "rng-2-sum-at-most-10")
-_ = figures.source_line(figure.axes[0], page.source, when)
-
-# %% mystnb={"figure": {"caption": "The same for the 50 US states (compare Fig. 10 of the paper).", "name": "fig-profile-states"}, "image": {"alt": "Four panels of the probabilities of the US states by rank, one for each temperature."}}
+# %% mystnb={"figure": {"caption": "The same for the 50 US states (compare the paper's Fig. 10).", "name": "fig-profile-states"}, "image": {"alt": "Four panels of the probabilities of the US states by rank, one for each temperature."}}
 figure = figures.answer_profiles(answers, "us-states")
 _ = figures.source_line(figure.axes[0], page.source, when)
 
 # %% [markdown]
-# ## More tasks: closed lists
+# ### Closed lists
 #
-# Digits and states are few tasks, and alike. {glue:text}`lists` closed lists, of {glue:text}`least`
-# to {glue:text}`most` answers each, say how far the findings carry: *name a planet*, *name a
-# currency*. Means with 95 % intervals over the lists that the model can do.
+# Digits and states are only a few tasks, and similar ones. {glue:text}`lists` more show how far the
+# findings carry: each asks for one entry of a closed list, such as *name a planet*, with
+# {glue:text}`least` to {glue:text}`most` answers. Only lists that the model can do are counted,
+# with a validity of 0.05 or more at some temperature. Means carry a 95 % interval over lists.
 
 # %%
 list_curves = study.list_curves(page, study.LISTS[:2] if quick else study.LISTS)
 by_list = study.list_table(page, list_curves)
-page.show(study.over_lists(by_list))
-
-# %% [markdown]
-# List by list: *lost* and *won* are what heating from T = 0.5 to 1.6 takes of validity and gives of
-# diversity, *both* is the best of min(Val, Div), *half* the share of the answers that hold half of
-# the valid mass at T = 1.
-
-# %% tags=["hide-output"]
-page.show(by_list.drop(columns="best validity"))
-
-# %% [markdown]
-# ## What ends an answer
-#
-# The paper does not say whether the {term}`end token` is part of a sequence. It is here (`eos`). A
-# base model rarely ends a turn, so for one this book takes `line`, which also accepts any token
-# that starts with a line break; `none` counts an answer as soon as it is written, whatever follows.
+none_done = "This model does none of the lists at any temperature, so they say nothing about it."
+page.show(study.over_lists(by_list), empty=none_done)
 
 # %%
-ends = study.end_policies(page)
-page.show(ends[["task", "end", "validity", "diversity"]], digits=3)
+page.fold(by_list.drop(columns="best validity"), "The same, list by list")
 
 # %% [markdown]
+# ### What ends an answer
+#
+# The paper does not say whether the {term}`end token` belongs to an answer. In this book it does
+# (`eos`). A base model rarely ends its turn, so for base models we use `line`, which also accepts
+# any token that starts with a line break. The chapter on oracle cutoffs measures how far this
+# choice moves the numbers.
+#
 # ## Claims and findings
 #
-# Every task has a vote, the majority decides, and the count is shown. Tasks whose validity stays
-# below 0.05 at every temperature are excluded by name: a model that breaks the format asked for
-# says nothing about the price of length. Areas compare whole curves, which may cross.
+# Every task has one vote, the majority decides, and the count is shown. A task whose validity stays
+# below 0.05 at every temperature is excluded by name, because a model that does not keep to the
+# format says nothing about the price of length. Areas compare whole curves, which may still cross.
 
 # %%
 found = study.findings(curves, answers)
@@ -156,10 +161,10 @@ page.glue_each(
 # %% [markdown]
 # ## Check it yourself
 #
-# `python -m calib_utils reproduce --model` and this model's name computes everything stored for it
-# anew from the weights and prints the largest difference, in nats, beside the one that two
-# machines may have; above that a number on this page would be wrong. The claims are about models
-# and not about digits, so a task of your own is a fair test. In a cell of this page:
+# `python -m calib_utils reproduce --model`, followed by this model's name, computes everything
+# stored for it anew from the weights. It prints the largest difference beside the one that two
+# machines may have; with a larger one, a number on this page would be wrong. A task of your own is
+# a fair test as well. In a cell of this page:
 #
 # ```python
 # names = ["red", "orange", "yellow", "green", "blue", "purple"]
@@ -167,16 +172,12 @@ page.glue_each(
 # cu.evaluate(page.model, cu.Task("colours", prompt, names), temperatures=[0.3, 0.6, 1.0, 1.6, 2.5])
 # ```
 #
-# Expect validity to fall in the end, and diversity to rise with temperature at first. A task that the model
-# does (validity above 0.05) with validity *and* diversity at 0.9 or more at one temperature
-# refutes *no temperature reaches both*; one whose valid answers share their mass evenly refutes *a
-# few hold most*.
+# Expect validity to fall in the end, and diversity to rise at first. A task with validity *and*
+# diversity of 0.9 or more at one temperature would refute the claim that no temperature reaches
+# both, and one whose valid answers share their mass evenly the claim that a few hold most of it.
 #
-# ## Provenance
-#
-# Rows are stored with the hash of the weights, of the prompt and of the answer tokens, with the
-# number format and with the convention that they were computed under; they are reused only where
-# all of these match.
+# Stored rows are reused only where weights, prompt, answer tokens, number format and convention are
+# those that they were computed with.
 
 # %%
-print(study.provenance(page, tasks))
+print("numbers from", page.source)

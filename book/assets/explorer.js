@@ -427,7 +427,18 @@
       best: own.filter((r) => r.on_frontier).sort((a, b) => a.validity - b.validity) }];
   }));
 
-  /* `take(row)` is called when the reader picks a stored setting. */
+  /* Names at the diverse end of each line, as low as they have to be not to overlap. */
+  function labels(parent, lines, { x, y, right }) {
+    let free = 0;
+    for (const { name, end, kind, style } of lines.sort((a, b) => b.end.diversity - a.end.diversity)) {
+      const at = Math.max(y(end.diversity) - 6, free), over = x(end.validity) + 7.2 * name.length > right;
+      el("text", { x: x(end.validity) + (over ? -5 : 5), y: at, style,
+        class: `cu-line-name ${kind} ${over ? "cu-end" : ""}` }, parent, name);
+      free = at + 12;
+    }
+  }
+
+  /* `take(row)` is called when the reader picks a stored setting, of any cutoff. */
   function wholeAnswer(parent, take) {
     el("h2", {}, parent, "The whole answer");
     const place = el("p", { class: "cu-place" }, parent);
@@ -435,7 +446,7 @@
     const left = el("div", {}, grid), right = el("div", {}, grid);
     const big = plane(left, "cu-frontier", { side: 340, left: 46, top: 12, size: 280,
       ticks: span(0, 1, 0.2), circles: [["halo", 10], ["ring", 10], ["dot", 3.5]] });
-    const key = el("p", { class: "cu-legend" }, left);
+    const reading = el("p", { class: "cu-reading" }, left), key = el("p", { class: "cu-legend" }, left);
     const along = field(left, "along the frontier"), alongSlider = slider(along.label);
     const shown = numbers(right, MEASURES, "data-stored"), losses = {}, bars = {};
     const split = el("table", { class: "cu-split" }, right);
@@ -451,13 +462,16 @@
       losses[part] = el("td", { class: "cu-number", "data-stored": part }, row);
     }
     const scale = el("p", { class: "cu-scale", "aria-hidden": "true" }, right);
+    const compared = el("p", { class: "cu-compared", hidden: "" }, right);
     let own, best, stored; // settings of the cutoff, its frontier, the one that is shown
+    let near = []; // what the pointer can read: settings of the cutoff, other frontiers, another model's
     const frontier = details(parent, "The frontier as a table", () => table(
       ["cutoff", "temperature", ...MEASURES.map(words), "loss in nats"],
       best.map((r) => [cutoff(r.rule, r.parameter), r.temperature,
         ...[...MEASURES, "total"].map((name) => three(r[name]))]), best.indexOf(stored)));
 
-    function show(rules, rule, row, setting, snapped) {
+    /* `other`: another model's name and its `byRule` of the same task, or nothing. */
+    function show(rules, rule, row, setting, snapped, other) {
       stored = row;
       const { label } = RULES[rule];
       ({ own, best } = rules[rule]);
@@ -466,19 +480,35 @@
         "The table below has the frontier's numbers." });
       own = own.filter((r) => r.diversity !== null);
       big.marks.replaceChildren();
-      for (const other of Object.keys(rules).filter((name) => name !== rule)) {
-        el("polyline", { points: big.path(rules[other].best), class: "cu-other" }, big.marks);
+      const lines = [], theirs = other?.rules[rule];
+      near = own.map((r) => ({ r }));
+      const line = (points, kind, name, style, of) => {
+        if (!points.length) return;
+        el("polyline", { points: big.path(points), class: kind, style }, big.marks);
+        lines.push({ name, kind, style, end: points.reduce((a, b) => (b.diversity > a.diversity ? b : a)) });
+        near.push(...points.map((r) => ({ r, of })));
+      };
+      for (const name of Object.keys(rules).filter((name) => name !== rule)) {
+        line(rules[name].best, "cu-other", RULES[name].label,
+          `--cu-own: var(--cu-${name === "none" ? "muted" : name})`);
       }
+      if (theirs) line(theirs.best, "cu-their", `${label}, ${other.name}`, "", other.name);
       for (const r of own) {
         el("circle", { cx: big.x(r.validity), cy: big.y(r.diversity), r: 2.5, class: "cu-setting" }, big.marks);
       }
-      el("polyline", { points: big.path(best), class: "cu-best" }, big.marks);
+      line(best, "cu-best", label, "");
       for (const r of best) {
         el("rect", { x: -3.6, y: -3.6, width: 7.2, height: 7.2, class: "cu-best-point",
           transform: `translate(${big.x(r.validity)} ${big.y(r.diversity)}) rotate(45)` }, big.marks);
       }
+      labels(big.marks, lines, { ...big, right: big.x(1) });
       legend(key, [["key-best", `frontier of ${label}`], ["key-setting", "its other settings"],
         ["key-other", "frontiers of the other cutoffs"], ["key-ring", "this setting"], ["star", "calibrated"]]);
+      const same = theirs?.own.find((r) => r.parameter === row?.parameter && r.temperature === row?.temperature);
+      compared.hidden = !other;
+      compared.textContent = !other ? "" : same ? `${other.name} at the same setting: ${told(same)}.`
+        : `${other.name} has no row of this setting.`;
+      reading.textContent = "Point at the plane to read a setting; click or tap to choose it.";
       const nth = best.indexOf(stored);
       big.mark(stored);
       const where = !stored ? "is not stored" : stored.diversity === null ? "reaches no valid answer"
@@ -510,10 +540,21 @@
       }
       scale.textContent = known.length ? `bars run from ${from} to ${top} nats` : "";
     }
-    big.svg.addEventListener("click", (event) => {
+    const told = (r) => `validity ${three(r.validity)}, diversity ${three(r.diversity)}`;
+    function under(event) {
       const box = big.svg.getBoundingClientRect(), unit = big.svg.viewBox.baseVal.width / box.width;
       const x = (event.clientX - box.left) * unit, y = (event.clientY - box.top) * unit;
-      if (own.length) take(least(own, (r) => Math.hypot(big.x(r.validity) - x, big.y(r.diversity) - y)));
+      return near.length &&
+        least(near, ({ r }) => Math.hypot(big.x(r.validity) - x, big.y(r.diversity) - y));
+    }
+    big.svg.addEventListener("pointermove", (event) => {
+      const { r, of } = under(event);
+      if (r) reading.textContent = `${of ? `${of}, ` : ""}${cutoff(r.rule, r.parameter)}, ` +
+        `temperature ${r.temperature}: ${told(r)}`;
+    });
+    big.svg.addEventListener("click", (event) => {
+      const { r } = under(event);
+      if (r) take(r);
     });
     alongSlider.addEventListener("input", () => take(best[alongSlider.value]));
     return { show, said: () => `${read(shown)}, loss ${read(losses)}` };
@@ -545,7 +586,8 @@
   globalThis.calibUtilsModel = (key, data) => loaded.set(key, data);
 
   function buildPage(root, index) {
-    const state = { ...fresh(), model: index.models[0].key, task: "", step: 0, free: false };
+    const brief = root.dataset.part === "answer"; // on a page about something else
+    const state = { ...fresh(), model: index.models[0].key, other: "", task: "", step: 0, free: false };
     let rules, temperatures, steps, step, view;
     root.replaceChildren();
     const page = el("div", { class: "cu-explorer cu-explorer-page" }, root);
@@ -557,11 +599,14 @@
     };
     const what = fieldset("What is asked", "cu-what");
     const modelSelect = choice(what, "model"), taskSelect = choice(what, "task"), stepSelect = choice(what, "step");
+    const otherSelect = choice(what, "compare with");
     const control = controls(fieldset("How the next token is drawn", "cu-how"), state, stops, change);
     const told = el("p", { class: "cu-told", role: "alert", hidden: "" }, page);
     const answer = wholeAnswer(el("section", { "aria-label": "The whole answer" }, page), (row) => {
-      Object.assign(state, { value: row.parameter, T: row.temperature });
+      const another = row.rule !== state.rule;
+      Object.assign(state, { rule: row.rule, value: row.parameter, T: row.temperature });
       state.moved[state.rule] = state.value;
+      if (another) control.offer(Object.keys(rules));
       change();
     });
     const single = el("section", { "aria-label": "One step of the answer" }, page);
@@ -572,6 +617,14 @@
     const stage = el("div", {}, single);
     const tokens = details(single, "The tokens as a table", tokenTable);
     const source = el("p", { class: "cu-source" }, page), say = announcer(page);
+    const copy = el("button", { type: "button", class: "cu-copy", hidden: "" }, page, "copy a link to this setting");
+    single.hidden = stepSelect.closest("label").hidden = brief;
+    copy.hidden = brief || !navigator.clipboard;
+    copy.addEventListener("click", async () => {
+      await navigator.clipboard.writeText(new URL(address(), location.href).href);
+      copy.textContent = "copied";
+      setTimeout(() => { copy.textContent = "copy a link to this setting"; }, 4 * REST);
+    });
 
     function stops() {
       const { values } = rules[state.rule];
@@ -598,7 +651,7 @@
       const setting = `${cutoff(rule, at.value)}, temperature ${at.T}`;
       const snapped = at.T === T && at.value === value ? "" : "nearest stored setting: ";
       const row = own.find((r) => r.parameter === at.value && r.temperature === at.T);
-      answer.show(rules, rule, row, setting, snapped);
+      answer.show(rules, rule, row, setting, snapped, other());
       if (step) tokens.update();
       say(`${snapped}${setting}; whole answer: ${answer.said()}` + (step ? `; this step: ${view.said()}` : ""));
     }
@@ -607,13 +660,27 @@
       remember();
     }
 
+    const nameOf = (key) => index.models.find((one) => one.key === key).name ?? key;
+    /* The model to compare with and its rows of this task, where it has any. */
+    function other() {
+      const one = loaded.get(state.other)?.[state.task];
+      return one && { name: nameOf(state.other), rules: byRule(named(one.rows, index.columns)) };
+    }
     /* Another model, task or step; each shows what hangs on it. */
     function showModel() {
-      const key = state.model;
+      options(otherSelect, [["", "no other model"], ...index.models.filter((one) => one.key !== state.model)
+        .map(({ key }) => [key, nameOf(key)])], state.other = state.other === state.model ? "" : state.other);
+      load(state.model, () => state.model, showTask);
+    }
+    function showOther() {
+      if (state.other) load(state.other, () => state.other, update); else update();
+    }
+    /* Calls `then` once a model's numbers are here, if it is still the one that is `wanted`. */
+    function load(key, wanted, then) {
       const ready = () => {
-        if (key !== state.model) return; // another was chosen meanwhile
+        if (key !== wanted()) return;
         told.hidden = true;
-        showTask();
+        then();
       };
       if (loaded.has(key)) { ready(); return; }
       const script = document.createElement("script");
@@ -629,7 +696,7 @@
     function showTask() {
       const tasks = loaded.get(state.model);
       if (!Object.hasOwn(tasks, state.task)) state.task = Object.keys(tasks)[0];
-      options(taskSelect, Object.keys(tasks).map((name) => [name, name]), state.task);
+      options(taskSelect, Object.keys(tasks).map((name) => [name, index.tasks?.[name] ?? name]), state.task);
       const one = tasks[state.task];
       const rows = named(one.rows, index.columns);
       rules = byRule(rows);
@@ -659,13 +726,19 @@
 
     /* ---- a link to what is shown, in the address once the controls rest ---- */
     const remember = resting(() => {
-      const { model, task, step: nth, rule, value, T } = state;
-      history.replaceState(null, "", `#${new URLSearchParams({ model, task, step: nth, rule, value: value ?? "", T })}`);
+      if (brief) return; // the address is that of the page around it
+      history.replaceState(null, "", address());
     });
+    function address() {
+      const { model, other, task, step: nth, rule, value, T } = state;
+      const shown = { model, ...(other && { other }), task, step: nth, rule, value: value ?? "", T };
+      return `#${new URLSearchParams(shown)}`;
+    }
     function recall() {
       const link = new URLSearchParams(location.hash.slice(1));
       const model = link.get("model"), rule = link.get("rule"), value = +link.get("value"), T = +link.get("T");
       if (index.models.some((one) => one.key === model)) state.model = model;
+      if (index.models.some((one) => one.key === link.get("other"))) state.other = link.get("other");
       if (Object.hasOwn(RULES, rule)) state.rule = rule;
       state.task = link.get("task") ?? "";
       state.step = Math.max(0, Math.floor(+link.get("step")) || 0);
@@ -678,18 +751,29 @@
       remember();
     });
     when(modelSelect, () => { state.model = modelSelect.value; showModel(); });
+    when(otherSelect, () => { state.other = otherSelect.value; showOther(); });
     when(taskSelect, () => { Object.assign(state, { task: taskSelect.value, step: 0 }); showTask(); });
     when(stepSelect, () => { state.step = +stepSelect.value; showStep(); });
     when(freeBox, () => { state.free = freeBox.checked; control.snap(); update(); });
-    recall();
-    options(modelSelect, index.models.map(({ key, stage }) => [key, stage ? `${key} (${stage})` : key]), state.model);
+    if (!brief) recall();
+    options(modelSelect, index.models.map(({ key, stage }) =>
+      [key, stage ? `${nameOf(key)} (${stage})` : nameOf(key)]), state.model);
     showModel();
+    if (state.other) showOther();
   }
 
   function start() {
     document.querySelectorAll(".cu-explorer:has(> script)").forEach(buildFigure);
     const root = document.querySelector(".cu-page"), index = globalThis.calibUtilsModels;
-    if (root && index?.models.length) buildPage(root, index);
+    if (!root || !index?.models.length) return;
+    // A model's numbers are some hundred kilobytes: on another page, only once they are in sight.
+    if (root.dataset.part !== "answer") { buildPage(root, index); return; }
+    const watch = new IntersectionObserver((seen) => {
+      if (!seen.some((one) => one.isIntersecting)) return;
+      watch.disconnect();
+      buildPage(root, index);
+    }, { rootMargin: "400px" });
+    watch.observe(root);
   }
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
   else start();

@@ -20,7 +20,7 @@ import pandas as pd
 
 from calib_utils import files
 from calib_utils.core.processors import parse_rule
-from calib_utils.core.prompts import Policies
+from calib_utils.core.prompts import Policies, exact_text
 from calib_utils.core.tasks import OpenPrompt, get_task
 from calib_utils.errors import CalibUtilsError, ResultsError, UnknownNameError
 from calib_utils.figures import explorer
@@ -39,7 +39,6 @@ from calib_utils.studies import formal_framework, levers, logit_shape
 
 TEXT_TOLERANCE = 1e-3  # nats a token, in float32
 _LOGIT_TOLERANCE = 0.01  # of logits as they are, in float32
-_EXACTLY = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
 _ROWS_AGAIN = "`reproduce --update` measures them again"
 
 
@@ -265,7 +264,7 @@ def _judge_of(record: Mapping):
 def _items(path: Path, table: pd.DataFrame, record: Mapping) -> pd.DataFrame:
     """What was labelled, with the prompts; ResultsError where it is not what is stored."""
     place = path.parent.parent / TEXTS / path.stem.removeprefix("judged-").partition("@")[0]
-    texts, asked = programs.read(place), records.read_record(place).get("sweep")
+    texts, asked = records.read_completions(place), records.read_record(place).get("sweep")
     prompts = {prompt.id: prompt.prompt for prompt in open_prompts()}
     prompts |= {one["id"]: one["prompt"] for one in asked["prompts"]} if asked else {}
     items = table[["prompt_id", "text", "ended"]].assign(prompt=table.prompt_id.map(prompts))
@@ -327,7 +326,7 @@ def rescore(
         forced, written = np.abs(log_p[: row.depth] - row.path_log_p), log_p[row.depth :]
         gap = abs(written.sum() - row.log_p) / max(1, len(written))
         ids = list(row.token_ids)
-        shown = model.tokenizer.decode(ids[: len(ids) - row.ended], **_EXACTLY)
+        shown = exact_text(model.tokenizer, ids[: len(ids) - row.ended])
         same = shown == row.text and ids[: row.depth] == list(row.path_ids)
         largest = max(largest, gap, forced.max(initial=0.0), 0.0 if same else np.inf)
     return len(table), float(largest)
@@ -594,10 +593,10 @@ def _text_faults(folder: Path) -> Iterator[Fault]:
     yield from _entry_faults(folder, record)
     yield from _identity_faults(TEXTS, record, "run the same request again")
     yield from _model_faults(folder.parent.parent.name, record)
+    table = records.read_completions(folder)
     if "sweep" in record:
-        yield from _sweep_faults(record, records.read_completions(folder))
+        yield from _sweep_faults(record, table)
     else:
-        table = programs.read(folder)
         if "text" not in table or not table.text.map(lambda text: isinstance(text, str)).all():
             yield Fault("a reply has no text: delete the folder and draw again")
         if "outcome" in table:
@@ -734,7 +733,7 @@ def _identity_faults(kind: str, record: dict, remedy: str) -> Iterator[Fault]:
 def _model_faults(folder: str, record: dict) -> Iterator[Fault]:
     """The numbers are of the model whose folder they lie in, and of weights others can load."""
     name, revision = str(record["model"]), record.get("revision")
-    key = _key(name)
+    key = loading.key_of(name)
     if folder not in (loading.with_chat(k, record.get("chat")) for k in (key, f"{key}@{revision}")):
         yield Fault(
             f"rows of {name!r} lie in the folder {folder!r}: they belong into {key!r}; move them"
@@ -756,16 +755,6 @@ def _model_faults(folder: str, record: dict) -> Iterator[Fault]:
             f"revision {revision!r} of {name} may move: measure again with --revision and a commit",
             NOTE,
         )
-
-
-def _key(name: str) -> str:
-    """A model's folder, as `load_model` names it."""
-    if name in EMBEDDED:
-        return name
-    if loading.is_hub_id(name):
-        return loading.file_key(name.replace("/", "--"))
-    path = Path(name)
-    return loading.file_key(path.stem if path.suffix == ".gguf" else path.name)
 
 
 def _environment_faults(record: dict) -> Iterator[Fault]:

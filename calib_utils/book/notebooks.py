@@ -170,19 +170,16 @@ def identity(name: str, revision: str | None = None) -> Identity:
     """What `load_model` would identify, from the registry and files here; nothing is fetched."""
     loading.check_name(name)
     loading.check_revision(name, revision)
-    path = Path(name).expanduser()
+    path, key = Path(name).expanduser(), loading.key_of(name, revision)
     if name in EMBEDDED:
-        return Identity(name, EMBEDDED[name].sha256)
+        return Identity(key, EMBEDDED[name].sha256)
     try:
         if path.suffix == ".gguf" and path.is_file():
-            return Identity(loading.file_key(path.stem), sha256_of_gguf(path))
+            return Identity(key, sha256_of_gguf(path))
+        if loading.is_hub_id(name) and not path.is_dir():
+            path = weights.hub_folder(name, revision, local_only=True)
         if path.is_dir():
-            key = loading.file_key(path.resolve().name)
             return Identity(key, sha256_of_folder(path))
-        key = loading.file_key(name.replace("/", "--") + (f"@{revision}" if revision else ""))
-        if loading.is_hub_id(name):
-            folder = weights.hub_folder(name, revision, local_only=True)
-            return Identity(key, sha256_of_folder(folder))
     except (HubUnreachableError, UnknownNameError, ModelFormatError):
         pass  # loading it says what is wrong
     return Identity(key, None)

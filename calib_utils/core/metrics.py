@@ -204,11 +204,9 @@ def cluster_interval(
     return Interval(centre, float(low), float(high), len(means), len(pairs))
 
 
-def cluster_mean(
-    table: pd.DataFrame, value: str, outer: str = "prompt_id", inner: str | None = "seed"
-) -> float:
+def cluster_mean(table: pd.DataFrame, value: str) -> float:
     """The mean of `cluster_interval` alone; NaN where no row has a value."""
-    return float(_pair_means(table, value, outer, inner).groupby(level=0).mean().mean())
+    return float(_pair_means(table, value, "prompt_id", "seed").groupby(level=0).mean().mean())
 
 
 def _pair_means(table: pd.DataFrame, value: str, outer: str, inner: str | None) -> pd.Series:

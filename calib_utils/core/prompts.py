@@ -282,9 +282,9 @@ def _own_tokens(tokenizer, prompt_text, prompt_ids, form, is_chat, end_ids) -> t
         )
     _require_plain(tokenizer, set(own).difference(end_ids), f"answer {form.strip()!r}")
     tail = prompt_ids[-_TAIL:]
-    while "\ufffd" in (before := _decoded(tokenizer, tail)) and len(tail) > 1:
+    while "\ufffd" in (before := exact_text(tokenizer, tail)) and len(tail) > 1:
         tail = tail[1:]  # it began inside a character
-    both = _decoded(tokenizer, tail + own)
+    both = exact_text(tokenizer, tail + own)
     written = unicodedata.normalize("NFC", both[len(before) :])
     if written != unicodedata.normalize("NFC", form):
         remedy = "list it so"
@@ -298,7 +298,8 @@ def _own_tokens(tokenizer, prompt_text, prompt_ids, form, is_chat, end_ids) -> t
     return own
 
 
-def _decoded(tokenizer, ids) -> str:
+def exact_text(tokenizer, ids) -> str:
+    """What token ids write, special tokens and spaces included."""
     return tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 from IPython.display import HTML
 
 from calib_utils import files, paths
-from calib_utils.core.prompts import Prompt
+from calib_utils.core.prompts import Prompt, exact_text
 from calib_utils.core.rules import TABLE3_TEMPERATURES, table3_rules
 from calib_utils.core.split import TokenTable
 from calib_utils.core.tasks import Task, get_task
@@ -52,7 +52,6 @@ MAX_ERROR = 1e-4  # relative, of Z, at any temperature from MIN_TEMPERATURE on
 # at most width^2/8 e^width of that mass (a variance is at most range^2/4), here 8e-5.
 _RELATIVE_WIDTH = 0.025
 _INFINITE_GAP = 1e5  # JSON has no infinity; the mass is 0 all the same
-_EXACTLY = {"clean_up_tokenization_spaces": False}
 _VISIBLE = str.maketrans({" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"})
 _ROUNDING = 0.01  # in logits: what float32 kernels of two machines differ by, with room
 _LOSS_ROUNDING = 1e-6  # nats: parts of a loss below that are rounding, as in the chapter's table
@@ -238,12 +237,12 @@ def _nodes(trie: Trie, path: Sequence[int]) -> list[int]:
 
 def _text_after(tokenizer, prompt: Prompt, path: Sequence[int]) -> str:
     """What `path` adds to the prompt, without the space that a base model's answer starts with."""
-    start = len(tokenizer.decode(prompt.ids, **_EXACTLY)) + len(prompt.lead)
-    return tokenizer.decode([*prompt.ids, *path], **_EXACTLY)[start:]
+    start = len(exact_text(tokenizer, prompt.ids)) + len(prompt.lead)
+    return exact_text(tokenizer, [*prompt.ids, *path])[start:]
 
 
 def _visible(tokenizer, token: int) -> str:
-    text = tokenizer.decode([token], **_EXACTLY).translate(_VISIBLE)
+    text = exact_text(tokenizer, [token]).translate(_VISIBLE)
     shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return "".join(shown) or f"#{token}"
 
@@ -271,10 +270,8 @@ def keep(model: Model, tasks: Iterable[str], end: str, results_dir: str | Path) 
                 continue
         lines = ",\n".join(step.to_json() for step in steps)
         head = json.dumps(record, sort_keys=True)
-        try:
+        with records.writing(path):
             files.keep(path, f'{{"record": {head},\n"steps": [\n{lines}\n]}}\n'.encode())
-        except OSError as error:
-            raise records.unwritable(path, error) from error
     return found
 
 

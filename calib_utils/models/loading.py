@@ -1,15 +1,19 @@
-"""Loading causal language models: embedded, from the hub, or local; safetensors or GGUF only.
+"""Loading language models and sentence embedders: embedded, from the hub, or local.
 
-Knows torch models and tokenizers, and which models are asked through their chat template. Knows
-nothing of tasks.
+Safetensors or GGUF only. Knows torch models and tokenizers, and which models are asked through
+their chat template. Knows nothing of tasks.
 """
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+
+import numpy as np
+from tqdm.auto import tqdm
 
 from calib_utils import files, paths
 from calib_utils.core import prompts
@@ -22,7 +26,7 @@ from calib_utils.errors import (
 )
 from calib_utils.files import sha256_of_folder
 from calib_utils.models import weights
-from calib_utils.models.registry import EMBEDDED, stage_by_name
+from calib_utils.models.registry import DEFAULT_ENCODER, EMBEDDED, ENCODERS, stage_by_name
 from calib_utils.models.weights import converted_folder
 
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -182,25 +186,22 @@ def load_model(
     if dtype not in _DTYPES:
         raise DeviceError(f"dtype={dtype!r} does not exist: choose from {', '.join(_DTYPES)}")
     settings = {"dtype": dtype, "device": resolve_device(device), "device_map": device_map}
-    settings["chat"] = chat
+    settings["chat"], key = chat, with_chat(key_of(text, revision), chat)
     if text in EMBEDDED:
         spec = EMBEDDED[text]
         folder = converted_folder(weights.embedded_file(spec), spec.sha256)
-        key = with_chat(text, chat)
         return Model(text, key, folder, spec.sha256, spec.filename, None, **settings)
     if path.suffix == ".gguf" and path.is_file():
         digest = files.sha256_of_gguf(path)
         folder = converted_folder(path, digest)
         _remember(digest, path)
-        key = with_chat(file_key(path.stem), chat)
         return Model(path.name, key, folder, digest, path.name, None, **settings)
     if path.is_dir():
         own = path.resolve().name
-        folder, key, file = path, file_key(own), f"{own}/"
+        folder, file = path, f"{own}/"
         text = file if own in EMBEDDED else own
     elif is_hub_id(text) and path.suffix != ".gguf":
         folder, file = weights.hub_folder(text, revision), text
-        key = file_key(text.replace("/", "--") + (f"@{revision}" if revision else ""))
         revision = revision or folder.name
     else:
         raise UnknownNameError("model", text, EMBEDDED, HINT)
@@ -209,7 +210,7 @@ def load_model(
     if folder is path:
         _remember(digest, path)
     settings["folder_sha256"] = digest
-    return Model(text, with_chat(key, chat), folder, digest, file, revision, **settings)
+    return Model(text, key, folder, digest, file, revision, **settings)
 
 
 def recorded_name(record: Mapping) -> str:
@@ -278,6 +279,16 @@ def is_hub_id(text: str) -> bool:
     return bool(named) and text not in EMBEDDED
 
 
+def key_of(name: str | Path, revision: str | None = None) -> str:
+    """A model's folder below results, from what `load_model` is given."""
+    text, path = str(name), Path(name).expanduser()
+    if text in EMBEDDED:
+        return text
+    if is_hub_id(text) and path.suffix != ".gguf" and not path.is_dir():
+        return file_key(text.replace("/", "--") + (f"@{revision}" if revision else ""))
+    return file_key(path.stem if path.suffix == ".gguf" else path.resolve().name)
+
+
 def file_key(text: str) -> str:
     """A name as it becomes part of a path."""
     return re.sub(r"[^\w.@-]+", "-", text).strip(".-") or "model"
@@ -306,3 +317,129 @@ def resolve_device(device: str) -> str:
     raise DeviceError(
         f"device={device!r} is not available here: choose 'auto' or {', '.join(available)}"
     )
+
+
+# Sentence embedders (Table 1), in the folder layout of sentence-transformers or plain encoders.
+
+# The names that a pooling config gives its switches; the files of others are refused.
+_POOLINGS = {
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_cls_token": "first",
+    "pooling_mode_lasttoken": "last",
+}
+_PARTS = {"Transformer", "Pooling", "Normalize"}
+_LONGEST = 8192  # tokens, where neither file nor tokenizer names a limit
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """A sentence embedder, with its weights loaded on first use."""
+
+    name: str
+    folder: Path
+    pooling: str
+
+    @cached_property
+    def tokenizer(self):
+        """The Hugging Face tokenizer."""
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
+
+    @cached_property
+    def max_tokens(self) -> int:
+        """Texts are cut to this many tokens, as the embedder's own files say."""
+        named = _json(self.folder / "sentence_bert_config.json").get("max_seq_length")
+        return int(named or min(self.tokenizer.model_max_length, _LONGEST))
+
+    @cached_property
+    def network(self):
+        """The torch module in float32, in evaluation mode."""
+        import torch
+        from transformers import AutoModel
+
+        options = {"dtype": torch.float32, "use_safetensors": True, "trust_remote_code": False}
+        try:
+            return AutoModel.from_pretrained(self.folder, **options).eval()
+        except Exception as error:
+            raise ModelFormatError(
+                f"{self.name}: the weights in {self.folder} cannot be loaded "
+                f"({type(error).__name__}: {error}); delete the folder and load again, or choose "
+                f"an embedder that needs no code of its own, such as {DEFAULT_ENCODER}"
+            ) from error
+
+    def embed(self, texts: Sequence[str], batch_size: int = 32) -> np.ndarray:
+        """Unit vectors [text, dimension], float64; equal texts of a call have equal vectors."""
+        import torch
+
+        if not len(texts):
+            raise InvalidRequestError("0 texts: give at least 1")
+        # Texts of like length share a batch, so that little of it is padding.
+        unique = sorted(dict.fromkeys(texts), key=len)
+        batches = [unique[i : i + batch_size] for i in range(0, len(unique), batch_size)]
+        options = {"padding": True, "truncation": True, "max_length": self.max_tokens}
+        found = {}
+        for batch in tqdm(batches, desc=f"embedding by {self.name}", unit="batch", leave=False):
+            inputs = self.tokenizer(batch, return_tensors="pt", **options)
+            with torch.inference_mode():
+                hidden = self.network(**inputs).last_hidden_state
+                pooled = _pool(hidden, inputs["attention_mask"], self.pooling).double()
+            vectors = torch.nn.functional.normalize(pooled, dim=-1).numpy()
+            found |= zip(batch, vectors, strict=True)
+        return np.stack([found[text] for text in texts])
+
+
+def load_embedder(name: str | Path = DEFAULT_ENCODER) -> Embedder:
+    """A sentence embedder by embedded name, hub id or local folder; errors as `load_model`'s.
+
+    `all-MiniLM-L6-v2` comes from a package index and needs no hub. A folder or repository may be in
+    the layout of sentence-transformers, whose pooling is followed; a plain encoder is pooled by the
+    mean.
+    """
+    text, folder = str(name), Path(name).expanduser()
+    if text in ENCODERS:
+        folder = weights.encoder_folder(ENCODERS[text])
+    elif not folder.is_dir():
+        if "/" not in text:
+            hint = "Or give a hub id (owner/name) or a local folder."
+            raise UnknownNameError("sentence embedder", text, ENCODERS, hint)
+        folder = weights.hub_folder(text, None)
+    sha256_of_folder(folder)  # refuses what is not safetensors
+    return Embedder(text, folder, _pooling(folder))
+
+
+def _pooling(folder: Path) -> str:
+    """The pooling that the folder's own files ask for."""
+    modules = _json(folder / "modules.json") or []
+    types = {module["type"].rsplit(".", 1)[-1]: module["path"] for module in modules}
+    if extra := set(types) - _PARTS:
+        raise ModelFormatError(
+            f"{folder}: modules {sorted(extra)} are not supported, only {sorted(_PARTS)}; choose "
+            "another embedder"
+        )
+    if "Pooling" not in types:
+        return "mean"
+    config = _json(folder / types["Pooling"] / "config.json")
+    switched = {key for key, on in config.items() if key.startswith("pooling_mode") and on is True}
+    if len(switched) != 1 or not switched <= set(_POOLINGS):
+        raise ModelFormatError(
+            f"{folder}: pooling {sorted(switched)} is not supported, only one of "
+            f"{sorted(_POOLINGS)}; choose another embedder"
+        )
+    return _POOLINGS[switched.pop()]
+
+
+def _pool(hidden, mask, pooling: str):
+    """[text, dimension] from hidden states [text, token, dimension]; padding on either side."""
+    import torch
+
+    if pooling == "mean":
+        weight = mask.unsqueeze(-1).to(hidden.dtype)
+        return (hidden * weight).sum(dim=1) / weight.sum(dim=1)
+    place = torch.arange(mask.shape[1], device=mask.device) * mask
+    at = place.argmax(dim=1) if pooling == "last" else mask.argmax(dim=1)  # the last or first 1
+    return hidden[torch.arange(len(hidden), device=hidden.device), at]
+
+
+def _json(path: Path):
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

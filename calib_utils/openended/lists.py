@@ -14,7 +14,6 @@ import pandas as pd
 
 from calib_utils import files, paths
 from calib_utils.core.tasks import closed_lists, list_table
-from calib_utils.errors import UnknownNameError
 from calib_utils.results import conventions
 
 # The whole answer must be one listed name after a stated normalisation (`normalise`); a sentence
@@ -91,12 +90,7 @@ def decide(name: str, text: str, ended: bool = True) -> tuple[bool | None, str]:
     (True, False)
     >>> decide("country-code", "FR")[0], decide("country-code", "fr")[0]
     (True, False)
-
-    Raises:
-        UnknownNameError: no such list.
     """
-    if name not in KINDS:
-        raise UnknownNameError("list", name, KINDS)
     answer, names = _form(name)(text), _names(name)
     if not answer:
         return (False if ended else None), "empty"

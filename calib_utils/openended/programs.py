@@ -9,7 +9,7 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 from markdown_it import MarkdownIt
 from scipy.stats import rankdata
 from tqdm.auto import tqdm
@@ -233,31 +232,6 @@ def draw_under(
     return found
 
 
-def kept(
-    folder: Path | None, record: dict, ids: Iterable[str], make: Callable[[str], pd.DataFrame]
-) -> pd.DataFrame:
-    """The tables of `make` for every id, one after another; those in `folder` are not made again.
-
-    Each is written whole as soon as it is made. Without a folder nothing is kept; one of another
-    `record` (of `record_of`) is a ResultsError.
-    """
-    if folder is None:
-        return pd.concat(map(make, ids), ignore_index=True)
-    records.open_folder(folder, record)
-    names = {name: f"{name}.parquet" for name in ids}
-    for name, file in names.items():
-        if not (folder / file).exists():
-            table = pa.Table.from_pandas(make(name), preserve_index=False)
-            records.write_table(folder / file, table)
-    records.close_folder(folder, names.values())
-    return read(folder)
-
-
-def read(folder: str | Path) -> pd.DataFrame:
-    """What `kept` stored, without a model; see `records.read_completions`."""
-    return records.read_completions(folder, schema=None)
-
-
 def record_of(model: Model, asked: dict, settings: dict) -> dict:
     """What stored tables depend on, and what people want to know beside it.
 
@@ -325,7 +299,7 @@ def sample_programs(
         ) from error
     folder = records.folder_of(results_dir, model.key, name)
     with tqdm(total=len(chosen) * n, unit="program", desc=model.name, leave=False) as bar:
-        return kept(folder, record, chosen, make)
+        return records.kept(folder, record, chosen, make)
 
 
 def run_programs(drawn: pd.DataFrame, problems: Sequence[Problem]) -> pd.DataFrame:

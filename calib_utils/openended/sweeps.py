@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from calib_utils.core.prompts import exact_text
 from calib_utils.core.tasks import OpenPrompt
 from calib_utils.errors import InvalidRequestError, ResultsError, whole_number
 from calib_utils.models.generation import Continuations, start_of, vocabulary_size
@@ -183,26 +184,19 @@ def sweep(
         )
     name = f"{sweep.name}.served" if engine else sweep.name
     folder = records.folder_of(results_dir, model.key, name)
-    if folder is not None:
-        records.open_folder(folder, _record(model, sweep, engine))
     generator = engine.continuations if engine else Continuations
-    names = [records.chunk_name(prompt.id, seed) for prompt, seed in sweep.trees]
-    found: list[dict] = []
-    total, label = size_of(sweep)[0], f"{model.name}, {sweep.name}"
-    with tqdm(total=total, unit="text", desc=label, leave=False) as bar:
-        for name, (prompt, seed) in zip(names, sweep.trees, strict=True):
-            if folder is not None and (folder / name).exists():
-                bar.update(sweep.n_completions)
-                continue
-            rows = grow(model, sweep, prompt, seed, batch_size, bar.update, generator)
-            if folder is None:
-                found += rows
-            else:
-                records.write_chunk(folder / name, rows)
-    if folder is None:
-        return pd.DataFrame(found, columns=records.COLUMNS)
-    records.close_folder(folder, names)
-    return records.read_completions(folder)
+    trees = {f"{prompt.id}@{seed}": (prompt, seed) for prompt, seed in sweep.trees}
+
+    def make(tree: str) -> pd.DataFrame:
+        rows = grow(model, sweep, *trees[tree], batch_size, bar.update, generator)
+        return pd.DataFrame(rows, columns=records.COLUMNS)
+
+    record = {} if folder is None else _record(model, sweep, engine)
+    label, total = f"{model.name}, {sweep.name}", size_of(sweep)[0]
+    there = 0 if folder is None else sum((folder / f"{tree}.parquet").exists() for tree in trees)
+    done = there * sweep.n_completions
+    with tqdm(total=total, initial=done, unit="text", desc=label, leave=False) as bar:
+        return records.kept(folder, record, trees, make)
 
 
 def _record(model: Model, sweep: Sweep, engine: Engine | None) -> dict:
@@ -296,8 +290,7 @@ def _leaves(tree: Continuations, sweep: Sweep, end_ids) -> dict[tuple[int, ...],
 
 def _text(model: Model, ids: Sequence[int]) -> str:
     """Special tokens are shown: one that was forced must not look like nothing to a judge."""
-    shown = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
-    return model.tokenizer.decode(list(ids), **shown)
+    return exact_text(model.tokenizer, ids)
 
 
 # From judged completions to candidates: tables in, tables out.

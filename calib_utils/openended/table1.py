@@ -1,15 +1,19 @@
 """Table 1: an oracle validity filter on the first two steps against cutoffs, on equal terms.
 
-Plans the texts, has them drawn, and compares strategies by labelled ones. Knows no judge and no
-embedding: a function embeds, and validity is whatever the labels say.
+Plans the texts, has them drawn, measures how different they are, and compares strategies. Knows no
+judge and no embedder: a function embeds, and validity is whatever the labels say.
 """
 
 import zlib
+from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics.helpers import extract_all_word_ngrams
 
 from calib_utils import paths
 from calib_utils.core import rules as cutoffs
@@ -21,7 +25,6 @@ from calib_utils.models.loading import Model
 from calib_utils.models.scoring import continue_rows, forward
 from calib_utils.openended import programs
 from calib_utils.openended.precision_recall import difference
-from calib_utils.openended.text_diversity import embedding_diversity, self_bleu, self_bleu_in_groups
 from calib_utils.results import records
 
 Embed = Callable[[Sequence[str]], np.ndarray]
@@ -31,6 +34,108 @@ SETTING = ["strategy", "parameter", "temperature"]
 MEASURES = ("embedding_diversity", "self_bleu", "self_bleu_in_groups")
 LEVEL = 0.8  # validity that a setting must have
 _ROUNDING = 1e-9  # a mean of shares that is .8 may come out a hair below
+
+
+# How different texts are: by the angle between embeddings, and by shared n-grams. Self-BLEU is
+# sacrebleu's BLEU; only the counting of references is done here, once for all texts.
+
+_TOKENIZE = BLEU().tokenizer
+_GROUP = 4  # texts compared at a time
+
+
+def embedding_diversity(vectors: np.ndarray) -> float:
+    """Mean over pairs of texts of 1 - cosine, in [0, n / (n - 1)]; NaN for fewer than two texts.
+
+    The cosines sum to |sum of unit vectors|^2 - n, at least -n; so the cost is linear in n.
+
+    Args:
+        vectors: [text, dimension], finite and none of length 0; need not have unit length.
+
+    >>> embedding_diversity(np.array([[1.0, 0.0], [-2.0, 0.0]]))
+    2.0
+    """
+    vectors = np.asarray(vectors, dtype=np.float64)
+    n = len(vectors)
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    if not (np.isfinite(lengths) & (lengths > 0)).all():
+        raise InvalidRequestError(
+            f"vectors of length {float(lengths.min()):g}: a cosine needs finite vectors other than "
+            "0; leave out the texts behind them"
+        )
+    if n < 2:
+        return float("nan")
+    total = (vectors / lengths).sum(axis=0)
+    # Equal vectors: rounding in the square must not make the mean negative.
+    return max(float(1 - (total @ total - n) / (n * (n - 1))), 0.0)
+
+
+def self_bleu(texts: Sequence[str], order: int = 4) -> float:
+    """Mean BLEU of each text against all others, in [0, 1]: the n-gram order reading of "n = 4".
+
+    High where texts repeat one another. It rises with the number of texts, since each one more is a
+    reference more: compare equal numbers only. NaN for fewer than two texts.
+
+    The scores equal those of `sacrebleu.BLEU.sentence_score` text by text (`13a` tokens, effective
+    order), which would count every reference anew for each text. Here an n-gram's largest count
+    among the *other* texts is its largest or second largest count, so texts are counted once.
+
+    >>> round(self_bleu(["one of the two", "one of the two", "something else"]), 2)
+    0.67
+    """
+    if len(texts) < 2:
+        return float("nan")
+    counted = [_counted(text, order) for text in texts]
+    largest, second = Counter(), Counter()
+    for ngrams, _ in counted:
+        for ngram, count in ngrams.items():
+            if count > largest[ngram]:
+                largest[ngram], second[ngram] = count, largest[ngram]
+            elif count > second[ngram]:
+                second[ngram] = count
+    lengths = Counter(length for _, length in counted)
+    scores = []
+    for ngrams, length in counted:
+        correct, total = [0] * order, [0] * order
+        for ngram, count in ngrams.items():
+            # A text that holds the largest count has the second largest as its reference.
+            other = second[ngram] if count == largest[ngram] else largest[ngram]
+            total[len(ngram) - 1] += count
+            correct[len(ngram) - 1] += min(count, other)
+        # BLEU's reference length: that of the nearest other text, the shorter of two.
+        others = lengths - Counter([length])
+        closest = min(others, key=lambda other: (abs(other - length), other))
+        score = BLEU.compute_bleu(
+            correct, total, length, closest, "exp", effective_order=True, max_ngram_order=order
+        )
+        scores.append(score.score / 100)
+    return float(np.mean(scores))
+
+
+def self_bleu_in_groups(texts: Sequence[str], rounds: int = 20, seed: int = 0) -> float:
+    """Mean self-BLEU of four texts at a time: the other reading of "n = 4".
+
+    The texts are shuffled and cut into groups, and what is left over sits out; the mean over
+    `rounds` seeded shuffles. But for chance it does not depend on how many texts there are. NaN for
+    fewer than four.
+    """
+    if len(texts) < _GROUP:
+        return float("nan")
+    rng = np.random.default_rng(seed)
+    scores = []
+    for _ in range(rounds):
+        shuffled = [texts[i] for i in rng.permutation(len(texts))]
+        starts = range(0, len(texts) - _GROUP + 1, _GROUP)
+        scores += [self_bleu(shuffled[start : start + _GROUP]) for start in starts]
+    return float(np.mean(scores))
+
+
+@lru_cache(maxsize=10_000)  # a text is in one group of every round
+def _counted(text: str, order: int) -> tuple[Counter, int]:
+    """How often each n-gram up to an order occurs, and the number of tokens."""
+    return extract_all_word_ngrams(_TOKENIZE(text.rstrip()), 1, order)
+
+
+# What the strategies make of it.
 
 
 def setting_scores(
@@ -318,7 +423,7 @@ def generate(
         asked[key] = [starts[key].ids, starts[key].end_ids, forced[key], listed]
     settings = {"max_tokens": max_tokens, "prompts": ids, "n": int(plan.n_texts.max())}
     record = programs.record_of(model, asked, settings)
-    return programs.kept(records.folder_of(results_dir, model.key, name), record, ids, make)
+    return records.kept(records.folder_of(results_dir, model.key, name), record, ids, make)
 
 
 def _prompt_once(model: Model, start: Start, n: int) -> dict:

@@ -5,7 +5,8 @@ Parquet file, the first line of a file of steps. A file appears whole, by renami
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -62,9 +63,15 @@ def identity_of(path: Path, rows: bool = False) -> str | None:
         return None  # reading it says what is wrong
 
 
-def unwritable(path: Path, error: OSError) -> ResultsError:
-    """What to raise where the file system refuses to write."""
-    return ResultsError(f"cannot write {path} ({error}): choose a writable results_dir with space")
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raises a ResultsError where the file system refuses to write."""
+    try:
+        yield
+    except OSError as error:
+        raise ResultsError(
+            f"cannot write {path} ({error}): choose a writable results_dir with space"
+        ) from error
 
 
 # Folders: tables, and beside them the record that vouches for their bytes.
@@ -154,11 +161,8 @@ def wrong_columns(table: pd.DataFrame, kinds: Mapping[str, type]) -> str:
 
 def write_table(path: Path, table: pa.Table) -> None:
     """A Parquet file that appears whole, or not at all: then it raises a ResultsError."""
-    try:
-        with files.whole(path, parents=True) as draft:
-            pq.write_table(table, draft, compression="zstd")
-    except OSError as error:
-        raise unwritable(path, error) from error
+    with writing(path), files.whole(path, parents=True) as draft:
+        pq.write_table(table, draft, compression="zstd")
 
 
 def write(path: Path, table: pd.DataFrame, record: dict) -> None:
@@ -191,10 +195,10 @@ def read(path: Path, kind: str, needed: Iterable[str], remedy: str) -> tuple[pd.
         raise ResultsError(f"{path} holds no {kind} ({why}): {remedy}") from error
 
 
-# Completions of sweeps: a folder with a Parquet file per tree. What is there is never written
-# again, so a sweep that was killed goes on where it was.
+# Texts: a folder with a Parquet file per tree of a sweep, or per prompt. What is there is never
+# written again, so a run that was killed goes on where it was.
 
-# One row per completion. Natural logarithms, at temperature 1; ranks from 0.
+# Of a sweep, one row per completion. Natural logarithms, at temperature 1; ranks from 0.
 SCHEMA = pa.schema(
     [
         ("prompt_id", pa.string()),
@@ -222,9 +226,29 @@ def folder_of(results_dir: str | Path | None, model_key: str, name: str) -> Path
     return None if results_dir is None else Path(results_dir) / model_key / TEXTS / name
 
 
-def chunk_name(prompt_id: str, seed: int) -> str:
-    """The file of one tree."""
-    return f"{prompt_id}@{seed}.parquet"
+def kept(
+    folder: Path | None, record: dict, names: Iterable[str], make: Callable[[str], pd.DataFrame]
+) -> pd.DataFrame:
+    """The tables of `make` for every name, one after another; those in `folder` are not made again.
+
+    Each is written whole as soon as it is made. Without a folder nothing is kept; one of another
+    `record` is a ResultsError.
+    """
+    if folder is None:
+        return pd.concat(map(make, names), ignore_index=True)
+    open_folder(folder, record)
+    paths_by_name = {name: folder / f"{name}.parquet" for name in names}
+    for name, path in paths_by_name.items():
+        if not path.exists():
+            table = pa.Table.from_pandas(make(name), _schema(record), preserve_index=False)
+            write_table(path, table)
+    close_folder(folder, [path.name for path in paths_by_name.values()])
+    return read_completions(folder)
+
+
+def _schema(record: Mapping) -> pa.Schema | None:
+    """What each file holds; replies may have any columns."""
+    return SCHEMA if "sweep" in record else None
 
 
 def open_folder(folder: Path, record: dict) -> None:
@@ -252,11 +276,6 @@ def open_folder(folder: Path, record: dict) -> None:
     _write_record(folder, {"convention": conventions.CURRENT[TEXTS], **record})
 
 
-def write_chunk(path: Path, rows: Iterable[dict]) -> None:
-    """Stores one tree as a whole; raises as `write_table` does."""
-    write_table(path, pa.Table.from_pylist(list(rows), schema=SCHEMA))
-
-
 def close_folder(folder: Path, names: Iterable[str]) -> None:
     """Marks a sweep complete: its files and their SHA-256 go into the record, once."""
     record = read_record(folder)
@@ -270,18 +289,16 @@ def close_folder(folder: Path, names: Iterable[str]) -> None:
         _write_record(folder, {**record, "files": hashes})
 
 
-def read_completions(folder: str | Path, schema: pa.Schema | None = SCHEMA) -> pd.DataFrame:
+def read_completions(folder: str | Path) -> pd.DataFrame:
     """Complete texts as they are stored; needs neither model nor prompts.
-
-    Args:
-        schema: what each file must hold, a sweep's by default; None takes whatever is recorded.
 
     Raises:
         ResultsError: nothing there, unfinished, or a file that is not the one recorded.
     """
     folder = Path(folder)
     paths.note_read(folder)
-    hashes = read_record(folder).get("files")
+    record = read_record(folder)
+    hashes, schema = record.get("files"), _schema(record)
     if not hashes:
         what = "is unfinished" if hashes is None else "records no file: delete it"
         raise ResultsError(f"{folder} {what}: run the same request again, it will go on")
@@ -297,10 +314,8 @@ def read_completions(folder: str | Path, schema: pa.Schema | None = SCHEMA) -> p
 
 
 def _write_record(folder: Path, record: dict) -> None:
-    try:
+    with writing(folder / FILE):
         files.keep(folder / FILE, text_of(TEXTS, record).encode())
-    except OSError as error:
-        raise unwritable(folder / FILE, error) from error
 
 
 # Sorted logits beside a model's tables, so that all models can be shown without loading one.

@@ -224,7 +224,7 @@ def ask(
     request = {"n": n, "settings": "plain", **drawn, "max_tokens": REPLY_TOKENS}
     request["own_settings"] = programs.own_settings(model)
     name = _kept_as(f"repeats-{question.label}", n=(n, N_REPLIES), seed=(seed, 0))
-    return programs.kept(
+    return records.kept(
         records.folder_of(results_dir, model.key, name),
         programs.record_of(model, prompts, request),
         prompts,

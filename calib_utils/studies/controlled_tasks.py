@@ -9,14 +9,17 @@ import numpy as np
 import pandas as pd
 
 from calib_utils.core.metrics import frontier_area
-from calib_utils.core.prompts import ENDS
-from calib_utils.results.evaluation import (
-    answer_probabilities,
-    evaluate,
-    share_interval,
-    stored_measurement,
+from calib_utils.results.evaluation import answer_probabilities, evaluate, share_interval
+from calib_utils.studies.reporting import (
+    Page,
+    able,
+    listed,
+    mean_text,
+    on_tasks,
+    over,
+    table_of,
+    voted,
 )
-from calib_utils.studies.reporting import Page, able, listed, mean_text, over, table_of, voted
 
 # The paper does not give its temperature grid for Fig. 5; this one is dense where curves bend.
 CURVE_TEMPERATURES = (
@@ -92,60 +95,58 @@ def list_curves(page: Page, names: Iterable[str] = LISTS) -> pd.DataFrame:
 def list_table(page: Page, curves: pd.DataFrame) -> pd.DataFrame:
     """What the claims of this chapter rest on, list by list: a row each, of `list_curves`.
 
-    `lost`, `won`: what heating from T = .5 to 1.6 takes of validity and gives of diversity; `both`:
-    the best of min(Val, Div); `half`: the share of the answers that holds half of the valid mass.
+    Validity lost and diversity won are those of heating from T = .5 to 1.6; `best of both` is the
+    largest min(Val, Div), `half the mass` the share of the answers that hold half the valid mass.
     """
-    rows = []
+    rows, both = [], _best_of_both(curves)
     for task, own in curves.groupby("task", sort=False):
         at = own.set_index("temperature")
         log_p = answer_probabilities(page.model, task, [1.0], **page.asked).log_p
         row = {"task": task, "answers": at.n_answers.iloc[0], "best validity": at.validity.max()}
         row |= {"validity": at.validity[1.0], "diversity": at.diversity[1.0]}
-        row |= {"lost": at.validity[_COOL] - at.validity[_HOT]}
-        row |= {"won": at.diversity[_HOT] - at.diversity[_COOL]}
-        row |= {"both": at[["validity", "diversity"]].min(axis=1).max(), "half": _half(log_p)}
-        rows.append(row)
+        row |= {"validity lost": at.validity[_COOL] - at.validity[_HOT]}
+        row |= {"diversity won": at.diversity[_HOT] - at.diversity[_COOL]}
+        rows.append(row | {"best of both": both[task], "half the mass": _half(log_p)})
     return pd.DataFrame(rows)
+
+
+def _best_of_both(curves: pd.DataFrame) -> pd.Series:
+    """The largest min(Val, Div) of each task over its temperatures."""
+    return curves[["validity", "diversity"]].min(axis=1).groupby(curves.task, sort=False).max()
 
 
 def over_lists(table: pd.DataFrame) -> pd.DataFrame:
     """How the claims of this chapter hold over the lists that the model can do.
 
     A row per claim: on how many lists it holds, and the mean of what decides it, with an interval
-    over lists.
+    over lists. No row for a model that can do none of them.
     """
-    done, _ = able(table.set_index("task")["best validity"])
+    done, _ = able(table, "best validity")
     own = table[table.task.isin(done)]
-    claims = {
-        "heating lowers validity": (own.lost, own.lost > 0),
-        "heating raises diversity": (own.won, own.won > 0),
-        f"no temperature has both at {_HAS_BOTH:g}": (own.both, own.both < _HAS_BOTH),
-        f"less than {_FEW:.0%} of the answers hold half of the valid mass": (
-            own.half,
-            own.half < _FEW,
+    heating = f"heating from T = {_COOL:g} to {_HOT:g}"
+    both = f"no temperature brings validity and diversity to {_HAS_BOTH:g}"
+    claims = (
+        (f"{heating} lowers validity", "validity lost", own["validity lost"] > 0),
+        (f"{heating} raises diversity", "diversity won", own["diversity won"] > 0),
+        (both, "best of both", own["best of both"] < _HAS_BOTH),
+        (
+            f"less than {_FEW:.0%} of the answers hold half of the valid mass",
+            "half the mass",
+            own["half the mass"] < _FEW,
         ),
-    }
-    rows = []
-    for claim, (values, holds) in claims.items():
-        mean = mean_text(own.assign(value=values), "value", "task")
-        rows.append({"claim": claim, "lists": f"{int(holds.sum())} of {len(own)}", "mean": mean})
-    return pd.DataFrame(rows)
+    )
+    rows = [
+        (claim, f"{int(holds.sum())} of {len(own)}", column, mean_text(own, column, "task"))
+        for claim, column, holds in claims
+        if done
+    ]
+    return pd.DataFrame(rows, columns=["claim", "holds on", "decided by", "mean over lists"])
 
 
 def _half(log_p: pd.Series) -> float:
     """The share of the answers, most probable first, that hold half of the valid mass."""
     p = np.sort(np.exp(log_p.to_numpy()))[::-1]
     return (int((p.cumsum() < 0.5 * p.sum()).sum()) + 1) / len(p)
-
-
-def end_policies(page: Page) -> pd.DataFrame:
-    """Rows of `evaluate` at T = 1 under every end policy, with a column `end`."""
-    parts = [
-        evaluate(page.model, task, end=end, results_dir=page.store).assign(end=end)
-        for task in ("rng-2", "us-states")
-        for end in ENDS
-    ]
-    return pd.concat(parts)
 
 
 def valid_draws(draws: pd.DataFrame) -> tuple[int, float, float]:
@@ -163,24 +164,23 @@ def curve_summary(curves: pd.DataFrame) -> pd.DataFrame:
     return label_tasks(best.assign(area=areas).reset_index(drop=True))
 
 
-def key_numbers(curves: pd.DataFrame, summary: pd.DataFrame) -> dict[str, float]:
-    """What the book's prose quotes of each task: validity and diversity at T = 1, and the area."""
+def key_numbers(curves: pd.DataFrame, summary: pd.DataFrame) -> dict[str, float | str]:
+    """What the book's prose quotes.
+
+    Of each task validity and diversity at T = 1, and the area; of the states both numbers when cool
+    and when hot, and how many equally likely states would be as diverse at T = 1; and on how many
+    tasks some temperature gives both.
+    """
     at_one = summary[["task", "area"]].merge(curves[curves.temperature == 1.0], on="task")
     numbers = at_one.set_index("task")[["validity", "diversity", "area"]].stack()
-    return {f"{name}_{task}": value for (task, name), value in numbers.items()}
-
-
-def provenance(page: Page, tasks: list[str]) -> str:
-    """Which weights, convention, machine and packages the rows come from: four lines."""
-    record = stored_measurement(page.model, tasks[0], page.store, end=page.end).record
-    told = record["environment"]
-    packages = ", ".join(f"{name} {version}" for name, version in told["packages"].items())
-    return (
-        f"weights   {page.source}\n"
-        f"rows      convention {record['convention']}\n"
-        f"measured  {told['date']} on {told['machine']} {told['device']}\n"
-        f"packages  {packages}"
-    )
+    told = {f"{name}_{task}": value for (task, name), value in numbers.items()}
+    states = curves[curves.task == "us-states"].set_index("temperature")
+    for word, temperature in (("cool", _COOL), ("hot", _HOT)):
+        told |= states.loc[temperature, ["validity", "diversity"]].add_prefix(f"{word}_").to_dict()
+    told["states_alike"] = f"{states.diversity[1.0] * states.n_answers[1.0]:.0f}"
+    done, _ = able(curves)
+    both = (_best_of_both(curves)[done] >= _HAS_BOTH).sum()
+    return told | {"reached_both": on_tasks(both, len(done))}
 
 
 def findings(curves: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
@@ -190,7 +190,7 @@ def findings(curves: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     the model file, so they carry no interval; every task the model can do has one vote.
     """
     summary = curve_summary(curves).set_index("task")
-    done, failed = able(summary["best validity"])
+    done, failed = able(curves)
     area, rows = summary.area.where(summary.index.isin(done)), []
     areas = summary.assign(area=area).pivot_table(
         index="family", columns="length", values="area", dropna=False
@@ -217,8 +217,7 @@ def findings(curves: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     margins = {task: min(lost[task], won[task]) for task in done}
     rows.append(voted(claim, "Sec. 5, Fig. 5", told, margins, failed))
 
-    best = curves[["validity", "diversity"]].min(axis=1).groupby(curves.task, sort=False).max()
-    best = best[done]
+    best = _best_of_both(curves)[done]
     told = f"best of min(Val, Div), decided at {_HAS_BOTH:g}: " + listed(done, best, "{}: {:.2f}")
     claim = "No temperature reaches validity and diversity near 1 together"
     rows.append(voted(claim, _LEFT, told, _HAS_BOTH - best, failed))
@@ -228,10 +227,8 @@ def findings(curves: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
         shares[task] = _half(own.log_p)
         most = round(shares[task] * len(own))
         told.append(f"{task}: {most} of {len(own):,} ({shares[task]:.0%})")
-    told = (
-        "answers that hold half of the valid mass (uniform: half of them; decided at a quarter) "
-        + (", ".join(told))
-    )
+    held = "answers that hold half of the valid mass (uniform: half of them; decided at a quarter) "
+    told = held + ", ".join(told)
     claim = "At T = 1 a few valid answers hold most of the valid mass"
     rows.append(voted(claim, _RIGHT, told, _FEW - pd.Series(shares, dtype=float), failed))
 

@@ -8,7 +8,7 @@ chapter and is kept beside the model's rows. Draws nothing.
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,30 +18,33 @@ import numpy as np
 import pandas as pd
 
 from calib_utils import paths
-from calib_utils.core.metrics import frontier_area
 from calib_utils.core.prompts import Policies
-from calib_utils.core.rules import TABLE3_TEMPERATURES, NoCutoff, OracleSize, TopK, table3_rules
+from calib_utils.core.rules import TABLE3_TEMPERATURES, NoCutoff, TopK, table3_rules
 from calib_utils.core.split import Steps, TokenTable
 from calib_utils.core.tasks import Task, get_task
 from calib_utils.core.tries import Trie
 from calib_utils.errors import ResultsError
 from calib_utils.models.loading import Model
 from calib_utils.results import conventions, evaluation, records
-from calib_utils.results.evaluation import evaluate, keys, render_prompt, step_losses
+from calib_utils.results.evaluation import evaluate, keys, render_prompt
 from calib_utils.results.measure import Measurement, Settings, measure, untouched
 from calib_utils.results.storage import KEY
 from calib_utils.studies import errata, reporting
 from calib_utils.studies.controlled_tasks import CURVE_TEMPERATURES
-from calib_utils.studies.oracle_cutoffs import split_table
 from calib_utils.studies.reporting import (
+    AGREEMENT,
     CLAIM,
     HYPOTHESIS,
+    KINDS,
     NOT_REPRODUCED,
     OURS,
+    RATIO_AGREEMENT,
     REPRODUCED,
     THEOREM,
     Finding,
+    able,
     listed,
+    over,
     stacked,
     table_of,
     voted,
@@ -208,17 +211,7 @@ def _study(request: evaluation.Request, tables: dict[str, pd.DataFrame], record:
 ETAS = (0.05, 0.1, 0.5)
 _ETA = 0.1  # nats of precision allowed where hard steps are counted
 HARD = 0.1  # nats of recall: a step that need not lose a tenth of it is not called hard
-
-
-def factor_table(study: Study, sizes=(5, 10, 20, 100)) -> pd.DataFrame:
-    """Alpha and beta of every step for fixed numbers of kept tokens, and their products."""
-    rows = []
-    for k in sizes:
-        column = study.settings.index((TopK(k), 1.0))
-        for name, values in (("α", study.factors.alpha), ("β", study.factors.beta)):
-            steps = {str(step + 1): v for step, v in enumerate(values[:, column])}
-            rows.append({"kept": k, "": name, **steps, "product": values[:, column].prod()})
-    return pd.DataFrame(rows)
+_ROUNDING, _FAR, _ALIKE, _SAYS_NOTHING = 1e-9, 0.1, 1.25, 0.97  # where other claims are decided
 
 
 def factor_gap(studies: Iterable[Study]) -> float:
@@ -228,27 +221,24 @@ def factor_gap(studies: Iterable[Study]) -> float:
     return max(float(np.abs(own - one.numbers[names]).to_numpy().max()) for one, own in products)
 
 
-def hardness_table(study: Study, etas=ETAS) -> pd.DataFrame:
+def hardness_table(studies: Iterable[Study], etas=ETAS) -> pd.DataFrame:
     """How hard each step is (Def. E.2): nats of recall lost at least, at each precision allowed.
 
     Over the settings of the study and, for steps before which no answer ends, cutoffs that adapt to
-    the prefix there (`theorems.step_frontier`). Over all rank cutoffs it is at most as hard.
+    the prefix there (`theorems.step_frontier`). Over all rank cutoffs it is at most as hard. A task
+    with fewer steps has no number for the others.
     """
     rows = []
-    for eta in etas:
+    for study, eta in itertools.product(studies, etas):
         hard = theorems.hardness(study.factors, eta)
         for step, frontier in study.step_frontiers.items():
             alpha, beta = frontier.T
             precise = -np.log(alpha) <= eta
             if precise.any():
                 hard[step] = min(hard[step], -np.log(beta[precise].max()))
-        rows.append({"η": eta, **{f"step {s + 1}": h for s, h in enumerate(np.abs(hard))}})
+        steps = {f"step {s + 1}": h for s, h in enumerate(np.abs(hard))}
+        rows.append({"task": study.task.name, "η": eta, **steps})
     return pd.DataFrame(rows)
-
-
-def hardness_tables(studies: Iterable[Study]) -> pd.DataFrame:
-    """`hardness_table` of every task; a task with fewer steps has no number for the others."""
-    return stacked({one.task.name: hardness_table(one) for one in studies}, ["task"])
 
 
 def recall_bounds(study: Study) -> pd.DataFrame:
@@ -285,8 +275,8 @@ def validity_price(study: Study) -> pd.DataFrame:
 
 
 def validity_prices(studies: Iterable[Study]) -> dict[str, pd.DataFrame]:
-    """`validity_price` of every task."""
-    return {one.task.name: validity_price(one) for one in studies}
+    """`validity_price` of every task that has a bound."""
+    return {one.task.name: validity_price(one) for one in studies if has_fixed_branching(one)}
 
 
 def hypothesis_table(studies: Iterable[Study]) -> pd.DataFrame:
@@ -332,35 +322,115 @@ def published_masses() -> pd.DataFrame:
     return pd.read_csv(paths.package_data("published", "temperature_rates.csv"))
 
 
-def key_numbers(checks: pd.DataFrame, studies: Iterable[Study]) -> dict[str, int | str]:
-    """What the book quotes: how many of `theorems.checks` hold, a sentence per item of errata, and
-    how far the first token of the first task lies from shape calibration."""
-    first = calibration_table([next(iter(studies))])["shape error, median"].iloc[0]
-    held = {"first_token_distance": f"{first:.2f}"}
-    held |= {"theorems_hold": int((checks.verdict == "holds").sum()), "theorems": len(checks)}
-    return held | {f"errata_{item.number}": item.found for item in errata.items()}
+def key_numbers(
+    checks: pd.DataFrame, studies: Iterable[Study], found: pd.DataFrame
+) -> dict[str, int | str]:
+    """What the book quotes: how many of `theorems.checks` hold, `hypotheses_met`, how far the first
+    token of the first task lies from shape calibration, and a sentence per item of errata."""
+    told = {"first_token_distance": f"{_first_token(next(iter(studies))):.2f}"}
+    told |= {"theorems_hold": int((checks.verdict == "holds").sum()), "theorems": len(checks)}
+    told |= {"hypotheses_met": hypotheses_met(found)}
+    return told | {f"errata_{item.number}": item.found for item in errata.items()}
 
 
-class Statement(NamedTuple):
-    """A statement about a model, one number a task, and how far that lies on its side."""
+def hypotheses_met(found: pd.DataFrame) -> str:
+    """How many of the hypotheses of `findings` the model meets, as what it does."""
+    _, yes, no, _ = KINDS[HYPOTHESIS]
+    met, unmet = ((found.verdict[found.kind == HYPOTHESIS] == word).sum() for word in (yes, no))
+    if met + unmet:
+        return f"meets {met} of the {met + unmet} hypotheses that its tasks could decide"
+    return "does none of the tasks that could decide whether it meets their hypotheses"
 
-    claim: str
-    source: str
-    kind: str
-    told: str  # what the number is
-    concerns: Callable[[Study], bool]
-    number: Callable[[Study], float]
-    margin: Callable[[float], float]
-    agreement: float = reporting.AGREEMENT
+
+def findings(studies: Iterable[Study]) -> pd.DataFrame:
+    """What Sec. 4 and 5 say of models, and the premises of their theorems, on this one's trees.
+
+    A task has a vote, unless the model hardly does it at any temperature.
+    """
+    every = {one.task.name: one for one in studies}
+    done, failed = able(over(every, lambda task: validity_price(every[task])))
+    bounds = map(recall_bounds, every.values())
+    # Rounded, without minus 0.
+    slack = round(float(min((own.bound - own.recall).min() for own in bounds)), 9) + 0.0
+    gap = factor_gap(every.values())
+    exact = f"largest difference {gap:.0e}, least distance to the bound {slack:.2f}"
+    said = REPRODUCED if gap < _ROUNDING and slack > -_ROUNDING else NOT_REPRODUCED
+    claim = "Precision and recall are products of factors, and recall stays below its bound"
+    rows = [Finding(claim, "Thm. E.1, E.3", exact, said, THEOREM)]
+
+    def vote(
+        kind: str,
+        source: str,
+        claim: str,
+        told: str,
+        number: Callable[[Study], float],
+        margin: Callable[[float], float],
+        concerns: Callable[[Study], bool],
+        agreement: float = AGREEMENT,
+    ) -> None:
+        numbers = {task: number(every[task]) for task in done if concerns(every[task])}
+        told = f"{told} {listed(numbers, numbers.values(), '{}: {:.2f}')}"
+        margins = {task: margin(value) for task, value in numbers.items()}
+        out = [task for task in failed if concerns(every[task])]
+        options = {"kind": kind, "agreement": agreement}
+        rows.append(voted(claim, source, told, margins, out, **options))
+
+    vote(
+        *(HYPOTHESIS, "premise of Thm. E.3 (4.2)"),
+        "Digits have two hard steps or more (over the cutoffs looked at)",
+        f"nats of recall that the second hardest step loses at η = {_ETA:g} (decided at {HARD:g})",
+        _second_hardest,
+        lambda lost: min(lost, 1.0) - HARD,
+        lambda study: study.task.name.startswith("rng"),
+    )
+    premise = HYPOTHESIS, "premise of Thm. F.4 (5.2)"
+    vote(
+        *premise,
+        "Valid tokens hold the first ranks",
+        "least share of a step's prefixes",
+        lambda study: hypothesis_table([study])["valid first"].min(),
+        lambda share: 1.0 if share == 1 else share - 1,
+        has_fixed_branching,
+    )
+    vote(
+        *premise,
+        "Their logits fall linearly with rank (a geometric head)",
+        "nats off the line, worst step, median prefix (decided at ln 2)",
+        lambda study: hypothesis_table([study])["median miss"].max(),
+        lambda nats: math.log(2) - nats,
+        has_fixed_branching,
+    )
+    vote(
+        *premise,
+        "All prefixes of a step are equally sharp",
+        f"largest sharpness over smallest (decided at {_ALIKE:g})",
+        _sharpness_ratio,
+        lambda ratio: math.log(_ALIKE / ratio),
+        has_fixed_branching,
+        RATIO_AGREEMENT,
+    )
+    vote(
+        *(OURS, "Thm. F.4 (5.2)"),
+        "Diversity under temperature stays below the bound, premises met or not",
+        f"least distance to the bound where it is below {_SAYS_NOTHING:g}",
+        _below_bound,
+        lambda distance: distance + 2 * AGREEMENT,  # at T → 0 both are 1/|V|
+        has_fixed_branching,
+    )
+    vote(
+        *(CLAIM, "Def. D.1, Sec. 5"),
+        "The first token is far from shape calibrated",
+        f"total variation from the N-weighted law (decided at {_FAR:g})",
+        _first_token,
+        lambda error: error - _FAR,
+        lambda study: True,
+    )
+    return table_of(rows)
 
 
 def _second_hardest(study: Study) -> float:
-    steps = hardness_table(study, (_ETA,)).drop(columns="η").iloc[0]
+    steps = hardness_table([study], (_ETA,)).filter(like="step").iloc[0]
     return float(steps.nlargest(2).iloc[-1]) if len(steps) > 1 else 0.0
-
-
-def _heads(name: str, how: str) -> Callable[[Study], float]:
-    return lambda study: float(hypothesis_table([study])[name].agg(how))
 
 
 def _sharpness_ratio(study: Study) -> float:
@@ -375,99 +445,6 @@ def _below_bound(study: Study) -> float:
 
 def _first_token(study: Study) -> float:
     return float(calibration_table([study])["shape error, median"].iloc[0])
-
-
-def _is_digits(study: Study) -> bool:
-    return study.task.name.startswith("rng")
-
-
-_ROUNDING, _FAR, _ALIKE, _SAYS_NOTHING = 1e-9, 0.1, 1.25, 0.97
-_PREMISE = "premise of Thm. F.4 (5.2)"
-_STATEMENTS = (
-    Statement(
-        "Digits have two hard steps or more (over the cutoffs looked at)",
-        "premise of Thm. E.3 (4.2)",
-        HYPOTHESIS,
-        f"nats of recall that the second hardest step loses at η = {_ETA:g} (decided at {HARD:g})",
-        _is_digits,
-        _second_hardest,
-        lambda lost: min(lost, 1.0) - HARD,
-    ),
-    Statement(
-        "Valid tokens hold the first ranks",
-        _PREMISE,
-        HYPOTHESIS,
-        "least share of a step's prefixes",
-        has_fixed_branching,
-        _heads("valid first", "min"),
-        lambda share: 1.0 if share == 1 else share - 1,
-    ),
-    Statement(
-        "Their logits fall linearly with rank (a geometric head)",
-        _PREMISE,
-        HYPOTHESIS,
-        "nats off the line, worst step, median prefix (decided at ln 2)",
-        has_fixed_branching,
-        _heads("median miss", "max"),
-        lambda nats: math.log(2) - nats,
-    ),
-    Statement(
-        "All prefixes of a step are equally sharp",
-        _PREMISE,
-        HYPOTHESIS,
-        f"largest sharpness over smallest (decided at {_ALIKE:g})",
-        has_fixed_branching,
-        _sharpness_ratio,
-        lambda ratio: math.log(_ALIKE / ratio),
-        reporting.RATIO_AGREEMENT,
-    ),
-    Statement(
-        "Diversity under temperature stays below the bound, premises met or not",
-        "Thm. F.4 (5.2)",
-        OURS,
-        f"least distance to the bound where it is below {_SAYS_NOTHING:g}",
-        has_fixed_branching,
-        _below_bound,
-        lambda distance: distance + 2 * reporting.AGREEMENT,  # at T → 0 both are 1/|V|
-    ),
-    Statement(
-        "The first token is far from shape calibrated",
-        "Def. D.1, Sec. 5",
-        CLAIM,
-        f"total variation from the N-weighted law (decided at {_FAR:g})",
-        lambda study: True,
-        _first_token,
-        lambda error: error - _FAR,
-    ),
-)
-
-
-def findings(studies: Iterable[Study]) -> pd.DataFrame:
-    """What Sec. 4 and 5 say of models, and the premises of their theorems, on this one's trees.
-
-    A task has a vote, unless the model hardly does it at any temperature.
-    """
-    every = list(studies)
-    gap, slack = factor_gap(every), _slack(map(recall_bounds, every))
-    exact = f"largest difference {gap:.0e}, least distance to the bound {slack:.2f}"
-    said = REPRODUCED if gap < _ROUNDING and slack > -_ROUNDING else NOT_REPRODUCED
-    claim = "Precision and recall are products of factors, and recall stays below its bound"
-    rows = [Finding(claim, "Thm. E.1, E.3", exact, said, THEOREM)]
-    for one in _STATEMENTS:
-        concerned = {study.task.name: study for study in every if one.concerns(study)}
-        best = {name: validity_price(study).validity.max() for name, study in concerned.items()}
-        done, failed = reporting.able(pd.Series(best, dtype=float))
-        numbers = {name: one.number(concerned[name]) for name in done}
-        told = f"{one.told} {listed(numbers, numbers.values(), '{}: {:.2f}')}"
-        margins = {name: one.margin(number) for name, number in numbers.items()}
-        options = {"kind": one.kind, "agreement": one.agreement}
-        rows.append(voted(one.claim, one.source, told, margins, failed, **options))
-    return table_of(rows)
-
-
-def _slack(bounds: Iterable[pd.DataFrame]) -> float:
-    """How far recall stays below its bound at least; rounded, without minus 0."""
-    return round(float(min((own.bound - own.recall).min() for own in bounds)), 9) + 0.0
 
 
 # A task small enough to do by hand, as a model that the whole chain accepts: three words, a
@@ -488,10 +465,6 @@ class Written(Law):
     def logits(self, node: Node) -> np.ndarray:
         with np.errstate(divide="ignore"):
             return np.log(dict(self.rows)[node.prefix])
-
-    def valid_log_p(self, node: Node, temperature: float = 1.0) -> np.ndarray:
-        tempered = self.logits(node) / temperature
-        return tempered[node.symbols] - np.logaddexp.reduce(tempered)
 
 
 class Example(NamedTuple):
@@ -550,107 +523,15 @@ def definitions(example: Example) -> pd.DataFrame:
     return pd.DataFrame(entries, columns=["definition", "quantity", "by hand", "computed"])
 
 
-# The laws as controls: what each must measure, beside what it does through the whole chain; and the
-# data of the teaching figure.
+# The laws as controls: the data of the teaching figure.
 
-CONTROL_TASKS = ("rng-2", "rng-2-sum-at-most-10", "us-states")
-# A part of Table 3's temperatures with all of its cutoffs, and those of the figure.
-_CONTROL_GRID = (0.6, 1.0, 1.6, 2.5)
-_CONTROL_CURVE = tuple(round(0.1 * i, 1) for i in range(1, 31))
+_CONTROL_TEMPERATURES = tuple(round(0.1 * i, 1) for i in range(1, 31))
 CONTROLS: dict[str, Law] = {
     "uniform over V": laws.UniformOverV(),
-    "uniform over G": laws.UniformOverG(),
     "leaky shape": laws.LeakyShape(0.9),
     "equally sharp": laws.EquallySharp(3.0),
-    "Zipf tail": laws.Zipf(2.0),
     "displaced": laws.Displaced(laws.EquallySharp(3.0), 2),
 }
-
-
-class Expected(NamedTuple):
-    """What a law makes of a trie by formulas, in float64, with none of the chain's arithmetic."""
-
-    validity: float
-    diversity: float
-    oracle_precision: float  # Prec_seq and Rec_seq (Def. 4.1) of the oracle size
-    oracle_recall: float
-    order_calibrated: bool  # as in Def. D.1; the order part of a loss is then 0
-    proportional: bool  # the valid tokens' p to N at T = 1; with both, the shape part is 0
-
-
-def expected(law: Law, trie: Trie, n_vocab: int, temperature: float = 1.0) -> Expected:
-    """What a law makes of a trie; raises an InvalidRequestError where it does not fit."""
-    tokens = TokenTable(trie)
-    log_p, uniform = np.empty((2, len(tokens.edge)))
-    ordered = proportional = True
-    for index in range(trie.n_nodes):
-        node = node_of(tokens, index, n_vocab)
-        law.require_fits(node)
-        own = slice(tokens.first[index], tokens.first[index + 1])
-        log_p[own] = law.valid_log_p(node, temperature)
-        logits = law.logits(node)
-        rank = np.argsort(np.argsort(-logits, kind="stable"))
-        kept = rank[node.symbols] < node.n_valid
-        uniform[own] = np.where(kept, -math.log(node.n_valid), -math.inf)
-        lowest = logits[node.symbols].min()
-        ordered &= bool(lowest >= np.delete(logits, node.symbols).max(initial=-math.inf))
-        per_answer = law.valid_log_p(node) - np.log(node.counts)
-        proportional &= bool(np.ptp(per_answer) < 1e-12)
-    drawn, even = (_answer_probabilities(tokens, values) for values in (log_p, uniform))
-    # Not `metrics`: what these numbers are held against goes through it.
-    share = drawn[drawn > 0] / drawn.sum()
-    diversity = np.exp(-(share * np.log(share)).sum()) / trie.n_answers if len(share) else math.nan
-    numbers = drawn.sum(), diversity, even.sum(), (even > 0).mean()
-    return Expected(*map(float, numbers), ordered, proportional)
-
-
-def _answer_probabilities(tokens: TokenTable, log_p: np.ndarray) -> np.ndarray:
-    """Products along the answers of what the valid tokens have [token]. [answer]"""
-    trie = tokens.trie
-    edge = np.bincount(tokens.edge, np.exp(log_p), trie.n_edges)
-    reach = np.ones(trie.n_nodes)
-    for node, child, p in zip(trie.edge_node, trie.edge_child, edge, strict=True):
-        if child >= 0:  # a parent's own edge comes before those of its children
-            reach[child] = reach[node] * p
-    last = trie.sequence_edge
-    return np.bincount(trie.sequence_answer, reach[trie.edge_node[last]] * edge[last])
-
-
-def controls_table(
-    tasks: Sequence[Task | str] = CONTROL_TASKS, chosen: dict[str, Law] = CONTROLS
-) -> pd.DataFrame:
-    """Every law on every task, measured as a real model is, beside what its formulas say.
-
-    A row per task and law: `validity` and `diversity` without cutoff, `precision` and `recall` of
-    the oracle size, parts of the loss in nats, all at T = 1; `area` under the frontier of Table 3;
-    `deviation`, the largest difference from `Expected`, of Val and Div at any of four temperatures.
-    """
-    pairs = itertools.product(map(get_task, tasks), chosen.items())
-    rows = [{"task": task.name, "law": name, **_control(task, law)} for task, (name, law) in pairs]
-    return pd.DataFrame(rows)
-
-
-def _control(task: Task, law: Law) -> dict:
-    model, both = reference_model(law, task), ["validity", "diversity"]
-    trie, n_vocab = render_prompt(model, task).trie, len(model.tokenizer)
-    table = evaluate(model, task, table3_rules(), _CONTROL_GRID)
-    parts = split_table(step_losses(model, task).assign(task=task.name)).iloc[0]
-    plain = table[table.rule == NoCutoff.name].set_index("temperature")[both]
-    oracle = table[table.rule == OracleSize.name].set_index("temperature")
-    oracle = oracle.loc[1.0, ["sequence_precision", "sequence_recall"]].to_numpy(float)
-    known = [expected(law, trie, n_vocab, t) for t in _CONTROL_GRID]
-    at_one = known[_CONTROL_GRID.index(1.0)]
-    gaps = [*oracle - [at_one.oracle_precision, at_one.oracle_recall]]
-    gaps += [*np.ravel(plain.loc[[*_CONTROL_GRID]] - np.array([one[:2] for one in known]))]
-    return {
-        **plain.loc[1.0],
-        **dict(zip(("precision", "recall"), oracle, strict=True)),
-        "area": frontier_area(*table[both].to_numpy().T),
-        **parts[["order", "shape", "size"]],
-        "order_calibrated": at_one.order_calibrated,
-        "proportional": at_one.proportional,
-        "deviation": max(map(abs, gaps)),
-    }
 
 
 def first_steps(task: Task | str, chosen: dict[str, Law] = CONTROLS) -> pd.DataFrame:
@@ -671,5 +552,5 @@ def first_steps(task: Task | str, chosen: dict[str, Law] = CONTROLS) -> pd.DataF
 def temperature_curves(task: Task | str, chosen: dict[str, Law] = CONTROLS) -> pd.DataFrame:
     """Rows of `evaluate` for every law from T = 0.1 to 3 without cutoff, column `law`."""
     models = {name: reference_model(law, task) for name, law in chosen.items()}
-    curve = {name: evaluate(m, task, temperatures=_CONTROL_CURVE) for name, m in models.items()}
-    return stacked(curve, ["law"])
+    asked = {"temperatures": _CONTROL_TEMPERATURES}
+    return stacked({name: evaluate(m, task, **asked) for name, m in models.items()}, ["law"])

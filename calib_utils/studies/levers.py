@@ -202,7 +202,7 @@ def levers(found: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
 
 def done(settings: pd.DataFrame) -> tuple[list[str], list[str]]:
     """The tasks that the model can do under some setting, and those that it cannot."""
-    return able(settings.groupby("task", sort=False).validity.max())
+    return able(settings)
 
 
 def best(settings: pd.DataFrame, level: float) -> pd.DataFrame:

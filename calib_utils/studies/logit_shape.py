@@ -42,9 +42,16 @@ _RIVALS = {
     "two_part_continuous": f"{_BETTER} the same form without its jump",
     "two_part_log_head": "The head is a line rather than a logarithm",
 }
-_MISSES = dict(
-    zip(VERDICTS, ("{} misses by more", "{} misses by less", "not told apart"), strict=True)
+_STANDS = dict(
+    zip(VERDICTS, ("better than ", "worse than ", "neither better nor worse than "), strict=True)
 )
+_IN_WORDS = {
+    "exponential": "an exponential",
+    "power_law": "a power law",
+    "shifted_power_law": "a power law with shifted ranks",
+    "two_part_continuous": "the same form without its jump",
+    "two_part_log_head": "the same form with a logarithm for a head",
+}
 _TOP = "The fit gives the top token's odds to within a factor of 2"
 _ANY_ANSWER = "1"  # where the model is asked before any answer, which one does not matter
 _PARAMETERS = ("mse", "r2", "m", "b", "A", "B", "C", "jump")
@@ -219,13 +226,10 @@ def findings(fits: pd.DataFrame, held_out: pd.DataFrame) -> pd.DataFrame:
         voted(_TOP, "App. I", missed, accurate, kind=OURS, of="query"),
     ]
     for rival, claim in _RIVALS.items():
-        ratio, low, high = ratios.loc[rival, ["ratio", "low", "high"]]
-        said = reporting.decided(np.log(low), np.log(high), 0.0, reporting.RATIO_AGREEMENT)
-        found = (
-            f"{_MISSES[said].format(NAMES[rival])}: squared error on held-out ranks "
-            f"{_two_digits(ratio)} times that of {NAMES[REFERENCE]} ({_two_digits(low)} to "
-            f"{_two_digits(high)})"
-        )
+        said = _against(ratios.loc[rival])
+        ratio, low, high = map(_two_digits, ratios.loc[rival, ["ratio", "low", "high"]])
+        found = f"the published form predicts {_STANDS[said]}{_IN_WORDS[rival]}, whose squared "
+        found += f"error on held-out ranks is {ratio} times as large ({low} to {high})"
         # Any two points lie on a line.
         if rival == "two_part_log_head" and (fits.c <= 2).all():
             said, found = NOT_DECIDED, "every head has two ranks"
@@ -239,12 +243,28 @@ def breaks_inside(c: pd.Series) -> pd.Series:
     return c.between(theirs.min(), theirs.max()) * 2.0 - 1
 
 
-def key_numbers(fits: pd.DataFrame) -> dict[str, str]:
-    """What the prose quotes: ranges of R² and c, and the worst miss of the top token."""
+def key_numbers(fits: pd.DataFrame, pooled: pd.DataFrame) -> dict[str, str]:
+    """What the prose quotes: ranges of R² and c, the worst miss of the top token, and how the
+    published form stands against its rivals on held-out ranks."""
     worst = fits.loc[fits.top_miss.abs().idxmax()]
     told = {"lowest_r2": f"{fits.r2.min():.3f}", "top_miss": f"{abs(worst.top_miss):.1f}"}
     told |= {"top_miss_r2": f"{worst.r2:.3f}", "top_miss_query": worst["query"]}
-    return told | {"lowest_c": str(fits.c.min()), "highest_c": str(fits.c.max())}
+    told |= {"lowest_c": str(fits.c.min()), "highest_c": str(fits.c.max())}
+    ratios, stands = pooled.set_index("family"), {word: [] for word in _STANDS}
+    for rival, name in _IN_WORDS.items():
+        stands[_against(ratios.loc[rival])].append(name)
+    words = (_STANDS[verdict] + _and(names) for verdict, names in stands.items() if names)
+    return told | {"held_out": ", and ".join(words)}
+
+
+def _and(names: list[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def _against(ratio: pd.Series) -> str:
+    """The verdict on "the published form predicts better" from a rival's pooled ratio."""
+    low, high = np.log([ratio.low, ratio.high])
+    return reporting.decided(low, high, 0.0, reporting.RATIO_AGREEMENT)
 
 
 def _two_digits(value: float) -> str:

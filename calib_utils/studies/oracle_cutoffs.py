@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from calib_utils.core.metrics import best_by_budget, frontier_area, pareto_frontier
-from calib_utils.core.processors import Processors
+from calib_utils.core.metrics import frontier_area, pareto_frontier
 from calib_utils.core.prompts import ENDS, Policies
 from calib_utils.core.rules import MORE_GRIDS, ORDERS, TABLE3_TEMPERATURES, OracleSize, table3_rules
 from calib_utils.core.split import REPAIRS, shapley
@@ -35,6 +34,7 @@ from calib_utils.studies.reporting import (
     able,
     listed,
     mean_text,
+    on_tasks,
     over,
     table_of,
     voted,
@@ -99,17 +99,6 @@ def with_other_rules(page: Page, table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([table[table.task.isin(QUICK_TASKS)], others], ignore_index=True)
 
 
-def penalised(page: Page) -> pd.DataFrame:
-    """Two digits under two logits processors of transformers that look at the prefix, at T = 1."""
-    from transformers import NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsProcessor
-
-    processors = [
-        Processors(RepetitionPenaltyLogitsProcessor(1.2), "repetition_penalty", 1.2, 1),
-        Processors(NoRepeatNGramLogitsProcessor(2), "no_repeat_ngram", 2, 1),
-    ]
-    return evaluate(page.model, "rng-2", ["none", *processors], [1.0], end=page.end)
-
-
 def engine_orders(page: Page) -> pd.DataFrame:
     """`RECIPE` in each engine's order of operations, over temperatures, with a column `engine`."""
     asked = {**_GRID, **page.asked, "rules": [f"{RECIPE}@{order}" for order in ORDERS]}
@@ -125,32 +114,19 @@ def split_table(losses: pd.DataFrame) -> pd.DataFrame:
     """
     by = ["task", *KEY]
     summed = losses.groupby([*by, "repair"], dropna=False, sort=False)[_LOSSES].sum(min_count=1)
-    return _split(summed.sum(axis=1, min_count=2), by)
-
-
-def split_by_step(losses: pd.DataFrame) -> pd.DataFrame:
-    """`split_table` for every step of the answer; over steps each part adds up to the whole's."""
-    by = ["task", *KEY, "step"]
-    indexed = losses.set_index([*by, "repair"])[_LOSSES]
-    return _split(indexed.sum(axis=1, min_count=2), by)
-
-
-def _split(loss: pd.Series, by: list[str]) -> pd.DataFrame:
-    wide = loss.unstack("repair", sort=False)
+    wide = summed.sum(axis=1, min_count=2).unstack("repair", sort=False)
     parts = shapley({repair: wide[repair].to_numpy() for repair in REPAIRS})
     named = {"total": parts.total, "order": parts.order, "shape": parts.shape, "size": parts.rest}
     return pd.DataFrame(named, index=wide.index).rename_axis(by).reset_index()
 
 
 def operating_points(table: pd.DataFrame, losses: pd.DataFrame, level: float = LEVEL):
-    """Where a task's loss lies for decoders that people use, and which positions carry it.
+    """Where a task's loss lies for decoders that people use, in nats.
 
     Temperature 1 alone; and the most diverse setting of at least `level` validity, if any, with
-    temperature alone, with any rule of `PRACTICAL`, and with the oracle size. Parts of the loss in
-    nats; `carried by`: the largest shares of the total by position.
+    temperature alone, with any rule of `PRACTICAL`, and with the oracle size.
     """
-    split, steps = split_table(losses).merge(table, on=["task", *KEY]), split_by_step(losses)
-    rows = []
+    split, rows = split_table(losses).merge(table, on=["task", *KEY]), []
     for _, group in split[split.total.notna()].groupby("task", sort=False):
         enough = group[group.validity >= level]
         choices = {
@@ -162,23 +138,9 @@ def operating_points(table: pd.DataFrame, losses: pd.DataFrame, level: float = L
         for name, options in choices.items():
             if len(options):
                 best = options.loc[options.diversity.idxmax()]
-                rows.append({"decoder": name, **best, "carried by": _carriers(steps, best)})
+                rows.append({"decoder": name, **best})
     kept = ["task", "decoder", *KEY, "validity", "diversity", "total", "order", "shape", "size"]
-    return pd.DataFrame(rows, columns=[*kept, "carried by"])
-
-
-def at_setting(table: pd.DataFrame, setting: pd.Series) -> pd.DataFrame:
-    """The rows of a table that belong to one task and setting."""
-    same = table.task == setting.task
-    for name in KEY:
-        same &= (table[name] == setting[name]) | (table[name].isna() & pd.isna(setting[name]))
-    return table[same]
-
-
-def _carriers(steps: pd.DataFrame, setting: pd.Series, most: int = 3) -> str:
-    own = at_setting(steps, setting).set_index("step").total
-    shares = (own / own.sum()).sort_values(ascending=False).head(most)
-    return ", ".join(f"step {step}: {share:.0%}" for step, share in shares.items() if share >= 0.05)
+    return pd.DataFrame(rows, columns=kept)
 
 
 def setting_text(table: pd.DataFrame) -> pd.Series:
@@ -281,10 +243,10 @@ def list_parts(page: Page, names: Iterable[str] = LISTS) -> pd.DataFrame:
 def over_lists(table: pd.DataFrame, parts: pd.DataFrame) -> pd.DataFrame:
     """How the claims of this chapter hold over the lists that the model can do.
 
-    Of `list_rows` and `list_parts`. A row per comparison: on how many lists the first is larger,
-    and the mean difference with an interval over lists.
+    Of `list_rows` and `list_parts`. A row per comparison, none without a list: on how many lists
+    the first is larger, and the mean difference with an interval over lists.
     """
-    done, _ = able(table.groupby("task", sort=False).validity.max())
+    done, _ = able(table)
     beside = compared(table[table.task.isin(done)])
     apart = {
         f"oracle size less the best practical rule, by {by}": own.assign(
@@ -297,10 +259,10 @@ def over_lists(table: pd.DataFrame, parts: pd.DataFrame) -> pd.DataFrame:
     apart[shape] = parts.assign(difference=parts["shape"] - parts.order)
     rows = []
     for what, own in apart.items():
-        larger = int((own.difference > AGREEMENT).sum())
-        row = {"comparison": what, "larger on": f"{larger} of {len(own)} lists"}
-        rows.append(row | {"mean difference": mean_text(own, "difference", "task")})
-    return pd.DataFrame(rows)
+        if len(own):
+            larger = f"{(own.difference > AGREEMENT).sum()} of {len(own)} lists"
+            rows.append((what, larger, mean_text(own, "difference", "task")))
+    return pd.DataFrame(rows, columns=["comparison", "larger on", "mean difference"])
 
 
 def rules_above(beside: pd.DataFrame) -> str:
@@ -308,25 +270,33 @@ def rules_above(beside: pd.DataFrame) -> str:
     told = []
     for by, own in beside.groupby("by", sort=False):
         above = own[own["best other"] > own["oracle size"] + AGREEMENT]
-        rules = ", ".join(f"{rule} {n}" for rule, n in above.rule.value_counts().items())
-        told.append(f"{by}: {len(above)} of {len(own)}" + f" ({rules})" * bool(rules))
-    return "; ".join(told) or "no task"
+        counts = above.rule.str.replace("_", "-").value_counts()
+        rules = f" ({listed(counts.index, counts, '{} on {}')})" * bool(len(counts))
+        told.append(f"{len(above)} of {len(own)} by {by}{rules}")
+    return ", ".join(told) or "none, since the model can do no task"
 
 
-def first_step_share(plain: pd.DataFrame, task: str = "us-states") -> float:
-    """The first step's share of the lost diversity, of `step_losses` at one setting."""
-    own = plain[plain.task == task].set_index("step").diversity_loss
-    return float(own[1] / own.sum())
-
-
-def key_numbers(table: pd.DataFrame, points: pd.DataFrame, plain: pd.DataFrame) -> dict[str, str]:
-    """What the book's prose quotes: the states' best oracle point, and which rules lie above."""
+def key_numbers(
+    table: pd.DataFrame, points: pd.DataFrame, plain: pd.DataFrame, decoders: pd.DataFrame
+) -> dict[str, str]:
+    """What the book's prose quotes: the states' best oracle point, how their loss at T = 1 splits
+    and the first step's share of the lost diversity (of `plain`, the `step_losses` there), on how
+    many tasks some rule beats the oracle, and which."""
     best = points.set_index("task").loc["us-states"]
     told = {f"oracle_{name}_us-states": f"{best[name]:.2g}" for name in ("validity", "diversity")}
+    point = f"reaches validity {best.validity:.2g} and diversity {best.diversity:.2g}"
+    told["oracle_point"] = point if best.validity > 0 else "gives no valid answer"
     told["ceiling_us-states"] = f"{best.ceiling:.3g}"
-    told["first_step_share"] = f"{first_step_share(plain):.0%}"
-    done, _ = able(table.groupby("task", sort=False).validity.max())
-    return told | {"above_oracle": rules_above(compared(table[table.task.isin(done)]))}
+    lost = plain[plain.task == "us-states"].set_index("step").diversity_loss
+    told["first_step_share"] = f"{lost[1] / lost.sum():.0%}" if lost.sum() > 0 else "nan"
+    alone = decoders[(decoders.task == "us-states") & (decoders.decoder == "T = 1 alone")]
+    for part in ("total", "order", "shape", "size"):
+        told[f"{part}_us-states"] = f"{alone[part].sum(min_count=1):.2g}"
+    done, _ = able(table)
+    beside = compared(table[table.task.isin(done)])
+    own = beside[beside.by == PRODUCT]
+    beaten = (own["best other"] > own["oracle size"] + AGREEMENT).sum()
+    return told | {"above_oracle": rules_above(beside), "beaten": on_tasks(beaten, len(done))}
 
 
 def task_for_budgets(table: pd.DataFrame, level: float = LEVEL) -> str:
@@ -335,38 +305,12 @@ def task_for_budgets(table: pd.DataFrame, level: float = LEVEL) -> str:
     return str(usable.idxmax())
 
 
-def full_budgets(table: pd.DataFrame, *levels: float) -> pd.DataFrame:
-    """Best diversity at a validity with the whole grid, and with as many settings as the smallest.
-
-    A row per level, task and sampler, unless none of its settings is valid enough.
-    """
-    rows = []
-    for level, (task, own) in product(levels, table.groupby("task", sort=False)):
-        equal = own.groupby("rule").size().min()
-        for rule, group in own.groupby("rule", sort=False):
-            if (group.validity < level).all():
-                continue
-            curve = best_by_budget(group, level).set_index("budget")["mean"]
-            rows.append(
-                {
-                    "task": task,
-                    "Val at least": level,
-                    "rule": rule,
-                    "settings": len(group),
-                    "valid enough": (group.validity >= level).mean(),
-                    "best": curve.iloc[-1],
-                    f"best of {equal}": curve[equal],
-                }
-            )
-    return pd.DataFrame(rows)
-
-
 def findings(table: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
     """The paper's claims about cutoffs, decided on one model's `table3` and `oracle_table`.
 
     Exact for the model file, so without intervals; every task that the model can do has one vote.
     """
-    done, failed = able(table.groupby("task", sort=False).validity.max())
+    done, failed = able(table)
     points = points[points.task.isin(done)].set_index("task")
     near = np.minimum(points.validity, points.diversity / points.ceiling) - _CLOSE
     rows, source = [], "Fig. 6, 9"
@@ -417,32 +361,33 @@ _MOVED = ["validity", "diversity", "order", "shape", "size"]
 def sensitivity(
     model: Model, task: Task | str, *, end: str = "eos", results_dir: str | Path | None = None
 ) -> pd.DataFrame:
-    """Val, Div and the split at T = 1 without cutoff, under one changed convention after another.
+    """Val, Div and the split at T = 1 without cutoff, under one changed choice after another.
 
-    Varied: dtype of the forward pass, batch size, end policy, wording of the prompt, and canonical
-    against all tokenisations of the task's `SHORTEST` shortest answers, which leave the split (in
-    nats) undefined. `against` is the variant to compare a row with.
+    Varied: dtype of the forward pass, batch size, end policy, wording of the prompt, and all
+    tokenisations against canonical ones of the task's `SHORTEST` shortest answers, which leave the
+    split (in nats) undefined. A row is compared with the last one before it whose choice is "–".
     """
-    task, base = get_task(task), "as everywhere"
-    variants = {base: _numbers(model, task, end, results_dir)}
-    variants[f"batches of {_OTHER_BATCH}"] = _numbers(model, task, end, None, _OTHER_BATCH)
+    task = get_task(task)
+    rows = [("as everywhere", "–", _numbers(model, task, end, results_dir))]
+    batches = _numbers(model, task, end, None, _OTHER_BATCH)
+    rows.append((f"batches of {_OTHER_BATCH}", "batch size", batches))
     if model.dtype != "bfloat16":
         half = replace(model, dtype="bfloat16")
         vars(half)["tokenizer"] = model.tokenizer  # of the same files; reading them takes seconds
-        variants["bfloat16"] = _numbers(half, task, end, results_dir)
+        rows.append(("bfloat16", "bfloat16", _numbers(half, task, end, results_dir)))
     for other in ENDS:
         if other != end:
-            variants[f"end = {other}"] = _numbers(model, task, other, results_dir)
+            rows.append((f"end = {other}", "end", _numbers(model, task, other, results_dir)))
     for number, other in enumerate(paraphrases(task), start=1):
-        variants[f"paraphrase {number}"] = _numbers(model, other, end, results_dir)
-    rows = [{"variant": name, **row, "against": base} for name, row in variants.items()]
+        found = _numbers(model, other, end, results_dir)
+        rows.append((f"paraphrase {number}", "paraphrase", found))
     few = get_task(f"{task.name}-shortest-{min(SHORTEST, len(task.answers))}")
     label = f"{len(few.answers)} shortest answers"
-    for tokenizations in ("canonical", "all"):
-        table = evaluate(model, few, end=end, tokenizations=tokenizations, results_dir=results_dir)
-        row = {"variant": f"{label}, {tokenizations} tokenisations", **table.loc[0, _BOTH]}
-        rows.append(row | {"against": f"{label}, canonical tokenisations"})
-    return pd.DataFrame(rows).assign(task=task.name)[["task", "variant", *_MOVED, "against"]]
+    for kind, choice in (("canonical", "–"), ("all", "all tokenisations")):
+        table = evaluate(model, few, end=end, tokenizations=kind, results_dir=results_dir)
+        rows.append((f"{label}, {kind} tokenisations", choice, table.loc[0, _BOTH].to_dict()))
+    told = [{"variant": name, "choice": choice, **row} for name, choice, row in rows]
+    return pd.DataFrame(told).assign(task=task.name)[["task", "variant", "choice", *_MOVED]]
 
 
 def sensitivities(page: Page) -> pd.DataFrame:
@@ -459,12 +404,7 @@ def _numbers(model: Model, task: Task, end: str, results_dir, batch_size=None) -
 
 def largest_moves(table: pd.DataFrame) -> pd.DataFrame:
     """Per task of `sensitivity` and kind of choice: the largest absolute change of each number."""
-    reference = table[["task", "variant", *_MOVED]].rename(columns={"variant": "against"})
-    both = table.merge(reference, on=["task", "against"], suffixes=("", "_ref"))
-    both = both[both.variant != both.against]
-    kind = both.variant.str.replace(r"(paraphrase|end) .*", r"\1", regex=True)
-    kind = kind.str.replace(r".* answers, all .*", "all tokenisations", regex=True)
-    kind = kind.str.replace(r"batches of .*", "batch size", regex=True)
-    moves = pd.DataFrame({name: (both[name] - both[f"{name}_ref"]).abs() for name in _MOVED})
-    by = {"task": both.task, "choice": kind}
-    return moves.assign(**by).groupby(list(by), sort=False).max().reset_index()
+    base = (table.choice == "–").cumsum()  # rows follow the one that they are compared with
+    moves = (table[_MOVED] - table[_MOVED].groupby(base).transform(lambda own: own.iloc[0])).abs()
+    moves = moves.assign(task=table.task, choice=table.choice)[table.choice != "–"]
+    return moves.groupby(["task", "choice"], sort=False)[_MOVED].max().reset_index()

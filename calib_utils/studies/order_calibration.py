@@ -13,13 +13,12 @@ import numpy as np
 import pandas as pd
 
 from calib_utils.core.metrics import DECIDES, as_text
-from calib_utils.models.loading import Model
+from calib_utils.models.loading import Model, load_embedder
 from calib_utils.openended import judges, precision_recall, sweeps, table1, verifiers
 from calib_utils.openended.precision_recall import UNWEIGHTED, WEIGHTED
 from calib_utils.openended.prompts import open_prompts
 from calib_utils.openended.sweeps import Sweep, log_ranks, node_table, unique_texts
 from calib_utils.openended.table1 import LEVEL, Embed, forced_tokens, plan_generations
-from calib_utils.openended.text_diversity import load_embedder
 from calib_utils.openended.verifiers import THRESHOLD, ExactJudge, LanguageChecker
 from calib_utils.results import conventions, records
 from calib_utils.studies import reporting

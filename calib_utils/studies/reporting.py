@@ -62,13 +62,13 @@ class Finding(NamedTuple):
 
 
 def table_of(findings: Iterable[Finding]) -> pd.DataFrame:
-    """Rows of kind, claim, source, found, verdict, each verdict in the words of its kind."""
+    """Rows of kind, claim, in the paper (where), found, verdict, this in the words of its kind."""
     table = pd.DataFrame(findings, columns=Finding._fields)
     words = (
         {EXCLUDED: EXCLUDED, **dict(zip(VERDICTS, KINDS[k][1:], strict=True))} for k in table.kind
     )
     table["verdict"] = [own[word] for own, word in zip(words, table.verdict, strict=True)]
-    return table[["kind", *Finding._fields[:-1]]]
+    return table[["kind", *Finding._fields[:-1]]].rename(columns={"source": "in the paper"})
 
 
 def decided(low: float, high: float, above: float, agreement: float = AGREEMENT) -> str:
@@ -120,10 +120,20 @@ def majority(margins: pd.Series, agreement: float = AGREEMENT) -> str:
     return NOT_REPRODUCED if 2 * (margins < -agreement).sum() > len(margins) else NOT_DECIDED
 
 
-def able(best: pd.Series) -> tuple[list[str], list[str]]:
-    """The tasks whose best validity is at least `TESTABLE`, and those to exclude by name."""
+def able(table: pd.DataFrame, column: str = "validity") -> tuple[list[str], list[str]]:
+    """The tasks of which some row is at least `TESTABLE`, and the others, to exclude by name."""
+    best = table.groupby("task", sort=False)[column].max()
     can = best >= TESTABLE
     return list(best.index[can]), list(best.index[~can])
+
+
+def on_tasks(n: int, n_able: int) -> str:
+    """On how many of the tasks that a model can do, as the end of a sentence."""
+    if not n_able:
+        return "on no task, because this model can do none of them"
+    if n_able == 1:
+        return "on the one task that it can do" if n else "on no task, and it can do one of them"
+    return f"on {n} of the {n_able} tasks that this model can do"
 
 
 def listed(names, values, form: str) -> str:
@@ -188,12 +198,20 @@ def headline(found: pd.DataFrame) -> str:
     return " ".join(told)
 
 
-def show(table: pd.DataFrame, digits: int = 2, floor: float = 0.0, zeros: bool = False) -> HTML:
+def show(
+    table: pd.DataFrame,
+    digits: int = 2,
+    floor: float = 0.0,
+    zeros: bool = False,
+    empty: str = "This model gives no number for this table.",
+) -> HTML:
     """The table for the page: numbers to `digits` significant digits, wide ones scroll.
 
-    What lies nearer to 0 than `floor` is rounding, and only said to; with `zeros` an exact 0 is
-    shown as such, where it is one on every machine.
+    What lies nearer to 0 than `floor` is rounding, and is shown as a bound; with `zeros` an exact 0
+    is shown as such, where it is one on every machine. Without rows it is the sentence `empty`.
     """
+    if table.empty:
+        return HTML(f"<p>{html.escape(empty)}</p>")
 
     def text(value) -> str:
         if isinstance(value, float):
@@ -212,6 +230,8 @@ def show(table: pd.DataFrame, digits: int = 2, floor: float = 0.0, zeros: bool =
 
 def fold(table: pd.DataFrame, title: str, **options) -> HTML:
     """A long table, as `show` makes it, behind a line to click; the book adds its CSV there."""
+    if table.empty:
+        return show(table, **options)
     body, rows = show(table, **options).data, f"{len(table)} row{'s' * (len(table) != 1)}"
     head = f"<summary>{html.escape(title)} ({rows})</summary>"
     return HTML(f'<details class="table-fold">{head}{body}</details>')

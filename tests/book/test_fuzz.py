@@ -208,13 +208,12 @@ def test_a_sidecar_with_any_value_is_read_or_a_named_error(measured, place, data
 def swept(tmp_path_factory):
     """A stored sweep of one tree, as it is written."""
     folder = tmp_path_factory.mktemp("texts") / "sweep"
-    records.open_folder(folder, dict.fromkeys(conventions.IDENTITY["texts"], "x"))
+    record = dict.fromkeys([*conventions.IDENTITY["texts"], "sweep"], "x")
     row = {"prompt_id": "one", "category": "c", "seed": 0, "position": 0, "prefix": "", "depth": 1}
     row |= {"path_ranks": [0], "path_ids": [5], "path_log_p": [-0.5], "sample": 0, "text": "ab"}
     row |= {"token_ids": [5, 6], "log_p": -1.0, "ended": True}
-    records.write_chunk(folder / "one@0.parquet", [row, row | {"text": "zoo"}])
-    records.close_folder(folder, ["one@0.parquet"])
-    return folder, records.read_completions(folder)
+    table = pd.DataFrame([row, row | {"text": "zoo"}])
+    return folder, records.kept(folder, record, ["one@0"], lambda _: table)
 
 
 @few

@@ -19,7 +19,7 @@ from calib_utils.studies.reporting import EXCLUDED, HYPOTHESIS, KINDS, OURS, THE
 ROOT = paths.project_root()
 CHAPTERS = [*notebooks.notebook_names(), *notebooks.panel_names()]
 # Nothing in these was measured: an example done by hand, a formula, laws with known answers.
-BY_FORMULA = {"fig-words", "fig-price", "fig-controls"}
+BY_FORMULA = {"fig-words", "fig-controls"}
 
 
 def chapter(name):
@@ -27,14 +27,16 @@ def chapter(name):
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
-def test_a_chapter_is_claim_finding_and_how_to_check(name):
+def test_a_chapter_is_question_answer_evidence_and_how_to_check(name):
     text = "\n".join(c.source for c in chapter(name).cells if c.cell_type == "markdown")
-    marks = ["**What the paper claims**", "**What we find.**", "## Check it yourself"]
+    marks = ["**Question.**", "**Answer.**", "\n## How we know\n"]
+    marks += ["\n## Claims and findings\n", "\n## Check it yourself\n"]
     places = [text.find(mark) for mark in marks]
     assert -1 not in places and places == sorted(places), dict(zip(marks, places, strict=True))
-    finding = text[places[1] : places[1] + 900]
-    assert "{glue:text}`" in finding, "the finding names no number of the run"
-    check = text[places[2] :]
+    assert re.findall("^## .*", text, re.MULTILINE) == [mark.strip() for mark in marks[2:]]
+    answer = text[places[1] : places[2]]
+    assert "{glue:text}`" in answer, "the answer names no number of the run"
+    check = text[places[4] :]
     assert "python -m" in check or "```python" in check
     assert re.search(r"refute|would be wrong|is a bug|should", check), "nothing could refute it"
 
@@ -73,7 +75,7 @@ def test_kinds_of_statements_are_told_apart_in_words():
     yes, no, neither = reporting.VERDICTS
     claims, ours = said(yes, no, yes, EXCLUDED), said(no, neither, kind=OURS)
     found = reporting.table_of([*claims, *ours, *said(no, kind=HYPOTHESIS)])
-    assert list(found.columns) == ["kind", "claim", "source", "found", "verdict"]
+    assert list(found.columns) == ["kind", "claim", "in the paper", "found", "verdict"]
     assert reporting.headline(found) == (
         "Measured claims of the paper (4): reproduced 2, not reproduced 1, excluded 1. "
         "Not reproduced: “measured claim 1”. "
@@ -119,8 +121,18 @@ def test_a_majority_decides_and_those_who_cannot_are_named():
     assert voted({"a": 0.2}, ["b"], of="query") == (yes, "on 1 of 1 query: numbers; excluded: b")
     assert voted({}, ["a", "b"]) == (EXCLUDED, "excluded: a, b")
     assert voted({}) == (neither, "no task to decide it on")
-    best = pd.Series({"a": reporting.TESTABLE, "b": reporting.TESTABLE / 2})
-    assert reporting.able(best) == (["a"], ["b"])
+    best = {"task": ["a", "a", "b"], "validity": [0, reporting.TESTABLE, reporting.TESTABLE / 2]}
+    assert reporting.able(pd.DataFrame(best)) == (["a"], ["b"])
+    assert reporting.on_tasks(2, 3) == "on 2 of the 3 tasks that this model can do"
+    assert reporting.on_tasks(0, 1) == "on no task, and it can do one of them"
+
+
+def test_a_table_with_nothing_to_show_is_a_sentence():
+    empty = pd.DataFrame(columns=["task", "validity"])
+    assert "<p>No list is done.</p>" in reporting.show(empty, empty="No list is done.").data
+    assert "<table" not in reporting.fold(empty, "All lists").data
+    one = pd.DataFrame({"task": ["a"], "validity": [0.5]})
+    assert "All lists (1 row)" in reporting.fold(one, "All lists").data
 
 
 def test_fewer_than_ten_clusters_have_points_and_no_interval():

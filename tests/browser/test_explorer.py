@@ -178,9 +178,8 @@ def stored(model, task):
 
 def stored_row(model, task, rule, parameter, temperature):
     setting = {"rule": rule, "parameter": parameter, "temperature": temperature, "task": task}
-    (row,) = oracle_cutoffs.at_setting(stored(model, task)[0], pd.Series(setting)).to_dict(
-        "records"
-    )
+    setting = pd.DataFrame([setting]).astype({"parameter": float})
+    (row,) = stored(model, task)[0].merge(setting).to_dict("records")
     return row
 
 
@@ -221,6 +220,29 @@ def test_a_setting_shows_exactly_the_stored_numbers(path, open_page, choose, set
         assert found[name] == three(0.0 if abs(value) < 1e-6 else value), name
     weights = stored(model, task)[1]["weights_sha256"]
     assert weights[:12] in page.locator(".cu-source").inner_text()
+
+
+def test_two_models_stand_on_one_plane_and_a_point_is_read_and_chosen(path, open_page, choose):
+    page = open_page(path)
+    choose(page, DEFAULT_MODEL, "us-states", None, "top_p", 0.9, 1.0)
+    assert page.locator(".cu-line-name").all_text_contents().count("min-p") == 1
+    page.get_by_role("combobox", name="compare with").select_option(SMALL)
+    row = stored_row(SMALL, "us-states", "top_p", 0.9, 1.0)
+    expect(page.locator(".cu-compared")).to_contain_text(f"validity {row['validity']:.3g}")
+    expect(page.locator(".cu-their.cu-line-name")).to_contain_text("top-p")
+    rows, _ = stored(DEFAULT_MODEL, "us-states")
+    best = oracle_cutoffs.frontier_points(rows[rows.rule == "min_p"])
+    aim = best.sort_values("diversity").iloc[-1]  # far from the points of the other cutoffs
+    box = page.locator(".cu-frontier").bounding_box()
+    unit = box["width"] / 340
+    at = box["x"] + (46 + 280 * aim.validity) * unit, box["y"] + (292 - 280 * aim.diversity) * unit
+    page.mouse.move(*at)
+    expect(page.locator(".cu-reading")).to_contain_text(f"min-p {aim.parameter:g}, temperature")
+    page.mouse.click(*at)
+    assert page.get_by_role("combobox", name="cutoff").input_value() == "min_p"
+    assert shown(page)["diversity"] == three(aim.diversity)
+    expect(page.locator(".cu-compared")).to_contain_text("at the same setting")
+    page.wait_for_function("location.hash.includes('other=')")
 
 
 @pytest.mark.full

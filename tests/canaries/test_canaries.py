@@ -33,7 +33,7 @@ from calib_utils.core import metrics, rules, split, tries
 from calib_utils.core.split import REPAIRS, TokenTable
 from calib_utils.figures import explorer
 from calib_utils.models import generation
-from calib_utils.openended import precision_recall, text_diversity, verifiers
+from calib_utils.openended import precision_recall, table1, verifiers
 from calib_utils.results import evaluation
 from calib_utils.studies import formal_framework, logit_shape
 from calib_utils.theory import curves as curves_module
@@ -956,14 +956,12 @@ def diversity_of_texts(get):
     vectors = rng.standard_normal((9, 5))
     return {
         "angles": [
-            text_diversity.embedding_diversity(v)
+            table1.embedding_diversity(v)
             for v in (vectors, vectors[:2], np.abs(vectors), np.ones((3, 4)), vectors[:1])
         ],
-        "self-BLEU": [text_diversity.self_bleu(TEXTS, order) for order in (1, 2, 4)],
-        "few": [text_diversity.self_bleu(TEXTS[:n]) for n in (1, 2, 3)],
-        "in groups": [
-            text_diversity.self_bleu_in_groups(TEXTS, rounds=5, seed=seed) for seed in (0, 1)
-        ],
+        "self-BLEU": [table1.self_bleu(TEXTS, order) for order in (1, 2, 4)],
+        "few": [table1.self_bleu(TEXTS[:n]) for n in (1, 2, 3)],
+        "in groups": [table1.self_bleu_in_groups(TEXTS, rounds=5, seed=seed) for seed in (0, 1)],
     }
 
 

@@ -30,7 +30,7 @@ ARCHITECTURES = json.loads(paths.package_data("panel", "architectures.json").rea
 
 
 def test_the_panel_is_the_papers():
-    found = registry.paper_panel()
+    found = [one for one in registry.checkpoints() if one.panel == "paper"]
     for stage, names in (("post-trained", POST_TRAINED), ("base", BASE)):
         assert tuple(one.name for one in found if one.stage == stage) == names
     assert len(found) == 21

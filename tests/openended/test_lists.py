@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from calib_utils import paths
 from calib_utils.core.tasks import closed_lists, list_table
 from calib_utils.errors import UnknownNameError
+from calib_utils.openended import verifiers
 from calib_utils.openended.lists import KINDS, decide, fingerprint, normalise
 from calib_utils.openended.prompts import VERIFIERS, get_prompt
 from calib_utils.openended.verifiers import ExactJudge, known_prompts
@@ -322,7 +323,7 @@ def test_cut_off_answers_to_closed_lists(name, text, valid):
 
 def test_an_unknown_list_has_near_matches():
     with pytest.raises(UnknownNameError, match="Did you mean 'planet'"):
-        decide("planets", "Mars")
+        verifiers.decide("planets", "Mars")
     with pytest.raises(UnknownNameError, match="Did you mean 'planet'"):
         ExactJudge(["planets"])
 

@@ -18,6 +18,7 @@ from calib_utils.errors import InvalidRequestError, ResultsError
 from calib_utils.models import generation
 from calib_utils.openended import programs, sandbox
 from calib_utils.openended.programs import Problem, extract_code, normalised, read_problems
+from calib_utils.results import records
 
 PROBLEMS = {problem.id: problem for problem in read_problems()}
 ONE = Problem("one", "f(x)", "Return x plus one.", (((1,), 2), ((2,), 3)))
@@ -214,7 +215,7 @@ def test_a_run_that_was_killed_goes_on(canned, tiny, tmp_path, monkeypatch):
     folder = tmp_path / model.key / "texts" / "programs"
     assert {p.name for p in folder.iterdir()} == {"provenance.json", "one.parquet"}
     with pytest.raises(ResultsError, match="unfinished"):
-        programs.read(folder)
+        records.read_completions(folder)
     monkeypatch.setattr(programs, "run_programs", real)
     table = programs.sample_programs(model, [ONE, TWO], **options)
     assert canned == [ONE.message, TWO.message, TWO.message]
@@ -225,7 +226,7 @@ def test_a_run_that_was_killed_goes_on(canned, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(sandbox, "fault", lambda: "a reason")
     again = programs.sample_programs(model, [ONE, TWO], **options)
     pd.testing.assert_frame_equal(table, again)
-    pd.testing.assert_frame_equal(table, programs.read(folder))
+    pd.testing.assert_frame_equal(table, records.read_completions(folder))
     assert len(canned) == 3
 
 
@@ -374,7 +375,7 @@ STORED = sorted(paths.default_results_dir().glob("*/texts/programs"))
 
 @pytest.mark.parametrize("folder", STORED, ids=lambda f: f.parent.name)
 def test_stored_programs_hold_what_a_table_must(folder):
-    table = programs.read(folder)
+    table = records.read_completions(folder)
     assert list(table.columns) == programs.TESTED_COLUMNS
     assert set(table.problem) == set(PROBLEMS)
     assert set(table.outcome) <= {"passed", "failed", "error", "timeout", "killed"}

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from calib_utils import paths
 from calib_utils.errors import InvalidRequestError, SandboxError
-from calib_utils.openended import sandbox, sandbox_worker
+from calib_utils.openended import sandbox
 from calib_utils.openended.sandbox import Limits, run_tests
 
 TIGHT = Limits(cpu_seconds=1, wall_seconds=9, memory_mb=256, processes=8, file_mb=1)
@@ -221,7 +221,7 @@ VALUES = st.recursive(
 
 @given(VALUES, VALUES)
 def test_an_answer_survives_the_pipe(value, other):
-    record = {"test": 0, "answer": json.loads(json.dumps(sandbox_worker.encode(value)))}
+    record = {"test": 0, "answer": json.loads(json.dumps(sandbox.encode(value)))}
     assert sandbox.judge([record], [((), value)]).outcome == "passed"
     if other != value and not isinstance(value, float | list | dict):
         assert sandbox.judge([record], [((), other)]).outcome == "failed"

@@ -14,7 +14,7 @@ from calib_utils.core import metrics
 from calib_utils.core.processors import parse_rule
 from calib_utils.errors import InvalidRequestError
 from calib_utils.openended import table1
-from calib_utils.openended.text_diversity import embedding_diversity, self_bleu
+from calib_utils.openended.table1 import embedding_diversity, self_bleu
 
 NAN = math.nan
 WORDS = ["sea", "town", "ship", "baker", "clock", "hill", "moon", "cat", "rain", "door", "song"]

@@ -20,12 +20,8 @@ from calib_utils.errors import (
     UnknownNameError,
 )
 from calib_utils.models import registry, weights
-from calib_utils.openended.text_diversity import (
-    embedding_diversity,
-    load_embedder,
-    self_bleu,
-    self_bleu_in_groups,
-)
+from calib_utils.models.loading import load_embedder
+from calib_utils.openended.table1 import embedding_diversity, self_bleu, self_bleu_in_groups
 
 words = st.sampled_from(["the", "cat", "sat", "mat", "The", "on,", "."])
 texts = st.lists(st.lists(words, max_size=9).map(" ".join), min_size=2, max_size=7)

@@ -19,6 +19,7 @@ from calib_utils.errors import InvalidRequestError, ResultsError
 from calib_utils.figures import beyond as figures
 from calib_utils.models.registry import CORE
 from calib_utils.openended import programs, sandbox
+from calib_utils.results import records
 from calib_utils.studies import beyond, reporting
 from calib_utils.studies.beyond import Question, findings
 from calib_utils.studies.reporting import (
@@ -442,7 +443,7 @@ def test_a_page_tells_what_the_stored_texts_hold(name, glued, monkeypatch):
 @pytest.mark.skipif(bool(sandbox.fault()), reason="no namespaces here")
 def test_stored_programs_fare_again_as_they_did():
     folder = paths.default_results_dir() / "qwen2.5-coder-0.5b-instruct" / "texts" / "programs"
-    stored = programs.read(folder)
+    stored = records.read_completions(folder)
     stored = stored[stored.problem == "second-largest"].reset_index(drop=True)
     drawn = stored.drop(columns=["outcome", "reason", "n_passed", "n_tests"])
     again = programs.run_programs(drawn, programs.read_problems())

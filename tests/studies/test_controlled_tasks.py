@@ -8,7 +8,7 @@ from calib_utils import paths
 from calib_utils.book import check
 from calib_utils.models.registry import CORE, find
 from calib_utils.results import storage
-from calib_utils.studies import controlled_tasks
+from calib_utils.studies import controlled_tasks, reporting
 from calib_utils.studies.reporting import EXCLUDED, NOT_REPRODUCED, REPRODUCED
 
 full = pytest.mark.full
@@ -73,6 +73,20 @@ def test_most_tasks_decide():
     found = controlled_tasks.findings(table, none).set_index("claim")
     row = found[found.index.str.startswith("Heating")].iloc[0]
     assert row.verdict == REPRODUCED and row.found.startswith("on 6 of 7 tasks")
+
+
+def test_over_lists_says_how_many_hold_and_nothing_of_a_model_that_does_none(tiny, tmp_path):
+    """By hand from one list's exact numbers; a random model does no list."""
+    page = reporting.Page(tiny("llama", chat=True), tmp_path, "eos", "")
+    own = controlled_tasks.list_curves(page, ["planet"])
+    row = controlled_tasks.list_table(page, own)
+    at = own.set_index("temperature")
+    assert row["validity lost"][0] == at.validity[0.5] - at.validity[1.6]
+    assert row["best of both"][0] == np.minimum(at.validity, at.diversity).max()
+    assert controlled_tasks.over_lists(row).empty
+    able = row.assign(**{"best validity": 0.5, "validity lost": 0.1, "diversity won": -0.1})
+    told = controlled_tasks.over_lists(able)
+    assert told["holds on"].tolist()[:3] == ["1 of 1", "0 of 1", "1 of 1"]
 
 
 @pytest.mark.models

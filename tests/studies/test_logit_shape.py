@@ -172,7 +172,15 @@ def test_a_fit_may_miss_the_top_token_at_an_r2_near_1():
     curves.iloc[0] += 4
     row = logit_shape.fit_table(curves).iloc[0]
     assert row.top_miss > 2 and row.r2 > 0.95
-    told = logit_shape.key_numbers(logit_shape.fit_table(curves))
+    ratios = {family: (1.5, 1.2, 2.0) for family in FAMILIES} | {"power_law": (0.5, 0.2, 0.8)}
+    ratios["two_part_log_head"] = (1.1, 0.9, 1.3)
+    pooled = pd.DataFrame(ratios, index=["ratio", "low", "high"]).T.rename_axis("family")
+    told = logit_shape.key_numbers(logit_shape.fit_table(curves), pooled.reset_index())
+    assert told["held_out"] == (
+        "better than an exponential, a power law with shifted ranks and the same form without its "
+        "jump, and worse than a power law, and neither better nor worse than the same form with a "
+        "logarithm for a head"
+    )
     assert told["top_miss"] == f"{row.top_miss:.1f}" and told["top_miss_query"] == "3+6"
 
 

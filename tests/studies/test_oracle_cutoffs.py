@@ -7,6 +7,7 @@ import pytest
 import calib_utils as cu
 from calib_utils.core.tasks import paraphrases
 from calib_utils.errors import UnknownNameError
+from calib_utils.results.storage import KEY
 from calib_utils.studies import oracle_cutoffs, reporting
 from calib_utils.studies.reporting import (
     AGREEMENT,
@@ -57,6 +58,23 @@ def test_claims_follow_the_numbers():
     assert dead["With an oracle size, states reach (1, 1)"] == NOT_DECIDED  # it was not looked at
 
 
+@pytest.mark.parametrize(("scale", "point", "beaten"), [
+    (1.0, "reaches validity 0.9 and diversity 0.2", "on the one task that it can do"),
+    (0.0, "gives no valid answer", "on no task, because this model can do none of them"),
+])  # fmt: skip
+def test_the_prose_quotes_what_the_tables_hold(scale, point, beaten):
+    table = rows("us-states", [*PRACTICAL, ("oracle_size", 0.9, 0.2)])
+    table.validity *= scale
+    facts = pd.DataFrame({"task": ["us-states"], "uniform_over_g": [0.95]})
+    points = oracle_cutoffs.oracle_table(table, facts, {"us-states": pd.DataFrame(HULL)})
+    plain = pd.DataFrame({"task": "us-states", "step": [1, 2], "diversity_loss": [0.9, 0.3]})
+    alone = {"task": ["us-states"], "decoder": ["T = 1 alone"]}
+    decoders = pd.DataFrame(alone).assign(total=2.0, order=0.5, shape=1.2, size=0.3)
+    told = oracle_cutoffs.key_numbers(table, points, plain, decoders)
+    assert (told["oracle_point"], told["beaten"]) == (point, beaten)
+    assert (told["first_step_share"], told["shape_us-states"]) == ("75%", "1.2")
+
+
 def test_the_oracle_is_compared_where_somebody_would_use_it():
     table = rows("a", [("min_p", 0.9, 0.5), ("top_k", 0.6, 0.9), ("oracle_size", 0.85, 0.6)])
     beside = oracle_cutoffs.compared(table).set_index("by")
@@ -64,8 +82,8 @@ def test_the_oracle_is_compared_where_somebody_would_use_it():
     assert beside["oracle size"].tolist() == pytest.approx([0.6, 0.6, 0.51])
     assert beside["best other"].tolist() == pytest.approx([0.9, 0.5, 0.54])
     assert oracle_cutoffs.rules_above(beside.reset_index()) == (
-        "diversity at validity ≥ 0.5: 1 of 1 (top_k 1); diversity at validity ≥ 0.8: 0 of 1; "
-        "the best Val × Div: 1 of 1 (top_k 1)"
+        "1 of 1 by diversity at validity ≥ 0.5 (top-k on 1), "
+        "0 of 1 by diversity at validity ≥ 0.8, 1 of 1 by the best Val × Div (top-k on 1)"
     )
     # Validity that nobody would accept is not credited, however wide its area.
     useless = rows("a", [("min_p", 0.6, 0.5), ("oracle_size", 0.49, 1.0)])
@@ -98,15 +116,11 @@ def test_recall_on_the_hull():
     assert np.isnan(oracle_cutoffs.recall_at(HULL[1:], 0.75))
 
 
-def test_areas_and_budgets_have_a_number_for_every_sampler():
+def test_every_sampler_has_an_area_and_budgets_a_task():
     table = pd.concat([rows("a", PRACTICAL), rows("b", [("none", 0.9, 0.5), ("none", 0.95, 0.1)])])
     wide = oracle_cutoffs.areas(table).set_index("task")
     assert wide.loc["a", "top_k"] == pytest.approx(0.21)
     assert wide.loc["b", "none"] == pytest.approx(0.9 * 0.5 + 0.05 * 0.1)
-    budgets = oracle_cutoffs.full_budgets(table, 0.8).set_index(["task", "rule"])
-    assert budgets.loc[("b", "none"), "best"] == pytest.approx(0.5)
-    assert ("a", "none") not in budgets.index
-    assert oracle_cutoffs.full_budgets(table, 0.99).empty
     assert oracle_cutoffs.task_for_budgets(table, 0.8) == "b"
 
 
@@ -124,11 +138,11 @@ def test_operating_points_are_settings_of_the_table(measured):
     points = oracle_cutoffs.operating_points(table, losses, level)
     assert points.decoder.iloc[0] == "T = 1 alone"
     assert (points[points.decoder.str.contains("Val")].validity >= level).all()
-    for _, point in points.iterrows():
-        (row,) = oracle_cutoffs.at_setting(table, point).itertuples()
-        assert row.validity == point.validity
-        assert point[["order", "shape", "size"]].sum() == pytest.approx(point.total)
-        assert point.total == pytest.approx(-np.log(row.validity * row.diversity))
+    both = points.merge(table, on=["task", *KEY], suffixes=("", "_in_table"))
+    assert len(both) == len(points)
+    assert (both.validity == both.validity_in_table).all()
+    assert points[["order", "shape", "size"]].sum(axis=1).to_numpy() == pytest.approx(points.total)
+    assert points.total.to_numpy() == pytest.approx(-np.log(points.validity * points.diversity))
     assert oracle_cutoffs.operating_points(table, losses, 1.0).decoder.tolist() == ["T = 1 alone"]
 
 
@@ -158,7 +172,9 @@ def test_sensitivity_compares_like_with_like(tiny, tmp_path, monkeypatch):
     canonical, every = (rows.loc[f"4 shortest answers, {kind} tokenisations"].validity
                         for kind in ("canonical", "all"))  # fmt: skip
     assert every >= canonical
-    moves = oracle_cutoffs.largest_moves(table)
+    moves = oracle_cutoffs.largest_moves(pd.concat([table, table.assign(task="other")]))
+    other, moves = (own.reset_index(drop=True) for _, own in moves.groupby("task"))
+    pd.testing.assert_frame_equal(other.assign(task="rng-1"), moves)
     assert set(moves.choice) == {"batch size", "bfloat16", "end", "paraphrase", "all tokenisations"}
     worst = max(abs(rows.loc[f"paraphrase {i}", "validity"] - rows.loc["as everywhere", "validity"])
                 for i in (1, 2, 3, 4))  # fmt: skip

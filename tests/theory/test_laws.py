@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 
 import calib_utils as cu
 from calib_utils.book import check
-from calib_utils.core.tries import uniform_over_valid
+from calib_utils.core.split import TokenTable
+from calib_utils.core.tries import Trie, uniform_over_valid
 from calib_utils.errors import (
     InvalidRequestError,
     ResultsError,
@@ -21,7 +23,6 @@ from calib_utils.errors import (
 )
 from calib_utils.models import scoring
 from calib_utils.results.evaluation import diversity_of, share_interval
-from calib_utils.studies.formal_framework import expected
 from calib_utils.studies.oracle_cutoffs import split_table
 from calib_utils.theory.laws import (
     ByStep,
@@ -36,6 +37,7 @@ from calib_utils.theory.laws import (
     UniformOverV,
     Zipf,
     character_tokenizer,
+    node_of,
     reference_model,
 )
 
@@ -57,6 +59,55 @@ LAWS = [
 FIXED, BRANCHING = "rng-2", (10, 1, 10, 1)
 UNEQUAL = cu.Task("unequal", "Say one:", ["a", "ab", "abc", "abd", "b", "cab", "cc"])
 EXACT = 1e-12  # where float32 holds the logits
+
+
+class Expected(NamedTuple):
+    """What a law makes of a trie by formulas, in float64, with none of the chain's arithmetic."""
+
+    validity: float
+    diversity: float
+    oracle_precision: float  # Prec_seq and Rec_seq (Def. 4.1) of the oracle size
+    oracle_recall: float
+    order_calibrated: bool  # as in Def. D.1; the order part of a loss is then 0
+    proportional: bool  # the valid tokens' p to N at T = 1; with both, the shape part is 0
+
+
+def expected(law: Law, trie: Trie, n_vocab: int, temperature: float = 1.0) -> Expected:
+    """What a law makes of a trie; raises an InvalidRequestError where it does not fit."""
+    tokens = TokenTable(trie)
+    log_p, uniform = np.empty((2, len(tokens.edge)))
+    ordered = proportional = True
+    for index in range(trie.n_nodes):
+        node = node_of(tokens, index, n_vocab)
+        law.require_fits(node)
+        own = slice(tokens.first[index], tokens.first[index + 1])
+        log_p[own] = law.valid_log_p(node, temperature)
+        logits = law.logits(node)
+        rank = np.argsort(np.argsort(-logits, kind="stable"))
+        kept = rank[node.symbols] < node.n_valid
+        uniform[own] = np.where(kept, -math.log(node.n_valid), -math.inf)
+        lowest = logits[node.symbols].min()
+        ordered &= bool(lowest >= np.delete(logits, node.symbols).max(initial=-math.inf))
+        per_answer = law.valid_log_p(node) - np.log(node.counts)
+        proportional &= bool(np.ptp(per_answer) < 1e-12)
+    drawn, even = (_answer_probabilities(tokens, values) for values in (log_p, uniform))
+    # Not `metrics`: what these numbers are held against goes through it.
+    share = drawn[drawn > 0] / drawn.sum()
+    diversity = np.exp(-(share * np.log(share)).sum()) / trie.n_answers if len(share) else math.nan
+    numbers = drawn.sum(), diversity, even.sum(), (even > 0).mean()
+    return Expected(*map(float, numbers), ordered, proportional)
+
+
+def _answer_probabilities(tokens: TokenTable, log_p: np.ndarray) -> np.ndarray:
+    """Products along the answers of what the valid tokens have [token]. [answer]"""
+    trie = tokens.trie
+    edge = np.bincount(tokens.edge, np.exp(log_p), trie.n_edges)
+    reach = np.ones(trie.n_nodes)
+    for node, child, p in zip(trie.edge_node, trie.edge_child, edge, strict=True):
+        if child >= 0:  # a parent's own edge comes before those of its children
+            reach[child] = reach[node] * p
+    last = trie.sequence_edge
+    return np.bincount(trie.sequence_answer, reach[trie.edge_node[last]] * edge[last])
 
 
 def model_id(law):
