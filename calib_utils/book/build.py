@@ -1,10 +1,9 @@
-"""The book: contents, pages, a PDF, and a chapter computed here and now.
+"""The book: pages, a PDF, and a chapter computed here and now.
 
 Also the Sphinx extension that `_config.yml` names. Knows executed notebooks, jupyter-book and the
 browser that prints; draws nothing and changes no executed notebook.
 """
 
-import ast
 import json
 import os
 import re
@@ -14,16 +13,18 @@ import sys
 import tempfile
 import time
 import uuid
+from collections import Counter
+from collections.abc import Callable
+from html import escape
 from pathlib import Path
 from string import Template
 
 import nbformat
 import pandas as pd
-import yaml
 from sphinx.errors import ConfigError
 
 from calib_utils import files, paths
-from calib_utils.book import notebooks, pictures
+from calib_utils.book import contents, notebooks, pictures, verdicts
 from calib_utils.errors import (
     BookBuildError,
     CalibUtilsError,
@@ -32,10 +33,11 @@ from calib_utils.errors import (
 )
 from calib_utils.figures import explorer
 from calib_utils.models.loading import load_model
-from calib_utils.models.registry import EMBEDDED, HEADLINE, book_order
+from calib_utils.models.registry import EMBEDDED, HEADLINE, human_name
 from calib_utils.openended import precision_recall
 from calib_utils.results import storage
 from calib_utils.results.storage import KEY
+from calib_utils.studies.reporting import CLAIM, KINDS
 
 # One chapter, computed on this machine
 
@@ -146,8 +148,11 @@ def _keep(target: Path, content: bytes) -> Path:
 
 _REPOSITORY = re.compile(r"https://(github|gitlab)\.com/([^/]+)/([^/]+?)(?:\.git)?/?")
 _EXECUTED = re.compile(r"/book/(?:panel|results/[^/]+)/([^/]+)\.ipynb$")
-_OWN = "The page appears in a part of that model's own, its rows in `data/results`."
+_IMPORT = re.compile(r"(?m)^(?:import|from) ")
+_OWN = "The page appears under this chapter, its rows in `data/results`."
 _ALL = "All chapters run for it, and then this page, which is about every model with rows."
+_EXECUTED_IN = ("results/", "panel/")
+_PAGE = re.compile(rf'href="{verdicts.PAGE}([^"#]+)(#[^"]*|)"')
 # docutils names the entries of a list by a role that ARIA 1.2 withdrew; a list needs list items.
 _WITHDRAWN, _ITEM = 'role="doc-biblioentry"', 'role="listitem"'
 
@@ -156,8 +161,9 @@ def setup(app) -> dict:
     """Registers the steps; Sphinx calls it with the application."""
     # Before sphinx-notfound-page looks at its prefix.
     app.connect("config-inited", _addresses, priority=100)
-    app.connect("source-read", _add_run_box)
-    app.connect("source-read", _fill_tables)
+    app.connect("source-read", _prepare_notebook)
+    app.connect("source-read", _fill)
+    app.connect("env-check-consistency", _number_by_model)
     pictures.setup(app)
     # After the theme has added its buttons.
     app.connect("html-page-context", _mend_page, priority=900)
@@ -203,10 +209,9 @@ def run_box(docname: str, repository: str, template: str) -> str | None:
     Args:
         docname: of the page, as `results/<model>/<notebook>` or `panel/<notebook>`.
     """
-    part, _, rest = docname.partition("/")
-    if part not in ("results", "panel") or not rest:
+    if not docname.startswith(_EXECUTED_IN):
         return None
-    own = part == "results"
+    own = contents.model_of(docname) is not None
     return Template(template).substitute(
         repository=repository,
         folder=repository.rstrip("/").rsplit("/", 1)[-1].removesuffix(".git"),
@@ -215,155 +220,142 @@ def run_box(docname: str, repository: str, template: str) -> str | None:
     )
 
 
-def _add_run_box(app, docname: str, content: list[str]) -> None:
-    """Puts the box below the page's opening; the file itself, which readers download, has none."""
+def _prepare_notebook(app, docname: str, content: list[str]) -> None:
+    """What a built page has and the file itself, which readers download, has not.
+
+    Its code is folded, its heading tells it from other models' pages, and its box is at its end.
+    """
     template = Path(app.srcdir, "templates", "run_box.md").read_text(encoding="utf-8")
     box = run_box(docname, app.config.html_theme_options["repository_url"], template)
-    if box is not None:
-        notebook = json.loads(content[0])
-        cell = {"cell_type": "markdown", "id": "run-this-page", "metadata": {}, "source": box}
-        notebook["cells"].insert(1, cell)
-        content[0] = json.dumps(notebook)
+    if box is None:
+        return
+    notebook = json.loads(content[0])
+    cells = notebook["cells"]
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            cell["metadata"]["tags"] = _folded(cell)
+    if (model := contents.model_of(docname)) not in (None, HEADLINE):
+        heading, *rest = "".join(cells[0]["source"]).split("\n")
+        cells[0]["source"] = "\n".join([f"{heading} ({human_name(model)})", *rest])
+    cells.append({"cell_type": "markdown", "id": "run-this-page", "metadata": {}, "source": box})
+    content[0] = json.dumps(notebook)
 
 
-# Rows of tables that prose pages leave to the executed notebooks
+def _folded(cell: dict) -> list[str]:
+    """The tags of a code cell on a page: its code is behind a line to click.
 
-# `$rows 02_controlled_tasks claims reproduced`: a row per model, its name and what it glued;
+    That line is left out where nobody looks for it: parameters, imports, cells that show nothing.
+    """
+    tags = cell["metadata"].get("tags", [])
+    if {"remove-cell", "remove-input"} & set(tags):
+        return tags
+    kinds = [kind for output in cell["outputs"] for kind in output.get("data", ["text"])]
+    shows = any(not kind.startswith("application/papermill") for kind in kinds)
+    set_up = {"parameters", "injected-parameters"} & set(tags)
+    set_up = set_up or _IMPORT.search("".join(cell["source"]))
+    return [*dict.fromkeys([*tags, "hide-input", *(["quiet-code"] if set_up or not shows else [])])]
+
+
+# What prose pages leave to the executed notebooks
+
 # `$headline`: the folder of the model that the prose quotes; `thm-x-$headline`: a label there.
 _LABELS = re.compile(r"([\w-]+)-\$headline")
-_ROWS = re.compile(r"(?m)^\$rows (\S+) (.+)$")
-_VERDICTS = "$verdicts"
-_CHANGES = "verdict_changes.csv"
+_FILLED = {
+    "headline": lambda: HEADLINE,
+    "headline_name": lambda: human_name(HEADLINE),
+    "models": contents.described_models,
+    "tally": verdicts.tally,
+    "glance": verdicts.at_a_glance,
+    "legend": lambda: verdicts.legend([CLAIM]),
+    "legend_others": lambda: verdicts.legend([kind for kind in KINDS if kind != CLAIM]),
+    "claims": lambda: verdicts.in_words(measured=True),
+    "others": lambda: verdicts.in_words(measured=False),
+    "history": verdicts.history,
+}
+_TO_FILL = re.compile(rf"\$({'|'.join(_FILLED)})\b")
 
 
-def _fill_tables(app, docname: str, content: list[str]) -> None:
-    content[0] = _LABELS.sub(lambda found: notebooks.label_of(found[1], HEADLINE), content[0])
-    content[0] = content[0].replace("$headline", HEADLINE)
-    if _ROWS.search(content[0]):
-        content[0] = _ROWS.sub(lambda found: model_rows(found[1], found[2].split()), content[0])
-    if _VERDICTS in content[0]:
-        content[0] = content[0].replace(_VERDICTS, verdict_rows())
+def _fill(app, docname: str, content: list[str]) -> None:
+    if docname.startswith(_EXECUTED_IN):
+        return
+    text = _LABELS.sub(lambda found: notebooks.label_of(found[1], HEADLINE), content[0])
+    content[0] = _TO_FILL.sub(lambda found: _FILLED[found[1]](), text)
 
 
-def model_rows(notebook: str, keys: list[str], book: Path | None = None) -> str:
-    """Rows of a Markdown table: each model with that executed notebook, and what it glued."""
-    rows = []
-    for model in models_with_pages(book):
-        page = f"results/{model}/{notebook}.ipynb"
-        if (Path(book or paths.book_dir()) / page).is_file():
-            cells = [f"[{model}]({page})", *(f"{{glue:text}}`{page}::{key}:s`" for key in keys)]
-            rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows)
+def _number_by_model(app, env) -> None:
+    """Figures and formulas are numbered through the chapters of one model, as they are read.
 
-
-def verdicts(book: Path | None = None) -> pd.DataFrame:
-    """Every statement of the executed notebooks: chapter, model, claim, kind, verdict."""
-    book, rows = Path(book or paths.book_dir()), []
-    folders = {key: paths.executed_dir(key, book) for key in models_with_pages(book)}
-    for model, folder in (folders | {"all models": paths.panel_dir(book)}).items():
-        for path in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
-            cells = nbformat.read(path, as_version=4).cells
-            for output in (output for cell in cells for output in cell.get("outputs", ())):
-                if output.get("metadata", {}).get("scrapbook", {}).get("name") == "verdicts":
-                    said = json.loads(ast.literal_eval(next(iter(output.data.values()))))
-                    rows += [{"chapter": path.stem, "model": model, **one} for one in said]
-    return pd.DataFrame(rows, columns=["chapter", "model", "claim", "kind", "verdict"])
-
-
-def verdict_rows(book: Path | None = None) -> str:
-    """Rows of a Markdown table: every claim with its verdicts before and now, and the reason.
-
-    What was said before, and why it changed, is kept in a table beside the pages; what is said now
-    is read from the executed notebooks. A statement that is in the notebooks alone is new.
+    Sphinx counts in the order of the contents, where the other models' pages come between.
     """
-    book = Path(book or paths.book_dir())
-    old, now = pd.read_csv(book / _CHANGES, keep_default_na=False), verdicts(book)
-    models = [name for name in old.columns if name not in ("chapter", "before", "now", "reason")]
-    rows, told = [], set()
-    for row in old.to_dict("records"):
-        before = {model: row[model] for model in models if row[model]}
-        told.add((row["chapter"], row["now"]))
-        own = now[(now.chapter == row["chapter"]) & (now.claim == row["now"])]
-        rows.append(
-            (
-                row["chapter"],
-                row["before"],
-                _by_verdict(before),
-                *_now(row["now"], own),
-                row["reason"],
-            )
-        )
-    for (chapter, claim), own in now.groupby(["chapter", "claim"], sort=False):
-        if (chapter, claim) not in told:
-            rows.append((chapter, "–", "–", *_now(claim, own), "new"))
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def _now(claim: str, own: pd.DataFrame) -> tuple[str, str]:
-    if not claim:
-        return "dropped", "–"
-    kind = f" *({own.kind.iloc[0]})*" if len(own) else ""
-    return claim + kind, _by_verdict(dict(zip(own.model, own.verdict, strict=True))) or "not run"
-
-
-def _by_verdict(said: dict[str, str]) -> str:
-    """Verdicts with the models that have each."""
-    models: dict[str, list[str]] = {}
-    for model, verdict in said.items():
-        models.setdefault(verdict, []).append(model)
-    return "; ".join(f"**{verdict}** {', '.join(own)}" for verdict, own in models.items())
+    given, env.toc_fignumbers = env.toc_fignumbers, {}
+    for model in (None, *contents.models_with_pages()):
+        last: Counter = Counter()
+        for page in contents.reading_order(model):
+            numbers = {
+                kind: {name: (last[kind] + i,) for i, name in enumerate(own, start=1)}
+                for kind, own in given.get(page, {}).items()
+            }
+            last.update({kind: len(own) for kind, own in numbers.items()})
+            env.toc_fignumbers.setdefault(page, numbers)
 
 
 def _mend_page(app, pagename, templatename, context, doctree) -> None:
-    """Roles that screen readers know, and an edit button that leads to what people edit."""
+    """Roles that screen readers know, links to pages, the way on, and an edit button that leads to
+    what people edit."""
+
+    def address(page: str, place: str = "") -> str:
+        found = app.builder.get_relative_uri(pagename, page)
+        return found if "#" in found else found + place  # all pages in one have one place a page
+
     if body := context.get("body"):
-        context["body"] = body.replace(_WITHDRAWN, _ITEM)
+        body = body.replace(_WITHDRAWN, _ITEM)
+        body = _PAGE.sub(lambda found: f'href="{address(found[1], found[2])}"', body)
+        context["body"] = body.replace("</h1>", f"</h1>{_bar(pagename, address)}", 1)
+    if pages := context.get("generate_toctree_html"):
+        context["generate_toctree_html"] = lambda **options: _named(pages(**options))
+    order = contents.reading_order(contents.model_of(pagename))
+    if pagename in order:
+        here = order.index(pagename)
+        for name, near in (("prev", order[:here][-1:]), ("next", order[here + 1 :][:1])):
+            found = [{"link": address(page), "title": _title(app, page)} for page in near]
+            context[name] = found[0] if found else None
     for group in context.get("header_buttons", ()):
         for button in group.get("buttons", ()):
             if button.get("label") == "source-edit-button":
                 button["url"] = _EXECUTED.sub(r"/notebooks/\1.py", button["url"])
 
 
-# Contents, pages and PDF
-
-_START = (
-    *("summary", "how_to_read", "explorer", "noise_floor", "bring_a_sampler", "add_your_model"),
-    *("scale_out", "status", "verdicts", "errata"),
-)
-_REFERENCE = "glossary faults benchmarks mutation licences bibliography cite"
-
-
-def models_with_pages(book: Path | None = None) -> list[str]:
-    """Keys of the models that have executed notebooks, by `book_order`."""
-    folders = (Path(book or paths.book_dir()) / "results").glob("*/[0-9][0-9]_*.ipynb")
-    return sorted({path.parent.name for path in folders}, key=book_order)
+def _named(pages):
+    """The list of pages, whose chevrons the theme leaves without a name."""
+    for summary in pages.select("li > details > summary"):
+        link = summary.find_parent("li").find("a")
+        summary["aria-label"] = f"Pages below {link.get_text(strip=True)}"
+    return pages
 
 
-def table_of_contents(book: Path | None = None) -> str:
-    """The text of `_toc.yml`: prose, chapters about all models, a part per model."""
-    parts, book = {"Start": list(_START)}, Path(book or paths.book_dir())
-    folders = {"All models": paths.panel_dir(book)}
-    folders |= {key: paths.executed_dir(key, book) for key in models_with_pages(book)}
-    for caption, folder in folders.items():
-        pages = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
-        parts[caption] = [page.relative_to(book).with_suffix("").as_posix() for page in pages]
-    parts["Reference"] = [f"reference/{page}" for page in _REFERENCE.split()]
-    contents = {
-        "format": "jb-book",
-        "root": "intro",
-        "parts": [
-            {"caption": caption, "chapters": [{"file": page} for page in pages]}
-            for caption, pages in parts.items()
-            if pages
-        ],
-    }
-    head = "# Written by `python -m calib_utils toc` from the executed notebooks; do not edit.\n"
-    return head + yaml.safe_dump(contents, sort_keys=False, allow_unicode=True, width=1000)
+def _title(app, page: str) -> str:
+    return escape(app.env.titles[page].astext())
 
 
-def write_table_of_contents(book: Path | None = None) -> Path:
-    """Writes the book's `_toc.yml` where it differs, as a whole: two runs may end together."""
-    return _keep(Path(book or paths.book_dir()) / "_toc.yml", table_of_contents(book).encode())
+def _bar(pagename: str, address: Callable) -> str:
+    """The same chapter of every other model, in a line below the heading of an executed notebook.
+
+    The book's script adds the section that is read to its links, and a button that opens all code.
+    """
+    same = contents.chapters().get(pagename.rpartition("/")[2], [])
+    if pagename not in same:
+        return ""
+    links = [
+        f'<a href="{address(page)}"{" aria-current=page" * (page == pagename)}>'
+        f"{escape(human_name(model))}</a>"
+        for page in same
+        if (model := contents.model_of(page))
+    ]
+    shown = f'<span>Model</span><div class="cu-models">{"".join(links)}</div>' if links else ""
+    return f'<nav class="cu-top" aria-label="This chapter of other models">{shown}</nav>'
+
+
+# Pages and PDF
 
 
 def build(output: Path | None = None) -> Path:
@@ -417,6 +409,9 @@ def _build(output: Path) -> None:
     files.keep(first.parent / "_static" / "noise-points.js", text.encode())
 
 
+_COMPLAINT = re.compile("WARNING|ERROR|ExtensionError")
+
+
 def _jupyter_book(output: Path, builder: str, page: str) -> Path:
     """Builds and returns one page."""
     tool = Path(sys.executable).with_name("jupyter-book")
@@ -428,7 +423,7 @@ def _jupyter_book(output: Path, builder: str, page: str) -> Path:
     first = output / "_build" / builder / page
     if done.returncode or not first.is_file():
         lines = (done.stdout + done.stderr).splitlines()
-        told = [line for line in lines if "WARNING" in line or "ERROR" in line] or lines[-20:]
+        told = [line for line in lines if _COMPLAINT.search(line)] or lines[-20:]
         raise BookBuildError("the book does not build cleanly:\n" + "\n".join(told))
     return first
 

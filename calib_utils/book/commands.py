@@ -131,6 +131,12 @@ def parser() -> argparse.ArgumentParser:
     add("--results-dir", type=Path, help="rows go here, not into data/results")
     add("--book-dir", type=Path, help="pages go here, not into book")
 
+    add = command("remove", _remove, "take a model's pages out of the book; its rows stay")
+    add("model", help="the name of its folder in book/results, or its hub id")
+    add("--rows", action="store_true", help="its rows and texts too, and execute the panel anew")
+    add("--results-dir", type=Path, help="by default this checkout's")
+    add("--book-dir", type=Path, help="by default this checkout's")
+
     add = command("check", _check, "are stored results what they say")
     add("folder", nargs="?", type=Path, help="by default this checkout's results")
     add("--recompute", type=int, default=0, metavar="N", help="N tables of each model, N texts")
@@ -370,7 +376,7 @@ def _named(model: str) -> str:
 
 
 def _run(options) -> int:
-    from calib_utils.book import build, notebooks, pictures
+    from calib_utils.book import contents, notebooks, pictures
 
     options.model = _named(options.model)
     names = options.notebook or [*notebooks.notebook_names(), *notebooks.panel_names()]
@@ -387,7 +393,7 @@ def _run(options) -> int:
         failed += notebooks.execute(jobs, folder, **prepare)
     if panel_jobs:
         failed += notebooks.execute(panel_jobs, paths.panel_dir(book_dir), force=options.force)
-    build.write_table_of_contents(book_dir)
+    contents.write_table_of_contents(book_dir)
     own_book = book_dir == paths.book_dir().resolve()
     if jobs and options.model == HEADLINE and own_book and not failed:
         pictures.write_readme_figure()
@@ -450,14 +456,30 @@ def _parameters(options, name: str) -> dict:
     return notebooks.check_parameters(name, changed | notebooks.parse_parameters(name, given))
 
 
+def _remove(options) -> int:
+    from calib_utils.book import contents, notebooks
+
+    book_dir = Path(options.book_dir or paths.book_dir()).resolve()
+    folders = [book_dir / "results"]
+    folders += [options.results_dir or paths.default_results_dir()] if options.rows else []
+    for path in contents.remove_model(options.model, *folders):
+        print(path)
+    contents.write_table_of_contents(book_dir)
+    if not options.rows:
+        return 0
+    given = {"results_dir": str(folders[1].resolve())} if options.results_dir else {}
+    jobs = {name: notebooks.check_parameters(name, given) for name in notebooks.panel_names()}
+    return 1 if notebooks.execute(jobs, paths.panel_dir(book_dir)) else 0
+
+
 # The book, and stored results
 
 
 def _book(options) -> None:
-    from calib_utils.book import build
+    from calib_utils.book import build, contents
 
     computed = build.compute_live(options.live) if options.live else ""
-    build.write_table_of_contents()
+    contents.write_table_of_contents()
     first = build.build(options.output)
     if options.pdf:
         output = first.parents[2]
@@ -469,9 +491,9 @@ def _book(options) -> None:
 
 
 def _toc(options) -> None:
-    from calib_utils.book import build
+    from calib_utils.book import contents
 
-    print(build.write_table_of_contents())
+    print(contents.write_table_of_contents())
 
 
 def _check(options) -> int:

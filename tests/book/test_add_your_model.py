@@ -7,12 +7,11 @@ import shutil
 
 import nbformat
 import pytest
-import yaml
 
 import calib_utils as cu
 from calib_utils import paths
 from calib_utils.__main__ import main
-from calib_utils.book import build, notebooks
+from calib_utils.book import notebooks
 from calib_utils.core.tasks import OpenPrompt
 from calib_utils.errors import InvalidRequestError
 from calib_utils.models.registry import checkpoints
@@ -59,16 +58,10 @@ def project(tmp_path, monkeypatch):
     return copy
 
 
-def contents(text):
-    """Caption -> files of a table of contents, as Sphinx reads it."""
-    parts = yaml.safe_load(text)["parts"]
-    return {part["caption"]: [chapter["file"] for chapter in part["chapters"]] for part in parts}
-
-
 def test_the_commands_of_the_page_run_as_printed(project, tiny_folder, hub, capsys):
     """All of it, for a tiny checkpoint in the place of the page's model: pages, rows, checks."""
     hub(tiny_folder("qwen3", chat=True), HUB_ID)
-    before = contents((project / "book" / "_toc.yml").read_text())
+    before = (project / "book" / "_toc.yml").read_text().splitlines()
     blocks = re.findall(r"```bash\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
     commands = [line for block in blocks for line in block.splitlines()]
     told = {}
@@ -91,14 +84,16 @@ def test_the_commands_of_the_page_run_as_printed(project, tiny_folder, hub, caps
         notebook
     )
     assert "recomputed,ok" in told["check"]
-    # A part of its own after the embedded ones, whose parts are as before; gone with its folder.
-    after = contents((project / "book" / "_toc.yml").read_text())
-    assert after.pop(KEY) == [f"results/{KEY}/00_quickstart"]
-    assert after == before
-    assert list(contents((project / "book" / "_toc.yml").read_text()))[-2:] == [KEY, "Reference"]
-    shutil.rmtree(executed.parent)
-    assert main(["toc"]) == 0
-    assert contents((project / "book" / "_toc.yml").read_text()) == before
+    # Under the quickstart after the embedded models, the rest as before; a command removes it.
+    after = (project / "book" / "_toc.yml").read_text().splitlines()
+    assert after[(at := after.index(f"    - file: results/{KEY}/00_quickstart")) - 1].startswith(
+        "      title: "
+    )
+    assert after[:at] + after[at + 2 :] == before
+    assert after[at + 1] == "      title: Qwen3-0.6B"
+    assert main(["remove", HUB_ID]) == 0
+    assert not executed.parent.exists()
+    assert (project / "book" / "_toc.yml").read_text().splitlines() == before
 
 
 @pytest.mark.full
@@ -139,7 +134,7 @@ def test_a_local_folder_runs_from_anywhere_into_given_places(
     )  # fmt: skip
     assert 'model = "mine"' in parameters and 'results_dir = "rows"' in parameters
     assert str(tmp_path) not in text, "where things lie on this machine is nobody's business"
-    assert "mine" in contents((tmp_path / "book" / "_toc.yml").read_text())
+    assert "file: results/mine/00_quickstart" in (tmp_path / "book" / "_toc.yml").read_text()
 
 
 def test_a_folder_may_not_pass_for_an_embedded_model(tiny_folder, tmp_path, capsys):
@@ -149,18 +144,6 @@ def test_a_folder_may_not_pass_for_an_embedded_model(tiny_folder, tmp_path, caps
     assert InvalidRequestError.__name__ in (err := capsys.readouterr().err)
     assert "rename the folder" in err
     assert not (tmp_path / "results").exists()
-
-
-@pytest.mark.parametrize("key", ["007", "null", "Yes", "1e3", "@me", "a b: c", "owner--name@main"])
-def test_any_folder_name_is_a_caption(tmp_path, key):
-    pages = tmp_path / "results" / key
-    pages.mkdir(parents=True)
-    (pages / "00_quickstart.ipynb").touch()
-    (pages / ".failed-01_x.ipynb").touch()
-    found = contents(build.table_of_contents(tmp_path))
-    assert found[key] == [f"results/{key}/00_quickstart"]
-    assert build.models_with_pages(tmp_path) == [key]
-    assert build.write_table_of_contents(tmp_path).read_text() == build.table_of_contents(tmp_path)
 
 
 def test_the_panel_is_printed_in_three_forms(capsys):
@@ -176,7 +159,3 @@ def test_the_panel_is_printed_in_three_forms(capsys):
     line = next(x for x in told["text"].splitlines() if "35B-A3B " in x)
     assert "34.7 B, 3.45 active" in line and line.rstrip().endswith("no")
     assert "qwen2.5-coder-0.5b-instruct (default)" in told["text"]
-
-
-def test_the_page_is_in_the_book():
-    assert "add_your_model" in contents((ROOT / "book" / "_toc.yml").read_text())["Start"]

@@ -11,13 +11,13 @@ from pybtex.database import parse_string
 from sphinx.errors import ConfigError
 
 from calib_utils import paths
-from calib_utils.book import build, commands, notebooks
+from calib_utils.book import build, commands, contents, notebooks
 from calib_utils.models.registry import EMBEDDED, ENCODERS, checkpoints, find
 
 ROOT = paths.project_root()
 TEMPLATE = (paths.book_dir() / "templates" / "run_box.md").read_text()
 REPOSITORY = "https://github.com/someone/fork"
-PAGES = re.findall(r"- file: (\S+)", build.table_of_contents())
+PAGES = re.findall(r"- file: (\S+)", contents.table_of_contents())
 CHAPTERS = [page for page in PAGES if re.search(r"/\d\d_", page)]
 
 

@@ -27,7 +27,7 @@ import pytest
 import calib_utils as cu
 from calib_utils import files, paths
 from calib_utils.__main__ import main
-from calib_utils.book import build, resources
+from calib_utils.book import build, contents, resources
 from calib_utils.errors import JudgeError, ModelFormatError, ResultsError, UnknownNameError
 from calib_utils.openended.judges import LanguageModelJudge
 from calib_utils.results import conventions, evaluation, records, storage
@@ -312,7 +312,7 @@ def small_book(small_project, tmp_path):
     for name in ("assets", "templates"):
         shutil.copytree(ROOT / "book" / name, folder / "book" / name)
     shutil.copy(ROOT / "book" / "references.bib", folder / "book")
-    for page in re.findall(r"(?:root|file): (\S+)", build.table_of_contents(folder / "book")):
+    for page in re.findall(r"(?:root|file): (\S+)", contents.table_of_contents(folder / "book")):
         target = folder / "book" / f"{page}.md"
         target.parent.mkdir(exist_ok=True)
         target.write_text(f"# {page}\n")
@@ -424,7 +424,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import calib_utils as cu
-from calib_utils.book import build
+from calib_utils.book import contents
 from calib_utils.errors import CalibUtilsError
 from calib_utils.figures import explorer
 from calib_utils.models import weights
@@ -467,7 +467,7 @@ actions = {
     "steps": lambda: explorer.keep(model, ["rng-2"], "eos", rows),
     "answers": judge,
     "labels for people": lambda: verifiers.write_sheet(disk / "sheet.csv", texts),
-    "book": lambda: build.write_table_of_contents(disk),
+    "book": lambda: contents.write_table_of_contents(disk),
     "conversion": lambda: weights.converted_folder(gguf, "0" * 64),
     "forgotten hash": lambda: cu.load_model(folder, device="cpu").weights_sha256,
 }

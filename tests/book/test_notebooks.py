@@ -13,7 +13,7 @@ import pytest
 from calib_utils import paths
 from calib_utils.__main__ import main
 from calib_utils.book import build, notebooks
-from calib_utils.book.build import models_with_pages, table_of_contents
+from calib_utils.book.contents import models_with_pages, table_of_contents
 from calib_utils.errors import NotReproducedError
 from calib_utils.models.registry import CORE, HEADLINE
 from calib_utils.results import storage

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from calib_utils import paths
-from calib_utils.book import build, notebooks
+from calib_utils.book import notebooks, verdicts
 from calib_utils.models.loading import Model
-from calib_utils.models.registry import HEADLINE
+from calib_utils.models.registry import HEADLINE, human_name
 from calib_utils.studies import reporting
 from calib_utils.studies.reporting import EXCLUDED, HYPOTHESIS, KINDS, OURS, THEOREM, Finding
 
@@ -161,28 +161,19 @@ def executed(folder, name, **glued):
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), folder / f"{name}.ipynb")
 
 
-def test_tables_of_prose_pages_are_filled_from_executed_notebooks(tmp_path):
+def test_the_history_of_verdicts_is_filled_from_executed_notebooks(tmp_path):
     for model in ("zeta", "smollm2-135m-instruct", HEADLINE):
         told = {"claim": "It's so", "kind": reporting.CLAIM, "verdict": "reproduced"}
         one = [told, told | {"claim": "Another"}] if model == "zeta" else [told]
         executed(paths.executed_dir(model, tmp_path), "02_x", verdicts=json.dumps(one))
-    rows = build.model_rows("02_x", ["claims"], tmp_path).splitlines()
-    assert [row.split("]")[0] for row in rows] == [
-        f"| [{HEADLINE}",
-        "| [smollm2-135m-instruct",
-        "| [zeta",
-    ]
-    assert f"{{glue:text}}`results/{HEADLINE}/02_x.ipynb::claims:s`" in rows[0]
     (tmp_path / "verdict_changes.csv").write_text(
         "chapter,before,zeta,now,reason\n"
         "02_x,Was so,not testable here,It's so,why\n"
         "02_x,Gone,no,,true\n"
     )
-    kept, dropped, new = build.verdict_rows(tmp_path).splitlines()
-    assert (
-        f"It's so *(measured claim)* | **reproduced** {HEADLINE}, smollm2-135m-instruct, zeta | why"
-        in kept
-    )
+    kept, dropped, new = verdicts.history(tmp_path).splitlines()
+    three = f"{human_name(HEADLINE)}, SmolLM2 135M, zeta"
+    assert f"It's so *(measured claim)* | **reproduced** {three} | why" in kept
     assert "Was so | **not testable here** zeta" in kept
     assert dropped == "| 02_x | Gone | **no** zeta | dropped | – | true |"
     assert "| – | – | Another *(measured claim)* | **reproduced** zeta | new |" in new

@@ -10,7 +10,7 @@ from calib_utils.models.registry import DEFAULT_MODEL
 HTML = paths.project_root() / "_build" / "_build" / "html"
 WIDTHS = {"screen": 1280, "phone": 360}
 # Prose pages with parts of their own; the others are text and tables.
-PROSE = ("intro", "status", "explorer", "errata", "scale_out")
+PROSE = ("intro", "verdicts", "explorer", "errata", "scale_out")
 SMALLEST = "smollm2-135m-instruct"
 # Whose markup stands for most of the book's: axe-core reads these on a push, nightly every page.
 READ_ON_A_PUSH = ("explorer", "02_controlled_tasks", "prose")
