@@ -137,13 +137,6 @@ def largest_difference(rows: pd.DataFrame, results_dir: Path, model: str) -> flo
     return gaps[name]
 
 
-def _keep(target: Path, content: bytes) -> Path:
-    try:
-        return files.keep(target, content)
-    except OSError as error:
-        raise BookBuildError(f"cannot write {target} ({error}): make it writable") from error
-
-
 # Sphinx extension: addresses, the box of a page, texts for those who cannot see a figure
 
 _REPOSITORY = re.compile(r"https://(github|gitlab)\.com/([^/]+)/([^/]+?)(?:\.git)?/?")
