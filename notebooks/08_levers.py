@@ -94,8 +94,8 @@ page.fold(page.with_intervals(compared), "Every lever at both levels of validity
 # %% [markdown]
 # ### List by list
 #
-# How far can one go on a single list? {numref}`fig-lever-tasks` leads from the standard prompt at
-# temperature 1 to the most diverse setting of any lever that has validity 0.8.
+# How far can one go on a single list? The next figure leads from the standard prompt at temperature
+# 1 to the most diverse setting of any lever that has validity 0.8.
 
 # %% mystnb={"figure": {"caption": "Each list as it is (dots) and at the most diverse setting of any lever with validity 0.8 or more (squares).", "name": "fig-lever-tasks"}, "image": {"alt": "Arrows in the plane of validity and diversity, one per list."}}
 before, after = study.before_and_after(settings)
