@@ -69,13 +69,3 @@ def program_ranks(ranked: pd.DataFrame) -> Figure:
     axes[0].set_ylim(1.06 * low, -0.04 * low)
     legend_below(figure, 2)
     return figure
-
-
-def program_curves(curves: pd.DataFrame, prevalence: float) -> Axes:
-    """One problem's `programs.precision_recall`, and a random order."""
-    ax = plt.gca()
-    ax.plot(curves.recall, curves.precision, ".-", color=VALID, label="by log-probability")
-    ax.axhline(prevalence, color="black", linestyle="--", linewidth=1.2, label="random order")
-    ax.set(xlabel="recall", ylabel="precision", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-    legend_below(ax.figure, 2)
-    return ax
