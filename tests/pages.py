@@ -1,13 +1,16 @@
 """Which executed pages a push runs again: `python tests/pages.py [--all]` prints their paths.
 
 The smallest model's, the page of all models, and two of the others, chosen by the commit, so that
-every page has its turn within a few pushes.
+every page has its turn within a few pushes. A model whose weights are not fetched for the tests has
+its turn with `--all`.
 """
 
 import hashlib
 import subprocess
 import sys
 from pathlib import Path
+
+from calib_utils.models.registry import CORE
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALLEST = "smollm2-135m-instruct"
@@ -23,7 +26,7 @@ def executed() -> list[Path]:
 def chosen(commit: str) -> list[Path]:
     """The pages of a push."""
     always = [path for path in executed() if path.parent.name in (SMALLEST, "panel")]
-    others = [path for path in executed() if path not in always]
+    others = [p for p in executed() if p not in always and p.parent.name in CORE]
     turn = sorted(
         others, key=lambda p: hashlib.sha256(f"{commit}/{p.parent.name}/{p.stem}".encode()).digest()
     )
