@@ -81,12 +81,12 @@ def use_style() -> None:
 def as_svg(figure: Figure) -> str:
     """The figure as drawn; in its metadata the same for a phone, in `desc` where it comes from."""
     # Closed at once: a copy of a figure that is on show would be shown as well.
-    copy = pickle.loads(pickle.dumps(figure))
-    plt.close(copy)
-    _stack(copy)
+    narrow = pickle.loads(pickle.dumps(figure))  # a deep copy loses how artists are removed
+    plt.close(narrow)
+    _stack(narrow)
     source = escape(str(figure.get_label()))
     tag, drawing = _svg(figure).split(">", 1)
-    return f"{tag}><metadata><![CDATA[{_svg(copy)}]]></metadata><desc>{source}</desc>{drawing}"
+    return f"{tag}><metadata><![CDATA[{_svg(narrow)}]]></metadata><desc>{source}</desc>{drawing}"
 
 
 def _svg(figure: Figure) -> str:

@@ -250,7 +250,7 @@ def check_name(name: str | Path) -> None:
     problem = "no name"
     try:
         if isinstance(name, str | Path) and str(name).strip():
-            Path(name).expanduser().exists()
+            Path(name).expanduser().resolve().exists()
             return
     except (OSError, RuntimeError, ValueError) as error:
         problem = str(error)

@@ -80,9 +80,9 @@ def visit(browser, watch):
         wrong += [f"image: {told}" for told in page.evaluate(IMAGES)]
         page.wait_for_function(build.FORMULAS_SET)
         wrong += [f"formula cut: {told}" for told in page.evaluate(CUT)]
+        page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
         wrong += [f"squeezed: {told}" for told in page.evaluate(SQUEEZED)]
         wrong += [f"outside its cell: {told}" for told in page.evaluate(OUTSIDE)]
-        page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
         if axe:
             wrong += _axe(page, BUT_CONTRAST)
         if axe and view == "screen":

@@ -330,8 +330,8 @@ def test_colours_are_those_of_the_figures(written):
     wanted |= {cause: colour for cause, (colour, _) in figures.CAUSES.items()}
     assert index["colours"] == wanted
     sheet = (paths.book_dir() / "assets" / "explorer.css").read_text(encoding="utf-8")
-    assert f"--cu-valid: {figures.BLUE};" in sheet
-    assert f"--cu-invalid: {figures.VERMILION};" in sheet
+    assert f"--cu-valid: {figures.VALID};" in sheet
+    assert f"--cu-invalid: {figures.INVALID};" in sheet
 
 
 def test_the_numbers_are_the_stored_rows(written):

@@ -314,7 +314,7 @@ def test_the_figures_data_and_the_figure():
     bars = [patch.get_height() for patch in figure.axes[0].patches]
     assert bars == pytest.approx(first.p)
     titles = [ax.get_title(loc="right") for ax in figure.axes]
-    assert titles[1] == "T = 1: Val 1.00, Div 1.00" and titles[2] == "invalid 0.0%"
+    assert titles[1] == "at T = 1\nVal 1.00, Div 1.00" and titles[2] == "invalid 0.0%"
     plt.close(figure)
 
 
