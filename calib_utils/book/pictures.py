@@ -8,6 +8,7 @@ import base64
 import colorsys
 import html
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
@@ -54,21 +55,24 @@ def figure(name: str, book: Path | None = None, kinds=("svg", "png")) -> tuple[s
         BookBuildError: no executed notebook has it.
     """
     labels = (name, notebooks.label_of(name, HEADLINE))
-    for folder in (paths.executed_dir(HEADLINE, book), paths.panel_dir(book)):
-        for path in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
-            for cell in nbformat.read(path, as_version=4).cells:
-                if cell.metadata.get("mystnb", {}).get("figure", {}).get("name") in labels:
-                    for output in cell.outputs:
-                        for kind in kinds:
-                            if content := output.get("data", {}).get(_MIME[kind]):
-                                is_text = kind == "svg"
-                                return kind, (
-                                    content.encode() if is_text else base64.b64decode(content)
-                                )
+    for cell in _cells_of(book):
+        if cell.metadata.get("mystnb", {}).get("figure", {}).get("name") not in labels:
+            continue
+        for kind in kinds:
+            for output in cell.outputs:
+                if content := output.get("data", {}).get(_MIME[kind]):
+                    return kind, content.encode() if kind == "svg" else base64.b64decode(content)
     raise BookBuildError(
         f"no executed notebook of {HEADLINE} has the figure {name!r}: correct the name in "
         f"the page, or run `python -m calib_utils run --model {HEADLINE}`"
     )
+
+
+def _cells_of(book: Path | None) -> Iterator:
+    """Cells of the headline model's notebooks, then of those about all models."""
+    for folder in (paths.executed_dir(HEADLINE, book), paths.panel_dir(book)):
+        for path in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
+            yield from nbformat.read(path, as_version=4).cells
 
 
 def write_figures(book: Path | None = None) -> list[Path]:
