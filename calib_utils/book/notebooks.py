@@ -388,6 +388,7 @@ def execute(
     folder: Path,
     *,
     force: bool = False,
+    dry_run: bool = False,
     prepare: Callable[[], object] = lambda: None,
 ) -> list[str]:
     """Executes the notebooks whose copies in `folder` are not current, and prints what it wrote.
@@ -399,19 +400,27 @@ def execute(
         jobs: notebook -> parameters, checked.
         folder: of the executed copies of one model, or of all models' notebooks.
         force: executes all of them.
+        dry_run: prints what would be executed and why, and does nothing.
         prepare: called once, before the first is executed.
 
     Returns:
         The notebooks that failed.
     """
-    failed = []
+    failed, pages = [], {name: folder / f"{name}.ipynb" for name in jobs}
+
+    def reasons() -> dict[str, list[str]]:
+        forced = ["asked for by --force"] * force
+        return {name: why_stale(name, jobs[name], pages[name]) or forced for name in jobs}
+
+    if dry_run:
+        for name, why in reasons().items():
+            print(f"{name} on {folder.name}: {'; '.join(why) or 'current'}", flush=True)
+        return failed
     with _alone(folder):
         for draft in folder.iterdir():  # of a run that was killed
             if _DRAFT.fullmatch(draft.name):
                 draft.unlink(missing_ok=True)
-        pages = {name: folder / f"{name}.ipynb" for name in jobs}
-        forced = ["asked for by --force"] * force
-        todo = {name: why_stale(name, jobs[name], pages[name]) or forced for name in jobs}
+        todo = reasons()
         if any(todo.values()):
             prepare()
         for name, why in todo.items():
