@@ -227,6 +227,8 @@ def _prepare_notebook(app, docname: str, content: list[str]) -> None:
     for cell in cells:
         if cell["cell_type"] == "code":
             cell["metadata"]["tags"] = _folded(cell)
+        else:
+            cell["source"] = notebooks.as_roles("".join(cell["source"]))
     if (model := contents.model_of(docname)) not in (None, HEADLINE):
         heading, *rest = "".join(cells[0]["source"]).split("\n")
         cells[0]["source"] = "\n".join([f"{heading} ({human_name(model)})", *rest])

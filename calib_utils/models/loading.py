@@ -198,7 +198,9 @@ def load_model(
         _remember(digest, path)
         return Model(path.name, key, folder, digest, path.name, None, **settings)
     if path.is_dir():
-        own = Path(os.path.abspath(path)).name  # of a link its own name, not that of what it leads to
+        own = Path(
+            os.path.abspath(path)
+        ).name  # of a link its own name, not that of what it leads to
         folder, file = path, f"{own}/"
         text = file if own in EMBEDDED else own
     elif is_hub_id(text) and path.suffix != ".gguf":
