@@ -48,7 +48,7 @@ def chapters(book: Path | None = None) -> dict[str, list[str]]:
 
 
 def failures(notebook: str, book: Path | None = None) -> dict[str, str]:
-    """Models for which a chapter failed and has no page -> the error, from the copy that is kept."""
+    """Models for which a chapter failed and has no page -> the error, from the kept copy."""
     found = {}
     for model in models_with_pages(book):
         folder = paths.executed_dir(model, book)
