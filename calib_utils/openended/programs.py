@@ -153,7 +153,7 @@ _NEUTRAL = {
     **{"epsilon_cutoff": 0.0, "eta_cutoff": 0.0},
     **{"repetition_penalty": 1.0, "no_repeat_ngram_size": 0},
 }
-_ROWS = 32  # replies at a time under a model's own settings; the draws depend on it
+ROWS = 32  # replies at a time under a model's own settings; the draws depend on it
 
 
 def message_start(model: Model, message: str) -> Start:
@@ -220,11 +220,77 @@ def draw_under(
     replies = []
     with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.inference_mode():
         torch.manual_seed(seed)
-        for first in range(0, len(forced), _ROWS):
-            ids = [[*start.ids, *tokens] for tokens in forced[first : first + _ROWS]]
+        for first in range(0, len(forced), ROWS):
+            ids = [[*start.ids, *tokens] for tokens in forced[first : first + ROWS]]
             rows = torch.tensor(ids, device=device)
             out = network.generate(rows, attention_mask=torch.ones_like(rows), **chosen)
             replies += out[:, len(start.ids) :].tolist()
+    return _texts(model, replies, ends)
+
+
+def draw_together(
+    model: Model,
+    start: Start,
+    settings: Sequence[Mapping],
+    seeds: Sequence[int],
+    n: int,
+    max_tokens: int,
+    **options,
+) -> list[list[tuple[str, bool]]]:
+    """`n` replies, at most `ROWS`, under each of several settings, in one pass a token for all.
+
+    The same replies as `draw_under` draws for each setting and seed alone, but for near-ties in
+    the last digits of the logits.
+
+    Args:
+        settings: of temperature, top_k, top_p and min_p, applied in this order.
+        options: of transformers' `generate`, such as the keys of the prompt.
+    """
+    import torch
+    from transformers import LogitsProcessor, LogitsProcessorList
+    from transformers.generation import (
+        MinPLogitsWarper,
+        TemperatureLogitsWarper,
+        TopKLogitsWarper,
+        TopPLogitsWarper,
+    )
+
+    kinds = {"temperature": TemperatureLogitsWarper, "top_k": TopKLogitsWarper}
+    kinds |= {"top_p": TopPLogitsWarper, "min_p": MinPLogitsWarper}
+    network, ends = model.network, start.end_ids
+    device = network.get_input_embeddings().weight.device
+    chains = [
+        LogitsProcessorList(make(one[name]) for name, make in kinds.items() if name in one)
+        for one in settings
+    ]
+    generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+
+    class Chosen(LogitsProcessor):
+        """Draws for each setting from its own generator, and leaves only what was drawn."""
+
+        def __call__(self, ids, scores):
+            out = torch.full_like(scores, -torch.inf)
+            for i, (chain, generator) in enumerate(zip(chains, generators, strict=True)):
+                own = slice(i * n, (i + 1) * n)
+                p = chain(ids[own], scores[own]).softmax(dim=-1)
+                out[own].scatter_(1, torch.multinomial(p, 1, generator=generator), 0.0)
+            return out
+
+    chosen = _NEUTRAL | {"do_sample": True, "max_new_tokens": max_tokens} | options
+    chosen |= {"eos_token_id": list(ends), "pad_token_id": ends[0]}
+    rows = torch.tensor([start.ids] * (n * len(settings)), device=device)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.inference_mode():
+        out = network.generate(
+            rows,
+            attention_mask=torch.ones_like(rows),
+            logits_processor=LogitsProcessorList([Chosen()]),
+            **chosen,
+        )
+    texts = _texts(model, out[:, len(start.ids) :].tolist(), ends)
+    return [texts[i : i + n] for i in range(0, len(texts), n)]
+
+
+def _texts(model: Model, replies: list, ends: Sequence[int]) -> list[tuple[str, bool]]:
     found = []
     for reply in replies:
         stop = next((i for i, token in enumerate(reply) if token in ends), None)

@@ -33,6 +33,7 @@ SETTING = ["strategy", "parameter", "temperature"]
 # Higher is more diverse in the first; lower in the others.
 MEASURES = ("embedding_diversity", "self_bleu", "self_bleu_in_groups")
 LEVEL = 0.8  # validity that a setting must have
+_TOGETHER = 256  # texts drawn in one pass a token
 _ROUNDING = 1e-9  # a mean of shares that is .8 may come out a hair below
 
 
@@ -397,22 +398,45 @@ def generate(
     ids = list(dict.fromkeys(plan.prompt_id))
     starts = {key: start_of(model, prompts[key], end) for key in ids}
 
-    def make(prompt_id: str) -> pd.DataFrame:
-        rows = []
-        for setting in plan[plan.prompt_id == prompt_id].itertuples(index=False):
-            # Temperature first, then the cutoff, as in Table 3.
-            settings = {"temperature": float(setting.temperature)}
-            if setting.strategy in ("top_k", "top_p", "min_p"):
-                kind = int if setting.strategy == "top_k" else float
-                settings[setting.strategy] = kind(setting.parameter)
+    def settings_of(setting) -> dict:
+        """Temperature first, then the cutoff, as in Table 3."""
+        own = {"temperature": float(setting.temperature)}
+        if setting.strategy in ("top_k", "top_p", "min_p"):
+            kind = int if setting.strategy == "top_k" else float
+            own[setting.strategy] = kind(setting.parameter)
+        return own
+
+    def draw(prompt_id: str, own: list) -> list[list]:
+        """The texts of some settings, those without forced tokens together where they fit."""
+        start, n, found = starts[prompt_id], own[0].n_texts, []
+        if own[0].strategy != ORACLE and n <= programs.ROWS:
+            for first in range(0, len(own), at_once := max(1, _TOGETHER // n)):
+                part = own[first : first + at_once]
+                options = _prompt_once(model, start, n * len(part))
+                seeds = [setting.seed for setting in part]
+                given = [settings_of(setting) for setting in part]
+                drawn = programs.draw_together(model, start, given, seeds, n, max_tokens, **options)
+                found += drawn
+            return found
+        for setting in own:
             oracle = setting.strategy == ORACLE
-            openings = forced[prompt_id][: setting.n_texts] if oracle else [()] * setting.n_texts
+            openings = forced[prompt_id][:n] if oracle else [()] * n
+            options = settings_of(setting) | _prompt_once(model, start, len(openings))
             left = max_tokens - len(openings[0])
-            settings |= _prompt_once(model, starts[prompt_id], len(openings))
-            options = {"settings": settings, "seed": setting.seed}
-            drawn = programs.draw_under(model, starts[prompt_id], openings, left, **options)
-            key = (prompt_id, prompts[prompt_id].category, *(getattr(setting, f) for f in SETTING))
-            rows += [(*key, sample, *text) for sample, text in enumerate(drawn)]
+            found.append(
+                programs.draw_under(model, start, openings, left, options, seed=setting.seed)
+            )
+        return found
+
+    def make(prompt_id: str) -> pd.DataFrame:
+        rows, asked = [], list(plan[plan.prompt_id == prompt_id].itertuples(index=False))
+        oracle = [setting for setting in asked if setting.strategy == ORACLE]
+        others = [setting for setting in asked if setting.strategy != ORACLE]
+        for own in filter(None, (others, oracle)):
+            for setting, drawn in zip(own, draw(prompt_id, own), strict=True):
+                key = (getattr(setting, f) for f in SETTING)
+                key = (prompt_id, prompts[prompt_id].category, *key)
+                rows += [(*key, sample, *text) for sample, text in enumerate(drawn)]
         columns = ["prompt_id", "category", *SETTING, "sample", "text", "ended"]
         return pd.DataFrame(rows, columns=columns)
 
