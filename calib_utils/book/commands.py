@@ -82,9 +82,7 @@ def parser() -> argparse.ArgumentParser:
         return add.add_argument
 
     model = argparse.ArgumentParser(add_help=False)
-    model.add_argument(
-        "--model", default=DEFAULT_MODEL, help="embedded name, hub id, folder or .gguf file"
-    )
+    model.add_argument("--model", default=DEFAULT_MODEL, help="embedded name, hub id or path")
     model.add_argument("--revision", help="hub commit, branch or tag")
     model.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
     model.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
@@ -105,31 +103,29 @@ def parser() -> argparse.ArgumentParser:
     add("--format", choices=FORMATS, default="csv")
     add("--output", type=Path, help="write the table to this file instead of stdout")
 
-    command("prompt", _prompt, "show the prompt as the model sees it", model, task)
+    command("prompt", _prompt, "show what the model sees", model, task)
 
     add = command("fetch", _fetch, "put embedded model files into the cache")
     add("model", nargs="?", default=DEFAULT_MODEL)
     add("--all", action="store_true", help="fetch all files that the book and the tests need")
 
-    add = command(
-        "models", _models, "list the paper's models and the embedded ones, and what is measured"
-    )
+    add = command("models", _models, "list the models, and what is measured")
     add("--format", choices=["text", *FORMATS], default="text")
     add("--results-dir", type=Path, help="by default this checkout's")
 
-    command("forecast", _forecast, "estimate the memory, disk space and time of a run", model)
+    command("forecast", _forecast, "estimate memory, disk space and time of a run", model)
 
-    add = command("resources", _resources, "print the resources that a batch job needs, as JSON")
+    add = command("resources", _resources, "print what a batch job needs, as JSON")
     add("models", nargs="*", default=list(CORE), metavar="MODEL")
     add("--dtype", default="float32", help="float32, bfloat16 or float16")
     add("--gpu-gb", type=float, default=0.0, help="memory of one GPU; 0: use none")
 
-    add = command("run", _run, "execute the notebooks of a model that are out of date", model)
+    add = command("run", _run, "execute a model's outdated notebooks", model)
     add("--notebook", action="append", help="only this notebook, given as NN_topic")
     add(
         "--panel",
         action=argparse.BooleanOptionalAction,
-        help="run only the notebooks about all models, or leave them out",
+        help="only the notebooks about all models, or only the others",
     )
     add("--force", action="store_true", help="execute also what is up to date")
     add("-p", "--parameter", action="append", default=[], metavar="KEY=VALUE")
@@ -138,37 +134,21 @@ def parser() -> argparse.ArgumentParser:
 
     add = command("remove", _remove, "remove a model's pages from the book; its rows stay")
     add("model", help="its folder's name in book/results, or its hub id")
-    add(
-        "--rows",
-        action="store_true",
-        help="remove its rows and texts too, and execute the panel again",
-    )
+    add("--rows", action="store_true", help="also its rows and texts; executes the panel again")
     add("--results-dir", type=Path, help="by default this checkout's")
     add("--book-dir", type=Path, help="by default this checkout's")
 
     add = command("check", _check, "check the stored results")
     add("folder", nargs="?", type=Path, help="by default this checkout's results")
-    add(
-        "--recompute",
-        type=int,
-        default=0,
-        metavar="N",
-        help="compute N tables of each model again, and N texts",
-    )
-    add(
-        "--longest",
-        type=float,
-        default=math.inf,
-        metavar="S",
-        help="leave out tables that took longer than S seconds",
-    )
-    add("--seed", default="0", help="chooses the tables: any text, such as a commit")
+    add("--recompute", type=int, default=0, metavar="N", help="N tables of each model, N texts")
+    add("--longest", type=float, default=math.inf, metavar="S", help="no table that took longer")
+    add("--seed", default="0", help="of the choice: any text, such as a commit")
     add("--strict", action="store_true", help="reject also what may not be contributed")
 
     add = command("book", _book, "build the pages from executed notebooks")
     add("--output", type=Path)
     add("--pdf", action="store_true", help="also print it to a PDF with Chromium")
-    about = "first run the quickstart on an embedded model, and compare its rows"
+    about = "first run the quickstart on an embedded model and compare its rows"
     add("--live", nargs="?", const=DEFAULT_MODEL, metavar="MODEL", help=about)
 
     command("toc", _toc, "rewrite the book's table of contents")
