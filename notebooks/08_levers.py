@@ -109,7 +109,7 @@ else:
 page.fold(study.choices(before, after), "The most diverse setting of each list")
 
 # %% [markdown]
-# ### Sampler cards
+# ### One setting for all lists
 #
 # In practice one setting is used for all lists. The table first shows the default samplers of
 # engines and models, in their own order of operations. Then it shows each kind of cutoff of the
