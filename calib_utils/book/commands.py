@@ -72,8 +72,7 @@ def _say_error(error: Exception | str) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """Every command with its options; `command` of what it parses is the function to call."""
-    about = "Exact validity and diversity of language models, and the book made from them."
-    parser = argparse.ArgumentParser(prog="python -m calib_utils", description=about)
+    parser = argparse.ArgumentParser(prog="python -m calib_utils", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, function: Callable, about: str, *parents) -> Callable:
@@ -82,78 +81,78 @@ def parser() -> argparse.ArgumentParser:
         return add.add_argument
 
     model = argparse.ArgumentParser(add_help=False)
-    model.add_argument("--model", default=DEFAULT_MODEL, help="embedded name, hub id or path")
+    model.add_argument("--model", default=DEFAULT_MODEL, help="embedded name, hub id, path")
     model.add_argument("--revision", help="hub commit, branch or tag")
     model.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
     model.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
-    about = "whether to use the chat template; by default for post-trained models only"
+    about = "ask it through its chat template, or not; by default its stage decides"
     model.add_argument("--chat", action=argparse.BooleanOptionalAction, help=about)
 
     task = argparse.ArgumentParser(add_help=False)
     task.add_argument("--task", required=True, help="rng-3, us-states, ... or a .json file")
     task.add_argument("--end", default="eos", help="eos, line or none")
 
-    add = command("evaluate", _evaluate, "compute exact validity and diversity", model, task)
+    add = command("evaluate", _evaluate, "exact validity, diversity", model, task)
     add("--rule", action="append", help="none, top_k=50, top_p=0.9, min_p=0.1, ...")
     add("--temperature", action="append", type=float)
     add("--tokenizations", default="canonical", help="canonical or all")
     add("--surface", default="exact", help="exact, any_space or any_case")
     add("--batch-size", type=int)
-    add("--results-dir", type=Path, help="the folder where rows are stored and reused")
+    add("--results-dir", type=Path, help="reuse and store rows here")
     add("--format", choices=FORMATS, default="csv")
-    add("--output", type=Path, help="write the table to this file instead of stdout")
+    add("--output", type=Path, help="a file for the table, instead of stdout")
 
-    command("prompt", _prompt, "show what the model sees", model, task)
+    command("prompt", _prompt, "what the model sees", model, task)
 
-    add = command("fetch", _fetch, "put embedded model files into the cache")
+    add = command("fetch", _fetch, "embedded model files into the cache")
     add("model", nargs="?", default=DEFAULT_MODEL)
-    add("--all", action="store_true", help="fetch all files that the book and the tests need")
+    add("--all", action="store_true", help="all that the book and the tests need")
 
-    add = command("models", _models, "list the models, and what is measured")
+    add = command("models", _models, "the paper's panel and the embedded models")
     add("--format", choices=["text", *FORMATS], default="text")
     add("--results-dir", type=Path, help="by default this checkout's")
 
-    command("forecast", _forecast, "estimate memory, disk space and time of a run", model)
+    command("forecast", _forecast, "memory, disk and time of a run, before it runs", model)
 
-    add = command("resources", _resources, "print what a batch job needs, as JSON")
+    add = command("resources", _resources, "what a batch system is asked for, as JSON")
     add("models", nargs="*", default=list(CORE), metavar="MODEL")
     add("--dtype", default="float32", help="float32, bfloat16 or float16")
     add("--gpu-gb", type=float, default=0.0, help="memory of one GPU; 0: use none")
 
-    add = command("run", _run, "execute a model's outdated notebooks", model)
-    add("--notebook", action="append", help="only this notebook, given as NN_topic")
+    add = command("run", _run, "execute the notebooks for a model that are not current", model)
+    add("--notebook", action="append", help="only this one, as NN_topic")
     add(
         "--panel",
         action=argparse.BooleanOptionalAction,
-        help="only the notebooks about all models, or only the others",
+        help="only the notebooks about all models with results, or not those",
     )
-    add("--force", action="store_true", help="execute also what is up to date")
+    add("--force", action="store_true", help="execute those that are current as well")
     add("-p", "--parameter", action="append", default=[], metavar="KEY=VALUE")
-    add("--results-dir", type=Path, help="store rows here instead of in data/results")
-    add("--book-dir", type=Path, help="put pages here instead of into book")
+    add("--results-dir", type=Path, help="rows go here, not into data/results")
+    add("--book-dir", type=Path, help="pages go here, not into book")
 
-    add = command("remove", _remove, "remove a model's pages from the book; its rows stay")
-    add("model", help="its folder's name in book/results, or its hub id")
-    add("--rows", action="store_true", help="also its rows and texts; executes the panel again")
+    add = command("remove", _remove, "take a model's pages out of the book; its rows stay")
+    add("model", help="the name of its folder in book/results, or its hub id")
+    add("--rows", action="store_true", help="its rows and texts too, and execute the panel anew")
     add("--results-dir", type=Path, help="by default this checkout's")
     add("--book-dir", type=Path, help="by default this checkout's")
 
-    add = command("check", _check, "check the stored results")
+    add = command("check", _check, "are stored results what they say")
     add("folder", nargs="?", type=Path, help="by default this checkout's results")
     add("--recompute", type=int, default=0, metavar="N", help="N tables of each model, N texts")
     add("--longest", type=float, default=math.inf, metavar="S", help="no table that took longer")
     add("--seed", default="0", help="of the choice: any text, such as a commit")
-    add("--strict", action="store_true", help="reject also what may not be contributed")
+    add("--strict", action="store_true", help="notes count as well: fit to contribute")
 
     add = command("book", _book, "build the pages from executed notebooks")
     add("--output", type=Path)
-    add("--pdf", action="store_true", help="also print it to a PDF with Chromium")
-    about = "first run the quickstart on an embedded model and compare its rows"
+    add("--pdf", action="store_true", help="print it to a PDF as well, by Chromium")
+    about = "first compute the quickstart here, on an embedded model, and compare its rows"
     add("--live", nargs="?", const=DEFAULT_MODEL, metavar="MODEL", help=about)
 
     command("toc", _toc, "rewrite the book's table of contents")
 
-    add = command("reproduce", _reproduce, "compute stored rows again and print the differences")
+    add = command("reproduce", _reproduce, "recompute stored rows, print the differences")
     add("--model", help="only this model's rows")
     add("--results-dir", type=Path, help="by default this checkout's")
     add("--update", action="store_true", help="replace the stored rows")
