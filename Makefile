@@ -13,8 +13,7 @@ VLLM_VENV := .venv-vllm
 # A kernel beside a test process shares the cores with it; fixed threads keep results comparable.
 export TOKENIZERS_PARALLELISM = false
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
-NBVAL := $(PYTEST) -o addopts= -p tests.nbval_plugin -p no:cacheprovider --nbval --nbval-current-env \
-  --nbval-cell-timeout=900 --nbval-sanitize-with tests/nbval_sanitize.cfg
+NBVAL := $(PYTEST) -p no:cacheprovider --nbval
 # Chooses which pages and rows have their turn.
 COMMIT := $(shell git rev-parse HEAD 2>/dev/null || echo none)
 

@@ -227,6 +227,8 @@ def _prepare_notebook(app, docname: str, content: list[str]) -> None:
     for cell in cells:
         if cell["cell_type"] == "code":
             cell["metadata"]["tags"] = _folded(cell)
+        else:
+            cell["source"] = notebooks.as_roles("".join(cell["source"]))
     if (model := contents.model_of(docname)) not in (None, HEADLINE):
         heading, *rest = "".join(cells[0]["source"]).split("\n")
         cells[0]["source"] = "\n".join([f"{heading} ({human_name(model)})", *rest])
@@ -335,7 +337,8 @@ def _bar(pagename: str, address: Callable) -> str:
 
     The book's script adds the section that is read to its links, and a button that opens all code.
     """
-    same = contents.chapters().get(pagename.rpartition("/")[2], [])
+    notebook = pagename.rpartition("/")[2]
+    same = contents.chapters().get(notebook, [])
     if pagename not in same:
         return ""
     links = [
@@ -343,6 +346,10 @@ def _bar(pagename: str, address: Callable) -> str:
         f"{escape(human_name(model))}</a>"
         for page in same
         if (model := contents.model_of(page))
+    ]
+    links += [
+        f'<s title="{escape(why, quote=True)}">{escape(human_name(model))} (failed)</s>'
+        for model, why in (contents.failures(notebook) if links else {}).items()
     ]
     shown = f'<span>Model</span><div class="cu-models">{"".join(links)}</div>' if links else ""
     return f'<nav class="cu-top" aria-label="This chapter of other models">{shown}</nav>'

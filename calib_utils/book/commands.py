@@ -112,7 +112,9 @@ def parser() -> argparse.ArgumentParser:
     add("--format", choices=["text", *FORMATS], default="text")
     add("--results-dir", type=Path, help="by default this checkout's")
 
-    command("forecast", _forecast, "memory, disk and time of a run, before it runs", model)
+    add = command("forecast", _forecast, "memory, disk and time of a run, before it runs", model)
+    add("--gpu", metavar="NAME", help="the GPU it would run on, elsewhere: H100, A100 40GB, ...")
+    add("--gpu-gb", type=float, help="memory of that GPU, for one that has no name here")
 
     add = command("resources", _resources, "what a batch system is asked for, as JSON")
     add("models", nargs="*", default=list(CORE), metavar="MODEL")
@@ -127,6 +129,8 @@ def parser() -> argparse.ArgumentParser:
         help="only the notebooks about all models with results, or not those",
     )
     add("--force", action="store_true", help="execute those that are current as well")
+    add("--dry-run", action="store_true", help="say what would be executed and why, do nothing")
+    add("--name", help="what a local model is called: its folder, or file, may have a common name")
     add("-p", "--parameter", action="append", default=[], metavar="KEY=VALUE")
     add("--results-dir", type=Path, help="rows go here, not into data/results")
     add("--book-dir", type=Path, help="pages go here, not into book")
@@ -352,8 +356,15 @@ def _forecast(options) -> None:
     from calib_utils.models.loading import resolve_device
 
     loading.check_name(options.model)
-    size = forecasts.size_of(options.model, options.revision)
-    print(forecasts.report(size, options.dtype, resolve_device(options.device)))
+    size, there = forecasts.size_of(options.model, options.revision), None
+    if options.gpu_gb is not None:
+        there = options.gpu_gb * 1e9
+        if not 0 < there < math.inf:
+            raise InvalidRequestError(f"--gpu-gb {options.gpu_gb}: must be more than 0")
+    elif options.gpu is not None:
+        there = forecasts.gpu_memory(options.gpu)
+    device = "cuda" if there else resolve_device(options.device)
+    print(forecasts.report(size, options.dtype, device, there))
 
 
 def _resources(options) -> None:
@@ -369,7 +380,27 @@ def _named(model: str) -> str:
 
     loading.check_name(model)
     path = Path(model).expanduser()
-    return str(path.resolve()) if model not in EMBEDDED and path.exists() else model
+    # Of a link its own name: a model's folder of results is named by it.
+    return os.path.abspath(path) if model not in EMBEDDED and path.exists() else model
+
+
+def _called(model: str, name: str) -> str:
+    """A link with this name to a local model, so that its pages and rows are named by it."""
+    from calib_utils.models import loading
+
+    path = Path(model)
+    if not path.is_absolute() or not path.exists():  # of `_named`
+        raise InvalidRequestError(f"--name {name}: only local models can be given a name")
+    if loading.file_key(name) != name or name in EMBEDDED:
+        raise InvalidRequestError(
+            f"--name {name!r} is no name for a folder: letters, digits, dots and dashes, and not "
+            "that of an embedded model"
+        )
+    link = paths.cache_dir() / "named" / (name + path.suffix * path.is_file())
+    link.parent.mkdir(parents=True, exist_ok=True)
+    with files.whole(link) as draft:
+        draft.symlink_to(path.resolve())
+    return str(link)
 
 
 # Executing notebooks
@@ -379,25 +410,49 @@ def _run(options) -> int:
     from calib_utils.book import contents, notebooks, pictures
 
     options.model = _named(options.model)
+    if options.name is not None:
+        options.model = _called(options.model, options.name)
+    if quick := _is_quick(options):
+        _apart(options)
     names = options.notebook or [*notebooks.notebook_names(), *notebooks.panel_names()]
     # All parameters are checked before a model is fetched and a notebook takes its minutes.
     jobs, panel_jobs = {}, {}
     for name in names:
         about_all = notebooks.is_about_all(name)
-        if options.panel in (None, about_all):
+        if options.panel in (None, about_all) and not (quick and about_all):
             (panel_jobs if about_all else jobs)[name] = _parameters(options, name)
     book_dir, failed = Path(options.book_dir or paths.book_dir()).resolve(), []
+    how = {"force": options.force, "dry_run": options.dry_run}
     if jobs:
         folder = paths.executed_dir(_key(options), book_dir)
-        prepare = {"force": options.force, "prepare": lambda: _prepare(options)}
-        failed += notebooks.execute(jobs, folder, **prepare)
+        failed += notebooks.execute(jobs, folder, prepare=lambda: _prepare(options), **how)
     if panel_jobs:
-        failed += notebooks.execute(panel_jobs, paths.panel_dir(book_dir), force=options.force)
+        failed += notebooks.execute(panel_jobs, paths.panel_dir(book_dir), **how)
+    if options.dry_run:
+        return 0
     contents.write_table_of_contents(book_dir)
     own_book = book_dir == paths.book_dir().resolve()
     if jobs and options.model == HEADLINE and own_book and not failed:
         pictures.write_readme_figure()
     return 1 if failed else 0
+
+
+def _is_quick(options) -> bool:
+    return any(pair.replace(" ", "") == "quick=True" for pair in options.parameter)
+
+
+def _apart(options) -> None:
+    """Places for a quick run, whose numbers mean nothing: never the book and the stored rows."""
+    places = {"book_dir": paths.book_dir, "results_dir": paths.default_results_dir}
+    for name, own in places.items():
+        given = getattr(options, name)
+        if given is None:
+            setattr(options, name, paths.project_root() / "_build" / "quick" / name[:-4])
+        elif given.resolve() == own().resolve():
+            raise InvalidRequestError(
+                f"--{name.replace('_', '-')} {given}: numbers of a quick run mean nothing, so "
+                "choose another place, or leave it out"
+            )
 
 
 def _key(options) -> str:

@@ -47,6 +47,19 @@ def chapters(book: Path | None = None) -> dict[str, list[str]]:
     return dict(sorted(pages.items()))
 
 
+def failures(notebook: str, book: Path | None = None) -> dict[str, str]:
+    """Models for which a chapter failed and has no page -> the error, from the kept copy."""
+    found = {}
+    for model in models_with_pages(book):
+        folder = paths.executed_dir(model, book)
+        kept = folder / f".failed-{notebook}.ipynb"
+        if kept.is_file() and not (folder / f"{notebook}.ipynb").is_file():
+            cells = nbformat.read(kept, as_version=4).cells
+            errors = [o for c in cells for o in c.get("outputs", ()) if o.output_type == "error"]
+            found[model] = f"{errors[-1].ename}: {errors[-1].evalue}" if errors else "it failed"
+    return found
+
+
 def reading_order(model: str | None = None, book: Path | None = None) -> list[str]:
     """Every page that "next" leads through, with each chapter once.
 

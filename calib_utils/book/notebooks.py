@@ -16,6 +16,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from html import escape, unescape
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
@@ -292,6 +293,7 @@ def run(name: str, parameters: Mapping, output: Path) -> Path:
             model = parameters.get("model") or parameters_of(name)["model"]
             # Of a local folder or file the name alone, so that labels hold no path.
             _own_labels(notebook, Path(model).name if Path(model).is_absolute() else model)
+        _show_roles(notebook)
         nbformat.write(notebook, draft)
         os.replace(draft, output)
     except papermill.PapermillExecutionError:
@@ -380,6 +382,45 @@ def _own_labels(notebook, model: str) -> None:
             cell.source = whole.sub(lambda found: label_of(found[0], model), cell.source)
 
 
+# Roles of the book in texts, such as {glue:text}`x`, which Jupyter would show as they are written.
+_ROLE = re.compile(r"\{([a-z:]+)\}`([^`]*)`")
+_SHOWN_ROLE = re.compile(r'<span data-role="([a-z:]+)" data-of="([^"]*)">[^<]*</span>')
+
+
+def _show_roles(notebook) -> None:
+    """Gives every role of the book's in a text the words that it stands for, for Jupyter."""
+    values = {
+        output.metadata["scrapbook"]["name"]: ast.literal_eval(next(iter(output.data.values())))
+        for cell in notebook.cells
+        for output in cell.get("outputs", ())
+        if "scrapbook" in output.get("metadata", {})
+    }
+    figures = [c.metadata.get("mystnb", {}).get("figure", {}).get("name") for c in notebook.cells]
+    figures = [name for name in figures if name]
+
+    def shown(found: re.Match) -> str:
+        role, of = found[1], found[2]
+        words = {
+            "glue:text": lambda: str(values[of.partition(":")[0]]),
+            "term": lambda: of.partition(" <")[0],
+            "numref": lambda: f"Figure {figures.index(of) + 1} of this page",
+            "eq": lambda: f"({of})",  # as the formula is marked
+            "cite:p": lambda: f"[{of}]",
+        }.get(role)
+        if words is None or (role == "numref" and of not in figures):
+            return found[0]
+        return f'<span data-role="{role}" data-of="{escape(of)}">{escape(words())}</span>'
+
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = _ROLE.sub(shown, cell.source)
+
+
+def as_roles(text: str) -> str:
+    """A text of an executed copy with the book's roles in the place of the words for Jupyter."""
+    return _SHOWN_ROLE.sub(lambda found: f"{{{found[1]}}}`{unescape(found[2])}`", text)
+
+
 # Executing in turn what is not current
 
 
@@ -388,6 +429,7 @@ def execute(
     folder: Path,
     *,
     force: bool = False,
+    dry_run: bool = False,
     prepare: Callable[[], object] = lambda: None,
 ) -> list[str]:
     """Executes the notebooks whose copies in `folder` are not current, and prints what it wrote.
@@ -399,19 +441,27 @@ def execute(
         jobs: notebook -> parameters, checked.
         folder: of the executed copies of one model, or of all models' notebooks.
         force: executes all of them.
+        dry_run: prints what would be executed and why, and does nothing.
         prepare: called once, before the first is executed.
 
     Returns:
         The notebooks that failed.
     """
-    failed = []
+    failed, pages = [], {name: folder / f"{name}.ipynb" for name in jobs}
+
+    def reasons() -> dict[str, list[str]]:
+        forced = ["asked for by --force"] * force
+        return {name: why_stale(name, jobs[name], pages[name]) or forced for name in jobs}
+
+    if dry_run:
+        for name, why in reasons().items():
+            print(f"{name} on {folder.name}: {'; '.join(why) or 'current'}", flush=True)
+        return failed
     with _alone(folder):
         for draft in folder.iterdir():  # of a run that was killed
             if _DRAFT.fullmatch(draft.name):
                 draft.unlink(missing_ok=True)
-        pages = {name: folder / f"{name}.ipynb" for name in jobs}
-        forced = ["asked for by --force"] * force
-        todo = {name: why_stale(name, jobs[name], pages[name]) or forced for name in jobs}
+        todo = reasons()
         if any(todo.values()):
             prepare()
         for name, why in todo.items():

@@ -6,6 +6,7 @@ one small model (`data/panel/seconds.csv`). Loads no weights, and fetches nothin
 
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -34,6 +35,12 @@ _LEVELS = 8  # steps of an answer whose caches the branched way holds at once, a
 _MARGIN = 1.5
 _LEAST_MINUTES = 10
 _DRIVER_BYTES = 1e9  # the command beside the kernel of a notebook
+# Memory of common GPUs in 10^9 bytes, as their makers name it; of others `--gpu-gb` tells.
+GPUS = {
+    **{"T4": 16, "L4": 24, "L40S": 48, "RTX 3090": 24, "RTX 4090": 24, "RTX 5090": 32},
+    **{"V100 16GB": 16, "V100 32GB": 32, "A10": 24, "A100 40GB": 40, "A100 80GB": 80},
+    **{"H100": 80, "H200": 141, "B200": 180, "MI250X": 128, "MI300X": 192},
+}
 
 
 @dataclass(frozen=True)
@@ -212,9 +219,27 @@ def resources(names: Iterable[str], dtype: str = "float32", gpu_gb: float = 0.0)
     return found
 
 
-def report(size: ModelSize, dtype: str, device: str) -> str:
-    """The forecast for people; its first word says that it is one."""
-    needed, here = memory(size, dtype, device), _memory_here(device)
+def gpu_memory(name: str) -> float:
+    """Bytes of a GPU by its name in `GPUS`, in any case and without spaces.
+
+    Raises:
+        UnknownNameError: none of them.
+    """
+    plain = {re.sub(r"[\W_]+", "", one).lower(): gb for one, gb in GPUS.items()}
+    try:
+        return plain[re.sub(r"[\W_]+", "", name).lower()] * 1e9
+    except KeyError:
+        raise UnknownNameError("GPU", name, GPUS, "Its memory can be given as --gpu-gb.") from None
+
+
+def report(size: ModelSize, dtype: str, device: str, there: float | None = None) -> str:
+    """The forecast for people; its first word says that it is one.
+
+    Args:
+        there: bytes of memory of the machine that it is for; by default those of this one.
+    """
+    needed, here = memory(size, dtype, device), there or _memory_here(device)
+    place = "there" if there else "here"
     cache = paths.cache_dir()
     free = shutil.disk_usage(next(p for p in (cache, *cache.parents) if p.exists())).free
     active = f", {size.active / 1e9:.3g} B active" if size.active < size.parameters else ""
@@ -223,14 +248,14 @@ def report(size: ModelSize, dtype: str, device: str) -> str:
         f"FORECAST for {size.name}, {dtype} on {device}; not a measurement",
         f"  parameters  {size.parameters / 1e9:.3g} B{active}, vocabulary {size.vocabulary:,} "
         f"({size.source})",
-        f"  memory      {_gb(needed)} at most" + (f"; here {_gb(here)}" if here else ""),
+        f"  memory      {_gb(needed)} at most" + (f"; {place} {_gb(here)}" if here else ""),
         f"  disk        {disk}",
         f"  CPU time    {_clock(seconds(size))} for all notebooks, within a factor of {SPREAD} "
         f"either way; scaled from {_TIMED} by parameters",
     ]
     if here and needed > here:
         lines.append(
-            "  WARNING: does not fit into the memory here, and the times do not hold; "
+            "  WARNING: does not fit into the memory, and the times do not hold; "
             "use --dtype bfloat16, a smaller model, or a larger machine"
         )
     if size.disk_bytes > free:

@@ -89,10 +89,11 @@ def _table(models: list[str], name: str, rows: list[str]) -> str:
     return f"<table {label}>{head}{''.join(rows)}</table>"
 
 
-def _cells(own: pd.DataFrame, models: list[str]) -> str:
+def _cells(own: pd.DataFrame, models: list[str], failed: dict[str, str]) -> str:
     """The verdicts of some statements, a cell a model; one cell for what is about all models."""
     squares = [
         "".join(_square(row) for row in own[own.model == model].itertuples())
+        or (f'<i title="{escape(failed[model], quote=True)}">failed</i>' if model in failed else "")
         for model in (models if ALL not in own.model.to_numpy() else [ALL])
     ]
     span = f' colspan="{len(models)}"' if len(squares) < len(models) else ""
@@ -104,11 +105,12 @@ def at_a_glance(book: Path | None = None) -> str:
     found = verdicts(book)
     found = found[found.kind == CLAIM]
     models, rows = _models(found, book), []
-    for _, own in found.groupby("chapter"):
+    for chapter, own in found.groupby("chapter"):
+        failed = contents.failures(chapter, book)
         page = own.page.iloc[0]
         title = escape(contents.title_of(page, book))
         link = f'<a href="{PAGE}{page}">{title}</a>'
-        rows.append(f'<tr><th scope="row">{link}</th>{_cells(own, models)}</tr>')
+        rows.append(f'<tr><th scope="row">{link}</th>{_cells(own, models, failed)}</tr>')
     return _table(models, "chapter", [f"<tbody>{''.join(rows)}</tbody>"])
 
 
@@ -121,14 +123,15 @@ def in_words(measured: bool, book: Path | None = None) -> str:
     found = verdicts(book)
     found = found[(found.kind == CLAIM) == measured]
     models, parts = _models(found, book), []
-    for _, of_chapter in found.groupby("chapter"):
+    for chapter, of_chapter in found.groupby("chapter"):
+        failed = contents.failures(chapter, book)
         title = escape(contents.title_of(of_chapter.page.iloc[0], book))
         head = f'<th scope="rowgroup" colspan="{len(models) + 1}">{title}</th>'
         rows = [f"<tr>{head}</tr>"]
         for (claim, kind), own in of_chapter.groupby(["claim", "kind"], sort=False):
             sort = "" if measured else f" <em>({kind})</em>"
             row = f'<th scope="row">{escape(claim)}{sort}</th>'
-            rows.append(f"<tr>{row}{_cells(own, models)}</tr>")
+            rows.append(f"<tr>{row}{_cells(own, models, failed)}</tr>")
         parts.append(f"<tbody>{''.join(rows)}</tbody>")
     return _table(models, "claim", parts)
 

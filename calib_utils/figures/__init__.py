@@ -156,7 +156,7 @@ def _complete(ax: Axes, width: float, height: float) -> None:
 
 
 def _wrapped(text: str, inches: float) -> str:
-    n = int(13 * inches)  # characters
+    n = max(8, int(13 * inches))  # characters; a panel of one bar has hardly any height
     lines = [line if len(line) <= n else line.replace(", ", ",\n") for line in text.split("\n")]
     lines = "\n".join(lines).split("\n")
     return "\n".join(t if "$" in t else fill(t, n, break_long_words=False) for t in lines)

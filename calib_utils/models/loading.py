@@ -5,6 +5,7 @@ their chat template. Knows nothing of tasks.
 """
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -197,7 +198,7 @@ def load_model(
         _remember(digest, path)
         return Model(path.name, key, folder, digest, path.name, None, **settings)
     if path.is_dir():
-        own = path.resolve().name
+        own = _name_of(path)
         folder, file = path, f"{own}/"
         text = file if own in EMBEDDED else own
     elif is_hub_id(text) and path.suffix != ".gguf":
@@ -286,7 +287,12 @@ def key_of(name: str | Path, revision: str | None = None) -> str:
         return text
     if is_hub_id(text) and path.suffix != ".gguf" and not path.is_dir():
         return file_key(text.replace("/", "--") + (f"@{revision}" if revision else ""))
-    return file_key(path.stem if path.suffix == ".gguf" else path.resolve().name)
+    return file_key(path.stem if path.suffix == ".gguf" else _name_of(path))
+
+
+def _name_of(path: Path) -> str:
+    """Of a link its own name, not that of what it leads to: so a folder can be given a name."""
+    return Path(os.path.abspath(path)).name
 
 
 def file_key(text: str) -> str:

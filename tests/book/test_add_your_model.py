@@ -137,6 +137,35 @@ def test_a_local_folder_runs_from_anywhere_into_given_places(
     assert "file: results/mine/00_quickstart" in (tmp_path / "book" / "_toc.yml").read_text()
 
 
+def test_checkpoints_of_one_name_live_together_and_a_dry_run_says_what_would_run(
+    tiny_folder, tmp_path, capsys
+):
+    """Of two runs of training, each given its own name; nothing is written by a dry run."""
+    command = ["run", "--notebook", "00_quickstart", "--dry-run", "--book-dir", str(tmp_path)]
+    for run in ("runA", "runB"):
+        folder = shutil.copytree(tiny_folder(), tmp_path / run / "checkpoint-10")
+        assert main([*command, "--model", str(folder), "--name", f"{run}-10"]) == 0
+        assert capsys.readouterr().out == f"00_quickstart on {run}-10: never run\n"
+        model = cu.load_model(paths.cache_dir() / "named" / f"{run}-10", device="cpu")
+        assert (model.name, model.key) == (f"{run}-10",) * 2
+        assert (model.folder / "config.json").samefile(folder / "config.json")
+    assert sorted(path.name for path in tmp_path.glob("r*")) == ["runA", "runB"]
+    for name in ("a/b", "..", "gemma-3-270m", ""):
+        assert main([*command, "--model", str(folder), "--name", name]) == 2
+    assert main([*command, "--name", "mine"]) == 2  # of the embedded model
+    assert "only local models" in capsys.readouterr().err
+
+
+def test_numbers_of_a_quick_run_stay_out_of_the_book(tiny_folder, tmp_path, capsys):
+    command = ["run", "--model", str(tiny_folder()), "--dry-run", "-p", "quick=True"]
+    for place in (["--book-dir", ROOT / "book"], ["--results-dir", ROOT / "data" / "results"]):
+        assert main([*command, *map(str, place)]) == 2
+    assert "numbers of a quick run mean nothing" in capsys.readouterr().err
+    assert main(command) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert len(told) == len(notebooks.notebook_names())  # the page of all models is not among them
+
+
 def test_a_folder_may_not_pass_for_an_embedded_model(tiny_folder, tmp_path, capsys):
     folder = shutil.copytree(tiny_folder(), tmp_path / "gemma-3-270m")
     command = ["run", "--model", str(folder), "--book-dir", str(tmp_path), "--notebook"]

@@ -205,3 +205,19 @@ def test_the_book_has_a_page_for_each_entry():
     for file in yaml_files(None):
         suffix = ".ipynb" if file in there else ".md"
         assert (paths.book_dir() / f"{file}{suffix}").is_file(), file
+
+
+def test_a_chapter_that_failed_is_named_with_its_error(book):
+    """Where a page would be: in the line of models, and in the matrix of verdicts."""
+    claim = {"claim": "A claim", "kind": CLAIM, "verdict": KINDS[CLAIM].yes}
+    page(book, f"results/{HEADLINE}", "05_fifth", claim)
+    page(book, f"results/{NEW}", "03_third", claim)
+    error = nbformat.v4.new_output("error", ename="ValueError", evalue="<no rows>", traceback=[])
+    cells = [nbformat.v4.new_code_cell("1 / 0", outputs=[error])]
+    kept = book / "results" / NEW / ".failed-05_fifth.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), kept)
+    assert contents.failures("05_fifth", book) == {NEW: "ValueError: <no rows>"}
+    for table in (verdicts.at_a_glance(book), verdicts.in_words(True, book)):
+        assert '<i title="ValueError: &lt;no rows&gt;">failed</i>' in table
+    page(book, f"results/{NEW}", "05_fifth", claim)  # a page from before: it stands
+    assert contents.failures("05_fifth", book) == {}

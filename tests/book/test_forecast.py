@@ -96,3 +96,15 @@ def test_a_mistake_is_one_line(arguments, said, hub, capsys):
     assert main(["forecast", *arguments]) == 2
     err = capsys.readouterr().err
     assert said in err and len(err.splitlines()) == 1
+
+
+def test_a_forecast_is_made_for_a_gpu_that_is_not_here(capsys):
+    command = ["forecast", "--model", "meta-llama/Llama-3.1-8B-Instruct"]
+    assert main([*command, "--gpu", "l4"]) == 0
+    told = capsys.readouterr().out
+    assert "float32 on cuda" in told and "there 24 GB" in told and "WARNING" in told
+    assert main([*command, "--gpu-gb", "141", "--dtype", "bfloat16"]) == 0
+    assert "WARNING" not in capsys.readouterr().out
+    for wrong in (["--gpu", "H1000"], ["--gpu-gb", "0"], ["--gpu-gb", "nan"]):
+        assert main([*command, *wrong]) == 2
+    assert "did you mean" in capsys.readouterr().err.lower()

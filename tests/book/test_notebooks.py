@@ -93,6 +93,18 @@ def test_executed_copies_are_current_and_whole(path):
 
 
 @pytest.mark.parametrize("path", EXECUTED, ids=_ids)
+def test_in_jupyter_a_copy_shows_words_and_numbers_where_the_book_has_roles(path):
+    role = re.compile(r"\{[a-z:]+\}`[^`]*`")
+    texts = [c.source for c in nbformat.read(path, 4).cells if c.cell_type == "markdown"]
+    assert not role.findall("".join(texts))
+    source = nbformat.read(paths.notebooks_dir() / path.name, 4).cells
+    asked = role.findall("".join(c.source for c in source if c.cell_type == "markdown"))
+    back = role.findall("".join(map(notebooks.as_roles, texts)))
+    for given, found in zip(asked, back, strict=True):
+        assert found.startswith(given[:-1])  # a figure's name has the model at its end
+
+
+@pytest.mark.parametrize("path", EXECUTED, ids=_ids)
 def test_executed_copies_stand(path):
     """By their own record: source, data, weights and rows are those they were made from."""
     parameters = {} if path.stem in PANEL else {"model": path.parent.name}
@@ -111,9 +123,7 @@ def nbval(*pages, options=()):
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2))}
     environment = {**os.environ, **notebooks.KERNEL_ENVIRONMENT, **threads, "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header"]
-    command += ["--nbval", "--nbval-current-env", "--nbval-cell-timeout=900", "-o", "addopts="]
-    command += ["--nbval-sanitize-with", str(ROOT / "tests" / "nbval_sanitize.cfg")]
-    command += ["-p", "tests.nbval_plugin", *options, *map(str, pages)]
+    command += ["--nbval", *options, *map(str, pages)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT).stdout
 
 
