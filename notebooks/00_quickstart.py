@@ -13,14 +13,14 @@
 #
 # **Question.** Ask a language model for two random digits. There are exactly 100 right answers, so
 # we can ask how much of its probability goes to right answers ({term}`validity`), and how evenly it
-# spreads that part over the 100 ({term}`diversity`). The paper claims that temperature and cutoffs
-# trade one for the other and bring no model to both (the paper's Fig. 5 and 6).
+# spreads this probability over the 100 ({term}`diversity`). The paper claims that temperature and
+# cutoffs only trade one for the other (the paper's Fig. 5 and 6).
 #
 # **Answer.** At temperature 1 this model's validity is {glue:text}`validity` and its diversity
-# {glue:text}`diversity`, where 1 would be perfect for both. Neither number needs sampling or a
-# judge, because the probability of every right answer is read off the model. Drawing
-# {glue:text}`draws` answers and counting the right ones puts validity between
-# {glue:text}`drawn_low` and {glue:text}`drawn_high`.
+# {glue:text}`diversity`, where 1 would be perfect. Both are exact: the model gives the probability
+# of every right answer, so nothing is sampled and no judge is needed. As a check we also drew
+# {glue:text}`draws` answers and counted the right ones; the 95 % interval for validity is
+# {glue:text}`drawn_low` to {glue:text}`drawn_high`.
 
 # %% tags=["parameters"]
 model = "qwen2.5-coder-0.5b-instruct"  # embedded name, hub id, local folder or .gguf file
@@ -47,7 +47,7 @@ task = cu.get_task("rng-2")
 temperatures = [0.3, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 2.0]
 table = cu.evaluate(page.model, task, temperatures=temperatures, end=page.end)
 
-# %% mystnb={"figure": {"caption": "Two random digits, no cutoff: validity (circles) and diversity (squares) against temperature. Temperature spreads the probability, over wrong answers as well as over right ones.", "name": "fig-quickstart"}, "image": {"alt": "Line chart of validity and diversity of two random digits against temperature."}}
+# %% mystnb={"figure": {"caption": "Two random digits, no cutoff: validity (circles) and diversity (squares) against temperature. A higher temperature spreads the probability over wrong answers as well as over right ones.", "name": "fig-quickstart"}, "image": {"alt": "Line chart of validity and diversity of two random digits against temperature."}}
 ax = figures.temperature_response(table)
 _ = figures.source_line(ax, page.source, page.live())
 
@@ -56,8 +56,8 @@ _ = figures.source_line(ax, page.source, page.live())
 #
 # ### What the model sees
 #
-# The model gets one user message in its own chat template; a base model gets the bare prompt. An
-# answer is its tokens plus what ends it: the token that closes the turn, or a line break for a base
+# The model gets one user message in its own chat template; a base model gets the prompt alone. An
+# answer includes the token that ends it: the token that closes the turn, or a line break for a base
 # model.
 
 # %%
@@ -66,7 +66,7 @@ cu.show_prompt(page.model, task, end=page.end)
 # %% [markdown]
 # ### What temperature does
 #
-# Raising the temperature flattens the distribution of the next token. Watch both numbers.
+# A higher temperature flattens the distribution of the next token. Compare the two columns.
 
 # %%
 page.show(table[["temperature", "validity", "diversity"]])
@@ -74,9 +74,9 @@ page.show(table[["temperature", "validity", "diversity"]])
 # %% [markdown]
 # ### What a cutoff does
 #
-# A {term}`cutoff` throws low-ranked tokens away before sampling. Every rule keeps other tokens, so
-# every rule has another price. *Sequence recall* is the share of the 100 answers that survive it.
-# The {term}`oracle-size cutoff` is told how many tokens are valid, but not which.
+# A {term}`cutoff` throws low-ranked tokens away before sampling. Each rule keeps different tokens
+# and so loses different answers. *Sequence recall* is the share of the 100 answers that can still
+# be given. The {term}`oracle-size cutoff` is told how many tokens are valid, but not which.
 
 # %%
 rules = [cu.NoCutoff(), cu.TopK(10), cu.TopP(0.9), cu.MinP(0.1), cu.OracleSize()]
@@ -86,10 +86,9 @@ page.show(cutoffs[["rule", "parameter", "validity", "diversity", "sequence_recal
 # %% [markdown]
 # ## Claims and findings
 #
-# This page tests no claim of the paper, but it can be wrong in one way: the exact validity might
-# not be what the model does when it writes. So we draw answers at temperature 1 and count. The
-# exact validity should lie in the 95 % interval of the observed share (for one draw in twenty it
-# does not).
+# This page tests no claim of the paper. It checks itself: is the exact validity what the model does
+# when it writes? We draw answers at temperature 1 and count the right ones. The exact validity
+# should lie in the 95 % interval of the observed share, except for about one seed in twenty.
 
 # %% tags=["nbval-ignore-output"]
 n = 100 if quick else 400
@@ -112,8 +111,7 @@ page.glue("draws", len(draws), "{}")
 # %% [markdown]
 # ## Check it yourself
 #
-# Here are two ways to the same numbers that share no arithmetic with the tables above. In a cell of
-# this page:
+# Here are two independent ways to the same numbers. Put this into a cell of this page:
 #
 # ```python
 # more = cu.sample_answers(page.model, task, n=2000, seed=1, end=page.end)
@@ -121,14 +119,14 @@ page.glue("draws", len(draws), "{}")
 # cu.evaluate(cu.reference_model(cu.UniformOverV(), task), task)
 # ```
 #
-# The exact validity should lie in the interval of most seeds. If it lay outside for several in a
-# row, the exact computation would be wrong. The last line sends a {term}`control`, a model that
-# gives every right answer the same probability, through the same functions: anything but 1 and 1
-# is a bug of ours.
+# The exact validity should lie in the interval for most seeds. If it lay outside for several seeds
+# in a row, the exact computation would be wrong. The last line evaluates a {term}`control`, a model
+# that gives every right answer the same probability. Its validity and diversity should both be 1;
+# anything else is our bug.
 #
-# Your own model: `python -m calib_utils run --model owner/name`. Your own answers:
-# `cu.Task(name="...", prompt="...", answers=["...", "..."])`. The whole comparison over lengths and
-# constraints is the chapter on temperature.
+# To use your own model, run `python -m calib_utils run --model owner/name`. To use your own
+# answers, write `cu.Task(name="...", prompt="...", answers=["...", "..."])`. The chapter on
+# temperature compares lengths and constraints.
 
 # %%
 print("numbers from", page.source)

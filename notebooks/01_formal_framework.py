@@ -11,17 +11,18 @@
 # %% [markdown]
 # # Theorems: what holds, and what applies to a model
 #
-# **Question.** A model that keeps giving the same few answers may rank invalid tokens above valid
-# ones (a flaw of its *order*), or share its mass badly among the valid ones (a flaw of its
-# *shape*). From these two flaws the paper (Sec. 3 to 5, App. D to F) derives what a {term}`cutoff`
-# and a temperature must cost. Are its theorems right, and does this model meet their hypotheses?
+# **Question.** A model that keeps giving the same few answers can have two faults. It may rank
+# invalid tokens above valid ones (a fault of its *order*), or spread its probability unevenly over
+# the valid ones (a fault of its *shape*). From these the paper (Sec. 3 to 5, App. D to F) derives
+# what a {term}`cutoff` and a temperature must cost. Are its theorems right, and does this model
+# meet their hypotheses?
 #
 # **Answer.** {glue:text}`theorems_hold` of {glue:text}`theorems` theorems and lemmas hold on
 # everything that we ran them on. This model {glue:text}`hypotheses_met`; where a hypothesis fails,
-# the theorem does not apply to this model, and nothing is said against the theorem. On a scale from
-# 0 to 1, its distribution over the first token of a US state is {glue:text}`first_token_distance`
-# away from the calibrated shape, which gives each token its share of the answers, and
-# {numref}`fig-price-model` shows how far its diversity lies below what the theorems allow.
+# the theorem does not apply to this model, which says nothing against the theorem. At the first
+# token of a US state, the distance of the model's distribution from the calibrated shape, in which
+# each token has its share of the answers, is {glue:text}`first_token_distance` on a scale from 0 to
+# 1.
 
 # %% tags=["parameters"]
 model = "qwen2.5-coder-0.5b-instruct"  # embedded name, hub id, local folder or .gguf file
@@ -60,10 +61,10 @@ _ = figures.source_line(ax, page.source, when)
 #
 # ### The definitions, by hand
 #
-# A task has three valid answers, *at*, *ta* and *to*, and the model is nothing but the
-# probabilities in {numref}`fig-words`. N counts the valid answers that begin with a prefix (its
-# {term}`continuations`), and G holds the next letters with N above 0, the {term}`valid next tokens`
-# (Def. 3.2).
+# A small task has three valid answers, *at*, *ta* and *to*. Its model is given by the probabilities
+# in {numref}`fig-words`. N counts the valid answers that begin with a prefix (its
+# {term}`continuations`), and G is the set of next letters with N above 0, the
+# {term}`valid next tokens` (Def. 3.2).
 
 # %% mystnb={"figure": {"caption": "The prefix tree of three words: N answers begin with each prefix, and on each branch the model's probability of that valid letter. At the start, the invalid letter o holds the remaining .3 and ranks second.", "name": "fig-words"}, "image": {"alt": "Tree of the words at, ta and to with N at each prefix and a probability on each branch."}}
 example = study.worked_example()
@@ -72,16 +73,16 @@ _ = figures.tree(example)
 # %% [markdown]
 # :::{admonition} Definition 3.1 (validity, diversity)
 # :name: def-3-1
-# {term}`Validity <validity>` is the probability of a valid answer. {term}`Diversity <diversity>`
-# says how many answers the model effectively gives when it is valid, exp of the entropy, as a share
-# of all valid answers: equation {eq}`eq-validity`.
+# {term}`Validity <validity>` is the probability of a valid answer. {term}`Diversity <diversity>` is
+# the effective number of different valid answers, the exponential of their entropy, as a share of
+# all valid answers: equation {eq}`eq-validity`.
 # :::
 #
 # :::{admonition} Definition 4.1 (precision, recall)
 # :name: def-4-1
-# A {term}`cutoff` keeps a top part of the ranking at every step, the set $S$.
-# {term}`local precision` is the share of kept tokens that are valid, {term}`local recall` the
-# share of answers whose next token is kept:
+# At every step a {term}`cutoff` keeps the top of the ranking, the set $S$. {term}`local precision`
+# is the share of kept tokens that are valid, {term}`local recall` the share of answers whose next
+# token is kept:
 #
 # $$
 # \begin{aligned}
@@ -91,15 +92,15 @@ _ = figures.tree(example)
 # $$ (eq-local)
 #
 # {term}`Sequence precision <sequence precision>` is the probability of a valid answer when each
-# token is drawn *uniformly* from those kept, {term}`sequence recall` the share of answers that
-# survive.
+# token is drawn *uniformly* from the kept ones. {term}`Sequence recall <sequence recall>` is the
+# share of answers that can still be given.
 # :::
 #
 # :::{admonition} Definition D.1 (order, shape)
 # :name: def-d-1
 # A prefix has {term}`order calibration` if no invalid token is more probable than a valid one. It
 # has {term}`shape calibration` if probability is proportional to N, so that invalid tokens have
-# none. The distance to that shape is the total variation, from 0 (calibrated) to 1.
+# none. The distance from that shape is the total variation distance, from 0 (calibrated) to 1.
 # :::
 
 # %%
@@ -171,8 +172,8 @@ page.fold(
 # $c = L^2/32 + O(L^4)$ for small $L$, and $c \to \ln 2$ for large.
 # :::
 #
-# We ran each of them: in exact fractions and on *every* cutoff of small random trees where that is
-# possible, on grids and random instances elsewhere.
+# We checked each of them numerically: with exact fractions and on *every* cutoff of small random
+# trees where that is possible, and on grids and random instances elsewhere.
 
 # %%
 theorems = study.theorems.checks()
@@ -181,10 +182,11 @@ page.show(theorems, floor=1e-12)
 # %% [markdown]
 # ### Models whose answers are known
 #
-# A {term}`control` is a model given by a formula; tests compare what this book measures with it.
-# The law *uniform over V*, the valid answers, is what one would wish for. *Leaky shape* puts a
-# tenth of each step on invalid tokens. *Equally sharp* is the geometric law of Def. F.1, and
-# *displaced* is that law with two valid tokens pushed below two invalid ones.
+# A {term}`control` is a model given by a formula, so its validity and diversity are known, and
+# tests compare them with what this book measures. The law *uniform over V*, the valid answers, is
+# the ideal. *Leaky shape* gives invalid tokens a tenth of the probability of each step. *Equally
+# sharp* is the geometric law of Def. F.1. *Displaced* is the same law with two valid tokens moved
+# below two invalid ones.
 
 # %% mystnb={"figure": {"caption": "One known law per row, on two random digits. Left: probabilities of the first step by rank (valid tokens plain, invalid ones hatched; the number above is the mass of the invalid ones). Right: what temperature does to validity and diversity.", "name": "fig-controls"}, "image": {"alt": "Bars of the first step of four known laws, and beside each its validity and diversity against temperature."}}
 _ = figures.laws_under_temperature(study.first_steps("rng-2"), study.temperature_curves("rng-2"))
@@ -192,9 +194,9 @@ _ = figures.laws_under_temperature(study.first_steps("rng-2"), study.temperature
 # %% [markdown]
 # ### What compounds over the steps
 #
-# {numref}`fig-compounding` follows the products of Theorem E.1, equation {eq}`eq-factors`, on this
-# model, for cutoffs that keep a fixed number of tokens. No fixed number can be right for a whole
-# answer: at every second step, after a digit, a single token is valid.
+# {numref}`fig-compounding` shows the products of Theorem E.1, equation {eq}`eq-factors`, for this
+# model and for cutoffs that keep a fixed number of tokens. No fixed number can be right for a whole
+# answer, because after each digit only one token is valid.
 
 # %%
 digits = by_task["rng-2" if quick else "rng-3"]
@@ -206,9 +208,9 @@ _ = figures.source_line(ax, page.source, when)
 # %% [markdown]
 # ### How hard are the steps?
 #
-# Hardness speaks of *all* cutoffs, so looking at some can only bound it from above. We look at the
-# settings of the paper's Table 3, at fixed sizes, and at cutoffs that adapt to the prefix at one
-# step. A dot above the line of {numref}`fig-recall-bound` would be an error of ours.
+# Hardness is a statement about *all* cutoffs, so looking at some of them gives only an upper bound.
+# We look at the settings of the paper's Table 3, at fixed sizes, and at cutoffs that adapt to the
+# prefix at one step. A dot above the line of {numref}`fig-recall-bound` would be our error.
 
 # %% mystnb={"figure": {"caption": "US states: sequence recall against sequence precision of every setting (a dot each), under the bound of Theorem E.3 (line) with the hardness measured on these settings.", "name": "fig-recall-bound"}, "image": {"alt": "Scatter plot of recall against precision of all settings, all on or under a falling staircase."}}
 ax = figures.recall_bound(study.recall_bounds(by_task["us-states"]))
@@ -221,12 +223,12 @@ page.fold(hardness, "Nats of recall lost at least, by precision allowed (η)", d
 # %% [markdown]
 # ### Does the geometric model describe this one?
 #
-# Theorem F.4, equation {eq}`eq-price`, needs valid tokens on the first ranks, logits that fall
-# linearly with rank among them, and one {term}`sharpness` for all prefixes of a step. The table has
-# the steps with a choice. *Valid first* is the share of prefixes that meet the first condition.
-# *Median miss* says by how many nats the straight line misses a logit; ln 2, about 0.7, is a factor
-# of 2 in probability. The bound of {numref}`fig-price-model` applies to
-# free digits only, whose branching is fixed: all prefixes of a step have as many valid tokens
+# Theorem F.4, equation {eq}`eq-price`, needs three things: valid tokens hold the first ranks, their
+# logits fall linearly with rank, and all prefixes of a step have one {term}`sharpness`. The table
+# shows the steps at which more than one token is valid. *Valid first* is the share of prefixes that
+# meet the first condition. *Median miss* says by how many nats the straight line misses a logit; ln
+# 2, about 0.7, is a factor of 2 in probability. The bound of {numref}`fig-price-model` applies to
+# unconstrained digits only, where all prefixes of a step have the same number of valid tokens
 # (Assumption 5.1).
 
 # %%
@@ -242,9 +244,10 @@ page.fold(calibration, "Order and shape calibration (Def. D.1) by step", floor=1
 # ### What temperature does to head and tail
 #
 # {numref}`fig-head-tail` redraws the paper's Fig. 1 for a step whose valid tokens are known. A
-# valid token is *frequent* if at T = 1 it has at least its fair share of the valid mass, N/|V|, and
-# otherwise *rare*. In the paper the frequent ones hold everything at low temperature; as it rises
-# the rare ones gain, and then the invalid tail takes over because it contains so many tokens.
+# valid token is *frequent* if at T = 1 it has at least its fair share, N/|V|, of the probability of
+# all valid tokens; otherwise it is *rare*. In the paper the frequent tokens have nearly all
+# probability at low temperature. As the temperature rises the rare ones gain, and then the invalid
+# {term}`tail` dominates because it contains so many tokens.
 
 # %%
 step = figures.step_data(page.model, "us-states")
@@ -257,7 +260,7 @@ _ = figures.source_line(figure.axes[0], page.source, page.live())
 # ## Claims and findings
 #
 # There are four kinds of statements: *measured claims* of the paper, *hypotheses* of theorems,
-# *theorem checks*, which can only fail by an error of ours, and *tests of ours*. Every task has one
+# *theorem checks*, which can fail only through our error, and *tests of ours*. Every task has one
 # vote, the majority decides, and the count is shown. Tasks whose validity stays below 0.05 at every
 # temperature are excluded by name. The [errata](../../errata.md) say where the paper's wording
 # needs care.
@@ -273,9 +276,9 @@ page.glue_each(study.key_numbers(theorems, studies, found), "{}")
 # %% [markdown]
 # ## Check it yourself
 #
-# `python -m pytest tests/theory/test_theorems.py` runs every theorem and then breaks each on
-# purpose, by a wrong factor or a bound without its remainder. A violation above rounding in the
-# table of theorems would refute one. On a task of your own, in a cell of this page:
+# `python -m pytest tests/theory/test_theorems.py` checks every theorem, and also checks that a
+# wrong factor or bound is noticed. In the table of theorems, a violation larger than rounding would
+# refute a theorem. To try a task of your own, put this into a cell of this page:
 #
 # ```python
 # own = study.study(page.model, "rng-2-sum-equals-10", page.end)  # or a cu.Task
@@ -283,8 +286,9 @@ page.glue_each(study.key_numbers(theorems, studies, found), "{}")
 # print(study.factor_gap([own]), (bounds.bound - bounds.recall).min())
 # ```
 #
-# The first number, by which the product of Theorem E.1 misses Def. 4.1, should be rounding. The
-# second, by which recall stays below the bound of Theorem E.3, should not be negative by more.
+# The first number is the difference between the product of Theorem E.1 and Def. 4.1. It should be
+# as small as rounding. The second is the distance of recall from the bound of Theorem E.3. It
+# should not be negative beyond rounding.
 
 # %%
 print("numbers from", page.source)

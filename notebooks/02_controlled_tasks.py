@@ -13,13 +13,14 @@
 #
 # **Question.** Raising the temperature makes a model's answers more varied. How many right answers
 # does that cost, and is there a temperature that gives both? The paper claims (Sec. 5, the paper's
-# Fig. 5 and 10) that heat feeds invalid answers faster than it spreads the valid ones, and that
-# longer answers, or a constraint on them, make the exchange worse.
+# Fig. 5 and 10) that a higher temperature gives probability to invalid answers faster than it
+# spreads the valid ones, and that this exchange is worse for longer answers and for answers with a
+# constraint.
 #
 # **Answer.** Asked for a random US state at temperature 1, without a cutoff, this model gives a
 # valid answer with probability {glue:text}`validity_us-states`, and its valid answers are as varied
-# as about {glue:text}`states_alike` equally likely states out of 50. Heating it from T = 0.5 to 1.6
-# moves its {term}`validity` on the states from {glue:text}`cool_validity` to
+# as about {glue:text}`states_alike` equally likely states out of 50. Raising its temperature from T
+# = 0.5 to 1.6 changes its {term}`validity` on the states from {glue:text}`cool_validity` to
 # {glue:text}`hot_validity`, and its {term}`diversity` from {glue:text}`cool_diversity` to
 # {glue:text}`hot_diversity`. Validity and diversity reach 0.9 at the same temperature
 # {glue:text}`reached_both`; of the paper's claims below, {glue:text}`reproduced` are reproduced,
@@ -51,7 +52,7 @@ tasks = study.task_names(lengths=(2,) if quick else (2, 3, 4))
 curves = study.temperature_curves(page, tasks)
 when = page.when_measured(tasks)
 
-# %% mystnb={"figure": {"caption": "Diversity against validity as temperature rises from 0.01 to 4: random digits of length 2, 3 and 4, without (solid) and with (dashed) a bound on their sum. Dots: T = 0.5, 1 and 1.6, growing. Star: a calibrated model. Curves nearer to the axes are worse (compare the paper's Fig. 5, left).", "name": "fig-val-div"}, "image": {"alt": "Curves of diversity against validity under temperature for six digit tasks, with a star at 1 and 1."}}
+# %% mystnb={"figure": {"caption": "Diversity against validity as temperature rises from 0.01 to 4: random digits of length 2, 3 and 4, without (solid) and with (dashed) a bound on their sum. Dots, from small to large: T = 0.5, 1 and 1.6. Star: a perfect model. Curves nearer to the axes are worse (compare the paper's Fig. 5, left).", "name": "fig-val-div"}, "image": {"alt": "Curves of diversity against validity under temperature for six digit tasks, with a star at 1 and 1."}}
 digits = curves[curves.family.isin(["unconstrained", "sum at most 10"])]
 ax = figures.validity_diversity(digits)
 _ = figures.source_line(ax, page.source, when)
@@ -63,19 +64,18 @@ _ = figures.source_line(ax, page.source, when)
 #
 # The {term}`valid set` of every task is known exactly: two to four random digits, free or with a
 # constraint on their sum, and the 50 US states. One forward pass per prefix gives the probability
-# of every valid answer at every temperature. Nothing is drawn, so there is no sampling error and no
-# interval.
+# of every valid answer at every temperature. Nothing is sampled, so these numbers have no interval.
 #
-# In tables, tasks have the names that `cu.evaluate` takes: `rng-3` is three digits.
+# In tables, `rng-3` means three random digits; `cu.evaluate` takes the same names.
 #
 # The paper's constrained prompt asks for a sum of *at most* some number, while its text says
 # *equals*, and the number is not given. We measured both wordings with a sum of 10.
 #
-# The table below needs no model. It says how many answers are valid, how many tokens are valid at
-# each step, and how diverse a model would be that never errs but spreads its mass evenly over the
-# valid tokens of each step (`uniform_over_g`, the {term}`structural ceiling`). The ceiling is below
-# 1 wherever some tokens lead to more answers than others; a model that gives each token its share
-# of the answers reaches 1 (`weighted_by_n`).
+# The table below needs no model. It shows how many answers are valid, and how many tokens are valid
+# at each step. Its last columns are the diversity of two models that never err. The first is
+# uniform over the valid tokens of each step (`uniform_over_g`); its diversity, the
+# {term}`structural ceiling`, is below 1 if some tokens lead to more answers than others. The second
+# gives each token its share of the answers and reaches 1 (`weighted_by_n`).
 
 # %%
 facts = cu.structural_facts(page.model, tasks, end=page.end)
@@ -84,11 +84,11 @@ page.fold(facts, "Answers, valid tokens and ceiling of each task", digits=3)
 # %% [markdown]
 # ### Every task along its temperatures
 #
-# {numref}`fig-val-div` has the tasks of the paper's figure, {numref}`fig-val-div-others` those that
-# it leaves out. The *area* under a curve, the best diversity at a validity of v or more averaged
-# over all v, sums up a curve in one number.
+# {numref}`fig-val-div` has the tasks of the paper's figure, and {numref}`fig-val-div-others` the
+# others. The *area* under a curve sums it up in one number: it is the best diversity at a validity
+# of at least v, averaged over all v.
 
-# %% mystnb={"figure": {"caption": "The same for the tasks that the paper's figure leaves out: digits whose sum must equal 10 (dotted), and US states (solid).", "name": "fig-val-div-others"}, "image": {"alt": "Curves of diversity against validity under temperature for sums that must be equal and for US states."}}
+# %% mystnb={"figure": {"caption": "The same for tasks that are not in the paper's figure: digits whose sum must equal 10 (dotted), and US states (solid).", "name": "fig-val-div-others"}, "image": {"alt": "Curves of diversity against validity under temperature for sums that must be equal and for US states."}}
 others = curves[curves.family.isin(["sum equals 10", "states"])]
 ax = figures.validity_diversity(others)
 _ = figures.source_line(ax, page.source, when)
@@ -99,16 +99,15 @@ shown = summary.drop(columns=["family", "length"])
 page.fold(shown, "Best validity of each task, and the area under its curve", digits=3)
 
 # %% [markdown]
-# ### Where the mass sits
+# ### Where the probability goes
 #
-# The two figures sort the valid answers by probability. Under {term}`shape calibration` at every
-# prefix they would all lie on the dashed line; what is missing below it has gone to invalid
-# answers.
+# The two figures sort the valid answers by probability. With {term}`shape calibration` at every
+# prefix all answers would lie on the dashed line.
 
 # %%
 answers = study.answer_profiles(page, tasks)
 
-# %% mystnb={"figure": {"caption": "Two random digits: probability of each of the 100 valid answers by rank, on a logarithmic axis, at four temperatures. Dashed: the probability of each answer if all were equally likely. The title says how much mass invalid answers hold (compare the paper's Fig. 5, right, and Fig. 10).", "name": "fig-profile-rng"}, "image": {"alt": "Four panels of answer probabilities by rank with a dashed uniform level, one for each temperature."}}
+# %% mystnb={"figure": {"caption": "Two random digits: probability of each of the 100 valid answers by rank, on a logarithmic axis, at four temperatures. Dashed: the probability of each answer if all were equally likely. Each title gives the probability of all invalid answers (compare the paper's Fig. 5, right, and Fig. 10).", "name": "fig-profile-rng"}, "image": {"alt": "Four panels of answer probabilities by rank with a dashed uniform level, one for each temperature."}}
 figure = figures.answer_profiles(answers, "rng-2")
 _ = figures.source_line(figure.axes[0], page.source, when)
 
@@ -119,10 +118,10 @@ _ = figures.source_line(figure.axes[0], page.source, when)
 # %% [markdown]
 # ### Closed lists
 #
-# Digits and states are only a few tasks, and similar ones. {glue:text}`lists` more show how far the
-# findings carry: each asks for one entry of a closed list, such as *name a planet*, with
-# {glue:text}`least` to {glue:text}`most` answers. Only lists that the model can do are counted,
-# with a validity of 0.05 or more at some temperature. Means carry a 95 % interval over lists.
+# Digits and states are only a few tasks. Do the findings hold for others? Each of
+# {glue:text}`lists` more tasks asks for one entry of a closed list, such as *name a planet*, with
+# {glue:text}`least` to {glue:text}`most` answers. A list counts if the model can do it, which means
+# a validity of 0.05 or more at some temperature. Means have a 95 % interval over lists.
 
 # %%
 list_curves = study.list_curves(page, study.LISTS[:2] if quick else study.LISTS)
@@ -137,15 +136,16 @@ page.fold(by_list.drop(columns="best validity"), "The same, list by list")
 # ### What ends an answer
 #
 # The paper does not say whether the {term}`end token` belongs to an answer. In this book it does
-# (`eos`). A base model rarely ends its turn, so for base models we use `line`, which also accepts
-# any token that starts with a line break. The chapter on oracle cutoffs measures how far this
-# choice moves the numbers.
+# (`eos`). A base model rarely ends its text, so for base models we also accept any token that
+# starts with a line break (`line`). The chapter on oracle cutoffs measures how much this choice
+# changes the numbers.
 #
 # ## Claims and findings
 #
 # Every task has one vote, the majority decides, and the count is shown. A task whose validity stays
 # below 0.05 at every temperature is excluded by name, because a model that does not keep to the
-# format says nothing about the price of length. Areas compare whole curves, which may still cross.
+# format says nothing about the effect of length. Areas compare whole curves; the curves themselves
+# may cross.
 
 # %%
 found = study.findings(curves, answers)
@@ -161,10 +161,10 @@ page.glue_each(
 # %% [markdown]
 # ## Check it yourself
 #
-# `python -m calib_utils reproduce --model`, followed by this model's name, computes everything
-# stored for it anew from the weights. It prints the largest difference beside the one that two
-# machines may have; with a larger one, a number on this page would be wrong. A task of your own is
-# a fair test as well. In a cell of this page:
+# `python -m calib_utils reproduce --model`, followed by this model's name, computes all stored
+# numbers of this model again from the weights. It prints the largest difference, and the difference
+# that two machines may have; if the first is larger, a number on this page is wrong. You can also
+# test a task of your own. Put this into a cell of this page:
 #
 # ```python
 # names = ["red", "orange", "yellow", "green", "blue", "purple"]
@@ -172,12 +172,13 @@ page.glue_each(
 # cu.evaluate(page.model, cu.Task("colours", prompt, names), temperatures=[0.3, 0.6, 1.0, 1.6, 2.5])
 # ```
 #
-# Expect validity to fall in the end, and diversity to rise at first. A task with validity *and*
-# diversity of 0.9 or more at one temperature would refute the claim that no temperature reaches
-# both, and one whose valid answers share their mass evenly the claim that a few hold most of it.
+# Validity should fall at high temperatures, and diversity should rise at first. A task with
+# validity *and* diversity of 0.9 or more at one temperature would refute the claim that no
+# temperature reaches both. A task whose valid answers are about equally likely would refute the
+# claim that a few answers have most of the probability.
 #
-# Stored rows are reused only where weights, prompt, answer tokens, number format and convention are
-# those that they were computed with.
+# Stored rows are reused only if the weights, the prompt, the answer tokens, the number format and
+# the convention are the same.
 
 # %%
 print("numbers from", page.source)

@@ -12,20 +12,21 @@
 # # Oracle cutoffs: is it the order or the shape?
 #
 # **Question.** When a model gives too few of the valid answers, do invalid tokens rank above valid
-# ones (a wrong *order*), or do the valid ones share their mass badly (a wrong *shape*)? The paper
-# (Sec. 5, the paper's Fig. 6 and 9) asks an {term}`oracle-size cutoff`, which knows how many next
-# tokens are valid but not which. With it the paper's models reach {term}`validity` and
-# {term}`diversity` 1 on US states, so only the shape was wrong there; on digits with a sum they do
-# not, so the order is wrong as well.
+# ones (a wrong *order*), or is the probability spread unevenly over the valid ones (a wrong
+# *shape*)? The paper (Sec. 5, the paper's Fig. 6 and 9) uses an {term}`oracle-size cutoff`, which
+# knows how many next tokens are valid but not which. With it the paper's models reach
+# {term}`validity` and {term}`diversity` 1 on US states, and the paper concludes that only the shape
+# was wrong there. On digits with a given sum they do not, and it concludes that the order is wrong
+# as well.
 #
-# **Answer.** On US states this model's best oracle-size setting {glue:text}`oracle_point`, where a
-# model that ranks perfectly and is even over the valid tokens would reach 1 and
-# {glue:text}`ceiling_us-states`. At temperature 1 without a cutoff its loss on the states,
-# −ln(validity × diversity), is {glue:text}`total_us-states` {term}`nats <nat>`:
-# {glue:text}`order_us-states` from order, {glue:text}`shape_us-states` from shape, and
-# {glue:text}`size_us-states` from invalid tokens that no cutoff removes. In the paper's figures no
-# sampler beats the oracle; here, by the largest product of validity and diversity, a practical rule
-# does {glue:text}`beaten`.
+# **Answer.** On US states this model's best oracle-size setting {glue:text}`oracle_point`, while a
+# model with a perfect ranking that is uniform over the valid tokens would reach 1 and
+# {glue:text}`ceiling_us-states`. At temperature 1 without a cutoff the model loses
+# {glue:text}`total_us-states` {term}`nats <nat>` on the states, measured as −ln(validity ×
+# diversity): {glue:text}`order_us-states` through order, {glue:text}`shape_us-states` through
+# shape, and {glue:text}`size_us-states` because no cutoff removes the invalid tokens. In the
+# paper's figures no sampler beats the oracle. Here, by the largest product of validity and
+# diversity, a practical rule does so {glue:text}`beaten`.
 
 # %% tags=["parameters"]
 model = "qwen2.5-coder-0.5b-instruct"  # embedded name, hub id, local folder or .gguf file
@@ -55,7 +56,7 @@ losses = study.table3_losses(page, tasks)
 decoders = study.operating_points(table, losses, level)
 when = page.when_measured(tasks)
 
-# %% mystnb={"figure": {"caption": "The loss −ln(validity × diversity) in nats, split between order (hatched), shape (plain) and size of the cutoff (dotted), for four decoders on every task: temperature 1, and the most diverse setting of at least the requested validity by temperature alone, by any practical rule, and by the oracle size. Without a bar, no setting is that valid. Left of 0 a repair makes things worse.", "name": "fig-split"}, "image": {"alt": "Stacked bars of the loss of each task and decoder, split between order, shape and size."}}
+# %% mystnb={"figure": {"caption": "The loss −ln(validity × diversity) in nats, split between order (hatched), shape (plain) and size of the cutoff (dotted), for four samplers on every task. The samplers are temperature 1, and the most diverse setting that has the requested validity: with temperature alone, with any practical rule, and with the oracle size. Where a bar is missing, no setting is that valid. A part left of 0 means that this repair makes things worse.", "name": "fig-split"}, "image": {"alt": "Stacked bars of the loss of each task and sampler, split between order, shape and size."}}
 ax = figures.split_bars(decoders)
 _ = figures.source_line(ax, page.source, when)
 
@@ -64,9 +65,9 @@ _ = figures.source_line(ax, page.source, when)
 #
 # ### One step to play with
 #
-# This is the first token of a state's name. Raise the temperature, cut the ranking, and watch
-# validity and diversity of this one step move against each other. Over the steps of an answer the
-# losses multiply. The explorer page of this book has later steps and whole answers.
+# This is the first token of a state's name. Raise the temperature or cut the ranking, and see how
+# validity and diversity of this one step change. The [explorer](../../explorer.md) also has later
+# steps and whole answers.
 
 # %% tags=["nbval-ignore-output"]
 figures.first_step(page, tasks, "us-states")
@@ -75,13 +76,13 @@ figures.first_step(page, tasks, "us-states")
 # ### The paper's comparison
 #
 # {numref}`fig-frontiers` shows every setting of the paper's Table 3 (temperature first, then the
-# cutoff) and the oracle size, which is also taken to the limit T → ∞, where it draws evenly from
-# what it keeps. Dotted line and star mark the {term}`structural ceiling`: the diversity of a
-# perfect order that is even over the valid tokens. Where some tokens lead to more answers than
-# others it lies below 1, so an oracle below (1, 1) alone proves no failure of order. It is no upper
-# bound: a model that gives each token its share of the answers reaches 1.
+# cutoff) and the oracle size. For the oracle we add the limit T → ∞, where all kept tokens are
+# equally likely. The dotted line and the star mark the {term}`structural ceiling`: the diversity of
+# a model with a perfect order that is uniform over the valid tokens. It is below 1 if some tokens
+# lead to more answers than others, so an oracle below (1, 1) does not prove a wrong order. It is no
+# upper bound, since a model that gives each token its share of the answers reaches 1.
 
-# %% mystnb={"figure": {"caption": "Diversity against validity, a panel per task: the Pareto frontier of each rule, and the whole path of temperature alone and of the oracle size, with arrows where the temperature rises. Dotted line and star: the structural ceiling of a perfectly ordered model that is uniform over the valid tokens. The paper attributes the remaining gap of the oracle size to order (compare the paper's Fig. 6 and 9).", "name": "fig-frontiers"}, "image": {"alt": "Grid of plots of diversity against validity, a panel per task, with a frontier per rule and a star."}}
+# %% mystnb={"figure": {"caption": "Diversity against validity, a panel per task: the best settings of each rule (its frontier), and the whole path of temperature alone and of the oracle size, with arrows towards higher temperature. Dotted line and star: the structural ceiling of a perfectly ordered model that is uniform over the valid tokens. The paper attributes the remaining gap of the oracle size to order (compare the paper's Fig. 6 and 9).", "name": "fig-frontiers"}, "image": {"alt": "Grid of plots of diversity against validity, a panel per task, with a frontier per rule and a star."}}
 facts = cu.structural_facts(page.model, tasks, end=page.end)
 figure = figures.frontier_grid(table, facts, tasks)
 _ = figures.source_line(figure.axes[0], page.source, when)
@@ -93,8 +94,8 @@ page.fold(beside, "The oracle size beside the best practical rule, by three meas
 # %% [markdown]
 # ### How good could any cutoff be?
 #
-# Knowing how many tokens are valid is not the best one can know: keeping one more token can raise
-# {term}`sequence precision` and {term}`sequence recall` at once. Both depend on ranks alone, so
+# Keeping as many tokens as are valid is not always best: keeping one more can raise
+# {term}`sequence precision` and {term}`sequence recall` together. Both depend only on ranks, so
 # dynamic programming over the {term}`prefix tree` finds the best {term}`adaptive cutoff` exactly.
 
 # %% mystnb={"figure": {"caption": "Two random digits: sequence precision against sequence recall of every setting (dots, by rule), under the frontier over all adaptive rank cutoffs (line). The gap from a dot to the line is what choosing the cutoff at each prefix could gain without changing the ranking.", "name": "fig-adaptive"}, "image": {"alt": "Scatter plot of sequence precision against recall by rule, under the line of the best adaptive cutoff."}}
@@ -114,8 +115,8 @@ page.fold(shown, "The best oracle point of each task, its ceiling, and the best 
 # every model (item 3 of the [errata](../../errata.md)). Each term is a Kullback–Leibler divergence
 # (KL), which is 0 where two distributions agree. At the prefix of step $t$ let $p_t$ be the model's
 # distribution, $\tilde p_t$ the same given that the answer will be valid, and $n_t$ the
-# distribution proportional to the number of answers behind each token. With prefixes from
-# $\tilde p$,
+# distribution proportional to the number of answers that follow each token. With prefixes drawn
+# from $\tilde p$,
 #
 # $$
 # \begin{aligned}
@@ -124,7 +125,7 @@ page.fold(shown, "The best oracle point of each task, its ceiling, and the best 
 # \end{aligned}
 # $$ (eq-identities)
 #
-# So the lost diversity can be laid out over the steps with nothing left over
+# So each step has its own part of the lost diversity, and the parts add up exactly
 # ({numref}`fig-steps`).
 
 # %%
@@ -135,19 +136,19 @@ ax = figures.step_losses(plain)
 _ = figures.source_line(ax, page.source, when)
 
 # %% [markdown]
-# A decoder is a rule at a temperature, and its loss is −ln(Val × Div). {numref}`fig-split` asks
-# what two repairs at every prefix would save:
+# The loss of a sampler, a rule at a temperature, is −ln(Val × Div). {numref}`fig-split` shows what
+# two repairs at every prefix would save:
 #
 # - *Order repaired*: the same sorted probabilities and the same cutoff, but the valid tokens come
 #   first, in their own order.
-# - *Shape repaired*: the mass of the valid tokens that are kept is shared among them in proportion
-#   to the answers behind each.
+# - *Shape repaired*: the probability of the kept valid tokens is shared among them in proportion to
+#   the answers that follow each.
 #
-# Each cause is credited with what its repair saves, averaged over making it first or second
-# (Shapley's value), so the parts add up: {term}`order part`, {term}`shape part`, and the
-# {term}`size part`, which remains with both repaired because the rule keeps more tokens than are
-# valid, or fewer. A loss that either repair alone would save is shared between the two, and a part
-# can be negative, since mass moved in proportion to the answers may land where later steps fail.
+# The {term}`order part` and the {term}`shape part` are what each repair saves, averaged over making
+# it first or second (the Shapley value). The {term}`size part` remains after both repairs, because
+# the rule keeps more tokens than are valid, or fewer. The three parts add up to the loss. A part
+# can be negative, because a repair at one step can move probability to prefixes where later steps
+# fail.
 
 # %%
 shown = decoders.assign(setting=study.setting_text(decoders))
@@ -158,8 +159,8 @@ page.fold(shown, "The loss of each decoder and its parts, in nats", floor=1e-6)
 # %% [markdown]
 # ### Closed lists
 #
-# The table repeats the comparisons on the closed lists of the chapter on temperature, as far as the
-# model can do them, with 95 % intervals over lists.
+# The table repeats the comparisons on those closed lists of the chapter on temperature that the
+# model can do, with 95 % intervals over lists.
 
 # %%
 names = study.LISTS[:2] if quick else study.LISTS
@@ -170,10 +171,10 @@ page.show(study.over_lists(on_lists, parts_of_lists), empty=none_done)
 # %% [markdown]
 # ### Other samplers, and other orders of operation
 #
-# The folded table adds the other rules of transformers, and top-nσ, on the three small tasks, by
-# the area under each {term}`frontier`. Engines also apply rules in different orders: transformers
-# and vLLM temper first and then cut, llama.cpp cuts first, and vLLM takes min-p before top-k and
-# top-p. {numref}`fig-orders` has the same recipe in all three.
+# The folded table adds the other rules of the transformers library, and top-nσ, on three small
+# tasks. It shows the area under each {term}`frontier`. Engines also apply rules in different
+# orders: transformers and vLLM apply the temperature before the cutoffs, llama.cpp after them, and
+# vLLM applies min-p before top-k and top-p. {numref}`fig-orders` compares one recipe in all three.
 
 # %%
 every = study.with_other_rules(page, table)
@@ -182,7 +183,7 @@ page.fold(study.areas(every), "Area under the frontier of every sampler", digits
 # %%
 recipe = study.engine_orders(page)
 
-# %% mystnb={"figure": {"caption": "US states with top-k 50, top-p 0.95 and min-p 0.02: diversity against validity in the order of three engines, a dot per temperature of Table 3. Where lines lie on each other, the order does not matter.", "name": "fig-orders"}, "image": {"alt": "Three curves of diversity against validity, one for each engine's order of operations."}}
+# %% mystnb={"figure": {"caption": "US states with top-k 50, top-p 0.95 and min-p 0.02: diversity against validity with the order of operations of three engines, a dot per temperature of the paper's Table 3. Where lines coincide, this order does not matter.", "name": "fig-orders"}, "image": {"alt": "Three curves of diversity against validity, one for each engine's order of operations."}}
 ax = figures.sampler_curves(recipe, "engine")
 _ = figures.source_line(ax, page.source, when)
 
@@ -190,8 +191,8 @@ _ = figures.source_line(ax, page.source, when)
 # ### Equal budgets
 #
 # A rule with more settings has more chances to look good, so {numref}`fig-budgets` compares
-# samplers by how many settings one tries. It counts 0 where none of them is valid enough, so all
-# lines lie at 0 for a model that has no such setting.
+# samplers at the same number of tried settings. If none of these is valid enough, the diversity
+# counts as 0.
 
 # %%
 budget_task = study.task_for_budgets(table, level)
@@ -200,16 +201,16 @@ where = f"The figure is for {budget_task} at a validity of {level:g} or more."
 enough = (table.validity >= level).any()
 print(where if enough else f"No setting of any task has a validity of {level:g}.")
 
-# %% mystnb={"figure": {"caption": "Best diversity at the requested validity against the number of settings of Table 3 tried (logarithmic): mean, and band from 5 % to 95 %, by sampler, exact over all ways to draw the settings. Compare samplers at one number, not at the ends of their lines.", "name": "fig-budgets"}, "image": {"alt": "Lines with bands of the best diversity against the number of settings tried, by sampler."}}
+# %% mystnb={"figure": {"caption": "Best diversity at the requested validity against the number of tried settings of the paper's Table 3 (logarithmic): mean, and band from 5 % to 95 %, by sampler, exact over all ways to choose the settings. Compare samplers at one number, not at the ends of their lines.", "name": "fig-budgets"}, "image": {"alt": "Lines with bands of the best diversity against the number of settings tried, by sampler."}}
 ax = figures.budgets(budgets)
 _ = figures.source_line(ax, page.source, when)
 
 # %% [markdown]
 # ### What our own choices do
 #
-# The paper leaves some choices open: numerical precision, what ends an answer, which tokenisations
-# count, how the prompt is worded. The table says by how much each moves a number at most, at
-# temperature 1 without a cutoff.
+# The paper leaves some choices open: the numerical precision, what ends an answer, which
+# tokenisations count, and how the prompt is worded. The table shows the largest change that each
+# choice makes, at temperature 1 without a cutoff.
 
 # %%
 sensitive = study.sensitivities(page)
@@ -235,9 +236,8 @@ page.glue_each(study.key_numbers(table, points, plain, decoders))
 # %% [markdown]
 # ## Check it yourself
 #
-# `python -m calib_utils reproduce --model`, followed by this model's name, measures the rows anew.
-# What an order part and a shape part mean can be seen on models whose answer is known. In a cell of
-# this page:
+# `python -m calib_utils reproduce --model`, followed by this model's name, measures the rows again.
+# To see the structural ceiling, take a model whose order is perfect. In a cell of this page:
 #
 # ```python
 # shape_only = cu.reference_model(cu.UniformOverG(), cu.get_task("us-states"))  # a perfect order
@@ -245,11 +245,10 @@ page.glue_each(study.key_numbers(table, points, plain, decoders))
 # print(own.validity[0], own.diversity[0])
 # ```
 #
-# Expect validity 1, and as diversity the structural ceiling of that model's own tokenizer, which is
-# below 1. An oracle with a {term}`size part`, or a setting above the line of
-# {numref}`fig-adaptive`, would refute the reading of this page. Nothing here refutes that the
-# *paper's* models reach (1, 1) on states. Another model or another level of validity is one
-# parameter away: `-p level=0.5` after
+# Validity should be 1, and diversity should be the structural ceiling for that model's own
+# tokenizer, which is below 1. A {term}`size part` of the oracle, or a setting above the line of
+# {numref}`fig-adaptive`, would refute this page. Nothing here refutes that the *paper's* models
+# reach (1, 1) on states. To try another validity, add `-p level=0.5` to
 # `python -m calib_utils run --model NAME --notebook 03_oracle_cutoffs`.
 
 # %%

@@ -12,17 +12,17 @@
 # # Order: are valid tokens ranked first?
 #
 # **Question.** Does a model rank the valid next tokens above the invalid ones, so that a
-# {term}`cutoff` can keep the first and drop the rest? The paper says no: the two kinds are mixed at
-# every step (the paper's Fig. 2 to 4), and an oracle that knows the valid tokens of the first two
-# steps writes more diverse texts than any cutoff does (the paper's Table 1).
+# {term}`cutoff` can keep the first and drop the rest? The paper says no: valid and invalid tokens
+# are mixed at every step (the paper's Fig. 2 to 4). An oracle that knows the valid tokens of the
+# first two steps writes more diverse texts than any cutoff (the paper's Table 1).
 #
-# **Answer.** On {glue:text}`lists_asked` prompts that a list decides and {glue:text}`forms_asked`
-# that a rule decides, the ranking of the first token has an area under precision and recall of
-# {glue:text}`lists_area` and {glue:text}`forms_area`; a perfect order would have 1, and a
-# {term}`random order` of the same candidates has {glue:text}`lists_random_area` and
-# {glue:text}`forms_random_area`. A cutoff that is right about 80 % of what it keeps finds
-# {glue:text}`lists_recall_at` and {glue:text}`forms_recall_at` of the valid tokens (brackets hold
-# 95 % intervals over prompts). Of the paper's claims below, {glue:text}`reproduced` are reproduced,
+# **Answer.** We use {glue:text}`lists_asked` prompts whose answers a list decides, and
+# {glue:text}`forms_asked` whose answers a rule decides. For the first token, the area under the
+# precision–recall curve is {glue:text}`lists_area` and {glue:text}`forms_area`; a perfect order has
+# 1, and a {term}`random order` of the same candidates has {glue:text}`lists_random_area` and
+# {glue:text}`forms_random_area`. A cutoff whose kept tokens are 80 % valid keeps
+# {glue:text}`lists_recall_at` and {glue:text}`forms_recall_at` of the valid tokens (95 % intervals
+# over prompts in brackets). Of the paper's claims below, {glue:text}`reproduced` are reproduced,
 # {glue:text}`not_reproduced` are not, {glue:text}`not_decided` are not decided, and
 # {glue:text}`excluded` are about prompts that this model cannot answer.
 
@@ -65,19 +65,20 @@ _ = figures.source_line(figure.axes[0], page.source, when)
 #
 # ### Prompts that a program can decide
 #
-# Nobody can list all valid stories, so the paper lets a large language model judge its texts, and
-# that judge errs on one text in five. This chapter asks for answers that a program can decide:
+# Nobody can list all valid stories, so in the paper a large language model judges the texts, and it
+# disagrees with people on one text in five. This chapter asks for answers that a program can check:
 #
-# - *Lists* ask for a planet, a currency or a constellation. A text is valid if the whole of it is
-#   one of the names of a closed set, in any common form.
+# - *Lists* ask for a planet, a currency or a constellation. A text is valid if it is one of the
+#   names of a closed set, in any common form, and nothing else.
 # - *Forms* ask for a date of a given year, an expression that equals 24 or a legal first move in
 #   chess. A parser or a rule decides.
 #
 # The model is told neither the list nor the rule. A {term}`sweep` forces one candidate after
-# another as the next token, lets the model finish the text greedily, that is with its most probable
-# tokens, and labels the candidate by the text. Candidates for the first token are every tenth rank
-# up to rank 1,000, as in the paper; trees of two or three forced tokens have 8 or 4 ranks a step.
-# So recall is always relative to the ranks that were tried, and never to the whole vocabulary.
+# another as the next token, lets the model finish the text with its most probable tokens
+# (greedily), and labels the candidate valid if the text is. Candidates for the first token are
+# every tenth rank up to rank 1,000, as in the paper. When two or three tokens are forced, we try 8
+# or 4 ranks at each step. So recall is the share of the valid tokens *tried*, and not of the whole
+# vocabulary.
 
 # %%
 page.fold(study.sizes(run), "What was tried and found valid, and the paper's own size", digits=3)
@@ -85,9 +86,9 @@ page.fold(study.sizes(run), "What was tried and found valid, and the paper's own
 # %% [markdown]
 # ### One token of one prompt
 #
-# {numref}`fig-one-step` walks down the ranking of a single next token. {term}`Local precision
-# <local precision>` is the share of the kept candidates that is valid, and {term}`local recall` the
-# share of all valid candidates that is kept.
+# {numref}`fig-one-step` shows what happens as more of one ranking is kept.
+# {term}`Local precision <local precision>` is the share of the kept candidates that are valid, and
+# {term}`local recall` the share of all valid candidates that are kept.
 
 # %% mystnb={"figure": {"caption": "One next token: precision (solid) and recall (dashed) against the number of tokens kept, on a logarithmic axis, with prevalence (dotted). A perfect order would hold precision at 1 until recall reaches 1 (compare the paper's Fig. 3). Labels by a list.", "name": "fig-one-step"}, "image": {"alt": "Precision falling and recall rising as the cutoff moves down the ranking of one next token."}}
 shown = study.SHOWN
@@ -96,8 +97,8 @@ ax = figures.cutoff_curves(study.precision_recall.local_curves(city))
 _ = figures.source_line(ax, page.source, when)
 
 # %% [markdown]
-# These are the texts behind it: the highest candidates that turn out valid, and the highest that do
-# not (compare the paper's App. B). The probability of a candidate (*p*) is not what makes it valid.
+# These are the texts behind it: the highest-ranked valid candidates and the highest-ranked invalid
+# ones (compare the paper's App. B), with the probability *p* of each candidate.
 
 # %%
 page.show(study.examples(run, plan.trees[lists][0].name, shown))
@@ -106,15 +107,15 @@ page.show(study.examples(run, plan.trees[lists][0].name, shown))
 # ### All prompts
 #
 # The precision and recall of every possible cutoff trace a {term}`frontier`, and the area under it
-# says how good the ranking is. Even a random order has more area than {term}`prevalence`, because
-# the best cutoff is picked after the fact. So the number to look at is *area_gain*, the area beyond
-# that of a random order, and *past_half*, by how much it exceeds half of what a perfect order would
-# gain.
+# says how good the ranking is. Even a random order has more area than {term}`prevalence`, the share
+# of valid candidates, because the best cutoffs are picked after the labels are known. So look at
+# *area_gain*, the area minus that of a random order. *past_half* is this gain minus half of what a
+# perfect order would gain.
 #
 # The table has means with 95 % bootstrap intervals over prompts {cite:p}`hesterberg2015bootstrap`,
 # by the number of *forced* tokens and the step (*depth*). Recall weighs a candidate by the valid
-# texts below it (the paper's Def. 4.1). Nodes without a valid candidate count in *prevalence_all*
-# alone, and *n_runs* counts trees.
+# texts that follow it (the paper's Def. 4.1). Steps without a valid candidate count only in
+# *prevalence_all*, and *n_runs* counts trees.
 
 # %%
 depths = study.depth_table(measured)
@@ -126,10 +127,10 @@ page.fold(exact, "Area, recall and prevalence by the number of forced tokens and
 # ### Deeper into the answer
 #
 # Does the ranking get worse with each further token? The paper calls a candidate valid if *some*
-# text below it is. A token near the root has more texts below it, so prevalence falls with depth
-# **by definition**, and precision with it; and of the nodes deep in a tree only the easy ones have
-# any valid candidate, and so a frontier. We therefore compare steps within the same trees, by their
-# area and by what it exceeds a random order by.
+# text that begins with it is valid. An early token begins more texts than a late one, so prevalence
+# and precision fall with depth **by definition**. Moreover, late in a tree only the easy steps have
+# a valid candidate at all. We therefore compare steps of the same trees, by their area and by the
+# gain over a random order.
 
 # %% mystnb={"figure": {"caption": "Lists: precision against recall on the frontier of all cutoffs, a panel per step of the same trees: mean and extremes over nodes, with prevalence and the mean height of a random order. What the ranking knows is the distance from the mean to the random order (compare the paper's Fig. 2, right).", "name": "fig-depth-lists"}, "image": {"alt": "Panels of precision-recall frontiers by depth for lists, with prevalence and a random order."}}
 figure = figures.depth_frontiers(*study.deepest(run, depths, lists))
@@ -143,9 +144,9 @@ page.fold(of_exact, "A later step less an earlier one of the same trees, lists a
 # %% [markdown]
 # ### Is one completion enough to label a candidate?
 #
-# The paper completes every candidate once, greedily, and shows that ten drawn completions would say
-# the same (the paper's Fig. 7). Here are both labels for the same candidates. The paper does not
-# say how many of the ten have to be valid, so we try two readings.
+# The paper completes every candidate once, greedily, and shows that ten random completions give the
+# same curve (the paper's Fig. 7). We label the same candidates both ways. The paper does not say
+# how many of the ten have to be valid, so we try two readings.
 
 # %% mystnb={"figure": {"caption": "Lists: mean precision-recall frontiers of the same candidates under three ways to label them; thin: lowest and highest node. Lines that lie close say that one greedy completion is enough (compare the paper's Fig. 7).", "name": "fig-greedy-drawn"}, "image": {"alt": "Precision-recall frontiers of the same candidates under three ways to label them."}}
 grid, sources = study.greedy_and_drawn(run)
@@ -162,9 +163,9 @@ page.fold(page.with_intervals(summary), "The same candidates under three ways to
 # ### Why no language model judges here
 #
 # The paper's judge has 35 billion parameters and agrees with people on 81 % of texts. We gave a
-# small language model the same task: it marks grammar, semantics and overall quality from 1 to 10,
-# and calls a text valid from 9 on all three. Half of its texts are valid where there are enough, so
-# an accuracy of 0.5 is chance.
+# small language model the same task: it gives marks from 1 to 10 for grammar, semantics and overall
+# quality, and a text is valid if all three are 9 or more. Where possible, half of the texts are
+# valid, so an accuracy of 0.5 is chance.
 
 # %%
 judge = study.judge_by_name(judge_model if plan.judged else "", judge_url)
@@ -174,11 +175,11 @@ print("judge:", judge.name if judge else "none in this run")
 page.fold(page.with_intervals(agreements), "The judge against the lists and the grammar checker")
 
 # %% [markdown]
-# Such errors set a {term}`noise floor`: even a **perfect** ranking of 1,000 candidates would seem
-# as poor as the next table says. The points that the authors publish show the other half of the
-# problem: their areas lie only {glue:text}`published_gain` above those of a random order, because
-# most of their candidates are valid. [What a judged curve can show](../../noise_floor.md) lets you
-# move both by hand.
+# Such errors make even a **perfect** ranking of 1,000 candidates look as poor as the next table
+# says (the {term}`noise floor`). The share of valid candidates matters too. In the authors'
+# published points most candidates are valid, and the areas are only {glue:text}`published_gain`
+# above those of a random order. On [What a judged curve can show](../../noise_floor.md) you can
+# change both.
 
 # %%
 first = depths[(depths.kind == lists) & (depths.forced == 1)].iloc[0]
@@ -193,13 +194,14 @@ page.fold(published, "The authors' published points, by model and beginning of a
 # ### What knowing two steps would buy
 #
 # In the paper's Table 1 an *oracle* draws its first two tokens uniformly from those that were found
-# valid, and then the model goes on as usual. The other strategies cut every step. Of each of them
-# we draw four settings from its grid in the paper's Table 3, and each setting writes 12 texts for
-# every list prompt. What counts is the most diverse setting whose validity is 0.8 or more.
+# valid, and then the model goes on as usual. The other strategies apply a cutoff at every step. For
+# each of them we choose four settings at random from its grid in the paper's Table 3, and each
+# setting writes 12 texts for every list prompt. We compare the most diverse setting whose validity
+# is 0.8 or more.
 #
-# {term}`Embedding diversity <embedding diversity>` is high where texts differ in meaning, and
-# {term}`self-BLEU` where they repeat each other's words. The latter is taken over all texts and
-# over groups of four, since the paper's "n = 4" can mean either.
+# {term}`Embedding diversity <embedding diversity>` is high if texts differ in meaning.
+# {term}`self-BLEU` is high if they repeat each other's words; we compute it over all texts and over
+# groups of four, since the paper's "n = 4" can mean either.
 
 # %%
 drawn = study.texts_of(page.model, run, seed, page.store)
@@ -219,7 +221,7 @@ else:
 
 # %% [markdown]
 # In the first table, *best_of* is the expected best of as many settings as the smallest grid has,
-# and *held_out* chooses the setting of a prompt on the other prompts.
+# and *held_out* is the diversity if the setting for each prompt is chosen on the other prompts.
 
 # %%
 page.fold(page.with_intervals(study.compact(compared)), "Every strategy, on lists and free texts")
@@ -230,10 +232,9 @@ page.fold(page.with_intervals(apart), "The oracle less each strategy, prompt by 
 # %% [markdown]
 # ### Free texts, judged by their grammar alone
 #
-# The model was also asked for a story, a joke, a poem and a plot. An offline checker of spelling
-# and grammar (*harper*) labels these texts, so "valid" means **free of the errors that it finds**:
-# it knows no meaning, and does not punish a text that was cut off. The numbers say how often the
-# model goes on without a slip after a forced token, and they decide no claim.
+# The model was also asked for a story, a joke, a poem and a plot. A checker of spelling and grammar
+# (*harper*) labels these texts, so "valid" means only **free of the errors that it finds**. It does
+# not look at meaning, and it accepts a text that was cut off. These numbers decide no claim.
 
 # %%
 of_texts = page.with_intervals(depths[depths.kind == texts].drop(columns="recall"))
@@ -242,12 +243,11 @@ page.fold(of_texts, "Free texts: area, recall and prevalence, by grammar alone")
 # %% [markdown]
 # ## Claims and findings
 #
-# A model whose greedy answer is valid on fewer than ten of the lists, or of the forms, cannot do
-# what the claims about them are about, and is excluded; this model's is valid on
-# {glue:text}`lists_answered` lists and {glue:text}`forms_answered` forms. In all other cases the
-# interval decides. A claim is not decided where the interval holds both answers, or where the
-# oracle's own texts are valid less often than 0.8. The tests of the ranking are ours, and are
-# counted apart.
+# Claims about lists exclude a model whose greedy answer is valid on fewer than ten lists, and
+# claims about forms likewise. This model's greedy answer is valid on {glue:text}`lists_answered`
+# lists and {glue:text}`forms_answered` forms. Otherwise the interval decides. A claim is not
+# decided if its interval contains both answers, or if the oracle's own texts have a validity below
+# 0.8. The tests of the ranking are ours, and are counted separately.
 
 # %%
 can = study.answered(measured)
@@ -262,8 +262,8 @@ page.glue_each({f"{kind}_answered": f"{n} of {asked}" for kind, (n, asked) in ca
 # %% [markdown]
 # ## Check it yourself
 #
-# What the ranking knows is the area beyond a random order. Destroy the order and that area should
-# go. In a cell of this page:
+# The gain over a random order should disappear when the ranking is shuffled. In a cell of this
+# page:
 #
 # ```python
 # import numpy as np
@@ -275,21 +275,21 @@ page.glue_each({f"{kind}_answered": f"{n} of {asked}" for kind, (n, asked) in ca
 # study.precision_recall.node_measures(study.precision_recall.local_curves(city))[["random_area", "area"]]
 # ```
 #
-# Shuffled, the area scatters around the random one. If it kept the height of the last line, the
-# area would not be about order. Where the last line itself lies within that scatter, this model's
-# ranking knows nothing about this step.
+# The shuffled areas should scatter around the random one. If they were as large as the area in the
+# last line, the area would not measure order. If the last line lies within the scatter, this
+# model's ranking is no better than a random one at this step.
 #
-# This draws other trees, texts and settings, and keeps them apart from these:
+# This command draws other trees, texts and settings, and stores them elsewhere:
 #
 # ```text
 # python -m calib_utils run --model NAME --notebook 04_order_calibration -p seed=1 \
 #   --results-dir other --book-dir other-pages
 # ```
 #
-# The prompts are the same, so the intervals should overlap with those above; a verdict that changes
-# says that the sample was too small for it.
+# The prompts are the same, so the intervals should overlap with those above. If a verdict changes,
+# the sample was too small for it.
 #
-# This writes a sheet with 50 texts of either kind for a person to label, and reads it back:
+# This code writes a sheet with 50 texts of each kind for a person to label, and reads it back:
 #
 # ```python
 # items = study.to_annotate(run, 50)
@@ -297,8 +297,8 @@ page.glue_each({f"{kind}_answered": f"{n} of {asked}" for kind, (n, asked) in ca
 # cu.openended.verifiers.read_sheets(items, "label-me.csv")
 # ```
 #
-# Every text is stored with its tokens, ranks, log-probabilities and label, and a run that was
-# stopped goes on where it was. On a graphics card the same functions do the paper's own size
+# Every text is stored with its tokens, ranks, log-probabilities and label, and an interrupted run
+# continues where it stopped. On a GPU the same functions can run a sweep of the paper's size
 # (`study.paper`).
 
 # %%

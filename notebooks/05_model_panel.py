@@ -12,18 +12,17 @@
 # # Across models: do size and training help?
 #
 # **Question.** Does a larger or a better trained model put valid tokens first, and spread its
-# probability over them? Over 21 checkpoints of four families the paper finds that the area under
-# the precision–recall frontier rises only mildly with size, that recall at precision 0.8 stays low
-# whatever the size (the paper's Fig. 4 and 8), and that the same faults of order and of shape show
-# in four models (the paper's Fig. 9).
+# probability over them? On 21 checkpoints of four families, the paper finds that the area under the
+# precision–recall frontier rises only a little with size, and that recall at precision 0.8 stays
+# low at any size (the paper's Fig. 4 and 8). It finds the same faults of order and shape in four
+# models (the paper's Fig. 9).
 #
-# **Answer.** {glue:text}`models` models have results here, with {glue:text}`size_pairs` pairs of
-# two sizes of one family and {glue:text}`stage_pairs` pairs of a base model and its post-trained
-# one; of the paper's {glue:text}`paper_models` checkpoints {glue:text}`paper_measured` were run.
-# Every model that can do a task has a vote, and of the {glue:text}`claims` claims about models
+# **Answer.** The number of models with results here is {glue:text}`models`. Among them,
+# {glue:text}`size_pairs` pairs are two sizes of one family, and {glue:text}`stage_pairs` are a base
+# model and its post-trained version; of the paper's {glue:text}`paper_models` checkpoints
+# {glue:text}`paper_measured` were run. Of the {glue:text}`claims` claims about models
 # {glue:text}`reproduced` are reproduced, {glue:text}`not_reproduced` are not, and
-# {glue:text}`not_decided` are not decided. A single pair of sizes is no trend, and between families
-# size is mixed up with everything else, so the claims about size need several pairs.
+# {glue:text}`not_decided` are not decided; the claims about size need several pairs of one family.
 
 # %% tags=["parameters", "all-results"]
 seed = 0  # not used here: nothing is drawn but the bootstrap's resamples, which have their own
@@ -52,17 +51,17 @@ _ = figures.source_line(figure.axes[0], page.source, when)
 #
 # ### What is compared
 #
-# This page reads what the other chapters stored of every model, most of them of a laptop's size and
-# in 4 bits, and grows by a row when somebody runs one. A model that was not run has no number of
-# ours; the first table has the command that would measure it. Sizes marked ~ are inferred.
+# This page reads what the other chapters stored for every model. Most are 4-bit models that fit on
+# a laptop. The first table has all models, and for each one the command that would measure it.
+# Sizes marked ~ are inferred.
 
 # %% tags=["nbval-ignore-output"]
 covered = cu.coverage(page.store)
 page.fold(cu.coverage(page.store, for_page=True), "The paper's models and ours: what is measured")
 
 # %% [markdown]
-# *Tasks* counts those of the chapter on oracle cutoffs, of eight, and *nodes with labels* the steps
-# of the chapter on order.
+# *Tasks* counts the measured tasks of the chapter on oracle cutoffs, out of eight. *Nodes with
+# labels* counts the steps of the chapter on order.
 
 # %%
 page.fold(study.sources(found), "What is read of each model, and the SHA-256 of its weights")
@@ -78,10 +77,10 @@ else:
 # ### Order against size
 #
 # In the figure above, the black tick is the area of a {term}`random order` of the same candidates.
-# Most free texts pass the checker of grammar, so there the area is high without any order. The open
-# diamonds are computed from the points that the authors publish for two models, with another
-# prompt, other ranks and a judge of their own; their height cannot be compared with ours. The
-# columns of the table are those of the chapter on order.
+# Most free texts pass the grammar checker, so their area is high even for a random order. The open
+# diamonds are computed from the points that the authors publish for two models. They have another
+# prompt, other ranks and another judge, so their height cannot be compared with ours. The chapter
+# on order explains the columns of the table.
 
 # %%
 columns = ["model", "kind", "forced", "depth"]
@@ -93,8 +92,9 @@ page.fold(page.with_intervals(shown), "Order by model, kind of prompt and step")
 # %% [markdown]
 # ### Validity and diversity
 #
-# {numref}`fig-panel-frontiers` has every setting of the paper's Table 3 and the {term}`oracle-size
-# cutoff`. All numbers from here on are exact for the weights, since nothing is drawn.
+# {numref}`fig-panel-frontiers` shows every setting of the paper's Table 3 and the
+# {term}`oracle-size cutoff`. All numbers from here on are exact for the weights, since nothing is
+# sampled.
 
 # %% mystnb={"figure": {"caption": "Diversity against validity of every setting (dots, by rule) with Pareto frontiers, a panel per task and model (compare the paper's Fig. 9).", "name": "fig-panel-frontiers"}, "image": {"alt": "Grid of scatter plots of diversity against validity, a panel per task and model."}}
 names = list(dict.fromkeys(found.settings.model))
@@ -126,8 +126,8 @@ page.fold(parts, "The loss and its parts, by task and model")
 # ### Logit shape
 #
 # The paper fits a line and then a logarithm to the sorted logits of six queries (its App. I); the
-# chapter on logit shape asks whether that is the right form. The 18 fits that the paper publishes,
-# of other models, stand below ours.
+# chapter on logit shape asks whether this is the right form. Below our fits the table has the 18
+# that the paper publishes, which are of other models.
 
 # %% mystnb={"figure": {"caption": "R², mean squared error and breakpoint of every model's fits: a dot per query; filled: this book's models; open: as published.", "name": "fig-panel-shape"}, "image": {"alt": "Dots of three measures of fit by model and query, the published ones open."}}
 fits = study.shape_table(found)
@@ -141,11 +141,11 @@ page.fold(fitted, "The fitted form, by model and query", digits=3)
 # %% [markdown]
 # ### Pairs of models
 #
-# The fairest comparison is within a pair: a larger model less a smaller one of the same family, or
-# a post-trained model less its base model. Order is paired by prompt and seed; on tasks, *over*
-# counts on how many the second model's number is larger. The paper's panel has
-# {glue:text}`stage_pairs_known` pairs of a base model and its post-trained one; without any of them
-# here, nothing is said about training.
+# The fairest comparison is within a pair: a larger and a smaller model of one family, or a
+# post-trained model and its base model. Order is compared prompt by prompt; for tasks, *over*
+# counts those on which the second model's number is larger. The paper has
+# {glue:text}`stage_pairs_known` pairs of a base model and its post-trained version; without any of
+# them, this page says nothing about training.
 
 # %%
 paired = study.pair_table(found)
@@ -156,7 +156,8 @@ page.show(page.with_intervals(paired))
 # %% [markdown]
 # ## Claims and findings
 #
-# Every model that can do the tasks has a vote, and so has every task of a model; majorities decide.
+# Each model that can do the tasks has one vote, which the majority of its tasks decides. The
+# majority of the models decides the claim.
 
 # %%
 claims = study.findings(found)
@@ -174,21 +175,20 @@ page.glue("stage_pairs_known", len(study.pairs()), "{}")
 # %% [markdown]
 # ## Check it yourself
 #
-# A claim about every model is put to the test by one more. This adds it to every table and figure
-# here (`--panel` alone reads the rows again), and `forecast` first says what it takes:
+# One more model tests the claims about all models. `forecast` says how long it takes, and `run`
+# adds it to every table and figure here (`run --panel` reads the stored rows again):
 #
 # ```text
 # python -m calib_utils forecast --model Qwen/Qwen3-0.6B
 # python -m calib_utils run --model Qwen/Qwen3-0.6B
 # ```
 #
-# That the area rises with size is refuted where the intervals of most pairs lie below 0, and that
-# recall stays low where those of most models lie above one half.
-# `python -m calib_utils check --recompute 3` computes three stored tables of each model at hand
-# anew, and names what differs by more than two machines may.
+# If the intervals of most pairs lie below 0, this refutes the claim that the area rises with size.
+# If those of most models lie above one half, this refutes the claim that recall stays low.
+# `python -m calib_utils check --recompute 3` computes three stored tables of each available model
+# again, and names what differs by more than two machines may.
 #
-# Every row was measured by the chapters of its own model, and is stored with the SHA-256 of the
-# weights. [Add your model](../add_your_model.md) says how to add one.
+# [Add your model](../add_your_model.md) has the details.
 
 # %%
 print(f"{len(found.models)} models, none loaded here")

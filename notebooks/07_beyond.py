@@ -11,20 +11,20 @@
 # %% [markdown]
 # # Beyond lists: repeated questions and programs
 #
-# **Question.** Do the faults of order and shape show outside lists of known answers? The paper says
-# yes: asked hundreds of times for a random city, a chat model names one city nearly always (shape,
-# the paper's Fig. 11), and of the programs sampled for one problem, those that pass and those that
-# fail are mixed by log-probability, while few that pass hold most of the mass (order and shape, the
-# paper's Fig. 12).
+# **Question.** Do the faults of order and shape also appear where right answers cannot be listed?
+# The paper says yes. Asked hundreds of times for a random city, a chat model nearly always names
+# the same one (shape, the paper's Fig. 11). Among programs sampled for one problem, passing and
+# failing ones are mixed when sorted by log-probability (order), and a few passing programs have
+# most of the probability (shape, the paper's Fig. 12).
 #
-# **Answer.** Of this model's replies to *Name a random city in the world*, the share whose first
-# line is a city's name and nothing else is {glue:text}`city_names`, and among these the most
-# frequent is {glue:text}`city_top`. On programming problems its pass@1 is {glue:text}`pass_1`, and
-# the probability that a program that passes is more probable than one that fails ({term}`order
-# (AUC)`) is {glue:text}`program_auc`; 1 would be a perfect order and 0.5 a random one. Of the
-# paper's claims below, {glue:text}`reproduced` are reproduced, {glue:text}`not_reproduced` are not,
-# {glue:text}`not_decided` are not decided, and {glue:text}`excluded` are about what this model
-# cannot do.
+# **Answer.** We asked this model to *Name a random city in the world*. The share of replies whose
+# first line is a city's name and nothing else is {glue:text}`city_names`; the most frequent name
+# and its share of these is {glue:text}`city_top`. On programming problems one program passes with
+# probability {glue:text}`pass_1` (pass@1), and a passing program is more probable than a failing
+# one with probability {glue:text}`program_auc` ({term}`order (AUC)`, 1 for a perfect order and 0.5
+# for a random one). Of the paper's claims below, {glue:text}`reproduced` are reproduced,
+# {glue:text}`not_reproduced` are not, {glue:text}`not_decided` are not decided, and
+# {glue:text}`excluded` are about things that this model cannot do.
 
 # %% tags=["parameters"]
 model = "qwen2.5-coder-0.5b-instruct"  # embedded name, hub id, local folder or .gguf file
@@ -55,7 +55,7 @@ n_replies = study.QUICK_REPLIES if quick else study.N_REPLIES
 replies = study.ask_all(page.model, asked, n_replies, seed, page.store)
 asked_when = page.when_written([f"repeats-{question.label}" for question in asked])
 
-# %% mystnb={"figure": {"caption": "Replies to \"Name a random city in the world\" at temperature 1: a bar for each of the most frequent, the others together, and (open bar) how many of as many further replies would be new (compare the paper's Fig. 11).", "name": "fig-beyond-city"}, "image": {"alt": "Bars of the most frequent replies to the question for a random city."}}
+# %% mystnb={"figure": {"caption": "Replies to \"Name a random city in the world\" at temperature 1: a bar for each of the most frequent, the others together, and (open bar) how many of the same number of further replies would be new (compare the paper's Fig. 11).", "name": "fig-beyond-city"}, "image": {"alt": "Bars of the most frequent replies to the question for a random city."}}
 first = study.summarise(replies.text[replies.question == asked[0].label])
 ax = figures.answer_bars(first)
 _ = figures.source_line(ax, page.weights, asked_when)
@@ -63,40 +63,38 @@ _ = figures.source_line(ax, page.weights, asked_when)
 # %% [markdown]
 # ## How we know
 #
-# The paper shows one example of each, of far larger models. Here are five questions and twelve
-# small problems; a base model gets two questions and no problem. All numbers are estimates from
-# draws. Shares carry a 95 % interval in brackets where there are draws enough. Means over problems
-# carry one from ten problems on, and show their points below that.
+# The paper shows one example of each, from far larger models. We use five questions and twelve
+# small programming problems; a base model gets two questions and no problem. All numbers are
+# estimates from random replies, with a 95 % interval in brackets. Means over fewer than ten
+# problems show single values instead.
 #
 # ### One question, many times
 #
-# Replies are drawn from the model's own distribution at temperature T without any cutoff, and have
-# at most 20 tokens. *random-city* is the paper's question word for word, *random-city-half* the
-# same at T = 0.5, and the others ask for a city, a country or a chemical element by name only. A
-# chat model gets its own template, a base model the bare text.
+# Replies are sampled at temperature T without a cutoff, and have at most 20 tokens. *random-city*
+# is the paper's question word for word, and *random-city-half* is the same at T = 0.5. The others
+# ask only for the name of a city, a country or a chemical element.
 
 # %%
 page.show(study.answers_table(replies, asked))
 
 # %% [markdown]
-# - *names* is the share of replies that are a listed city, country or element and nothing else.
-#   Where it is low, the model writes sentences or leaves the subject, and a count of whole answers
-#   says how varied the *wording* is. *top of the names* counts among these replies alone.
+# - *names* is the share of replies that are a listed city, country or element and nothing else. If
+#   it is low, the model writes sentences or changes the subject, and then the count of different
+#   answers is about *wording*. *top of the names* is the most frequent answer among the names.
 # - *effective number* is the {term}`effective number of answers`: the number of equally likely
-#   answers that would be as varied, corrected for answers not seen. **Its interval promises too
-#   much where answers have a long tail**, because a sample cannot know a tail that it has not
-#   touched; the number is then too low. Two spellings count as two answers, such as *USA* and
-#   *United States*.
-# - *unseen* is the {term}`unseen mass`: how likely the next reply is one that did not come yet.
-#   Where it is near 1, all one can say about the number of answers is that it is large.
+#   answers that would be as varied, corrected for answers not seen. **If there are many rare
+#   answers, this number is too low and its interval too narrow**, because the sample has not seen
+#   them. Two spellings, such as *USA* and *United States*, count as two answers.
+# - *unseen* is the {term}`unseen mass`: the probability that the next reply is a new answer. If it
+#   is near 1, we only know that the number of answers is large.
 
 # %% mystnb={"figure": {"caption": "The same for a question that asks for the name only: a country.", "name": "fig-beyond-country"}, "image": {"alt": "Bars of the most frequent replies to the question for a country."}}
 ax = figures.answer_bars(study.summarise(replies.text[replies.question == "country"]))
 _ = figures.source_line(ax, page.weights, asked_when)
 
 # %% [markdown]
-# With `endpoint_url` and `endpoint_model` this page asks another model the paper's question, on any
-# server with an OpenAI-compatible interface, at temperature 1.
+# The parameters `endpoint_url` and `endpoint_model` let this page ask another model the paper's
+# question at temperature 1, on any server with an OpenAI-compatible interface.
 
 # %%
 elsewhere = study.ask_endpoint(endpoint_url, endpoint_model, endpoint_replies)
@@ -108,13 +106,13 @@ page.show(table) if endpoint_url else print(study.NOT_ASKED)
 # ### Programs
 #
 # Twelve short problems were written for this project, with 5 to 9 tests each. For every problem we
-# draw 20 replies of at most 256 tokens, at temperature 1 without cutoff. The first code block of a
-# reply that defines the function runs in a sandbox with limits on time and memory and without
-# network or files. A reply *passed* if every answer was right, *failed* if the program ran to its
-# end with a wrong answer or an exception, and was an *error* if it did not load.
+# sample 20 replies of at most 256 tokens, at temperature 1 without a cutoff. The first code block
+# that defines the function runs in a sandbox with limits on time and memory, and without network or
+# files. A reply *passed* if every answer was right, *failed* if the program ran to its end with a
+# wrong answer or an exception, and was an *error* if it did not load.
 #
-# {term}`pass@k` is the probability that at least one of k draws passes, by the unbiased estimator
-# of Chen et al. {cite:p}`chen2021evaluating`. Its interval is over problems like these.
+# {term}`pass@k` is the probability that at least one of k programs passes, with the unbiased
+# estimator of Chen et al. {cite:p}`chen2021evaluating`. Its interval is over problems.
 
 # %%
 n_programs = study.QUICK_PROGRAMS if quick else study.N_PROGRAMS
@@ -133,7 +131,7 @@ print(study.example_programs(programs) or why_not)
 # ### Order of programs
 #
 # Do more probable programs pass more often? Replies are sorted by the log-probability of the whole
-# reply, the words around the code included. Replies that the token limit cut off are left out, and
+# reply, including the words around the code. Replies that reached the token limit are left out, and
 # equal replies count once.
 
 # %% mystnb={"figure": {"caption": "Distinct replies to each problem by falling log-probability (vertical, in nats): passed (circles) or failed (crosses), a panel per problem. A good order would put circles left of crosses (compare the paper's Fig. 12).", "name": "fig-beyond-programs"}, "image": {"alt": "Panels of log-probability by rank of replies to programming problems, passed and failed marked apart."}}
@@ -147,8 +145,8 @@ else:
 # %% [markdown]
 # In the table, *prevalence* is the share that passes, and *auc* the probability that a passing
 # reply is more probable than a failing one. Long replies have low probabilities, so the last column
-# orders by length alone, shortest first. Where it does as well, log-probability says little about
-# the program itself.
+# sorts by length alone, shortest first. If this does as well, log-probability says little about the
+# program itself.
 
 # %%
 order = study.order_table(programs) if len(ranked) else ranked
@@ -157,16 +155,17 @@ page.fold(order, "Order by problem") if len(order) else print(why_not)
 # %% [markdown]
 # ### Shape of programs
 #
-# How is the mass spread over the programs that pass? Replies that differ in layout, comments and
-# docstrings only hold the same program. The table answers in two ways:
+# How is the probability spread over the programs that pass? Replies that differ only in layout,
+# comments and docstrings count as the same program. The table answers in two ways:
 #
-# - *Among the drawn programs*, as in the paper's figure: the share of their probability that the
-#   *top one* and the *top three* hold, and their *effective number*. Log-probabilities of long
-#   texts differ by many nats, so a few of a small sample nearly always hold most, which decides
-#   nothing.
-# - *Of all that pass*: *two are the same* estimates without bias how likely two passing draws hold
-#   the same program, and so sees undrawn programs too. *ln of their mass* tells why that matters:
-#   where it is far below 0, the drawn replies hold next to nothing of what the model can write.
+# - *Among the sampled programs*, as in the paper's figure: the share of their probability that the
+#   *top one* and the *top three* have, and their *effective number*. This decides nothing, because
+#   log-probabilities of long texts differ so much that a few of a small sample nearly always have
+#   most of its probability.
+# - *Of all that pass*: *two are the same* is an unbiased estimate of the probability that two
+#   passing replies contain the same program, so it also takes programs into account that were not
+#   sampled. *ln of their mass* shows why this matters: if it is far below 0, the sampled replies
+#   have almost none of the model's total probability.
 
 # %%
 shape = study.shape_table(programs)
@@ -175,10 +174,11 @@ page.fold(shape, "Shape by problem", digits=3) if len(shape) else print(why_not)
 # %% [markdown]
 # ## Claims and findings
 #
-# The claims about answers count the replies that are a name, and exclude questions with fewer than
-# 30 of them. A claim is decided where the whole interval lies on one side of the number that
-# decides it; of fewer than ten problems, where six or more all lie there. A model of whose programs
-# fewer than one in twenty pass is excluded. Tests that the paper does not make are counted apart.
+# The claims about answers count only replies that are a name, and exclude questions with fewer than
+# 30 of them. A claim is decided if the whole interval lies on one side of the threshold. With fewer
+# than ten problems there is no interval; then at least six single values must all lie on one side.
+# The claims about programs exclude a model if fewer than one in twenty of its programs pass. Tests
+# of ours are counted separately.
 
 # %%
 found = study.findings(replies, asked, programs)
@@ -191,7 +191,7 @@ page.glue_verdicts(found)
 # %% [markdown]
 # ## Check it yourself
 #
-# Every number about answers should be the same on either half of the replies, up to its interval.
+# Every number about answers should be the same for both halves of the replies, up to its interval.
 # In a cell of this page:
 #
 # ```python
@@ -200,15 +200,15 @@ page.glue_verdicts(found)
 #     print(study.summarise(half).top_share)
 # ```
 #
-# Intervals that do not overlap would mean that replies depend on each other. *One name outnumbers
-# all others* is refuted where the whole interval lies below one half, for this model and this
-# wording. `python -m calib_utils run --model NAME --notebook 07_beyond -p seed=1 --results-dir
-# other --book-dir other-pages` draws everything anew, in a quarter to half an hour on one core, and
-# `-p endpoint_url=…` asks a larger model.
+# Intervals that do not overlap would mean that the replies depend on each other. The claim that one
+# name outnumbers all others is refuted, for this model and this wording, if the whole interval lies
+# below one half.
+# `python -m calib_utils run --model NAME --notebook 07_beyond -p seed=1 --results-dir other --book-dir other-pages`
+# samples everything again, and `-p endpoint_url=…` asks a larger model.
 #
-# Every reply is stored with its log-probability and verdict, the hash of the weights and of the
-# prompts, and its convention. This page reads them and needs neither a sandbox nor a minute. The
-# problems with their tests are in `data/tasks/programs.json`.
+# This page reads stored replies. Each has its log-probability, its result, the hashes of the
+# weights and of the prompts, and its convention. The problems with their tests are in
+# `data/tasks/programs.json`.
 
 # %%
 print("numbers from", page.weights)

@@ -11,19 +11,19 @@
 # %% [markdown]
 # # Levers: what to change for more diversity
 #
-# **Question.** The paper shows that under one prompt neither temperature nor a cutoff brings back
-# both validity and diversity (the paper's Fig. 6 and 9). A user who cannot retrain the model asks
-# which knob is worth turning: the temperature, a cutoff, the words of the prompt, or many prompts
-# instead of one.
+# **Question.** The paper shows that with one prompt neither temperature nor a cutoff gives both
+# validity and diversity (the paper's Fig. 6 and 9). What should a user change who cannot retrain
+# the model: the temperature, the cutoff, the wording of the prompt, or should many prompts replace
+# one? We call these changes levers.
 #
-# **Answer.** This model can do {glue:text}`able` closed lists, and left as it is it has a validity
-# of {glue:text}`alone_validity` on them and a diversity of {glue:text}`alone_diversity`. With
-# {glue:text}`budget` settings tried of each lever and a validity of at least 0.8, the largest
-# diversity comes from {glue:text}`best_lever`: {glue:text}`best_diversity`; temperature alone gives
-# {glue:text}`temperature_diversity`, and the best cutoff ({glue:text}`best_sampler`) gives
-# {glue:text}`sampler_diversity`. At a validity of at least 0.95 the largest diversity comes from
-# {glue:text}`best_lever_95`: {glue:text}`best_diversity_95` (brackets hold 95 % intervals over
-# lists).
+# **Answer.** This model can do {glue:text}`able` closed lists. Without any change, at temperature
+# 1, its validity on them is {glue:text}`alone_validity` and its diversity
+# {glue:text}`alone_diversity`. With {glue:text}`budget` settings tried of each lever and a validity
+# of at least 0.8, the largest diversity comes from {glue:text}`best_lever`:
+# {glue:text}`best_diversity`; temperature alone gives {glue:text}`temperature_diversity`, and the
+# best cutoff ({glue:text}`best_sampler`) {glue:text}`sampler_diversity`. At a validity of at least
+# 0.95 it comes from {glue:text}`best_lever_95`: {glue:text}`best_diversity_95` (95 % intervals over
+# lists in brackets).
 
 # %% tags=["parameters"]
 model = "qwen2.5-coder-0.5b-instruct"  # embedded name, hub id, local folder or .gguf file
@@ -63,30 +63,30 @@ else:
 # %% [markdown]
 # ## How we know
 #
-# ### What is turned
+# ### The levers
 #
 # Every task is a closed list: *name a planet*, *name a currency*. All valid answers are known, so
-# validity and diversity are exact. They are exact for a mixture of prompts too, because whoever
-# draws one of several prompts at random before each answer samples from the mean of their
-# distributions. These are the levers:
+# validity and diversity are exact. This also holds for a mixture of prompts: if one of several
+# prompts is drawn at random before each answer, the answers have the mean of their distributions.
+# These are the levers:
 #
-# - *wording* asks for the same in other words, with thirteen templates that are the same for all
-#   lists;
-# - *mixture of wordings* draws a wording anew for each answer, and *mixture of seeds* draws one of
-#   six random strings that stand below the standard wording;
+# - *wording* asks the same question in other words, with thirteen templates that are the same for
+#   all lists;
+# - *mixture of wordings* draws a new wording for each answer, and *mixture of seeds* draws one of
+#   six random strings that are written below the standard wording;
 # - *temperature*, and the {term}`cutoffs <cutoff>` of the paper's Table 3, each with its
 #   temperatures.
 #
-# A lever with more settings has more chances to look good. So each is given the same budget, and
-# what counts is the expected best of that many of its settings, where a setting that is not valid
-# enough counts as 0. Lists on which no temperature and no cutoff brings the standard wording to a
-# validity of 0.05 are left out, because the model cannot do them.
+# A lever with more settings has more chances to look good. So each has the same budget: we compare
+# the expected best of that many settings, where a setting that is not valid enough counts as 0. A
+# list is left out if no temperature and no cutoff reaches a validity of 0.05 with the standard
+# wording, because the model cannot do it.
 
 # %%
 print(len(able), "lists; left out:", ", ".join(unable) or "none")
 
 # %% [markdown]
-# In the table, *gain* is what a lever adds to temperature alone, list by list.
+# In the table, *gain* is the diversity of a lever minus that of temperature alone, list by list.
 
 # %%
 page.fold(page.with_intervals(compared), "Every lever at both levels of validity")
@@ -94,8 +94,8 @@ page.fold(page.with_intervals(compared), "Every lever at both levels of validity
 # %% [markdown]
 # ### List by list
 #
-# How far can one go on a single list? The next figure leads from the standard prompt at temperature
-# 1 to the most diverse setting of any lever that has validity 0.8.
+# How much is possible on a single list? The arrows go from the standard prompt at temperature 1 to
+# the most diverse setting of any lever with a validity of at least 0.8.
 
 # %% mystnb={"figure": {"caption": "Each list as it is (dots) and at the most diverse setting of any lever with validity 0.8 or more (squares).", "name": "fig-lever-tasks"}, "image": {"alt": "Arrows in the plane of validity and diversity, one per list."}}
 before, after = study.before_and_after(settings)
@@ -109,12 +109,12 @@ else:
 page.fold(study.choices(before, after), "The most diverse setting of each list")
 
 # %% [markdown]
-# ### Sampler cards
+# ### One setting for all lists
 #
-# Nobody chooses a setting for every list. The cards say where one setting for all lists stands:
-# first the samplers that engines and models ship, in their own order of operations, and then every
-# family of the paper's Table 3 at its most diverse setting that is valid enough on most lists. A
-# repetition penalty is left out, since it depends on the whole text.
+# In practice one setting is used for all lists. The table first shows the default samplers of
+# engines and models, in their own order of operations. Then it shows each kind of cutoff of the
+# paper's Table 3, at its most diverse setting that is valid enough on most lists. Repetition
+# penalties are left out, since they depend on the whole text.
 
 # %%
 cards = study.cards(table, shipped)
@@ -123,9 +123,8 @@ page.show(cards) if len(cards) else print(study.NOTHING)
 # %% [markdown]
 # ## Claims and findings
 #
-# This chapter goes beyond the paper and decides none of its claims. Its finding is the comparison
-# at the top of the page. A lever helps this model if its *gain* in the folded table has an interval
-# above 0.
+# This chapter goes beyond the paper and decides none of its claims. A lever helps this model if the
+# interval of its *gain* in the folded table lies above 0.
 
 # %% tags=["remove-cell"]
 page.glue_each(study.headline(compared, settings, len(tasks)), "{}")
@@ -143,8 +142,8 @@ page.glue_each(study.headline(compared, settings, len(tasks)), "{}")
 # settings.query("lever == 'mixture of seeds' and setting == 'T=1' and task == @tasks[0]")
 # ```
 #
-# Your own list: `cu.Task(name=…, prompt=…, answers=[…])`, and `cu.answer_probabilities` of it under
-# each of your prompts.
+# For your own list, make a `cu.Task(name=…, prompt=…, answers=[…])` for each of your prompts, and
+# compare their `cu.answer_probabilities`.
 
 # %%
 print("numbers from", page.source)

@@ -239,16 +239,16 @@ def coverage(
     *,
     for_page: bool = False,
 ) -> pd.DataFrame:
-    """The paper's 21 checkpoints, the embedded models, and whatever else has results.
+    """The paper's 21 checkpoints, the embedded models, and all others that have results.
 
     Args:
-        results_dir, book: by default this checkout's; nothing where there is none.
-        for_page: the columns that a page shows, what is measured first.
+        results_dir, book: by default those of this checkout, if it has them.
+        for_page: only the columns that a page shows, measured models first.
 
     Returns:
-        One row per model, columns `COLUMNS`: sizes of the loaded weights in 10^9 bytes, how many
-        tables, folders of texts and executed notebooks there are, and what would measure it. Of a
-        model outside the panel only its folder's name is known.
+        One row per model with the columns `COLUMNS`: the size of the loaded weights in 10^9 bytes,
+        how many tables, folders of texts and executed notebooks there are, and the command that
+        would measure it. For a model outside the panel only the name of its folder is known.
     """
     from calib_utils.book import resources as forecasts
 

@@ -107,7 +107,7 @@ def frontier_area(validity: np.ndarray, diversity: np.ndarray) -> float:
 
 
 def best_by_budget(table: pd.DataFrame, level: float = 0.8, by: str = "rule") -> pd.DataFrame:
-    """Best diversity at validity of at least `level` against the number of settings tried.
+    """Best diversity at a validity of at least `level`, by the number of settings tried.
 
     Someone tries `budget` settings of a sampler's grid, drawn without replacement, and takes the
     most diverse one that is valid enough; diversity counts as 0 where none is.

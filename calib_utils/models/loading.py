@@ -166,8 +166,8 @@ def load_model(
         dtype: of the forward pass; probabilities are always reduced in float64.
         device: `auto` takes CUDA, then MPS, then the CPU.
         device_map: as in transformers, for models larger than one device (needs accelerate).
-        chat: whether to ask it through its chat template; None lets its stage decide, base or
-            post-trained (`Model.chat_or_why`, `show_prompt`).
+        chat: whether to use the chat template; None uses it for post-trained models only
+            (`Model.chat_or_why` and `show_prompt` say what was decided).
 
     Raises:
         InvalidRequestError, UnknownNameError, HubUnreachableError, HashMismatchError,

@@ -48,6 +48,8 @@ NAMES_NEEDED = 30  # for a share of them to say something
 N_RESAMPLES, Z = 500, 1.96
 _TAIL = 40.0  # e^-40 is nothing beside what is summed
 _LONGEST = 40  # characters of an answer in a table
+_OTHERS_TOO = "One name also outnumbers all others for other questions"
+_MIXED = "Passing and failing programs are mixed when sorted by log-probability"
 _NOTHING = "There is nothing to show here: too few complete replies of this model pass."
 _DRAWS = 4  # passing draws among which pairs are compared
 # Where claims are decided.
@@ -426,25 +428,25 @@ def findings(replies: pd.DataFrame, asked: Sequence[Question], table: pd.DataFra
     one = "One name outnumbers all other answers to Fig. 11's question"
     rows = [
         _one_dominates(replies, [first], one, "Fig. 11", CLAIM),
-        _one_dominates(replies, others, "So it is when other names are asked for", "Fig. 11", OURS),
+        _one_dominates(replies, others, _OTHERS_TOO, "Fig. 11", OURS),
     ]
     order = programs.order_by_problem(table).dropna(subset="auc")
     passing = f"; {order.prevalence.mean():.0%} of their programs pass" if len(order) else ""
     same = same_program(table).query("passing >= @_DRAWS")
     for claim, source, kind, kept, column, sign, at, told in (
         (
-            *("Programs that pass and that fail interleave by log-probability", "Fig. 12 (order)"),
+            *(_MIXED, "Fig. 12 (order)"),
             *(CLAIM, order, "auc", -1, _ORDERED),
             f"AUC {{}}{passing} (decided at {_ORDERED:g}; 1 is a perfect order)",
         ),
         (
-            *("Log-probability puts programs that pass first more often than chance", "Fig. 12"),
+            *("Passing programs are more probable than failing ones, beyond chance", "Fig. 12"),
             *(OURS, order, "auc", 1, 0.5, f"AUC {{}}{passing} (decided at 0.5)"),
         ),
         (
-            "Few programs hold most of the mass of all that pass, undrawn ones included",
+            "A few programs have most of the mass of all that pass, including those not sampled",
             *("Fig. 12 (shape)", CLAIM, same, "same", 1, 1 / _FEW),
-            f"two draws that pass are the same program with probability {{}} (decided at 1/{_FEW}, "
+            f"two passing replies are the same program with probability {{}} (decided at 1/{_FEW}, "
             f"as if {_FEW} programs were equally likely)",
         ),
     ):

@@ -123,14 +123,14 @@ def over_lists(table: pd.DataFrame) -> pd.DataFrame:
     """
     done, _ = able(table, "best validity")
     own = table[table.task.isin(done)]
-    heating = f"heating from T = {_COOL:g} to {_HOT:g}"
+    heating = f"raising T from {_COOL:g} to {_HOT:g}"
     both = f"no temperature brings validity and diversity to {_HAS_BOTH:g}"
     claims = (
         (f"{heating} lowers validity", "validity lost", own["validity lost"] > 0),
         (f"{heating} raises diversity", "diversity won", own["diversity won"] > 0),
         (both, "best of both", own["best of both"] < _HAS_BOTH),
         (
-            f"less than {_FEW:.0%} of the answers hold half of the valid mass",
+            f"less than {_FEW:.0%} of the answers have half of the valid mass",
             "half the mass",
             own["half the mass"] < _FEW,
         ),
@@ -210,16 +210,16 @@ def findings(curves: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     by_task = {name: own.set_index("temperature") for name, own in curves.groupby("task")}
     lost = {t: by_task[t].validity[_COOL] - by_task[t].validity[_HOT] for t in done}
     won = {t: by_task[t].diversity[_HOT] - by_task[t].diversity[_COOL] for t in done}
-    told = "validity and diversity " + ", ".join(
+    told = "change of validity and diversity " + ", ".join(
         f"{t}: {-lost[t]:+.2f}, {won[t]:+.2f}" for t in done
     )
-    claim = f"Heating from T = {_COOL:g} to {_HOT:g} lowers validity and raises diversity"
+    claim = f"Raising T from {_COOL:g} to {_HOT:g} lowers validity and raises diversity"
     margins = {task: min(lost[task], won[task]) for task in done}
     rows.append(voted(claim, "Sec. 5, Fig. 5", told, margins, failed))
 
     best = _best_of_both(curves)[done]
     told = f"best of min(Val, Div), decided at {_HAS_BOTH:g}: " + listed(done, best, "{}: {:.2f}")
-    claim = "No temperature reaches validity and diversity near 1 together"
+    claim = "No temperature brings both validity and diversity near 1"
     rows.append(voted(claim, _LEFT, told, _HAS_BOTH - best, failed))
 
     shares, told = {}, []
@@ -227,15 +227,15 @@ def findings(curves: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
         shares[task] = _half(own.log_p)
         most = round(shares[task] * len(own))
         told.append(f"{task}: {most} of {len(own):,} ({shares[task]:.0%})")
-    held = "answers that hold half of the valid mass (uniform: half of them; decided at a quarter) "
+    held = "answers that have half of the valid mass (decided at a quarter of all answers) "
     told = held + ", ".join(told)
-    claim = "At T = 1 a few valid answers hold most of the valid mass"
+    claim = "At T = 1 a few valid answers have most of the valid mass"
     rows.append(voted(claim, _RIGHT, told, _FEW - pd.Series(shares, dtype=float), failed))
 
     hot = curves[curves.temperature == curves.temperature.max()].set_index("task")
     invalid = 1 - hot.validity[done]
     told = f"invalid mass at T = {hot.temperature.max():g} " + listed(done, invalid, "{}: {:.4f}")
-    claim = "At high temperature the invalid tail holds nearly all mass"
+    claim = "At high temperature the invalid tail has nearly all mass"
     rows.append(voted(claim, _RIGHT, told, invalid - (1 - _TAIL), failed))
     return table_of(rows)
 

@@ -104,8 +104,8 @@ def diversity_range() -> dict[str, float]:
 
 @item(CARE)
 def precision_is_validity() -> dict[str, float]:
-    """only for the sampler that is uniform in the retained set: p = (.7, .2, .1), ranks 1 and 3
-    valid, 3 kept: precision {precision:.3f}, validity {validity:.1f}"""
+    """only for a sampler that is uniform over the kept tokens: with p = (.7, .2, .1), ranks 1 and 3
+    valid and 3 tokens kept, precision is {precision:.3f} and validity {validity:.1f}"""
     validity = metrics.validity(np.log([0.7, 0.1]))
     return {"precision": _factors("VIV", keep=[3])[0], "validity": float(validity)}
 
@@ -145,11 +145,11 @@ _FEW, _MANY = "V" + "I" * 8 + "V", "V" + "I" * 5 + "V" * 39
 
 @item(FAILS)
 def local_is_not_global() -> dict[str, float]:
-    """App. E lets a cutoff keep any set: keeping just the valid tokens has precision {all_p:g}
-    and recall {all_r:g}, so only prefixes of the ranking can be meant. Then: two prefixes each
-    lose half their recall or more at precision .9 (recalls {few:.2f} and {many:.3f}); the step
-    reaches precision {precision:.3f} with recall {recall:.3f}, where the bound with these
-    constants would allow {bound:.3f}"""
+    """App. E lets a cutoff keep any set, and the set of valid tokens has precision {all_p:g} and
+    recall {all_r:g}, so it must mean cutoffs that keep the top of the ranking. In our example two
+    prefixes each lose half their recall or more at precision .9 (recalls {few:.2f} and
+    {many:.3f}), but their step reaches precision {precision:.3f} with recall {recall:.3f}, where
+    the bound with these constants would allow {bound:.3f}"""
     precision, recall = _factors("VV", _FEW, _MANY, keep=[2, 1, len(_MANY)])
     trie = ranked_trie("VV", _FEW, _MANY)[0].trie
     just_valid = theorems.factorise(trie, 1 / trie.node_branching[trie.edge_node])
@@ -173,9 +173,9 @@ def _recall_at(labels: str, precision: float) -> float:
 
 @item(FAILS)
 def finite_vocabulary() -> dict[str, float]:
-    """10 tokens, 9 valid, an even law: Val {val:.1f}, Div {div:.0f}, bound {bound:.3f}. The
-    theorem needs the infinite law; over 128,000 tokens, 50 valid, the two differ by less than
-    {large:.0e} at any Val above .05"""
+    """10 tokens of equal probability, 9 of them valid, have Val {val:.1f} and Div {div:.0f},
+    above the bound of {bound:.3f}. The theorem needs the infinite law. With 128,000 tokens, 50 of
+    them valid, the two laws differ by less than {large:.0e} at any Val above .05"""
     return {
         "val": 9 / 10,
         "div": 1.0,
@@ -186,8 +186,9 @@ def finite_vocabulary() -> dict[str, float]:
 
 @item(FAILS)
 def sharpness_per_prefix() -> dict[str, float]:
-    """two steps with 2 and 1 valid tokens, local validities .5 and 1 behind the first: Val
-    {val:.1f}, Div {div:.0f}, bound {bound:.3f}. All prefixes of a step must share one sharpness"""
+    """two steps have 2 and 1 valid tokens, and the second has validity .5 after one token and 1
+    after the other; then Val is {val:.1f} and Div {div:.0f}, above the bound of {bound:.3f}. All
+    prefixes of a step must share one sharpness"""
     log_p = np.log([0.5 * 0.5, 0.25 * 1.0])
     val = float(metrics.validity(log_p))
     bound = float(theorems.diversity_bound(val, [2, 1]))
@@ -196,9 +197,10 @@ def sharpness_per_prefix() -> dict[str, float]:
 
 @item(HOLDS)
 def least_loss() -> dict[str, float]:
-    """with the minimum at v = 2 it is ln 2 − h(1/(1 + √ε)), so no vocabulary enters; the
-    remainder is O(L⁴). The bound is loose: 4 steps of 10 tokens at Val .9 have Div {true:.3f},
-    F.4 allows {f4:.3f}, F.5 {f5:.3f}; c reaches half of ln 2 at ε = {half:.4f}"""
+    """the minimum is at v = 2, where c is ln 2 − h(1/(1 + √ε)), so c does not depend on the
+    vocabulary, and the remainder is O(L⁴). The bound is loose: the geometric model itself, with 4
+    steps of 10 tokens at Val .9, has Div {true:.3f}, while F.4 allows {f4:.3f} and F.5 {f5:.3f}; c
+    reaches half of ln 2 at ε = {half:.4f}"""
     branching = [10] * 4
     nats = np.linspace(0, 20, 2_000_001)
     half = nats[np.argmax(theorems.head_loss(2, nats) >= np.log(2) / 2)]
@@ -228,16 +230,17 @@ def heavy_tail() -> dict[str, float]:
 
 @item(FAILS)
 def oracle_is_no_ceiling() -> dict[str, float]:
-    """labels V I V by rank: keeping the 2 that are valid in number gives precision {p2:.2f} and
-    recall {r2:.2f}, keeping 3 gives {p3:.2f} and {r3:.2f}"""
+    """where ranks 1 and 3 are valid and rank 2 is not, keeping 2 tokens, as the oracle does, gives
+    precision {p2:.2f} and recall {r2:.2f}, and keeping 3 gives {p3:.2f} and {r3:.2f}"""
     (p2, r2), (p3, r3) = (_factors("VIV", keep=[size]) for size in (2, 3))
     return {"p2": p2, "r2": r2, "p3": p3, "r3": r3}
 
 
 @item(FAILS)
 def structural_ceiling() -> dict[str, float]:
-    """a perfectly ordered model, even over the valid tokens of each step, has Div {equals:.3f}
-    on three digits with sum 10, {at_most:.3f} with sum at most 10, {four:.3f} on four"""
+    """a model with a perfect order that is uniform over the valid tokens of each step has Div
+    {equals:.3f} on three digits with sum 10, {at_most:.3f} with sum at most 10, and {four:.3f} on
+    four digits with sum at most 10"""
     tasks = ("rng-3-sum-equals-10", "rng-3-sum-at-most-10", "rng-4-sum-at-most-10")
     div = [diversity_of(trie, uniform_over_valid(trie)) for trie in map(_digits, tasks)]
     return dict(zip(("equals", "at_most", "four"), div, strict=True))
@@ -245,8 +248,8 @@ def structural_ceiling() -> dict[str, float]:
 
 @item(CARE)
 def states_ceiling() -> dict[str, float]:
-    """word by word, a law even over the valid words has Div {even:.3f}; exactly 1 takes the
-    right weights, such as {new:.0f} times as much on New as on Ohio (then {weighted:.3f})"""
+    """word by word, the uniform law over the valid words has Div {even:.3f}. With the right
+    weights, such as {new:.0f} times as much on New as on Ohio, it has {weighted:.3f}"""
     trie = trie_of_strings([answer.split() for answer in get_task("us-states").answers])
     top = trie.edge_count[trie.edge_node == 0].max()
     return {
@@ -258,9 +261,9 @@ def states_ceiling() -> dict[str, float]:
 
 @item(CARE)
 def recall_is_weighted() -> dict[str, float]:
-    """the definition weighs tokens by the answers behind them, the authors' published points
-    count each token once. Of the first digit with sum at most 10 (three digits), keeping 0 to 4
-    has recall {weighted:.2f} weighted, {count:.2f} unweighted"""
+    """the definition weighs each token by the answers that follow it, and the authors' published
+    points count each token once. For the first of three digits with sum at most 10, keeping 0 to
+    4 has recall {weighted:.2f} weighted and {count:.2f} unweighted"""
     trie = _digits("rng-3-sum-at-most-10")
     count = np.sort(trie.edge_count[trie.edge_node == 0])[::-1]
     return {"weighted": float(count[:5].sum() / count.sum()), "count": 5 / len(count)}
@@ -268,9 +271,9 @@ def recall_is_weighted() -> dict[str, float]:
 
 @item(CARE)
 def area_needs_prevalence() -> dict[str, float]:
-    """only beside the share that is valid: at the eight prefixes of the authors' points that
-    share is {least:.2f} to {most:.2f}, a random order has areas {random_least:.2f} to
-    {random_most:.2f}, and the models' areas lie {gain_least:.2f} to {gain_most:.2f} above it"""
+    """At the eight prefixes of the authors' points that share is {least:.2f} to {most:.2f}. A
+    random order has areas of {random_least:.2f} to {random_most:.2f} there, and the models' areas
+    lie {gain_least:.2f} to {gain_most:.2f} above these"""
     table = precision_recall.from_published()
     ends = {"": table.prevalence, "random_": table.random_area, "gain_": table.area_gain}
     return {
@@ -282,23 +285,23 @@ def area_needs_prevalence() -> dict[str, float]:
 
 @item(CARE)
 def judge_noise() -> dict[str, float]:
-    """a perfect order of 80,000 tokens, 8,000 valid, scored with one error in ten either way
-    seems to have area {area:.2f} and recall {recall:.2f} at precision .8"""
+    """a perfect ranking of 80,000 tokens, 8,000 of them valid, seems to have area {area:.2f} and
+    recall {recall:.2f} at precision .8 if the judge errs once in ten, both ways"""
     floor = precision_recall.noise_floor(80_000, 8_000, 0.1, 0.1)
     return {"area": floor.area, "recall": floor.recall_at}
 
 
 @item(CARE)
 def cosine_range() -> dict[str, float]:
-    """two opposite vectors have {opposite:g}; it ranges to 2"""
+    """two opposite vectors have {opposite:g}, the maximum"""
     v = np.array([3.0, -4.0])
     return {"opposite": float(1 - v @ -v / (v @ v))}
 
 
 @item(CARE)
 def typical_drops_the_top() -> dict[str, float]:
-    """typical sampling is not covered: with mass 1/2, of p = (.4, ten times .06) it keeps
-    {kept:.0f} of the small ones and drops the top"""
+    """typical sampling does not: with mass 1/2 and p = (.4, ten times .06), it keeps {kept:.0f} of
+    the small ones and drops the top"""
     p = np.array([0.4, *[0.06] * 10])
     entropy = -(p * np.log(p)).sum()
     order = np.argsort(np.abs(-np.log(p) - entropy), kind="stable")
@@ -309,7 +312,7 @@ def typical_drops_the_top() -> dict[str, float]:
 @item(CARE)
 def unequal_budgets() -> dict[str, float]:
     """the grids have {top_k:.0f} (top-k), {top_p:.0f} (top-p), {min_p:.0f} (min-p) and
-    {none:.0f} (none) settings, so the budgets differ; what ± stands for is not said"""
+    {none:.0f} (none) settings, and the paper does not say what its ± means"""
     names = [rule.name for rule in table3_rules()]
     kinds = ("none", "top_k", "top_p", "min_p")
     return {name: float(names.count(name) * len(TABLE3_TEMPERATURES)) for name in kinds}

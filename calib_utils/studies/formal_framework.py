@@ -353,7 +353,7 @@ def findings(studies: Iterable[Study]) -> pd.DataFrame:
     # Rounded, without minus 0.
     slack = round(float(min((own.bound - own.recall).min() for own in bounds)), 9) + 0.0
     gap = factor_gap(every.values())
-    exact = f"largest difference {gap:.0e}, least distance to the bound {slack:.2f}"
+    exact = f"largest difference {gap:.0e}, smallest distance to the bound {slack:.2f}"
     said = REPRODUCED if gap < _ROUNDING and slack > -_ROUNDING else NOT_REPRODUCED
     claim = "Precision and recall are products of factors, and recall stays below its bound"
     rows = [Finding(claim, "Thm. E.1, E.3", exact, said, THEOREM)]
@@ -377,8 +377,8 @@ def findings(studies: Iterable[Study]) -> pd.DataFrame:
 
     vote(
         *(HYPOTHESIS, "premise of Thm. E.3 (4.2)"),
-        "Digits have two hard steps or more (over the cutoffs looked at)",
-        f"nats of recall that the second hardest step loses at η = {_ETA:g} (decided at {HARD:g})",
+        "Digits have at least two hard steps (over the cutoffs tried)",
+        f"recall lost at the second hardest step at η = {_ETA:g}, in nats (decided at {HARD:g})",
         _second_hardest,
         lambda lost: min(lost, 1.0) - HARD,
         lambda study: study.task.name.startswith("rng"),
@@ -387,15 +387,15 @@ def findings(studies: Iterable[Study]) -> pd.DataFrame:
     vote(
         *premise,
         "Valid tokens hold the first ranks",
-        "least share of a step's prefixes",
+        "smallest share of a step's prefixes",
         lambda study: hypothesis_table([study])["valid first"].min(),
         lambda share: 1.0 if share == 1 else share - 1,
         has_fixed_branching,
     )
     vote(
         *premise,
-        "Their logits fall linearly with rank (a geometric head)",
-        "nats off the line, worst step, median prefix (decided at ln 2)",
+        "Logits of valid tokens fall linearly with rank (a geometric head)",
+        "distance from the line in nats, worst step, median prefix (decided at ln 2)",
         lambda study: hypothesis_table([study])["median miss"].max(),
         lambda nats: math.log(2) - nats,
         has_fixed_branching,
@@ -403,7 +403,7 @@ def findings(studies: Iterable[Study]) -> pd.DataFrame:
     vote(
         *premise,
         "All prefixes of a step are equally sharp",
-        f"largest sharpness over smallest (decided at {_ALIKE:g})",
+        f"largest sharpness divided by the smallest (decided at {_ALIKE:g})",
         _sharpness_ratio,
         lambda ratio: math.log(_ALIKE / ratio),
         has_fixed_branching,
@@ -411,8 +411,8 @@ def findings(studies: Iterable[Study]) -> pd.DataFrame:
     )
     vote(
         *(OURS, "Thm. F.4 (5.2)"),
-        "Diversity under temperature stays below the bound, premises met or not",
-        f"least distance to the bound where it is below {_SAYS_NOTHING:g}",
+        "Diversity under temperature stays below the bound, even where its premises fail",
+        f"smallest distance below the bound where the bound is below {_SAYS_NOTHING:g}",
         _below_bound,
         lambda distance: distance + 2 * AGREEMENT,  # at T → 0 both are 1/|V|
         has_fixed_branching,

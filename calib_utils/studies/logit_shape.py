@@ -50,7 +50,7 @@ _IN_WORDS = {
     "power_law": "a power law",
     "shifted_power_law": "a power law with shifted ranks",
     "two_part_continuous": "the same form without its jump",
-    "two_part_log_head": "the same form with a logarithm for a head",
+    "two_part_log_head": "the same form with a logarithm as its head",
 }
 _TOP = "The fit gives the top token's odds to within a factor of 2"
 _ANY_ANSWER = "1"  # where the model is asked before any answer, which one does not matter
@@ -219,7 +219,7 @@ def findings(fits: pd.DataFrame, held_out: pd.DataFrame) -> pd.DataFrame:
     breaks = reporting.listed(by_query.index, by_query.c, "{1} ({0})")
     breaks = f"c = {breaks}; published {theirs.c.min()} to {theirs.c.max()}, which decides"
     missed = reporting.listed(by_query.index, by_query.top_miss, "{1:+.1f} ({0})")
-    missed = f"its logit less the fit's {missed}; R² {fits.r2.min():.3f} at least"
+    missed = f"its logit minus the fit's {missed}; R² {fits.r2.min():.3f} at least"
     accurate = np.log(2) - by_query.top_miss.abs()
     rows = [
         voted(BREAKS, SOURCE, breaks, breaks_inside(by_query.c), of="query"),

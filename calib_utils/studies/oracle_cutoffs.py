@@ -316,9 +316,9 @@ def findings(table: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
     near = np.minimum(points.validity, points.diversity / points.ceiling) - _CLOSE
     rows, source = [], "Fig. 6, 9"
     for what, pattern, side in (
-        ("states reach (1, 1)", "us-states", 1),
-        ("unconstrained digits come close to (1, 1)", r"rng-\d", 1),
-        ("sum-constrained digits stay away from (1, 1)", "rng-.*-sum-.*", -1),
+        ("US states reach validity and diversity 1", "us-states", 1),
+        ("unconstrained digits come close to validity and diversity 1", r"rng-\d", 1),
+        ("sum-constrained digits stay away from validity and diversity 1", "rng-.*-sum-.*", -1),
     ):
         own = points[points.index.str.fullmatch(pattern)]
         told = ", ".join(
@@ -340,7 +340,7 @@ def findings(table: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
         )
         claim = f"The oracle size is better than every practical rule, by {by}"
         low = [task for task in done if task not in own.index]
-        low = [f"{', '.join(low)} (no setting is that valid)"] if low else []
+        low = [f"{', '.join(low)} (no setting has this validity)"] if low else []
         ahead = own["oracle size"] - own["best other"]
         rows.append(voted(claim, source, told, ahead, failed + low))
     real = table[table.rule.isin(PRACTICAL)]

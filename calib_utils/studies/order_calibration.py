@@ -59,7 +59,7 @@ _SHOWN = 80  # characters of a text in a table
 _RECALL = f"At precision {LEVEL:g} a rank cutoff keeps less than half of the valid tokens"
 _RANKING = "The ranking is closer to a random order than to a perfect one"
 _DEPTH = "The frontier worsens with depth, by its area"
-_DEPTH_GAIN = "The ranking adds less to a random order with depth"
+_DEPTH_GAIN = "The ranking's gain over a random order falls with depth"
 _GREEDY = f"Labels from one greedy completion give the same frontier as 10 drawn ones ({LISTS})"
 _ORACLE = "An oracle on the first two tokens gives more diverse texts, by their embeddings, than {}"
 NO_OPENING = "No list prompt has a valid opening for the oracle, so nothing is drawn here."
@@ -444,11 +444,11 @@ def findings(
     for row in exact.drop_duplicates("kind").itertuples():
         recall = (
             f"recall {_told(row, 'recall_at')}, random order {row.random_recall_at:.2f} (from 0.5 "
-            f"on it decides nothing), prevalence {row.prevalence:.2f}"
+            f"on nothing is decided), prevalence {row.prevalence:.2f}"
         )
         area = (
-            f"area {row.area:.2f}, of which beyond a random order {_told(row, 'area_gain')}; that "
-            f"less half of what a perfect order would gain {_told(row, 'past_half')}"
+            f"area {row.area:.2f}, gain over a random order {_told(row, 'area_gain')}; this minus "
+            f"half the gain of a perfect order {_told(row, 'past_half')}"
         )
         little = decided_over(row.n_prompts, -row.past_half_high, -row.past_half_low)
         claims.append((_RECALL, row.kind, "Sec. 4, Fig. 4", recall, keeps_less_than_half(row)))
@@ -527,9 +527,9 @@ def _worsens(changes: pd.DataFrame, measure: str) -> tuple[str, str]:
     if own.empty:
         return "too few prompts", NOT_DECIDED
     row = own.loc[own.depth.idxmax()]
-    what = {"area": "area", "area_gain": "area beyond a random order"}[measure]
+    what = {"area": "area", "area_gain": "gain over a random order"}[measure]
     found = (
-        f"{what} at step {row.depth:.0f} less that at step 1 of the same trees: {_told(row)} over "
+        f"{what} at step {row.depth:.0f} minus that at step 1 of the same trees: {_told(row)} over "
         f"{row.n_prompts:.0f} prompts"
     )
     return found, decided(-row.high, -row.low, 0.0)

@@ -366,7 +366,7 @@ def open_page(
     end: str = "",
     chat: bool | None = None,
 ) -> Page:
-    """Loads what a notebook's parameters name; without a model, for a page about all models.
+    """Opens a notebook's page: its model, or all models if `model` is None, and its results.
 
     Args:
         results_dir: where rows are stored and reused; empty: `data/results` of this checkout;

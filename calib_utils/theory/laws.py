@@ -80,7 +80,7 @@ class UniformOverV(Law):
 
 @dataclass(frozen=True)
 class UniformOverG(Law):
-    """Uniform over the valid next tokens: perfectly ordered, blind to N, no invalid mass.
+    """Uniform over the valid next tokens: a perfect order, no invalid mass, N is ignored.
 
     Known, at every temperature: Val = 1 and Div = the structural ceiling (`structure`), which is 1
     only where siblings have equal N.
@@ -124,7 +124,7 @@ class LeakyShape(Law):
 
 @dataclass(frozen=True)
 class ByStep(Law):
-    """Another law at each step of the answer; the last one goes on."""
+    """A different law at each step of the answer; the last one holds for all later steps."""
 
     laws: tuple[Law, ...]
 
@@ -397,7 +397,7 @@ def reference_model(law: Law, task: Task | str, tokenizer=None, end: str = "eos"
 
 
 def character_tokenizer(task: Task | str, n_fillers: int = N_FILLERS):
-    """A tokenizer made for a task: a token per character of its prompt and answers, and no others.
+    """A tokenizer made for a task: one token for each character of its prompt and answers.
 
     Besides them: the line break (for `end="line"`), an end token, one for unknown characters, and
     `n_fillers` fillers that never occur in a text but hold probability.

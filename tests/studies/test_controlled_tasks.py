@@ -47,7 +47,7 @@ def test_claims_follow_the_curves():
     other = decided(1.1, even)
     worse = [claim for claim in other.index if "worse" in claim]
     assert len(worse) == 3 and (other[worse] == NOT_REPRODUCED).all()
-    assert other["At T = 1 a few valid answers hold most of the valid mass"] == NOT_REPRODUCED
+    assert other["At T = 1 a few valid answers have most of the valid mass"] == NOT_REPRODUCED
 
 
 def test_tasks_that_a_model_hardly_does_are_excluded_by_name():
@@ -58,7 +58,7 @@ def test_tasks_that_a_model_hardly_does_are_excluded_by_name():
     one = table.task == "rng-3"
     found = controlled_tasks.findings(table.assign(validity=table.validity.where(~one, 0.01)), none)
     told = found.set_index("claim").found
-    heating = next(claim for claim in told.index if claim.startswith("Heating"))
+    heating = next(claim for claim in told.index if claim.startswith("Raising T"))
     assert told[heating].startswith(f"on {len(TASKS) - 1} of {len(TASKS) - 1} tasks")
     assert told[heating].endswith("excluded: rng-3")
     # What is left of the free digits has one length, so it says nothing of lengths.
@@ -71,7 +71,7 @@ def test_most_tasks_decide():
     table.loc[hot, "validity"] = 0.9  # one task of seven that heating makes more valid
     none = pd.DataFrame({"task": [], "temperature": [], "log_p": []})
     found = controlled_tasks.findings(table, none).set_index("claim")
-    row = found[found.index.str.startswith("Heating")].iloc[0]
+    row = found[found.index.str.startswith("Raising T")].iloc[0]
     assert row.verdict == REPRODUCED and row.found.startswith("on 6 of 7 tasks")
 
 

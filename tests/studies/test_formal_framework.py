@@ -104,7 +104,7 @@ def test_statements_are_decided_by_the_model(studies):
     fails = "does not apply to this model"
     assert (sharp[hard], displaced[hard]) == (fails, "holds")
     assert displaced["Valid tokens hold the first ranks"] == fails
-    premises = ("Valid tokens", "Their logits", "All prefixes")
+    premises = ("Valid tokens", "Logits of valid", "All prefixes")
     assert {sharp[claim] for claim in sharp if claim.startswith(premises)} == {"holds"}
     assert next(sharp[claim] for claim in sharp if claim.startswith("Diversity")) == "yes"
     shaped = "The first token is far from shape calibrated"

@@ -179,7 +179,7 @@ def test_a_fit_may_miss_the_top_token_at_an_r2_near_1():
     assert told["held_out"] == (
         "better than an exponential, a power law with shifted ranks and the same form without its "
         "jump, and worse than a power law, and neither better nor worse than the same form with a "
-        "logarithm for a head"
+        "logarithm as its head"
     )
     assert told["top_miss"] == f"{row.top_miss:.1f}" and told["top_miss_query"] == "3+6"
 
