@@ -550,13 +550,9 @@
         (hits < numbers.length ? " (✗: not valid, … cut there)." : ".") +
         ` The exact validity is ${three(stored?.validity ?? null)}; ${numbers.length} draws only sample it.`;
       chips.replaceChildren(...numbers.map((n) => {
-        const chip = el("li");
-        if (n < valid) chip.textContent = texts[n];
-        else {
-          chip.className = "cu-wrong";
-          el("b", { role: "img", "aria-label": "not valid:" }, chip, "✗");
-          el("s", {}, chip, texts[n]);
-        }
+        const chip = el("li", n < valid ? {} : { class: "cu-wrong" });
+        if (n >= valid) el("b", { role: "img", "aria-label": "not valid:" }, chip, "✗");
+        chip.append(texts[n]);
         return chip;
       }));
     }

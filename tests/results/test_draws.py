@@ -46,11 +46,10 @@ def test_answers_come_as_often_as_they_are_probable(drawn):
         assert low <= exact.validity[column] <= high, SETTINGS[column]
         seen_some += 0 < hits < N
         p = np.exp(exact.answer_log_p[:, column])
-        body = len(prompt.end_ids) > 0
         counts = np.zeros(len(p))
         for one in own:
             if one.valid:
-                counts[answer[one.token_ids[:-1] if body else one.token_ids]] += 1
+                counts[answer[one.token_ids[:-1] if prompt.end_ids else one.token_ids]] += 1
         error = np.sqrt(N * p * (1 - p)) + 0.5
         assert (np.abs(counts - N * p) <= 5 * error).all(), SETTINGS[column]
         assert not counts[p == 0].any()
