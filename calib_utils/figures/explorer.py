@@ -388,7 +388,7 @@ def _short(value: str | float | list) -> str | float | list | None:
     """A number in few digits that rounds to the same three as the stored one; null if none."""
     if isinstance(value, str | list) or pd.isna(value):
         return value if isinstance(value, str | list) else None
-    short = float(f"{value:.5g}")
+    short = float(f"{value:.8g}")
     return short if f"{short:.3g}" == f"{value:.3g}" else value
 
 
