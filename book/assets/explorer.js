@@ -37,9 +37,8 @@
   // Settings are spread by ratio.
   const nearest = (list, x) => least(list, (y) => Math.abs(Math.log(y / x)));
   const ascending = (list) => [...new Set(list)].sort((a, b) => a - b);
-  /* Rows travel without the names of their fields; figures stored earlier have them. */
-  const named = (rows, names) => rows.map((row) =>
-    Array.isArray(row) ? Object.fromEntries(names.map((name, i) => [name, row[i]])) : row);
+  /* Rows travel without the names of their fields. */
+  const named = (rows, names) => rows.map((row) => Object.fromEntries(names.map((name, i) => [name, row[i]])));
 
   /* ---- the numbers: same conventions as calib_utils/core/rules.py, temperature first ---- */
 
@@ -442,6 +441,8 @@
   function wholeAnswer(parent, take) {
     el("h2", {}, parent, "The whole answer");
     const place = el("p", { class: "cu-place" }, parent);
+    const drawn = el("div", { class: "cu-drawn" }, parent), count = el("p", {}, drawn);
+    const chips = el("ul", { "aria-label": "Answers drawn at this setting" }, drawn);
     const grid = el("div", { class: "cu-halves" }, parent);
     const left = el("div", {}, grid), right = el("div", {}, grid);
     const big = plane(left, "cu-frontier", { side: 340, left: 46, top: 12, size: 280,
@@ -470,8 +471,9 @@
       best.map((r) => [cutoff(r.rule, r.parameter), r.temperature,
         ...[...MEASURES, "total"].map((name) => three(r[name]))]), best.indexOf(stored)));
 
-    /* `other`: another model's name and its `byRule` of the same task, or nothing. */
-    function show(rules, rule, row, setting, snapped, other) {
+    /* `other`: another model's name and its `byRule` of the same task, or nothing. `written`: the texts
+       drawn for the task, the `n_valid` valid ones first. */
+    function show(rules, rule, row, setting, snapped, other, written) {
       stored = row;
       const { label } = RULES[rule];
       ({ own, best } = rules[rule]);
@@ -519,6 +521,7 @@
         node.textContent = three(stored?.[name] ?? null);
       }
       showLosses();
+      showDraws(written);
       along.shown.textContent = nth >= 0 ? `${nth + 1} of ${best.length}`
         : best.length ? `inside; ${best.length} points` : "no setting is valid";
       // From inside the frontier the slider starts at the point of it that is nearest.
@@ -540,6 +543,19 @@
       }
       scale.textContent = known.length ? `bars run from ${from} to ${top} nats` : "";
     }
+    function showDraws({ texts, n_valid: valid }) {
+      const numbers = stored?.draws ?? [], hits = numbers.filter((n) => n < valid).length;
+      drawn.hidden = !numbers.length;
+      count.textContent = `${numbers.length} answers drawn at this setting, ${hits} of them valid` +
+        (hits < numbers.length ? " (✗: not valid, … cut there)." : ".") +
+        ` The exact validity is ${three(stored?.validity ?? null)}; ${numbers.length} draws only sample it.`;
+      chips.replaceChildren(...numbers.map((n) => {
+        const chip = el("li", n < valid ? {} : { class: "cu-wrong" });
+        if (n >= valid) el("b", { role: "img", "aria-label": "not valid:" }, chip, "✗");
+        chip.append(texts[n]);
+        return chip;
+      }));
+    }
     const told = (r) => `validity ${three(r.validity)}, diversity ${three(r.diversity)}`;
     function under(event) {
       const box = big.svg.getBoundingClientRect(), unit = big.svg.viewBox.baseVal.width / box.width;
@@ -557,7 +573,10 @@
       if (r) take(r);
     });
     alongSlider.addEventListener("input", () => take(best[alongSlider.value]));
-    return { show, said: () => `${read(shown)}, loss ${read(losses)}` };
+    const draws = () => [...chips.children].map((chip) =>
+      (chip.className ? "not valid: " : "") + chip.lastChild.textContent).join(", ");
+    return { show, said: () => `${read(shown)}, loss ${read(losses)}` +
+      (drawn.hidden ? "" : `, drawn: ${draws()}`) };
   }
 
   /* ---- the figure in a notebook page ---- */
@@ -584,10 +603,16 @@
 
   const loaded = new Map();
   globalThis.calibUtilsModel = (key, data) => loaded.set(key, data);
+  function fetchScript(name, then, failed = () => {}) {
+    const script = el("script", { src: new URL(name, HOME) }, document.head);
+    script.addEventListener("load", then);
+    script.addEventListener("error", () => failed(script.src));
+  }
 
   function buildPage(root, index) {
     const brief = root.dataset.part === "answer"; // on a page about something else
-    const state = { ...fresh(), model: index.models[0].key, other: "", task: "", step: 0, free: false };
+    const own = index.models.find((one) => one.key === root.dataset.model) ?? index.models[0];
+    const state = { ...fresh(), model: own.key, other: "", task: "", step: 0, free: false };
     let rules, temperatures, steps, step, view;
     root.replaceChildren();
     const page = el("div", { class: "cu-explorer cu-explorer-page" }, root);
@@ -651,7 +676,7 @@
       const setting = `${cutoff(rule, at.value)}, temperature ${at.T}`;
       const snapped = at.T === T && at.value === value ? "" : "nearest stored setting: ";
       const row = own.find((r) => r.parameter === at.value && r.temperature === at.T);
-      answer.show(rules, rule, row, setting, snapped, other());
+      answer.show(rules, rule, row, setting, snapped, other(), loaded.get(state.model)[state.task]);
       if (step) tokens.update();
       say(`${snapped}${setting}; whole answer: ${answer.said()}` + (step ? `; this step: ${view.said()}` : ""));
     }
@@ -682,16 +707,12 @@
         told.hidden = true;
         then();
       };
-      if (loaded.has(key)) { ready(); return; }
-      const script = document.createElement("script");
-      script.src = new URL(`model-${encodeURIComponent(key)}.js`, HOME);
-      script.addEventListener("load", ready);
-      script.addEventListener("error", () => {
+      if (loaded.has(key)) ready();
+      else fetchScript(`model-${encodeURIComponent(key)}.js`, ready, (address) => {
         told.hidden = false;
-        told.textContent = `The numbers of ${key} could not be loaded: the file ${script.src} is missing. ` +
+        told.textContent = `The numbers of ${key} could not be loaded: the file ${address} is missing. ` +
           "Build the book again.";
       });
-      document.head.append(script);
     }
     function showTask() {
       const tasks = loaded.get(state.model);
@@ -764,14 +785,18 @@
 
   function start() {
     document.querySelectorAll(".cu-explorer:has(> script)").forEach(buildFigure);
-    const root = document.querySelector(".cu-page"), index = globalThis.calibUtilsModels;
-    if (!root || !index?.models.length) return;
+    const root = document.querySelector(".cu-page");
+    if (!root) return;
+    const begin = () => fetchScript("index.js", () => {
+      const index = globalThis.calibUtilsModels;
+      if (index.models.length) buildPage(root, index);
+    });
+    if (root.dataset.part !== "answer") { begin(); return; }
     // A model's numbers are some hundred kilobytes: on another page, only once they are in sight.
-    if (root.dataset.part !== "answer") { buildPage(root, index); return; }
     const watch = new IntersectionObserver((seen) => {
       if (!seen.some((one) => one.isIntersecting)) return;
       watch.disconnect();
-      buildPage(root, index);
+      begin();
     }, { rootMargin: "400px" });
     watch.observe(root);
   }

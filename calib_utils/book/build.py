@@ -233,7 +233,22 @@ def _prepare_notebook(app, docname: str, content: list[str]) -> None:
         heading, *rest = "".join(cells[0]["source"]).split("\n")
         cells[0]["source"] = "\n".join([f"{heading} ({human_name(model)})", *rest])
     cells.append({"cell_type": "markdown", "id": "run-this-page", "metadata": {}, "source": box})
+    steps = [n for n, cell in enumerate(cells) if "cu-explorer" in str(cell.get("outputs"))]
+    for place in steps[:1]:  # a page has room for one
+        source = f"Whole answers under the same cutoffs:\n\n{whole_answers(model)}"
+        own = {"cell_type": "markdown", "id": "whole-answers", "metadata": {}, "source": source}
+        cells.insert(place + 1, own)
     content[0] = json.dumps(notebook)
+
+
+def whole_answers(model: str) -> str:
+    """The part of the explorer about whole answers, this model's first, in MyST."""
+    return f"""```{{raw}} html
+<div class="cu-page" data-part="answer" data-model="{escape(model)}">
+<noscript><p><strong>The sliders need JavaScript.</strong></p></noscript>
+<p>Where this text stays, the sliders did not start; the page of the explorer has them too.</p>
+</div>
+```"""
 
 
 def _folded(cell: dict) -> list[str]:
@@ -260,6 +275,7 @@ _FILLED = {
     "headline_name": lambda: human_name(HEADLINE),
     "models": contents.described_models,
     "tally": verdicts.tally,
+    "explorer": lambda: whole_answers(HEADLINE),
     "glance": verdicts.at_a_glance,
     "legend": lambda: verdicts.legend([CLAIM]),
     "legend_others": lambda: verdicts.legend([kind for kind in KINDS if kind != CLAIM]),

@@ -31,14 +31,24 @@ from calib_utils.models.registry import EMBEDDED
 from calib_utils.openended import programs, verifiers
 from calib_utils.openended.prompts import VERIFIERS, open_prompts
 from calib_utils.openended.sweeps import Sweep
-from calib_utils.results import conventions, records, storage
-from calib_utils.results.conventions import FRAMEWORK, LABELS, LEVERS, LOGITS, ROWS, STEPS, TEXTS
+from calib_utils.results import conventions, draws, records, storage
+from calib_utils.results.conventions import (
+    DRAWS,
+    FRAMEWORK,
+    LABELS,
+    LEVERS,
+    LOGITS,
+    ROWS,
+    STEPS,
+    TEXTS,
+)
 from calib_utils.results.evaluation import keys, request_for
 from calib_utils.results.storage import KEY
 from calib_utils.studies import formal_framework, levers, logit_shape
 
 TEXT_TOLERANCE = 1e-3  # nats a token, in float32
 _LOGIT_TOLERANCE = 0.01  # of logits as they are, in float32
+_OTHER_DRAWS = 0.02  # share of draws that may be another answer on another machine
 _ROWS_AGAIN = "`reproduce --update` measures them again"
 
 
@@ -60,6 +70,7 @@ _KEPT = {
     STEPS: _Kept("*.json", explorer.read, "03_oracle_cutoffs"),
     FRAMEWORK: _Kept("*.parquet", formal_framework.read, "01_formal_framework"),
     LEVERS: _Kept("*.parquet", levers.read, "08_levers"),
+    DRAWS: _Kept("*.parquet", draws.read, "03_oracle_cutoffs"),
 }
 
 
@@ -185,6 +196,16 @@ def _levers_again(path: Path, *_) -> tuple:
     return record, len(table), gaps, storage.tolerance_of(record)
 
 
+def _draws_again(path: Path, *_) -> tuple:
+    table, record = draws.read(path)
+    request = request_for(_model(path, record), record["task"], Policies(**record["policies"]))
+    again = draws.table_of(request, _settings_of(table.drop_duplicates(KEY)))
+    # Far down the ranking the last digits decide what is drawn: only valid answers are compared.
+    answers, anew = (one.text.where(one.valid, "") for one in (table, again))
+    most = max(_OTHER_DRAWS, storage.tolerance_of(record))
+    return record, len(table), {"answers": float((answers != anew).mean())}, most
+
+
 def _logits_again(path: Path, update: bool, *_) -> tuple:
     curves, record = records.read_logits(path)
     asked = tuple(query for query in logit_shape.QUERIES if query.label in curves)
@@ -226,6 +247,7 @@ _AGAIN: dict[str, Callable[..., tuple]] = {
     LOGITS: _logits_again,
     STEPS: _steps_again,
     LEVERS: _levers_again,
+    DRAWS: _draws_again,
     TEXTS: _texts_again,
     LABELS: _labels_again,
 }

@@ -20,7 +20,7 @@ MAX_ANSWERS = 200_000
 _LONGEST_NAME = 100  # it becomes part of file names
 # Devices of Windows, and folders that lie beside a model's tables.
 _TAKEN = re.compile(
-    r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?|framework|labels|levers|logits|steps|texts"
+    r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?|draws|framework|labels|levers|logits|steps|texts"
 )
 # Joiners and variation selectors: part of the spelling after a character beyond Latin, as in
 # Persian or in emoji, and in keycaps; invisible elsewhere. Then letters that are blank.

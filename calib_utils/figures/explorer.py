@@ -6,7 +6,8 @@ As data and as HTML that `book/assets/explorer.js` brings to life, which knows h
 import html
 import json
 import math
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -16,8 +17,8 @@ import pandas as pd
 from IPython.display import HTML
 
 from calib_utils import files, paths
-from calib_utils.core.prompts import Prompt, exact_text
-from calib_utils.core.rules import TABLE3_TEMPERATURES, table3_rules
+from calib_utils.core.prompts import Policies, Prompt, exact_text
+from calib_utils.core.rules import table3_rules
 from calib_utils.core.split import TokenTable
 from calib_utils.core.tasks import Task, get_task
 from calib_utils.core.tries import Trie
@@ -26,9 +27,9 @@ from calib_utils.figures import CAUSES, RULE_COLOURS, task_name
 from calib_utils.models.loading import Model, load_model
 from calib_utils.models.registry import book_order, human_name
 from calib_utils.models.scoring import logits_after
-from calib_utils.results import conventions, records
-from calib_utils.results.evaluation import render_prompt
-from calib_utils.results.storage import KEY, Stored
+from calib_utils.results import conventions, draws, records
+from calib_utils.results.evaluation import keys, render_prompt
+from calib_utils.results.storage import KEY, Stored, folder_of
 from calib_utils.studies import model_panel, oracle_cutoffs
 from calib_utils.studies.model_panel import PARTS
 from calib_utils.studies.oracle_cutoffs import TASKS, frontier_points
@@ -43,7 +44,7 @@ ANSWERS = {
 }
 PAGE_FOLDER = "explorer"  # below the built book's `_static`
 MEASURES = ("validity", "diversity", "sequence_precision", "sequence_recall")
-COLUMNS = (*KEY, *MEASURES, *PARTS, "on_frontier")
+COLUMNS = (*KEY, *MEASURES, *PARTS, "on_frontier", "draws")
 GROUPS = ("valid and frequent", "valid and rare", "invalid")  # of tokens, as in Fig. 1
 _MOST_STEPS = 3  # kept of an answer
 N_TOP, MIN_TEMPERATURE = 150, 0.1
@@ -52,6 +53,7 @@ MAX_ERROR = 1e-4  # relative, of Z, at any temperature from MIN_TEMPERATURE on
 # at most width^2/8 e^width of that mass (a variance is at most range^2/4), here 8e-5.
 _RELATIVE_WIDTH = 0.025
 _INFINITE_GAP = 1e5  # JSON has no infinity; the mass is 0 all the same
+_LONGEST_TEXT = 24  # of a drawn answer, in characters
 _VISIBLE = str.maketrans({" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"})
 _ROUNDING = 0.01  # in logits: what float32 kernels of two machines differ by, with room
 _LOSS_ROUNDING = 1e-6  # nats: parts of a loss below that are rounding, as in the chapter's table
@@ -242,9 +244,11 @@ def _text_after(tokenizer, prompt: Prompt, path: Sequence[int]) -> str:
 
 
 def _visible(tokenizer, token: int) -> str:
-    text = exact_text(tokenizer, [token]).translate(_VISIBLE)
-    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return "".join(shown) or f"#{token}"
+    return _printable(exact_text(tokenizer, [token]).translate(_VISIBLE)) or f"#{token}"
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 # Steps kept beside a model's tables, a file a task; it changes by more than rounding or not at all.
@@ -319,28 +323,37 @@ def alike(one: StepData, other: StepData) -> bool:
 def write(results_dir: str | Path, folder: str | Path) -> pd.DataFrame:
     """Writes `index.js` and a script for each model with rows of the study of cutoffs.
 
-    By task: `rows` (columns `COLUMNS`; null where there is no number), `prompt`, `source`, `steps`.
+    By task: `rows` (columns `COLUMNS`; null where there is no number; `draws` are places among the
+    texts), `texts`, the `n_valid` valid ones first, `prompt`, `source`, `steps`.
     Returns what was left out as broken, or of an older convention: columns folder, why.
     """
     folder, models, left_out = Path(folder), [], []
     folder.mkdir(parents=True, exist_ok=True)
-    keys = model_panel.keys_in(results_dir) if Path(results_dir).is_dir() else []
-    for known in model_panel.models(keys).itertuples():
+    measured = model_panel.keys_in(results_dir) if Path(results_dir).is_dir() else []
+    for known in model_panel.models(measured).itertuples():
         shown = {}
         for task in TASKS:
             stored, missing = model_panel.study_of(results_dir, known.model, task)
             left_out += missing
-            if stored and (rows := _rows(stored, task)):
-                record = stored.record
+            if not stored:
+                continue
+            record = stored.record
+            drawn, missing = _drawn(results_dir, known.model, task, record)
+            left_out += missing
+            if rows := _rows(stored, task, drawn):
                 source = (
                     f"{known.model}, SHA-256 of the weights {record['weights_sha256'][:12]}…, "
                     f"{record['dtype']}, end = {record['policies']['end']}, "
                     f"{stored.settings.n_answers.iloc[0]} answers, "
                     f"convention {record['convention']}"
                 )
-                shown[task] = {"prompt": record["prompt"], "source": source, "rows": rows}
-                shown[task]["steps"], missing = _steps(results_dir, known.model, task, record)
+                path = path_of(results_dir, known.model, task)
+                wanted = {"end": record["policies"]["end"]}
+                steps, missing = _beside(STEPS_FOLDER, path, read, record, wanted)
                 left_out += missing
+                shown[task] = {"prompt": record["prompt"], "source": source, "rows": rows}
+                shown[task] |= {"steps": [vars(step) for step in steps or ()]}
+                shown[task] |= {"texts": drawn["texts"], "n_valid": drawn["n_valid"]}
         if shown:
             script = f"calibUtilsModel({_js(known.model)}, {_js(shown)});\n"
             (folder / f"model-{known.model}.js").write_text(script, encoding="utf-8")
@@ -356,11 +369,10 @@ def write(results_dir: str | Path, folder: str | Path) -> pd.DataFrame:
     return pd.DataFrame(left_out, columns=["folder", "why"])
 
 
-def _rows(stored: Stored, task: str) -> list[list]:
+def _rows(stored: Stored, task: str, drawn: dict) -> list[list]:
     """The settings of Table 3 and the oracle size, each with its loss split and its place."""
-    settings = [(r.name, r.parameter, t) for r in table3_rules() for t in TABLE3_TEMPERATURES]
     split = oracle_cutoffs.split_table(stored.losses.assign(task=task))[[*KEY, *PARTS]]
-    table = pd.DataFrame(settings, columns=KEY).merge(stored.settings, on=KEY)
+    table = keys(oracle_cutoffs.SETTINGS).merge(stored.settings, on=KEY)
     if table.empty:
         return []
     best = frontier_points(table)[KEY].assign(on_frontier=1)
@@ -368,34 +380,55 @@ def _rows(stored: Stored, task: str) -> list[list]:
     parts = table[list(PARTS)]
     # Without a valid answer there is no loss to split, though its size part alone may be known.
     table[list(PARTS)] = parts.mask(parts.abs() < _LOSS_ROUNDING, 0.0).where(parts.total.notna())
+    table = table.merge(drawn["draws"], on=KEY, how="left")
     return [[_short(value) for value in row] for row in table[list(COLUMNS)].values.tolist()]
 
 
-def _short(value: str | float) -> str | float | None:
+def _short(value: str | float | list) -> str | float | list | None:
     """A number in few digits that rounds to the same three as the stored one; null if none."""
-    if isinstance(value, str) or pd.isna(value):
-        return value if isinstance(value, str) else None
+    if isinstance(value, str | list) or pd.isna(value):
+        return value if isinstance(value, str | list) else None
     short = float(f"{value:.8g}")
     return short if f"{short:.3g}" == f"{value:.3g}" else value
 
 
-def _steps(results_dir: str | Path, key: str, task: str, record: dict) -> tuple[list, list]:
-    """Kept steps of the weights and the question that the task's rows are of; what was left out."""
-    path = path_of(results_dir, key, task)
+def _drawn(results_dir: str | Path, key: str, task: str, record: dict) -> tuple[dict, list]:
+    """Kept draws: their texts, the valid ones first, and a table of which each setting has."""
+    rows = folder_of(Path(results_dir), key, task, Policies(**record["policies"]).suffix)
+    wanted = {name: record[name] for name in ("prompt_sha256", "sequences_sha256")}
+    table, missing = _beside(conventions.DRAWS, draws.path_of(rows), draws.read, record, wanted)
+    if table is None:
+        return {"texts": [], "n_valid": 0, "draws": keys([]).assign(draws=None)}, missing
+    pairs = [*zip(~table.valid, map(_told, table.text, table.ended), strict=True)]
+    place = {pair: number for number, pair in enumerate(sorted(set(pairs)))}
+    of = np.reshape([place[pair] for pair in pairs], (-1, draws.N_DRAWS)).tolist()
+    found = {"texts": [text for _, text in place], "n_valid": sum(not wrong for wrong, _ in place)}
+    return found | {"draws": table[KEY].iloc[:: draws.N_DRAWS].assign(draws=of)}, missing
+
+
+def _told(text: str, ended: bool) -> str:
+    """A drawn answer in few characters; dots where it did not end, or is cut here."""
+    seen = re.sub("^ +| +$", lambda space: "␣" * len(space[0]), text)
+    seen = _printable(seen.replace("\n", "⏎").replace("\t", "⇥").replace("\r", "␍"))
+    cut = seen[:_LONGEST_TEXT]
+    return (cut if ended and cut == seen else f"{cut}…") or "(nothing)"
+
+
+def _beside(kind: str, path: Path, read: Callable, record: dict, wanted: dict) -> tuple:
+    """What is kept at a path, if of the weights and the question of the rows; what is left out."""
     if not path.is_file():
-        return [], []
-    wanted = {name: record[name] for name in ("weights_sha256", "dtype")}
-    wanted["end"] = record["policies"]["end"]
-    wanted["convention"] = conventions.CURRENT[STEPS_FOLDER]
+        return None, []
+    wanted = wanted | {name: record[name] for name in ("weights_sha256", "dtype")}
+    wanted["convention"] = conventions.CURRENT[kind]
     try:
-        steps, own = read(path)
+        content, own = read(path)
         differs = [name.split("_")[0] for name, value in wanted.items() if own.get(name) != value]
         if not differs:
-            return [vars(step) for step in steps], []
+            return content, []
         why = f"of another {' and '.join(differs)} than the rows: run 03_oracle_cutoffs again"
     except ResultsError as error:
         why = str(error)
-    return [], [(f"{key}/{path.name}", why)]
+    return None, [(f"{path.parent.parent.name}/{path.name}", why)]
 
 
 def _js(data: dict | str) -> str:

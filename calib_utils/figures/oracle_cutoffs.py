@@ -23,7 +23,7 @@ from calib_utils.figures import (
 )
 from calib_utils.figures import source_line as source_line
 from calib_utils.figures import use_style as use_style
-from calib_utils.studies.oracle_cutoffs import frontier_points
+from calib_utils.studies.oracle_cutoffs import draws, frontier_points
 from calib_utils.studies.reporting import Page
 
 # What only heat moves: drawn whole, with arrows; of the others the best settings are enough.
@@ -32,8 +32,9 @@ _SHORT = {"T = 1 alone": "T = 1", "temperature": "best T", "any rule": "best rul
 
 
 def first_step(page: Page, tasks: Iterable[str], task: str) -> HTML:
-    """The first step of a task to play with; keeps the steps of all of them for the book."""
+    """The first step of a task to play with; keeps what the explorer shows of all of them."""
     steps = explorer.keep(page.model, tasks, page.end, page.store)
+    draws(page, tasks)
     return explorer.explorer(steps[task][0], page.weights)
 
 

@@ -24,6 +24,7 @@ from calib_utils.errors import ResultsError
 
 ROWS, TEXTS, FRAMEWORK = "rows", "texts", "framework"
 LABELS, LOGITS, STEPS, LEVERS = "labels", "logits", "steps", "levers"
+DRAWS = "draws"
 
 CURRENT = {
     # Validity, diversity, sequence precision and recall of a rule at a temperature; ln p of every
@@ -49,6 +50,9 @@ CURRENT = {
     # ln p of every answer of a list under each prompt of chapter 08, at its temperatures.
     # 1 (2026-11-28): float32, the standard wording as "wording 0".
     LEVERS: 1,
+    # Answers drawn under every setting of the explorer, and which of them are valid.
+    # 1 (2026-11-28): by inverting the ranked, cut distribution, one uniform number a step.
+    DRAWS: 1,
 }
 # What must be equal, beside the convention, for something stored to be what is asked for. Only
 # texts of another engine than transformers name one.
@@ -60,9 +64,10 @@ IDENTITY = {
     LOGITS: ("weights_sha256", "dtype"),
     STEPS: ("weights_sha256", "dtype", "task", "end"),
     LEVERS: ("weights_sha256", "prompts_sha256", "dtype"),
+    DRAWS: ("weights_sha256", "prompt_sha256", "sequences_sha256", "dtype"),
 }
 # Folders beside those of the tasks, which no task may be called.
-FOLDERS = (TEXTS, FRAMEWORK, LABELS, LOGITS, STEPS, LEVERS)
+FOLDERS = (TEXTS, FRAMEWORK, LABELS, LOGITS, STEPS, LEVERS, DRAWS)
 
 
 def is_current(kind: str, record: Mapping) -> bool:

@@ -18,7 +18,9 @@ from calib_utils.core.rules import MORE_GRIDS, ORDERS, TABLE3_TEMPERATURES, Orac
 from calib_utils.core.split import REPAIRS, shapley
 from calib_utils.core.tasks import Task, get_task, paraphrases
 from calib_utils.models.loading import Model
+from calib_utils.results.draws import kept as kept_draws
 from calib_utils.results.evaluation import (
+    Request,
     adaptive_frontier,
     evaluate,
     keys,
@@ -63,7 +65,8 @@ _CLOSE = 0.95
 _HAS_BOTH = 0.9  # validity and diversity of a setting that has both
 _BOTH = ["validity", "diversity"]
 _GRID = {"rules": table3_rules(), "temperatures": TABLE3_TEMPERATURES}
-_SETTINGS = [*product(table3_rules(), TABLE3_TEMPERATURES), (OracleSize(), LIMIT)]
+SETTINGS = [*product(table3_rules(), TABLE3_TEMPERATURES)]  # of Table 3, and the oracle size
+_SETTINGS = [*SETTINGS, (OracleSize(), LIMIT)]
 
 
 def table3(page: Page, tasks: Iterable[str]) -> pd.DataFrame:
@@ -77,9 +80,17 @@ def table3_losses(page: Page, tasks: Iterable[str]) -> pd.DataFrame:
 
 
 def _tables(page: Page, task: str, details: bool = True, also: Iterable[tuple] = ()) -> Tables:
-    request = request_for(page.model, task, Policies(page.end), results_dir=page.store)
     settings = list(dict.fromkeys([*_SETTINGS, *also]))
-    return request.tables(settings, losses=details, frontier=details)
+    return _request(page, task).tables(settings, losses=details, frontier=details)
+
+
+def _request(page: Page, task: str) -> Request:
+    return request_for(page.model, task, Policies(page.end), results_dir=page.store)
+
+
+def draws(page: Page, tasks: Iterable[str]) -> pd.DataFrame:
+    """Ten answers drawn under each of `SETTINGS`, with a column `task`; kept for the explorer."""
+    return over(tasks, lambda task: kept_draws(_request(page, task), SETTINGS))
 
 
 def in_study(table: pd.DataFrame) -> pd.DataFrame:

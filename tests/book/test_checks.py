@@ -17,13 +17,15 @@ import calib_utils as cu
 from calib_utils import paths
 from calib_utils.__main__ import main
 from calib_utils.book import check
+from calib_utils.core.prompts import Policies
 from calib_utils.core.tasks import OpenPrompt
 from calib_utils.errors import ResultsError
 from calib_utils.figures import explorer
 from calib_utils.files import sha256_of_file
 from calib_utils.openended import verifiers
 from calib_utils.openended.sweeps import Sweep, sweep
-from calib_utils.results import conventions, records, storage
+from calib_utils.results import conventions, draws, records, storage
+from calib_utils.results.evaluation import request_for
 from calib_utils.results.storage import Tables
 from calib_utils.studies import beyond, formal_framework, logit_shape
 
@@ -557,17 +559,23 @@ def test_what_was_kept_beside_the_rows_is_computed_again(tiny, tmp_path, monkeyp
     monkeypatch.setattr(check, "load_model", lambda *args, **options: model)
     logit_shape.keep(logit_shape.logit_curves(model), model, tmp_path)
     explorer.keep(model, ["rng-2"], "eos", tmp_path)
+    request = request_for(model, "rng-2", Policies(), None, tmp_path)
+    draws.kept(request, [(cu.NoCutoff(), 1.0), (cu.OracleSize(), 2.0)])
     assert all(row.same.item() for row in check.reproduce(tmp_path))
     (path,) = check.stored(tmp_path, kind="logits")
     curves, record = records.read_logits(path)
     records.write(path, curves - 1, record)
-    assert [row.same.item() for row in check.reproduce(tmp_path)] == [False, True]
+    assert [row.same.item() for row in check.reproduce(tmp_path)] == [False, True, True]
     records.write(path, curves, record)
     (steps,) = check.stored(tmp_path, kind="steps")
     content = json.loads(steps.read_text())
     content["steps"] = content["steps"][1:]
     steps.write_text(json.dumps(content))
-    assert [row.same.item() for row in check.reproduce(tmp_path)] == [True, False]
+    assert [row.same.item() for row in check.reproduce(tmp_path)] == [True, False, True]
+    path = draws.path_of(request.folder)
+    table, record = draws.read(path)
+    records.write(path, table.assign(valid=True, ended=True), record)
+    assert [row.same.item() for row in check.reproduce(tmp_path)] == [True, False, False]
 
 
 def test_a_validity_however_small_has_to_fit_its_losses(tiny, tmp_path):

@@ -14,10 +14,11 @@ from playwright.sync_api import expect
 
 import calib_utils as cu
 from calib_utils import paths
+from calib_utils.book import build
 from calib_utils.core.rules import TABLE3_TEMPERATURES
 from calib_utils.figures import RULE_NAMES, explorer
 from calib_utils.models.registry import DEFAULT_MODEL
-from calib_utils.results import storage
+from calib_utils.results import draws, storage
 from calib_utils.results.storage import KEY
 from calib_utils.studies import oracle_cutoffs, reporting
 
@@ -72,7 +73,7 @@ def path(tmp_path_factory):
     for key in (DEFAULT_MODEL, SMALL, BASE):
         (store / key).mkdir(parents=True)
         for folder in (STORE / key).iterdir():
-            if folder.name.partition("@end=line")[0] in (*oracle_cutoffs.TASKS, "steps"):
+            if folder.name.partition("@end=line")[0] in (*oracle_cutoffs.TASKS, "steps", "draws"):
                 shutil.copytree(folder, store / key / folder.name)
     shutil.copytree(STORE / DEFAULT_MODEL / "us-states", store / ADDED / "us-states")
     copy_assets(static)
@@ -220,6 +221,51 @@ def test_a_setting_shows_exactly_the_stored_numbers(path, open_page, choose, set
         assert found[name] == three(0.0 if abs(value) < 1e-6 else value), name
     weights = stored(model, task)[1]["weights_sha256"]
     assert weights[:12] in page.locator(".cu-source").inner_text()
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_ten_draws_of_the_setting_are_shown_and_read_out(path, open_page, choose, look):
+    table, _ = draws.read(draws.path_of(STORE / DEFAULT_MODEL / "us-states"))
+    page = open_page(path, look)
+    for setting in (("none", None, 1.4), ("top_p", 0.9, 2.0), ("oracle_size", None, 0.3)):
+        choose(page, DEFAULT_MODEL, "us-states", None, *setting)
+        wanted = pd.DataFrame([setting], columns=KEY).astype({"parameter": float})
+        own = table.merge(wanted, on=KEY)
+        chips = page.get_by_role("list", name="Answers drawn at this setting").get_by_role(
+            "listitem"
+        )
+        assert chips.count() == draws.N_DRAWS == len(own)
+        said = []
+        for chip, row in zip(chips.all(), own.itertuples(), strict=True):
+            text = chip.inner_text()
+            assert (text == row.text) if row.valid else text.startswith("✗")
+            assert chip.get_by_role("img", name="not valid").count() == (not row.valid)
+            style = chip.evaluate("e => getComputedStyle(e).borderTopStyle")
+            assert style == ("solid" if row.valid else "dashed")
+            said.append(text.replace("✗", "not valid: "))
+        count = page.locator(".cu-drawn > p").inner_text()
+        assert f"10 answers drawn at this setting, {own.valid.sum()} of them valid" in count
+        row = stored_row(DEFAULT_MODEL, "us-states", *setting)
+        assert f"exact validity is {row['validity']:.3g}" in count
+        live = page.get_by_role("status").element_handle()
+        arg = [live, ", ".join(said)]
+        page.wait_for_function("([e, t]) => e.textContent.includes(t)", arg=arg)
+    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    choose(page, ADDED, "us-states")
+    assert not page.locator(".cu-drawn").is_visible()
+
+
+def test_on_a_chapters_page_its_own_model_comes_first(path, open_page):
+    page = path.with_name("chapter.html")
+    step = explorer.read(explorer.path_of(STORE, SMALL, "us-states"))[0][0]
+    embedded = re.search(r"```.*?\n(.*)```", build.whole_answers(SMALL), re.DOTALL)[1]
+    body = explorer.explorer(step, "here").data + embedded
+    page.write_text(PAGE.format(body=body), encoding="utf-8")
+    opened = open_page(page)
+    opened.locator(".cu-page").scroll_into_view_if_needed()
+    expect(opened.locator(".cu-explorer-page .cu-source")).to_contain_text(SMALL)
+    assert opened.get_by_role("combobox", name="model").input_value() == SMALL
+    assert "#" not in opened.url
 
 
 def test_two_models_stand_on_one_plane_and_a_point_is_read_and_chosen(path, open_page, choose):
@@ -617,12 +663,8 @@ def test_the_books_own_figures_work(pages, open_page, choose_step, fits_and_can_
     for path in found:
         page = open_page(path, look)
         fits_and_can_be_read(page)
-        for root in page.locator(".cu-explorer").all():
+        for root in page.locator(".cu-explorer:has(> script)").all():
             data = json.loads(root.locator("script").text_content())
-            for name in ("tokens", "tail"):  # pages executed earlier have the fields' names
-                data[name] = [
-                    [*row.values()] if isinstance(row, dict) else row for row in data[name]
-                ]
             step = explorer.StepData.from_json(data)
             for temperature in (0.5, 2.0):
                 choose_step(page, root, "none", None, temperature)

@@ -17,7 +17,7 @@ from calib_utils import figures, paths
 from calib_utils.book import check
 from calib_utils.figures import explorer
 from calib_utils.models.registry import CORE, DEFAULT_MODEL, EMBEDDED, HEADLINE
-from calib_utils.results import conventions, storage
+from calib_utils.results import conventions, draws, records, storage
 from calib_utils.results.storage import KEY
 from calib_utils.studies import oracle_cutoffs, reporting
 
@@ -279,7 +279,7 @@ def test_the_committed_steps_are_what_the_weights_give(tmp_path):
 # The explorer page: stored rows of every model with results and of none else
 
 ADDED = "Qwen--Qwen3-0.6B"
-MOST_BYTES = 400_000  # a script is read when its model is chosen, on a phone too
+MOST_BYTES = 500_000  # a script is read when its model is chosen, on a phone too
 
 
 def scripts(folder):
@@ -340,7 +340,7 @@ def test_the_numbers_are_the_stored_rows(written):
         assert set(tasks) <= set(oracle_cutoffs.TASKS)
         for task, one in tasks.items():
             found = pd.DataFrame(one["rows"], columns=index["columns"])
-            found = found.astype({name: float for name in found if name != "rule"})
+            found = found.astype({name: float for name in found if name not in ("rule", "draws")})
             suffix = "@end=line" if "end = line" in one["source"] else ""
             stored = storage.read(STORE / key / f"{task}{suffix}")
             assert len(found) == 17 * 12 and not found.duplicated(KEY).any()
@@ -381,6 +381,62 @@ def test_steps_are_the_kept_ones(written):
             if one["steps"]:
                 steps, _ = explorer.read(path)
                 assert [explorer.StepData.from_json(step) for step in one["steps"]] == steps
+
+
+def drawn(one, columns):
+    """(rule, parameter, temperature) -> (text, whether it is valid) of each draw, as a page has."""
+    place, found = columns.index("draws"), {}
+    for row in one["rows"]:
+        numbers = row[place] or ()
+        found[tuple(row[:3])] = [(one["texts"][n], n < one["n_valid"]) for n in numbers]
+    return found
+
+
+def test_draws_are_the_kept_ones(written):
+    index, models = scripts(written[0])
+    seen = 0
+    for key, tasks in models.items():
+        for task, one in tasks.items():
+            end = "@end=line" if "end = line" in one["source"] else ""
+            path = draws.path_of(STORE / key / f"{task}{end}")
+            shown = drawn(one, index["columns"])
+            assert path.is_file() == any(shown.values())
+            if not path.is_file():
+                continue
+            seen += 1
+            for name, own in draws.read(path)[0].groupby(KEY, dropna=False, sort=False):
+                name = tuple(None if pd.isna(part) else part for part in name)
+                assert [valid for _, valid in shown[name]] == own.valid.tolist()
+                for (text, valid), row in zip(shown[name], own.itertuples(), strict=True):
+                    assert not valid or text == row.text
+                    assert text.endswith("…") or row.ended
+    assert seen
+
+
+@pytest.mark.parametrize(
+    ("text", "ended", "told"),
+    [
+        ("New York", True, "New York"),
+        ("New Yor", False, "New Yor…"),
+        (" Ohio ", True, "␣Ohio␣"),
+        ("a\nb\x07", False, "a⏎b\\x07…"),
+        ("", True, "(nothing)"),
+        ("=" * 40, True, "=" * 24 + "…"),
+    ],
+)
+def test_a_drawn_text_is_shown_as_it_is(text, ended, told):
+    assert explorer._told(text, ended) == told
+
+
+def test_draws_of_other_weights_are_left_out_and_named(tmp_path):
+    rows = tmp_path / "store" / DEFAULT_MODEL / "us-states"
+    shutil.copytree(STORE / DEFAULT_MODEL / "us-states", rows)
+    table, record = draws.read(draws.path_of(STORE / DEFAULT_MODEL / "us-states"))
+    records.write(draws.path_of(rows), table, record | {"weights_sha256": "0" * 64})
+    left_out = explorer.write(tmp_path / "store", tmp_path / "out")
+    assert "of another weights than the rows: run 03_oracle_cutoffs" in left_out.why.item()
+    index, models = scripts(tmp_path / "out")
+    assert not any(drawn(models[DEFAULT_MODEL]["us-states"], index["columns"]).values())
 
 
 def test_a_new_model_appears_and_one_without_these_rows_does_not(store, tmp_path):
