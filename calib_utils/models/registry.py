@@ -53,7 +53,7 @@ class EmbeddedEncoder:
 
 # The default of commands runs on any laptop; the headline model is the first of every chapter.
 DEFAULT_MODEL = "qwen2.5-coder-0.5b-instruct"
-HEADLINE = DEFAULT_MODEL  # until the 1.5B model, which does the tasks, has all chapters
+HEADLINE = "qwen2.5-coder-1.5b-instruct"
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
 # Not noted: where a file comes from decides no number of a page, and its hash is noted elsewhere.
 _FILES = json.loads(
