@@ -20,7 +20,7 @@ from calib_utils.errors import BookBuildError
 from calib_utils.models.registry import HEADLINE
 
 FOLDER = "figures"
-_SHOWN = re.compile(rf"\b{FOLDER}/([\w-]+)\.(?:png|svg)\b")
+_SHOWN = re.compile(rf"\b{FOLDER}/([\w-]+)\.svg\b")
 _MIME = {"svg": "image/svg+xml", "png": "image/png"}
 _PARTS = re.compile(r"<metadata><!\[CDATA\[(.*?)\]\]></metadata><desc>(.*?)</desc>", re.DOTALL)
 _SIZE = re.compile(r'<svg [^>]*?width="([\d.]+)pt"[^>]*?viewBox="([^"]+)"[^>]*>')
@@ -31,7 +31,6 @@ _DARK_GROUND, _CONTRAST = 0.006, 4.5  # relative luminance of a dark page; of a 
 
 def setup(app) -> dict:
     """Registers the steps; Sphinx calls it with the application."""
-    app.connect("source-read", _name_files)
     app.connect("doctree-resolved", _put_in_page)
     app.connect("html-page-context", _colour_page)
     app.add_css_file("figures.css")
@@ -41,15 +40,12 @@ def setup(app) -> dict:
 # Out of notebooks
 
 
-def figure(name: str, book: Path | None = None, kinds=("svg", "png")) -> tuple[str, bytes]:
+def figure(name: str, book: Path | None = None, kind: str = "svg") -> bytes:
     """A figure by its label, as the headline model's notebooks or the panel's have it.
 
     Args:
         name: as in the notebook's source, without the model.
-        kinds: of file, in order of preference.
-
-    Returns:
-        The kind, and the file's content.
+        kind: of file, svg or png.
 
     Raises:
         BookBuildError: no executed notebook has it.
@@ -58,10 +54,9 @@ def figure(name: str, book: Path | None = None, kinds=("svg", "png")) -> tuple[s
     for cell in _cells_of(book):
         if cell.metadata.get("mystnb", {}).get("figure", {}).get("name") not in labels:
             continue
-        for kind in kinds:
-            for output in cell.outputs:
-                if content := output.get("data", {}).get(_MIME[kind]):
-                    return kind, content.encode() if kind == "svg" else base64.b64decode(content)
+        for output in cell.outputs:
+            if content := output.get("data", {}).get(_MIME[kind]):
+                return content.encode() if kind == "svg" else base64.b64decode(content)
     raise BookBuildError(
         f"no executed notebook of {HEADLINE} has the figure {name!r}: correct the name in "
         f"the page, or run `python -m calib_utils run --model {HEADLINE}`"
@@ -76,35 +71,21 @@ def _cells_of(book: Path | None) -> Iterator:
 
 
 def write_figures(book: Path | None = None) -> list[Path]:
-    """Writes `book/figures/<name>` for every such .png or .svg in a prose page, as there is one."""
-    book, written = Path(book or paths.book_dir()), []
+    """Writes `book/figures/<name>.svg` for each that a prose page names."""
+    book = Path(book or paths.book_dir())
     texts = [page.read_text("utf-8") for page in (*book.glob("*.md"), *book.glob("reference/*.md"))]
-    for name in sorted({name for text in texts for name in _SHOWN.findall(text)}):
-        kind, content = figure(name, book)
-        for other in set(_MIME) - {kind}:
-            (book / FOLDER / f"{name}.{other}").unlink(missing_ok=True)
-        written.append(files.keep(book / FOLDER / f"{name}.{kind}", content))
-    return written
+    names = sorted({name for text in texts for name in _SHOWN.findall(text)})
+    return [files.keep(book / FOLDER / f"{name}.svg", figure(name, book)) for name in names]
 
 
 def write_readme_figure() -> Path:
     """Takes the README's figure out of the headline model's executed notebook."""
     target = paths.book_dir() / "assets" / "val-div.png"
-    _, content = figure("fig-val-div", kinds=("png",))
+    content = figure("fig-val-div", kind="png")
     try:
         return files.keep(target, content)
     except OSError as error:
         raise BookBuildError(f"cannot write {target} ({error}): make it writable") from error
-
-
-def _name_files(app, docname: str, content: list[str]) -> None:
-    """A prose page may name a figure as either kind of file."""
-
-    def existing(found: re.Match) -> str:
-        is_svg = Path(app.srcdir, FOLDER, f"{found[1]}.svg").is_file()
-        return f"{FOLDER}/{found[1]}.{'svg' if is_svg else 'png'}"
-
-    content[0] = _SHOWN.sub(existing, content[0])
 
 
 # Into pages

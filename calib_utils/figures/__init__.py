@@ -22,6 +22,8 @@ from matplotlib.legend import Legend
 from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator
 
+from calib_utils.core.rules import rule_name
+
 # One meaning a colour through the whole book. What is merely many of one kind (lengths, steps,
 # questions, families of models) gets `shades` of one scale instead.
 INK, GREY, PALE = "#000000", "#767676", "#bbbbbb"
@@ -38,15 +40,6 @@ RULE_COLOURS = {
     "eta": "#b8a25a",
     "top_h": "#37596b",
     "top_nsigma": "#6b4226",
-}
-RULE_NAMES = {
-    "none": "temperature alone",
-    "top_k": "top-k",
-    "top_p": "top-p",
-    "min_p": "min-p",
-    "oracle_size": "oracle size",
-    "top_h": "top-H",
-    "top_nsigma": "top-nσ",
 }
 CAUSES = {"order": ("#8a8500", "//"), "shape": ("#2a9db0", ""), "size": (PALE, ".")}
 TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -193,7 +186,7 @@ def unit_square(ax: Axes, x: str = "", y: str = "") -> None:
 
 def rule_style(rule: str) -> dict:
     """The colour and display name of a rule's family, the same through the book."""
-    return {"color": RULE_COLOURS.get(rule, INK), "label": RULE_NAMES.get(rule, rule)}
+    return {"color": RULE_COLOURS.get(rule, INK), "label": rule_name(rule)}
 
 
 def task_name(task: str) -> str:

@@ -4,9 +4,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
+from calib_utils.core.rules import rule_name
 from calib_utils.figures import (
     GREY,
-    RULE_NAMES,
     VALID,
     legend_below,
     panels,
@@ -15,8 +15,7 @@ from calib_utils.figures import (
 )
 from calib_utils.figures import source_line as source_line
 from calib_utils.figures import use_style as use_style
-
-_NAMES = RULE_NAMES | {"temperature": "temperature alone"}
+from calib_utils.studies.levers import rule_of
 
 
 def lever_dots(compared: pd.DataFrame) -> Figure:
@@ -26,14 +25,13 @@ def lever_dots(compared: pd.DataFrame) -> Figure:
     figure, axes = panels(len(levels), len(levels) or 1, 0.7 + 0.36 * len(order), "diversity")
     for ax, level in zip(axes, levels, strict=False):
         for row in compared[compared.level == level].itertuples():
-            y, rule = order.index(row.lever), row.lever.replace("temperature", "none")
-            colour = rule_style(rule)["color"]
+            y, colour = order.index(row.lever), rule_style(rule_of(row.lever))["color"]
             ax.plot([row.diversity_low, row.diversity_high], [y, y], color=colour, linewidth=1.6)
             ax.plot(row.diversity, y, "o", color=colour)
         ax.set_title(f"validity ≥ {level:g}")
         ax.set_xlim(0, None)
         ax.grid(visible=False, axis="y")
-    axes[0].set_yticks(range(len(order)), [_NAMES.get(name, name) for name in order])
+    axes[0].set_yticks(range(len(order)), [rule_name(rule_of(lever)) for lever in order])
     return figure
 
 

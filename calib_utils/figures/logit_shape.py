@@ -21,16 +21,15 @@ _DOTS = 40  # of a curve, evenly spread on its axis
 _RANKS = (1, 10, 100, 1000)
 
 
-def fit_grid(curves: pd.DataFrame, fits: dict[str, Fit], log_rank: bool = True) -> Figure:
+def fit_grid(curves: pd.DataFrame, fits: dict[str, Fit]) -> Figure:
     """Each query's sorted logits with head, tail and breakpoint, named in the first panel.
 
     Dotted: either part carried on beyond the breakpoint c. Ranks on a logarithmic axis, where the
-    head is seen, or as in the paper (Fig. 13 to 15).
+    head is seen; the paper's is linear (Fig. 13 to 15).
     """
     n = len(curves)
     figure, axes = panels(curves.shape[1], 2, 2.3, "rank", "logit")
-    spread = np.geomspace if log_rank else np.linspace
-    shown = np.unique(spread(1, n, _DOTS).round().astype(int))
+    shown = np.unique(np.geomspace(1, n, _DOTS).round().astype(int))
     for ax, (query, curve) in zip(axes, curves.items(), strict=True):
         fit, rank = fits[query], np.unique([*shown, *range(1, fits[query].c + 2)])
         ax.plot(rank, curve[rank], "o", markersize=2.5, color=GREY, zorder=3)
@@ -41,10 +40,7 @@ def fit_grid(curves: pd.DataFrame, fits: dict[str, Fit], log_rank: bool = True) 
             ax.plot(rank, line, ":", color=colour, linewidth=1.2)
             ax.plot(rank[own], line[own], color=colour, linewidth=2.6, label=name)
         ax.axvline(fit.c + 0.5, color=GREY, linewidth=0.8, label="breakpoint c")
-        if log_rank:
-            _log_axis(ax, "x", [tick for tick in _RANKS if tick <= n])
-        else:
-            ax.set_xticks(range(0, n + 1, max(1, n // 2)))
+        _log_axis(ax, "x", [tick for tick in _RANKS if tick <= n])
         ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         ax.set_title(f"{query}: c = {fit.c}, R² = {fit.r2:.3f}", fontsize=11)
         ax.set_label(f"{query}\nc = {fit.c}, R² {fit.r2:.3f}")

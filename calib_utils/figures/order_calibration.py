@@ -8,7 +8,6 @@ from matplotlib.figure import Figure
 from calib_utils.figures import (
     GREY,
     INK,
-    RULE_NAMES,
     TICKS,
     VALID,
     legend_below,
@@ -19,9 +18,9 @@ from calib_utils.figures import (
 )
 from calib_utils.figures import source_line as source_line
 from calib_utils.figures import use_style as use_style
+from calib_utils.studies.order_calibration import strategy_name
 
 _LINES = ("-", "--", "-.", (0, (6, 1, 1, 1, 1, 1)))  # dots alone are for prevalence
-_STRATEGIES = RULE_NAMES | {"oracle": "oracle, two steps", "none": "no filtering"}
 _MEASURES = {
     "embedding_diversity": "embedding diversity →",
     "self_bleu": "← self-BLEU, all texts",
@@ -143,7 +142,7 @@ def strategy_dots(comparison: pd.DataFrame, published: pd.DataFrame | None = Non
         ax.set_xlabel(_MEASURES[name], fontsize=9)
         ax.tick_params(axis="x", labelsize=9)
         ax.grid(axis="y", visible=False)
-    labels = [_STRATEGIES.get(name, name) for name in place]
+    labels = [strategy_name(name) for name in place]
     axes[0].set_yticks(list(place.values()), labels, fontsize=10)
     axes[0].set_ylim(len(place) - 0.5, -0.5)
     if published is not None:

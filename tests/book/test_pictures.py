@@ -131,33 +131,22 @@ def test_an_svg_stands_in_the_page_and_its_source_below_the_caption(figure, tmp_
 def test_prose_pages_show_the_figures_of_executed_notebooks(tmp_path):
     folder = paths.executed_dir(HEADLINE, tmp_path)
     folder.mkdir(parents=True)
-
-    def execute(**data):
-        metadata = {"mystnb": {"figure": {"name": "fig-a"}}}
-        outputs = [nbformat.v4.new_output("display_data", data=data)]
-        cell = nbformat.v4.new_code_cell("", metadata=metadata, outputs=outputs)
-        nbformat.write(nbformat.v4.new_notebook(cells=[cell]), folder / "02_x.ipynb")
-
     png = base64.b64encode(b"png").decode()
-    (tmp_path / "page.md").write_text("```{figure} figures/fig-a.png\n```\n")
-    app = SimpleNamespace(srcdir=tmp_path)
-    for data, kind, content in (
-        ({"image/png": png}, "png", b"png"),
-        ({"image/png": png, "image/svg+xml": "<svg/>"}, "svg", b"<svg/>"),
-        ({"image/png": png}, "png", b"png"),
-    ):
-        execute(**data)
-        (written,) = pictures.write_figures(tmp_path)
-        assert [*written.parent.iterdir()] == [tmp_path / "figures" / f"fig-a.{kind}"]
-        assert written.read_bytes() == content
-        page = ["![](figures/fig-a.png) figures/fig-a.svg"]
-        pictures._name_files(app, "page", page)
-        assert page == [f"![](figures/fig-a.{kind}) figures/fig-a.{kind}"]
-    (tmp_path / "page.md").write_text("![](figures/fig-gone.png)")
+    output = nbformat.v4.new_output(
+        "display_data", data={"image/png": png, "image/svg+xml": "<svg/>"}
+    )
+    metadata = {"mystnb": {"figure": {"name": "fig-a"}}}
+    cell = nbformat.v4.new_code_cell("", metadata=metadata, outputs=[output])
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), folder / "02_x.ipynb")
+    (tmp_path / "page.md").write_text("```{figure} figures/fig-a.svg\n```\n")
+    (written,) = pictures.write_figures(tmp_path)
+    assert written == tmp_path / "figures" / "fig-a.svg" and written.read_bytes() == b"<svg/>"
+    assert pictures.figure("fig-a", tmp_path, "png") == b"png"
+    (tmp_path / "page.md").write_text("![](figures/fig-gone.svg)")
     with pytest.raises(errors.BookBuildError, match=r"fig-gone.*correct the name"):
         pictures.write_figures(tmp_path)
 
 
 def test_the_figure_of_the_readme_is_that_of_the_book():
-    _, content = pictures.figure("fig-val-div", kinds=("png",))
+    content = pictures.figure("fig-val-div", kind="png")
     assert (paths.book_dir() / "assets" / "val-div.png").read_bytes() == content
