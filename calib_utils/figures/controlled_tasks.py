@@ -11,7 +11,7 @@ from calib_utils.figures import (
     TICKS,
     VALID,
     VALID_RARE,
-    legend_below,
+    name_lines,
     panels,
     shades,
     unit_square,
@@ -39,7 +39,7 @@ def validity_diversity(curves: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.scatter(marked.validity, marked.diversity, s=sizes, color=colour, zorder=3)
     unit_square(ax, "validity", "diversity")
     ax.scatter([1], [1], marker="*", s=160, color=INK, zorder=4, clip_on=False)
-    legend_below(ax.figure, 2)
+    name_lines(ax, 2)
     return ax
 
 
@@ -50,7 +50,7 @@ def temperature_response(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.plot(table.temperature, table.validity, "o-", color=VALID, label="validity")
     ax.plot(table.temperature, table.diversity, "s--", color=INK, label="diversity")
     ax.set(xlabel="temperature", ylim=(-0.03, 1.03), yticks=TICKS)
-    ax.legend()
+    name_lines(ax)
     return ax
 
 

@@ -16,6 +16,7 @@ from calib_utils.figures import (
     VALID,
     VALID_RARE,
     legend_below,
+    name_lines,
     rule_style,
     shades,
     task_name,
@@ -72,20 +73,19 @@ def tree(example: Example, ax: Axes | None = None) -> Axes:
 
 
 def compounding(study: Study, sizes=(5, 10, 20, 100), ax: Axes | None = None) -> Axes:
-    """Sequence precision and recall as steps go by, for fixed numbers of kept tokens (Thm. E.1)."""
+    """Sequence precision (solid) and recall (dotted) as steps go by, for sizes kept (Thm. E.1)."""
     ax = ax or plt.gca()
     step = np.arange(study.n_steps + 1)
     for k, colour in zip(sizes, shades(len(sizes)), strict=True):
         column = study.settings.index((TopK(k), 1.0))
-        for values, line in ((study.factors.alpha, "o-"), (study.factors.beta, "s:")):
+        both = (study.factors.alpha, "o-", f"{k} kept"), (study.factors.beta, "s:", None)
+        for values, line, label in both:
             product = np.concatenate([[1.0], values[:, column].cumprod()])
-            ax.plot(step, np.maximum(product, 1e-4), line, color=colour, markersize=5)
-        ax.plot([], [], "-", color=colour, label=f"{k} kept")
-    ax.plot([], [], "ko-", markersize=5, label="precision, ∏ α")
-    ax.plot([], [], "ks:", markersize=5, label="recall, ∏ β")
+            style = {"color": colour, "markersize": 5, "label": label}
+            ax.plot(step, np.maximum(product, 1e-4), line, **style)
     ax.set_yscale("log")
     ax.set(xlabel="steps taken", ylabel="of the answer so far", ylim=(0.8e-4, 1.4), xticks=step)
-    legend_below(ax.figure)
+    name_lines(ax)
     return ax
 
 
@@ -98,7 +98,7 @@ def recall_bound(bounds: pd.DataFrame, ax: Axes | None = None) -> Axes:
     for rule, own in table.groupby("rule", sort=False):
         ax.scatter(own.precision, own.recall, s=20, **rule_style(rule))
     unit_square(ax, "sequence precision", "sequence recall")
-    legend_below(ax.figure)
+    name_lines(ax)
     return ax
 
 
@@ -121,9 +121,8 @@ def price_of_validity(
         ax.plot(
             table.validity, table.diversity, mark, color=INK, markersize=4, label=task_name(task)
         )
-    ax.plot([], [], "k--", linewidth=1.2, label="model itself")
     unit_square(ax, "validity", "diversity")
-    legend_below(ax.figure)
+    name_lines(ax)
     return ax
 
 

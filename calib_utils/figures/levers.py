@@ -8,7 +8,7 @@ from calib_utils.core.rules import rule_name
 from calib_utils.figures import (
     GREY,
     VALID,
-    legend_below,
+    name_lines,
     panels,
     rule_style,
     unit_square,
@@ -45,10 +45,10 @@ def task_arrows(before: pd.DataFrame, after: pd.DataFrame) -> Figure:
         ax.annotate("", *places, arrowprops=way)
     for name, points, colour, marker in (
         ("as it is", before, GREY, "o"),
-        ("most diverse setting tried at this validity", after, VALID, "s"),
+        ("at its best setting", after, VALID, "s"),
     ):
         style = {"linestyle": "none", "marker": marker, "color": colour, "markersize": 5}
         ax.plot(points.validity, points.diversity, label=name, **style)
     unit_square(ax, "validity", "diversity")
-    legend_below(figure, 1)
+    name_lines(ax, 2)
     return figure

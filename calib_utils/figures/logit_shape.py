@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from calib_utils.figures import GREY, INK, legend_below, panels, shades
+from calib_utils.figures import GREY, INK, legend_below, name_lines, panels, shades
 from calib_utils.figures import source_line as source_line
 from calib_utils.figures import use_style as use_style
 from calib_utils.models.registry import human_name
@@ -46,7 +46,7 @@ def fit_grid(curves: pd.DataFrame, fits: dict[str, Fit]) -> Figure:
         ax.set_label(f"{query}\nc = {fit.c}, R² {fit.r2:.3f}")
     low, high = curves.min().min(), curves.max().max()
     axes[0].set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
-    legend_below(figure)
+    name_lines(axes[0])
     return figure
 
 
@@ -59,7 +59,7 @@ def residuals(curves: pd.DataFrame, fits: dict[str, Fit]) -> Axes:
     ax.axhline(0, color=INK, linewidth=0.8)
     _log_axis(ax, "x", _RANKS)
     ax.set(xlabel="rank", ylabel="logit less fit")
-    legend_below(ax.figure)
+    name_lines(ax)
     return ax
 
 
@@ -127,7 +127,7 @@ def breakpoint_profiles(fits: dict[str, Fit]) -> Axes:
     _log_axis(ax, "x", (2, 5, 10, 20, 50, 100, 200, 500))
     _log_axis(ax, "y", (1, 2, 5, 10, 20))
     ax.set(xlabel="breakpoint c", ylabel="squared error / least", ylim=(0.9, 30), xlim=(1.8, 800))
-    legend_below(ax.figure)
+    name_lines(ax)
     return ax
 
 

@@ -6,7 +6,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from calib_utils.figures import GREY, INK, TICKS, legend_below, panels, shades, task_name
+from calib_utils.figures import (
+    GREY,
+    INK,
+    TICKS,
+    legend_below,
+    name_lines,
+    panels,
+    shades,
+    task_name,
+)
 from calib_utils.figures import source_line as source_line
 from calib_utils.figures import use_style as use_style
 from calib_utils.figures.logit_shape import published_dots as published_dots
@@ -94,7 +103,7 @@ def frontier_panels(
         frontiers(own, (ceilings or {}).get((model, task)), ax)
         ax.set(xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
         ax.set_title(f"{task_name(task)}\n{human_name(model)}", fontsize=10)
-    legend_below(figure)
+    name_lines(axes[0])
     return figure
 
 

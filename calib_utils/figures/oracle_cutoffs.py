@@ -15,6 +15,7 @@ from calib_utils.figures import (
     INK,
     explorer,
     legend_below,
+    name_lines,
     panels,
     rule_style,
     shades,
@@ -69,13 +70,13 @@ def _arrows(ax: Axes, path: np.ndarray, colour: str) -> None:
 
 
 def frontier_grid(table: pd.DataFrame, facts: pd.DataFrame, tasks: list[str]) -> Figure:
-    """`frontiers`, a panel per task, with one legend."""
+    """`frontiers`, a panel per task, named in the first."""
     figure, axes = panels(len(tasks), 2, 2.7, "validity", "diversity")
     ceilings = facts.set_index("task").uniform_over_g
     for ax, task in zip(axes, tasks, strict=False):
         frontiers(table[table.task == task], ceilings[task], ax)
         ax.set_title(task_name(task))
-    legend_below(figure)
+    name_lines(axes[0])
     return figure
 
 
@@ -88,7 +89,7 @@ def adaptive(table: pd.DataFrame, hull: pd.DataFrame, ax: Axes | None = None) ->
     precision = [hull.sequence_precision.iloc[0], *hull.sequence_precision]
     ax.plot(recall, precision, "-", color=INK, linewidth=1.4, label="best adaptive cutoff")
     unit_square(ax, "sequence recall", "sequence precision")
-    legend_below(ax.figure)
+    name_lines(ax)
     return ax
 
 
@@ -143,7 +144,7 @@ def sampler_curves(table: pd.DataFrame, by: str, ax: Axes | None = None) -> Axes
         style = {"marker": ".", "color": colour, "label": name}
         ax.plot(curve.validity, curve.diversity, lines[number % 4], **style)
     unit_square(ax, "validity", "diversity")
-    legend_below(ax.figure)
+    name_lines(ax)
     return ax
 
 
@@ -161,5 +162,5 @@ def budgets(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.minorticks_off()
     ax.set(xlabel="settings tried", ylabel="best diversity that is valid enough")
     ax.set_ylim(-0.02, None)
-    legend_below(ax.figure)
+    name_lines(ax)
     return ax

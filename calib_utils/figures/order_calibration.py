@@ -11,6 +11,7 @@ from calib_utils.figures import (
     TICKS,
     VALID,
     legend_below,
+    name_lines,
     panels,
     rule_style,
     shades,
@@ -47,7 +48,8 @@ def depth_frontiers(frontiers: pd.DataFrame, summary: pd.DataFrame) -> Figure:
         higher = own["mean"].clip(lower=row.random_area)
         ax.fill_between(own.recall_level, row.random_area, higher, **known)
         for extreme in ("lowest", "highest"):
-            thin = {"color": VALID, "linewidth": 0.8, "linestyle": ":", "label": extreme}
+            thin = {"color": VALID, "linewidth": 0.8, "linestyle": ":"}
+            thin["label"] = f"{extreme} node"
             ax.step(own.recall_level, own[extreme], where="pre", **thin)
         ax.step(own.recall_level, own["mean"], where="pre", color=VALID, label="mean")
         ax.axhline(row.random_area, color=INK, linewidth=1.3, label="random order")
@@ -55,10 +57,7 @@ def depth_frontiers(frontiers: pd.DataFrame, summary: pd.DataFrame) -> Figure:
         nodes = int(row.n_nodes - row.n_undefined)
         ax.set_title(f"step {depth}\n{nodes} nodes, {int(row.n_runs)} runs", fontsize=10)
         _unit(ax)
-    handles = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
-    names = {"mean": "mean of nodes", "lowest": "lowest and highest node"}
-    names |= {"random order": "random order, mean height", "prevalence": "prevalence"}
-    legend_below(figure, 2, [handles[name] for name in names], list(names.values()))
+    name_lines(axes[0])
     return figure
 
 
@@ -76,7 +75,7 @@ def prompt_points(measures: pd.DataFrame) -> Figure:
     axes[1].set_title("recall at precision 0.8")
     _unit(axes[0], "area of a random order")
     _unit(axes[1], "prevalence")
-    legend_below(figure)
+    name_lines(axes[0])
     return figure
 
 
@@ -93,7 +92,7 @@ def cutoff_curves(curves: pd.DataFrame, recall: str = "recall_unweighted") -> Ax
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.set(xlabel="tokens kept, by rank", ylim=(-0.03, 1.03), yticks=TICKS)
-    legend_below(ax.figure)
+    name_lines(ax)
     return ax
 
 
@@ -109,7 +108,7 @@ def compared_frontiers(frontiers: pd.DataFrame, by: str) -> Axes:
         for extreme in ("lowest", "highest"):
             ax.step(own.recall_level, own[extreme], linewidth=0.9, alpha=0.6, **style)
     _unit(ax, f"recall, {frontiers.recall.iloc[0]}", "precision")
-    legend_below(ax.figure, 2)
+    name_lines(ax, 2)
     return ax
 
 
