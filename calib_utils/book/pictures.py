@@ -1,7 +1,8 @@
 """Figures of the book: out of executed notebooks for prose pages, and into pages as SVG.
 
-A stored SVG holds a drawing for wide pages, one for phones, and where its numbers come from
-(`figures.as_svg`). Here its colours follow the theme. Draws nothing; PNGs are left as they are.
+A stored SVG holds a drawing for wide pages, one for phones, what it says in words, and where its
+numbers come from (`figures.as_svg`). Here its colours follow the theme. Draws nothing; PNGs are
+left as they are.
 """
 
 import base64
@@ -22,7 +23,12 @@ from calib_utils.models.registry import HEADLINE
 FOLDER = "figures"
 _SHOWN = re.compile(rf"\b{FOLDER}/([\w-]+)\.svg\b")
 _MIME = {"svg": "image/svg+xml", "png": "image/png"}
-_PARTS = re.compile(r"<metadata><!\[CDATA\[(.*?)\]\]></metadata><desc>(.*?)</desc>", re.DOTALL)
+_PARTS = re.compile(
+    r"<metadata><!\[CDATA\[(?P<narrow>.*?)\]\]></metadata>"
+    r"(?:<title>(?P<said>.*?)</title>)?<desc>(?P<source>.*?)</desc>",
+    re.DOTALL,
+)
+_NOT_DRAWN = re.compile(r"<(style|metadata|title|desc)\b.*?</\1>", re.DOTALL)
 _SIZE = re.compile(r'<svg [^>]*?width="([\d.]+)pt"[^>]*?viewBox="([^"]+)"[^>]*>')
 _COLOUR = re.compile(r"(?<=: )#([0-9a-f]{6})\b")
 _VARIABLE = re.compile(r"--fig-([0-9a-f]{6})")
@@ -104,12 +110,14 @@ def _put_in_page(app, doctree: nodes.document, docname: str) -> None:
         text = Path(app.srcdir, image["uri"]).read_text(encoding="utf-8")
         if (parts := _PARTS.search(text)) is None:
             continue  # of somebody else
-        alt, own = image.get("alt", ""), f"f{number}"
-        classes = " ".join(image["classes"])  # of a card's picture
-        inside = in_page(text, alt, own, f"cu-wide {classes}")
-        inside += in_page(parts[1], alt, f"{own}n", f"cu-narrow {classes}")
-        if parts[2] and caption is not None:
-            source = f'<span class="cu-source">{parts[2]}</span>'
+        alt, own = html.unescape(parts["said"] or "") or image.get("alt", ""), f"f{number}"
+        if classes := image["classes"]:  # a card's picture, as narrow as a phone's
+            inside = in_page(parts["narrow"], alt, own, " ".join(classes))
+        else:
+            inside = in_page(text, alt, own, "cu-wide")
+            inside += in_page(parts["narrow"], alt, f"{own}n", "cu-narrow")
+        if parts["source"] and caption is not None:
+            source = f'<span class="cu-source">{parts["source"]}</span>'
             caption.append(nodes.raw("", source, format="html"))
         image.replace_self(nodes.raw("", inside, format="html"))
 
@@ -121,7 +129,7 @@ def in_page(svg: str, alt: str, own: str, kind: str) -> str:
         own: what its ids begin with, no other figure's on the page.
         kind: its classes beside `cu-figure`.
     """
-    svg = re.sub(r"<(style|metadata|desc)\b.*?</\1>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = _NOT_DRAWN.sub("", svg[svg.index("<svg") :])
     svg = re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\g<1>{own}-", svg)
     svg = re.sub(r'font-family: [^;"]*(; )?', "", svg)
     svg = re.sub(r'\b(fill|stroke)="(#[0-9a-f]{6})"', r'style="\1: \2"', svg)

@@ -78,14 +78,19 @@ def use_style() -> None:
 
 
 def as_svg(figure: Figure) -> str:
-    """The figure as drawn; in its metadata the same for a phone, in `desc` where it comes from."""
+    """The figure as drawn; in its metadata the same for a phone.
+
+    In `title` stands what it says in words (`figure.says`, for who cannot see it), in `desc` where
+    its numbers come from.
+    """
     # Closed at once: a copy of a figure that is on show would be shown as well.
     narrow = pickle.loads(pickle.dumps(figure))  # a deep copy loses how artists are removed
     plt.close(narrow)
     _stack(narrow)
-    source = escape(str(figure.get_label()))
+    said, source = escape(getattr(figure, "says", "")), escape(str(figure.get_label()))
+    words = f"<title>{said}</title><desc>{source}</desc>"
     tag, drawing = _svg(figure).split(">", 1)
-    return f"{tag}><metadata><![CDATA[{_svg(narrow)}]]></metadata><desc>{source}</desc>{drawing}"
+    return f"{tag}><metadata><![CDATA[{_svg(narrow)}]]></metadata>{words}{drawing}"
 
 
 def _svg(figure: Figure) -> str:

@@ -31,6 +31,9 @@ def lever_dots(compared: pd.DataFrame) -> Figure:
         ax.set_title(f"validity ≥ {level:g}")
         ax.set_xlim(0, None)
         ax.grid(visible=False, axis="y")
+    best = [own.loc[own.diversity.idxmax()] for _, own in compared.groupby("level", sort=False)]
+    found = (f"{row.level:g} {rule_name(rule_of(row.lever))}, {row.diversity:.2f}" for row in best)
+    figure.says = f"The most diverse lever at each validity: {'; '.join(found)}."
     axes[0].set_yticks(range(len(order)), [rule_name(rule_of(lever)) for lever in order])
     return figure
 
@@ -51,4 +54,7 @@ def task_arrows(before: pd.DataFrame, after: pd.DataFrame) -> Figure:
         ax.plot(points.validity, points.diversity, label=name, **style)
     unit_square(ax, "validity", "diversity")
     name_lines(ax, 2)
+    shared = before.index.intersection(after.index)
+    old, new = before.diversity[shared].mean(), after.diversity[shared].mean()
+    figure.says = f"Mean diversity over {len(shared)} lists goes from {old:.2f} to {new:.2f}."
     return figure
