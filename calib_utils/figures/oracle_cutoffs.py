@@ -126,7 +126,7 @@ def split_bars(points: pd.DataFrame, columns: int = 2) -> Axes:
     A decoder that has no row for a task has no bar there.
     """
     tasks, decoders = (list(dict.fromkeys(points[name])) for name in ("task", "decoder"))
-    height, label = 0.45 + 0.24 * len(decoders), "−ln(validity × diversity), nats"
+    height, label = 0.45 + 0.24 * len(decoders), "−ln(Val × Div), nats"
     figure, axes = panels(len(tasks), columns, height, label)
     for ax, task in zip(axes, tasks, strict=False):
         own = points[points.task == task]
@@ -143,7 +143,9 @@ def split_bars(points: pd.DataFrame, columns: int = 2) -> Axes:
         ax.set_title(task_name(task), loc="left", fontsize=11)
         ax.grid(visible=False, axis="y")
     names = [_SHORT.get(name.split(",")[0], name.split(",")[0]) for name in decoders]
-    axes[0].set_yticks(range(len(names)), names, fontsize=10)
+    axes[0].set_yticks(range(len(names)), names)
+    for ax in axes[::columns]:
+        ax.tick_params(axis="y", labelsize=10)
     axes[0].set_ylim(len(names) - 0.5, -0.5)
     legend_below(figure)
     largest = points[[*CAUSES]].idxmax(axis=1).value_counts()
