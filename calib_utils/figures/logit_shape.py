@@ -47,10 +47,11 @@ def fit_grid(curves: pd.DataFrame, fits: dict[str, Fit]) -> Figure:
     low, high = curves.min().min(), curves.max().max()
     axes[0].set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
     name_lines(axes[0])
-    r2, c = [fit.r2 for fit in fits.values()], [fit.c for fit in fits.values()]
+    own = [fits[query] for query in curves]
+    told = ", ".join(str(fit.c) for fit in own)
     figure.says = (
-        f"A line and then a logarithm fit with an R² of {min(r2):.3f} or more; they meet at ranks "
-        f"{min(c)} to {max(c)}."
+        "A line and then a logarithm fit with an R² of "
+        f"{min(fit.r2 for fit in own):.3f} or more; they meet at rank {told}."
     )
     return figure
 

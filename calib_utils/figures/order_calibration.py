@@ -48,7 +48,7 @@ def depth_frontiers(frontiers: pd.DataFrame, summary: pd.DataFrame) -> Figure:
         ax.fill_between(own.recall_level, row.random_area, higher, **known)
         for extreme in ("lowest", "highest"):
             thin = {"color": VALID, "linewidth": 0.8, "linestyle": ":"}
-            thin["label"] = f"{extreme} node"
+            thin["label"] = "extremes" if extreme == "lowest" else None
             ax.step(own.recall_level, own[extreme], where="pre", **thin)
         ax.step(own.recall_level, own["mean"], where="pre", color=VALID, label="mean")
         ax.axhline(row.random_area, color=INK, linewidth=1.3, label="random order")
