@@ -126,7 +126,7 @@ def _stack(figure: Figure) -> None:
         if len(rows) > 4 and columns == 1 and ax is not axes[-1]:
             ax.set_xlabel("")  # of many alike once
     named = [ax for ax in axes if hasattr(ax, "names")]
-    for artist in [artist for ax in named for artist in (*ax.names, *figure.legends)]:
+    for artist in [*(name for ax in named for name in ax.names), *figure.legends * bool(named)]:
         artist.remove()
     for text in figure.findobj(Text):
         text.set_fontsize(min(max(text.get_fontsize(), _SMALLEST), 10))

@@ -99,8 +99,9 @@ def published_dots(table: pd.DataFrame) -> Figure:
         ax.set_xlabel(title, labelpad=2)
         ax.tick_params(axis="x", labelsize=9)
     legend_below(figure)
-    r2 = table.groupby(table.whose == "here").r2.min()
-    figure.says = f"R² is {r2[True]:.3f} or more here, and {r2[False]:.3f} or more as published."
+    r2 = table.groupby("whose").r2.min()
+    told = (f"{value:.3f} or more {whose}" for whose, value in r2.items())
+    figure.says = f"R² is {', and '.join(told)}."
     return figure
 
 

@@ -61,9 +61,7 @@ def test_names_stand_beside_their_lines_and_nothing_covers_them(drawing):
 
 
 def test_where_there_is_no_room_a_legend_names_all():
-    figure, ax = curves(
-        2, "a name that is longer than its panel is wide, whatever its number is: {}"
-    )
+    figure, ax = curves(2, "a name that is longer than its panel is wide, " * 2 + "{}")
     assert not ax.names and len(figure.legends[0].get_texts()) == 2
     # The narrow drawing has one as well, and not two.
     assert len(stacked(figure).figure.legends) == 1
