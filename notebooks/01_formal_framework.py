@@ -52,7 +52,7 @@ prices = study.validity_prices(studies)
 none = "The figure has no marks: no task has fixed branching under this model's tokenizer."
 print(f"The marks are for {' and '.join(prices)}." if prices else none)
 
-# %% mystnb={"figure": {"caption": "The price of validity: the most diversity that Theorem F.4 allows at a validity, one line for each number of steps with ten valid tokens (dashed: the geometric model itself, with equally sharp steps). Marks: this model's digits, one mark per temperature. How far the marks lie below their line is what the theorem does not explain.", "name": "fig-price-model"}, "image": {"alt": "Marks of this model's validity and diversity below the curves of the theorem's bound."}}
+# %% mystnb={"figure": {"caption": "The price of validity: the most diversity that Theorem F.4 allows at a validity, one line for each number of steps with ten valid tokens (dashed: the geometric model itself, with equally sharp steps). Marks: this model's digits, one mark per temperature. How far the marks lie below their line is what the theorem does not explain.", "name": "fig-price-model"}, "image": {"alt": "At the same validity a task of more steps allows less diversity, and no mark of this model lies above the bound of its number of steps."}}
 ax = figures.price_of_validity(prices)
 _ = figures.source_line(ax, page.source, when)
 
@@ -66,7 +66,7 @@ _ = figures.source_line(ax, page.source, when)
 # {term}`continuations`), and G is the set of next letters with N above 0, the
 # {term}`valid next tokens` (Def. 3.2).
 
-# %% mystnb={"figure": {"caption": "The prefix tree of three words: N answers begin with each prefix, and on each branch the model's probability of that valid letter. At the start, the invalid letter o holds the remaining .3 and ranks second.", "name": "fig-words"}, "image": {"alt": "Tree of the words at, ta and to with N at each prefix and a probability on each branch."}}
+# %% mystnb={"figure": {"caption": "The prefix tree of three words: N answers begin with each prefix, and on each branch the model's probability of that valid letter. At the start, the invalid letter o holds the remaining .3 and ranks second.", "name": "fig-words"}, "image": {"alt": "Three words share two first letters; at the start the invalid letter o ranks second, before a valid one."}}
 example = study.worked_example()
 _ = figures.tree(example)
 
@@ -188,7 +188,7 @@ page.show(theorems, floor=1e-12)
 # sharp* is the geometric law of Def. F.1. *Displaced* is the same law with two valid tokens moved
 # below two invalid ones.
 
-# %% mystnb={"figure": {"caption": "One known law per row, on two random digits. Left: probabilities of the first step by rank (valid tokens plain, invalid ones hatched; the number above is the mass of the invalid ones). Right: what temperature does to validity and diversity.", "name": "fig-controls"}, "image": {"alt": "Bars of the first step of four known laws, and beside each its validity and diversity against temperature."}}
+# %% mystnb={"figure": {"caption": "One known law per row, on two random digits. Left: probabilities of the first step by rank (valid tokens plain, invalid ones hatched; the number above is the mass of the invalid ones). Right: what temperature does to validity and diversity.", "name": "fig-controls"}, "image": {"alt": "Each known law loses validity or diversity in a way of its own as temperature rises from 0 to 3."}}
 _ = figures.laws_under_temperature(study.first_steps("rng-2"), study.temperature_curves("rng-2"))
 
 # %% [markdown]
@@ -201,7 +201,7 @@ _ = figures.laws_under_temperature(study.first_steps("rng-2"), study.temperature
 # %%
 digits = by_task["rng-2" if quick else "rng-3"]
 
-# %% mystnb={"figure": {"caption": "Three random digits, a fixed number of tokens kept: sequence precision (circles, solid) and recall (squares, dotted) of the answer so far against the steps taken, on a logarithmic axis. Each step multiplies by its factor of Theorem E.1. What falls below 0.0001 is drawn there.", "name": "fig-compounding"}, "image": {"alt": "Line chart, logarithmic: precision and recall of the answer so far against steps taken, for five cutoff sizes."}}
+# %% mystnb={"figure": {"caption": "Three random digits, a fixed number of tokens kept: sequence precision (circles, solid) and recall (squares, dotted) of the answer so far against the steps taken, on a logarithmic axis. Each step multiplies by its factor of Theorem E.1. What falls below 0.0001 is drawn there.", "name": "fig-compounding"}, "image": {"alt": "With every step precision and recall of the answer so far fall or stay, whatever number of tokens is kept."}}
 ax = figures.compounding(digits)
 _ = figures.source_line(ax, page.source, when)
 
@@ -212,7 +212,7 @@ _ = figures.source_line(ax, page.source, when)
 # We look at the settings of the paper's Table 3, at fixed sizes, and at cutoffs that adapt to the
 # prefix at one step. A dot above the line of {numref}`fig-recall-bound` would be our error.
 
-# %% mystnb={"figure": {"caption": "US states: sequence recall against sequence precision of every setting (a dot each), under the bound of Theorem E.3 (line) with the hardness measured on these settings.", "name": "fig-recall-bound"}, "image": {"alt": "Scatter plot of recall against precision of all settings, all on or under a falling staircase."}}
+# %% mystnb={"figure": {"caption": "US states: sequence recall against sequence precision of every setting (a dot each), under the bound of Theorem E.3 (line) with the hardness measured on these settings.", "name": "fig-recall-bound"}, "image": {"alt": "No setting lies above the bound, which falls as precision rises."}}
 ax = figures.recall_bound(study.recall_bounds(by_task["us-states"]))
 _ = figures.source_line(ax, page.source, when)
 
@@ -256,6 +256,10 @@ step = figures.step_data(page.model, "us-states")
 figure = figures.head_and_tail(step, study.published_masses())
 _ = figures.source_line(figure.axes[0], page.source, page.live())
 
+# %% tags=["remove-cell"] mystnb={"figure": {"caption": "The upper panel alone, for the summary.", "name": "fig-first-tokens"}, "image": {"alt": "The first tokens of a state by rank: valid and frequent, valid and rare, invalid."}}
+ax = figures.first_tokens(step)
+_ = figures.source_line(ax, page.source, page.live())
+
 # %% [markdown]
 # ## Claims and findings
 #
@@ -267,7 +271,7 @@ _ = figures.source_line(figure.axes[0], page.source, page.live())
 
 # %%
 found = study.findings(studies)
-page.show(found)
+page.show_findings(found)
 
 # %% tags=["remove-cell"]
 page.glue_verdicts(found)

@@ -115,6 +115,10 @@ _ = figures.source_line(figure.axes[0], page.source, when)
 figure = figures.answer_profiles(answers, "us-states")
 _ = figures.source_line(figure.axes[0], page.source, when)
 
+# %% tags=["remove-cell"] mystnb={"figure": {"caption": "US states at temperature 1 alone, for the summary.", "name": "fig-profile-one"}, "image": {"alt": "Probabilities of the US states by rank at temperature 1, beside a uniform level."}}
+figure = figures.answer_profiles(answers, "us-states", [1.0])
+_ = figures.source_line(figure.axes[0], page.source, when)
+
 # %% [markdown]
 # ### Closed lists
 #
@@ -149,7 +153,7 @@ page.fold(by_list.drop(columns="best validity"), "The same, list by list")
 
 # %%
 found = study.findings(curves, answers)
-page.show(found)
+page.show_findings(found)
 
 # %% tags=["remove-cell"]
 page.glue_each(study.key_numbers(curves, summary), "{:.2g}")

@@ -60,6 +60,10 @@ when = page.when_measured(tasks)
 ax = figures.split_bars(decoders)
 _ = figures.source_line(ax, page.source, when)
 
+# %% tags=["remove-cell"] mystnb={"figure": {"caption": "Two of the tasks, for the summary.", "name": "fig-split-two"}, "image": {"alt": "The loss of each decoder on US states and three digits, split between order, shape and size."}}
+ax = figures.split_bars(decoders[decoders.task.isin(["us-states", "rng-3"])])
+_ = figures.source_line(ax, page.source, when)
+
 # %% [markdown]
 # ## How we know
 #
@@ -98,7 +102,7 @@ page.fold(beside, "The oracle size beside the best practical rule, by three meas
 # {term}`sequence precision` and {term}`sequence recall` together. Both depend only on ranks, so
 # dynamic programming over the {term}`prefix tree` finds the best {term}`adaptive cutoff` exactly.
 
-# %% mystnb={"figure": {"caption": "Two random digits: sequence precision against sequence recall of every setting (dots, by rule), under the frontier over all adaptive rank cutoffs (line). The gap from a dot to the line is what choosing the cutoff at each prefix could gain without changing the ranking.", "name": "fig-adaptive"}, "image": {"alt": "Scatter plot of sequence precision against recall by rule, under the line of the best adaptive cutoff."}}
+# %% mystnb={"figure": {"caption": "Two random digits: sequence precision against sequence recall of every setting (dots, by rule), under the frontier over all adaptive rank cutoffs (line). The gap from a dot to the line is what choosing the cutoff at each prefix could gain without changing the ranking.", "name": "fig-adaptive"}, "image": {"alt": "No setting lies above the line of the best adaptive cutoff; the distance to it is what choosing the cutoff at each prefix could gain."}}
 hulls = study.adaptive_frontiers(page, tasks)
 ax = figures.adaptive(table[table.task == "rng-2"], hulls["rng-2"])
 _ = figures.source_line(ax, page.source, when)
@@ -227,7 +231,7 @@ page.fold(sensitive.drop(columns="choice"), "The numbers under each choice")
 
 # %%
 found = study.findings(table, points)
-page.show(found)
+page.show_findings(found)
 
 # %% tags=["remove-cell"]
 page.glue_verdicts(found)

@@ -252,7 +252,7 @@ page.fold(of_texts, "Free texts: area, recall and prevalence, by grammar alone")
 # %%
 can = study.answered(measured)
 found = study.findings(depths, changes, sources, compared, apart, can)
-page.show(found)
+page.show_findings(found)
 
 # %% tags=["remove-cell"]
 page.glue_verdicts(found)

@@ -161,7 +161,7 @@ page.show(page.with_intervals(paired))
 
 # %%
 claims = study.findings(found)
-page.show(claims)
+page.show_findings(claims)
 
 # %% tags=["remove-cell"]
 page.glue_verdicts(claims)

@@ -55,6 +55,10 @@ fits = study.fits_of(curves)
 figure = figures.fit_grid(curves, fits)
 _ = figures.source_line(figure.axes[0], page.weights, when)
 
+# %% tags=["remove-cell"] mystnb={"figure": {"caption": "The first query alone, for the summary.", "name": "fig-shape-one"}, "image": {"alt": "Sorted logits of one query with the fitted line and logarithm."}}
+figure = figures.fit_grid(curves.iloc[:, :1], fits)
+_ = figures.source_line(figure.axes[0], page.weights, when)
+
 # %% [markdown]
 # ## How we know
 #
@@ -159,7 +163,7 @@ page.fold(bic, "What the BIC puts first, by all ranks and by an effective number
 
 # %% tags=["tolerance-0.1"]
 found = study.findings(table, held_out)
-page.show(found)
+page.show_findings(found)
 
 # %% tags=["remove-cell"]
 page.glue_verdicts(found)

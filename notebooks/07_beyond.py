@@ -182,7 +182,7 @@ page.fold(shape, "Shape by problem", digits=3) if len(shape) else print(why_not)
 
 # %%
 found = study.findings(replies, asked, programs)
-page.show(found)
+page.show_findings(found)
 
 # %% tags=["remove-cell"]
 page.glue_each(study.headline(replies, asked, programs), "{}")

@@ -1,7 +1,8 @@
 """Figures of the book: out of executed notebooks for prose pages, and into pages as SVG.
 
-A stored SVG holds a drawing for wide pages, one for phones, and where its numbers come from
-(`figures.as_svg`). Here its colours follow the theme. Draws nothing; PNGs are left as they are.
+A stored SVG holds a drawing for wide pages, one for phones, what it says in words, and where its
+numbers come from (`figures.as_svg`). Here its colours follow the theme. Draws nothing; PNGs are
+left as they are.
 """
 
 import base64
@@ -20,9 +21,14 @@ from calib_utils.errors import BookBuildError
 from calib_utils.models.registry import HEADLINE
 
 FOLDER = "figures"
-_SHOWN = re.compile(rf"\b{FOLDER}/([\w-]+)\.(?:png|svg)\b")
+_SHOWN = re.compile(rf"\b{FOLDER}/([\w-]+)\.svg\b")
 _MIME = {"svg": "image/svg+xml", "png": "image/png"}
-_PARTS = re.compile(r"<metadata><!\[CDATA\[(.*?)\]\]></metadata><desc>(.*?)</desc>", re.DOTALL)
+_PARTS = re.compile(
+    r"<metadata><!\[CDATA\[(?P<narrow>.*?)\]\]></metadata>"
+    r"(?:<title>(?P<said>.*?)</title>)?<desc>(?P<source>.*?)</desc>",
+    re.DOTALL,
+)
+_NOT_DRAWN = re.compile(r"<(style|metadata|title|desc)\b.*?</\1>", re.DOTALL)
 _SIZE = re.compile(r'<svg [^>]*?width="([\d.]+)pt"[^>]*?viewBox="([^"]+)"[^>]*>')
 _COLOUR = re.compile(r"(?<=: )#([0-9a-f]{6})\b")
 _VARIABLE = re.compile(r"--fig-([0-9a-f]{6})")
@@ -31,7 +37,6 @@ _DARK_GROUND, _CONTRAST = 0.006, 4.5  # relative luminance of a dark page; of a 
 
 def setup(app) -> dict:
     """Registers the steps; Sphinx calls it with the application."""
-    app.connect("source-read", _name_files)
     app.connect("doctree-resolved", _put_in_page)
     app.connect("html-page-context", _colour_page)
     app.add_css_file("figures.css")
@@ -41,15 +46,12 @@ def setup(app) -> dict:
 # Out of notebooks
 
 
-def figure(name: str, book: Path | None = None, kinds=("svg", "png")) -> tuple[str, bytes]:
+def figure(name: str, book: Path | None = None, kind: str = "svg") -> bytes:
     """A figure by its label, as the headline model's notebooks or the panel's have it.
 
     Args:
         name: as in the notebook's source, without the model.
-        kinds: of file, in order of preference.
-
-    Returns:
-        The kind, and the file's content.
+        kind: of file, svg or png.
 
     Raises:
         BookBuildError: no executed notebook has it.
@@ -58,10 +60,9 @@ def figure(name: str, book: Path | None = None, kinds=("svg", "png")) -> tuple[s
     for cell in _cells_of(book):
         if cell.metadata.get("mystnb", {}).get("figure", {}).get("name") not in labels:
             continue
-        for kind in kinds:
-            for output in cell.outputs:
-                if content := output.get("data", {}).get(_MIME[kind]):
-                    return kind, content.encode() if kind == "svg" else base64.b64decode(content)
+        for output in cell.outputs:
+            if content := output.get("data", {}).get(_MIME[kind]):
+                return content.encode() if kind == "svg" else base64.b64decode(content)
     raise BookBuildError(
         f"no executed notebook of {HEADLINE} has the figure {name!r}: correct the name in "
         f"the page, or run `python -m calib_utils run --model {HEADLINE}`"
@@ -76,35 +77,21 @@ def _cells_of(book: Path | None) -> Iterator:
 
 
 def write_figures(book: Path | None = None) -> list[Path]:
-    """Writes `book/figures/<name>` for every such .png or .svg in a prose page, as there is one."""
-    book, written = Path(book or paths.book_dir()), []
+    """Writes `book/figures/<name>.svg` for each that a prose page names."""
+    book = Path(book or paths.book_dir())
     texts = [page.read_text("utf-8") for page in (*book.glob("*.md"), *book.glob("reference/*.md"))]
-    for name in sorted({name for text in texts for name in _SHOWN.findall(text)}):
-        kind, content = figure(name, book)
-        for other in set(_MIME) - {kind}:
-            (book / FOLDER / f"{name}.{other}").unlink(missing_ok=True)
-        written.append(files.keep(book / FOLDER / f"{name}.{kind}", content))
-    return written
+    names = sorted({name for text in texts for name in _SHOWN.findall(text)})
+    return [files.keep(book / FOLDER / f"{name}.svg", figure(name, book)) for name in names]
 
 
 def write_readme_figure() -> Path:
     """Takes the README's figure out of the headline model's executed notebook."""
     target = paths.book_dir() / "assets" / "val-div.png"
-    _, content = figure("fig-val-div", kinds=("png",))
+    content = figure("fig-val-div", kind="png")
     try:
         return files.keep(target, content)
     except OSError as error:
         raise BookBuildError(f"cannot write {target} ({error}): make it writable") from error
-
-
-def _name_files(app, docname: str, content: list[str]) -> None:
-    """A prose page may name a figure as either kind of file."""
-
-    def existing(found: re.Match) -> str:
-        is_svg = Path(app.srcdir, FOLDER, f"{found[1]}.svg").is_file()
-        return f"{FOLDER}/{found[1]}.{'svg' if is_svg else 'png'}"
-
-    content[0] = _SHOWN.sub(existing, content[0])
 
 
 # Into pages
@@ -123,12 +110,14 @@ def _put_in_page(app, doctree: nodes.document, docname: str) -> None:
         text = Path(app.srcdir, image["uri"]).read_text(encoding="utf-8")
         if (parts := _PARTS.search(text)) is None:
             continue  # of somebody else
-        alt, own = image.get("alt", ""), f"f{number}"
-        classes = " ".join(image["classes"])  # of a card's picture
-        inside = in_page(text, alt, own, f"cu-wide {classes}")
-        inside += in_page(parts[1], alt, f"{own}n", f"cu-narrow {classes}")
-        if parts[2] and caption is not None:
-            source = f'<span class="cu-source">{parts[2]}</span>'
+        alt, own = html.unescape(parts["said"] or "") or image.get("alt", ""), f"f{number}"
+        if classes := image["classes"]:  # a card's picture, as narrow as a phone's
+            inside = in_page(parts["narrow"], alt, own, " ".join(classes))
+        else:
+            inside = in_page(text, alt, own, "cu-wide")
+            inside += in_page(parts["narrow"], alt, f"{own}n", "cu-narrow")
+        if parts["source"] and caption is not None:
+            source = f'<span class="cu-source">{parts["source"]}</span>'
             caption.append(nodes.raw("", source, format="html"))
         image.replace_self(nodes.raw("", inside, format="html"))
 
@@ -140,7 +129,7 @@ def in_page(svg: str, alt: str, own: str, kind: str) -> str:
         own: what its ids begin with, no other figure's on the page.
         kind: its classes beside `cu-figure`.
     """
-    svg = re.sub(r"<(style|metadata|desc)\b.*?</\1>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = _NOT_DRAWN.sub("", svg[svg.index("<svg") :])
     svg = re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\g<1>{own}-", svg)
     svg = re.sub(r'font-family: [^;"]*(; )?', "", svg)
     svg = re.sub(r'\b(fill|stroke)="(#[0-9a-f]{6})"', r'style="\1: \2"', svg)

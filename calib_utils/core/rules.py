@@ -25,7 +25,7 @@ TABLE3_MIN_P = (0.01, 0.1, 0.5, 0.9)
 class Sampler(ABC):
     """What turns logits into the distribution that is drawn from: a `Rule`, or `Processors`."""
 
-    name: str
+    name: str  # as in tables
     parameter: float = math.nan  # the sampler's number, if it has one
 
     @property
@@ -101,6 +101,7 @@ class NoCutoff(Rule):
     """Keeps the whole vocabulary: temperature alone."""
 
     name: ClassVar[str] = "none"
+    label: ClassVar[str] = "temperature alone"
     uses_ranks: ClassVar[bool] = False
 
     def n_kept(self, step):
@@ -117,6 +118,7 @@ class TopK(NumberedRule):
 
     k: int
     name: ClassVar[str] = "top_k"
+    label: ClassVar[str] = "top-k"
 
     def checked(self, value):
         if not is_number(value) or not 1 <= value <= _LARGEST_K or value != int(value):
@@ -134,6 +136,7 @@ class TopP(NumberedRule):
 
     p: float
     name: ClassVar[str] = "top_p"
+    label: ClassVar[str] = "top-p"
 
     def n_kept(self, step):
         return step.size if self.p >= 1 else step.count_reaching(self.p)
@@ -145,6 +148,7 @@ class MinP(NumberedRule):
 
     min_p: float
     name: ClassVar[str] = "min_p"
+    label: ClassVar[str] = "min-p"
 
     def n_kept(self, step):
         return step.count_within(-math.log(self.min_p))
@@ -155,6 +159,7 @@ class OracleSize(Rule):
     """Keeps the top |G(y_<t)| tokens: knows how many are valid, not which (Sec. 5, Fig. 6)."""
 
     name: ClassVar[str] = "oracle_size"
+    label: ClassVar[str] = "oracle size"
 
     def n_kept(self, step):
         return step.size.minimum(step.branching)
@@ -195,6 +200,7 @@ class Typical(NumberedRule):
 
     mass: float
     name: ClassVar[str] = "typical"
+    label: ClassVar[str] = "typical"
     below: ClassVar[float] = 1.0
     is_rank_cutoff: ClassVar[bool] = False
 
@@ -211,6 +217,7 @@ class Epsilon(NumberedRule):
 
     epsilon: float
     name: ClassVar[str] = "epsilon"
+    label: ClassVar[str] = "epsilon"
     below: ClassVar[float] = 1.0
 
     def n_kept(self, step):
@@ -225,6 +232,7 @@ class Eta(Epsilon):
     """Keeps p(v) >= min(epsilon, sqrt(epsilon) e^-H), H the entropy (Hewitt et al. 2022)."""
 
     name: ClassVar[str] = "eta"
+    label: ClassVar[str] = "eta"
 
     def threshold(self, step):
         log_epsilon = math.log(self.epsilon)
@@ -240,6 +248,7 @@ class TopH(NumberedRule):
 
     top_h: float
     name: ClassVar[str] = "top_h"
+    label: ClassVar[str] = "top-H"
 
     def n_kept(self, step):
         log_p = step.first_log_p(TOP_H_CANDIDATES).log_softmax(-1)
@@ -259,6 +268,7 @@ class TopNSigma(NumberedRule):
 
     n: float
     name: ClassVar[str] = "top_nsigma"
+    label: ClassVar[str] = "top-nσ"
 
     def checked(self, value):
         if not is_number(value) or not 0 < value < math.inf:
@@ -327,6 +337,17 @@ class Chain(Rule):
 
 _ALL = (NoCutoff, TopK, TopP, MinP, OracleSize, Typical, Epsilon, Eta, TopH, TopNSigma)
 FAMILIES: dict[str, type[Rule]] = {rule.name: rule for rule in _ALL}
+
+
+def rule_name(rule: str) -> str:
+    """A family as people say it; any other name as it is.
+
+    >>> rule_name("top_p"), rule_name("mine")
+    ('top-p', 'mine')
+    """
+    return FAMILIES[rule].label if rule in FAMILIES else rule
+
+
 # Sweeps beside Table 3, from values that the rules' authors or engines suggest.
 MORE_GRIDS: dict[str, tuple[Rule, ...]] = {
     "typical": tuple(map(Typical, (0.2, 0.5, 0.9, 0.95))),

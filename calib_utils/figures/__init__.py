@@ -11,16 +11,23 @@ from textwrap import fill
 from xml.sax.saxutils import escape
 
 import matplotlib.pyplot as plt
+import numpy as np
 import seaborn as sns
 from IPython import get_ipython
 from IPython.core.pylabtools import print_figure
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.cbook import STEP_LOOKUP_MAP
 from matplotlib.collections import PathCollection
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
+from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator
+from matplotlib.transforms import Bbox
+
+from calib_utils.core.rules import rule_name
 
 # One meaning a colour through the whole book. What is merely many of one kind (lengths, steps,
 # questions, families of models) gets `shades` of one scale instead.
@@ -39,21 +46,13 @@ RULE_COLOURS = {
     "top_h": "#37596b",
     "top_nsigma": "#6b4226",
 }
-RULE_NAMES = {
-    "none": "temperature alone",
-    "top_k": "top-k",
-    "top_p": "top-p",
-    "min_p": "min-p",
-    "oracle_size": "oracle size",
-    "top_h": "top-H",
-    "top_nsigma": "top-nσ",
-}
 CAUSES = {"order": ("#8a8500", "//"), "shape": ("#2a9db0", ""), "size": (PALE, ".")}
 TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _SUM = {"at-most": "≤", "equals": "="}
 _CAPITALS = {"us", "eu", "nba", "nato", "css", "http", "si"}
 # A narrow drawing fills the 342 px of a phone's page: 9 points are then 11.7 px high.
 _NARROW, _SMALLEST = 3.5, 9  # inches, points
+_GAP, _COVERED = 3, 4  # of a name to its line, in points; of lines below it, in their dots
 _HEAVIEST = 200_000  # characters of a drawing whose dots stay vectors
 
 
@@ -79,14 +78,19 @@ def use_style() -> None:
 
 
 def as_svg(figure: Figure) -> str:
-    """The figure as drawn; in its metadata the same for a phone, in `desc` where it comes from."""
+    """The figure as drawn; in its metadata the same for a phone.
+
+    In `title` stands what it says in words (`figure.says`, for who cannot see it), in `desc` where
+    its numbers come from.
+    """
     # Closed at once: a copy of a figure that is on show would be shown as well.
     narrow = pickle.loads(pickle.dumps(figure))  # a deep copy loses how artists are removed
     plt.close(narrow)
     _stack(narrow)
-    source = escape(str(figure.get_label()))
+    said, source = escape(getattr(figure, "says", "")), escape(str(figure.get_label()))
+    words = f"<title>{said}</title><desc>{source}</desc>"
     tag, drawing = _svg(figure).split(">", 1)
-    return f"{tag}><metadata><![CDATA[{_svg(narrow)}]]></metadata><desc>{source}</desc>{drawing}"
+    return f"{tag}><metadata><![CDATA[{_svg(narrow)}]]></metadata>{words}{drawing}"
 
 
 def _svg(figure: Figure) -> str:
@@ -121,8 +125,15 @@ def _stack(figure: Figure) -> None:
         _complete(ax, width, height)
         if len(rows) > 4 and columns == 1 and ax is not axes[-1]:
             ax.set_xlabel("")  # of many alike once
+    named = [ax for ax in axes if hasattr(ax, "names")]
+    for artist in [*(name for ax in named for name in ax.names), *figure.legends * bool(named)]:
+        artist.remove()
     for text in figure.findobj(Text):
         text.set_fontsize(min(max(text.get_fontsize(), _SMALLEST), 10))
+    figure.set_size_inches(_NARROW, sum(rows) + len(rows))
+    _fit_height(figure, axes[::columns], sum(rows))
+    for ax in named:
+        name_lines(ax, fontsize=_SMALLEST)
     for legend in [*figure.legends]:
         handles, labels = legend.legend_handles, [text.get_text() for text in legend.get_texts()]
         style = {"fontsize": _SMALLEST, "title": legend.get_title().get_text()}
@@ -131,13 +142,17 @@ def _stack(figure: Figure) -> None:
             legend = legend_below(figure, n, handles, labels, **style)
             if legend.get_window_extent().width < _NARROW * figure.dpi:
                 break
+        _fit_height(figure, axes[::columns], sum(rows))
+
+
+def _fit_height(figure: Figure, axes: list[Axes], wanted: float) -> None:
+    """A height of the figure at which axes below each other have together the wanted one."""
     # Twice: what stands around the panels is known once they are laid out.
-    figure.set_size_inches(_NARROW, sum(rows) + len(rows))
     for _ in range(2):
         figure.draw_without_rendering()
         whole = figure.get_figheight()
-        drawn = whole * sum(ax.get_position().height for ax in axes[::columns])
-        figure.set_figheight(whole + sum(rows) - drawn)
+        drawn = whole * sum(ax.get_position().height for ax in axes)
+        figure.set_figheight(whole + wanted - drawn)
 
 
 def _complete(ax: Axes, width: float, height: float) -> None:
@@ -193,7 +208,7 @@ def unit_square(ax: Axes, x: str = "", y: str = "") -> None:
 
 def rule_style(rule: str) -> dict:
     """The colour and display name of a rule's family, the same through the book."""
-    return {"color": RULE_COLOURS.get(rule, INK), "label": RULE_NAMES.get(rule, rule)}
+    return {"color": RULE_COLOURS.get(rule, INK), "label": rule_name(rule)}
 
 
 def task_name(task: str) -> str:
@@ -217,6 +232,91 @@ def legend_below(figure: Figure, columns: int = 3, handles=None, labels=None, **
     if handles is None:
         handles, labels = figure.axes[0].get_legend_handles_labels()
     return figure.legend(handles, labels, loc="outside lower center", ncols=columns, **style)
+
+
+def name_lines(ax: Axes, columns: int = 3, fontsize: float = 10) -> None:
+    """Names what is labelled in a panel beside it, in its colour, where there is room for all.
+
+    Otherwise a legend below the figure, in so many columns. To be called when all is drawn; the
+    narrow drawing decides anew.
+    """
+    handles, labels = ax.get_legend_handles_labels()
+    figure, box = ax.figure, ax.bbox
+    figure.draw_without_rendering()  # lays out
+    pixel, taken = figure.dpi / 72, [text.get_window_extent() for text in ax.texts]
+    inks = {artist: _ink(artist) for artist in (*ax.lines, *ax.collections)}
+    every = np.concatenate([*inks.values(), np.empty((0, 2))])
+    ax.names = []
+    for handle, label in zip(handles, labels, strict=True):
+        own = inks.get(handle, every[:0])
+        others = np.concatenate([ink for a, ink in inks.items() if a is not handle] or [every[:0]])
+        name = ax.text(0, 0, label, fontsize=fontsize, color=_as_text(handle), va="bottom")
+        name.set(transform=ax.transAxes, in_layout=False, zorder=5)
+        ax.names.append(name)
+        size = np.array(name.get_window_extent().size)
+        # Lower left corners: right, left, above and below of points of the line, and askew.
+        gap = _GAP * pixel
+        sides = [(x, y) for x in (0, 0.5, 1) for y in (0, 0.5, 1) if (x, y) != (0.5, 0.5)]
+        ends = own[:: max(1, len(own) // 80)]
+        low = np.concatenate(
+            [ends - size * side + gap * (1 - 2 * np.array(side)) for side in sides]
+        )
+        inside = ((low >= box.min + gap) & (low + size <= box.max - gap)).all(axis=1)
+        for other in taken:
+            apart = (low > other.max + gap) | (low + size < other.min - gap)
+            inside &= apart.any(axis=1)
+        if not inside.any():
+            break
+        low = low[inside]
+        covered = _inside(every, low, size, pixel)
+        cost = covered + 0.1 * _inside(others, low, size, 9 * pixel)
+        best = cost.argmin()
+        if covered[best] > _COVERED:
+            break
+        taken.append(Bbox([low[best], low[best] + size]))
+        name.set_position(ax.transAxes.inverted().transform(low[best]))
+    else:
+        return
+    for name in ax.names:
+        name.remove()
+    ax.names = []
+    legend_below(figure, columns, handles, labels)
+
+
+def _ink(artist: Artist) -> np.ndarray:
+    """Where a line or dots are within their panel, in pixels, a line as dots. [dot, (x, y)]"""
+    if isinstance(artist, Line2D):
+        x, y = STEP_LOOKUP_MAP[artist.get_drawstyle()](*artist.get_xydata().T)
+        dots = artist.get_transform().transform(np.column_stack([x, y]))
+        dots = dots[np.isfinite(dots).all(axis=1)]
+        if artist.get_linestyle() != "None" and len(dots) > 1:
+            way = np.r_[0, np.hypot(*np.diff(dots, axis=0).T).cumsum()]
+            places = np.linspace(0, way[-1], min(2000, 2 + int(way[-1] / 3)))
+            dots = np.column_stack([np.interp(places, way, xy) for xy in dots.T])
+    elif isinstance(artist, PathCollection):
+        dots = artist.get_offset_transform().transform(np.asarray(artist.get_offsets()))
+    else:
+        return np.empty((0, 2))
+    return dots[((dots >= artist.axes.bbox.min) & (dots <= artist.axes.bbox.max)).all(axis=1)]
+
+
+def _inside(dots: np.ndarray, low: np.ndarray, size: np.ndarray, margin: float) -> np.ndarray:
+    """How many dots are in each of many boxes of one size and a margin around it. [box]"""
+    after = dots[None] >= (low - margin)[:, None]
+    return (after & (dots[None] <= (low + size + margin)[:, None])).all(axis=2).sum(axis=1)
+
+
+def _as_text(artist: Artist) -> str:
+    """An artist's colour, dark enough to read on white (4.5 : 1)."""
+    is_line = isinstance(artist, Line2D)
+    colour = np.array(to_rgb(artist.get_color() if is_line else artist.get_facecolor()[0]))
+    while (np.where(colour <= 0.04, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4)) @ (
+        0.2126,
+        0.7152,
+        0.0722,
+    ) > 0.18:
+        colour = colour * 0.97
+    return to_hex(colour)
 
 
 def source_line(ax: Axes, *lines: str) -> Axes:

@@ -49,6 +49,8 @@ def answer_bars(repeats: Repeats, top: int = 10) -> Axes:
     told = as_text(*repeats.effective, digits=1, whole_from=100)
     label = f"answers of {n}\neffective number {told}"
     ax.set(xlabel=label, xlim=(0, 1.12 * max(*widths, high)))
+    first = f"{shortened(str(counts.index[0]), _LONGEST)}, {counts.iloc[0]} of {n} times"
+    ax.figure.says = f"The commonest answer is {first}; the effective number of answers is {told}."
     return ax
 
 
@@ -68,4 +70,9 @@ def program_ranks(ranked: pd.DataFrame) -> Figure:
     low = float(ranked.log_p.min()) if len(ranked) else -1.0
     axes[0].set_ylim(1.06 * low, -0.04 * low)
     legend_below(figure, 2)
+    likeliest = ranked[ranked["rank"] == 1].passed
+    figure.says = (
+        f"{int(ranked.passed.sum())} of {len(ranked)} different replies pass; the likeliest reply "
+        f"passes on {int(likeliest.sum())} of {len(problems)} problems."
+    )
     return figure

@@ -1,5 +1,7 @@
 """Figures of the controlled tasks: validity, diversity, answers under temperature (Fig. 5, 10)."""
 
+from collections.abc import Sequence
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -11,7 +13,7 @@ from calib_utils.figures import (
     TICKS,
     VALID,
     VALID_RARE,
-    legend_below,
+    name_lines,
     panels,
     shades,
     unit_square,
@@ -29,6 +31,7 @@ def validity_diversity(curves: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Val against Div as temperature rises, a line per task of `temperature_curves` (Fig. 5)."""
     ax = ax or plt.gca()
     ax.figure.is_card = True
+    products = {}
     for (family, length), curve in curves.groupby(["family", "length"], sort=False):
         curve = curve.sort_values("temperature").dropna(subset="diversity")
         label = f"{length} digits, {family}" if length else "US states"
@@ -36,10 +39,13 @@ def validity_diversity(curves: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.plot(curve.validity, curve.diversity, line, color=colour, label=label)
         marked = curve[curve.temperature.isin(_MARKED_TEMPERATURES)]
         sizes = 22 * marked.temperature
+        products[label] = (curve.validity * curve.diversity).max()
         ax.scatter(marked.validity, marked.diversity, s=sizes, color=colour, zorder=3)
     unit_square(ax, "validity", "diversity")
     ax.scatter([1], [1], marker="*", s=160, color=INK, zorder=4, clip_on=False)
-    legend_below(ax.figure, 2)
+    name_lines(ax, 2)
+    found = ", ".join(f"{label} {product:.2f}" for label, product in products.items())
+    ax.figure.says = f"The best product of validity and diversity, at most 1: {found}."
     return ax
 
 
@@ -50,7 +56,13 @@ def temperature_response(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.plot(table.temperature, table.validity, "o-", color=VALID, label="validity")
     ax.plot(table.temperature, table.diversity, "s--", color=INK, label="diversity")
     ax.set(xlabel="temperature", ylim=(-0.03, 1.03), yticks=TICKS)
-    ax.legend()
+    name_lines(ax)
+    cold, hot = table.iloc[0], table.iloc[-1]
+    ax.figure.says = (
+        f"From temperature {cold.temperature:g} to {hot.temperature:g} validity goes from "
+        f"{cold.validity:.2f} to {hot.validity:.2f}, diversity from {cold.diversity:.2f} to "
+        f"{hot.diversity:.2f}."
+    )
     return ax
 
 
@@ -61,20 +73,21 @@ def answer_profile(answers: pd.DataFrame, temperature: float, ax: Axes | None = 
     rank = np.arange(1, len(p) + 1)
     ax.fill_between(rank, p, step="mid", color=VALID_RARE, alpha=0.6, linewidth=0)
     ax.step(rank, p, where="mid", color=VALID, linewidth=1.4)
-    ax.axhline(1 / len(p), color=INK, linestyle="--", linewidth=1.2)
+    ax.axhline(1 / len(p), color=INK, linestyle="--", linewidth=1.2, label="uniform")
     ax.set_yscale("log")
     ax.set(xlim=(0.5, len(p) + 0.5), ylim=(max(p[0] * 1e-6, 1e-12), 2))
     ax.set_title(f"T = {temperature:g}: invalid {1 - p.sum():.1%}")
     return ax
 
 
-def answer_profiles(answers: pd.DataFrame, task: str) -> Figure:
-    """`answer_profile` at the paper's four temperatures, a panel each (Fig. 5 right, Fig. 10)."""
-    figure, axes = panels(4, 2, 2.6, "valid answers by rank", "probability")
+def answer_profiles(answers: pd.DataFrame, task: str, temperatures: Sequence[float] = ()) -> Figure:
+    """`answer_profile` at temperatures, by default the paper's (Fig. 5 right, 10), a panel each."""
+    temperatures = temperatures or profile_temperatures(task)
+    figure, axes = panels(len(temperatures), 2, 2.6, "valid answers by rank", "probability")
     rows = answers[answers.task == task]
-    for ax, temperature in zip(axes, profile_temperatures(task), strict=True):
+    for ax, temperature in zip(axes, temperatures, strict=True):
         answer_profile(rows, temperature, ax)
-    level = 1 / rows.answer.nunique()
-    across = {"transform": axes[0].get_yaxis_transform(), "fontsize": 10}
-    axes[0].text(0.98, level * 1.3, "uniform", ha="right", **across)
+    name_lines(axes[0])
+    told = ("{1} at {0}".format(*ax.get_title().split(": invalid ")) for ax in axes)
+    figure.says = f"Invalid answers have a probability of {', '.join(told)}."
     return figure

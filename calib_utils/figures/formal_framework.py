@@ -16,6 +16,7 @@ from calib_utils.figures import (
     VALID,
     VALID_RARE,
     legend_below,
+    name_lines,
     rule_style,
     shades,
     task_name,
@@ -72,20 +73,19 @@ def tree(example: Example, ax: Axes | None = None) -> Axes:
 
 
 def compounding(study: Study, sizes=(5, 10, 20, 100), ax: Axes | None = None) -> Axes:
-    """Sequence precision and recall as steps go by, for fixed numbers of kept tokens (Thm. E.1)."""
+    """Sequence precision (solid) and recall (dotted) as steps go by, for sizes kept (Thm. E.1)."""
     ax = ax or plt.gca()
     step = np.arange(study.n_steps + 1)
     for k, colour in zip(sizes, shades(len(sizes)), strict=True):
         column = study.settings.index((TopK(k), 1.0))
-        for values, line in ((study.factors.alpha, "o-"), (study.factors.beta, "s:")):
+        both = (study.factors.alpha, "o-", f"{k} kept"), (study.factors.beta, "s:", None)
+        for values, line, label in both:
             product = np.concatenate([[1.0], values[:, column].cumprod()])
-            ax.plot(step, np.maximum(product, 1e-4), line, color=colour, markersize=5)
-        ax.plot([], [], "-", color=colour, label=f"{k} kept")
-    ax.plot([], [], "ko-", markersize=5, label="precision, ∏ α")
-    ax.plot([], [], "ks:", markersize=5, label="recall, ∏ β")
+            style = {"color": colour, "markersize": 5, "label": label}
+            ax.plot(step, np.maximum(product, 1e-4), line, **style)
     ax.set_yscale("log")
     ax.set(xlabel="steps taken", ylabel="of the answer so far", ylim=(0.8e-4, 1.4), xticks=step)
-    legend_below(ax.figure)
+    name_lines(ax)
     return ax
 
 
@@ -98,7 +98,7 @@ def recall_bound(bounds: pd.DataFrame, ax: Axes | None = None) -> Axes:
     for rule, own in table.groupby("rule", sort=False):
         ax.scatter(own.precision, own.recall, s=20, **rule_style(rule))
     unit_square(ax, "sequence precision", "sequence recall")
-    legend_below(ax.figure)
+    name_lines(ax)
     return ax
 
 
@@ -121,37 +121,47 @@ def price_of_validity(
         ax.plot(
             table.validity, table.diversity, mark, color=INK, markersize=4, label=task_name(task)
         )
-    ax.plot([], [], "k--", linewidth=1.2, label="model itself")
     unit_square(ax, "validity", "diversity")
-    legend_below(ax.figure)
+    name_lines(ax)
     return ax
 
 
-def head_and_tail(step: StepData, published: pd.DataFrame, shown: int = 60) -> Figure:
+def head_and_tail(step: StepData, published: pd.DataFrame) -> Figure:
     """One step's ranked tokens by group, and each group's mass, published too (dots) (Fig. 1)."""
-    figure, (left, right) = plt.subplots(2, 1, figsize=(6.4, 7.0))
+    figure, (upper, lower) = plt.subplots(2, 1, figsize=(6.4, 6.4))
+    first_tokens(step, upper)
+    masses = group_masses(step, np.linspace(0.1, 8.0, 159))
+    marks = {"valid and frequent": "o", "valid and rare": "^", "invalid": "s"}
+    for group, colour in _GROUP_COLOURS.items():
+        lower.plot(masses.temperature, masses[group], color=colour, label=group)
+        dots = published[group.replace(" ", "_")]
+        lower.plot(published.temperature, dots, marks[group], color=colour, markersize=4)
+    lower.set(xlabel="temperature", ylabel="probability of the group", ylim=(-0.03, 1.03))
+    name_lines(lower)
+    return figure
+
+
+def first_tokens(step: StepData, ax: Axes | None = None, shown: int = 60) -> Axes:
+    """Probabilities of one step's tokens by rank at T = 1, in the colours of their groups."""
+    ax = ax or plt.gca()
     log_z = step.log_partition(1.0)
     pairs = zip(step.tokens, groups_of(step), strict=True)
     tokens = [(t, g) for t, g in pairs if t.rank < shown and t.gap < _NEVER]
     for group, colour in _GROUP_COLOURS.items():
         own = [t for t, g in tokens if g == group]
         p = np.exp([-t.gap - log_z for t in own])
-        left.vlines([t.rank + 1 for t in own], 1e-9, p, color=colour, linewidth=4, label=group)
-    left.set_yscale("log")
+        ax.vlines([t.rank + 1 for t in own], 1e-9, p, color=colour, linewidth=4, label=group)
+    ax.set_yscale("log")
     lowest = np.exp(-max(t.gap for t, _ in tokens) - log_z)
-    left.set(xlabel="rank", ylabel="probability at T = 1", ylim=(lowest / 2, 1.5))
-    left.legend(loc="upper right")
-    masses = group_masses(step, np.linspace(0.1, 8.0, 159))
-    marks = {"valid and frequent": "o", "valid and rare": "^", "invalid": "s"}
-    for group, colour in _GROUP_COLOURS.items():
-        right.plot(masses.temperature, masses[group], color=colour)
-        dots = published[group.replace(" ", "_")]
-        right.plot(published.temperature, dots, marks[group], color=colour, markersize=4)
-    right.plot([], [], "ko", markersize=4, label="published, Llama-3.1-8B-Instruct")
-    right.plot([], [], "k-", label="this model")
-    right.set(xlabel="temperature", ylabel="probability of the group", ylim=(-0.03, 1.03))
-    legend_below(figure, 2, *right.get_legend_handles_labels())
-    return figure
+    ax.set(xlabel="rank", ylabel="probability at T = 1", ylim=(lowest / 2, 1.5))
+    ax.legend(loc="upper right")
+    ranks = [t.rank + 1 for t, g in tokens if g == GROUPS[2]]
+    invalid = 1 - step.validity(1.0)
+    ax.figure.says = (
+        f"{len(ranks)} of the first {len(tokens)} tokens are invalid, the first at rank "
+        f"{min(ranks, default='none')}; all invalid ones have {invalid:.0%} at temperature 1."
+    )
+    return ax
 
 
 # The teaching figure of the controls: one step of each law, and its answers under temperature.

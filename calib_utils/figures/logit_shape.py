@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from calib_utils.figures import GREY, INK, legend_below, panels, shades
+from calib_utils.figures import GREY, INK, legend_below, name_lines, panels, shades
 from calib_utils.figures import source_line as source_line
 from calib_utils.figures import use_style as use_style
 from calib_utils.models.registry import human_name
@@ -21,16 +21,15 @@ _DOTS = 40  # of a curve, evenly spread on its axis
 _RANKS = (1, 10, 100, 1000)
 
 
-def fit_grid(curves: pd.DataFrame, fits: dict[str, Fit], log_rank: bool = True) -> Figure:
+def fit_grid(curves: pd.DataFrame, fits: dict[str, Fit]) -> Figure:
     """Each query's sorted logits with head, tail and breakpoint, named in the first panel.
 
     Dotted: either part carried on beyond the breakpoint c. Ranks on a logarithmic axis, where the
-    head is seen, or as in the paper (Fig. 13 to 15).
+    head is seen; the paper's is linear (Fig. 13 to 15).
     """
     n = len(curves)
     figure, axes = panels(curves.shape[1], 2, 2.3, "rank", "logit")
-    spread = np.geomspace if log_rank else np.linspace
-    shown = np.unique(spread(1, n, _DOTS).round().astype(int))
+    shown = np.unique(np.geomspace(1, n, _DOTS).round().astype(int))
     for ax, (query, curve) in zip(axes, curves.items(), strict=True):
         fit, rank = fits[query], np.unique([*shown, *range(1, fits[query].c + 2)])
         ax.plot(rank, curve[rank], "o", markersize=2.5, color=GREY, zorder=3)
@@ -41,16 +40,19 @@ def fit_grid(curves: pd.DataFrame, fits: dict[str, Fit], log_rank: bool = True) 
             ax.plot(rank, line, ":", color=colour, linewidth=1.2)
             ax.plot(rank[own], line[own], color=colour, linewidth=2.6, label=name)
         ax.axvline(fit.c + 0.5, color=GREY, linewidth=0.8, label="breakpoint c")
-        if log_rank:
-            _log_axis(ax, "x", [tick for tick in _RANKS if tick <= n])
-        else:
-            ax.set_xticks(range(0, n + 1, max(1, n // 2)))
+        _log_axis(ax, "x", [tick for tick in _RANKS if tick <= n])
         ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         ax.set_title(f"{query}: c = {fit.c}, R² = {fit.r2:.3f}", fontsize=11)
         ax.set_label(f"{query}\nc = {fit.c}, R² {fit.r2:.3f}")
     low, high = curves.min().min(), curves.max().max()
     axes[0].set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
-    legend_below(figure)
+    name_lines(axes[0])
+    own = [fits[query] for query in curves]
+    told = ", ".join(str(fit.c) for fit in own)
+    figure.says = (
+        "A line and then a logarithm fit with an R² of "
+        f"{min(fit.r2 for fit in own):.3f} or more; they meet at rank {told}."
+    )
     return figure
 
 
@@ -61,23 +63,25 @@ def residuals(curves: pd.DataFrame, fits: dict[str, Fit]) -> Axes:
         missed = curve - fits[query].predict(curve.index)
         ax.plot(curve.index, missed, color=_COLOURS.get(query), label=query, linewidth=1.5)
     ax.axhline(0, color=INK, linewidth=0.8)
+    worst = max(abs(curve - fits[q].predict(curve.index)).max() for q, curve in curves.items())
+    ax.figure.says = f"The fit misses single logits by up to {worst:.1f}."
     _log_axis(ax, "x", _RANKS)
     ax.set(xlabel="rank", ylabel="logit less fit")
-    legend_below(ax.figure)
+    name_lines(ax)
     return ax
 
 
 def published_dots(table: pd.DataFrame) -> Figure:
     """The fits of `logit_shape.beside_published`, a row per model; ours filled, theirs open."""
-    panels = (
+    measures = (
         ("r2", "R²", ()),
         ("mse", "MSE", (0.001, 0.01, 0.1, 1)),
         ("c", "breakpoint c", (2, 5, 10, 20, 50, 100)),
     )
     models = list(dict.fromkeys(table.model))
     published = table[table.whose != "here"].model.nunique()
-    figure, axes = plt.subplots(3, 1, figsize=(6.4, 6.8 + 0.35 * len(models)))
-    for ax, (column, title, ticks) in zip(axes, panels, strict=True):
+    figure, axes = plt.subplots(1, 3, figsize=(6.8, 1.4 + 0.34 * len(models)), sharey=True)
+    for ax, (column, title, ticks) in zip(axes, measures, strict=True):
         # A line between published rows and ours, so that they are not taken for one sample.
         for (query, whose), own in table.groupby(["query", "whose"], sort=False):
             spread, ours = (list(_MARKERS).index(query) - 2.5) * 0.11, whose == "here"
@@ -93,7 +97,11 @@ def published_dots(table: pd.DataFrame) -> Figure:
             low, high = table[column].min(), table[column].max()
             _log_axis(ax, "x", [t for t in ticks if low / 2 <= t <= high * 2])
         ax.set_xlabel(title, labelpad=2)
+        ax.tick_params(axis="x", labelsize=9)
     legend_below(figure)
+    r2 = table.groupby("whose").r2.min()
+    told = (f"{value:.3f} or more {whose}" for whose, value in r2.items())
+    figure.says = f"R² is {', and '.join(told)}."
     return figure
 
 
@@ -117,21 +125,28 @@ def held_out_ratios(queries: pd.DataFrame, pooled: pd.DataFrame) -> Axes:
     ax.invert_yaxis()
     ax.set_xlabel("held-out error / that of the published form")
     legend_below(ax.figure)
+    own = pooled[pooled.family.isin(rows)]
+    ax.figure.says = (
+        f"{int((own.high < 1).sum())} of {len(rows)} rival forms predict held-out logits better "
+        f"than the published one, {int((own.low > 1).sum())} worse, by intervals over blocks."
+    )
     return ax
 
 
 def breakpoint_profiles(fits: dict[str, Fit]) -> Axes:
     """Least squared error at each breakpoint over the least of all, a line per query."""
-    ax = plt.gca()
+    ax, near = plt.gca(), []
     for query, fit in fits.items():
         c = np.flatnonzero(np.isfinite(fit.profile))
         ratio = fit.profile[c] / fit.sse
         ax.plot(c, ratio, color=_COLOURS.get(query), label=query, linewidth=1.5)
         ax.plot(fit.c, 1, _MARKERS.get(query, "o"), color=_COLOURS.get(query), markersize=6)
+        near.append(f"{query} {c[ratio < 1.1].min()} to {c[ratio < 1.1].max()}")
     _log_axis(ax, "x", (2, 5, 10, 20, 50, 100, 200, 500))
     _log_axis(ax, "y", (1, 2, 5, 10, 20))
     ax.set(xlabel="breakpoint c", ylabel="squared error / least", ylim=(0.9, 30), xlim=(1.8, 800))
-    legend_below(ax.figure)
+    name_lines(ax)
+    ax.figure.says = f"Breakpoints within a tenth of the least error: {', '.join(near)}."
     return ax
 
 

@@ -6,13 +6,22 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from calib_utils.figures import GREY, INK, TICKS, legend_below, panels, shades, task_name
+from calib_utils.figures import (
+    GREY,
+    INK,
+    TICKS,
+    legend_below,
+    name_lines,
+    panels,
+    shades,
+    task_name,
+)
 from calib_utils.figures import source_line as source_line
 from calib_utils.figures import use_style as use_style
 from calib_utils.figures.logit_shape import published_dots as published_dots
-from calib_utils.figures.oracle_cutoffs import frontiers, split_bars
+from calib_utils.figures.oracle_cutoffs import better_oracles, frontiers, split_bars
 from calib_utils.models.registry import human_name
-from calib_utils.studies.order_calibration import JUDGES, TEXTS
+from calib_utils.studies.order_calibration import JUDGES, LISTS, TEXTS
 
 _MARKERS = {"post-trained": "o", "base": "s"}
 _ROWS = {"area": "area", "recall_at": "recall at precision .8"}
@@ -52,8 +61,8 @@ def against_size(order: pd.DataFrame, pairs: list, published: pd.DataFrame) -> F
                     style = {"color": GREY, "markersize": 10} | tick
                     ax.plot(published.parameters, published.random_area, **style)
             ax.set(xscale="log", ylim=(-0.04, 1.04), yticks=TICKS)
-            if column == 0:
-                ax.set_ylabel(title)
+            # A blank is a label of its own: the narrow drawing takes no other row's.
+            ax.set_ylabel(title if column == 0 else " ")
             ax.set_label(f"{kind}: {title}")
             if row == 0:
                 ax.set_title(f"{kind}\n({JUDGES[kind]})", fontsize=10)
@@ -71,6 +80,9 @@ def against_size(order: pd.DataFrame, pairs: list, published: pd.DataFrame) -> F
     handles.append(key("published points", "D", GREY, mfc="none"))
     handles.append(key("random order", "_", INK, markersize=12))
     legend_below(figure, 4, handles, [handle.get_label() for handle in handles])
+    own = order[order.kind == LISTS].sort_values("parameters")
+    found = (f"{human_name(row.model)} {row.area:.2f}" for row in own.itertuples())
+    figure.says = f"Area on lists, from the smallest model to the largest: {', '.join(found)}."
     return figure
 
 
@@ -88,17 +100,19 @@ def frontier_panels(
     """
     best = table.groupby(["model", "task"]).validity.max()
     shown = [(m, t) for t in tasks for m in models if best.get((m, t), 0) >= _SHOWS]
-    figure, axes = panels(len(shown), 3, 2.3, "validity", "diversity")
+    figure, axes = panels(len(shown), 4, 1.8, "validity", "diversity")
     for ax, (model, task) in zip(axes, shown, strict=False):
         own = table[(table.model == model) & (table.task == task)]
         frontiers(own, (ceilings or {}).get((model, task)), ax)
         ax.set(xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
-        ax.set_title(f"{task_name(task)}\n{human_name(model)}", fontsize=10)
-    legend_below(figure)
+        ax.set_title(f"{task_name(task)}\n{human_name(model)}", fontsize=9)
+    name_lines(axes[0])
+    drawn = pd.MultiIndex.from_frame(table[["model", "task"]]).isin(shown)
+    figure.says = better_oracles(table[drawn])
     return figure
 
 
 def split_of_models(points: pd.DataFrame) -> Figure:
     """Order, shape and size parts of one decoder's loss, a bar per task and model."""
     named = points.assign(decoder=points.model.map(human_name))
-    return split_bars(named.sort_values(["task", "model"])).figure
+    return split_bars(named.sort_values(["task", "model"]), 3).figure

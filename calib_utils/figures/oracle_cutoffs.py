@@ -9,12 +9,14 @@ from IPython.display import HTML
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from calib_utils.core.rules import rule_name
 from calib_utils.figures import (
     CAUSES,
     GREY,
     INK,
     explorer,
     legend_below,
+    name_lines,
     panels,
     rule_style,
     shades,
@@ -70,14 +72,29 @@ def _arrows(ax: Axes, path: np.ndarray, colour: str) -> None:
 
 
 def frontier_grid(table: pd.DataFrame, facts: pd.DataFrame, tasks: list[str]) -> Figure:
-    """`frontiers`, a panel per task, with one legend."""
+    """`frontiers`, a panel per task, named in the first."""
     figure, axes = panels(len(tasks), 2, 2.7, "validity", "diversity")
     ceilings = facts.set_index("task").uniform_over_g
     for ax, task in zip(axes, tasks, strict=False):
         frontiers(table[table.task == task], ceilings[task], ax)
         ax.set_title(task_name(task))
-    legend_below(figure)
+    name_lines(axes[0])
+    figure.says = better_oracles(table[table.task.isin(tasks)].assign(model=""))
     return figure
+
+
+def better_oracles(table: pd.DataFrame) -> str:
+    """In words, where the oracle size has the best product of validity and diversity."""
+    table = table.assign(product=table.validity * table.diversity)
+    oracle, other = (
+        own.groupby(["model", "task"])["product"].max()
+        for own in (table[table.rule == "oracle_size"], table[table.rule != "oracle_size"])
+    )
+    better = (oracle > other.reindex(oracle.index)).sum()
+    return (
+        "The best product of validity and diversity is that of the oracle size in "
+        f"{better} of {len(oracle)} panels."
+    )
 
 
 def adaptive(table: pd.DataFrame, hull: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -89,7 +106,7 @@ def adaptive(table: pd.DataFrame, hull: pd.DataFrame, ax: Axes | None = None) ->
     precision = [hull.sequence_precision.iloc[0], *hull.sequence_precision]
     ax.plot(recall, precision, "-", color=INK, linewidth=1.4, label="best adaptive cutoff")
     unit_square(ax, "sequence recall", "sequence precision")
-    legend_below(ax.figure)
+    name_lines(ax)
     return ax
 
 
@@ -102,17 +119,19 @@ def step_losses(steps: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set(xlabel="−ln diversity, nats", ylabel="")
     ax.invert_yaxis()
     legend_below(ax.figure, 5, title="step")
+    first = (wide.idxmax(axis=1) == wide.columns.min()).sum()
+    ax.figure.says = f"The first step loses the most diversity on {first} of {len(wide)} tasks."
     return ax
 
 
-def split_bars(points: pd.DataFrame) -> Axes:
+def split_bars(points: pd.DataFrame, columns: int = 2) -> Axes:
     """Order, shape and size parts of the loss: a panel per task, a bar per decoder.
 
     A decoder that has no row for a task has no bar there.
     """
     tasks, decoders = (list(dict.fromkeys(points[name])) for name in ("task", "decoder"))
-    height, label = 0.45 + 0.24 * len(decoders), "−ln(validity × diversity), nats"
-    figure, axes = panels(len(tasks), 2, height, label)
+    height, label = 0.45 + 0.24 * len(decoders), "−ln(Val × Div), nats"
+    figure, axes = panels(len(tasks), columns, height, label)
     for ax, task in zip(axes, tasks, strict=False):
         own = points[points.task == task]
         place = own.decoder.map(decoders.index).to_numpy()
@@ -128,9 +147,14 @@ def split_bars(points: pd.DataFrame) -> Axes:
         ax.set_title(task_name(task), loc="left", fontsize=11)
         ax.grid(visible=False, axis="y")
     names = [_SHORT.get(name.split(",")[0], name.split(",")[0]) for name in decoders]
-    axes[0].set_yticks(range(len(names)), names, fontsize=10)
+    axes[0].set_yticks(range(len(names)), names)
+    for ax in axes[::columns]:
+        ax.tick_params(axis="y", labelsize=10)
     axes[0].set_ylim(len(names) - 0.5, -0.5)
     legend_below(figure)
+    largest = points[[*CAUSES]].idxmax(axis=1).value_counts()
+    found = ", ".join(f"{cause} in {largest.get(cause, 0)}" for cause in CAUSES)
+    figure.says = f"The largest part of the loss, of {len(points)} bars: {found}."
     return axes[0]
 
 
@@ -144,7 +168,10 @@ def sampler_curves(table: pd.DataFrame, by: str, ax: Axes | None = None) -> Axes
         style = {"marker": ".", "color": colour, "label": name}
         ax.plot(curve.validity, curve.diversity, lines[number % 4], **style)
     unit_square(ax, "validity", "diversity")
-    legend_below(ax.figure)
+    name_lines(ax)
+    best = (table.validity * table.diversity).groupby(table[by], sort=False).max()
+    found = ", ".join(f"{name} {product:.2f}" for name, product in best.items())
+    ax.figure.says = f"The best product of validity and diversity: {found}."
     return ax
 
 
@@ -162,5 +189,12 @@ def budgets(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.minorticks_off()
     ax.set(xlabel="settings tried", ylabel="best diversity that is valid enough")
     ax.set_ylim(-0.02, None)
-    legend_below(ax.figure)
+    name_lines(ax)
+    shared = table.groupby("rule").budget.max().min()
+    best = table[table.budget == shared].set_index("rule")["mean"]
+    ax.figure.says = (
+        f"With {shared} settings tried of each, {rule_name(best.idxmax())} reaches the most "
+        f"diversity on average, {best.max():.2f}, and {rule_name(best.idxmin())} the least, "
+        f"{best.min():.2f}."
+    )
     return ax

@@ -8,10 +8,9 @@ from matplotlib.figure import Figure
 from calib_utils.figures import (
     GREY,
     INK,
-    RULE_NAMES,
     TICKS,
     VALID,
-    legend_below,
+    name_lines,
     panels,
     rule_style,
     shades,
@@ -19,9 +18,9 @@ from calib_utils.figures import (
 )
 from calib_utils.figures import source_line as source_line
 from calib_utils.figures import use_style as use_style
+from calib_utils.studies.order_calibration import strategy_name
 
 _LINES = ("-", "--", "-.", (0, (6, 1, 1, 1, 1, 1)))  # dots alone are for prevalence
-_STRATEGIES = RULE_NAMES | {"oracle": "oracle, two steps", "none": "no filtering"}
 _MEASURES = {
     "embedding_diversity": "embedding diversity →",
     "self_bleu": "← self-BLEU, all texts",
@@ -48,7 +47,8 @@ def depth_frontiers(frontiers: pd.DataFrame, summary: pd.DataFrame) -> Figure:
         higher = own["mean"].clip(lower=row.random_area)
         ax.fill_between(own.recall_level, row.random_area, higher, **known)
         for extreme in ("lowest", "highest"):
-            thin = {"color": VALID, "linewidth": 0.8, "linestyle": ":", "label": extreme}
+            thin = {"color": VALID, "linewidth": 0.8, "linestyle": ":"}
+            thin["label"] = "extremes" if extreme == "lowest" else None
             ax.step(own.recall_level, own[extreme], where="pre", **thin)
         ax.step(own.recall_level, own["mean"], where="pre", color=VALID, label="mean")
         ax.axhline(row.random_area, color=INK, linewidth=1.3, label="random order")
@@ -56,10 +56,9 @@ def depth_frontiers(frontiers: pd.DataFrame, summary: pd.DataFrame) -> Figure:
         nodes = int(row.n_nodes - row.n_undefined)
         ax.set_title(f"step {depth}\n{nodes} nodes, {int(row.n_runs)} runs", fontsize=10)
         _unit(ax)
-    handles = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
-    names = {"mean": "mean of nodes", "lowest": "lowest and highest node"}
-    names |= {"random order": "random order, mean height", "prevalence": "prevalence"}
-    legend_below(figure, 2, [handles[name] for name in names], list(names.values()))
+    name_lines(axes[0])
+    means = (f"{row.area:.2f} ({row.random_area:.2f})" for row in rows.loc[depths].itertuples())
+    figure.says = f"Mean area by step, and of a random order: {', '.join(means)}."
     return figure
 
 
@@ -77,13 +76,20 @@ def prompt_points(measures: pd.DataFrame) -> Figure:
     axes[1].set_title("recall at precision 0.8")
     _unit(axes[0], "area of a random order")
     _unit(axes[1], "prevalence")
-    legend_below(figure)
+    name_lines(axes[0])
+    defined = measures.dropna(subset="area")
+    above = int((defined.area > defined.random_area).sum())
+    low = int((defined.recall_at < 0.5).sum())
+    figure.says = (
+        f"The area is above that of a random order on {above} of {len(defined)} prompts; recall at "
+        f"precision 0.8 is below one half on {low}."
+    )
     return figure
 
 
 def cutoff_curves(curves: pd.DataFrame, recall: str = "recall_unweighted") -> Axes:
     """`local_curves` of one node against the rank of the last token kept (Fig. 3)."""
-    ax = plt.gca()
+    _, ax = plt.subplots(figsize=(6.4, 3.2))
     rank = curves["rank"] + 1
     # A dot for every swept rank while they can be told apart.
     mark = {"marker": ".", "linewidth": 1.5} if len(curves) <= 100 else {}
@@ -94,7 +100,15 @@ def cutoff_curves(curves: pd.DataFrame, recall: str = "recall_unweighted") -> Ax
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.set(xlabel="tokens kept, by rank", ylim=(-0.03, 1.03), yticks=TICKS)
-    legend_below(ax.figure)
+    name_lines(ax)
+    precise = curves[curves.precision >= 0.8]
+    last = precise.iloc[-1] if len(precise) else None
+    ax.figure.says = (
+        "No cutoff has a precision of 0.8."
+        if last is None
+        else f"The last cutoff with a precision of 0.8 keeps {int(last['rank']) + 1:,} tokens, "
+        f"with a recall of {last[recall]:.2f}."
+    )
     return ax
 
 
@@ -102,7 +116,7 @@ def compared_frontiers(frontiers: pd.DataFrame, by: str) -> Axes:
     """`frontiers_by_depth` of groups over each other (Fig. 7), single nodes' extremes thin."""
     if frontiers.empty:
         return _nothing()
-    ax = plt.gca()
+    _, ax = plt.subplots(figsize=(6.4, 3.4))
     groups = frontiers.groupby(by, sort=False)
     for number, ((name, own), colour) in enumerate(zip(groups, shades(len(groups)), strict=True)):
         style = {"color": colour, "linestyle": _LINES[number % 4], "where": "pre"}
@@ -110,7 +124,10 @@ def compared_frontiers(frontiers: pd.DataFrame, by: str) -> Axes:
         for extreme in ("lowest", "highest"):
             ax.step(own.recall_level, own[extreme], linewidth=0.9, alpha=0.6, **style)
     _unit(ax, f"recall, {frontiers.recall.iloc[0]}", "precision")
-    legend_below(ax.figure, 2)
+    name_lines(ax, 2)
+    wide = frontiers.pivot_table("mean", "recall_level", by)
+    apart = (wide.max(axis=1) - wide.min(axis=1)).max()
+    ax.figure.says = f"At no recall do mean precisions differ by more than {apart:.2f}."
     return ax
 
 
@@ -143,11 +160,17 @@ def strategy_dots(comparison: pd.DataFrame, published: pd.DataFrame | None = Non
         ax.set_xlabel(_MEASURES[name], fontsize=9)
         ax.tick_params(axis="x", labelsize=9)
         ax.grid(axis="y", visible=False)
-    labels = [_STRATEGIES.get(name, name) for name in place]
+    labels = [strategy_name(name) for name in place]
     axes[0].set_yticks(list(place.values()), labels, fontsize=10)
     axes[0].set_ylim(len(place) - 0.5, -0.5)
     if published is not None:
-        legend_below(figure)
+        name_lines(axes[0])
+    usable = comparison.dropna(subset="embedding_diversity")
+    found = (
+        f"{strategy_name(r.strategy)} {r.embedding_diversity:.2f}" for r in usable.itertuples()
+    )
+    told = ", ".join(found) or "none is valid enough"
+    figure.says = f"Embedding diversity, highest first: {told}."
     return figure
 
 

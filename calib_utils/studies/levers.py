@@ -22,6 +22,7 @@ from calib_utils.core.metrics import (
     validity,
 )
 from calib_utils.core.processors import parse_rule
+from calib_utils.core.rules import rule_name
 from calib_utils.core.tasks import Task, closed_lists, get_task, wordings
 from calib_utils.errors import ResultsError
 from calib_utils.models.loading import Model
@@ -40,7 +41,6 @@ N_SEEDS = 6  # random strings in the standard wording
 LEVELS = (0.8, 0.95)
 BUDGET = 5  # settings that a user tries; the smallest lever has as many
 ALONE = "as it is"
-_NAMES = {"none": "temperature", "top_k": "top-k", "top_p": "top-p", "min_p": "min-p"}
 NOTHING = "There is nothing to show: no list has a setting that is valid enough for this model."
 _STANDARD = "wording 0"
 _AGAIN = "delete it and run 08_levers"
@@ -247,7 +247,7 @@ def cards(table: pd.DataFrame, shipped: pd.DataFrame) -> pd.DataFrame:
             best = usable.diversity.mean().idxmax() if enough.any() else "none is valid enough"
             chosen.setdefault(best, []).append(f"{level:g}")
         for setting, levels in chosen.items():
-            row = {"sampler": _NAMES[rule], "setting": setting, "best for": " and ".join(levels)}
+            row = {"sampler": rule_name(rule), "setting": setting, "best for": " and ".join(levels)}
             at = family[family.setting == setting]
             rows.append(row | _standing(at) if len(at) else row)
     return pd.DataFrame(rows)
@@ -282,17 +282,22 @@ def headline(compared: pd.DataFrame, settings: pd.DataFrame, asked: int) -> dict
     for level, suffix in zip(LEVELS, ("", "_95"), strict=True):
         own = compared[compared.level == level].set_index("lever")
         most = own.diversity.idxmax() if (own.diversity > 0).any() else "none of them"
-        said |= {f"best_lever{suffix}": _NAMES.get(most, most)}
+        said |= {f"best_lever{suffix}": rule_name(rule_of(most))}
         said |= {f"best_diversity{suffix}": _told(own, most)}
         if not suffix:
             samplers = own.diversity.reindex(["top_k", "top_p", "min_p"]).fillna(0.0)
-            said |= {"best_sampler": _NAMES[samplers.idxmax()]}
+            said |= {"best_sampler": rule_name(samplers.idxmax())}
             said |= {"sampler_diversity": _told(own, samplers.idxmax())}
             said |= {"temperature_diversity": _told(own, "temperature")}
     before = settings[(settings.lever == ALONE) & settings.task.isin(can)]
     for name in _BOTH:
         said[f"alone_{name}"] = mean_text(before, name, "task")
     return said
+
+
+def rule_of(lever: str) -> str:
+    """The cutoff that a lever is, by its family; any other lever as it is."""
+    return "none" if lever == "temperature" else lever
 
 
 def _told(own: pd.DataFrame, lever: str) -> str:

@@ -237,6 +237,23 @@ def fold(table: pd.DataFrame, title: str, **options) -> HTML:
     return HTML(f'<details class="table-fold">{head}{body}</details>')
 
 
+def show_findings(found: pd.DataFrame) -> HTML:
+    """`table_of`'s rows by kind: each statement and its verdict; what was found opens below it."""
+    parts = []
+    for kind, own in found.groupby("kind", sort=False):
+        rows = [f'<tr><th scope="rowgroup" colspan="2">{KINDS[kind].several}</th></tr>']
+        for row in own.drop(columns="kind").itertuples(index=False, name=None):
+            claim, place, numbers, verdict = (html.escape(text, quote=False) for text in row)
+            said = f"{claim} <small>{place}</small>"
+            said = f"<details><summary>{said}</summary>{numbers}</details>"
+            rows.append(f'<tr><td class="long">{said}</td><td class="short">{verdict}</td></tr>')
+        parts.append(f"<tbody>{''.join(rows)}</tbody>")
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("statement", "verdict"))
+    body = f"<thead><tr>{head}</tr></thead>{''.join(parts)}"
+    body = f'<table class="numbers cu-findings">{body}</table>'
+    return HTML(f'<div class="table-scroll" tabindex="0">{body}</div>')
+
+
 def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
     """The table with each estimate and its interval in one cell, for the eye.
 
@@ -315,6 +332,7 @@ class Page:
 
     show = staticmethod(show)
     fold = staticmethod(fold)
+    show_findings = staticmethod(show_findings)
     glue = staticmethod(glue_number)
     glue_verdicts = staticmethod(glue_verdicts)
     with_intervals = staticmethod(with_intervals)

@@ -41,7 +41,7 @@ def draw():
 
 def drawings(svg):
     """What the wide and the narrow one say."""
-    texts = [svg, pictures._PARTS.search(svg)[1]]
+    texts = [svg, pictures._PARTS.search(svg)["narrow"]]
     roots = [minidom.parseString(text).documentElement for text in texts]
     return [
         [t.firstChild.nodeValue for t in root.getElementsByTagName("text") if t.firstChild]
@@ -54,7 +54,7 @@ def test_a_figure_is_stored_twice_with_its_source_and_the_same_bytes_again(figur
     svg = figures.as_svg(figure)
     assert figure.get_size_inches()[0] == 6.8 and plt.get_fignums() == there
     assert figures.as_svg(draw()) == svg
-    assert pictures._PARTS.search(svg)[2] == "m.gguf &lt;1&gt;; measured 2026-11-24"
+    assert pictures._PARTS.search(svg)["source"] == "m.gguf &lt;1&gt;; measured 2026-11-24"
     said = drawings(svg)
     assert [texts.count("diversity") for texts in said] == [1, 3]  # each panel has its own labels
     assert [texts.count("a rule") for texts in said] == [1, 1]
@@ -62,7 +62,7 @@ def test_a_figure_is_stored_twice_with_its_source_and_the_same_bytes_again(figur
 
 
 def test_the_narrow_drawing_can_be_read_at_a_phones_width(figure):
-    narrow = pictures._PARTS.search(figures.as_svg(figure))[1]
+    narrow = pictures._PARTS.search(figures.as_svg(figure))["narrow"]
     width, box = pictures._SIZE.match(narrow).groups()
     assert box.split()[2] == width and float(width) < 290
     smallest = min(map(float, re.findall(r"font(?:-size)?: ([\d.]+)px", narrow)))
@@ -121,6 +121,13 @@ def test_an_svg_stands_in_the_page_and_its_source_below_the_caption(figure, tmp_
     assert drawn.count('aria-label="Figure: Val against Div."') == 2
     assert "cu-wide" in drawn and "cu-narrow" in drawn
     assert source == '<span class="cu-source">m.gguf &lt;1&gt;; measured 2026-11-24</span>'
+    figure.says = "Val < Div."
+    (tmp_path / "a.svg").write_text(figures.as_svg(figure), encoding="utf-8")
+    card = nodes.container("", nodes.image(uri="a.svg", alt="A card.", classes=["sd-card-img-top"]))
+    pictures._put_in_page(app, card, "page")
+    (drawn,) = (raw.astext() for raw in card.findall(nodes.raw))
+    assert 'aria-label="Val &lt; Div."' in drawn and drawn.count("<svg") == 1  # the narrow one
+    assert "cu-figure sd-card-img-top" in drawn
     for uri in ("other.svg", "a.png"):
         document = doctree(uri, "Val against Div.")
         pictures._put_in_page(app, document, "page")
@@ -131,33 +138,22 @@ def test_an_svg_stands_in_the_page_and_its_source_below_the_caption(figure, tmp_
 def test_prose_pages_show_the_figures_of_executed_notebooks(tmp_path):
     folder = paths.executed_dir(HEADLINE, tmp_path)
     folder.mkdir(parents=True)
-
-    def execute(**data):
-        metadata = {"mystnb": {"figure": {"name": "fig-a"}}}
-        outputs = [nbformat.v4.new_output("display_data", data=data)]
-        cell = nbformat.v4.new_code_cell("", metadata=metadata, outputs=outputs)
-        nbformat.write(nbformat.v4.new_notebook(cells=[cell]), folder / "02_x.ipynb")
-
     png = base64.b64encode(b"png").decode()
-    (tmp_path / "page.md").write_text("```{figure} figures/fig-a.png\n```\n")
-    app = SimpleNamespace(srcdir=tmp_path)
-    for data, kind, content in (
-        ({"image/png": png}, "png", b"png"),
-        ({"image/png": png, "image/svg+xml": "<svg/>"}, "svg", b"<svg/>"),
-        ({"image/png": png}, "png", b"png"),
-    ):
-        execute(**data)
-        (written,) = pictures.write_figures(tmp_path)
-        assert [*written.parent.iterdir()] == [tmp_path / "figures" / f"fig-a.{kind}"]
-        assert written.read_bytes() == content
-        page = ["![](figures/fig-a.png) figures/fig-a.svg"]
-        pictures._name_files(app, "page", page)
-        assert page == [f"![](figures/fig-a.{kind}) figures/fig-a.{kind}"]
-    (tmp_path / "page.md").write_text("![](figures/fig-gone.png)")
+    output = nbformat.v4.new_output(
+        "display_data", data={"image/png": png, "image/svg+xml": "<svg/>"}
+    )
+    metadata = {"mystnb": {"figure": {"name": "fig-a"}}}
+    cell = nbformat.v4.new_code_cell("", metadata=metadata, outputs=[output])
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), folder / "02_x.ipynb")
+    (tmp_path / "page.md").write_text("```{figure} figures/fig-a.svg\n```\n")
+    (written,) = pictures.write_figures(tmp_path)
+    assert written == tmp_path / "figures" / "fig-a.svg" and written.read_bytes() == b"<svg/>"
+    assert pictures.figure("fig-a", tmp_path, "png") == b"png"
+    (tmp_path / "page.md").write_text("![](figures/fig-gone.svg)")
     with pytest.raises(errors.BookBuildError, match=r"fig-gone.*correct the name"):
         pictures.write_figures(tmp_path)
 
 
 def test_the_figure_of_the_readme_is_that_of_the_book():
-    _, content = pictures.figure("fig-val-div", kinds=("png",))
+    content = pictures.figure("fig-val-div", kind="png")
     assert (paths.book_dir() / "assets" / "val-div.png").read_bytes() == content

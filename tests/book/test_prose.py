@@ -134,6 +134,19 @@ def test_a_table_with_nothing_to_show_is_a_sentence():
     assert "All lists (1 row)" in reporting.fold(one, "All lists").data
 
 
+def test_a_finding_opens_below_its_statement_and_kinds_are_told_apart():
+    yes, no, _ = reporting.VERDICTS
+    rows = [Finding("x < y", "Fig. 1", "0.20", yes), Finding("z", "ours", "0.1", no, OURS)]
+    shown = reporting.show_findings(reporting.table_of([*rows, rows[0]])).data
+    statement = "<details><summary>x &lt; y <small>Fig. 1</small></summary>0.20</details>"
+    assert shown.count(statement) == 2 and shown.count("<tbody>") == 2
+    assert re.findall('scope="rowgroup"[^>]*>([^<]+)', shown) == [
+        KINDS[reporting.CLAIM].several,
+        KINDS[OURS].several,
+    ]
+    assert re.findall('class="short">([^<]+)', shown) == [yes, yes, "no"]
+
+
 def test_fewer_than_ten_clusters_have_points_and_no_interval():
     table = pd.DataFrame({"problem": range(12), "x": np.linspace(0, 1, 12)})
     assert re.fullmatch(r"0.50 \(0.\d\d to 0.\d\d\)", reporting.mean_text(table, "x", "problem"))

@@ -15,8 +15,8 @@ from playwright.sync_api import expect
 import calib_utils as cu
 from calib_utils import paths
 from calib_utils.book import build
-from calib_utils.core.rules import TABLE3_TEMPERATURES
-from calib_utils.figures import RULE_NAMES, explorer
+from calib_utils.core.rules import TABLE3_TEMPERATURES, rule_name
+from calib_utils.figures import explorer
 from calib_utils.models.registry import DEFAULT_MODEL
 from calib_utils.results import draws, storage
 from calib_utils.results.storage import KEY
@@ -527,7 +527,7 @@ def test_every_model_with_results_is_offered_and_the_default_is_first(path, open
     assert values[0] == DEFAULT_MODEL and set(values) == {DEFAULT_MODEL, SMALL, BASE, ADDED}
     labels = page.get_by_role("combobox", name="cutoff").locator("option").all_inner_texts()
     rules = dict.fromkeys(rule.name for rule in cu.table3_rules())
-    assert labels == [RULE_NAMES[name] for name in rules]
+    assert labels == [rule_name(name) for name in rules]
 
 
 def test_tab_reaches_every_control_and_shows_where_it_is(path, open_page):

@@ -99,7 +99,7 @@ def test_cards_choose_one_setting_for_all_lists():
     )
     shipped = table[table.temperature == 1].assign(engine="vLLM, OpenAI's API")
     found = levers.cards(table, shipped)
-    assert found.sampler.tolist() == ["vLLM, OpenAI's API", "temperature", "temperature"]
+    assert found.sampler.tolist() == ["vLLM, OpenAI's API", *["temperature alone"] * 2]
     assert found.setting.tolist() == ["none, T=1", "none, T=1", "none is valid enough"]
     assert found["best for"].tolist()[1:] == ["0.8", "0.95"]
     assert found.loc[1, "Val ≥ 0.8"] == "3 of 3"

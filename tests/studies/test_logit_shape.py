@@ -216,7 +216,6 @@ def test_figures_show_what_the_tables_hold():
         lambda: logit_shape_figures.residuals(curves, fits),
         lambda: logit_shape_figures.breakpoint_profiles(fits),
         lambda: logit_shape_figures.held_out_ratios(compared, pooled),
-        lambda: logit_shape_figures.fit_grid(curves, fits, log_rank=False).axes[0],
     ):
         plt.clf()
         draw().figure.savefig(io.BytesIO())
