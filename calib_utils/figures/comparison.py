@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from calib_utils.figures import (
+    RULE_NAMES,
     legend_below,
     rule_style,
     shades,
@@ -62,9 +63,8 @@ def _best_settings(table: pd.DataFrame, ax: Axes) -> None:
     worth = (table.validity * table.diversity).fillna(-1.0)
     best = table.loc[worth.groupby(table.rule, sort=False).idxmax()]
     stacked_parts(best, range(len(best)), ax)
-    ax.set_yticks(
-        range(len(best)), setting_text(best.assign(rule=best.rule.map(_name))), fontsize=9
-    )
+    names = best.rule.map(lambda rule: RULE_NAMES.get(rule, rule))
+    ax.set_yticks(range(len(best)), setting_text(best.assign(rule=names)), fontsize=9)
     ax.set_ylim(len(best) - 0.5, -0.5)
     ax.set_xlabel("−ln(validity × diversity), nats")
     ax.grid(visible=False, axis="y")
