@@ -44,6 +44,7 @@ _PUBLIC = {
     "character_tokenizer": "theory.laws",
     "coverage": "book.commands",
     "evaluate": "results.evaluation",
+    "evaluate_many": "results.comparison",
     "get_task": "core.tasks",
     "list_tasks": "core.tasks",
     "load_model": "models.loading",

@@ -390,8 +390,8 @@ def split(
     The arguments are those of `evaluate`; rules that keep no top prefix of the ranking are refused.
 
     Returns:
-        Its columns and those of `PARTS`: `total` is -ln(Val Div), the sum of the other three. NaN
-        where nothing is valid.
+        Its columns and those of `PARTS`: `total` is -ln(Val Div), the sum of the other three. It,
+        order and shape are NaN where nothing is valid.
 
     Raises:
         InvalidRuleError: a sampler whose order cannot be repaired.
