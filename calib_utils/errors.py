@@ -23,7 +23,8 @@ class UnknownNameError(CalibUtilsError, LookupError):
         near = difflib.get_close_matches(str(name)[:_LONGEST], known, n=3, cutoff=0.5)
         text = f"unknown {kind} {str(name)[:_LONGEST]!r}."
         text += f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-        text += f" Known: {', '.join(known)}." + (f" {hint}" if hint else "")
+        text += f" Known: {', '.join(known)}." if known else ""
+        text += f" {hint}" if hint else ""
         super().__init__(text)
 
 

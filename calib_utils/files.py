@@ -5,6 +5,7 @@ Knows the file system. Knows nothing of what is in a file.
 
 import errno
 import hashlib
+import importlib
 import json
 import math
 import os
@@ -18,11 +19,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 
+import yaml
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from calib_utils import paths
-from calib_utils.errors import ModelFormatError
+from calib_utils.errors import ModelFormatError, UnknownNameError
 
 # A name that a run may give a file: none that leads out of a folder, or is hidden.
 PLAIN_NAME = re.compile(r"\w[\w.@=+-]*")
@@ -255,6 +257,55 @@ def _model_files(folder: Path) -> list[Path]:
 def json_of(path: Path):
     """What is in a JSON file; raises as `regular`, ValueError or RecursionError for no JSON."""
     return json.loads(regular(path).read_text(encoding="utf-8"))
+
+
+def written_by_hand(path: str | Path):
+    """What is in a JSON or YAML file (`.yaml`, `.yml`) of a user's.
+
+    Raises as `json_of`, and ValueError for a key that occurs twice or a YAML alias, which Python
+    would take without a word.
+    """
+    text = regular(path).read_text(encoding="utf-8")
+    if Path(path).suffix not in (".yaml", ".yml"):
+        return json.loads(text, object_pairs_hook=_each_once)
+    try:
+        return yaml.load(text, _PlainYaml)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+
+
+def _each_once(pairs: list[tuple]) -> dict:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key occurs twice")
+    return found
+
+
+class _PlainYaml(yaml.SafeLoader):
+    """No key twice, and no aliases: a short file could stand for a huge one."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            raise ValueError("an alias (*name): write it out")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node, deep=False):
+        keys = (self.construct_object(key, deep=True) for key, _ in node.value)
+        _each_once([(key, None) for key in keys])
+        return super().construct_mapping(node, deep)
+
+
+def imported(text: str):
+    """What `module:name` names, of a module on Python's path; UnknownNameError where there is none.
+
+    Importing a module runs it.
+    """
+    module, _, name = str(text).partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except Exception as error:  # whatever the module does
+        hint = f"({type(error).__name__}: {error}). Write module:name, of a file in this folder, "
+        raise UnknownNameError("name", text, (), f"{hint}or of an installed module.") from error
 
 
 def _sha256_of_text(text: str) -> str:

@@ -52,7 +52,7 @@ prices = study.validity_prices(studies)
 none = "The figure has no marks: no task has fixed branching under this model's tokenizer."
 print(f"The marks are for {' and '.join(prices)}." if prices else none)
 
-# %% mystnb={"figure": {"caption": "The price of validity: the most diversity that Theorem F.4 allows at a validity, one line for each number of steps with ten valid tokens (dashed: the geometric model itself, with equally sharp steps). Marks: this model's digits, one mark per temperature. How far the marks lie below their line is what the theorem does not explain.", "name": "fig-price-model"}, "image": {"alt": "At the same validity a task of more steps allows less diversity, and no mark of this model lies above the bound of its number of steps."}}
+# %% mystnb={"figure": {"caption": "The price of validity: the largest diversity that Theorem F.4 allows at each validity, one line for each number of steps with ten valid tokens (dashed: the geometric model itself, with equally sharp steps). Marks: this model's digits, one mark per temperature. The theorem does not explain the distance of the marks from their line, and where its hypotheses fail a mark may lie above it.", "name": "fig-price-model"}, "image": {"alt": "At the same validity the theorem allows less diversity to a task of more steps; marks of this model lie beside these lines."}}
 ax = figures.price_of_validity(prices)
 _ = figures.source_line(ax, page.source, when)
 
@@ -66,7 +66,7 @@ _ = figures.source_line(ax, page.source, when)
 # {term}`continuations`), and G is the set of next letters with N above 0, the
 # {term}`valid next tokens` (Def. 3.2).
 
-# %% mystnb={"figure": {"caption": "The prefix tree of three words: N answers begin with each prefix, and on each branch the model's probability of that valid letter. At the start, the invalid letter o holds the remaining .3 and ranks second.", "name": "fig-words"}, "image": {"alt": "Three words share two first letters; at the start the invalid letter o ranks second, before a valid one."}}
+# %% mystnb={"figure": {"caption": "The prefix tree of three words: N answers begin with each prefix, and on each branch the model's probability of that valid letter. At the start, the invalid letter o has the remaining .3 and ranks second.", "name": "fig-words"}, "image": {"alt": "Three words share two first letters; at the start the invalid letter o ranks second, before a valid one."}}
 example = study.worked_example()
 _ = figures.tree(example)
 
@@ -201,7 +201,7 @@ _ = figures.laws_under_temperature(study.first_steps("rng-2"), study.temperature
 # %%
 digits = by_task["rng-2" if quick else "rng-3"]
 
-# %% mystnb={"figure": {"caption": "Three random digits, a fixed number of tokens kept: sequence precision (circles, solid) and recall (squares, dotted) of the answer so far against the steps taken, on a logarithmic axis. Each step multiplies by its factor of Theorem E.1. What falls below 0.0001 is drawn there.", "name": "fig-compounding"}, "image": {"alt": "With every step precision and recall of the answer so far fall or stay, whatever number of tokens is kept."}}
+# %% mystnb={"figure": {"caption": "Three random digits, a fixed number of tokens kept: sequence precision (circles, solid) and recall (squares, dotted) of the answer so far against the steps taken, on a logarithmic axis. Each step multiplies by its factor of Theorem E.1. Values below 0.0001 are drawn at 0.0001.", "name": "fig-compounding"}, "image": {"alt": "With every step precision and recall of the answer so far fall or stay, whatever number of tokens is kept."}}
 ax = figures.compounding(digits)
 _ = figures.source_line(ax, page.source, when)
 

@@ -102,7 +102,7 @@ page.fold(beside, "The oracle size beside the best practical rule, by three meas
 # {term}`sequence precision` and {term}`sequence recall` together. Both depend only on ranks, so
 # dynamic programming over the {term}`prefix tree` finds the best {term}`adaptive cutoff` exactly.
 
-# %% mystnb={"figure": {"caption": "Two random digits: sequence precision against sequence recall of every setting (dots, by rule), under the frontier over all adaptive rank cutoffs (line). The gap from a dot to the line is what choosing the cutoff at each prefix could gain without changing the ranking.", "name": "fig-adaptive"}, "image": {"alt": "No setting lies above the line of the best adaptive cutoff; the distance to it is what choosing the cutoff at each prefix could gain."}}
+# %% mystnb={"figure": {"caption": "Two random digits: sequence precision against sequence recall of every setting (dots, by rule), under the best that any adaptive cutoff could do (line). The gap between a dot and the line could be gained without changing the ranking, by choosing the cutoff at each prefix.", "name": "fig-adaptive"}, "image": {"alt": "No setting lies above the line of the best adaptive cutoff; the distance to it is what choosing the cutoff at each prefix could gain."}}
 hulls = study.adaptive_frontiers(page, tasks)
 ax = figures.adaptive(table[table.task == "rng-2"], hulls["rng-2"])
 _ = figures.source_line(ax, page.source, when)

@@ -15,6 +15,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
+from contextlib import contextmanager
 from html import escape
 from pathlib import Path
 from string import Template
@@ -483,13 +484,7 @@ def print_page(page_file: Path, target: Path) -> Path:
     Raises:
         BookBuildError: without playwright or Chromium.
     """
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError as error:
-        raise BookBuildError("playwright is not installed: pip install -e '.[test]'") from error
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=browser_path(), args=list(FLAGS))
-        context = browser.new_context(offline=True, color_scheme="light")
+    with browser() as context:
         page = context.new_page()
         page.set_default_timeout(_LOADING_S * 1000)
         page.goto(page_file.resolve().as_uri(), wait_until="load")
@@ -505,5 +500,17 @@ def print_page(page_file: Path, target: Path) -> Path:
             header_template="<span></span>",
             footer_template=_FOOTER,
         )
-        browser.close()
     return target
+
+
+@contextmanager
+def browser():
+    """A context of the system's Chromium, network off; a BookBuildError as `print_page`."""
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError as error:
+        raise BookBuildError("playwright is not installed: pip install -e '.[test]'") from error
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=browser_path(), args=list(FLAGS))
+        yield chromium.new_context(offline=True, color_scheme="light")
+        chromium.close()

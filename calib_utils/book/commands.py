@@ -9,8 +9,8 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pandas as pd
@@ -27,7 +27,8 @@ from calib_utils.errors import (
 from calib_utils.models.registry import CORE, DEFAULT_MODEL, EMBEDDED, HEADLINE, checkpoints, find
 from calib_utils.results.storage import RECORD
 
-FORMATS = ("csv", "json", "markdown")
+FORMATS = {"csv": ".csv", "json": ".json", "markdown": ".md", "latex": ".tex"}
+_DRAWN = (".pdf", ".svg", ".png")
 # Parameters of notebooks that have options of their own.
 _OPTIONS = ("model", "revision", "dtype", "device", "chat", "results_dir")
 COLUMNS = [
@@ -70,144 +71,362 @@ def _say_error(error: Exception | str) -> None:
     print(f"calib_utils: {name}: {error}", file=sys.stderr)
 
 
+class _Once:
+    """An option that is refused the second time: the last would win without a word."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        given = vars(namespace).setdefault("_given", set())
+        if self.dest in given:
+            parser.error(f"{option_string or self.dest} is given twice: leave one out")
+        given.add(self.dest)
+        super().__call__(parser, namespace, values, option_string)
+
+
+class _StoreOnce(_Once, argparse._StoreAction):
+    pass
+
+
+class _Switch(_Once, argparse.BooleanOptionalAction):
+    pass
+
+
+class _Several(argparse.Action):
+    """Values of an option that may be repeated, each of them several with commas between."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        is_path = "," in values and os.path.exists(values)
+        parts = [values] if is_path else filter(None, values.split(","))
+        found = getattr(namespace, self.dest) or []
+        try:
+            found = [*found, *map(self.const or str, parts)]
+        except ValueError as error:
+            parser.error(f"argument {option_string}: {error}")
+        setattr(namespace, self.dest, found)
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Defaults where there is one to say."""
+
+    def _get_help_string(self, action):
+        if action.default in (None, False, [], math.inf, argparse.SUPPRESS):
+            return action.help
+        return super()._get_help_string(action)
+
+
+class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options):
+        super().__init__(**options, formatter_class=_Help)
+        self.register("action", None, _StoreOnce)
+
+
+_CALL = "python -m calib_utils"
+
+
 def parser() -> argparse.ArgumentParser:
     """Every command with its options; `command` of what it parses is the function to call."""
-    parser = argparse.ArgumentParser(prog="python -m calib_utils", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    from calib_utils import __version__
 
-    def command(name: str, function: Callable, about: str, *parents) -> Callable:
-        add = commands.add_parser(name, help=about, parents=parents)
+    parser = _Parser(prog=_CALL, description=__doc__)
+    parser.add_argument("--version", action="version", version=f"calib-utils {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+
+    def command(name: str, function: Callable, about: str, example: str, *parents) -> Callable:
+        told = {"description": f"{about[0].upper()}{about[1:]}."}
+        told["epilog"] = f"example:\n  {_CALL} {name} {example}".rstrip()
+        add = commands.add_parser(name, help=about, parents=parents, **told)
         add.set_defaults(command=function)
         return add.add_argument
 
-    model = argparse.ArgumentParser(add_help=False)
+    loading = _Parser(add_help=False)
+    loading.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
+    loading.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
+    about = "whether to use the chat template; by default for post-trained models only"
+    loading.add_argument("--chat", action=_Switch, help=about)
+
+    model = _Parser(add_help=False, parents=[loading])
     model.add_argument("--model", default=DEFAULT_MODEL, help="embedded name, hub id, path")
     model.add_argument("--revision", help="hub commit, branch or tag")
-    model.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
-    model.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
-    about = "ask it through its chat template, or not; by default its stage decides"
-    model.add_argument("--chat", action=argparse.BooleanOptionalAction, help=about)
 
-    task = argparse.ArgumentParser(add_help=False)
-    task.add_argument("--task", required=True, help="rng-3, us-states, ... or a .json file")
-    task.add_argument("--end", default="eos", help="eos, line or none")
+    end = _Parser(add_help=False)
+    end.add_argument("--end", help="eos, line or none; by default the task's own, else eos")
 
-    add = command("evaluate", _evaluate, "exact validity, diversity", model, task)
-    add("--rule", action="append", help="none, top_k=50, top_p=0.9, min_p=0.1, ...")
-    add("--temperature", action="append", type=float)
+    task = _Parser(add_help=False, parents=[end])
+    about = "rng-3, us-states, ... (see `tasks`) or a .yaml or .json file"
+    task.add_argument("--task", required=True, help=about)
+
+    several = {"action": _Several}
+    grid = _Parser(add_help=False, parents=[loading, end])
+    about = "none, top_k=50, ... (see `rules`), or module:Rule=1.0 of your own; several by commas"
+    grid.add_argument("--rule", **several, help=f"{about}, or repeated; by default none")
+    about = "several by commas, or repeated; by default 1.0"
+    grid.add_argument("--temperature", **several, const=float, help=about)
+    grid.add_argument(
+        "--batch-size", type=int, help="nodes a forward pass; by default the device's"
+    )
+    grid.add_argument("--results-dir", type=Path, help="store and reuse rows here")
+    grid.add_argument("--output", type=Path, help="a file for the table, instead of stdout")
+    about = "by default what --output ends in (.csv, .json, .md, .tex), else csv"
+    grid.add_argument("--format", choices=FORMATS, help=about)
+
+    figure = _Parser(add_help=False)
+    figure.add_argument("--figure", type=Path, help="a file for it: .pdf, .svg or .png")
+
+    tasks = _Parser(add_help=False)
+    about = "as `evaluate` takes it; by default all closed lists of at most 20 answers"
+    tasks.add_argument("--task", **several, help=f"{about}; repeated or by commas")
+
+    example = "--model smollm2-135m-instruct --task us-states --rule none,top_p=0.9 "
+    example += "--temperature 0.6,1.0 --split --figure states.pdf"
+    add = command("evaluate", _evaluate, "exact validity and diversity", example, grid, figure)
+    about = "embedded name, hub id, path; repeated or by commas"
+    add("--model", **several, help=f"{about}; by default {DEFAULT_MODEL}")
+    about = "a name of `tasks`, or a .yaml or .json file"
+    add("--task", **several, required=True, help=f"{about}; repeated or by commas")
+    add("--revision", help="hub commit, branch or tag")
     add("--tokenizations", default="canonical", help="canonical or all")
     add("--surface", default="exact", help="exact, any_space or any_case")
-    add("--batch-size", type=int)
-    add("--results-dir", type=Path, help="reuse and store rows here")
-    add("--format", choices=FORMATS, default="csv")
-    add("--output", type=Path, help="a file for the table, instead of stdout")
+    add("--split", action="store_true", help="what is lost to order, shape and size as well")
 
-    command("prompt", _prompt, "what the model sees", model, task)
+    about = "paired differences over tasks between models, second less first"
+    example = "Qwen/Qwen3-0.6B-Base Qwen/Qwen3-0.6B --task us-states,month,planet --end line"
+    add = command("compare", _compare, about, example, grid, tasks)
+    add("models", nargs="*", metavar="MODEL", help="two models; none with --pairs")
+    add("--pairs", type=Path, help="a .yaml or .json file of pairs: [[base, tuned], ...]")
 
-    add = command("fetch", _fetch, "embedded model files into the cache")
-    add("model", nargs="?", default=DEFAULT_MODEL)
+    about = "checkpoints of a training run: rows with a column step"
+    example = "runs/mine --task us-states --temperature 0.6,1.0 --figure training.pdf"
+    add = command("sweep", _sweep, about, example, grid, tasks, figure)
+    add("folder", type=Path, help="holds folders such as checkpoint-1000")
+
+    example = "--task rng-3 --model smollm2-135m-instruct"
+    command("prompt", _prompt, "what the model sees", example, model, task)
+
+    add = command("tasks", _tasks, "the tasks by name", "--format markdown")
+    add("--format", choices=["text", *FORMATS], default="text", help="of the table")
+
+    add = command("rules", _rules, "the sampling rules by name", "")
+    add("--format", choices=["text", *FORMATS], default="text", help="of the table")
+
+    about = "put embedded model files into the cache"
+    add = command("fetch", _fetch, about, "smollm2-135m-instruct")
+    add("model", nargs="?", default=DEFAULT_MODEL, help="an embedded name, or a hub id")
     add("--all", action="store_true", help="all that the book and the tests need")
 
-    add = command("models", _models, "the paper's panel and the embedded models")
-    add("--format", choices=["text", *FORMATS], default="text")
+    about = "the paper's panel and the embedded models"
+    add = command("models", _models, about, "--format json")
+    add("--format", choices=["text", *FORMATS], default="text", help="of the table")
     add("--results-dir", type=Path, help="by default this checkout's")
 
-    add = command("forecast", _forecast, "memory, disk and time of a run, before it runs", model)
+    about = "estimate memory, disk space and time of a run"
+    add = command("forecast", _forecast, about, "--model Qwen/Qwen3-0.6B --gpu L4", model)
     add("--gpu", metavar="NAME", help="the GPU it would run on, elsewhere: H100, A100 40GB, ...")
     add("--gpu-gb", type=float, help="memory of that GPU, for one that has no name here")
 
-    add = command("resources", _resources, "what a batch system is asked for, as JSON")
-    add("models", nargs="*", default=list(CORE), metavar="MODEL")
+    about = "print what a batch job needs, as JSON"
+    add = command("resources", _resources, about, "Qwen/Qwen3-0.6B --gpu-gb 80 --dtype bfloat16")
+    add(
+        "models", nargs="*", default=list(CORE), metavar="MODEL", help="embedded name, hub id, path"
+    )
     add("--dtype", default="float32", help="float32, bfloat16 or float16")
     add("--gpu-gb", type=float, default=0.0, help="memory of one GPU; 0: use none")
 
-    add = command("run", _run, "execute the notebooks for a model that are not current", model)
-    add("--notebook", action="append", help="only this one, as NN_topic")
-    add(
-        "--panel",
-        action=argparse.BooleanOptionalAction,
-        help="only the notebooks about all models with results, or not those",
-    )
-    add("--force", action="store_true", help="execute those that are current as well")
+    about = "execute a model's outdated notebooks"
+    example = "--model smollm2-135m-instruct --notebook 00_quickstart"
+    add = command("run", _run, about, example, model)
+    add("--notebook", action="append", help="only this one, as NN_topic; may be repeated")
+    about = "only the notebooks about all models, or only the others"
+    add("--panel", action=_Switch, help=about)
+    add("--force", action="store_true", help="execute also what is up to date")
     add("--dry-run", action="store_true", help="say what would be executed and why, do nothing")
     add("--name", help="what a local model is called: its folder, or file, may have a common name")
-    add("-p", "--parameter", action="append", default=[], metavar="KEY=VALUE")
+    about = "of the notebooks, such as quick=True; may be repeated"
+    add("-p", "--parameter", action="append", default=[], metavar="KEY=VALUE", help=about)
     add("--results-dir", type=Path, help="rows go here, not into data/results")
     add("--book-dir", type=Path, help="pages go here, not into book")
 
-    add = command("remove", _remove, "take a model's pages out of the book; its rows stay")
+    about = "remove a model's pages from the book; its rows stay"
+    add = command("remove", _remove, about, "Qwen/Qwen3-0.6B")
     add("model", help="the name of its folder in book/results, or its hub id")
-    add("--rows", action="store_true", help="its rows and texts too, and execute the panel anew")
+    add("--rows", action="store_true", help="also its rows and texts; executes the panel again")
     add("--results-dir", type=Path, help="by default this checkout's")
     add("--book-dir", type=Path, help="by default this checkout's")
 
-    add = command("check", _check, "are stored results what they say")
+    add = command("check", _check, "check the stored results", "--recompute 1")
     add("folder", nargs="?", type=Path, help="by default this checkout's results")
     add("--recompute", type=int, default=0, metavar="N", help="N tables of each model, N texts")
     add("--longest", type=float, default=math.inf, metavar="S", help="no table that took longer")
     add("--seed", default="0", help="of the choice: any text, such as a commit")
-    add("--strict", action="store_true", help="notes count as well: fit to contribute")
+    add("--strict", action="store_true", help="reject also what may not be contributed")
 
-    add = command("book", _book, "build the pages from executed notebooks")
-    add("--output", type=Path)
-    add("--pdf", action="store_true", help="print it to a PDF as well, by Chromium")
+    add = command("book", _book, "build the pages from executed notebooks", "--output _build")
+    add("--output", type=Path, help="by default _build of this checkout")
+    add("--pdf", action="store_true", help="also print it to a PDF with Chromium")
     about = "first compute the quickstart here, on an embedded model, and compare its rows"
     add("--live", nargs="?", const=DEFAULT_MODEL, metavar="MODEL", help=about)
 
-    command("toc", _toc, "rewrite the book's table of contents")
+    about = "the tables and figures of executed pages as files: CSV, LaTeX, SVG, PDF"
+    add = command("export", _export, about, "paper --model smollm2-135m-instruct")
+    add("folder", type=Path, help="where they go")
+    about = "whose pages, beside those about all models; the name of a folder in book/results"
+    add("--model", default=HEADLINE, help=about)
+    add("--pdf", action=_Switch, default=True, help="figures as PDF too, which needs Chromium")
 
-    add = command("reproduce", _reproduce, "recompute stored rows, print the differences")
+    command("toc", _toc, "rewrite the book's table of contents", "")
+
+    about = "compute stored rows again and print the differences"
+    add = command("reproduce", _reproduce, about, "--model smollm2-135m-instruct")
     add("--model", help="only this model's rows")
     add("--results-dir", type=Path, help="by default this checkout's")
     add("--update", action="store_true", help="replace the stored rows")
     return parser
 
 
-# One model and one task
+# Tables of models, tasks and rules
 
 
 def _evaluate(options) -> None:
-    output = options.output
-    if output is None:
-        print(_evaluated(options))
-        return
+    from calib_utils.results.comparison import evaluate_many, load_many
+
+    named = {"tokenizations": options.tokenizations, "surface": options.surface}
+    if options.split and list(named.values()) != ["canonical", "exact"]:
+        raise InvalidRequestError(
+            f"--split with {named}: it needs one token sequence an answer, so leave these out"
+        )
+    with _outputs(options) as write:
+        models = load_many(options.model or [DEFAULT_MODEL], **_settings(options, "revision"))
+        asked = {**_asked(options), **named, "parts": options.split}
+        table = evaluate_many(models, options.task, **asked)
+        write(table, lambda figures: figures.frontier_and_split(table))
+
+
+def _compare(options) -> None:
+    from calib_utils.results import comparison
+
+    if len(options.models) != (0 if options.pairs else 2):
+        given = " ".join(options.models) or "none"
+        raise InvalidRequestError(f"models {given}: name two, or a file of pairs with --pairs")
+    pairs = comparison.read_pairs(options.pairs) if options.pairs else [tuple(options.models)]
+    given = list(dict.fromkeys(name for pair in pairs for name in pair))
+    with _outputs(options) as write:
+        models = comparison.load_many(given, **_settings(options))
+        names = dict(zip(given, (model.name for model in models), strict=True))
+        tasks = options.task or comparison.small_tasks()
+        table = comparison.evaluate_many(models, tasks, parts=None, **_asked(options))
+        pairs = [(names[first], names[second]) for first, second in pairs]
+        write(comparison.differences(table, pairs))
+
+
+def _sweep(options) -> None:
+    from calib_utils.results import comparison
+
+    found = comparison.checkpoints(options.folder)
+    with _outputs(options) as write:
+        models = comparison.load_many(found.values(), **_settings(options))
+        tasks = options.task or comparison.small_tasks()
+        table = comparison.evaluate_many(models, tasks, parts=None, **_asked(options))
+        steps = dict(zip((model.name for model in models), found, strict=True))
+        table.insert(0, "step", table.model.map(steps))
+        write(table, lambda figures: figures.training(table))
+
+
+def _settings(options, *more: str) -> dict:
+    return {name: getattr(options, name) for name in ("dtype", "device", "chat", *more)}
+
+
+def _asked(options) -> dict:
+    return {
+        "rules": options.rule or ["none"],
+        "temperatures": options.temperature or [1.0],
+        **{name: getattr(options, name) for name in ("end", "batch_size", "results_dir")},
+    }
+
+
+@contextmanager
+def _outputs(options) -> Iterator[Callable]:
+    """Gives what writes a table and a figure; tells what cannot be written before any work."""
+    kinds = {suffix: form for form, suffix in FORMATS.items()}
+    form = options.format or kinds.get(options.output.suffix if options.output else "", "csv")
+    figure = getattr(options, "figure", None)
+    if figure is not None:
+        if figure.suffix not in _DRAWN:
+            raise InvalidRequestError(f"--figure {figure}: end its name in {', '.join(_DRAWN)}")
+        try:
+            from calib_utils.figures import comparison as figures
+        except ImportError as error:
+            raise InvalidRequestError(
+                f"--figure: {error.name} is not installed; pip install 'calib-utils[book]'"
+            ) from error
+    with ExitStack() as stack:
+        table_to = _draft(stack, options.output, "--output")
+        figure_to = _draft(stack, figure, "--figure")
+
+        def write(table: pd.DataFrame, draw: Callable | None = None) -> None:
+            if figure_to:
+                draw(figures).savefig(figure_to, format=figure.suffix[1:])
+            if table_to:
+                table_to.write_text(formatted(table, form) + "\n", encoding="utf-8")
+            else:
+                print(formatted(table, form))
+
+        yield write
+
+
+def _draft(stack: ExitStack, path: Path | None, option: str) -> Path | None:
+    if path is None:
+        return None
     try:
-        if output.is_dir():
+        if path.is_dir():
             raise IsADirectoryError("it is a folder")
-        with files.whole(output) as draft:
-            draft.touch()  # tells what cannot be written before minutes of work
-            draft.write_text(_evaluated(options) + "\n", encoding="utf-8")
-    except CalibUtilsError:  # some are an OSError too
-        raise
+        draft = stack.enter_context(files.whole(path))
+        draft.touch()
+        return draft
     except OSError as error:
         raise InvalidRequestError(
-            f"cannot write {output} ({error}): choose another place for --output"
+            f"cannot write {path} ({error}): choose another place for {option}"
         ) from error
 
 
-def _evaluated(options) -> str:
-    from calib_utils.results.evaluation import evaluate
-
-    table = evaluate(
-        _load(options),
-        options.task,
-        rules=options.rule or ["none"],
-        temperatures=options.temperature or [1.0],
-        end=options.end,
-        tokenizations=options.tokenizations,
-        surface=options.surface,
-        batch_size=options.batch_size,
-        results_dir=options.results_dir,
-    )
-    return _formatted(table, options.format)
-
-
-def _formatted(table: pd.DataFrame, form: str) -> str:
+def formatted(table: pd.DataFrame, form: str) -> str:
+    """A table as text of a kind of `FORMATS`."""
     if form == "json":
         return table.to_json(orient="records", indent=1)
     if form == "markdown":
         return table.to_markdown(index=False)
+    if form == "latex":
+        return table.to_latex(index=False, escape=True, na_rep="", float_format="%.4g").rstrip()
     return table.to_csv(index=False, lineterminator="\n").rstrip("\n")
+
+
+def _tasks(options) -> None:
+    from calib_utils.core.tasks import NAME_FORMS, get_task, list_tasks
+
+    found = [get_task(name) for name in list_tasks()]
+    rows = [(task.name, len(task.answers), task.prompt) for task in found]
+    _list(rows, ["task", "answers", "prompt"], options.format)
+    if options.format == "text":
+        print(f"\nForms of names: {', '.join(NAME_FORMS)}. Or a .yaml or .json file of your own.")
+
+
+def _rules(options) -> None:
+    from calib_utils.core.processors import EXAMPLES
+    from calib_utils.core.rules import FAMILIES, ORDERS, NumberedRule
+
+    rows = []
+    for name, family in FAMILIES.items():
+        number = f"={EXAMPLES.get(name, '0.9')}" if issubclass(family, NumberedRule) else ""
+        rows.append((f"{name}{number}", family.__doc__.partition("\n")[0]))
+    _list(rows, ["rule", "what it does"], options.format)
+    if options.format == "text":
+        print(
+            f"\nSeveral as one: top_k=40+top_p=0.95, in an engine's order with @ and one of "
+            f"{', '.join(ORDERS)}.\nYour own: module:Rule=1.0, a class of a file in this folder."
+        )
+
+
+def _list(rows: list[tuple], columns: list[str], form: str) -> None:
+    table = pd.DataFrame(rows, columns=columns)
+    text = table.to_markdown(index=False, tablefmt="plain") if form == "text" else ""
+    print(text or formatted(table, form))
 
 
 def _prompt(options) -> None:
@@ -219,8 +438,7 @@ def _prompt(options) -> None:
 def _load(options):
     from calib_utils.models.loading import load_model
 
-    settings = {name: getattr(options, name) for name in ("revision", "dtype", "device", "chat")}
-    return load_model(options.model, **settings)
+    return load_model(options.model, **_settings(options, "revision"))
 
 
 def _fetch(options) -> None:
@@ -316,7 +534,7 @@ def as_page(table: pd.DataFrame) -> pd.DataFrame:
 def _models(options) -> None:
     table = coverage(options.results_dir)
     if options.format != "text":
-        print(_formatted(table, options.format))
+        print(formatted(table, options.format))
         return
     known = as_page(table).sort_index()
     names = table.hub.where(table.hub.fillna("") != "", table.name).fillna(table.name)
@@ -543,6 +761,13 @@ def _book(options) -> None:
         print(f"{computed} Book: {first}")
     else:
         print(f"The book is built. Open it in a browser:\n  {first.resolve().as_uri()}")
+
+
+def _export(options) -> None:
+    from calib_utils.book.export import export
+
+    table = export(options.folder, options.model, options.pdf)
+    print(f"{len(table)} files and a list of them, index.csv, in {options.folder}")
 
 
 def _toc(options) -> None:

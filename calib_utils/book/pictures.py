@@ -8,9 +8,12 @@ left as they are.
 import base64
 import colorsys
 import html
+import io
 import re
 from collections.abc import Iterator
+from contextlib import chdir, redirect_stdout
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import nbformat
 from docutils import nodes
@@ -92,6 +95,23 @@ def write_readme_figure() -> Path:
         return files.keep(target, content)
     except OSError as error:
         raise BookBuildError(f"cannot write {target} ({error}): make it writable") from error
+
+
+def run_sampler_page(target: Path, page: Path | None = None) -> str:
+    """Runs the Python of *Bring a sampler* in a folder of its own and returns what it prints.
+
+    Its figure goes to `target`; the committed one is `assets/bring-a-sampler.svg`. A test holds
+    both to what the page shows.
+    """
+    from calib_utils.figures import as_svg
+
+    text = Path(page or paths.book_dir() / "bring_a_sampler.md").read_text("utf-8")
+    names: dict = {}
+    with TemporaryDirectory() as folder, chdir(folder), redirect_stdout(io.StringIO()) as told:
+        for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
+            exec(compile(block, "bring_a_sampler.md", "exec"), names)
+    files.keep(target, as_svg(names["figure"]).encode())
+    return told.getvalue()
 
 
 # Into pages

@@ -11,8 +11,14 @@ from numbers import Real
 
 import torch
 
-from calib_utils.core.rules import FAMILIES, ORDERS, Chain, NumberedRule, Rule, Sampler, is_number
-from calib_utils.errors import InvalidRequestError, InvalidRuleError, UnknownNameError
+from calib_utils import files
+from calib_utils.core.rules import FAMILIES, ORDERS, Chain, NumberedRule, Sampler, is_number
+from calib_utils.errors import (
+    CalibUtilsError,
+    InvalidRequestError,
+    InvalidRuleError,
+    UnknownNameError,
+)
 
 # (input_ids [row, length], scores [row, vocab]) -> scores [row, vocab]
 Processor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -146,11 +152,14 @@ def _copied(processor: Processor) -> Processor:
 _MASKED = 1e6  # how far below the highest a score is that a processor has masked, at T of 1 or more
 # Below it, all that has any mass lies within the rounding of one float32 logit.
 _COLDEST = 1e-6
-_EXAMPLES = {"top_k": "50", "top_nsigma": "1.0", "epsilon": "0.001", "eta": "0.001"}
+EXAMPLES = {"top_k": "50", "min_p": "0.1", "top_nsigma": "1.0", "epsilon": "0.001", "eta": "0.001"}
 
 
-def parse_rule(text: str) -> Rule:
+def parse_rule(text: str, imports: bool = False) -> Sampler:
     """A rule from `name` or `name=number`; a chain from rules joined by `+`, with `@order` or not.
+
+    With `imports`, `module:name` is of a module on Python's path, which is run: a class of rules,
+    which the number goes to, or a rule or `Processors` as they are. Never for what was downloaded.
 
     >>> parse_rule("top_k=50")
     TopK(k=50)
@@ -168,21 +177,42 @@ def parse_rule(text: str) -> Rule:
     if at and not order:
         raise UnknownNameError("order", order, ORDERS)
     if len(parts) > 1 or at:
-        return Chain(tuple(map(parse_rule, parts)), order)
+        return Chain(tuple(parse_rule(part, imports) for part in parts), order)
     name, equals, number = text.partition("=")
+    if imports and ":" in name:
+        return _own_rule(text, files.imported(name), number if equals else None)
     if (family := FAMILIES.get(name)) is None:
         raise UnknownNameError("rule", name, FAMILIES)
     if not issubclass(family, NumberedRule):
         if equals:
             raise InvalidRuleError(f"rule {text!r}: {name} takes no number; write just {name!r}")
         return family()
+    return family(_number(text, number, f"{name}={EXAMPLES.get(name, '0.9')}"))
+
+
+def _number(text: str, number: str, example: str) -> float:
     try:
-        value = float(number)
+        return float(number)
     except ValueError:
         raise InvalidRuleError(
-            f"rule {text!r}: {name} needs a number, as in '{name}={_EXAMPLES.get(name, '0.9')}'"
+            f"rule {text!r}: {example.partition('=')[0]} needs a number, as in {example!r}"
         ) from None
-    return family(value)
+
+
+def _own_rule(text: str, own, number: str | None) -> Sampler:
+    given = [] if number is None else [_number(text, number, f"{text.partition('=')[0]}=1.0")]
+    try:
+        made = own(*given) if isinstance(own, type) or given else own
+    except CalibUtilsError:
+        raise
+    except Exception as error:
+        raise InvalidRuleError(
+            f"rule {text!r} cannot be made ({type(error).__name__}: {error}): its class is called "
+            f"with {'that number' if given else 'nothing; give a number after ='}"
+        ) from error
+    if not isinstance(made, Sampler):
+        raise InvalidRuleError(f"rule {text!r} is {made!r}: name a cu.Rule or cu.Processors")
+    return made
 
 
 def is_known(sampler: Sampler) -> bool:
@@ -216,7 +246,7 @@ def check_rules(rules: Iterable[Sampler | str]) -> list[Sampler]:
         raise InvalidRuleError("no rules given: pass at least cu.NoCutoff()")
     found: dict[str, Sampler] = {}
     for rule in rules:
-        rule = parse_rule(rule) if isinstance(rule, str) else rule
+        rule = parse_rule(rule, imports=True) if isinstance(rule, str) else rule
         if not isinstance(rule, Sampler):
             raise InvalidRuleError(
                 f"{rule!r} is not a rule: use cu.TopK(50), 'top_k=50', or cu.Processors([...]) "

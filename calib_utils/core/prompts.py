@@ -12,11 +12,10 @@ from datetime import datetime
 from functools import cache, lru_cache
 from typing import NamedTuple
 
-from calib_utils.core.tasks import Task
+from calib_utils.core.tasks import ENDS, Task
 from calib_utils.core.tries import Sequences, Trie, build_trie
 from calib_utils.errors import InvalidTaskError, ModelFormatError, TokenizationError
 
-ENDS = ("eos", "line", "none")
 TOKENIZATIONS = ("canonical", "all")
 SURFACES = ("exact", "any_space", "any_case")
 MAX_SEGMENTATIONS = 20_000  # of one answer
@@ -97,8 +96,14 @@ def render(tokenizer, task: Task, policies: Policies | None = None) -> Prompt:
     """
     policies = policies or Policies()
     is_chat = bool(tokenizer.chat_template)
-    text, lead, closing = _chat(tokenizer, task.prompt) if is_chat else _raw(task.prompt)
-    _require_plain(tokenizer, _plain_ids(tokenizer, task.prompt), "prompt")
+    if task.system and not is_chat:
+        raise InvalidTaskError(
+            f"task {task.name!r} has a system message, and this model is asked the raw prompt: put "
+            "the message into the prompt"
+        )
+    asked = _chat(tokenizer, task.prompt, task.system) if is_chat else _raw(task.prompt)
+    text, lead, closing = asked
+    _require_plain(tokenizer, _plain_ids(tokenizer, task.system + task.prompt), "prompt")
     prompt_ids = _encode(tokenizer, text, is_chat)
     if prompt_ids[:2] == (tokenizer.bos_token_id,) * 2:
         raise ModelFormatError(
@@ -107,16 +112,16 @@ def render(tokenizer, task: Task, policies: Policies | None = None) -> Prompt:
         )
     end_ids = _end_ids(tokenizer, policies.end, closing)
     spelled: dict[tuple[int, ...], int] = {}
-    for index, answer in enumerate(task.answers):
-        for form in _surfaces(lead, answer, policies.surface):
+    for index, words in enumerate(task.spellings()):
+        for form in _surfaces(lead, words, policies.surface):
             own = _own_tokens(tokenizer, text, prompt_ids, form, is_chat, end_ids)
             every = policies.tokenizations == "all"
             for tokens in _segmentations(tokenizer, form, own) if every else [own]:
                 other = spelled.setdefault(tokens, index)
                 if other != index:
                     raise TokenizationError(
-                        f"answers {task.answers[other]!r} and {answer!r} share the form {form!r}: "
-                        "remove one, or use surface='exact'"
+                        f"answers {task.answers[other]!r} and {words[0]!r} share the form "
+                        f"{form!r}: remove one, or use surface='exact'"
                     )
     sequences = Sequences(tuple(spelled), tuple(spelled.values()), end_ids, len(task.answers))
     return Prompt(text, prompt_ids, lead, is_chat, end_ids, sequences, build_trie(sequences))
@@ -160,18 +165,20 @@ def _raw(prompt: str) -> _Shown:
     return _Shown(prompt, "" if prompt[-1] == "\n" else " ")
 
 
-def _chat(tokenizer, message: str) -> _Shown:
+def _chat(tokenizer, message: str, system: str = "") -> _Shown:
     """One user message in the tokenizer's chat template, with its generation prompt."""
     words, failed = message.strip(), None
     # Some templates take the parts of a content, and write nothing of one that is plain text.
     for content in (str, lambda text: [{"type": "text", "text": text}]):
         try:
-            asked = _templated(tokenizer, True, user=content(message))
-            both = {"user": content(message), "assistant": content(_REPLY)}
-            answered = _templated(tokenizer, False, **both)
-            if words in asked and _REPLY in answered:
+            turns = {"system": content(system)} if system else {}
+            turns["user"] = content(message)
+            asked = _templated(tokenizer, True, **turns)
+            answered = _templated(tokenizer, False, **turns, assistant=content(_REPLY))
+            if words in asked and _REPLY in answered and system.strip() in asked:
                 break
-            failed = failed or _unfit("loses the question or the reply", asked, answered)
+            lost = "question or the reply" if system.strip() in asked else "system message"
+            failed = failed or _unfit(f"loses the {lost}", asked, answered)
         except ModelFormatError as error:
             failed = failed or error
     else:
@@ -205,8 +212,9 @@ def _templated(tokenizer, asks: bool, **contents) -> str:
         template = _pinned_template(tokenizer.get_chat_template())
         return template.render(messages=turns, **variables)
     except Exception as error:
+        on = "a system and a" if "system" in contents else "a single"
         raise ModelFormatError(
-            f"the tokenizer's chat template fails on a single user message: {error}; repair the "
+            f"the tokenizer's chat template fails on {on} user message: {error}; repair the "
             "template, or use chat=False to treat it as a base model"
         ) from error
 
@@ -262,12 +270,12 @@ def _control_ids(tokenizer) -> frozenset[int]:
     )
 
 
-def _surfaces(lead: str, answer: str, surface: str) -> list[str]:
+def _surfaces(lead: str, words: tuple[str, ...], surface: str) -> list[str]:
     if surface == "exact":
-        return [lead + answer]
-    words, bare = [answer], lead.rstrip(" ")
+        return [lead + word for word in words]
+    bare = lead.rstrip(" ")
     if surface == "any_case":
-        words += [answer.lower(), answer.upper(), answer.title()]
+        words = [f for word in words for f in (word, word.lower(), word.upper(), word.title())]
     return list(dict.fromkeys(bare + space + word for word in words for space in ("", " ")))
 
 

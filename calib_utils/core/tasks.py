@@ -7,6 +7,7 @@ import csv
 import itertools
 import json
 import re
+import reprlib
 import unicodedata
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
@@ -14,9 +15,10 @@ from functools import cache
 from pathlib import Path
 
 from calib_utils import files, paths
+from calib_utils.core.answer_sets import MAX_ANSWERS, predicate_answers, regex_answers
 from calib_utils.errors import InvalidTaskError, UnknownNameError
 
-MAX_ANSWERS = 200_000
+ENDS = ("eos", "line", "none")  # what closes an answer, see `prompts.Policies`
 _LONGEST_NAME = 100  # it becomes part of file names
 # Devices of Windows, and folders that lie beside a model's tables.
 _TAKEN = re.compile(
@@ -36,7 +38,9 @@ _ODD_SPACE = re.compile("[\xa0\u1680\u2000-\u200a\u202f\u205f]")
 _DIGITS = (0, 9)
 _STATES_PROMPT = "Randomly name a US state with no additional explanation. Answer:"
 _SUM_WORDS = {"at-most": "sum to at most", "equals": "sum to exactly"}
-_FIELDS = ("name", "prompt", "answers")  # of a task file
+# Of a task file: what it must have, and may have.
+_FIELDS, _MORE = ("name", "prompt", "answers"), ("system", "aliases", "end")
+_FILES = (".json", ".yaml", ".yml")
 # One name a task: no leading zero, and no digits of other scripts, which `int` takes as well.
 _NUMBER = "(0|[1-9][0-9]{0,8})"
 _RNG_NAME = re.compile(f"rng-{_NUMBER}(?:-sum-(at-most|equals)-{_NUMBER})?")
@@ -47,7 +51,9 @@ NAME_FORMS = (
     *("rng-{n}", "rng-{n}-sum-at-most-{s}", "rng-{n}-sum-equals-{s}", "us-states"),
     *("{task}-paraphrase-{i}", "{task}-shortest-{k}", "{list}", "{list}-wording-{k}"),
 )
-_HINT = "Or pass the path of a .json task file, or build cu.Task(name=, prompt=, answers=)."
+_HINT = (
+    "Or pass the path of a .yaml or .json task file, or build cu.Task(name=, prompt=, answers=)."
+)
 
 
 @dataclass(frozen=True)
@@ -60,15 +66,22 @@ class Task:
         answers: every valid answer, in an order of its own (no set), composed (NFC), without
             surrounding white space and invisible characters. Joiners and variation selectors are
             part of the spelling after a character beyond Latin, as in Persian or in emoji.
+        system: a system message before the prompt; only for models with a chat template.
+        aliases: other spellings that count as an answer, a list for each answer that has some.
+        end: what closes an answer where nobody says otherwise, see `prompts.Policies`.
 
     Raises:
-        InvalidTaskError: no answers, one as above, an empty one, two that are or look the same, or
-            a name unfit for a file.
+        InvalidTaskError: no answers, one as above, an empty one, two that are or look the same, a
+            name unfit for a file, or an end that does not exist.
+        UnknownNameError: aliases of what is no answer.
     """
 
     name: str
     prompt: str
     answers: tuple[str, ...]
+    system: str = ""
+    aliases: Mapping[str, Iterable[str]] = ()
+    end: str = "eos"
 
     def __post_init__(self):
         if isinstance(self.answers, str | Mapping | Set) or not isinstance(self.answers, Iterable):
@@ -88,7 +101,35 @@ class Task:
         if not isinstance(self.prompt, str) or not self.prompt.strip():
             raise InvalidTaskError(f"task {self.name!r}: the prompt is empty")
         _require_whole(self.prompt, f"task {self.name!r}: the prompt")
+        if not isinstance(self.system, str) or (self.system and not self.system.strip()):
+            raise InvalidTaskError(f"task {self.name!r}: system={self.system!r} is no message")
+        if self.end not in ENDS:
+            raise InvalidTaskError(f"end={self.end!r} does not exist: choose from {ENDS}")
         _check_answers(self.name, self.answers)
+        object.__setattr__(self, "aliases", self._checked_aliases())
+
+    def _checked_aliases(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """As pairs, so that a task can be a key."""
+        try:
+            given = {answer: tuple(others) for answer, others in dict(self.aliases).items()}
+            if any(isinstance(others, str) for others in dict(self.aliases).values()):
+                raise TypeError("one text")
+        except (TypeError, ValueError) as error:
+            raise InvalidTaskError(
+                f"task {self.name!r}: aliases={reprlib.repr(self.aliases)}: give a list for every "
+                "answer that has some, as in {'USA': ['United States']}"
+            ) from error
+        if unknown := [answer for answer in given if answer not in self.answers]:
+            raise UnknownNameError("answer with aliases", unknown[0], self.answers[:20])
+        if given:
+            others = (alias for aliases in given.values() for alias in aliases)
+            _check_answers(self.name, (*self.answers, *others))
+        return tuple(given.items())
+
+    def spellings(self) -> list[tuple[str, ...]]:
+        """Each answer with its aliases after it, in the order of the answers."""
+        aliases = dict(self.aliases)
+        return [(answer, *aliases.get(answer, ())) for answer in self.answers]
 
 
 @dataclass(frozen=True)
@@ -134,9 +175,10 @@ def _check_answers(name: str, answers: tuple) -> None:
         )
     seen = {}
     for position, answer in enumerate(answers):
-        where = f"task {name!r}, answer {position + 1} of {len(answers)} ({answer!a})"
+        shown = ascii(answer) if isinstance(answer, str) else reprlib.repr(answer)
+        where = f"task {name!r}, answer {position + 1} of {len(answers)} ({shown})"
         if not isinstance(answer, str):
-            raise InvalidTaskError(f"{where}: must be a string")
+            raise InvalidTaskError(f"{where}: must be a string; in YAML put it into quotes")
         _require_whole(answer, where)
         if not answer or answer != answer.strip():
             raise InvalidTaskError(
@@ -172,7 +214,7 @@ def _plain(text: str) -> str:
 
 
 def get_task(name: Task | str | Path) -> Task:
-    """A task as it is, by name (see `NAME_FORMS`), or from a `.json` file of its three fields.
+    """A task as it is, by name (see `NAME_FORMS`), or from a `.yaml` or `.json` file of its fields.
 
     >>> len(get_task("rng-3-sum-equals-10").answers)
     63
@@ -184,7 +226,7 @@ def get_task(name: Task | str | Path) -> Task:
     if isinstance(name, Task):
         return name
     text = str(name)
-    if text.endswith(".json"):
+    if text.endswith(_FILES):
         return _read_task_file(Path(text))
     if len(text) > _LONGEST_NAME:
         raise InvalidTaskError(
@@ -319,26 +361,43 @@ def paraphrases(task: Task | str) -> list[Task]:
     ]
 
 
-def _each_once(pairs: list[tuple]) -> dict:
-    """A JSON object, of which Python would keep the last of two equal keys."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key occurs twice")
-    return found
-
-
 def _read_task_file(path: Path) -> Task:
     try:
-        text = files.regular(path).read_text(encoding="utf-8")
-        record = json.loads(text, object_pairs_hook=_each_once)
-        given = [record[key] for key in _FIELDS]
-        if unknown := sorted(set(record) - set(_FIELDS)):
-            raise ValueError(f"unknown keys {unknown}")
-        if not isinstance(record["answers"], list):
-            raise TypeError(f"answers must be a list of strings, not {record['answers']!r}")
+        record = files.written_by_hand(path)
+        given = {key: record[key] for key in _FIELDS}
+        if unknown := sorted(map(str, set(record) - {*_FIELDS, *_MORE})):
+            raise ValueError(f"unknown keys {unknown}; known: {', '.join((*_FIELDS, *_MORE))}")
+        given["answers"] = _answers_of(record["answers"], path.parent)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        if isinstance(error, InvalidTaskError):
+            raise
         raise InvalidTaskError(
             f"task file {str(path)!r} is unreadable ({type(error).__name__}: {error}); it must be "
-            'JSON like {"name": "...", "prompt": "...", "answers": ["...", "..."]}'
+            'JSON or YAML like {"name": "...", "prompt": "...", "answers": ["...", "..."]}'
         ) from error
-    return Task(*given)
+    return Task(**given, **{key: record[key] for key in _MORE if key in record})
+
+
+def _answers_of(given, folder: Path) -> list:
+    """The answers that a task file names, in one of the ways of `_WAYS`."""
+    if isinstance(given, list):
+        return given
+    if isinstance(given, str) and given.endswith(".txt"):
+        return files.regular(folder / given).read_text(encoding="utf-8").splitlines()
+    keys = tuple(sorted(given)) if isinstance(given, dict) else ()
+    if keys == ("regex",):
+        return regex_answers(str(given["regex"]))
+    if keys == ("enumerator",):
+        # Never more than one too many: an enumerator may have no end.
+        return list(itertools.islice(files.imported(given["enumerator"])(), MAX_ANSWERS + 1))
+    if keys == ("alphabet", "lengths", "predicate"):
+        wanted, lengths = files.imported(given["predicate"]), given["lengths"]
+        lengths = lengths if isinstance(lengths, list) and len(lengths) == 2 else [1, lengths]
+        return predicate_answers(wanted, given["alphabet"], tuple(lengths))
+    raise TypeError(f"answers must be a list of strings, {_WAYS}, not {reprlib.repr(given)}")
+
+
+_WAYS = (
+    "a .txt file with one a line, {regex: ...}, {enumerator: module:function} or "
+    "{predicate: module:function, alphabet: ..., lengths: [least, largest]}"
+)

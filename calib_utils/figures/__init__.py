@@ -46,6 +46,9 @@ RULE_COLOURS = {
     "top_h": "#37596b",
     "top_nsigma": "#6b4226",
 }
+# Of rules that are not the project's, and who has which in this process.
+_OWN = ("#1f3fbf", "#e8384f", "#4f8f00", "#00838f", "#ad5cff", "#a05195")
+_GIVEN: dict[str, str] = {}
 CAUSES = {"order": ("#8a8500", "//"), "shape": ("#2a9db0", ""), "size": (PALE, ".")}
 TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _SUM = {"at-most": "≤", "equals": "="}
@@ -207,8 +210,14 @@ def unit_square(ax: Axes, x: str = "", y: str = "") -> None:
 
 
 def rule_style(rule: str) -> dict:
-    """The colour and display name of a rule's family, the same through the book."""
-    return {"color": RULE_COLOURS.get(rule, INK), "label": rule_name(rule)}
+    """The colour and display name of a rule's family, the same through the book.
+
+    Other rules, such as a user's own, take the colours of `_OWN` in the order they are drawn in.
+    """
+    if rule not in RULE_COLOURS:
+        _GIVEN.setdefault(rule, _OWN[len(_GIVEN) % len(_OWN)])
+    colour = RULE_COLOURS.get(rule) or _GIVEN[rule]
+    return {"color": colour, "label": rule_name(rule)}
 
 
 def task_name(task: str) -> str:

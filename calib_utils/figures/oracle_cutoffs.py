@@ -135,13 +135,7 @@ def split_bars(points: pd.DataFrame, columns: int = 2) -> Axes:
     for ax, task in zip(axes, tasks, strict=False):
         own = points[points.task == task]
         place = own.decoder.map(decoders.index).to_numpy()
-        left, below = np.zeros((2, len(own)))
-        for cause, (colour, hatch) in CAUSES.items():
-            value = own[cause].to_numpy(dtype=float)
-            start = np.where(value >= 0, left, below)
-            style = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0.3}
-            ax.barh(place, value, left=start, label=cause, height=0.75, **style)
-            left, below = left + value.clip(0), below + value.clip(None, 0)
+        stacked_parts(own, place, ax)
         for y in set(range(len(decoders))) - set(place.tolist()):
             ax.text(0, y, " not valid enough", va="center", fontsize=9, color=GREY)
         ax.set_title(task_name(task), loc="left", fontsize=11)
@@ -156,6 +150,18 @@ def split_bars(points: pd.DataFrame, columns: int = 2) -> Axes:
     found = ", ".join(f"{cause} in {largest.get(cause, 0)}" for cause in CAUSES)
     figure.says = f"The largest part of the loss, of {len(points)} bars: {found}."
     return axes[0]
+
+
+def stacked_parts(parts: pd.DataFrame, place, ax: Axes) -> Axes:
+    """A bar for each row of `split` at its place: order, shape, size; the negative to the left."""
+    left, below = np.zeros((2, len(parts)))
+    for cause, (colour, hatch) in CAUSES.items():
+        value = parts[cause].to_numpy(dtype=float)
+        start = np.where(value >= 0, left, below)
+        style = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0.3}
+        ax.barh(place, value, left=start, label=cause, height=0.75, **style)
+        left, below = left + value.clip(0), below + value.clip(None, 0)
+    return ax
 
 
 def sampler_curves(table: pd.DataFrame, by: str, ax: Axes | None = None) -> Axes:

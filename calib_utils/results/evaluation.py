@@ -16,11 +16,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from calib_utils.core import metrics, prompts, split
+from calib_utils.core import metrics, prompts
+from calib_utils.core import split as steps
 from calib_utils.core.processors import Processors, check_rules, check_temperatures, is_known
 from calib_utils.core.prompts import Policies, Prompt
 from calib_utils.core.rules import Rule, Sampler
-from calib_utils.core.split import REPAIRS, require_one_sequence
+from calib_utils.core.split import REPAIRS, require_one_sequence, shapley
 from calib_utils.core.tasks import Task, get_task
 from calib_utils.core.tries import Sequences, Trie, uniform_over_valid, weighted_by_count
 from calib_utils.errors import (
@@ -155,7 +156,7 @@ class Request:
         ).astype({"temperature": float, "log_p": float})
         more = {"losses": _loss_table(found, settings)} if losses else {}
         if frontier:
-            points = split.adaptive_frontier(found.steps.tokens, found.steps.rank)
+            points = steps.adaptive_frontier(found.steps.tokens, found.steps.rank)
             more["frontier"] = pd.DataFrame(points, columns=FRONTIER_COLUMNS)
         record = {
             **self.identity(),
@@ -165,6 +166,7 @@ class Request:
             **({} if self.model.chat is None else {"chat": self.model.chat}),
             "task": self.task.name,
             "prompt": self.task.prompt,
+            **({"system": self.task.system} if self.task.system else {}),
             "policies": vars(self.policies),
             "seconds": round(time.perf_counter() - began, 2),
             "environment": conventions.environment(self.model.device),
@@ -204,7 +206,7 @@ def _loss_table(found: Measurement, settings: Settings) -> pd.DataFrame:
     rules = [pair for pair in settings if not isinstance(pair[0], Processors)]
     named, parts = keys([rules[column] for column in columns]), []
     for repair in REPAIRS:
-        lost = split.step_losses(found.steps.tokens.trie, found.steps.edge_log_p(columns, repair))
+        lost = steps.step_losses(found.steps.tokens.trie, found.steps.edge_log_p(columns, repair))
         n_steps, n_settings = lost.validity.shape
         part = named.loc[named.index.repeat(n_steps)].assign(
             repair=repair,
@@ -268,7 +270,7 @@ def evaluate(
     *,
     answer_temperatures: Sequence[float] = (),
     details: bool = False,
-    end: str = "eos",
+    end: str | None = None,
     tokenizations: str = "canonical",
     surface: str = "exact",
     batch_size: int | None = None,
@@ -285,7 +287,8 @@ def evaluate(
         answer_temperatures: where to store ln p of every answer as well, in the same pass, for
             `answer_probabilities` to find in `results_dir`.
         details: in the same pass, store also what `step_losses` and `adaptive_frontier` return.
-        end, tokenizations, surface: what counts as an answer, see `prompts.Policies`.
+        end, tokenizations, surface: what counts as an answer, see `prompts.Policies`; `end` is
+            the task's own by default, which is "eos" unless a task says otherwise.
         batch_size: nodes per forward pass; chosen for the device by default.
         results_dir: where to look for rows of the same weights, task and conventions, and to
             store new ones. Without it everything is computed now and nothing is kept.
@@ -300,7 +303,8 @@ def evaluate(
     settings = _settings(rules, temperatures)
     none = isinstance(answer_temperatures, Sequence) and not answer_temperatures
     also = [] if none else check_temperatures(answer_temperatures)
-    policies = Policies(end, tokenizations, surface)
+    task = get_task(task)
+    policies = policies_for(task, end, tokenizations, surface)
     request = request_for(model, task, policies, batch_size, results_dir)
     return request.tables(settings, also, losses=details, frontier=details).settings
 
@@ -310,7 +314,7 @@ def answer_probabilities(
     task: Task | str,
     temperatures: Sequence[float] = (1.0,),
     *,
-    end: str = "eos",
+    end: str | None = None,
     tokenizations: str = "canonical",
     surface: str = "exact",
     batch_size: int | None = None,
@@ -320,7 +324,8 @@ def answer_probabilities(
 
     The arguments are those of `evaluate`. Answers come in the task's order (Fig. 5 right, 10).
     """
-    temperatures, policies = check_temperatures(temperatures), Policies(end, tokenizations, surface)
+    temperatures, task = check_temperatures(temperatures), get_task(task)
+    policies = policies_for(task, end, tokenizations, surface)
     request = request_for(model, task, policies, batch_size, results_dir)
     return request.tables([], temperatures).answers
 
@@ -331,7 +336,7 @@ def step_losses(
     rules: Iterable[Rule | str] = ("none",),
     temperatures: Sequence[float] = (1.0,),
     *,
-    end: str = "eos",
+    end: str | None = None,
     batch_size: int | None = None,
     results_dir: str | Path | None = None,
 ) -> pd.DataFrame:
@@ -346,22 +351,77 @@ def step_losses(
     Raises:
         InvalidRuleError: a sampler whose order cannot be repaired.
     """
-    settings = _settings(rules, temperatures)
+    return _with_losses(model, task, rules, temperatures, end, batch_size, results_dir).losses
+
+
+def _with_losses(model, task, rules, temperatures, end, batch_size, results_dir) -> Tables:
+    settings, task = _settings(rules, temperatures), get_task(task)
     for sampler, _ in settings:
-        if not getattr(sampler, "is_rank_cutoff", False):
+        if not can_be_split(sampler):
             raise InvalidRuleError(
                 f"{sampler.key!r} keeps no top prefix of the ranking, so order and shape are not "
                 "told apart for it: leave it out"
             )
-    request = request_for(model, task, Policies(end), batch_size, results_dir)
-    return request.tables(settings, losses=True).losses
+    request = request_for(model, task, policies_for(task, end), batch_size, results_dir)
+    return request.tables(settings, losses=True)
+
+
+def can_be_split(sampler: Sampler) -> bool:
+    """Whether order and shape are told apart for it: it keeps a top prefix of the ranking."""
+    return getattr(sampler, "is_rank_cutoff", False)
+
+
+_LOSSES = ["validity_loss", "diversity_loss"]
+PARTS = ["total", "order", "shape", "size"]
+
+
+def split(
+    model: Model | str,
+    task: Task | str,
+    rules: Iterable[Rule | str] = ("none",),
+    temperatures: Sequence[float] = (1.0,),
+    *,
+    end: str | None = None,
+    batch_size: int | None = None,
+    results_dir: str | Path | None = None,
+) -> pd.DataFrame:
+    """The rows of `evaluate`, and what each loses to order, shape and size, in nats.
+
+    The arguments are those of `evaluate`; rules that keep no top prefix of the ranking are refused.
+
+    Returns:
+        Its columns and those of `PARTS`: `total` is -ln(Val Div), the sum of the other three. It,
+        order and shape are NaN where nothing is valid.
+
+    Raises:
+        InvalidRuleError: a sampler whose order cannot be repaired.
+        InvalidRequestError: an answer has several token sequences.
+    """
+    task = get_task(task)
+    found = _with_losses(model, task, rules, temperatures, end, batch_size, results_dir)
+    parts = split_table(found.losses.assign(task=task.name))
+    return found.settings.merge(parts, how="left", on=["task", *KEY])
+
+
+def split_table(losses: pd.DataFrame) -> pd.DataFrame:
+    """The loss -ln(Val Div) of every task and setting between order, shape and size, in nats.
+
+    Of rows of `step_losses` with a column `task`. `size` is what an ordered and reshaped model
+    still loses, because the rule keeps more tokens than are valid, or fewer.
+    """
+    by = ["task", *KEY]
+    summed = losses.groupby([*by, "repair"], dropna=False, sort=False)[_LOSSES].sum(min_count=1)
+    wide = summed.sum(axis=1, min_count=2).unstack("repair", sort=False)
+    parts = shapley({repair: wide[repair].to_numpy() for repair in REPAIRS})
+    named = {"total": parts.total, "order": parts.order, "shape": parts.shape, "size": parts.rest}
+    return pd.DataFrame(named, index=wide.index).rename_axis(by).reset_index()
 
 
 def adaptive_frontier(
     model: Model | str,
     task: Task | str,
     *,
-    end: str = "eos",
+    end: str | None = None,
     batch_size: int | None = None,
     results_dir: str | Path | None = None,
 ) -> pd.DataFrame:
@@ -371,34 +431,38 @@ def adaptive_frontier(
         The supported points, columns sequence_precision and sequence_recall: corners of the convex
         hull, each attained; no temperature changes them.
     """
-    request = request_for(model, task, Policies(end), batch_size, results_dir)
+    task = get_task(task)
+    request = request_for(model, task, policies_for(task, end), batch_size, results_dir)
     return request.tables([], frontier=True).frontier
 
 
 def render_prompt(model: Model | str, task: Task | str, **policies: str) -> Prompt:
     """The prompt text, its ids and the answers' trie, as `evaluate` uses them."""
-    return prompts.render(load_model(model).tokenizer, get_task(task), Policies(**policies))
+    task = get_task(task)
+    return prompts.render(load_model(model).tokenizer, task, policies_for(task, **policies))
 
 
 def show_prompt(model: Model | str, task: Task | str, **policies: str) -> None:
     """Prints exactly what the model sees for a task, and how its answers become tokens."""
-    model, task, policies = load_model(model), get_task(task), Policies(**policies)
+    model, task = load_model(model), get_task(task)
+    policies = policies_for(task, **policies)
     prompt = prompts.render(model.tokenizer, task, policies)
     print(prompts.describe(model.tokenizer, task, prompt, policies, model.chat_or_why[1]))
 
 
 def stored_measurement(
-    model: Model | str, task: Task | str, results_dir: str | Path, end: str = "eos"
+    model: Model | str, task: Task | str, results_dir: str | Path, end: str | None = None
 ) -> storage.Stored:
     """What is stored for a model and task under these conventions, record included.
 
     Raises:
         ResultsError: nothing is stored, or it is corrupt.
     """
-    key, name = load_model(model).key, get_task(task).name
+    key, task = load_model(model).key, get_task(task)
     if not isinstance(results_dir, str | Path):
         raise InvalidRequestError(f"results_dir={results_dir!r}: give a folder's path")
-    folder = storage.folder_of(Path(results_dir), key, name, Policies(end).suffix)
+    suffix = policies_for(task, end).suffix
+    folder = storage.folder_of(Path(results_dir), key, task.name, suffix)
     stored = storage.read(folder)
     if stored is None:
         raise ResultsError(f"nothing is stored in {folder}: run evaluate with this results_dir")
@@ -415,6 +479,11 @@ def _settings(rules, temperatures) -> Settings:
                 f"temperature 1.0, not {temperatures}, or set temperature_at"
             )
     return [(rule, temperature) for rule in rules for temperature in temperatures]
+
+
+def policies_for(task: Task, end: str | None = None, *others: str, **named: str) -> Policies:
+    """`prompts.Policies` whose `end` is by default the task's own."""
+    return Policies(task.end if end is None else end, *others, **named)
 
 
 def request_for(
@@ -530,7 +599,7 @@ def share_interval(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def structural_facts(
-    model: Model | str, tasks: Iterable[Task | str] | Task | str, *, end: str = "eos"
+    model: Model | str, tasks: Iterable[Task | str] | Task | str, *, end: str | None = None
 ) -> pd.DataFrame:
     """One row per task, or for one task: what is fixed by the answers and the tokenizer alone.
 

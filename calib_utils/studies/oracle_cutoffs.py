@@ -15,7 +15,6 @@ import pandas as pd
 from calib_utils.core.metrics import frontier_area, pareto_frontier
 from calib_utils.core.prompts import ENDS, Policies
 from calib_utils.core.rules import MORE_GRIDS, ORDERS, TABLE3_TEMPERATURES, OracleSize, table3_rules
-from calib_utils.core.split import REPAIRS, shapley
 from calib_utils.core.tasks import Task, get_task, paraphrases
 from calib_utils.models.loading import Model
 from calib_utils.results.draws import kept as kept_draws
@@ -25,6 +24,7 @@ from calib_utils.results.evaluation import (
     evaluate,
     keys,
     request_for,
+    split_table,
     step_losses,
 )
 from calib_utils.results.measure import untouched
@@ -55,7 +55,6 @@ LEVEL = 0.8  # the validity that the paper asks for in Table 1
 PRACTICAL = ("none", "top_k", "top_p", "min_p")  # the oracle knows what no sampler knows
 # Stands for infinity: a rule is then uniform over what it keeps, to a millionth of its logits.
 LIMIT = 1e6
-_LOSSES = ["validity_loss", "diversity_loss"]
 # What the oracle size and the practical rules are compared by: diversity at a validity, and both.
 _BY = {f"diversity at validity ≥ {level:g}": level for level in (0.5, 0.8)}
 PRODUCT = "the best Val × Div"
@@ -118,25 +117,11 @@ def engine_orders(page: Page) -> pd.DataFrame:
     return table.assign(engine=table.rule.str.partition("@")[2])
 
 
-def split_table(losses: pd.DataFrame) -> pd.DataFrame:
-    """The loss -ln(Val Div) of every task and setting between order, shape and size, in nats.
-
-    `size` is what an ordered and reshaped model still loses, because the rule keeps more tokens
-    than are valid, or fewer.
-    """
-    by = ["task", *KEY]
-    summed = losses.groupby([*by, "repair"], dropna=False, sort=False)[_LOSSES].sum(min_count=1)
-    wide = summed.sum(axis=1, min_count=2).unstack("repair", sort=False)
-    parts = shapley({repair: wide[repair].to_numpy() for repair in REPAIRS})
-    named = {"total": parts.total, "order": parts.order, "shape": parts.shape, "size": parts.rest}
-    return pd.DataFrame(named, index=wide.index).rename_axis(by).reset_index()
-
-
 def operating_points(table: pd.DataFrame, losses: pd.DataFrame, level: float = LEVEL):
     """Where a task's loss lies for decoders that people use, in nats.
 
     Temperature 1 alone; and the most diverse setting of at least `level` validity, if any, with
-    temperature alone, with any rule of `PRACTICAL`, and with the oracle size.
+    temperature alone, with any rule but the oracle size, and with that.
     """
     split, rows = split_table(losses).merge(table, on=["task", *KEY]), []
     for _, group in split[split.total.notna()].groupby("task", sort=False):
@@ -144,7 +129,7 @@ def operating_points(table: pd.DataFrame, losses: pd.DataFrame, level: float = L
         choices = {
             "T = 1 alone": group[(group.rule == "none") & (group.temperature == 1)],
             f"temperature, Val ≥ {level:g}": enough[enough.rule == "none"],
-            f"any rule, Val ≥ {level:g}": enough[enough.rule.isin(PRACTICAL)],
+            f"any rule, Val ≥ {level:g}": enough[enough.rule != OracleSize.name],
             f"oracle size, Val ≥ {level:g}": enough[enough.rule == "oracle_size"],
         }
         for name, options in choices.items():
@@ -223,7 +208,7 @@ def recall_at(hull: np.ndarray, precision: float) -> float:
 
 
 def compared(table: pd.DataFrame) -> pd.DataFrame:
-    """The oracle size beside the best practical rule, by task and by what counts.
+    """The oracle size beside the best other rule, by task and by what counts.
 
     Diversity at a validity is 0 where no setting has it, and there is no row where neither of both
     has. Columns task, by, oracle size, best other, rule.
@@ -234,7 +219,9 @@ def compared(table: pd.DataFrame) -> pd.DataFrame:
         worth[PRODUCT] = own.validity * own.diversity
         for by, values in worth.items():
             best = values.groupby(own.rule).max().fillna(0.0)
-            oracle, others = best.get(OracleSize.name, 0.0), best.reindex(PRACTICAL).fillna(0.0)
+            more = best.index.difference([*PRACTICAL, OracleSize.name])  # a user's own
+            oracle = best.get(OracleSize.name, 0.0)
+            others = best.reindex([*PRACTICAL, *more]).fillna(0.0)
             if max(oracle, others.max()) > 0:
                 rule = others.idxmax() if others.max() > 0 else "–"
                 rows.append((task, by, oracle, others.max(), rule))

@@ -5,6 +5,7 @@ tokenizer in, a `Model` out that all of `calib_utils` accepts. Knows no metric a
 """
 
 import hashlib
+import itertools
 import math
 import re
 from abc import ABC, abstractmethod
@@ -410,7 +411,8 @@ def character_tokenizer(task: Task | str, n_fillers: int = N_FILLERS):
 
     n_fillers = whole_number("n_fillers", n_fillers, 0)
     task = get_task(task)
-    known = sorted(set(task.prompt).union("\n", *task.answers))
+    words = itertools.chain(*task.spellings())
+    known = sorted(set(task.system + task.prompt).union("\n", *words))
     pieces = [character.replace(" ", _SPACE) for character in known]
     pieces += [f"‹{i + 1}›" for i in range(n_fillers)] + [_UNKNOWN]
     vocab = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}

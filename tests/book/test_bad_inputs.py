@@ -83,6 +83,33 @@ COMMANDS = {
     "more than there are": (
         [*EVALUATE[:4], "us-states-shortest-51"], "InvalidTask", "51", "has 50 answers"
     ),
+    "figure of no kind": ([*EVALUATE, "--figure", "a.gif"], "InvalidRequest", "a.gif", ".svg"),
+    "figure in no folder": (
+        [*EVALUATE, "--figure", "no/a.pdf"], "InvalidRequest", "no/a.pdf", "--figure"
+    ),
+    "split of many spellings": (
+        [*EVALUATE, "--split", "--tokenizations", "all"],
+        *("InvalidRequest", "'all'", "leave these out"),
+    ),
+    "split of typical": (
+        [*EVALUATE, "--split", "--rule", "typical=0.9"],
+        *("InvalidRule", "typical=0.9", "leave it out"),
+    ),
+    "rule of no module": ([*EVALUATE, "--rule", "zz:R"], "UnknownName", "zz:R", "module:name"),
+    "rule that is none": (
+        [*EVALUATE, "--rule", "json:loads"], "InvalidRule", "json:loads", "name a cu.Rule"
+    ),
+    "rule without its number": (
+        [*EVALUATE, "--rule", "calib_utils:TopP"], "InvalidRule", "TopP", "give a number"
+    ),
+    "task twice": ([*EVALUATE, "--task", "rng-1"], "InvalidRequest", "rng-1", "leave one out"),
+    "one model to compare": (["compare", "MODEL"], "InvalidRequest", "MODEL", "name two"),
+    "no pairs": (["compare", "--pairs", "no.yaml"], "InvalidRequest", "no.yaml", "[base, tuned]"),
+    "no checkpoints": (["sweep", "no/run"], "InvalidRequest", "no/run", "checkpoint-1000"),
+    "pages of no model": (
+        ["export", "paper", "--model", "smollm2-135m"], "UnknownName", "smollm2", "Did you mean"
+    ),
+    "option twice": ([*EVALUATE, "--end", "eos", "--end", "line"], USAGE, "--end", "leave one out"),
     "no command": (["evalute"], USAGE, "evalute", "choose from"),
     "temperature in words": ([*EVALUATE, "--temperature", "hot"], USAGE, "hot", "float"),
 }  # fmt: skip

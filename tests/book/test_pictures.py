@@ -94,7 +94,21 @@ def test_in_a_page_colours_follow_the_theme_and_no_id_is_anothers(figure):
     assert {a or b for a, b in named} <= ids
 
 
-@pytest.mark.parametrize("colour", [*figures.RULE_COLOURS.values(), *figures.shades(6)])
+COLOURS = [*figures.RULE_COLOURS.values(), *figures._OWN]
+
+
+def test_rules_of_ones_own_have_colours_of_their_own():
+    """Six of them before one comes again; none is the colour of a rule, a cause or a mark."""
+    names = [f"mine {k}" for k in range(6)]
+    colours = [figures.rule_style(name)["color"] for name in names]
+    assert colours == [figures.rule_style(name)["color"] for name in names]
+    causes = {colour for colour, _ in figures.CAUSES.values()}
+    taken = {*figures.RULE_COLOURS.values(), *causes, figures.INK, figures.VALID, figures.INVALID}
+    assert len(set(colours)) == 6 and not taken & set(colours)
+    assert figures.rule_style("mine 0")["label"] == "mine 0"
+
+
+@pytest.mark.parametrize("colour", [*COLOURS, *figures.shades(6)])
 def test_in_the_dark_a_colour_stands_out(colour):
     dark = pictures.in_the_dark(colour[1:])
     parts = [int(dark[i : i + 2], 16) / 255 for i in (1, 3, 5)]
@@ -157,3 +171,25 @@ def test_prose_pages_show_the_figures_of_executed_notebooks(tmp_path):
 def test_the_figure_of_the_readme_is_that_of_the_book():
     content = pictures.figure("fig-val-div", kind="png")
     assert (paths.book_dir() / "assets" / "val-div.png").read_bytes() == content
+
+
+@pytest.mark.models
+def test_the_page_that_shows_how_prints_and_draws_what_it_shows(tmp_path):
+    """To renew both: the text by hand, and the figure by this function with its own place."""
+    told = pictures.run_sampler_page(tmp_path / "drawn.svg")
+    assert "two_nats" in told and "llama.cpp" in told
+    page = (paths.book_dir() / "bring_a_sampler.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"```text\n(.*?)```", page, flags=re.DOTALL)
+    head, *rows = (line.split() for line in shown.splitlines())
+    printed = [line.split() for line in told.splitlines()]
+    at = printed.index(head) + 1
+    for row, again in zip(rows, printed[at : at + len(rows)], strict=True):
+        assert row[:3] == again[:3]
+        assert np.allclose(np.array(row[3:], float), np.array(again[3:], float), atol=0.011)
+    # The same words in the figure that the book has.
+    committed = paths.book_dir() / "assets" / "bring-a-sampler.svg"
+    drawn, kept = (
+        re.findall(r"<text[^>]*>([^<]+)<", path.read_text(encoding="utf-8"))
+        for path in (tmp_path / "drawn.svg", committed)
+    )
+    assert drawn == kept and "surprise=0, T=1.4" in kept

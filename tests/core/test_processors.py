@@ -1,7 +1,6 @@
 """Any logits processor of transformers, evaluated at every node with the node's own prefix."""
 
 import math
-import re
 
 import numpy as np
 import pytest
@@ -20,9 +19,8 @@ from transformers.generation.logits_process import (
 )
 
 import calib_utils as cu
-from calib_utils import paths
 from calib_utils.core import processors, rules
-from calib_utils.errors import InvalidRuleError
+from calib_utils.errors import InvalidRuleError, UnknownNameError
 from calib_utils.models import scoring
 from calib_utils.results import storage
 
@@ -360,18 +358,6 @@ def test_the_row_of_processors_is_that_of_transformers(order, at, temperature):
     assert torch.equal(found, expected)
 
 
-@pytest.mark.models
-def test_the_page_that_shows_how_runs_as_printed(capsys):
-    page = (paths.book_dir() / "bring_a_sampler.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
-    names: dict = {}
-    for block in blocks:
-        exec(compile(block, "bring_a_sampler.md", "exec"), names)
-    assert {"two_nats", "oracle_size"} <= set(names["table"].rule)
-    assert len(blocks) == 4
-    assert "llama.cpp" in capsys.readouterr().out
-
-
 # --- Rules of a user's own: their answers looked at, their rows never stored ---
 
 
@@ -475,3 +461,11 @@ def test_a_rule_that_keeps_no_top_prefix_says_so_itself(tiny):
     assert len(validity) == 1
     with pytest.raises(InvalidRuleError, match="keeps no top prefix"):
         cu.step_losses(tiny("llama"), "rng-1", [rule])
+
+
+def test_the_name_of_a_stored_rule_imports_nothing(monkeypatch):
+    """Stored tables may come from others."""
+    monkeypatch.setattr("importlib.import_module", lambda *_: pytest.fail("imported"))
+    for text in ("os:getcwd", "top_k=4+os:getcwd"):
+        with pytest.raises(UnknownNameError, match="unknown rule"):
+            cu.parse_rule(text)

@@ -508,3 +508,22 @@ def test_all_tokenizations_contain_the_canonical_one_and_can_only_raise_p(tiny):
     )
     assert (many[:2] > one[:2]).all() and (many[:2] > one[:2] + 0.1).any()
     assert many[2] == pytest.approx(one[2], abs=1e-4)  # ' zoo' has one segmentation only
+
+
+def test_a_system_message_stands_before_the_question(tokenizer_of, chat_template):
+    task = cu.Task("t", "Name one:", ["ab"], system="Be brief.")
+    text = render(tokenizer_of(chat_template), task).text
+    assert text.index("<|start|>system\nBe brief.") < text.index("<|start|>user\nName one:")
+    with pytest.raises(InvalidTaskError, match="put the message into the prompt"):
+        render(tokenizer_of(), task)
+    deaf = chat_template.replace(
+        "{% for m in messages %}", "{% for m in messages if m['role'] != 'system' %}"
+    )
+    with pytest.raises(ModelFormatError, match="loses the system message"):
+        render(tokenizer_of(deaf), task)
+
+
+def test_aliases_are_sequences_of_their_answer(tokenizer_of):
+    task = cu.Task("t", "Name one:", ["ab", "zoo"], aliases={"zoo": ["zoos", "zo"]})
+    prompt = render(tokenizer_of(), task)
+    assert prompt.sequences.answer == (0, 1, 1, 1) and prompt.trie.n_answers == 2

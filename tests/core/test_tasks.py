@@ -86,6 +86,95 @@ def test_a_task_file_with_one_string_of_answers_is_not_split_into_letters(write_
         cu.get_task(write_task({"name": "one", "prompt": "p", "answers": "Ohio"}))
 
 
+# A module of answers, as a user may write one.
+MODULE = """
+def codes():
+    yield from ("a1", "b1", "a2", "b2")
+
+def ends_in_a_digit(text):
+    return len(text) == 2 and text[0] in "ab" and text[1] in "12"
+"""
+HEAD = "name: codes\nprompt: 'Name a code:'\n"
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        "[a1, b1, a2, b2]",
+        "codes.txt",
+        '{regex: "[ab][12]"}',
+        "{enumerator: 'own_codes:codes'}",
+        "{predicate: 'own_codes:ends_in_a_digit', alphabet: ab12, lengths: [1, 3]}",
+        "{predicate: 'own_codes:ends_in_a_digit', alphabet: ab12, lengths: 2}",
+    ],
+)
+def test_a_yaml_file_has_its_answers_in_many_ways(tmp_path, monkeypatch, answers):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_codes.py").write_text(MODULE)
+    (tmp_path / "codes.txt").write_text("a1\nb1\na2\nb2\n")
+    file = tmp_path / "codes.yaml"
+    file.write_text(f"{HEAD}answers: {answers}\n")
+    task = cu.get_task(file)
+    assert (task.name, task.prompt, task.end) == ("codes", "Name a code:", "eos")
+    assert sorted(task.answers) == ["a1", "a2", "b1", "b2"]
+
+
+def test_a_file_may_have_a_system_message_aliases_and_an_end(tmp_path):
+    file = tmp_path / "codes.yml"
+    more = "answers: [a1, b1]\nsystem: Be brief.\naliases: {a1: [A1, 1a]}\nend: line\n"
+    file.write_text(HEAD + more)
+    task = cu.get_task(file)
+    assert (task.system, task.end) == ("Be brief.", "line")
+    assert task.spellings() == [("a1", "A1", "1a"), ("b1",)]
+    assert task == cu.Task(
+        "codes", "Name a code:", ["a1", "b1"], "Be brief.", {"a1": ["A1", "1a"]}, "line"
+    )
+    assert len({task, cu.get_task(file)}) == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "said"),
+    [
+        ("answers: [a1, a1]", InvalidTaskError, "must occur once"),
+        ("answers: [yes, a1]", InvalidTaskError, r"\(True\): must be a string; in YAML"),
+        ("answers: [a1]\nanswers: [b1]", InvalidTaskError, "a key occurs twice"),
+        ("answers: [a1]\nalias: {a1: [A1]}", InvalidTaskError, r"unknown keys \['alias'\]; known"),
+        (
+            "answers: &a [a1]\naliases: {a1: *a}",
+            InvalidTaskError,
+            r"alias \(\*name\): write it out",
+        ),
+        ("answers: [a1", InvalidTaskError, "ParserError|expected"),
+        ("answers: !!python/object/apply:os.getcwd []", InvalidTaskError, "could not determine"),
+        ("answers: {regex: 'a*'}", InvalidTaskError, "infinitely many"),
+        ("answers: {regexp: 'a'}", InvalidTaskError, "a .txt file with one a line"),
+        ("answers: missing.txt", InvalidTaskError, "No such file"),
+        ("answers: {enumerator: 'no_such_module:f'}", UnknownNameError, "no_such_module"),
+        ("answers: [a1]\naliases: {b1: [B1]}", UnknownNameError, "answer with aliases 'b1'"),
+        ("answers: [a1]\naliases: {a1: A1}", InvalidTaskError, "give a list for every answer"),
+        ("answers: [a1, b1]\naliases: {a1: [b1]}", InvalidTaskError, "must occur once"),
+        ("answers: [a1]\nend: stop", InvalidTaskError, "'stop' does not exist"),
+        ("answers: [a1]\nsystem: [x]", InvalidTaskError, "is no message"),
+    ],
+)
+def test_a_bad_yaml_file_is_a_named_error(tmp_path, more, error, said):
+    file = tmp_path / "codes.yaml"
+    file.write_text(f"{HEAD}{more}\n")
+    with pytest.raises(error, match=said):
+        cu.get_task(file)
+
+
+def test_an_enumerator_without_end_is_refused_soon(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_endless.py").write_text(
+        "import itertools\n\ndef f():\n    return map(str, itertools.count())\n"
+    )
+    file = tmp_path / "codes.yaml"
+    file.write_text(f"{HEAD}answers: {{enumerator: 'own_endless:f'}}\n")
+    with pytest.raises(InvalidTaskError, match="200,001 answers, more than"):
+        cu.get_task(file)
+
+
 def test_a_misspelt_task_is_answered_with_near_names():
     with pytest.raises(UnknownNameError, match="Did you mean 'us-states'"):
         cu.get_task("us-sates")

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 import calib_utils as cu
+from calib_utils.core.split import REPAIRS
 from calib_utils.core.tasks import paraphrases
 from calib_utils.errors import UnknownNameError
 from calib_utils.results.storage import KEY
@@ -146,6 +147,17 @@ def test_operating_points_are_settings_of_the_table(measured):
     assert points[["order", "shape", "size"]].sum(axis=1).to_numpy() == pytest.approx(points.total)
     assert points.total.to_numpy() == pytest.approx(-np.log(points.validity * points.diversity))
     assert oracle_cutoffs.operating_points(table, losses, 1.0).decoder.tolist() == ["T = 1 alone"]
+
+
+def test_a_rule_of_ones_own_counts_as_any_rule():
+    table = rows("rng-2", [*PRACTICAL, ("mine", 0.9, 0.8), ("oracle_size", 0.9, 0.7)])
+    losses = table[["task", *KEY]].merge(pd.DataFrame({"repair": REPAIRS}), how="cross")
+    losses = losses.assign(step=1, validity_loss=0.1, diversity_loss=0.2)
+    points = oracle_cutoffs.operating_points(table, losses).set_index("decoder")
+    assert points.rule["any rule, Val ≥ 0.8"] == "mine"
+    assert points.rule["oracle size, Val ≥ 0.8"] == "oracle_size"
+    beside = oracle_cutoffs.compared(table).set_index("by")
+    assert beside.loc[oracle_cutoffs.PRODUCT, "rule"] == "mine"
 
 
 def test_paraphrases_ask_for_the_same_answers():
