@@ -188,7 +188,7 @@ page.show(theorems, floor=1e-12)
 # sharp* is the geometric law of Def. F.1. *Displaced* is the same law with two valid tokens moved
 # below two invalid ones.
 
-# %% mystnb={"figure": {"caption": "One known law per row, on two random digits. Left: probabilities of the first step by rank (valid tokens plain, invalid ones hatched; the number above is the mass of the invalid ones). Right: what temperature does to validity and diversity.", "name": "fig-controls"}, "image": {"alt": "Each known law loses validity or diversity in a way of its own as temperature rises from 0 to 3."}}
+# %% mystnb={"figure": {"caption": "One known law per row, on two random digits. Left: probabilities of the first step by rank (valid tokens plain, invalid ones hatched; the number above is the mass of the invalid ones). Right: what temperature does to validity and diversity.", "name": "fig-controls"}, "image": {"alt": "A law that is uniform over the valid tokens loses nothing at any temperature; the other known laws lose validity or diversity, each in its own way."}}
 _ = figures.laws_under_temperature(study.first_steps("rng-2"), study.temperature_curves("rng-2"))
 
 # %% [markdown]
