@@ -42,6 +42,12 @@ SIZE, STAGE = "size", "stage"
 _SUFFIXES = ("", "@end=line")  # the study of cutoffs asks chat models and base models so
 _FACTS = ("name", "panel", "family", "stage", "dtype", "parameters", "active")
 _OF_ORDER = ("kind", "forced", "depth", "area", "recall_at")
+_COUNTS = ("n_nodes", "n_undefined", "n_prompts", "n_runs")
+_OF_DEPTHS = (  # where no model has texts
+    *("kind", "forced", "depth"),
+    *(f"{name}{end}" for name in precision_recall.MEASURES for end in ("", "_low", "_high")),
+    *("prevalence", "prevalence_all", "random_area", "random_recall_at", *_COUNTS),
+)
 _TASK_MEASURES = {
     "oracle size": "best Val × Div, oracle size",
     "best other": "best Val × Div, practical rules",
@@ -193,20 +199,20 @@ def split_table(panel: Panel) -> pd.DataFrame:
     return _of_each(
         panel.settings,
         lambda own: oracle_cutoffs.operating_points(own, losses[own.model.iloc[0]]),
-        ["task", "decoder", "diversity", *PARTS],
+        ["task", "decoder", "validity", "diversity", *PARTS],
     )
 
 
 def order_table(panel: Panel) -> pd.DataFrame:
     """Area and recall at precision .8 by model, kind, forced tokens and depth, with intervals."""
-    table = _of_each(panel.order, order_calibration.depth_table, _OF_ORDER)
+    table = _of_each(panel.order, order_calibration.depth_table, _OF_DEPTHS)
     return reporting.without_small_intervals(table)
 
 
 def shape_table(panel: Panel) -> pd.DataFrame:
     """The fitted parameters of App. I: a row per model and query, `logit_shape.fit_table`."""
     fits = ((key, logit_shape.fit_table(own)) for key, own in panel.logits.items())
-    return _joined(fits, ["query", "c", "mse", "r2"])
+    return _joined(fits, ["query", "c", "mse", "r2", "m", "B", "C", "jump"])
 
 
 def sized(table: pd.DataFrame, models: pd.DataFrame) -> pd.DataFrame:

@@ -111,6 +111,21 @@ def test_a_model_is_removed_and_the_book_is_as_before(book, capsys):
     assert "UnknownNameError" in capsys.readouterr().err
 
 
+@pytest.mark.notebooks
+def test_with_its_rows_a_model_leaves_the_page_of_all_models_too(book, tiny_folder, tmp_path):
+    """The page is executed on what is left; here no model is, and it says so without failing."""
+    rows = tmp_path / "rows"
+    folder = tiny_folder().parent / tiny_folder().name
+    command = ["--model", str(folder), "--task", "rng-1", "--device", "cpu"]
+    assert main(["evaluate", *command, "--results-dir", str(rows)]) == 0
+    page(book, f"results/{folder.name}", "02_second")
+    places = ["--book-dir", str(book), "--results-dir", str(rows)]
+    assert main(["remove", folder.name, "--rows", *places]) == 0
+    assert not (rows / folder.name).exists() and not (book / "results" / folder.name).exists()
+    (panel,) = (book / "panel").glob("05_*.ipynb")
+    assert folder.name not in panel.read_text()
+
+
 @pytest.mark.parametrize(
     "model", [HEADLINE, "smollm2-135m-instruct", "..", "results", "../results"]
 )
