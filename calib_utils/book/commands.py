@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
+import calib_utils
 from calib_utils import files, paths
 from calib_utils.errors import (
     CalibUtilsError,
@@ -124,10 +125,10 @@ _CALL = "python -m calib_utils"
 
 def parser() -> argparse.ArgumentParser:
     """Every command with its options; `command` of what it parses is the function to call."""
-    from calib_utils import __version__
-
     parser = _Parser(prog=_CALL, description=__doc__)
-    parser.add_argument("--version", action="version", version=f"calib-utils {__version__}")
+    parser.add_argument(
+        "--version", action="version", version=f"calib-utils {calib_utils.__version__}"
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
 
     def command(name: str, function: Callable, about: str, example: str, *parents) -> Callable:

@@ -42,7 +42,11 @@ def regex_answers(pattern: str) -> list[str]:
             f"regular expression {pattern!r} cannot be enumerated ({type(error).__name__}: "
             f"{error}): {_DIALECT}"
         ) from error
-    _require_few(f"regular expression {pattern!r} matches", n_strings)
+    if n_strings > MAX_ANSWERS:
+        raise InvalidTaskError(
+            f"regular expression {pattern!r} matches {n_strings:,} strings, more than the "
+            f"{MAX_ANSWERS:,} that exact evaluation is meant for: use a smaller one"
+        )
     found = sorted(map(str, language.strings()), key=len)
     if other := [text for text in found if not matched(text)]:
         # Anchors are plain characters to the one and not to the other.
@@ -102,11 +106,3 @@ def predicate_answers(
             if fits:
                 found.append(text)
     return list(dict.fromkeys(found))
-
-
-def _require_few(what: str, n: int) -> None:
-    if n > MAX_ANSWERS:
-        raise InvalidTaskError(
-            f"{what} {n:,} strings, more than the {MAX_ANSWERS:,} that exact evaluation is meant "
-            "for: use a smaller one"
-        )

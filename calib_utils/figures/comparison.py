@@ -63,11 +63,14 @@ def _best_settings(table: pd.DataFrame, ax: Axes) -> None:
     worth = (table.validity * table.diversity).fillna(-1.0)
     best = table.loc[worth.groupby(table.rule, sort=False).idxmax()]
     stacked_parts(best, range(len(best)), ax)
-    names = best.rule.map(lambda rule: RULE_NAMES.get(rule, rule))
-    ax.set_yticks(range(len(best)), setting_text(best.assign(rule=names)), fontsize=9)
+    ax.set_yticks(range(len(best)), _named(best), fontsize=9)
     ax.set_ylim(len(best) - 0.5, -0.5)
     ax.set_xlabel("−ln(validity × diversity), nats")
     ax.grid(visible=False, axis="y")
+
+
+def _named(settings: pd.DataFrame) -> pd.Series:
+    return setting_text(settings.assign(rule=[RULE_NAMES.get(n, n) for n in settings.rule]))
 
 
 def training(table: pd.DataFrame) -> Figure:
@@ -85,7 +88,7 @@ def training(table: pd.DataFrame) -> Figure:
     for ax, name in zip(axes.flat, shown, strict=True):
         for (_, own), colour in zip(settings, shades(len(settings)), strict=True):
             own = own.sort_values("step")
-            label = setting_text(own.head(1)).item()
+            label = _named(own.head(1)).item()
             ax.plot(own.step, own[name], ".-", color=colour, label=label)
         ax.set_ylabel(_CURVES[name])
         ax.set_xlabel("training step" if ax.get_subplotspec().is_last_row() else "")

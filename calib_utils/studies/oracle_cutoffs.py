@@ -24,10 +24,10 @@ from calib_utils.results.evaluation import (
     evaluate,
     keys,
     request_for,
+    split,
     split_table,
     step_losses,
 )
-from calib_utils.results.measure import untouched
 from calib_utils.results.storage import KEY, Tables
 from calib_utils.studies.controlled_tasks import LISTS
 from calib_utils.studies.reporting import (
@@ -128,8 +128,8 @@ def operating_points(table: pd.DataFrame, losses: pd.DataFrame, level: float = L
     Temperature 1 alone; and the most diverse setting of at least `level` validity, if any, with
     temperature alone, with any rule but the oracle size, and with that.
     """
-    split, rows = split_table(losses).merge(table, on=["task", *KEY]), []
-    for _, group in split[split.total.notna()].groupby("task", sort=False):
+    parts, rows = split_table(losses).merge(table, on=["task", *KEY]), []
+    for _, group in parts[parts.total.notna()].groupby("task", sort=False):
         enough = group[group.validity >= level]
         choices = {
             "T = 1 alone": group[(group.rule == "none") & (group.temperature == 1)],
@@ -400,10 +400,8 @@ def sensitivities(page: Page) -> pd.DataFrame:
 
 
 def _numbers(model: Model, task: Task, end: str, results_dir, batch_size=None) -> dict:
-    request = request_for(model, task, Policies(end), batch_size, results_dir)
-    found = request.tables(untouched([1.0]), losses=True)
-    split = split_table(found.losses.assign(task=task.name)).iloc[0]
-    return {**found.settings.loc[0, _BOTH], **split[["order", "shape", "size"]]}
+    found = split(model, task, end=end, batch_size=batch_size, results_dir=results_dir)
+    return found.loc[0, _MOVED].to_dict()
 
 
 def largest_moves(table: pd.DataFrame) -> pd.DataFrame:
