@@ -271,6 +271,7 @@ def _folded(cell: dict) -> list[str]:
 
 # `$headline`: the folder of the model that the prose quotes; `thm-x-$headline`: a label there.
 _LABELS = re.compile(r"([\w-]+)-\$headline")
+_CHAPTER = re.compile(r"results/\$headline/(\d\d_\w+)")
 _FILLED = {
     "headline": lambda: HEADLINE,
     "headline_name": lambda: human_name(HEADLINE),
@@ -291,6 +292,9 @@ def _fill(app, docname: str, content: list[str]) -> None:
     if docname.startswith(_EXECUTED_IN):
         return
     text = _LABELS.sub(lambda found: notebooks.label_of(found[1], HEADLINE), content[0])
+    first = {name: pages[0] for name, pages in contents.chapters().items()}
+    # Of the headline model where it has the chapter, else of the next that has.
+    text = _CHAPTER.sub(lambda found: first.get(found[1], found[0]), text)
     content[0] = _TO_FILL.sub(lambda found: _FILLED[found[1]](), text)
 
 

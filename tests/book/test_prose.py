@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from calib_utils import paths
-from calib_utils.book import notebooks, verdicts
+from calib_utils.book import contents, notebooks, verdicts
 from calib_utils.models.loading import Model
 from calib_utils.models.registry import HEADLINE, human_name
 from calib_utils.studies import reporting
@@ -57,8 +57,8 @@ def test_what_a_chapter_says_of_itself_is_glued_in_it(name):
     cells = chapter(name).cells
     text = "\n".join(c.source for c in cells if c.cell_type == "markdown")
     asked = set(re.findall(r"\{glue:text\}`([\w-]+)`", text))
-    folder = "panel" if name in notebooks.panel_names() else f"results/{HEADLINE}"
-    executed = nbformat.read(ROOT / "book" / folder / f"{name}.ipynb", as_version=4)
+    page = contents.chapters()[name][0]
+    executed = nbformat.read(ROOT / "book" / f"{page}.ipynb", as_version=4)
     outputs = (o for c in executed.cells for o in c.get("outputs", ()))
     glued = {o.get("metadata", {}).get("scrapbook", {}).get("name") for o in outputs}
     assert asked <= glued
