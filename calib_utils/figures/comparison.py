@@ -8,8 +8,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from calib_utils.core.rules import rule_name
 from calib_utils.figures import (
-    RULE_NAMES,
     legend_below,
     rule_style,
     shades,
@@ -70,7 +70,7 @@ def _best_settings(table: pd.DataFrame, ax: Axes) -> None:
 
 
 def _named(settings: pd.DataFrame) -> pd.Series:
-    return setting_text(settings.assign(rule=[RULE_NAMES.get(n, n) for n in settings.rule]))
+    return setting_text(settings.assign(rule=[rule_name(n) for n in settings.rule]))
 
 
 def training(table: pd.DataFrame) -> Figure:
