@@ -329,7 +329,9 @@ def _mend_page(app, pagename, templatename, context, doctree) -> None:
         context["body"] = body.replace("</h1>", f"</h1>{_bar(pagename, address)}", 1)
     if pages := context.get("generate_toctree_html"):
         context["generate_toctree_html"] = lambda **options: _named(pages(**options))
-    order = contents.reading_order(contents.model_of(pagename))
+    order = contents.reading_order()
+    if pagename not in order:
+        order = contents.reading_order(contents.model_of(pagename))
     if pagename in order:
         here = order.index(pagename)
         for name, near in (("prev", order[:here][-1:]), ("next", order[here + 1 :][:1])):

@@ -74,6 +74,8 @@ def _write_table(path: Path, text: str) -> str:
     """A table as it is shown, cell by cell; returns its title, if it has one."""
     root = html.fromstring(text)
     head, *body = [[cell.text_content().strip() for cell in row] for row in root.iter("tr")]
+    # A heading of a group of rows is one wide cell.
+    body = [[*row, *[""] * (len(head) - len(row))] for row in body]
     table = pd.DataFrame(body, columns=head)
     csv = table.to_csv(index=False, lineterminator="\n")
     files.keep(path.with_suffix(".csv"), csv.encode())

@@ -312,6 +312,7 @@ def small_book(small_project, tmp_path):
     for name in ("assets", "templates"):
         shutil.copytree(ROOT / "book" / name, folder / "book" / name)
     shutil.copy(ROOT / "book" / "references.bib", folder / "book")
+    shutil.copytree(ROOT / "data" / "published", folder / "data" / "published")
     for page in re.findall(r"(?:root|file): (\S+)", contents.table_of_contents(folder / "book")):
         target = folder / "book" / f"{page}.md"
         target.parent.mkdir(exist_ok=True)
@@ -364,6 +365,7 @@ def test_a_build_that_fails_leaves_the_old_book(tmp_path, monkeypatch):
         raise build.BookBuildError("Sphinx says no")
 
     monkeypatch.setattr(build, "_build", broken)
+    monkeypatch.setattr(build.pictures, "write_figures", lambda: None)
     with pytest.raises(build.BookBuildError, match="Sphinx says no"):
         build.build(tmp_path)
     assert page.read_text() == "old"

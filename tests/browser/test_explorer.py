@@ -17,7 +17,7 @@ from calib_utils import paths
 from calib_utils.book import build
 from calib_utils.core.rules import TABLE3_TEMPERATURES, rule_name
 from calib_utils.figures import explorer
-from calib_utils.models.registry import DEFAULT_MODEL
+from calib_utils.models.registry import DEFAULT_MODEL, HEADLINE
 from calib_utils.results import draws, storage
 from calib_utils.results.storage import KEY
 from calib_utils.studies import oracle_cutoffs, reporting
@@ -650,7 +650,7 @@ def test_the_books_own_page_works(pages, open_page, fits_and_can_be_read, look):
     page = open_page(built, look)
     fits_and_can_be_read(page)
     assert shown(page)["validity"] == three(
-        stored_row(DEFAULT_MODEL, "us-states", "top_p", 0.9, 1.0)["validity"]
+        stored_row(HEADLINE, "us-states", "top_p", 0.9, 1.0)["validity"]
     )
 
 
