@@ -421,7 +421,9 @@ def generate(
         for setting in own:
             oracle = setting.strategy == ORACLE
             openings = forced[prompt_id][:n] if oracle else [()] * n
-            options = settings_of(setting) | _prompt_once(model, start, len(openings))
+            options = settings_of(setting)
+            if n <= programs.ROWS:  # else `draw_under` asks for a part of the rows at a time
+                options |= _prompt_once(model, start, n)
             left = max_tokens - len(openings[0])
             found.append(
                 programs.draw_under(model, start, openings, left, options, seed=setting.seed)

@@ -186,6 +186,18 @@ def test_table1_settings_are_the_cutoffs_of_transformers(tiny, monkeypatch):
     assert found.text[found.strategy == "none"].nunique() > 1
 
 
+def test_table1_draws_more_texts_a_setting_than_fit_into_a_pass(tiny):
+    """As at the paper's size."""
+    model, prompt = tiny("qwen3", chat=True), open_prompts(["joke"])[0]
+    n, start = programs.ROWS + 8, generation.start_of(model, prompt)
+    inner = next(i for i in range(60) if i not in start.end_ids)
+    rows = [("top_k", 5.0, 0), (table1.ORACLE, np.nan, 1)]
+    plan = pd.DataFrame(rows, columns=["strategy", "parameter", "seed"])
+    plan = plan.assign(prompt_id=prompt.id, temperature=1.0, n_texts=n)
+    found = table1.generate(model, plan, {prompt.id: prompt}, {prompt.id: [(inner,)] * n}, 4)
+    assert found.groupby("strategy").size().to_dict() == {"top_k": n, table1.ORACLE: n}
+
+
 def test_the_shared_prompt_changes_no_text(architecture, tiny):
     model, prompt = tiny(architecture, chat=True), open_prompts(["joke"])[0]
     start = generation.start_of(model, prompt)
