@@ -286,6 +286,19 @@ def hub(tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def book_style():
+    """The style of the book's figures for one test, whose figures are closed after it."""
+    import matplotlib.pyplot as plt
+
+    from calib_utils import figures
+
+    with plt.rc_context():
+        figures.use_style()
+        yield
+    plt.close("all")
+
+
+@pytest.fixture
 def fresh_tiny(tiny_folder):
     """A tiny model that a test may spoil."""
     return lambda *args, **kwargs: cu.load_model(tiny_folder(*args, **kwargs), device="cpu")

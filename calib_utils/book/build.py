@@ -234,8 +234,8 @@ def _prepare_notebook(app, docname: str, content: list[str]) -> None:
         heading, *rest = "".join(cells[0]["source"]).split("\n")
         cells[0]["source"] = "\n".join([f"{heading} ({human_name(model)})", *rest])
     cells.append({"cell_type": "markdown", "id": "run-this-page", "metadata": {}, "source": box})
-    steps = [n for n, cell in enumerate(cells) if "cu-explorer" in str(cell.get("outputs"))]
-    for place in steps[:1]:  # a page has room for one
+    steps = (n for n, cell in enumerate(cells) if "cu-explorer" in str(cell.get("outputs")))
+    if (place := next(steps, None)) is not None:  # a page has room for one
         source = f"Whole answers under the same cutoffs:\n\n{whole_answers(model)}"
         own = {"cell_type": "markdown", "id": "whole-answers", "metadata": {}, "source": source}
         cells.insert(place + 1, own)

@@ -387,14 +387,19 @@ _ROLE = re.compile(r"\{([a-z:]+)\}`([^`]*)`")
 _SHOWN_ROLE = re.compile(r'<span data-role="([a-z:]+)" data-of="([^"]*)">[^<]*</span>')
 
 
-def _show_roles(notebook) -> None:
-    """Gives every role of the book's in a text the words that it stands for, for Jupyter."""
-    values = {
+def glued(notebook) -> dict[str, str]:
+    """What an executed notebook stored for the prose (`glue`), by its name."""
+    return {
         output.metadata["scrapbook"]["name"]: ast.literal_eval(next(iter(output.data.values())))
         for cell in notebook.cells
         for output in cell.get("outputs", ())
         if "scrapbook" in output.get("metadata", {})
     }
+
+
+def _show_roles(notebook) -> None:
+    """Gives every role of the book's in a text the words that it stands for, for Jupyter."""
+    values = glued(notebook)
     figures = [c.metadata.get("mystnb", {}).get("figure", {}).get("name") for c in notebook.cells]
     figures = [name for name in figures if name]
 

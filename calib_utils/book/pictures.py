@@ -8,12 +8,9 @@ left as they are.
 import base64
 import colorsys
 import html
-import io
 import re
 from collections.abc import Iterator
-from contextlib import chdir, redirect_stdout
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import nbformat
 from docutils import nodes
@@ -21,6 +18,7 @@ from docutils import nodes
 from calib_utils import files, paths
 from calib_utils.book import notebooks
 from calib_utils.errors import BookBuildError
+from calib_utils.figures import luminance
 from calib_utils.models.registry import HEADLINE
 
 FOLDER = "figures"
@@ -97,23 +95,6 @@ def write_readme_figure() -> Path:
         raise BookBuildError(f"cannot write {target} ({error}): make it writable") from error
 
 
-def run_sampler_page(target: Path, page: Path | None = None) -> str:
-    """Runs the Python of *Bring a sampler* in a folder of its own and returns what it prints.
-
-    Its figure goes to `target`; the committed one is `assets/bring-a-sampler.svg`. A test holds
-    both to what the page shows.
-    """
-    from calib_utils.figures import as_svg
-
-    text = Path(page or paths.book_dir() / "bring_a_sampler.md").read_text("utf-8")
-    names: dict = {}
-    with TemporaryDirectory() as folder, chdir(folder), redirect_stdout(io.StringIO()) as told:
-        for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
-            exec(compile(block, "bring_a_sampler.md", "exec"), names)
-    files.keep(target, as_svg(names["figure"]).encode())
-    return told.getvalue()
-
-
 # Into pages
 
 
@@ -184,18 +165,10 @@ def in_the_dark(colour: str) -> str:
             return "var(--pst-color-background)"
         light = 1 - 0.85 * light
     else:
-        while light < 1 and _luminance(hue, light, vivid) + 0.05 < _CONTRAST * (
-            _DARK_GROUND + 0.05
+        while light < 1 and (
+            luminance(colorsys.hls_to_rgb(hue, light, vivid)) + 0.05
+            < _CONTRAST * (_DARK_GROUND + 0.05)
         ):
             light += 0.01
     red, green, blue = (round(255 * part) for part in colorsys.hls_to_rgb(hue, light, vivid))
     return f"#{red:02x}{green:02x}{blue:02x}"
-
-
-def _luminance(*hls: float) -> float:
-    """Relative luminance, as WCAG defines it."""
-    parts = (
-        part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4
-        for part in colorsys.hls_to_rgb(*hls)
-    )
-    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), parts, strict=True))

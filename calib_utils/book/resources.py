@@ -225,11 +225,14 @@ def gpu_memory(name: str) -> float:
     Raises:
         UnknownNameError: none of them.
     """
-    plain = {re.sub(r"[\W_]+", "", one).lower(): gb for one, gb in GPUS.items()}
-    try:
-        return plain[re.sub(r"[\W_]+", "", name).lower()] * 1e9
-    except KeyError:
-        raise UnknownNameError("GPU", name, GPUS, "Its memory can be given as --gpu-gb.") from None
+
+    def plain(text: str) -> str:
+        return re.sub(r"[\W_]+", "", text).lower()
+
+    for known, gb in GPUS.items():
+        if plain(known) == plain(name):
+            return gb * 1e9
+    raise UnknownNameError("GPU", name, GPUS, "Its memory can be given as --gpu-gb.")
 
 
 def report(size: ModelSize, dtype: str, device: str, there: float | None = None) -> str:

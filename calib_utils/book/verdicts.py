@@ -3,7 +3,6 @@
 Reads executed notebooks and a table of earlier verdicts. Decides nothing: the studies do.
 """
 
-import ast
 import json
 from html import escape
 from pathlib import Path
@@ -12,7 +11,7 @@ import nbformat
 import pandas as pd
 
 from calib_utils import paths
-from calib_utils.book import contents
+from calib_utils.book import contents, notebooks
 from calib_utils.models.registry import HEADLINE, human_name
 from calib_utils.studies.reporting import CLAIM, EXCLUDED, KINDS, NOT_DECIDED
 
@@ -29,11 +28,8 @@ def verdicts(book: Path | None = None) -> pd.DataFrame:
     for chapter, pages in contents.chapters(book).items():
         for page in pages:
             where = {"chapter": chapter, "page": page, "model": contents.model_of(page) or ALL}
-            cells = nbformat.read(book / f"{page}.ipynb", as_version=4).cells
-            for output in (output for cell in cells for output in cell.get("outputs", ())):
-                if output.get("metadata", {}).get("scrapbook", {}).get("name") == "verdicts":
-                    said = json.loads(ast.literal_eval(next(iter(output.data.values()))))
-                    rows += [where | one for one in said]
+            told = notebooks.glued(nbformat.read(book / f"{page}.ipynb", as_version=4))
+            rows += [where | one for one in json.loads(told.get("verdicts", "[]"))]
     return pd.DataFrame(rows, columns=["chapter", "page", "model", "claim", "kind", "verdict"])
 
 

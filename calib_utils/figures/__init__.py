@@ -7,6 +7,7 @@ no number of its own.
 import io
 import pickle
 import re
+from collections.abc import Iterable
 from textwrap import fill
 from xml.sax.saxutils import escape
 
@@ -214,9 +215,7 @@ def rule_style(rule: str) -> dict:
 
     Other rules, such as a user's own, take the colours of `_OWN` in the order they are drawn in.
     """
-    if rule not in RULE_COLOURS:
-        _GIVEN.setdefault(rule, _OWN[len(_GIVEN) % len(_OWN)])
-    colour = RULE_COLOURS.get(rule) or _GIVEN[rule]
+    colour = RULE_COLOURS.get(rule) or _GIVEN.setdefault(rule, _OWN[len(_GIVEN) % len(_OWN)])
     return {"color": colour, "label": rule_name(rule)}
 
 
@@ -319,13 +318,15 @@ def _as_text(artist: Artist) -> str:
     """An artist's colour, dark enough to read on white (4.5 : 1)."""
     is_line = isinstance(artist, Line2D)
     colour = np.array(to_rgb(artist.get_color() if is_line else artist.get_facecolor()[0]))
-    while (np.where(colour <= 0.04, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4)) @ (
-        0.2126,
-        0.7152,
-        0.0722,
-    ) > 0.18:
+    while luminance(colour) > 0.18:
         colour = colour * 0.97
     return to_hex(colour)
+
+
+def luminance(rgb: Iterable[float]) -> float:
+    """Relative luminance, as WCAG defines it, of red, green and blue from 0 to 1."""
+    parts = (part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in rgb)
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), parts, strict=True))
 
 
 def source_line(ax: Axes, *lines: str) -> Axes:

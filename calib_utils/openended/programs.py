@@ -9,7 +9,8 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -212,20 +213,13 @@ def draw_under(
     """
     import torch
 
-    network = model.network
-    device = network.get_input_embeddings().weight.device
-    ends = start.end_ids
-    chosen = _NEUTRAL | dict(settings) | {"do_sample": True, "max_new_tokens": max_tokens}
-    chosen |= {"eos_token_id": list(ends), "pad_token_id": ends[0]}
-    replies = []
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.inference_mode():
+    found = []
+    with _own_generator(model):
         torch.manual_seed(seed)
         for first in range(0, len(forced), ROWS):
-            ids = [[*start.ids, *tokens] for tokens in forced[first : first + ROWS]]
-            rows = torch.tensor(ids, device=device)
-            out = network.generate(rows, attention_mask=torch.ones_like(rows), **chosen)
-            replies += out[:, len(start.ids) :].tolist()
-    return _texts(model, replies, ends)
+            part = forced[first : first + ROWS]
+            found += _generated(model, start, part, max_tokens, **settings)
+    return found
 
 
 def draw_together(
@@ -257,12 +251,11 @@ def draw_together(
 
     kinds = {"temperature": TemperatureLogitsWarper, "top_k": TopKLogitsWarper}
     kinds |= {"top_p": TopPLogitsWarper, "min_p": MinPLogitsWarper}
-    network, ends = model.network, start.end_ids
-    device = network.get_input_embeddings().weight.device
     chains = [
         LogitsProcessorList(make(one[name]) for name, make in kinds.items() if name in one)
         for one in settings
     ]
+    device = model.network.get_input_embeddings().weight.device
     generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
     class Chosen(LogitsProcessor):
@@ -276,21 +269,35 @@ def draw_together(
                 out[own].scatter_(1, torch.multinomial(p, 1, generator=generator), 0.0)
             return out
 
-    chosen = _NEUTRAL | {"do_sample": True, "max_new_tokens": max_tokens} | options
-    chosen |= {"eos_token_id": list(ends), "pad_token_id": ends[0]}
-    rows = torch.tensor([start.ids] * (n * len(settings)), device=device)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.inference_mode():
-        out = network.generate(
-            rows,
-            attention_mask=torch.ones_like(rows),
-            logits_processor=LogitsProcessorList([Chosen()]),
-            **chosen,
-        )
-    texts = _texts(model, out[:, len(start.ids) :].tolist(), ends)
+    options["logits_processor"] = LogitsProcessorList([Chosen()])
+    with _own_generator(model):
+        texts = _generated(model, start, [()] * (n * len(settings)), max_tokens, **options)
     return [texts[i : i + n] for i in range(0, len(texts), n)]
 
 
-def _texts(model: Model, replies: list, ends: Sequence[int]) -> list[tuple[str, bool]]:
+@contextmanager
+def _own_generator(model: Model) -> Iterator[None]:
+    """Leaves the global random numbers as they were; nothing is differentiated."""
+    import torch
+
+    device = model.network.get_input_embeddings().weight.device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.inference_mode():
+        yield
+
+
+def _generated(
+    model: Model, start: Start, forced: Sequence[tuple[int, ...]], max_tokens: int, **settings
+) -> list[tuple[str, bool]]:
+    """One reply after each forced beginning: its text without the end token, and if it ended."""
+    import torch
+
+    network, ends = model.network, start.end_ids
+    chosen = _NEUTRAL | settings | {"do_sample": True, "max_new_tokens": max_tokens}
+    chosen |= {"eos_token_id": list(ends), "pad_token_id": ends[0]}
+    ids = [[*start.ids, *tokens] for tokens in forced]
+    rows = torch.tensor(ids, device=network.get_input_embeddings().weight.device)
+    out = network.generate(rows, attention_mask=torch.ones_like(rows), **chosen)
+    replies = out[:, len(start.ids) :].tolist()
     found = []
     for reply in replies:
         stop = next((i for i, token in enumerate(reply) if token in ends), None)

@@ -15,13 +15,7 @@ from calib_utils import errors, figures, paths
 from calib_utils.book import pictures
 from calib_utils.models.registry import HEADLINE
 
-
-@pytest.fixture(autouse=True)
-def style():
-    with plt.rc_context():
-        figures.use_style()
-        yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("book_style")
 
 
 @pytest.fixture
@@ -174,11 +168,15 @@ def test_the_figure_of_the_readme_is_that_of_the_book():
 
 
 @pytest.mark.models
-def test_the_page_that_shows_how_prints_and_draws_what_it_shows(tmp_path):
-    """To renew both: the text by hand, and the figure by this function with its own place."""
-    told = pictures.run_sampler_page(tmp_path / "drawn.svg")
+def test_the_page_that_shows_how_prints_and_draws_what_it_shows(tmp_path, monkeypatch, capsys):
+    """To renew both: the text by hand, and the figure by copying `drawn.svg`."""
+    page, names = (paths.book_dir() / "bring_a_sampler.md").read_text(encoding="utf-8"), {}
+    monkeypatch.chdir(tmp_path)
+    for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
+        exec(compile(block, "bring_a_sampler.md", "exec"), names)
+    (tmp_path / "drawn.svg").write_text(figures.as_svg(names["figure"]), encoding="utf-8")
+    told = capsys.readouterr().out
     assert "two_nats" in told and "llama.cpp" in told
-    page = (paths.book_dir() / "bring_a_sampler.md").read_text(encoding="utf-8")
     (shown,) = re.findall(r"```text\n(.*?)```", page, flags=re.DOTALL)
     head, *rows = (line.split() for line in shown.splitlines())
     printed = [line.split() for line in told.splitlines()]

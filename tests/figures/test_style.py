@@ -13,13 +13,7 @@ import pytest
 
 from calib_utils import figures
 
-
-@pytest.fixture(autouse=True)
-def style():
-    with plt.rc_context():
-        figures.use_style()
-        yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("book_style")
 
 
 def curves(n, name="power {}", **style):

@@ -166,6 +166,21 @@ def test_drawing_by_generate_leaves_the_global_generator_alone(tiny):
     assert torch.equal(state, torch.random.get_rng_state())
 
 
+def test_settings_drawn_together_write_what_each_writes_alone(tiny):
+    model = tiny("qwen3", chat=True)
+    start = programs.message_start(model, "Say something.")
+    settings = [{"temperature": 1.0}, {"temperature": 1.5, "top_k": 5}]
+    settings += [{"temperature": 0.7, "top_p": 0.9}, {"temperature": 2.0, "min_p": 0.05}]
+    state = torch.random.get_rng_state()
+    found = programs.draw_together(model, start, settings, range(5, 9), 12, 7)
+    assert torch.equal(state, torch.random.get_rng_state())
+    alone = [
+        programs.draw_under(model, start, [()] * 12, 7, one, seed=seed)
+        for seed, one in enumerate(settings, start=5)
+    ]
+    assert found == alone and len({*map(tuple, found)}) == len(settings)
+
+
 def test_gaps_in_settings_are_not_filled_with_a_hidden_cutoff(fresh_tiny):
     """Without neutral values transformers would keep the 50 most probable tokens."""
     model = fresh_tiny("llama", chat=True)
