@@ -79,9 +79,9 @@ figures.first_step(page, tasks, "us-states")
 # %% [markdown]
 # ### The paper's comparison
 #
-# {numref}`fig-frontiers` shows every setting of the paper's Table 3 (temperature first, then the
-# cutoff) and the oracle size. For the oracle we add the limit T → ∞, where all kept tokens are
-# equally likely. The dotted line and the star mark the {term}`structural ceiling`: the diversity of
+# {numref}`fig-frontiers` shows every setting of the paper's Table 3 (temperature first, then a
+# cutoff: top-k, top-p, which is also called nucleus sampling, or min-p) and the oracle size. For the
+# oracle we add the limit T → ∞, where all kept tokens are equally likely. The dotted line and the star mark the {term}`structural ceiling`: the diversity of
 # a model with a perfect order that is uniform over the valid tokens. It is below 1 if some tokens
 # lead to more answers than others, so an oracle below (1, 1) does not prove a wrong order. It is no
 # upper bound, since a model that gives each token its share of the answers reaches 1.

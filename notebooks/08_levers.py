@@ -74,8 +74,8 @@ else:
 #   all lists;
 # - *mixture of wordings* draws a new wording for each answer, and *mixture of seeds* draws one of
 #   six random strings that are written below the standard wording;
-# - *temperature*, and the {term}`cutoffs <cutoff>` of the paper's Table 3, each with its
-#   temperatures.
+# - *temperature*, and the {term}`cutoffs <cutoff>` of the paper's Table 3 (top-k, top-p or nucleus
+#   sampling, min-p), each with its temperatures.
 #
 # A lever with more settings has more chances to look good. So each has the same budget: we compare
 # the expected best of that many settings, where a setting that is not valid enough counts as 0. A
