@@ -54,7 +54,7 @@ _PUBLIC = {
     "reference_model": "theory.laws",
     "regex_answers": "core.answer_sets",
     "render_prompt": "results.evaluation",
-    "sample_answers": "results.evaluation",
+    "sample_answers": "results.draws",
     "show_prompt": "results.evaluation",
     "split": "results.evaluation",
     "step_losses": "results.evaluation",

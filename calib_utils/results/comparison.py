@@ -12,19 +12,18 @@ from pathlib import Path
 import pandas as pd
 
 from calib_utils import files
-from calib_utils.core import prompts
 from calib_utils.core.metrics import cluster_interval
 from calib_utils.core.processors import check_rules, check_temperatures
 from calib_utils.core.rules import Sampler
 from calib_utils.core.tasks import Task, closed_lists, get_task
 from calib_utils.errors import InvalidRequestError
 from calib_utils.models.loading import Model, load_model
-from calib_utils.results.evaluation import PARTS, can_be_split, evaluate, policies_for, split
+from calib_utils.results.evaluation import PARTS, can_be_split, evaluate, render_prompt, split
 from calib_utils.results.storage import KEY
 
 _MEASURES = ["validity", "diversity", *PARTS]
 _SMALL = 20  # answers
-_STEP = re.compile(r"\d+")
+_POLICIES = ("end", "tokenizations", "surface")
 
 
 def small_tasks() -> list[str]:
@@ -45,7 +44,7 @@ def evaluate_many(
 
     Args:
         parts: with what `split` adds; None where all rules and answers allow it.
-        options: the others of `evaluate`; with parts `end`, `batch_size` and `results_dir`.
+        options: the others of `evaluate`.
 
     Raises:
         CalibUtilsError: a named subclass, before any weights are loaded wherever possible.
@@ -55,24 +54,17 @@ def evaluate_many(
     tasks = [get_task(task) for task in tasks]
     _require_distinct("task", [task.name for task in tasks])
     models = load_many(models)
-    policies = {name: options[name] for name in ("end", *_SPLIT_LACKS) if name in options}
+    policies = {name: options[name] for name in _POLICIES if name in options}
     for model in models:
         for task in tasks:
-            prompts.render(model.tokenizer, task, policies_for(task, **policies))
+            render_prompt(model, task, **policies)
     if parts is None:
         parts = all(map(can_be_split, rules)) and not any(task.aliases for task in tasks)
-    if parts:
-        options = {name: value for name, value in options.items() if name not in _SPLIT_LACKS}
-    rows = []
+    one, rows = split if parts else evaluate, []
     for model in models:
         own = _released_after(model)
-        for task in tasks:
-            rows.append((split if parts else evaluate)(own, task, rules, temperatures, **options))
+        rows += [one(own, task, rules, temperatures, **options) for task in tasks]
     return pd.concat(rows, ignore_index=True)
-
-
-# What `evaluate` takes and `split` does not.
-_SPLIT_LACKS = ("tokenizations", "surface")
 
 
 def load_many(names: Iterable[Model | str], **settings) -> list[Model]:
@@ -123,13 +115,13 @@ def differences(table: pd.DataFrame, pairs: Iterable[tuple[str, str]]) -> pd.Dat
         sides = [table[table.model == name] for name in (first, second)]
         both = sides[0].merge(sides[1], on=["task", *KEY], suffixes=("", "_second"))
         for setting, own in both.groupby(KEY, sort=False, dropna=False):
+            named = {"first": first, "second": second, **dict(zip(KEY, setting, strict=True))}
             for name in measures:
                 apart = own.assign(difference=own[f"{name}_second"] - own[name])
                 found = cluster_interval(apart, "difference", outer="task", inner=None)
                 rows.append(
                     {
-                        **{"first": first, "second": second},
-                        **dict(zip(KEY, setting, strict=True)),
+                        **named,
                         "measure": name,
                         **{"difference": found.mean, "low": found.low, "high": found.high},
                         "larger_on": int((apart.difference > 0).sum()),
@@ -167,10 +159,9 @@ def checkpoints(folder: str | Path) -> dict[int, Path]:
         InvalidRequestError: no folder, no model folder with a number in it, or a step twice.
     """
     folder, found = Path(folder).expanduser(), {}
-    inside = sorted(folder.iterdir()) if folder.is_dir() else []
-    for path in inside:
-        numbers = _STEP.findall(path.name)
-        if not numbers or not (path / "config.json").is_file():
+    for path in sorted(folder.glob("*/config.json")):
+        path = path.parent
+        if not (numbers := re.findall(r"\d+", path.name)):
             continue
         if (step := int(numbers[-1])) in found:
             raise InvalidRequestError(
