@@ -430,7 +430,7 @@ from calib_utils.book import contents
 from calib_utils.errors import CalibUtilsError
 from calib_utils.figures import explorer
 from calib_utils.models import weights
-from calib_utils.models.served import Reply
+from calib_utils.models.endpoint import Reply
 from calib_utils.openended import verifiers
 from calib_utils.openended.judges import LanguageModelJudge
 from calib_utils.results import conventions, records, storage
