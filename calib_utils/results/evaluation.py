@@ -65,27 +65,28 @@ class Request:
         """
         if losses or frontier:
             require_one_sequence(self.prompt.trie)
-        # A name has to say what the sampler does for its rows to be stored.
-        kept = [pair for pair in settings if is_known(pair[0])]
-        passing = [pair for pair in settings if not is_known(pair[0])]
         have = before = self._stored()
-        absent = _absent(kept, have.settings)
+        # A name has to say what the sampler does for its rows to be stored.
+        known = np.array([is_known(sampler) for sampler, _ in settings], dtype=bool)
+        absent = ~known | _absent(settings, have.settings)
         if losses:
-            cuts = np.array([rule.is_rank_cutoff for rule, _ in kept], dtype=bool)
-            absent = absent | (cuts & _absent(kept, have.losses.drop_duplicates(KEY)))
-        todo = list(compress(kept, absent))
+            cuts = np.array([can_be_split(sampler) for sampler, _ in settings], dtype=bool)
+            absent |= known & cuts & _absent(settings, have.losses.drop_duplicates(KEY))
+        todo = list(compress(settings, absent))
         todo_answers = [t for t in answer_temperatures if t not in set(have.answers.temperature)]
+        todo += [pair for pair in untouched(todo_answers) if pair not in todo]
         todo_frontier = frontier and have.frontier.empty
-        if todo or todo_answers or todo_frontier or passing:
+        if todo_frontier and not todo and have.settings.empty:
+            todo = untouched([1.0])  # what is stored has settings
+        if todo or todo_frontier:
             if self.folder is not None:
                 storage.require_writable(self.folder)
-            todo = list(dict.fromkeys([*todo, *untouched(todo_answers)]))
-            if todo_frontier and not todo and have.settings.empty:
-                todo = untouched([1.0])  # what is stored has settings
-            new, record = self._measure([*todo, *passing], todo_answers, losses, todo_frontier)
+            new, record = self._measure(todo, todo_answers, losses, todo_frontier)
             have = _joined(before, new)
-            if self.folder is not None and (todo or todo_frontier):
-                new = _without(new, {sampler.name for sampler, _ in passing})
+            passing = {sampler.name for sampler, _ in compress(settings, ~known)}
+            own = {n: t[~t.rule.isin(passing)] for n, t in vars(new).items() if "rule" in t}
+            new = replace(new, **own)
+            if self.folder is not None and not (new.settings.empty and new.frontier.empty):
 
                 def beside_what_is_stored_now() -> Tables:  # another run may have added some
                     return _joined(_joined(self._stored(), before), new)
@@ -246,14 +247,6 @@ def _joined(old: Tables, new: Tables) -> Tables:
     return Tables(**found)
 
 
-def _without(tables: Tables, samplers: set[str]) -> Tables:
-    """The tables without rows of some samplers."""
-    settings, losses = (
-        table[~table.rule.isin(samplers)] for table in (tables.settings, tables.losses)
-    )
-    return replace(tables, settings=settings, losses=losses)
-
-
 # The public way to a number: check what is asked, then have a `Request` reuse it or measure it.
 
 
@@ -298,8 +291,13 @@ def evaluate(
     settings = _settings(rules, temperatures)
     none = isinstance(answer_temperatures, Sequence) and not answer_temperatures
     also = [] if none else check_temperatures(answer_temperatures)
-    policies = {"end": end, "tokenizations": tokenizations, "surface": surface}
-    request = _request(model, task, batch_size, results_dir, **policies)
+    request = request_for(
+        model,
+        task,
+        batch_size=batch_size,
+        results_dir=results_dir,
+        **{"end": end, "tokenizations": tokenizations, "surface": surface},
+    )
     return request.tables(settings, also, losses=details, frontier=details).settings
 
 
@@ -315,7 +313,7 @@ def answer_probabilities(
             the functions below.
     """
     temperatures = check_temperatures(temperatures)
-    return _request(model, task, **options).tables([], temperatures).answers
+    return request_for(model, task, **options).tables([], temperatures).answers
 
 
 def step_losses(
@@ -348,7 +346,7 @@ def _with_losses(model, task, rules, temperatures, options) -> Tables:
                 f"{sampler.key!r} keeps no top prefix of the ranking, so order and shape are not "
                 "told apart for it: leave it out"
             )
-    return _request(model, task, **options).tables(settings, losses=True)
+    return request_for(model, task, **options).tables(settings, losses=True)
 
 
 def can_be_split(sampler: Sampler) -> bool:
@@ -402,21 +400,19 @@ def adaptive_frontier(model: Model | str, task: Task | str, **options) -> pd.Dat
         The supported points, columns sequence_precision and sequence_recall: corners of the convex
         hull, each attained; no temperature changes them.
     """
-    return _request(model, task, **options).tables([], frontier=True).frontier
+    return request_for(model, task, **options).tables([], frontier=True).frontier
 
 
 def render_prompt(model: Model | str, task: Task | str, **policies: str) -> Prompt:
     """The prompt text, its ids and the answers' trie, as `evaluate` uses them."""
-    task = get_task(task)
-    return prompts.render(load_model(model).tokenizer, task, policies_for(task, **policies))
+    return request_for(model, task, **policies).prompt
 
 
 def show_prompt(model: Model | str, task: Task | str, **policies: str) -> None:
     """Prints exactly what the model sees for a task, and how its answers become tokens."""
-    model, task = load_model(model), get_task(task)
-    policies = policies_for(task, **policies)
-    prompt = prompts.render(model.tokenizer, task, policies)
-    print(prompts.describe(model.tokenizer, task, prompt, policies, model.chat_or_why[1]))
+    own = request_for(model, task, **policies)
+    tokenizer, why = own.model.tokenizer, own.model.chat_or_why[1]
+    print(prompts.describe(tokenizer, own.task, own.prompt, own.policies, why))
 
 
 def stored_measurement(
@@ -427,7 +423,7 @@ def stored_measurement(
     Raises:
         ResultsError: nothing is stored, or it is corrupt.
     """
-    request = _request(model, task, results_dir=results_dir, end=end)
+    request = request_for(model, task, results_dir=results_dir, end=end)
     if request.folder is None:
         raise InvalidRequestError(f"results_dir={results_dir!r}: give a folder's path")
     if (stored := storage.read(request.folder)) is None:
@@ -449,33 +445,26 @@ def _settings(rules, temperatures) -> Settings:
     return [(rule, temperature) for rule in rules for temperature in temperatures]
 
 
-def policies_for(task: Task, end: str | None = None, **others: str) -> Policies:
-    """`prompts.Policies` whose `end` is by default the task's own."""
-    return Policies(task.end if end is None else end, **others)
-
-
-def _request(model, task, batch_size=None, results_dir=None, **policies) -> Request:
-    task = get_task(task)
-    return request_for(model, task, policies_for(task, **policies), batch_size, results_dir)
-
-
 def request_for(
     model: Model | str,
     task: Task | str,
-    policies: Policies,
+    *,
     batch_size: int | None = None,
     results_dir: str | Path | None = None,
+    end: str | None = None,
+    **others: str,
 ) -> Request:
-    """What the functions of this module ask with, checked.
+    """What the functions of this module ask with, checked; `end` and others as in `Policies`.
 
     Raises:
-        InvalidRequestError: a batch size that is none.
+        InvalidRequestError: a batch size or a folder that is none.
     """
     if batch_size is not None:
         batch_size = whole_number("batch_size", batch_size)
     if not isinstance(results_dir, str | Path | None) or results_dir == "":
         raise InvalidRequestError(f"results_dir={results_dir!r}: give a folder's path, or None")
-    task, model = get_task(task), load_model(model)
+    task = get_task(task)
+    policies, model = Policies(task.end if end is None else end, **others), load_model(model)
     folder = None
     if results_dir is not None:
         suffix = policies.suffix + (f"@dtype={model.dtype}" if model.dtype != "float32" else "")
