@@ -62,8 +62,10 @@ def evaluate_many(
         parts = all(map(can_be_split, rules)) and not any(task.aliases for task in tasks)
     one, rows = split if parts else evaluate, []
     for model in models:
-        own = _released_after(model)
-        rows += [one(own, task, rules, temperatures, **options) for task in tasks]
+        held = "network" in vars(model)
+        rows += [one(model, task, rules, temperatures, **options) for task in tasks]
+        if not held:  # its weights go before the next model's come
+            vars(model).pop("network", None)
     return pd.concat(rows, ignore_index=True)
 
 
@@ -82,15 +84,6 @@ def load_many(names: Iterable[Model | str], **settings) -> list[Model]:
             models[place] = replace(model, name=name, key=key)
     _require_distinct("model", [model.name for model in models])
     return models
-
-
-def _released_after(model: Model) -> Model:
-    """The model itself where its weights are loaded, else a copy that takes them along."""
-    if "network" in vars(model):
-        return model
-    own = replace(model)
-    vars(own)["tokenizer"] = model.tokenizer  # reading it again takes seconds
-    return own
 
 
 def _require_distinct(what: str, names: list[str]) -> None:
@@ -139,12 +132,12 @@ def read_pairs(path: str | Path) -> list[tuple[str, str]]:
     """
     try:
         given = files.written_by_hand(path)
-        pairs = [tuple(pair) for pair in given if isinstance(pair, list)]
-        if not pairs or len(pairs) < len(given) or any(len(pair) != 2 for pair in pairs):
-            raise ValueError("not such a list")
-        if wrong := [name for pair in pairs for name in pair if not isinstance(name, str)]:
-            raise ValueError(f"{wrong[0]!r} is no name")
-        return pairs
+        names = [
+            name for pair in given if isinstance(pair, list) and len(pair) == 2 for name in pair
+        ]
+        if not given or len(names) < 2 * len(given) or not all(isinstance(n, str) for n in names):
+            raise ValueError("not a list of pairs of names")
+        return [tuple(pair) for pair in given]
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise InvalidRequestError(
             f"pairs in {str(path)!r} are unreadable ({type(error).__name__}: {error}): it must be "

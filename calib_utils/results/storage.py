@@ -253,9 +253,10 @@ def read(folder: Path) -> Stored | None:
             # Another run may have put a new folder in place between two of these reads.
             if not attempts_left:
                 raise
-        except (OSError, ValueError) as error:
+        except Exception as error:  # whatever a reader of tables makes of a spoilt one
             raise ResultsError(
-                f"{str(folder)!r} cannot be read ({error}): choose another results_dir or name"
+                f"{str(folder)!r} cannot be read ({type(error).__name__}: {error}): restore it, "
+                "delete it and measure again, or choose another results_dir or name"
             ) from error
 
 
@@ -269,16 +270,8 @@ def _read_once(folder: Path) -> Stored:
             f"{RECORD} of {folder} does not name its tables ({', '.join(sorted(wrong))} differs): "
             f"restore it, or delete {folder} and measure again"
         )
-    try:
-        records.require_unchanged(folder, hashes, ROWS)
-        tables = {n: _read_table(folder / file) for n, file in FILES.items() if file in hashes}
-    except ResultsError:
-        raise
-    except Exception as error:
-        raise ResultsError(
-            f"{folder} is unreadable ({type(error).__name__}: {error}): restore it, or delete it "
-            "and measure again"
-        ) from error
+    records.require_unchanged(folder, hashes, ROWS)
+    tables = {n: _read_table(folder / file) for n, file in FILES.items() if file in hashes}
     return Stored(**tables, record=record)
 
 
@@ -311,23 +304,18 @@ def write(folder: Path, tables: Tables | Callable[[], Tables], record: dict) -> 
     Raises:
         ResultsError: the tables break an invariant, or the place cannot be written.
     """
-    try:
-        with files.whole_folder(folder) as draft:
-            tables = tables() if callable(tables) else tables
-            tables.check(str(folder), record)
-            hashes = {}
-            for name, file in FILES.items():
-                table = getattr(tables, name)
-                if table.empty:
-                    continue
-                if file.endswith(".csv"):
-                    table.to_csv(draft / file, index=False, lineterminator="\n")
-                else:
-                    table.to_parquet(draft / file, index=False, compression="zstd")
-                hashes[file] = files.sha256_of_file(draft / file)
-            text = records.text_of(ROWS, {**record, "files": hashes})
-            (draft / RECORD).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ResultsError(
-            f"cannot write results to {folder} ({error}): choose a writable results_dir with space"
-        ) from error
+    with records.writing(folder), files.whole_folder(folder) as draft:
+        tables = tables() if callable(tables) else tables
+        tables.check(str(folder), record)
+        hashes = {}
+        for name, file in FILES.items():
+            table = getattr(tables, name)
+            if table.empty:
+                continue
+            if file.endswith(".csv"):
+                table.to_csv(draft / file, index=False, lineterminator="\n")
+            else:
+                table.to_parquet(draft / file, index=False, compression="zstd")
+            hashes[file] = files.sha256_of_file(draft / file)
+        text = records.text_of(ROWS, {**record, "files": hashes})
+        (draft / RECORD).write_text(text, encoding="utf-8")
