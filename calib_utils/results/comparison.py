@@ -44,7 +44,7 @@ def evaluate_many(
 
     Args:
         parts: with what `split` adds; None where all rules and answers allow it.
-        options: the others of `evaluate`.
+        options: the others of `evaluate`; with parts, not `answer_temperatures` and `details`.
 
     Raises:
         CalibUtilsError: a named subclass, before any weights are loaded wherever possible.
@@ -55,11 +55,10 @@ def evaluate_many(
     _require_distinct("task", [task.name for task in tasks])
     models = load_many(models)
     policies = {name: options[name] for name in _POLICIES if name in options}
-    for model in models:
-        for task in tasks:
-            render_prompt(model, task, **policies)
+    asked = [render_prompt(model, task, **policies) for model in models for task in tasks]
     if parts is None:
-        parts = all(map(can_be_split, rules)) and not any(task.aliases for task in tasks)
+        single = (len(own.sequences.symbols) == own.trie.n_answers for own in asked)
+        parts = all(map(can_be_split, rules)) and all(single)
     one, rows = split if parts else evaluate, []
     for model in models:
         held = "network" in vars(model)
