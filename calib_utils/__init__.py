@@ -12,64 +12,39 @@ up on first use.
 from importlib import import_module
 
 _PUBLIC = {
-    "ByStep": "theory.laws",
-    "CalibUtilsError": "errors",
-    "Chain": "core.rules",
-    "Displaced": "theory.laws",
-    "Epsilon": "core.rules",
-    "EquallySharp": "theory.laws",
-    "Eta": "core.rules",
-    "Geometric": "theory.laws",
-    "LeakyShape": "theory.laws",
-    "MinP": "core.rules",
-    "NoCutoff": "core.rules",
-    "OracleSize": "core.rules",
-    "Permuted": "theory.laws",
-    "Policies": "core.prompts",
-    "Processors": "core.processors",
-    "Rule": "core.rules",
-    "Sampler": "core.rules",
-    "Task": "core.tasks",
-    "TopH": "core.rules",
-    "TopK": "core.rules",
-    "TopNSigma": "core.rules",
-    "TopP": "core.rules",
-    "Typical": "core.rules",
-    "UniformOverG": "theory.laws",
-    "UniformOverV": "theory.laws",
-    "Zipf": "theory.laws",
-    "adaptive_frontier": "results.evaluation",
-    "answer_probabilities": "results.evaluation",
-    "best_by_budget": "core.metrics",
-    "character_tokenizer": "theory.laws",
-    "coverage": "book.commands",
-    "evaluate": "results.evaluation",
-    "evaluate_many": "results.comparison",
-    "get_task": "core.tasks",
-    "list_tasks": "core.tasks",
-    "load_model": "models.loading",
-    "open_page": "studies.reporting",
-    "parse_rule": "core.processors",
-    "predicate_answers": "core.answer_sets",
-    "reference_model": "theory.laws",
-    "regex_answers": "core.answer_sets",
-    "render_prompt": "results.evaluation",
-    "sample_answers": "results.evaluation",
-    "show_prompt": "results.evaluation",
-    "split": "results.evaluation",
-    "step_losses": "results.evaluation",
-    "stored_measurement": "results.evaluation",
-    "structural_facts": "results.evaluation",
-    "table3_rules": "core.rules",
-    "trie_of_strings": "core.tries",
+    "errors": "CalibUtilsError",
+    "core.answer_sets": "predicate_answers regex_answers",
+    "core.metrics": "best_by_budget",
+    "core.processors": "Processors parse_rule",
+    "core.prompts": "Policies",
+    "core.rules": (
+        "Chain Epsilon Eta MinP NoCutoff OracleSize Rule Sampler TopH TopK TopNSigma TopP "
+        "Typical table3_rules"
+    ),
+    "core.tasks": "Task get_task list_tasks",
+    "core.tries": "trie_of_strings",
+    "models.loading": "load_model",
+    "results.comparison": "evaluate_many",
+    "results.draws": "sample_answers",
+    "results.evaluation": (
+        "adaptive_frontier answer_probabilities evaluate render_prompt show_prompt split "
+        "step_losses stored_measurement structural_facts"
+    ),
+    "theory.laws": (
+        "ByStep Displaced EquallySharp Geometric LeakyShape Permuted UniformOverG "
+        "UniformOverV Zipf character_tokenizer reference_model"
+    ),
+    "studies.reporting": "open_page",
+    "book.commands": "coverage",
 }
-__all__ = sorted(_PUBLIC)
+_MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names.split()}
+__all__ = sorted(_MODULE_OF)
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str):
-    if name in _PUBLIC:
-        return getattr(import_module(f"calib_utils.{_PUBLIC[name]}"), name)
+    if name in _MODULE_OF:
+        return getattr(import_module(f"calib_utils.{_MODULE_OF[name]}"), name)
     if not name.startswith("_"):
         try:
             return import_module(f"calib_utils.{name}")

@@ -15,7 +15,7 @@ import stat
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 
@@ -29,8 +29,8 @@ from calib_utils.errors import ModelFormatError, UnknownNameError
 # A name that a run may give a file: none that leads out of a folder, or is hidden.
 PLAIN_NAME = re.compile(r"\w[\w.@=+-]*")
 LOCK = ".lock"
-# The names of drafts below; what else is hidden in a folder is not ours to remove.
-_DRAFT = re.compile(r"\.(.+-)?[0-9a-f]{32}(\.draft|-old)?")
+# The names of drafts of files; what else is hidden in a folder is not ours to remove.
+_DRAFT = re.compile(r"\.[0-9a-f]{32}\.draft")
 _STALE_SECONDS = 86_400  # what a killed run left: no download or conversion takes a day
 _SHA256 = re.compile("[0-9a-f]{64}")
 _TICK_NS = 50_000_000  # a file system's clock may stand still for so long
@@ -107,26 +107,63 @@ def alone(folder: Path, label: str = "") -> Iterator[bool]:
 
 
 @contextmanager
-def whole_folder(target: Path, is_whole: Callable[[Path], bool]) -> Iterator[Path]:
-    """A folder that becomes `target` only when the block ends well.
+def whole_folder(target: Path, label: str = "") -> Iterator[Path]:
+    """A draft that becomes the folder `target` when the block ends well; an empty one just goes.
 
-    `is_whole` says whether what has the name already stays, as where another run was faster. Raises
-    OSError where nothing can be written.
+    One writer at a time, for as long as the block takes. A reader finds the old folder, the new
+    one, or for a moment none. Raises OSError where nothing can be written; `label` as in `alone`.
     """
-    draft = target.with_name(f".{target.name}-{uuid.uuid4().hex}")
-    old = draft.with_name(f"{draft.name}-old")
-    try:
-        draft.mkdir(parents=True)
-        remove_stale(target.parent)
-        yield draft
-        with alone(target.parent):
-            if not is_whole(target):
-                with suppress(FileNotFoundError):
+    with suppress(OSError):  # writing says what is wrong
+        target.parent.mkdir(parents=True, exist_ok=True)
+    with alone(target.parent, label) as held:
+        if held:
+            _recover(target)
+        # Where nothing can be locked, no two writers may share a draft.
+        mark = "" if held else f"{uuid.uuid4().hex}."
+        draft, old = (_beside(target, f"{mark}{what}") for what in ("draft", "old"))
+        try:
+            draft.mkdir(parents=True)
+            yield draft
+            if any(draft.iterdir()):
+                with suppress(FileNotFoundError):  # none is replaced
                     replace(target, old)
                 replace(draft, target)
-    finally:
-        for left in (draft, old):
-            shutil.rmtree(left, ignore_errors=True)
+        finally:
+            if old.exists() and not target.exists():
+                replace(old, target)
+            for left in (draft, old):
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def folder_exists(folder: Path) -> bool:
+    """Whether there is such a folder, one that a killed writer had moved being put back.
+
+    Raises OSError or ValueError where the file system cannot tell.
+    """
+    try:
+        os.lstat(folder)
+        return True
+    except (FileNotFoundError, NotADirectoryError):
+        if not _beside(folder, "old").exists():
+            return False
+    with alone(folder.parent) as held:
+        if held:
+            _recover(folder)
+    return folder.exists()
+
+
+def _beside(folder: Path, what: str) -> Path:
+    return folder.with_name(f".{folder.name}.{what}")
+
+
+def _recover(folder: Path) -> None:
+    """Does what a writer that was killed had no time for; only where no other is at work."""
+    old = _beside(folder, "old")
+    if old.exists() and not folder.exists():
+        with suppress(OSError):
+            replace(old, folder)
+    for left in (old, _beside(folder, "draft")):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def remove_stale(folder: Path, after: float = _STALE_SECONDS) -> None:
@@ -134,7 +171,7 @@ def remove_stale(folder: Path, after: float = _STALE_SECONDS) -> None:
     for draft in folder.glob(".*"):
         with suppress(OSError):
             if _DRAFT.fullmatch(draft.name) and time.time() - draft.stat().st_mtime > after:
-                shutil.rmtree(draft) if draft.is_dir() else draft.unlink()
+                draft.unlink()
 
 
 def replace(source: Path, target: Path) -> None:

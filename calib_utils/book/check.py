@@ -149,7 +149,7 @@ def _rows_again(folder: Path, update: bool, *_) -> tuple:
     record = found.record
     with tempfile.TemporaryDirectory() as scratch:
         request = request_for(
-            _model(folder, record), record["task"], Policies(**record["policies"]), None, scratch
+            _model(folder, record), record["task"], results_dir=scratch, **record["policies"]
         )
         request.tables(
             _settings_of(found.settings),
@@ -198,7 +198,7 @@ def _levers_again(path: Path, *_) -> tuple:
 
 def _draws_again(path: Path, *_) -> tuple:
     table, record = draws.read(path)
-    request = request_for(_model(path, record), record["task"], Policies(**record["policies"]))
+    request = request_for(_model(path, record), record["task"], **record["policies"])
     again = draws.table_of(request, _settings_of(table.drop_duplicates(KEY)))
     # Far down the ranking the last digits decide what is drawn: only valid answers are compared.
     answers, anew = (one.text.where(one.valid, "") for one in (table, again))

@@ -169,8 +169,7 @@ class Identity(NamedTuple):
 
 def identity(name: str, revision: str | None = None) -> Identity:
     """What `load_model` would identify, from the registry and files here; nothing is fetched."""
-    loading.check_name(name)
-    loading.check_revision(name, revision)
+    loading.check_name(name, revision)
     path, key = Path(name).expanduser(), loading.key_of(name, revision)
     if name in EMBEDDED:
         return Identity(key, EMBEDDED[name].sha256)

@@ -70,8 +70,7 @@ def size_of(name: str | Path, revision: str | None = None) -> ModelSize:
         ModelFormatError: a folder without the numbers, or a GGUF file that is not embedded.
         HubUnreachableError: a hub model outside the panel that is not in the hub's cache.
     """
-    loading.check_name(name)
-    loading.check_revision(name, revision)
+    loading.check_name(name, revision)
     text, path = str(name), Path(name).expanduser()
     known = registry.find(text)
     if known is not None and text in (known.hub, known.load_name):
@@ -80,7 +79,7 @@ def size_of(name: str | Path, revision: str | None = None) -> ModelSize:
         return _of_folder(text, path)
     if path.suffix == ".gguf" and path.is_file():
         raise ModelFormatError(f"the size of {text} is not known before it is loaded: run it")
-    if loading.is_hub_id(text) and path.suffix != ".gguf":
+    if loading.is_hub_id(text):
         try:
             return _of_folder(text, weights.hub_folder(text, revision, local_only=True))
         except ModelFormatError as error:  # only its small files were fetched

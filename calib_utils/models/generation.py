@@ -85,20 +85,6 @@ class Completion:
     ended: bool  # by an end token, rather than the limit
 
 
-def complete(
-    model: Model,
-    prompt_ids: Sequence[int],
-    prefixes: Iterable[Tokens],
-    max_tokens: int,
-    end_ids: Iterable[int] = (),
-    batch_size: int | None = None,
-    **options,
-) -> list[Completion]:
-    """Completions of a prompt after forced prefixes; see `Continuations.complete`."""
-    tree = Continuations(model, prompt_ids, batch_size)
-    return tree.complete(prefixes, max_tokens, end_ids, **options)
-
-
 class Continuations:
     """A prompt forwarded once, for any number of continuations.
 
@@ -171,7 +157,7 @@ class Continuations:
     ) -> list[Completion]:
         """Every prefix completed; a prefix that ends in an end token is complete as it is.
 
-        A draw depends on its seed, prefix and number only, not on what else is in the batch.
+        A draw depends on its seed, prefix and number alone, not on what else is in the batch.
 
         Args:
             prefixes: tuples of forced tokens, of any lengths; empty is allowed.

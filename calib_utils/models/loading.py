@@ -109,44 +109,42 @@ class Model:
 
     @cached_property
     def _whole_tokenizer(self):
-        from transformers import AutoTokenizer
-
-        try:
-            return AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
-        except Exception as error:
-            raise ModelFormatError(
-                f"{self.name}: the tokenizer in {self.folder} cannot be loaded "
-                f"({type(error).__name__}: {error}); a tokenizer's own code is never run"
-            ) from error
+        return _loaded("AutoTokenizer", f"{self.name}: the tokenizer", self.folder)
 
     @cached_property
     def network(self):
         """The torch module, in evaluation mode on its device."""
         import torch
-        from transformers import AutoModelForCausalLM
 
         if self.folder_sha256 not in (None, sha256_of_folder(self.folder)):
             raise HashMismatchError(
                 f"{self.folder} changed after it was identified: load the model again"
             )
-        options = {"dtype": getattr(torch, self.dtype), "trust_remote_code": False}
+        options = {"dtype": getattr(torch, self.dtype), "use_safetensors": True}
         if self.device_map is not None:
             options["device_map"] = self.device_map
-        try:
-            network, told = AutoModelForCausalLM.from_pretrained(
-                self.folder, use_safetensors=True, output_loading_info=True, **options
-            )
-        except ImportError as error:
-            raise ModelFormatError(f"{self.name}: {error}") from error
-        except Exception as error:
-            raise ModelFormatError(
-                f"{self.name}: the weights in {self.folder} cannot be loaded "
-                f"({type(error).__name__}: {error}); if a file is truncated, delete the folder and "
-                "load again; models that need their own code are not run"
-            ) from error
+        what = f"{self.name}: the weights"
+        network, told = _loaded(
+            "AutoModelForCausalLM", what, self.folder, output_loading_info=True, **options
+        )
         weights.require_every_tensor(self.folder, told)
         network.eval()
         return network if self.device_map is not None else network.to(self.device)
+
+
+def _loaded(kind: str, what: str, folder: Path, **options):
+    """What transformers makes of a folder, none of whose own code is run."""
+    import transformers
+
+    try:
+        return getattr(transformers, kind).from_pretrained(
+            folder, trust_remote_code=False, **options
+        )
+    except Exception as error:
+        raise ModelFormatError(
+            f"{what} in {folder} cannot be loaded ({type(error).__name__}: {error}); if a file is "
+            "truncated, delete the folder and load again; code of a model's own is never run"
+        ) from error
 
 
 def load_model(
@@ -181,37 +179,36 @@ def load_model(
                 f"chat={chat} comes too late for a loaded model: load {name.name!r} with it"
             )
         return name
-    check_name(name)
-    check_revision(name, revision)
+    check_name(name, revision)
     text, path = str(name), Path(name).expanduser()
     if dtype not in _DTYPES:
         raise DeviceError(f"dtype={dtype!r} does not exist: choose from {', '.join(_DTYPES)}")
     settings = {"dtype": dtype, "device": resolve_device(device), "device_map": device_map}
-    settings["chat"], key = chat, with_chat(key_of(text, revision), chat)
+    settings |= {"chat": chat, "key": with_chat(key_of(text, revision), chat)}
     if text in EMBEDDED:
         spec = EMBEDDED[text]
-        folder = converted_folder(weights.embedded_file(spec), spec.sha256)
-        return Model(text, key, folder, spec.sha256, spec.filename, None, **settings)
-    if path.suffix == ".gguf" and path.is_file():
-        digest = files.sha256_of_gguf(path)
+        digest, file = spec.sha256, spec.filename
+        folder = converted_folder(weights.embedded_file(spec), digest)
+    elif path.suffix == ".gguf" and path.is_file():
+        digest, text, file = files.sha256_of_gguf(path), path.name, path.name
         folder = converted_folder(path, digest)
         _remember(digest, path)
-        return Model(path.name, key, folder, digest, path.name, None, **settings)
-    if path.is_dir():
-        own = _name_of(path)
-        folder, file = path, f"{own}/"
-        text = file if own in EMBEDDED else own
-    elif is_hub_id(text) and path.suffix != ".gguf":
-        folder, file = weights.hub_folder(text, revision), text
-        revision = revision or folder.name
     else:
-        raise UnknownNameError("model", text, EMBEDDED, HINT)
-    digest = sha256_of_folder(folder)
-    generation_settings(folder)
-    if folder is path:
-        _remember(digest, path)
-    settings["folder_sha256"] = digest
-    return Model(text, key, folder, digest, file, revision, **settings)
+        if path.is_dir():
+            folder, text = path, _name_of(path)
+            file = f"{text}/"
+            text = file if text in EMBEDDED else text
+        elif is_hub_id(text):
+            folder, file = weights.hub_folder(text, revision), text
+            revision = revision or folder.name
+        else:
+            raise UnknownNameError("model", text, EMBEDDED, HINT)
+        digest = settings["folder_sha256"] = sha256_of_folder(folder)
+        generation_settings(folder)  # refuses what cannot be read
+        if folder is path:
+            _remember(digest, path)
+    own = {"weights_sha256": digest, "weights_file": file, "revision": revision}
+    return Model(name=text, folder=folder, **own, **settings)
 
 
 def recorded_name(record: Mapping) -> str:
@@ -234,8 +231,20 @@ def _remember(digest: str, path: Path) -> None:
         files.keep(_place(digest), str(path.resolve()).encode())
 
 
-def check_revision(name: str | Path, revision: str | None) -> None:
-    """Raises UnknownNameError for what is no revision, or is given for a model without any."""
+def check_name(name: str | Path, revision: str | None = None) -> None:
+    """Raises UnknownNameError for what can be neither a model's name nor a path on this machine.
+
+    And for what is no revision, or is given for a model without any.
+    """
+    problem = "no name"
+    try:
+        if isinstance(name, str | Path) and str(name).strip():
+            Path(name).expanduser().resolve().exists()
+            problem = ""
+    except (OSError, RuntimeError, ValueError) as error:
+        problem = str(error)
+    if problem:
+        raise UnknownNameError("model", str(name)[:200], EMBEDDED, f"{problem}. {HINT}")
     if revision is None:
         return
     if not (isinstance(revision, str) and _REVISION.fullmatch(revision) and len(revision) <= 200):
@@ -244,18 +253,6 @@ def check_revision(name: str | Path, revision: str | None) -> None:
     if Path(name).expanduser().is_dir() or not is_hub_id(str(name)):
         hint = "revision= is for hub ids; drop it here."
         raise UnknownNameError("hub model", f"{name}@{revision}", (), hint)
-
-
-def check_name(name: str | Path) -> None:
-    """Raises UnknownNameError for what can be neither a model's name nor a path on this machine."""
-    problem = "no name"
-    try:
-        if isinstance(name, str | Path) and str(name).strip():
-            Path(name).expanduser().resolve().exists()
-            return
-    except (OSError, RuntimeError, ValueError) as error:
-        problem = str(error)
-    raise UnknownNameError("model", str(name)[:200], EMBEDDED, f"{problem}. {HINT}")
 
 
 def generation_settings(folder: Path) -> dict:
@@ -275,9 +272,9 @@ def generation_settings(folder: Path) -> dict:
 
 
 def is_hub_id(text: str) -> bool:
-    """Whether a name has the form owner/name and is no embedded model's."""
+    """Whether a name has the form owner/name, and is no file's and no embedded model's."""
     named = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", text) and len(text) <= _LONGEST_HUB_ID
-    return bool(named) and text not in EMBEDDED
+    return bool(named) and not text.endswith(".gguf") and text not in EMBEDDED
 
 
 def key_of(name: str | Path, revision: str | None = None) -> str:
@@ -285,7 +282,7 @@ def key_of(name: str | Path, revision: str | None = None) -> str:
     text, path = str(name), Path(name).expanduser()
     if text in EMBEDDED:
         return text
-    if is_hub_id(text) and path.suffix != ".gguf" and not path.is_dir():
+    if is_hub_id(text) and not path.is_dir():
         return file_key(text.replace("/", "--") + (f"@{revision}" if revision else ""))
     return file_key(path.stem if path.suffix == ".gguf" else _name_of(path))
 
@@ -348,9 +345,7 @@ class Embedder:
     @cached_property
     def tokenizer(self):
         """The Hugging Face tokenizer."""
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
+        return _loaded("AutoTokenizer", f"{self.name}: the tokenizer", self.folder)
 
     @cached_property
     def max_tokens(self) -> int:
@@ -362,17 +357,9 @@ class Embedder:
     def network(self):
         """The torch module in float32, in evaluation mode."""
         import torch
-        from transformers import AutoModel
 
-        options = {"dtype": torch.float32, "use_safetensors": True, "trust_remote_code": False}
-        try:
-            return AutoModel.from_pretrained(self.folder, **options).eval()
-        except Exception as error:
-            raise ModelFormatError(
-                f"{self.name}: the weights in {self.folder} cannot be loaded "
-                f"({type(error).__name__}: {error}); delete the folder and load again, or choose "
-                f"an embedder that needs no code of its own, such as {DEFAULT_ENCODER}"
-            ) from error
+        options = {"dtype": torch.float32, "use_safetensors": True}
+        return _loaded("AutoModel", f"{self.name}: the weights", self.folder, **options).eval()
 
     def embed(self, texts: Sequence[str], batch_size: int = 32) -> np.ndarray:
         """Unit vectors [text, dimension], float64; equal texts of a call have equal vectors."""

@@ -139,13 +139,9 @@ def find(name: str) -> Checkpoint | None:
 _QUANTISED = re.compile(
     r"(?i)([-_.](gguf|awq|gptq|fp8|bf16|fp?(16|32)|i?q\d\w*|int\d|\d+bit|bnb|mlx|hf))+$"
 )
-_TUNED = r"it|instruct\w*|chat\w*|sft|dpo|rlhf|assistant|think\w*|reason\w*|distill\w*"
 _MARKS = {
-    stage: re.compile(rf"(?i)(?<![^-_.])({words})(?![^-_.])")
-    for stage, words in (
-        ("post-trained", _TUNED),
-        ("base", r"base|pt(?!-br\b)|pretrain\w*|foundation"),
-    )
+    "post-trained": r"it|instruct\w*|chat\w*|sft|dpo|rlhf|assistant|think\w*|reason\w*|distill\w*",
+    "base": r"base|pt(?!-br\b)|pretrain\w*|foundation",
 }
 
 
@@ -157,7 +153,11 @@ def stage_by_name(key: str) -> tuple[str, str] | None:
     for one in checkpoints():
         if plain in (one.name.lower(), one.hub.rpartition("/")[2].lower()):
             return one.stage, f"the registry lists {one.name} as {one.stage}"
-    marks = [(found, stage) for stage, mark in _MARKS.items() for found in mark.finditer(name)]
+    marks = [
+        (found, stage)
+        for stage, words in _MARKS.items()
+        for found in re.finditer(rf"(?i)(?<![^-_.])({words})(?![^-_.])", name)
+    ]
     if not marks:
         return None
     last, stage = max(marks, key=lambda mark: mark[0].start())  # as in chatglm3-6b-base

@@ -255,10 +255,11 @@ def converted_folder(gguf: Path, sha256: str) -> Path:
         return target
     read_header(gguf)
     try:
-        with files.whole_folder(target, _is_whole) as folder:
-            _convert(gguf, folder)
-            states = {f.name: [f.stat().st_size, sha256_of_file(f)] for f in folder.iterdir()}
-            (folder / _COMPLETE).write_text(json.dumps({"files": states}), encoding="utf-8")
+        with files.whole_folder(target, f"conversion of {gguf.name}") as folder:
+            if not _is_whole(target):  # as it is where another process was faster
+                _convert(gguf, folder)
+                states = {f.name: [f.stat().st_size, sha256_of_file(f)] for f in folder.iterdir()}
+                (folder / _COMPLETE).write_text(json.dumps({"files": states}), encoding="utf-8")
     except OSError as error:
         raise _unwritable(target, error) from error
     return target

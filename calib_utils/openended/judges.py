@@ -1,7 +1,7 @@
 """A language model as judge: its rubric, how its replies are read, and how far judges agree.
 
 Three criteria as in App. A of the paper, in words of our own. Knows a chat backend only by its
-`replies` (`served.Endpoint`, or `LocalChat` here). Knows no sweep and no chapter.
+`replies` (`endpoint.Endpoint`, or `LocalChat` here). Knows no sweep and no chapter.
 """
 
 import hashlib
@@ -29,9 +29,9 @@ from calib_utils.errors import (
     TokenizationError,
     whole_number,
 )
+from calib_utils.models.endpoint import Endpoint, Reply
 from calib_utils.models.generation import Continuations
 from calib_utils.models.loading import Model, load_model
-from calib_utils.models.served import Endpoint, Reply
 from calib_utils.openended.verifiers import (
     CRITERIA,
     HIGHEST,
@@ -292,7 +292,7 @@ class LanguageModelJudge:
 def endpoint_judge(
     base_url: str, model: str, *, name: str | None = None, cache_dir="default", **settings
 ) -> LanguageModelJudge:
-    """A judge behind an OpenAI-compatible server; `settings` are those of `served.Endpoint`."""
+    """A judge behind an OpenAI-compatible server; `settings` are those of `endpoint.Endpoint`."""
     name = name or re.sub(r"[^\w.@=+-]", "-", model.replace("/", "--")).lstrip(".@=+-")
     backend = Endpoint(base_url, model, **settings)
     return LanguageModelJudge(backend, name=name, cache_dir=cache_dir)

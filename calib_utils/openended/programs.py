@@ -26,7 +26,7 @@ from calib_utils import paths
 from calib_utils.core.metrics import cluster_interval
 from calib_utils.core.tasks import OpenPrompt
 from calib_utils.errors import InvalidRequestError
-from calib_utils.models.generation import Start, complete, start_of
+from calib_utils.models.generation import Continuations, Start, start_of
 from calib_utils.models.loading import Model, generation_settings
 from calib_utils.openended import sandbox
 from calib_utils.openended.sandbox import Limits, Verdict
@@ -174,8 +174,8 @@ def draw(
     """
     start = message_start(model, message)
     options = {"n_samples": n, "temperature": temperature, "seed": seed}
-    rows = []
-    for done in complete(model, start.ids, [()], max_tokens, start.end_ids, **options):
+    tree, rows = Continuations(model, start.ids), []
+    for done in tree.complete([()], max_tokens, start.end_ids, **options):
         text = model.tokenizer.decode(list(done.token_ids[: -1 if done.ended else None]))
         log_p = min(0.0, sum(done.log_p))  # at most 0 but for rounding in the last digit
         rows.append((done.sample, text, len(done.token_ids), log_p, done.ended))

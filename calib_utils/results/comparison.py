@@ -12,19 +12,18 @@ from pathlib import Path
 import pandas as pd
 
 from calib_utils import files
-from calib_utils.core import prompts
 from calib_utils.core.metrics import cluster_interval
 from calib_utils.core.processors import check_rules, check_temperatures
 from calib_utils.core.rules import Sampler
 from calib_utils.core.tasks import Task, closed_lists, get_task
 from calib_utils.errors import InvalidRequestError
 from calib_utils.models.loading import Model, load_model
-from calib_utils.results.evaluation import PARTS, can_be_split, evaluate, policies_for, split
+from calib_utils.results.evaluation import PARTS, can_be_split, evaluate, render_prompt, split
 from calib_utils.results.storage import KEY
 
 _MEASURES = ["validity", "diversity", *PARTS]
 _SMALL = 20  # answers
-_STEP = re.compile(r"\d+")
+_POLICIES = ("end", "tokenizations", "surface")
 
 
 def small_tasks() -> list[str]:
@@ -45,7 +44,7 @@ def evaluate_many(
 
     Args:
         parts: with what `split` adds; None where all rules and answers allow it.
-        options: the others of `evaluate`; with parts `end`, `batch_size` and `results_dir`.
+        options: the others of `evaluate`; with parts, not `answer_temperatures` and `details`.
 
     Raises:
         CalibUtilsError: a named subclass, before any weights are loaded wherever possible.
@@ -55,24 +54,18 @@ def evaluate_many(
     tasks = [get_task(task) for task in tasks]
     _require_distinct("task", [task.name for task in tasks])
     models = load_many(models)
-    policies = {name: options[name] for name in ("end", *_SPLIT_LACKS) if name in options}
-    for model in models:
-        for task in tasks:
-            prompts.render(model.tokenizer, task, policies_for(task, **policies))
+    policies = {name: options[name] for name in _POLICIES if name in options}
+    asked = [render_prompt(model, task, **policies) for model in models for task in tasks]
     if parts is None:
-        parts = all(map(can_be_split, rules)) and not any(task.aliases for task in tasks)
-    if parts:
-        options = {name: value for name, value in options.items() if name not in _SPLIT_LACKS}
-    rows = []
+        single = (len(own.sequences.symbols) == own.trie.n_answers for own in asked)
+        parts = all(map(can_be_split, rules)) and all(single)
+    one, rows = split if parts else evaluate, []
     for model in models:
-        own = _released_after(model)
-        for task in tasks:
-            rows.append((split if parts else evaluate)(own, task, rules, temperatures, **options))
+        held = "network" in vars(model)
+        rows += [one(model, task, rules, temperatures, **options) for task in tasks]
+        if not held:  # its weights go before the next model's come
+            vars(model).pop("network", None)
     return pd.concat(rows, ignore_index=True)
-
-
-# What `evaluate` takes and `split` does not.
-_SPLIT_LACKS = ("tokenizations", "surface")
 
 
 def load_many(names: Iterable[Model | str], **settings) -> list[Model]:
@@ -90,15 +83,6 @@ def load_many(names: Iterable[Model | str], **settings) -> list[Model]:
             models[place] = replace(model, name=name, key=key)
     _require_distinct("model", [model.name for model in models])
     return models
-
-
-def _released_after(model: Model) -> Model:
-    """The model itself where its weights are loaded, else a copy that takes them along."""
-    if "network" in vars(model):
-        return model
-    own = replace(model)
-    vars(own)["tokenizer"] = model.tokenizer  # reading it again takes seconds
-    return own
 
 
 def _require_distinct(what: str, names: list[str]) -> None:
@@ -123,13 +107,13 @@ def differences(table: pd.DataFrame, pairs: Iterable[tuple[str, str]]) -> pd.Dat
         sides = [table[table.model == name] for name in (first, second)]
         both = sides[0].merge(sides[1], on=["task", *KEY], suffixes=("", "_second"))
         for setting, own in both.groupby(KEY, sort=False, dropna=False):
+            named = {"first": first, "second": second, **dict(zip(KEY, setting, strict=True))}
             for name in measures:
                 apart = own.assign(difference=own[f"{name}_second"] - own[name])
                 found = cluster_interval(apart, "difference", outer="task", inner=None)
                 rows.append(
                     {
-                        **{"first": first, "second": second},
-                        **dict(zip(KEY, setting, strict=True)),
+                        **named,
                         "measure": name,
                         **{"difference": found.mean, "low": found.low, "high": found.high},
                         "larger_on": int((apart.difference > 0).sum()),
@@ -147,12 +131,12 @@ def read_pairs(path: str | Path) -> list[tuple[str, str]]:
     """
     try:
         given = files.written_by_hand(path)
-        pairs = [tuple(pair) for pair in given if isinstance(pair, list)]
-        if not pairs or len(pairs) < len(given) or any(len(pair) != 2 for pair in pairs):
-            raise ValueError("not such a list")
-        if wrong := [name for pair in pairs for name in pair if not isinstance(name, str)]:
-            raise ValueError(f"{wrong[0]!r} is no name")
-        return pairs
+        names = [
+            name for pair in given if isinstance(pair, list) and len(pair) == 2 for name in pair
+        ]
+        if not given or len(names) < 2 * len(given) or not all(isinstance(n, str) for n in names):
+            raise ValueError("not a list of pairs of names")
+        return [tuple(pair) for pair in given]
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise InvalidRequestError(
             f"pairs in {str(path)!r} are unreadable ({type(error).__name__}: {error}): it must be "
@@ -167,10 +151,9 @@ def checkpoints(folder: str | Path) -> dict[int, Path]:
         InvalidRequestError: no folder, no model folder with a number in it, or a step twice.
     """
     folder, found = Path(folder).expanduser(), {}
-    inside = sorted(folder.iterdir()) if folder.is_dir() else []
-    for path in inside:
-        numbers = _STEP.findall(path.name)
-        if not numbers or not (path / "config.json").is_file():
+    for path in sorted(folder.glob("*/config.json")):
+        path = path.parent
+        if not (numbers := re.findall(r"\d+", path.name)):
             continue
         if (step := int(numbers[-1])) in found:
             raise InvalidRequestError(

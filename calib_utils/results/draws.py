@@ -1,8 +1,8 @@
-"""Answers drawn under many settings at once, and the files that keep them beside the rows.
+"""Answers drawn from a model: freely to their end, or under many settings at once and kept.
 
-A draw takes one uniform number a step, the same under every setting, and reads its token off the
-ranked, cut distribution, so neighbouring settings write mostly the same answers. It goes on until
-the answer is valid, or cannot become so. Knows no chapter.
+Many settings share one uniform number a step, which reads its token off each ranked, cut
+distribution, so neighbouring settings write mostly the same answers. Such a draw goes on until the
+answer is valid, or cannot become so. Knows no chapter.
 """
 
 import time
@@ -15,14 +15,16 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
+from calib_utils.core.processors import check_temperatures
 from calib_utils.core.prompts import Prompt, exact_text
 from calib_utils.core.ranking import Ranking
-from calib_utils.errors import ResultsError
-from calib_utils.models.loading import Model
+from calib_utils.core.tasks import Task, get_task
+from calib_utils.errors import ResultsError, whole_number
+from calib_utils.models.loading import Model, load_model
 from calib_utils.models.scoring import continue_rows, forward
 from calib_utils.results import conventions, records
 from calib_utils.results.conventions import DRAWS
-from calib_utils.results.evaluation import Request, keys
+from calib_utils.results.evaluation import Request, keys, render_prompt
 from calib_utils.results.measure import Settings
 from calib_utils.results.storage import KEY
 
@@ -32,6 +34,77 @@ COLUMNS |= {"text": str, "valid": bool, "ended": bool}
 _COMPLETE, _OFF = -1, -2  # where the last token of a valid answer leads, and where a wrong one does
 _ROWS = 32  # prefixes per forward pass: each holds a copy of the prompt's keys
 _AGAIN = "delete it and run 03_oracle_cutoffs"
+
+
+def sample_answers(
+    model: Model | str,
+    task: Task | str,
+    n: int = 200,
+    temperature: float = 1.0,
+    seed: int = 0,
+    **policies: str,
+) -> pd.DataFrame:
+    """Seeded draws from the model at a temperature, without cutoff.
+
+    Returns:
+        One row per draw: `text` as written, and `answer`, the valid answer that the drawn tokens
+        spell under the policies of `evaluate`, or None.
+
+    Raises:
+        InvalidRequestError: a temperature, a number of draws or a seed out of range.
+    """
+    (temperature,) = check_temperatures([temperature])
+    n, seed = whole_number("n", n), whole_number("seed", seed, 0, 2**63 - 1)
+    model, task = load_model(model), get_task(task)
+    prompt = render_prompt(model, task, **policies)
+    longest = max(map(len, prompt.sequences.symbols)) + bool(prompt.end_ids)
+    drawn = _draw_freely(model, prompt, n, longest, temperature, seed)
+    spelled = dict(zip(prompt.sequences.symbols, prompt.sequences.answer, strict=True))
+    rows = []
+    for tokens in drawn:
+        stops = np.flatnonzero(np.isin(tokens, prompt.end_ids))
+        body = tuple(tokens[: stops[0]] if len(stops) else tokens)
+        found = spelled.get(body) if len(stops) else None
+        if not prompt.end_ids:  # the first answer on the way is the answer
+            starts = (spelled[body[:k]] for k in range(1, len(body) + 1) if body[:k] in spelled)
+            found = next(starts, None)
+        answer = None if found is None else task.answers[found]
+        rows.append({"text": model.tokenizer.decode(list(body)), "answer": answer})
+    return pd.DataFrame(rows)
+
+
+def _draw_freely(model: Model, prompt: Prompt, n: int, length: int, temperature: float, seed: int):
+    """Token ids [draw, step], each step drawn from the tempered distribution.
+
+    Draws that agree so far share a row of the forward pass; one that has ended takes no part in it,
+    and what stands behind its end token means nothing.
+    """
+    network = model.network
+    device = network.get_input_embeddings().weight.device
+    generator = torch.Generator().manual_seed(seed)
+    logits, cache = forward(network, torch.tensor([prompt.ids], device=device), None, keep=1)
+    drawn = torch.zeros(n, length, dtype=torch.int64)
+    ends = torch.tensor(prompt.end_ids, dtype=torch.int64)
+    going, row = torch.arange(n), torch.zeros(n, dtype=torch.int64)
+    for step in range(length):
+        below = torch.softmax(logits[:, -1].double().cpu() / temperature, dim=-1).cumsum(-1)
+        heights = torch.rand(len(going), generator=generator, dtype=torch.float64)
+        tokens = torch.empty_like(row)
+        for one in row.unique():
+            mine, steps = row == one, below[one]
+            tokens[mine] = torch.searchsorted(steps, heights[mine] * steps[-1], right=True)
+        drawn[going, step] = tokens
+        on = ~torch.isin(tokens, ends)
+        going = going[on]
+        if step == length - 1 or not len(going):
+            break
+        pairs, row = torch.stack([row[on], tokens[on]], dim=1).unique(dim=0, return_inverse=True)
+        parent, token = pairs.to(device).unbind(1)
+        logits, cache = forward(network, token[:, None], continue_rows(cache, parent), keep=1)
+    return drawn.numpy()
+
+
+# Under many settings at once.
 
 
 class Draw(NamedTuple):
@@ -124,19 +197,22 @@ def table_of(request: Request, settings: Settings) -> pd.DataFrame:
     """
     model, prompt = request.model, request.prompt
     drawn = draw(model, prompt, settings, seed=[SEED, *request.task.name.encode()])
-    start, ends, texts = len(exact_text(model.tokenizer, prompt.ids)), set(prompt.end_ids), {}
-    for ids in {one.token_ids for own in drawn for one in own}:
-        body = ids[:-1] if ids and ids[-1] in ends else ids
+    start, texts = len(exact_text(model.tokenizer, prompt.ids)), {}
+    every = [one for own in drawn for one in own]
+    for ids in {one.token_ids for one in every}:
+        body = ids[:-1] if ids and ids[-1] in prompt.end_ids else ids
         text = exact_text(model.tokenizer, [*prompt.ids, *body])[start:]
         texts[ids] = text.removeprefix(prompt.lead)
-    named = keys(settings)
-    table = named.loc[named.index.repeat(N_DRAWS)].reset_index(drop=True)
-    every = [one for own in drawn for one in own]
-    return table.assign(
-        draw=np.tile(np.arange(N_DRAWS, dtype=np.int16), len(settings)),
-        text=[texts[one.token_ids] for one in every],
-        valid=[one.valid for one in every],
-        ended=[one.ended for one in every],
+    table = keys(settings)
+    return (
+        table.loc[table.index.repeat(N_DRAWS)]
+        .assign(
+            draw=np.tile(np.arange(N_DRAWS, dtype=np.int16), len(settings)),
+            text=[texts[one.token_ids] for one in every],
+            valid=[one.valid for one in every],
+            ended=[one.ended for one in every],
+        )
+        .reset_index(drop=True)
     )
 
 

@@ -1,7 +1,6 @@
 """One request for numbers: stored rows where they stand for a computation, else a measurement.
 
-Knows the arithmetic in `measure` and the files in `storage`, and puts the two together. The public
-functions below check what is asked; the last ones draw from a model, and look at tasks alone.
+Knows the arithmetic in `measure` and the files in `storage`, and puts the two together.
 """
 
 import hashlib
@@ -14,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from calib_utils.core import metrics, prompts
 from calib_utils.core import split as steps
@@ -32,8 +30,8 @@ from calib_utils.errors import (
     whole_number,
 )
 from calib_utils.models.loading import Model, load_model
-from calib_utils.models.scoring import continue_rows, forward
-from calib_utils.results import conventions, storage
+from calib_utils.results import conventions, records, storage
+from calib_utils.results.conventions import ROWS
 from calib_utils.results.measure import Measurement, Settings, measure, untouched
 from calib_utils.results.storage import COLUMNS, FRONTIER_COLUMNS, KEY, LOSS_COLUMNS, Tables
 
@@ -52,7 +50,7 @@ class Request:
     def tables(
         self,
         settings: Settings,
-        answer_temperatures: list[float] | None = None,
+        answer_temperatures: Sequence[float] = (),
         losses: bool = False,
         frontier: bool = False,
     ) -> Tables:
@@ -67,28 +65,28 @@ class Request:
         """
         if losses or frontier:
             require_one_sequence(self.prompt.trie)
-        answer_temperatures = answer_temperatures or []
-        # A name has to say what the sampler does for its rows to be stored.
-        kept = [pair for pair in settings if is_known(pair[0])]
-        passing = [pair for pair in settings if not is_known(pair[0])]
         have = before = self._stored()
-        absent = _absent(kept, have.settings)
+        # A name has to say what the sampler does for its rows to be stored.
+        known = np.array([is_known(sampler) for sampler, _ in settings], dtype=bool)
+        absent = ~known | _absent(settings, have.settings)
         if losses:
-            cuts = np.array([rule.is_rank_cutoff for rule, _ in kept], dtype=bool)
-            absent = absent | (cuts & _absent(kept, have.losses.drop_duplicates(KEY)))
-        todo = list(compress(kept, absent))
+            cuts = np.array([can_be_split(sampler) for sampler, _ in settings], dtype=bool)
+            absent |= known & cuts & _absent(settings, have.losses.drop_duplicates(KEY))
+        todo = list(compress(settings, absent))
         todo_answers = [t for t in answer_temperatures if t not in set(have.answers.temperature)]
+        todo += [pair for pair in untouched(todo_answers) if pair not in todo]
         todo_frontier = frontier and have.frontier.empty
-        if todo or todo_answers or todo_frontier or passing:
+        if todo_frontier and not todo and have.settings.empty:
+            todo = untouched([1.0])  # what is stored has settings
+        if todo or todo_frontier:
             if self.folder is not None:
                 storage.require_writable(self.folder)
-            todo = list(dict.fromkeys([*todo, *untouched(todo_answers)]))
-            if todo_frontier and not todo and have.settings.empty:
-                todo = untouched([1.0])  # what is stored has settings
-            new, record = self._measure([*todo, *passing], todo_answers, losses, todo_frontier)
+            new, record = self._measure(todo, todo_answers, losses, todo_frontier)
             have = _joined(before, new)
-            if self.folder is not None and (todo or todo_frontier):
-                new = _without(new, {sampler.name for sampler, _ in passing})
+            passing = {sampler.name for sampler, _ in compress(settings, ~known)}
+            own = {n: t[~t.rule.isin(passing)] for n, t in vars(new).items() if "rule" in t}
+            new = replace(new, **own)
+            if self.folder is not None and not (new.settings.empty and new.frontier.empty):
 
                 def beside_what_is_stored_now() -> Tables:  # another run may have added some
                     return _joined(_joined(self._stored(), before), new)
@@ -111,7 +109,7 @@ class Request:
             "prompt_sha256": hashlib.sha256(prompt_ids).hexdigest(),
             "sequences_sha256": _in_fixed_order(self.prompt.sequences).fingerprint(),
             "dtype": self.model.dtype,
-            "convention": conventions.CURRENT[conventions.ROWS],
+            "convention": conventions.CURRENT[ROWS],
         }
 
     def _stored(self) -> Tables:
@@ -122,8 +120,8 @@ class Request:
         stored = None if self.folder is None else storage.read(self.folder)
         if stored is None:
             return Tables()
-        conventions.require_same(self.folder, conventions.ROWS, stored.record, self.identity())
-        return stored if conventions.is_current(conventions.ROWS, stored.record) else Tables()
+        conventions.require_same(self.folder, ROWS, stored.record, self.identity())
+        return stored if conventions.is_current(ROWS, stored.record) else Tables()
 
     def _measure(
         self, settings: Settings, answer_temperatures: list[float], losses: bool, frontier: bool
@@ -138,11 +136,10 @@ class Request:
             ranks=frontier or losses,
             description=f"{self.model.name} on {self.task.name}",
         )
-        numbers = ("validity", "diversity", "sequence_precision", "sequence_recall")
         table = keys(settings).assign(
             model=self.model.name,
             task=self.task.name,
-            **{name: getattr(found, name) for name in numbers},
+            **{name: getattr(found, name) for name in storage.NUMBERS},
             n_answers=len(self.task.answers),
             n_nodes=self.prompt.trie.n_nodes,
         )[COLUMNS]
@@ -160,10 +157,8 @@ class Request:
             more["frontier"] = pd.DataFrame(points, columns=FRONTIER_COLUMNS)
         record = {
             **self.identity(),
-            "model": self.model.name,
+            **records.of_model(self.model),
             "weights_file": self.model.weights_file,
-            "revision": self.model.revision,
-            **({} if self.model.chat is None else {"chat": self.model.chat}),
             "task": self.task.name,
             "prompt": self.task.prompt,
             **({"system": self.task.system} if self.task.system else {}),
@@ -184,13 +179,14 @@ def _require_room(model: Model, prompt: Prompt) -> None:
             f"for {known} tokens: they are not of one model"
         )
     length = len(prompt.ids) + max(map(len, prompt.sequences.symbols))
-    positions = getattr(getattr(model.network, "config", None), "max_position_embeddings", None)
+    config = getattr(model.network, "config", None)
+    positions = getattr(config, "max_position_embeddings", None)
     if positions is not None and length > positions:
         raise ModelFormatError(
             f"{model.name}: prompt and answer have {length} tokens, and the model takes "
             f"{positions} (max_position_embeddings in its config.json): shorten the prompt"
         )
-    rope = getattr(getattr(model.network, "config", None), "rope_parameters", None) or {}
+    rope = getattr(config, "rope_parameters", None) or {}
     turn = rope.get("original_max_position_embeddings") or math.inf
     if rope.get("rope_type") == "longrope" and len(prompt.ids) <= turn < length:
         raise ModelFormatError(
@@ -251,14 +247,6 @@ def _joined(old: Tables, new: Tables) -> Tables:
     return Tables(**found)
 
 
-def _without(tables: Tables, samplers: set[str]) -> Tables:
-    """The tables without rows of some samplers."""
-    settings, losses = (
-        table[~table.rule.isin(samplers)] for table in (tables.settings, tables.losses)
-    )
-    return replace(tables, settings=settings, losses=losses)
-
-
 # The public way to a number: check what is asked, then have a `Request` reuse it or measure it.
 
 
@@ -303,31 +291,29 @@ def evaluate(
     settings = _settings(rules, temperatures)
     none = isinstance(answer_temperatures, Sequence) and not answer_temperatures
     also = [] if none else check_temperatures(answer_temperatures)
-    task = get_task(task)
-    policies = policies_for(task, end, tokenizations, surface)
-    request = request_for(model, task, policies, batch_size, results_dir)
+    request = request_for(
+        model,
+        task,
+        batch_size=batch_size,
+        results_dir=results_dir,
+        **{"end": end, "tokenizations": tokenizations, "surface": surface},
+    )
     return request.tables(settings, also, losses=details, frontier=details).settings
 
 
 def answer_probabilities(
-    model: Model | str,
-    task: Task | str,
-    temperatures: Sequence[float] = (1.0,),
-    *,
-    end: str | None = None,
-    tokenizations: str = "canonical",
-    surface: str = "exact",
-    batch_size: int | None = None,
-    results_dir: str | Path | None = None,
+    model: Model | str, task: Task | str, temperatures: Sequence[float] = (1.0,), **options
 ) -> pd.DataFrame:
     """ln p of every valid answer under temperature alone: columns answer, temperature, log_p.
 
-    The arguments are those of `evaluate`. Answers come in the task's order (Fig. 5 right, 10).
+    Answers come in the task's order (Fig. 5 right, 10).
+
+    Args:
+        options: end, tokenizations, surface, batch_size and results_dir of `evaluate`, here and in
+            the functions below.
     """
-    temperatures, task = check_temperatures(temperatures), get_task(task)
-    policies = policies_for(task, end, tokenizations, surface)
-    request = request_for(model, task, policies, batch_size, results_dir)
-    return request.tables([], temperatures).answers
+    temperatures = check_temperatures(temperatures)
+    return request_for(model, task, **options).tables([], temperatures).answers
 
 
 def step_losses(
@@ -335,10 +321,7 @@ def step_losses(
     task: Task | str,
     rules: Iterable[Rule | str] = ("none",),
     temperatures: Sequence[float] = (1.0,),
-    *,
-    end: str | None = None,
-    batch_size: int | None = None,
-    results_dir: str | Path | None = None,
+    **options,
 ) -> pd.DataFrame:
     """What each step of an answer loses of validity and of diversity, as measured and repaired.
 
@@ -350,20 +333,20 @@ def step_losses(
 
     Raises:
         InvalidRuleError: a sampler whose order cannot be repaired.
+        InvalidRequestError: an answer has several token sequences.
     """
-    return _with_losses(model, task, rules, temperatures, end, batch_size, results_dir).losses
+    return _with_losses(model, task, rules, temperatures, options).losses
 
 
-def _with_losses(model, task, rules, temperatures, end, batch_size, results_dir) -> Tables:
-    settings, task = _settings(rules, temperatures), get_task(task)
+def _with_losses(model, task, rules, temperatures, options) -> Tables:
+    settings = _settings(rules, temperatures)
     for sampler, _ in settings:
         if not can_be_split(sampler):
             raise InvalidRuleError(
                 f"{sampler.key!r} keeps no top prefix of the ranking, so order and shape are not "
                 "told apart for it: leave it out"
             )
-    request = request_for(model, task, policies_for(task, end), batch_size, results_dir)
-    return request.tables(settings, losses=True)
+    return request_for(model, task, **options).tables(settings, losses=True)
 
 
 def can_be_split(sampler: Sampler) -> bool:
@@ -380,25 +363,18 @@ def split(
     task: Task | str,
     rules: Iterable[Rule | str] = ("none",),
     temperatures: Sequence[float] = (1.0,),
-    *,
-    end: str | None = None,
-    batch_size: int | None = None,
-    results_dir: str | Path | None = None,
+    **options,
 ) -> pd.DataFrame:
     """The rows of `evaluate`, and what each loses to order, shape and size, in nats.
 
-    The arguments are those of `evaluate`; rules that keep no top prefix of the ranking are refused.
+    Arguments and errors are those of `step_losses`.
 
     Returns:
         Its columns and those of `PARTS`: `total` is -ln(Val Div), the sum of the other three. It,
         order and shape are NaN where nothing is valid.
-
-    Raises:
-        InvalidRuleError: a sampler whose order cannot be repaired.
-        InvalidRequestError: an answer has several token sequences.
     """
     task = get_task(task)
-    found = _with_losses(model, task, rules, temperatures, end, batch_size, results_dir)
+    found = _with_losses(model, task, rules, temperatures, options)
     parts = split_table(found.losses.assign(task=task.name))
     return found.settings.merge(parts, how="left", on=["task", *KEY])
 
@@ -417,37 +393,26 @@ def split_table(losses: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(named, index=wide.index).rename_axis(by).reset_index()
 
 
-def adaptive_frontier(
-    model: Model | str,
-    task: Task | str,
-    *,
-    end: str | None = None,
-    batch_size: int | None = None,
-    results_dir: str | Path | None = None,
-) -> pd.DataFrame:
+def adaptive_frontier(model: Model | str, task: Task | str, **options) -> pd.DataFrame:
     """The best sequence precision and recall that any adaptive rank cutoff reaches (Def. 4.1).
 
     Returns:
         The supported points, columns sequence_precision and sequence_recall: corners of the convex
         hull, each attained; no temperature changes them.
     """
-    task = get_task(task)
-    request = request_for(model, task, policies_for(task, end), batch_size, results_dir)
-    return request.tables([], frontier=True).frontier
+    return request_for(model, task, **options).tables([], frontier=True).frontier
 
 
 def render_prompt(model: Model | str, task: Task | str, **policies: str) -> Prompt:
     """The prompt text, its ids and the answers' trie, as `evaluate` uses them."""
-    task = get_task(task)
-    return prompts.render(load_model(model).tokenizer, task, policies_for(task, **policies))
+    return request_for(model, task, **policies).prompt
 
 
 def show_prompt(model: Model | str, task: Task | str, **policies: str) -> None:
     """Prints exactly what the model sees for a task, and how its answers become tokens."""
-    model, task = load_model(model), get_task(task)
-    policies = policies_for(task, **policies)
-    prompt = prompts.render(model.tokenizer, task, policies)
-    print(prompts.describe(model.tokenizer, task, prompt, policies, model.chat_or_why[1]))
+    own = request_for(model, task, **policies)
+    tokenizer, why = own.model.tokenizer, own.model.chat_or_why[1]
+    print(prompts.describe(tokenizer, own.task, own.prompt, own.policies, why))
 
 
 def stored_measurement(
@@ -458,14 +423,13 @@ def stored_measurement(
     Raises:
         ResultsError: nothing is stored, or it is corrupt.
     """
-    key, task = load_model(model).key, get_task(task)
-    if not isinstance(results_dir, str | Path):
+    request = request_for(model, task, results_dir=results_dir, end=end)
+    if request.folder is None:
         raise InvalidRequestError(f"results_dir={results_dir!r}: give a folder's path")
-    suffix = policies_for(task, end).suffix
-    folder = storage.folder_of(Path(results_dir), key, task.name, suffix)
-    stored = storage.read(folder)
-    if stored is None:
-        raise ResultsError(f"nothing is stored in {folder}: run evaluate with this results_dir")
+    if (stored := storage.read(request.folder)) is None:
+        raise ResultsError(
+            f"nothing is stored in {request.folder}: run evaluate with this results_dir"
+        )
     return stored
 
 
@@ -481,106 +445,32 @@ def _settings(rules, temperatures) -> Settings:
     return [(rule, temperature) for rule in rules for temperature in temperatures]
 
 
-def policies_for(task: Task, end: str | None = None, *others: str, **named: str) -> Policies:
-    """`prompts.Policies` whose `end` is by default the task's own."""
-    return Policies(task.end if end is None else end, *others, **named)
-
-
 def request_for(
     model: Model | str,
     task: Task | str,
-    policies: Policies,
+    *,
     batch_size: int | None = None,
     results_dir: str | Path | None = None,
+    end: str | None = None,
+    **others: str,
 ) -> Request:
-    """What the functions of this module ask with, checked.
+    """What the functions of this module ask with, checked; `end` and others as in `Policies`.
 
     Raises:
-        InvalidRequestError: a batch size that is none.
+        InvalidRequestError: a batch size or a folder that is none.
     """
     if batch_size is not None:
         batch_size = whole_number("batch_size", batch_size)
     if not isinstance(results_dir, str | Path | None) or results_dir == "":
         raise InvalidRequestError(f"results_dir={results_dir!r}: give a folder's path, or None")
-    task, model = get_task(task), load_model(model)
+    task = get_task(task)
+    policies, model = Policies(task.end if end is None else end, **others), load_model(model)
     folder = None
     if results_dir is not None:
         suffix = policies.suffix + (f"@dtype={model.dtype}" if model.dtype != "float32" else "")
         folder = storage.folder_of(Path(results_dir), model.key, task.name, suffix)
     prompt = prompts.render(model.tokenizer, task, policies)
     return Request(model, task, policies, prompt, batch_size, folder)
-
-
-# Drawing answers from a model, to check exact numbers against what it writes.
-
-
-def sample_answers(
-    model: Model | str,
-    task: Task | str,
-    n: int = 200,
-    temperature: float = 1.0,
-    seed: int = 0,
-    **policies: str,
-) -> pd.DataFrame:
-    """Seeded draws from the model at a temperature, without cutoff.
-
-    Returns:
-        One row per draw: `text` as written, and `answer`, the valid answer that the drawn tokens
-        spell under the policies of `evaluate`, or None.
-
-    Raises:
-        InvalidRequestError: a temperature, a number of draws or a seed out of range.
-    """
-    (temperature,) = check_temperatures([temperature])
-    n, seed = whole_number("n", n), whole_number("seed", seed, 0, 2**63 - 1)
-    model = load_model(model)
-    task = get_task(task)
-    prompt = render_prompt(model, task, **policies)
-    longest = max(map(len, prompt.sequences.symbols)) + bool(prompt.end_ids)
-    drawn = _draw(model, prompt, n, longest, temperature, seed)
-    spelled = dict(zip(prompt.sequences.symbols, prompt.sequences.answer, strict=True))
-    rows = []
-    for tokens in drawn:
-        stops = np.flatnonzero(np.isin(tokens, prompt.end_ids))
-        body = tuple(tokens[: stops[0]] if len(stops) else tokens)
-        found = spelled.get(body) if len(stops) else None
-        if not prompt.end_ids:  # the first answer on the way is the answer
-            starts = (spelled[body[:k]] for k in range(1, len(body) + 1) if body[:k] in spelled)
-            found = next(starts, None)
-        answer = None if found is None else task.answers[found]
-        rows.append({"text": model.tokenizer.decode(list(body)), "answer": answer})
-    return pd.DataFrame(rows)
-
-
-def _draw(model: Model, prompt, n: int, length: int, temperature: float, seed: int):
-    """Token ids [draw, step], each step drawn from the tempered distribution.
-
-    Draws that agree so far share a row of the forward pass; one that has ended takes no part in it,
-    and what stands behind its end token means nothing.
-    """
-    network = model.network
-    device = network.get_input_embeddings().weight.device
-    generator = torch.Generator().manual_seed(seed)
-    logits, cache = forward(network, torch.tensor([prompt.ids], device=device), None, keep=1)
-    drawn = torch.zeros(n, length, dtype=torch.int64)
-    ends = torch.tensor(prompt.end_ids, dtype=torch.int64)
-    going, row = torch.arange(n), torch.zeros(n, dtype=torch.int64)
-    for step in range(length):
-        below = torch.softmax(logits[:, -1].double().cpu() / temperature, dim=-1).cumsum(-1)
-        heights = torch.rand(len(going), generator=generator, dtype=torch.float64)
-        tokens = torch.empty_like(row)
-        for one in row.unique():
-            mine, steps = row == one, below[one]
-            tokens[mine] = torch.searchsorted(steps, heights[mine] * steps[-1], right=True)
-        drawn[going, step] = tokens
-        on = ~torch.isin(tokens, ends)
-        going = going[on]
-        if step == length - 1 or not len(going):
-            break
-        pairs, row = torch.stack([row[on], tokens[on]], dim=1).unique(dim=0, return_inverse=True)
-        parent, token = pairs.to(device).unbind(1)
-        logits, cache = forward(network, token[:, None], continue_rows(cache, parent), keep=1)
-    return drawn.numpy()
 
 
 def share_interval(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:

@@ -5,7 +5,7 @@ Parquet file, the first line of a file of steps. A file appears whole, by renami
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,8 +28,7 @@ _LAYOUT = {ROWS: ("schema", 2, "measure again"), TEXTS: ("format", 1, "run the s
 
 def of_model(model: Model) -> dict:
     """The part of a record that says which model it was."""
-    names = ["revision", "weights_sha256", "dtype"]
-    names += ["chat"] if model.chat is not None else []
+    names = ["revision", "weights_sha256", "dtype", *(["chat"] if model.chat is not None else [])]
     return {"model": model.name, **{name: getattr(model, name) for name in names}}
 
 
@@ -37,8 +36,7 @@ def identity_of(path: Path, rows: bool = False) -> str | None:
     """The digest of the identity of what is stored at a path; of a folder of models, their names.
 
     With `rows`, of a folder of rows, also of which settings and tables it holds. None where nothing
-    is stored that stands now: nothing at all, something unreadable, or numbers
-    of an older convention.
+    stands now: nothing stored, something unreadable, or numbers of an older convention.
     """
     try:
         if path.is_dir() and not (path / FILE).exists():
@@ -54,11 +52,11 @@ def identity_of(path: Path, rows: bool = False) -> str | None:
         if not conventions.is_current(kind, record):
             return None
         found = conventions.identity(kind, record)
-        if rows and kind == ROWS:
-            keys = pd.read_csv(path / "settings.csv", usecols=[2, 3, 4], dtype=str)
-            names = sorted(keys.fillna("").agg(" ".join, axis=1))
-            return conventions.digest([found, names, sorted(record["files"])])
-        return found
+        if not rows or kind != ROWS:
+            return found
+        keys = pd.read_csv(path / "settings.csv", usecols=[2, 3, 4], dtype=str)
+        names = sorted(keys.fillna("").agg(" ".join, axis=1))
+        return conventions.digest([found, names, sorted(record["files"])])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None  # reading it says what is wrong
 
@@ -227,7 +225,7 @@ def folder_of(results_dir: str | Path | None, model_key: str, name: str) -> Path
 
 
 def kept(
-    folder: Path | None, record: dict, names: Iterable[str], make: Callable[[str], pd.DataFrame]
+    folder: Path | None, record: dict, names: Collection[str], make: Callable[[str], pd.DataFrame]
 ) -> pd.DataFrame:
     """The tables of `make` for every name, one after another; those in `folder` are not made again.
 
@@ -237,12 +235,11 @@ def kept(
     if folder is None:
         return pd.concat(map(make, names), ignore_index=True)
     open_folder(folder, record)
-    paths_by_name = {name: folder / f"{name}.parquet" for name in names}
-    for name, path in paths_by_name.items():
-        if not path.exists():
+    for name in names:
+        if not (path := folder / f"{name}.parquet").exists():
             table = pa.Table.from_pandas(make(name), _schema(record), preserve_index=False)
             write_table(path, table)
-    close_folder(folder, [path.name for path in paths_by_name.values()])
+    _close(folder, [f"{name}.parquet" for name in names])
     return read_completions(folder)
 
 
@@ -276,7 +273,7 @@ def open_folder(folder: Path, record: dict) -> None:
     _write_record(folder, {"convention": conventions.CURRENT[TEXTS], **record})
 
 
-def close_folder(folder: Path, names: Iterable[str]) -> None:
+def _close(folder: Path, names: Iterable[str]) -> None:
     """Marks a sweep complete: its files and their SHA-256 go into the record, once."""
     record = read_record(folder)
     if "files" not in record:
@@ -302,7 +299,6 @@ def read_completions(folder: str | Path) -> pd.DataFrame:
     if not hashes:
         what = "is unfinished" if hashes is None else "records no file: delete it"
         raise ResultsError(f"{folder} {what}: run the same request again, it will go on")
-    tables = []
     try:
         require_unchanged(folder, hashes, TEXTS)
         tables = [read_parquet(folder / name) for name in hashes]
@@ -354,8 +350,9 @@ def read_logits(path: Path) -> tuple[pd.DataFrame, dict]:
     curves, record = read(path, LOGITS, ("model", "revision"), _AGAIN)
     try:
         values = curves.to_numpy(dtype=float)
-        rises = np.diff(values, axis=0).max(initial=0) > 0
-        possible = values.size and np.isfinite(values).all() and not rises
+        possible = (
+            values.size and np.isfinite(values).all() and (np.diff(values, axis=0) <= 0).all()
+        )
     except (TypeError, ValueError):
         possible = False
     if not possible:

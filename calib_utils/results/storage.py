@@ -5,8 +5,6 @@ changes as a whole, by renaming a finished folder into place. The only writer; r
 """
 
 import os
-import shutil
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -246,7 +244,7 @@ def read(folder: Path) -> Stored | None:
     paths.note_read(folder)
     for attempts_left in (2, 1, 0):
         try:
-            if not _exists(folder):
+            if not files.folder_exists(folder):
                 return None
             found = _read_once(folder)
             found.check(f"{folder} (restore it, or delete it and measure again)", found.record)
@@ -255,38 +253,11 @@ def read(folder: Path) -> Stored | None:
             # Another run may have put a new folder in place between two of these reads.
             if not attempts_left:
                 raise
-
-
-def _exists(folder: Path) -> bool:
-    """Whether there is such a folder, perhaps only after one that a killed run moved is back."""
-    try:
-        os.lstat(folder)
-        return True
-    except (FileNotFoundError, NotADirectoryError):
-        if not _beside(folder, "old").exists():
-            return False
-    except (OSError, ValueError) as error:
-        raise ResultsError(
-            f"{str(folder)!r} cannot be read ({error}): choose another results_dir or name"
-        ) from error
-    with files.alone(folder.parent) as held:
-        if held:
-            _recover(folder)
-    return folder.exists()
-
-
-def _beside(folder: Path, what: str) -> Path:
-    return folder.with_name(f".{folder.name}.{what}")
-
-
-def _recover(folder: Path) -> None:
-    """Does what a writer that was killed had no time for; only where no other is at work."""
-    old = _beside(folder, "old")
-    if old.exists() and not folder.exists():
-        with suppress(OSError):
-            files.replace(old, folder)
-    for left in (old, _beside(folder, "draft")):
-        shutil.rmtree(left, ignore_errors=True)
+        except Exception as error:  # whatever a reader of tables makes of a spoilt one
+            raise ResultsError(
+                f"{str(folder)!r} cannot be read ({type(error).__name__}: {error}): restore it, "
+                "delete it and measure again, or choose another results_dir or name"
+            ) from error
 
 
 def _read_once(folder: Path) -> Stored:
@@ -299,16 +270,8 @@ def _read_once(folder: Path) -> Stored:
             f"{RECORD} of {folder} does not name its tables ({', '.join(sorted(wrong))} differs): "
             f"restore it, or delete {folder} and measure again"
         )
-    try:
-        records.require_unchanged(folder, hashes, ROWS)
-        tables = {n: _read_table(folder / file) for n, file in FILES.items() if file in hashes}
-    except ResultsError:
-        raise
-    except Exception as error:
-        raise ResultsError(
-            f"{folder} is unreadable ({type(error).__name__}: {error}): restore it, or delete it "
-            "and measure again"
-        ) from error
+    records.require_unchanged(folder, hashes, ROWS)
+    tables = {n: _read_table(folder / file) for n, file in FILES.items() if file in hashes}
     return Stored(**tables, record=record)
 
 
@@ -341,40 +304,18 @@ def write(folder: Path, tables: Tables | Callable[[], Tables], record: dict) -> 
     Raises:
         ResultsError: the tables break an invariant, or the place cannot be written.
     """
-    with suppress(OSError):  # writing says what is wrong
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    with files.alone(folder.parent) as held:
-        if held:
-            _recover(folder)
-        # Where nothing can be locked, no two writers may share a draft.
-        mark = "" if held else f"{uuid.uuid4().hex}."
-        draft, old = (_beside(folder, f"{mark}{what}") for what in ("draft", "old"))
+    with records.writing(folder), files.whole_folder(folder) as draft:
         tables = tables() if callable(tables) else tables
         tables.check(str(folder), record)
-        try:
-            draft.mkdir(parents=True)
-            hashes = {}
-            for name, file in FILES.items():
-                table = getattr(tables, name)
-                if table.empty:
-                    continue
-                if file.endswith(".csv"):
-                    table.to_csv(draft / file, index=False, lineterminator="\n")
-                else:
-                    table.to_parquet(draft / file, index=False, compression="zstd")
-                hashes[file] = files.sha256_of_file(draft / file)
-            text = records.text_of(ROWS, {**record, "files": hashes})
-            (draft / RECORD).write_text(text, encoding="utf-8")
-            with suppress(FileNotFoundError):  # none is replaced
-                files.replace(folder, old)
-            files.replace(draft, folder)
-        except OSError as error:
-            if old.exists() and not folder.exists():
-                files.replace(old, folder)
-            raise ResultsError(
-                f"cannot write results to {folder} ({error}): choose a writable results_dir with "
-                "space"
-            ) from error
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
+        hashes = {}
+        for name, file in FILES.items():
+            table = getattr(tables, name)
+            if table.empty:
+                continue
+            if file.endswith(".csv"):
+                table.to_csv(draft / file, index=False, lineterminator="\n")
+            else:
+                table.to_parquet(draft / file, index=False, compression="zstd")
+            hashes[file] = files.sha256_of_file(draft / file)
+        text = records.text_of(ROWS, {**record, "files": hashes})
+        (draft / RECORD).write_text(text, encoding="utf-8")

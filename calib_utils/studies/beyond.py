@@ -17,8 +17,8 @@ from scipy.special import digamma
 
 from calib_utils.core.metrics import DECIDES, as_text, cluster_interval
 from calib_utils.errors import InvalidRequestError
+from calib_utils.models.endpoint import Endpoint, Reply
 from calib_utils.models.loading import Model
-from calib_utils.models.served import Endpoint, Reply
 from calib_utils.openended import programs, verifiers
 from calib_utils.openended.programs import PASSED, normalised, read_problems, tested_code
 from calib_utils.openended.prompts import get_prompt

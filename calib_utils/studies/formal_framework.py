@@ -18,10 +18,9 @@ import numpy as np
 import pandas as pd
 
 from calib_utils import paths
-from calib_utils.core.prompts import Policies
 from calib_utils.core.rules import TABLE3_TEMPERATURES, NoCutoff, TopK, table3_rules
 from calib_utils.core.split import Steps, TokenTable
-from calib_utils.core.tasks import Task, get_task
+from calib_utils.core.tasks import Task
 from calib_utils.core.tries import Trie
 from calib_utils.errors import ResultsError
 from calib_utils.models.loading import Model
@@ -96,7 +95,7 @@ def study(
 
     Raises a ResultsError where another study holds the place, or it cannot be written.
     """
-    request = evaluation.request_for(model, get_task(task), Policies(end), results_dir=results_dir)
+    request = evaluation.request_for(model, task, end=end, results_dir=results_dir)
     record = {**request.identity(), **records.of_model(request.model), "task": request.task.name}
     record |= {"end": end, "convention": conventions.CURRENT[FOLDER]}
     places = None if request.folder is None else paths_of(request.folder)

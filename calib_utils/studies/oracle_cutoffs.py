@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from calib_utils.core.metrics import frontier_area, pareto_frontier
-from calib_utils.core.prompts import ENDS, Policies
+from calib_utils.core.prompts import ENDS
 from calib_utils.core.rules import MORE_GRIDS, ORDERS, TABLE3_TEMPERATURES, OracleSize, table3_rules
 from calib_utils.core.tasks import Task, get_task, paraphrases
 from calib_utils.models.loading import Model
@@ -85,7 +85,7 @@ def _tables(page: Page, task: str, details: bool = True, also: Iterable[tuple] =
 
 
 def _request(page: Page, task: str) -> Request:
-    return request_for(page.model, task, Policies(page.end), results_dir=page.store)
+    return request_for(page.model, task, end=page.end, results_dir=page.store)
 
 
 def draws(page: Page, tasks: Iterable[str]) -> pd.DataFrame:

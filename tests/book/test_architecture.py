@@ -70,7 +70,7 @@ def test_core_and_figures_load_no_transformers(name):
 def test_only_weights_and_servers_talk_to_the_network():
     network = {"urllib", "http", "socket", "requests", "huggingface_hub", "openai", "httpx"}
     found = {n for n in MODULES if network & {m.split(".")[0] for m, _ in imports(n)}}
-    assert found <= {"models.weights", "models.served"}, found
+    assert found <= {"models.weights", "models.endpoint"}, found
 
 
 @pytest.mark.parametrize("name", MODULES)

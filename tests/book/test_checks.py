@@ -17,7 +17,6 @@ import calib_utils as cu
 from calib_utils import paths
 from calib_utils.__main__ import main
 from calib_utils.book import check
-from calib_utils.core.prompts import Policies
 from calib_utils.core.tasks import OpenPrompt
 from calib_utils.errors import ResultsError
 from calib_utils.figures import explorer
@@ -559,7 +558,7 @@ def test_what_was_kept_beside_the_rows_is_computed_again(tiny, tmp_path, monkeyp
     monkeypatch.setattr(check, "load_model", lambda *args, **options: model)
     logit_shape.keep(logit_shape.logit_curves(model), model, tmp_path)
     explorer.keep(model, ["rng-2"], "eos", tmp_path)
-    request = request_for(model, "rng-2", Policies(), None, tmp_path)
+    request = request_for(model, "rng-2", results_dir=tmp_path)
     draws.kept(request, [(cu.NoCutoff(), 1.0), (cu.OracleSize(), 2.0)])
     assert all(row.same.item() for row in check.reproduce(tmp_path))
     (path,) = check.stored(tmp_path, kind="logits")

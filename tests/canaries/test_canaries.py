@@ -928,9 +928,10 @@ def draws_by_seed(get):
     """The same seed, prefix and number give the same draw, whatever else is drawn."""
     model = get("tiny")("llama", chat=True)
     prompt = cu.render_prompt(model, get("small_task"))
+    tree = generation.Continuations(model, prompt.ids)
     drawn = {
-        f"T={t:g} seed {seed}": generation.complete(
-            model, prompt.ids, [(), (65,)], 4, prompt.end_ids, n_samples=3, temperature=t, seed=seed
+        f"T={t:g} seed {seed}": tree.complete(
+            [(), (65,)], 4, prompt.end_ids, n_samples=3, temperature=t, seed=seed
         )
         for t in (0.5, 1.0, 1.5)
         for seed in (0, 1)

@@ -8,12 +8,16 @@ from hypothesis import strategies as st
 
 from calib_utils.errors import InvalidRequestError, ModelFormatError, OutOfMemoryError
 from calib_utils.models import generation
-from calib_utils.models.generation import Continuations, complete
+from calib_utils.models.generation import Continuations
 
 PROMPT = tuple(range(40, 60))  # longer than the tiny models' windows
 PREFIXES = [(), (70,), (71, 9), (8,), (7, 70, 71), (), (9, 71), (100, 3, 5)]
 MAX_TOKENS = 11
 TOLERANCE = 2e-4  # nats; logits of the tiny models have a standard deviation of about 5
+
+
+def complete(model, prompt_ids, *request, batch_size=None, **options):
+    return Continuations(model, prompt_ids, batch_size).complete(*request, **options)
 
 
 @torch.no_grad()
@@ -210,9 +214,9 @@ def test_other_errors_are_not_taken_for_memory(tiny, monkeypatch):
     ],
 )
 def test_bad_requests(tiny, changes, error, match):
-    request = {"prompt_ids": PROMPT, "prefixes": PREFIXES, "max_tokens": 2, "end_ids": ()}
+    request = {"prompt_ids": PROMPT, "prefixes": PREFIXES, "max_tokens": 2, **changes}
     with pytest.raises(error, match=match):
-        complete(tiny(), **{**request, **changes})
+        complete(tiny(), **request)
 
 
 @pytest.mark.parametrize("ranks", [[], [-1], [0, 100_000]])

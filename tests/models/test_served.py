@@ -24,8 +24,9 @@ from calib_utils.book import check
 from calib_utils.core.tasks import OpenPrompt
 from calib_utils.errors import EndpointError, LogProbabilityError, ResultsError
 from calib_utils.models import generation, served
+from calib_utils.models.endpoint import Endpoint
 from calib_utils.models.generation import Continuations
-from calib_utils.models.served import Endpoint, ServedContinuations
+from calib_utils.models.served import ServedContinuations
 from calib_utils.openended import sweeps
 from calib_utils.openended.sweeps import Sweep
 from calib_utils.results import records

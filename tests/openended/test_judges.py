@@ -24,7 +24,7 @@ from calib_utils.core.prompts import render
 from calib_utils.core.tasks import Task
 from calib_utils.errors import EndpointError, JudgeError, RefusedRequestError
 from calib_utils.models import served
-from calib_utils.models.served import KEY_VARIABLE, Endpoint
+from calib_utils.models.endpoint import KEY_VARIABLE, Endpoint
 from calib_utils.openended.judges import LocalChat, endpoint_judge, local_judge
 from calib_utils.openended.verifiers import LABEL_COLUMNS
 

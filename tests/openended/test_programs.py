@@ -128,7 +128,8 @@ def test_log_probabilities_are_those_at_temperature_one(temperature, tiny):
     start = programs.message_start(model, "Say something.")
     drawn = programs.draw(model, "Say something.", 40, 30, temperature=temperature, seed=1)
     options = {"n_samples": 40, "temperature": temperature, "seed": 1}
-    raw = generation.complete(model, start.ids, [()], 30, start.end_ids, **options)
+    tree = generation.Continuations(model, start.ids)
+    raw = tree.complete([()], 30, start.end_ids, **options)
     for row, completion in zip(drawn.itertuples(), raw, strict=True):
         ids = [*start.ids, *completion.token_ids]
         with torch.no_grad():

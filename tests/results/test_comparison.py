@@ -44,6 +44,9 @@ def test_a_split_of_what_has_none_is_refused_or_left_out(tiny):
     for task, rule in (("rng-1", "typical=0.9"), (short, "none")):
         assert "order" not in comparison.evaluate_many([model], [task], [rule], parts=None)
     assert "order" in comparison.evaluate_many([model], ["rng-1"], parts=None)
+    spelled = cu.Task("spelled", "Name one. Answer:", ["ab", "1,2", "zoo", "zo"])
+    several = comparison.evaluate_many([model], [spelled], parts=None, tokenizations="all")
+    assert "order" not in several
 
 
 def test_differences_are_paired_by_task(tiny, table):

@@ -20,7 +20,7 @@ import calib_utils as cu
 from calib_utils import paths
 from calib_utils.core import metrics
 from calib_utils.openended import programs, table1
-from calib_utils.results import evaluation
+from calib_utils.results import draws
 from calib_utils.results.storage import KEY, NUMBERS, TOLERANCE, differences
 
 RULES = ["none", "top_k=50", "top_p=0.9", "min_p=0.1", "oracle_size", "typical=0.9", "top_h=0.5"]
@@ -32,7 +32,7 @@ import json, sys
 import torch
 import calib_utils as cu
 from calib_utils.openended import programs, table1
-from calib_utils.results import evaluation
+from calib_utils.results import draws
 
 folder, out, words, rules, temperatures = json.loads(sys.argv[1])
 model = cu.load_model(folder, device="cpu")
@@ -42,7 +42,7 @@ tables = {
     "answers": cu.answer_probabilities(model, task, temperatures),
     "losses": cu.step_losses(model, task, ["none", "top_p=0.9"], temperatures),
     "frontier": cu.adaptive_frontier(model, task),
-    "sampled": evaluation.sample_answers(model, task, n=50, seed=3),
+    "sampled": draws.sample_answers(model, task, n=50, seed=3),
     "drawn": programs.draw(model, "Say something.", 5, 8, seed=3),
     "plan": table1.plan_generations(["p", "q"], seed=3),
 }
@@ -111,7 +111,7 @@ def clusters(n=12):
 
 
 SEEDED = {
-    "answers": lambda model, seed: evaluation.sample_answers(model, "rng-1", n=30, seed=seed),
+    "answers": lambda model, seed: draws.sample_answers(model, "rng-1", n=30, seed=seed),
     "replies": lambda model, seed: programs.draw(model, "Say something.", 4, 8, seed=seed),
     "replies by generate": lambda model, seed: programs.draw_under(
         model, programs.message_start(model, "Say something."), [()] * 4, 8, {}, seed=seed

@@ -8,7 +8,6 @@ import pytest
 
 import calib_utils as cu
 from calib_utils import paths
-from calib_utils.core.prompts import Policies
 from calib_utils.errors import ResultsError
 from calib_utils.results import conventions, draws, records, storage
 from calib_utils.results.evaluation import request_for, share_interval
@@ -78,7 +77,7 @@ def test_settings_share_their_random_numbers_and_seeds_do_not(tiny):
 
 
 def request_of(model, folder, **policies):
-    return request_for(model, LETTERS, Policies(**policies), None, folder)
+    return request_for(model, LETTERS, results_dir=folder, **policies)
 
 
 def test_draws_are_kept_with_what_they_are_of(tiny, tmp_path):

@@ -58,24 +58,18 @@ def no_model(monkeypatch):
 def test_stored_rows_are_the_computed_rows_to_the_last_bit(model, stored, tmp_path, no_model):
     again = cu.evaluate(model, TASK, RULES, [0.5, 2.0], results_dir=tmp_path)
     assert list(again.columns) == storage.COLUMNS
-    assert len(again) == 10
     on_disk = pd.read_csv(stored / "settings.csv")
-    merged = again.merge(on_disk, on=storage.COLUMNS)
-    assert len(merged) == 10
+    assert len(again) == len(again.merge(on_disk, on=storage.COLUMNS)) == 10
+    table = cu.evaluate(model, TASK, ["top_p=0.99", "none"], [2.0, 0.5], results_dir=tmp_path)
+    assert table.rule.tolist() == ["top_p", "top_p", "none", "none"], "the order asked for"
+    assert table.temperature.tolist() == [2.0, 0.5, 2.0, 0.5]
 
 
 def test_storing_does_not_change_what_is_returned(model, tmp_path):
     plain = cu.evaluate(model, TASK, RULES, [0.5])
-    first = cu.evaluate(model, TASK, RULES, [0.5], results_dir=tmp_path)
-    second = cu.evaluate(model, TASK, RULES, [0.5], results_dir=tmp_path)
-    pd.testing.assert_frame_equal(plain, first)
-    pd.testing.assert_frame_equal(first, second)
-
-
-def test_rows_come_in_the_order_asked_for(model, stored, tmp_path, no_model):
-    table = cu.evaluate(model, TASK, ["top_p=0.99", "none"], [2.0, 0.5], results_dir=tmp_path)
-    assert table.rule.tolist() == ["top_p", "top_p", "none", "none"]
-    assert table.temperature.tolist() == [2.0, 0.5, 2.0, 0.5]
+    for _ in range(2):
+        stored = cu.evaluate(model, TASK, RULES, [0.5], results_dir=tmp_path)
+        pd.testing.assert_frame_equal(plain, stored)
 
 
 def test_answer_probabilities_are_reused_and_add_up_to_the_validity(
@@ -102,14 +96,11 @@ def test_only_missing_settings_are_measured(model, stored, tmp_path, monkeypatch
 
 def test_rows_of_an_older_convention_are_measured_again(model, stored, tmp_path, monkeypatch):
     monkeypatch.setitem(conventions.CURRENT, "rows", 2)
-    ran = []
-    real = scoring.score
+    ran, real = [], scoring.score
     monkeypatch.setattr(scoring, "score", lambda *a, **k: ran.append(1) or real(*a, **k))
-    cu.evaluate(model, TASK, ["none"], [0.5], results_dir=tmp_path)
-    assert ran == [1]
-    assert storage.read(stored).record["convention"] == 2
-    cu.evaluate(model, TASK, ["none"], [0.5], results_dir=tmp_path)
-    assert ran == [1]
+    for _ in range(2):
+        cu.evaluate(model, TASK, ["none"], [0.5], results_dir=tmp_path)
+        assert ran == [1] and storage.read(stored).record["convention"] == 2
 
 
 @pytest.mark.parametrize("name", conventions.FOLDERS)
@@ -118,15 +109,12 @@ def test_a_task_with_the_name_of_another_folder_is_refused(name):
         cu.Task(name, TASK.prompt, TASK.answers)
 
 
-def test_rows_of_another_prompt_and_other_answers_are_not_overwritten(model, stored, tmp_path):
+def test_rows_of_another_prompt_other_answers_or_weights_are_refused(model, stored, tmp_path):
     before = (stored / "settings.csv").read_bytes()
     other = cu.Task(TASK.name, "Another prompt. Answer:", [*TASK.answers, "more"])
     with pytest.raises(ResultsError, match="prompt_sha256, sequences_sha256"):
         cu.evaluate(model, other, results_dir=tmp_path)
     assert (stored / "settings.csv").read_bytes() == before
-
-
-def test_rows_of_other_weights_are_refused(model, stored, tmp_path):
     edit_record(weights_sha256="0" * 64)(stored / "provenance.json")
     with pytest.raises(ResultsError, match="weights_sha256"):
         cu.evaluate(model, TASK, results_dir=tmp_path)
@@ -138,6 +126,7 @@ def test_other_policies_and_dtypes_have_their_own_folder(model, stored, tmp_path
     cu.evaluate(half, TASK, results_dir=tmp_path)
     names = {folder.name for folder in stored.parent.iterdir() if folder.is_dir()}
     assert names == {"few", "few@end=line", "few@dtype=bfloat16"}
+    assert cu.stored_measurement(half, TASK, tmp_path).record["dtype"] == "bfloat16"
 
 
 @pytest.mark.parametrize("name", ["null", "NA", "007"])
