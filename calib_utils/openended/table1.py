@@ -74,12 +74,9 @@ def embedding_diversity(vectors: np.ndarray) -> float:
 def self_bleu(texts: Sequence[str], order: int = 4) -> float:
     """Mean BLEU of each text against all others, in [0, 1]: the n-gram order reading of "n = 4".
 
-    High where texts repeat one another. It rises with the number of texts, since each one more is a
-    reference more: compare equal numbers only. NaN for fewer than two texts.
-
-    The scores equal those of `sacrebleu.BLEU.sentence_score` text by text (`13a` tokens, effective
-    order), which would count every reference anew for each text. Here an n-gram's largest count
-    among the *other* texts is its largest or second largest count, so texts are counted once.
+    It rises with the number of texts, one reference more each: compare equal numbers only. NaN
+    for fewer than two texts. Equal to `sacrebleu.BLEU.sentence_score` text by text (`13a` tokens,
+    effective order), which would count every reference anew for each text.
 
     >>> round(self_bleu(["one of the two", "one of the two", "something else"]), 2)
     0.67
@@ -99,7 +96,7 @@ def self_bleu(texts: Sequence[str], order: int = 4) -> float:
     for ngrams, length in counted:
         correct, total = [0] * order, [0] * order
         for ngram, count in ngrams.items():
-            # A text that holds the largest count has the second largest as its reference.
+            # The largest count among the other texts: the second where this one has the largest.
             other = second[ngram] if count == largest[ngram] else largest[ngram]
             total[len(ngram) - 1] += count
             correct[len(ngram) - 1] += min(count, other)
@@ -116,9 +113,8 @@ def self_bleu(texts: Sequence[str], order: int = 4) -> float:
 def self_bleu_in_groups(texts: Sequence[str], rounds: int = 20, seed: int = 0) -> float:
     """Mean self-BLEU of four texts at a time: the other reading of "n = 4".
 
-    The texts are shuffled and cut into groups, and what is left over sits out; the mean over
-    `rounds` seeded shuffles. But for chance it does not depend on how many texts there are. NaN for
-    fewer than four.
+    The mean over `rounds` seeded shuffles, each cut into groups; the rest sits out. But for
+    chance it does not depend on how many texts there are. NaN for fewer than four.
     """
     if len(texts) < _GROUP:
         return float("nan")
@@ -210,11 +206,9 @@ def comparison(scores: pd.DataFrame) -> pd.DataFrame:
         (settings valid enough), n_prompts, each measure's mean with _sd over prompts and bootstrap
         interval _low and _high over prompts, at the chosen setting; budget, the size of the
         smallest grid beside the oracle's; best_of, the exact expected embedding diversity of the
-        best of that many settings drawn from the grid, so that a larger grid is no advantage (0
-        counted where none is valid enough), NaN where fewer were tried; held_out, the mean
-        embedding diversity where each prompt's setting is chosen on the other prompts: noisy, but
-        not flattered by choosing and judging on the same texts. NaN for a strategy without a usable
-        setting.
+        best of that many settings drawn from the grid (0 counted where none is valid enough), NaN
+        where fewer were tried; held_out, the mean embedding diversity where each prompt's setting
+        is chosen on the other prompts. NaN for a strategy without a usable setting.
     """
     table = settings_table(scores)
     sizes = table.groupby("strategy", sort=False).size()
@@ -312,10 +306,8 @@ def plan_generations(
 ) -> pd.DataFrame:
     """The settings to run, the same for every prompt, and the number of texts of each.
 
-    The defaults fit a laptop: four settings of each grid, drawn without replacement, so that every
-    strategy has the same budget, and 24 texts a setting. `n_texts=1000, budget=None` is the paper's
-    size: 72, 60, 48 and 12 settings. The paper does not give the temperature of the normal
-    generation after the oracle's two steps; it is 1 here.
+    The defaults fit a laptop; `n_texts=1000, budget=None` is the paper's size: 72, 60, 48 and 12
+    settings. The paper does not give the temperature after the oracle's two steps; it is 1 here.
 
     Args:
         budget: settings drawn from each strategy's grid of Table 3, at most 12; None takes all.
