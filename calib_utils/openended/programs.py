@@ -22,7 +22,6 @@ from tqdm.auto import tqdm
 from calib_utils import files, paths
 from calib_utils.core.metrics import cluster_interval
 from calib_utils.core.tasks import OpenPrompt
-from calib_utils.errors import InvalidRequestError
 from calib_utils.models.generation import Start, complete, start_of
 from calib_utils.models.loading import Model, generation_settings
 from calib_utils.openended import sandbox
@@ -245,12 +244,7 @@ def sample_programs(
         asked[key] = [start.ids, start.end_ids, problem.entry_point, problem.tests]
     settings = {"n": n, "temperature": 1.0, "max_tokens": max_tokens, "seed": seed}
     settings |= {"isolation": "namespaces", **vars(Limits())}
-    try:
-        record = record_of(model, asked, settings)
-    except (TypeError, ValueError) as error:  # such as a set, or an integer that is too long
-        raise InvalidRequestError(
-            f"tests that JSON cannot record ({error}): change them, or use run_programs"
-        ) from error
+    record = record_of(model, asked, settings)
     folder = records.folder_of(results_dir, model.key, name)
     with tqdm(total=len(chosen) * n, unit="program", desc=model.name, leave=False) as bar:
         return records.kept(folder, record, chosen, make)
@@ -267,10 +261,10 @@ def run_programs(drawn: pd.DataFrame, problems: Sequence[Problem]) -> pd.DataFra
     """
     chosen = {problem.id: problem for problem in problems}
     pairs = list(zip(drawn.problem, drawn.text, strict=True))
-    verdicts = {}
-    for problem, text in dict.fromkeys(pairs):
-        verdict = chosen[problem].run(extract_code(text, chosen[problem].entry_point))
-        verdicts[problem, text] = [getattr(verdict, name) for name in _VERDICT]
+    verdicts = {
+        (key, text): vars(chosen[key].run(extract_code(text, chosen[key].entry_point)))
+        for key, text in dict.fromkeys(pairs)
+    }
     found = pd.DataFrame([verdicts[pair] for pair in pairs], columns=_VERDICT, index=drawn.index)
     table = drawn.assign(**found)
     return table[[column for column in TESTED_COLUMNS if column in table]].reset_index(drop=True)

@@ -87,10 +87,8 @@ def self_bleu(texts: Sequence[str], order: int = 4) -> float:
     largest, second = Counter(), Counter()
     for ngrams, _ in counted:
         for ngram, count in ngrams.items():
-            if count > largest[ngram]:
-                largest[ngram], second[ngram] = count, largest[ngram]
-            elif count > second[ngram]:
-                second[ngram] = count
+            second[ngram] = max(second[ngram], min(count, largest[ngram]))
+            largest[ngram] = max(largest[ngram], count)
     lengths = Counter(length for _, length in counted)
     scores = []
     for ngrams, length in counted:
@@ -136,37 +134,27 @@ def _counted(text: str, order: int) -> tuple[Counter, int]:
 # What the strategies make of it.
 
 
-def setting_scores(
-    generations: pd.DataFrame, embed: Embed, n_valid: int | None = None, seed: int = 0
-) -> pd.DataFrame:
+def setting_scores(generations: pd.DataFrame, embed: Embed, seed: int = 0) -> pd.DataFrame:
     """Validity and the three diversities (`MEASURES`) of every prompt under every setting.
 
-    Each diversity is over the same number of texts, a seeded sample where there are more, since
-    self-BLEU rises with their number. The paper does not say whether invalid texts are among them.
+    Each diversity is over as many texts as the smallest setting has, a seeded sample of others,
+    since self-BLEU rises with their number. Invalid texts are among them: the paper does not say.
 
     Args:
         generations: a row per text: prompt_id, `SETTING`, text, and a boolean valid.
         embed: texts to vectors [text, dimension]; called once.
-        n_valid: compare this many of the valid texts, so that nonsense does not count as diverse;
-            a setting with fewer has no diversity at that prompt (NaN). By default as many of all
-            texts as the smallest setting has.
     """
     cells = list(generations.groupby(["prompt_id", *SETTING], sort=False, dropna=False))
-    wanted = n_valid or min(len(own) for _, own in cells)
+    wanted = min(len(own) for _, own in cells)
     rng = np.random.default_rng(seed)
-    samples = []
-    for _, own in cells:
-        pool = own.text[own.valid] if n_valid else own.text
-        few = len(pool) < wanted
-        samples.append([] if few else [pool.iloc[i] for i in rng.permutation(len(pool))[:wanted]])
+    samples = [own.text.iloc[rng.permutation(len(own))[:wanted]].tolist() for _, own in cells]
     unique = list(dict.fromkeys(text for sample in samples for text in sample))
-    vectors = dict(zip(unique, embed(unique), strict=True)) if unique else {}
+    vectors = dict(zip(unique, embed(unique), strict=True))
     rows = []
     for (key, own), sample in zip(cells, samples, strict=True):
         row = dict(zip(["prompt_id", *SETTING], key, strict=True))
         row |= {"n_generated": len(own), "n_texts": len(sample), "validity": own.valid.mean()}
-        own_vectors = [vectors[text] for text in sample]
-        row["embedding_diversity"] = embedding_diversity(own_vectors) if sample else np.nan
+        row["embedding_diversity"] = embedding_diversity([vectors[text] for text in sample])
         row["self_bleu"] = self_bleu(sample)
         row["self_bleu_in_groups"] = self_bleu_in_groups(sample, seed=seed)
         rows.append(row)

@@ -94,17 +94,6 @@ def test_every_setting_is_scored_on_equally_many_texts():
     assert other.self_bleu[1] != found.self_bleu[1]
 
 
-def test_nonsense_counts_as_diverse_unless_only_valid_texts_do():
-    rows = generated([("p", "none", NAN, 1.0, 1, 0.5)])
-    rows.loc[~rows.valid, "text"] = ["zq" * i + " xj" * (9 - i) for i in range(6)]
-    every = table1.setting_scores(rows, letters).iloc[0]
-    valid = table1.setting_scores(rows, letters, n_valid=6).iloc[0]
-    assert valid.embedding_diversity < 1e-12 < 0.1 < every.embedding_diversity
-    assert valid.validity == every.validity == 0.5
-    too_few = table1.setting_scores(rows, letters, n_valid=7).iloc[0]
-    assert np.isnan([too_few.embedding_diversity, too_few.self_bleu]).all()
-
-
 # Choice and comparison
 
 
