@@ -14,7 +14,7 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
@@ -168,19 +168,6 @@ def hub_folder(repository: str, revision: str | None, local_only: bool = False) 
             name = repository if revision is None else f"{repository}@{revision}"
             hint = "Private and gated models need `hf auth login`."
             raise UnknownNameError("hub model", name, EMBEDDED, hint) from error
-
-
-def hub_dataset(repository: str, revision: str | None, patterns: Sequence[str]) -> Path:
-    """Some files of a data set on the hub, from the hub's cache where there is no connection.
-
-    Raises:
-        HubUnreachableError: no connection and nothing cached, or no such data set.
-    """
-    from huggingface_hub import snapshot_download
-
-    options = {"repo_type": "dataset", "revision": revision, "allow_patterns": list(patterns)}
-    with _hub(f"the data set {repository} could not be fetched"):
-        return Path(snapshot_download(repository, **options))
 
 
 @contextmanager

@@ -1,17 +1,14 @@
 """Open prompts that ask for a form: whether a text has it is decided by a parser or a rule.
 
-Knows prompts, texts, a word list and a pronouncing dictionary. Knows no model and no judge.
-
-Three rules hold for every form:
+Knows texts, a word list and a pronouncing dictionary; no model and no judge. For every form:
 
 - *Wrapping.* A text is valid where it, or what is left as its wrapping is taken off, is valid:
   white space, one final full stop, a code fence, matching quotes, backticks, asterisks, underscores
   or signs of a formula in TeX around the whole. So a full stop that a form asks for is still seen.
 - *Cut-off texts.* One that is valid as far as it goes is valid. One that cannot begin a text of the
   form's shape is invalid. Any other is valid where the shape is all that is asked, else undecided.
-- *Long texts.* Of more than `LONGEST` characters, only the first ones are read: they are invalid
-  where they cannot begin the shape, else undecided. Every other decision reads a short text with
-  bounded numbers, so it takes milliseconds.
+- *Long texts.* Of more than `LONGEST` characters only the first ones are read: they are invalid
+  where they cannot begin the shape, else undecided. So every decision takes milliseconds.
 
 A word is English where ENABLE has it. One that only CMUdict has, such as a name, is undecided. Of a
 sentence the words, their number and the marks are decided, not the grammar.
@@ -20,8 +17,6 @@ sentence the words, their number and the marks are decided, not the grammar.
 import ast
 import calendar
 import gzip
-import json
-import keyword
 import math
 import operator
 from collections.abc import Callable
@@ -33,7 +28,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 import regex
 
-from calib_utils import paths
+from calib_utils import files, paths
 
 LONGEST = 200  # characters of a text that is read as a whole
 CATEGORY = "form"  # of the prompts; their ids are `form-<name>`
@@ -41,20 +36,13 @@ CATEGORY = "form"  # of the prompts; their ids are `form-<name>`
 
 @dataclass(frozen=True)
 class Form:
-    """What one prompt asks for, as `data/tasks/forms.json` has it.
-
-    Args:
-        prompt: the full text asked.
-        shape: a regular expression that every valid answer matches as a whole.
-        accepted, rejected: examples, for tests.
-        holds: one of `_RULES`, or None.
-    """
+    """What one prompt asks for, as `data/tasks/forms.json` has it."""
 
     prompt: str
-    shape: str
-    accepted: list[str]
+    shape: str  # a regular expression that every valid answer matches as a whole
+    accepted: list[str]  # examples, for tests
     rejected: list[str]
-    holds: Callable[[str], bool | None] | None
+    holds: Callable[[str], bool | None] | None  # one of `_RULES`
 
 
 def decide(name: str, text: str, ended: bool = True) -> tuple[bool | None, str]:
@@ -176,16 +164,9 @@ def _listed(answer: str) -> list[str]:
     return regex.findall(r"[a-z]+", answer.lower())
 
 
-def _several(rule: Callable[[list[str]], bool]) -> Callable[[str], bool | None]:
-    """Different words, separated by commas, that together keep a rule."""
-
-    def holds(answer: str) -> bool | None:
-        words = _listed(answer)
-        if len(set(words)) < len(words) or not rule(words):
-            return False
-        return _all(map(_is_word, words))
-
-    return holds
+def _alphabetical(answer: str) -> bool | None:
+    words = _listed(answer)
+    return words == sorted(set(words)) and _all(map(_is_word, words))
 
 
 def _running(answer: str) -> bool | None:
@@ -235,11 +216,6 @@ def _signed(answer: str) -> list[int]:
 def _prime(answer: str) -> bool:
     n = int(answer)
     return 1 < n < 1000 and all(n % d for d in range(2, math.isqrt(n) + 1))
-
-
-def _right_triangle(answer: str) -> bool:
-    a, b, c = _numbers(answer)
-    return a > 0 and b > 0 and a * a + b * b == c * c
 
 
 _OPERATORS = {
@@ -296,17 +272,6 @@ def _usual(answer: str) -> str:
     return regex.sub(r"[×·]|\\times", "*", regex.sub(r"÷|\\div", "/", answer.replace("−", "-")))
 
 
-_COMPARISONS = {
-    **{"<": operator.lt, ">": operator.gt, "<=": operator.le},
-    **{">=": operator.ge, "==": operator.eq, "!=": operator.ne},
-}
-
-
-def _comparison(answer: str) -> bool:
-    left, sign, right = regex.fullmatch(r"(-?\d+)\s*([<>=!]+)\s*(-?\d+)", answer).groups()
-    return _COMPARISONS[sign](int(left), int(right))
-
-
 # Names, codes and data.
 
 
@@ -327,16 +292,6 @@ def _private(answer: str) -> bool:
         return False
 
 
-def _variable(answer: str) -> bool:
-    has = "_" in answer, any(c.isdigit() for c in answer)
-    return all(has) and answer.isidentifier() and not keyword.iskeyword(answer)
-
-
-def _south(answer: str) -> bool:
-    latitude, longitude = map(float, regex.findall(r"-?[0-9.]+", answer.replace("−", "-")))
-    return -90 <= latitude < 0 and abs(longitude) <= 180
-
-
 _BELOW_11 = {"", "I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X"}
 # What a shape leaves open, of an answer that matches: True, False, or None where it cannot be
 # decided. Where nothing stands, the shape is all that is asked.
@@ -345,38 +300,24 @@ _RULES: dict[str, Callable[[str], bool | None]] = {
     "leap-year": lambda answer: calendar.isleap(int(answer)),
     "expression-24": lambda answer: "//" not in answer and _equals(24, _usual(answer), Fraction),
     "python-10": lambda answer: "//" in answer and _equals(10, answer),
-    "python-comparison": _comparison,
     "python-list": lambda answer: (n := _signed(answer))[0] < n[1] < n[2],
-    "python-name": _variable,
     "private-ipv4": _private,
     "five-words": _running,
-    "why-question": _running,
     "palindrome": _word(lambda word: word == word[::-1]),
     "same-ends": _word(lambda word: word[0] == word[-1]),
     "seven-letters": _word(bool),
-    "three-vowels": _word(lambda word: sum(map(word.count, "aeiou")) == 3),
     "without-e": _word(lambda word: "e" not in word),
     "rhyme": _rhyme,
-    "alphabetical": _several(lambda words: words == sorted(words)),
-    "alliteration": _several(lambda words: len({word[0] for word in words}) == 1),
+    "alphabetical": _alphabetical,
     "prime": _prime,
     "square": lambda answer: (n := int(answer)) > 100 and math.isqrt(n) ** 2 == n,
-    "power-of-two": lambda answer: (n := int(answer)) > 100 and n & (n - 1) == 0,
-    "multiple-of-7": lambda answer: int(answer) % 7 == 0,
     "roman": lambda answer: answer.upper() not in _BELOW_11,
     "fraction": lambda answer: (n := _numbers(answer))[0] > 0 and 2 * n[0] < n[1],
-    "percentage": lambda answer: 10 <= Fraction(answer.rstrip("% ")) <= 50,
     "equation": lambda answer: (n := _signed(answer))[0] + n[1] == n[2],
-    "right-triangle": _right_triangle,
-    "permutation": lambda answer: len(set(_numbers(answer))) == 5,
-    "e-mail": lambda answer: answer.index("@") <= 64,
-    "coordinates": _south,
 }
 
 
-def _read() -> dict[str, Form]:
-    text = paths.package_data("tasks", "forms.json").read_text(encoding="utf-8")
-    return {name: Form(**own, holds=_RULES.get(name)) for name, own in json.loads(text).items()}
-
-
-FORMS = _read()
+FORMS = {
+    name: Form(**own, holds=_RULES.get(name))
+    for name, own in files.json_of(paths.package_data("tasks", "forms.json")).items()
+}

@@ -158,7 +158,7 @@ class LocalChat:
     @property
     def identity(self) -> dict:
         """What an answer depends on."""
-        own = {name: getattr(self.model, name) for name in ("weights_sha256", "dtype")}
+        own = {"weights_sha256": self.model.weights_sha256, "dtype": self.model.dtype}
         return own | {"max_tokens": self.max_tokens}
 
     def replies(self, messages: Sequence[str]) -> Iterator[tuple[int, Reply]]:
@@ -171,28 +171,27 @@ class LocalChat:
             raise JudgeError(
                 f"{self.model.name} is asked without a chat template: a judge must be a chat model"
             )
-        rows, places = [], []
+        rows = {}
         for place, message in enumerate(messages):
             try:  # an answer is asked for by `render`, and not used here
-                rows.append(render(tokenizer, Task("chat", message, ("yes",))))
-                places.append(place)
+                rows[place] = render(tokenizer, Task("chat", message, ("yes",)))
             except TokenizationError as error:  # special tokens in the text that is judged
                 yield place, RefusedRequestError(str(error))
         if not rows:
             return
-        end_ids = {*rows[0].end_ids, tokenizer.eos_token_id} - {None}
-        ends = zip(min(row.ids for row in rows), max(row.ids for row in rows), strict=False)
+        asked = {place: row.ids for place, row in rows.items()}
+        end_ids = {*next(iter(rows.values())).end_ids, tokenizer.eos_token_id} - {None}
+        ends = zip(min(asked.values()), max(asked.values()), strict=False)
         shared = [a for a, b in itertools.takewhile(lambda pair: pair[0] == pair[1], ends)]
         tree = Continuations(self.model, shared, self.batch_size)  # reads the rubric once
-        order = sorted(range(len(rows)), key=lambda row: len(rows[row].ids))
+        order = sorted(asked, key=lambda place: len(asked[place]))
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
-            prefixes = [rows[row].ids[len(shared) :] for row in batch]
+            prefixes = [asked[place][len(shared) :] for place in batch]
             done = tree.complete(prefixes, self.max_tokens, end_ids)
-            for row, found in zip(batch, done, strict=True):
+            for place, found in zip(batch, done, strict=True):
                 ids = [token for token in found.token_ids if token not in end_ids]
-                text = tokenizer.decode(ids, skip_special_tokens=True)
-                yield places[row], Reply(text, found.ended)
+                yield place, Reply(tokenizer.decode(ids, skip_special_tokens=True), found.ended)
 
 
 class LanguageModelJudge:
@@ -201,8 +200,8 @@ class LanguageModelJudge:
     Args:
         backend: an `Endpoint` or a `LocalChat`.
         name: in tables and file names; a JudgeError where it cannot be part of one.
-        cache_dir: answers are kept here under a hash of judge, rubric and item, so that a run that
-            was killed goes on where it was; by default among the user's files, None keeps none.
+        cache_dir: answers are kept here, so that a run that was killed goes on where it was; by
+            default among the user's files, None keeps none.
     """
 
     criteria = CRITERIA
@@ -367,9 +366,7 @@ def _f1(counts: np.ndarray) -> np.ndarray:
 
 def _percentiles(values: np.ndarray) -> tuple[float, float]:
     """The middle 95 % of those that are defined; NaN where none is."""
-    if np.isnan(values).all():
-        return float("nan"), float("nan")
-    low, high = np.nanquantile(values, [0.025, 0.975])
+    low, high = pd.Series(values).quantile([0.025, 0.975])
     return float(low), float(high)
 
 

@@ -16,8 +16,7 @@ from calib_utils import files, paths
 from calib_utils.core.tasks import closed_lists, list_table
 from calib_utils.results import conventions
 
-# The whole answer must be one listed name after a stated normalisation (`normalise`); a sentence
-# around it is not an answer to "name a city". The folders' README name the lists' sources.
+# The whole answer must be one listed name after a stated normalisation (`normalise`).
 #
 # *Ambiguous* (NA) is what the lists leave open: names in other languages, territories, disputed
 # and historical names, codes of states and symbols of elements; beside the lists, an official form

@@ -58,11 +58,9 @@ def random_order(
     """Area under the frontier and recall at a precision, averaged over all orders.
 
     A frontier takes the best cutoff after the fact, so a random order gets more than its
-    prevalence. The same for weighted and for unweighted recall: precision does not see the weights,
-    and in a random order those of the valid candidates are exchangeable.
-
-    Up to 110 candidates the expectation is exact: the area is the integral over t of the expected
-    recall of the largest cutoff that reaches precision t. Above, the mean of 4,000 seeded orders.
+    prevalence. The same for weighted and unweighted recall: in a random order the weights of the
+    valid candidates are exchangeable. Up to 110 candidates exact: the area is the integral over t
+    of the expected recall of the largest cutoff that reaches precision t. Above, a mean of 4,000.
 
     Args:
         n: candidates, `n_valid` of them valid.
@@ -108,9 +106,8 @@ def _area_and_recall(precision: np.ndarray, recall: np.ndarray, level: float = L
 def _recall_at_thresholds(n: int, n_valid: int, thresholds: np.ndarray, cutoffs: tuple):
     """Expected recall of the largest cutoff with precision of at least each threshold.
 
-    A random order read backwards is a random order: of `kept` candidates with a valid ones, the
-    last is valid with probability a / kept. The first cutoff met on the way back that reaches the
-    threshold is the largest, and holds the most recall.
+    Read backwards: of `kept` candidates with a valid ones, the last is valid with probability
+    a / kept, and the first cutoff met that reaches the threshold is the largest.
     """
     found = np.arange(n_valid + 1)
     p = np.zeros((len(thresholds), n_valid + 1))
@@ -134,8 +131,8 @@ def noise_floor(
 ) -> NoiseFloor:
     """Area and recall that a perfect order seems to have, scored by a judge that errs.
 
-    The simulated judge errs independently from candidate to candidate; a real one, whose errors
-    depend on the text, need not. Drawn labels without a valid one are left out.
+    The simulated judge errs independently from candidate to candidate; a real one need not. Drawn
+    labels without a valid one are left out.
 
     Args:
         n: candidates, the `n_valid` truly valid ones first.
@@ -205,10 +202,9 @@ def node_measures(
 
     Returns:
         A row per node: its columns, recall (the kind), n_candidates, n_valid, first_valid (whether
-        the highest candidate is), prevalence, area,
-        recall_at (at precision `LEVEL`, 0 where no cutoff reaches it), random_area,
-        random_recall_at, area_gain = area - random_area. Where nothing is valid there is no recall:
-        NaN but for counts and prevalence.
+        the highest candidate is), prevalence, area, recall_at (at precision `LEVEL`, 0 where no
+        cutoff reaches it), random_area, random_recall_at, area_gain = area - random_area. Where
+        nothing is valid all but counts and prevalence is NaN.
     """
     rows = []
     for key, own in curves.groupby(by, sort=False, dropna=False):
@@ -229,9 +225,8 @@ def node_measures(
 def frontiers_on_grid(curves: pd.DataFrame, recall: str = WEIGHTED) -> pd.DataFrame:
     """The best precision of each node with recall of at least each level of `RECALL_GRID`.
 
-    Returns:
-        A row per node and level: the node's columns, recall (the kind), recall_level, precision;
-        NaN where nothing is valid.
+    A row per node and level: the node's columns, recall (the kind), recall_level, precision (NaN
+    where nothing is valid).
     """
     rows = []
     for key, own in curves.groupby(NODE, sort=False, dropna=False):
@@ -246,10 +241,7 @@ def frontiers_on_grid(curves: pd.DataFrame, recall: str = WEIGHTED) -> pd.DataFr
 
 
 def published_points() -> pd.DataFrame:
-    """The authors' demo points with the counts behind them, from data/published.
-
-    Each precision and recall solves to a whole number of valid tokens among the top ones; recall is
-    unweighted and relative to the 2,000 swept ranks.
+    """The authors' demo points with the counts behind them; recall is over their 2,000 ranks.
 
     Returns:
         Columns model, prefix, n_kept (rank from 1), n_valid, group, precision, recall_unweighted.

@@ -1,16 +1,13 @@
 """Replies that a model draws, programs among them, whether these pass, and measures (Fig. 12).
 
-Knows the project's own problems, how to keep replies across kills, and the sandbox by name; not
-how a program is run there, and no claim.
+Knows the project's own problems and the sandbox by name; not how a program is run, and no claim.
 """
 
 import ast
-import json
 import math
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,10 +19,9 @@ from markdown_it import MarkdownIt
 from scipy.stats import rankdata
 from tqdm.auto import tqdm
 
-from calib_utils import paths
+from calib_utils import files, paths
 from calib_utils.core.metrics import cluster_interval
 from calib_utils.core.tasks import OpenPrompt
-from calib_utils.errors import InvalidRequestError
 from calib_utils.models.generation import Continuations, Start, start_of
 from calib_utils.models.loading import Model, generation_settings
 from calib_utils.openended import sandbox
@@ -44,7 +40,7 @@ _PYTHON = re.compile(r"\bi?py(thon)?[\d.]*\b", re.IGNORECASE)  # in the words be
 class Problem:
     """A function to be written, and its tests: (arguments, expected value) pairs.
 
-    `reference` and `wrong` are a program that passes and one that does not, for tests of the tests.
+    `reference` and `wrong` are a program that passes and one that does not.
     """
 
     id: str
@@ -71,9 +67,8 @@ class Problem:
 
 def read_problems() -> tuple[Problem, ...]:
     """The project's own problems."""
-    path = paths.package_data("tasks", "programs.json")
     problems = []
-    for record in json.loads(path.read_text(encoding="utf-8")):
+    for record in files.json_of(paths.package_data("tasks", "programs.json")):
         tests = tuple((tuple(test["arguments"]), test["expected"]) for test in record["tests"])
         problems.append(Problem(**record | {"tests": tests}))
     return tuple(problems)
@@ -145,16 +140,15 @@ def normalised(source: str) -> str | None:
         return None
 
 
-# Seeded replies of a model to one message, kept so that a kill loses little.
+# Seeded replies of a model to one message.
 
 COLUMNS = ["draw", "text", "n_tokens", "log_p", "ended"]
 # Fields of a model's generation settings that change what it writes, and the values that do not.
-_NEUTRAL = {
+NEUTRAL = {
     **{"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": None, "typical_p": 1.0},
     **{"epsilon_cutoff": 0.0, "eta_cutoff": 0.0},
     **{"repetition_penalty": 1.0, "no_repeat_ngram_size": 0},
 }
-ROWS = 32  # replies at a time under a model's own settings; the draws depend on it
 
 
 def message_start(model: Model, message: str) -> Start:
@@ -188,121 +182,7 @@ def own_settings(model: Model) -> dict:
     transformers would fill gaps with its own defaults (top-k 50); here a gap means no cutoff.
     """
     given = generation_settings(Path(model.folder))
-    return {name: given[name] for name in _NEUTRAL if given.get(name) is not None}
-
-
-def draw_under(
-    model: Model,
-    start: Start,
-    forced: Sequence[tuple[int, ...]],
-    max_tokens: int,
-    settings: Mapping,
-    *,
-    seed: int = 0,
-) -> list[tuple[str, bool]]:
-    """Replies drawn by transformers' `generate` under any of its sampling settings.
-
-    Args:
-        forced: the first tokens of every reply, the same number for all; empty where none.
-        max_tokens: of a reply, forced ones not counted.
-        settings: such as `top_p`; what is not given is off.
-
-    Returns:
-        The text of each reply with its forced tokens and without its end token, and whether it
-        ended. A reply whose forced tokens hold an end token stops there.
-    """
-    import torch
-
-    found = []
-    with _own_generator(model):
-        torch.manual_seed(seed)
-        for first in range(0, len(forced), ROWS):
-            part = forced[first : first + ROWS]
-            found += _generated(model, start, part, max_tokens, **settings)
-    return found
-
-
-def draw_together(
-    model: Model,
-    start: Start,
-    settings: Sequence[Mapping],
-    seeds: Sequence[int],
-    n: int,
-    max_tokens: int,
-    **options,
-) -> list[list[tuple[str, bool]]]:
-    """`n` replies, at most `ROWS`, under each of several settings, in one pass a token for all.
-
-    The same replies as `draw_under` draws for each setting and seed alone, but for near-ties in
-    the last digits of the logits.
-
-    Args:
-        settings: of temperature, top_k, top_p and min_p, applied in this order.
-        options: of transformers' `generate`, such as the keys of the prompt.
-    """
-    import torch
-    from transformers import LogitsProcessor, LogitsProcessorList
-    from transformers.generation import (
-        MinPLogitsWarper,
-        TemperatureLogitsWarper,
-        TopKLogitsWarper,
-        TopPLogitsWarper,
-    )
-
-    kinds = {"temperature": TemperatureLogitsWarper, "top_k": TopKLogitsWarper}
-    kinds |= {"top_p": TopPLogitsWarper, "min_p": MinPLogitsWarper}
-    chains = [
-        LogitsProcessorList(make(one[name]) for name, make in kinds.items() if name in one)
-        for one in settings
-    ]
-    device = model.network.get_input_embeddings().weight.device
-    generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
-
-    class Chosen(LogitsProcessor):
-        """Draws for each setting from its own generator, and leaves only what was drawn."""
-
-        def __call__(self, ids, scores):
-            out = torch.full_like(scores, -torch.inf)
-            for i, (chain, generator) in enumerate(zip(chains, generators, strict=True)):
-                own = slice(i * n, (i + 1) * n)
-                p = chain(ids[own], scores[own]).softmax(dim=-1)
-                out[own].scatter_(1, torch.multinomial(p, 1, generator=generator), 0.0)
-            return out
-
-    options["logits_processor"] = LogitsProcessorList([Chosen()])
-    with _own_generator(model):
-        texts = _generated(model, start, [()] * (n * len(settings)), max_tokens, **options)
-    return [texts[i : i + n] for i in range(0, len(texts), n)]
-
-
-@contextmanager
-def _own_generator(model: Model) -> Iterator[None]:
-    """Leaves the global random numbers as they were; nothing is differentiated."""
-    import torch
-
-    device = model.network.get_input_embeddings().weight.device
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.inference_mode():
-        yield
-
-
-def _generated(
-    model: Model, start: Start, forced: Sequence[tuple[int, ...]], max_tokens: int, **settings
-) -> list[tuple[str, bool]]:
-    """One reply after each forced beginning: its text without the end token, and if it ended."""
-    import torch
-
-    network, ends = model.network, start.end_ids
-    chosen = _NEUTRAL | settings | {"do_sample": True, "max_new_tokens": max_tokens}
-    chosen |= {"eos_token_id": list(ends), "pad_token_id": ends[0]}
-    ids = [[*start.ids, *tokens] for tokens in forced]
-    rows = torch.tensor(ids, device=network.get_input_embeddings().weight.device)
-    out = network.generate(rows, attention_mask=torch.ones_like(rows), **chosen)
-    replies = out[:, len(start.ids) :].tolist()
-    found = []
-    for reply in replies:
-        stop = next((i for i, token in enumerate(reply) if token in ends), None)
-        found.append((model.tokenizer.decode(reply[:stop]), stop is not None))
-    return found
+    return {name: given[name] for name in NEUTRAL if given.get(name) is not None}
 
 
 def record_of(model: Model, asked: dict, settings: dict) -> dict:
@@ -364,12 +244,7 @@ def sample_programs(
         asked[key] = [start.ids, start.end_ids, problem.entry_point, problem.tests]
     settings = {"n": n, "temperature": 1.0, "max_tokens": max_tokens, "seed": seed}
     settings |= {"isolation": "namespaces", **vars(Limits())}
-    try:
-        record = record_of(model, asked, settings)
-    except (TypeError, ValueError) as error:  # such as a set, or an integer that is too long
-        raise InvalidRequestError(
-            f"tests that JSON cannot record ({error}): change them, or use run_programs"
-        ) from error
+    record = record_of(model, asked, settings)
     folder = records.folder_of(results_dir, model.key, name)
     with tqdm(total=len(chosen) * n, unit="program", desc=model.name, leave=False) as bar:
         return records.kept(folder, record, chosen, make)
@@ -386,10 +261,10 @@ def run_programs(drawn: pd.DataFrame, problems: Sequence[Problem]) -> pd.DataFra
     """
     chosen = {problem.id: problem for problem in problems}
     pairs = list(zip(drawn.problem, drawn.text, strict=True))
-    verdicts = {}
-    for problem, text in dict.fromkeys(pairs):
-        verdict = chosen[problem].run(extract_code(text, chosen[problem].entry_point))
-        verdicts[problem, text] = [getattr(verdict, name) for name in _VERDICT]
+    verdicts = {
+        (key, text): vars(chosen[key].run(extract_code(text, chosen[key].entry_point)))
+        for key, text in dict.fromkeys(pairs)
+    }
     found = pd.DataFrame([verdicts[pair] for pair in pairs], columns=_VERDICT, index=drawn.index)
     table = drawn.assign(**found)
     return table[[column for column in TESTED_COLUMNS if column in table]].reset_index(drop=True)
@@ -420,11 +295,14 @@ def pass_rates(table: pd.DataFrame, ks: Sequence[int] = (1, 5)) -> pd.DataFrame:
         A row per k: estimate, low, high, problems. The interval is for problems like these:
         problems are drawn again, their programs are kept.
     """
-    passed = (table.outcome == PASSED).groupby(table.problem, sort=False)
+    counts = (table.outcome == PASSED).groupby(table.problem, sort=False).agg(["size", "sum"])
+    counts = counts.reset_index()
     rows = []
     for k in ks:
-        values = passed.agg(lambda own: pass_at_k(len(own), int(own.sum()), k))  # noqa: B023
-        rows.append({"k": k, **_over_problems(values.astype(float))})
+        rates = [pass_at_k(n, c, k) for n, c in zip(counts["size"], counts["sum"], strict=True)]
+        found = cluster_interval(counts.assign(rate=rates), "rate", outer="problem", inner=None)
+        row = {"k": k, "estimate": found.mean, "low": found.low, "high": found.high}
+        rows.append(row | {"problems": found.n_outer})
     return pd.DataFrame(rows)
 
 
@@ -438,7 +316,7 @@ def ranked_programs(table: pd.DataFrame) -> pd.DataFrame:
     groups = whole.assign(passed=whole.outcome == PASSED).groupby(["problem", "text"], sort=False)
     named = {"log_p": ("log_p", "max"), "passed": ("passed", "first"), "drawn": ("draw", "size")}
     found = groups.agg(**named).reset_index()
-    found["place"] = found.problem.map({p: i for i, p in enumerate(table.problem.unique())})
+    found["place"] = found.problem.map(list(table.problem.unique()).index)
     found = found.sort_values(["place", "log_p"], ascending=[True, False], kind="stable")
     found["rank"] = found.groupby("problem", sort=False).cumcount() + 1
     columns = ["problem", "rank", "log_p", "passed", "drawn", "text"]
@@ -466,19 +344,18 @@ def order_by_problem(table: pd.DataFrame) -> pd.DataFrame:
         Columns problem, programs (distinct and complete), prevalence (share that pass), auc; auc
         is NaN where all pass or none, and 0.5 for a random order.
     """
-    rows = []
-    for problem, own in ranked_programs(table).groupby("problem", sort=False):
-        value = auc(own.log_p.to_numpy(), own.passed.to_numpy())
-        share = float(own.passed.mean())
-        rows.append({"problem": problem, "programs": len(own), "prevalence": share, "auc": value})
+    rows = [
+        (problem, len(own), own.passed.mean(), auc(own.log_p.to_numpy(), own.passed.to_numpy()))
+        for problem, own in ranked_programs(table).groupby("problem", sort=False)
+    ]
     return pd.DataFrame(rows, columns=["problem", "programs", "prevalence", "auc"])
 
 
 def shape_by_problem(table: pd.DataFrame, tops: Sequence[int] = (1, 3)) -> pd.DataFrame:
     """How the model spreads probability over the distinct passing programs it was seen to write.
 
-    Replies whose programs differ in layout, comments and docstrings only are one program, and
-    their probabilities add up: a lower bound, for other replies with it were not drawn.
+    Replies with the same program (`normalised`) count as one, and their probabilities add up: a
+    lower bound, for other replies with it were not drawn.
 
     Returns:
         A row per problem with a passing program: passing (distinct programs), top_1, top_3, ...
@@ -502,10 +379,3 @@ def shape_by_problem(table: pd.DataFrame, tops: Sequence[int] = (1, 3)) -> pd.Da
         rows.append(row)
     names = ["problem", "passing", *(f"top_{k}" for k in tops), "effective", "log_mass"]
     return pd.DataFrame(rows, columns=names)
-
-
-def _over_problems(values: pd.Series) -> dict[str, float]:
-    frame = values.rename("value").rename_axis("problem").reset_index()
-    found = cluster_interval(frame, "value", outer="problem", inner=None)
-    row = {"estimate": found.mean, "low": found.low, "high": found.high}
-    return row | {"problems": found.n_outer}

@@ -3,20 +3,18 @@
 Knows subprocesses, resource limits and Linux namespaces; nothing of models or problems.
 
 The verdict is made here: the sandbox gets the tests' inputs, never the expected values, and sends
-answers over a pipe of its own, each line behind a nonce. Leaving early, printing a verdict or
-writing to that pipe gains a program nothing; only right answers pass.
+answers over a pipe of its own, each line behind a nonce. Whatever a program sends there or prints,
+only right answers pass.
 
-A program has no network (not even a loopback that is up), no environment and no key ring of the
-caller; no files but a folder of its own in memory and, read-only, the interpreter with its standard
-library and the system's libraries, without packages and without this project wherever it lies; no
-sight of other processes; no capabilities, and no way to gain any. Nothing of it outlives the run,
-so that one verdict cannot depend on the program before.
+A program has no network, no environment and no key ring of the caller; no files but a folder of its
+own in memory and, read-only, the interpreter with its standard library and the system's libraries,
+without packages and without this project; no sight of other processes; no capabilities, and no way
+to gain any. Nothing of it outlives the run, so that no verdict depends on the program before.
 
-This takes Linux with `unshare`, `mount` and `setpriv` of util-linux. There is no weaker way for
-other systems: what an audit hook inside the interpreter refuses, a program can find. Not even this
-protects from a flaw in the kernel, from what can be learnt by timing, or from programs that use up
-what the limits allow: memory is limited per process, so together they may hold `processes` times as
-much. Programs here are written by small models; for hostile ones use a virtual machine.
+This takes Linux with `unshare`, `mount` and `setpriv` of util-linux; there is no weaker way for
+other systems. It does not protect from a flaw in the kernel, from what can be learnt by timing, or
+from programs that use up what the limits allow: memory is limited per process, so together they may
+hold `processes` times as much. For hostile programs use a virtual machine.
 """
 
 import contextlib
@@ -41,7 +39,6 @@ from typing import Any
 from calib_utils import paths
 from calib_utils.errors import InvalidRequestError, NoCheckoutError, SandboxError
 
-WALL_TIME, TOO_MUCH_OUTPUT = "wall time used up", "too much output"
 _ANSWER_BYTES = 1_000_000
 _START_SECONDS = 30  # for mounting and starting the interpreter, not counted as the program's
 # Numbers that systemd leaves unused; one per process of ours, since limits count by user.
@@ -80,23 +77,14 @@ _ENTER_BOX = "import os; os.chdir('/box')\n"
 
 @dataclass(frozen=True)
 class Limits:
-    """What a program may use.
+    """What a program may use; it is killed where it writes more output."""
 
-    Args:
-        cpu_seconds: of processor time, per process.
-        wall_seconds: until everything is killed.
-        memory_mb: address space per process, in 2^20 bytes.
-        processes: processes and threads at one time.
-        file_mb: size of all files together.
-        output_bytes: of standard output and error together; a program that writes more is killed.
-    """
-
-    cpu_seconds: int = 5
-    wall_seconds: float = 20.0
-    memory_mb: int = 512
-    processes: int = 16
-    file_mb: int = 8
-    output_bytes: int = 64_000
+    cpu_seconds: int = 5  # of processor time, per process
+    wall_seconds: float = 20.0  # until everything is killed
+    memory_mb: int = 512  # address space per process, in 2^20 bytes
+    processes: int = 16  # and threads, at one time
+    file_mb: int = 8  # all files together
+    output_bytes: int = 64_000  # standard output and error together
 
 
 @dataclass(frozen=True)
@@ -170,7 +158,14 @@ def _run(source, entry_point, tests, limits: Limits) -> Verdict:
     except TypeError as error:
         raise InvalidRequestError(f"a test's arguments: {error}; give plain values") from error
     job = {"nonce": nonce, "source": source, "entry_point": entry_point, "inputs": inputs}
-    job["limits"] = _resource_limits(limits)
+    job["limits"] = {
+        "RLIMIT_AS": limits.memory_mb * 2**20,
+        "RLIMIT_CPU": limits.cpu_seconds,
+        "RLIMIT_FSIZE": limits.file_mb * 2**20,
+        "RLIMIT_NOFILE": 64,
+        "RLIMIT_CORE": 0,
+        "RLIMIT_NPROC": limits.processes,
+    }
     read, write = os.pipe()
     with (
         os.fdopen(read, "rb", buffering=0) as answers,
@@ -209,17 +204,6 @@ def _run(source, entry_point, tests, limits: Limits) -> Verdict:
     return judge(said, tests, stopped or (f"ended by signal {number}" if number else ""))
 
 
-def _resource_limits(limits: Limits) -> dict[str, int]:
-    return {
-        "RLIMIT_AS": int(limits.memory_mb * 2**20),
-        "RLIMIT_CPU": math.ceil(limits.cpu_seconds),
-        "RLIMIT_FSIZE": int(limits.file_mb * 2**20),
-        "RLIMIT_NOFILE": 64,
-        "RLIMIT_CORE": 0,
-        "RLIMIT_NPROC": int(limits.processes),
-    }
-
-
 def _shown() -> list[str]:
     """What a program sees of the system ("+") and what is hidden inside ("-"), parents first."""
     python, prefix = os.path.realpath(sys.executable), os.path.realpath(sys.base_prefix)
@@ -250,15 +234,13 @@ def _command(root: str, limits: Limits, answers: int) -> list[str]:
     late = math.ceil(limits.wall_seconds + _START_SECONDS) + 1
     return [
         *("timeout", "--foreground", "--signal=KILL", str(late), "unshare", *private),
-        *("sh", "-c", _BOX, "box", root, str(int(limits.file_mb * 2**20)), *_shown(), "--"),
+        *("sh", "-c", _BOX, "box", root, str(limits.file_mb * 2**20), *_shown(), "--"),
         *(*drop, os.path.realpath(sys.executable), *flags),
     ]
 
 
 # What runs inside: limits first, then the program, then one answer per test. The text of these
 # functions goes to a bare interpreter, so they may use each other, `json`, `os` and `sys` alone.
-# They are told no expected values: a program that takes them over can send answers, and right ones
-# are all it could send.
 
 
 def set_limits(limits: dict) -> None:
@@ -266,10 +248,10 @@ def set_limits(limits: dict) -> None:
     import resource
 
     for name, value in limits.items():
-        hard = resource.getrlimit(getattr(resource, name))[1]
-        if hard != resource.RLIM_INFINITY:
-            value = min(value, hard)
-        resource.setrlimit(getattr(resource, name), (value, value))
+        kind = getattr(resource, name)
+        hard = resource.getrlimit(kind)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (value, value))
 
 
 def leave_key_ring() -> None:
@@ -384,13 +366,13 @@ def _listen(process: subprocess.Popen, answers, limits: Limits, nonce: bytes):
                 started, deadline = True, time.monotonic() + limits.wall_seconds
             left = deadline - time.monotonic()
             if left <= 0:
-                stopped = WALL_TIME
+                stopped = "wall time used up"
             for key, _ in selector.select(left) if left > 0 else ():
                 pipe = key.fileobj
                 chunk = pipe.read(65536)
                 read[pipe] += chunk
                 if len(read[pipe]) > caps[pipe]:
-                    stopped = TOO_MUCH_OUTPUT
+                    stopped = "too much output"
                     del read[pipe][caps[pipe] :]
                 if not chunk:
                     selector.unregister(pipe)
@@ -398,10 +380,9 @@ def _listen(process: subprocess.Popen, answers, limits: Limits, nonce: bytes):
 
 
 def _end(process: subprocess.Popen, first: bytes, patient: bool) -> tuple[int, float]:
-    """Waits until nothing of the run is left, if `patient` after a moment to end by itself.
+    """Ends a run, if `patient` after a moment to end by itself: exit code and processor time in s.
 
-    Gives the exit code and the processor time in seconds; `first` is the line of output that names
-    the namespace's process 1. With it the kernel ends the namespace, and `unshare` after that.
+    `first` is the line of output that names the namespace's process 1, with which all of it ends.
     """
     import resource
 
@@ -419,10 +400,10 @@ def _records(sent: bytes, nonce: bytes) -> list[dict]:
     """The records in lines behind the nonce; lines that are none are left out."""
     found = []
     for line in sent.split(b"\n"):
-        if line.startswith(nonce):
-            # A line that the program itself wrote, or cut, may hold anything.
-            with contextlib.suppress(ValueError, RecursionError):
-                found.append(json.loads(line[len(nonce) :]))
+        # A line that the program itself wrote, or cut, may hold anything.
+        with contextlib.suppress(ValueError, RecursionError):
+            if line.startswith(nonce):
+                found.append(json.loads(line.removeprefix(nonce)))
     return [record for record in found if isinstance(record, dict)]
 
 

@@ -85,13 +85,10 @@ class Sweep:
 
     def parameters(self) -> dict:
         """All that decides the completions of a given model, for a record."""
+        # Who labels a text decides nothing of it.
+        asked = [{"id": p.id, "category": p.category, "prompt": p.prompt} for p in self.prompts]
         return {
-            # Who labels a text decides nothing of it.
-            "prompts": [
-                {"id": own.id, "category": own.category, "prompt": own.prompt}
-                for own in self.prompts
-            ],
-            "seeds": list(self.seeds),
+            **{"prompts": asked, "seeds": list(self.seeds)},
             **{"position": list(self.position), "depth": self.depth},
             **{"candidates": list(self.ranks), "n_samples": self.n_samples},
             **{"max_tokens": self.max_tokens, "temperature": _temperature(self), "end": self.end},
@@ -276,8 +273,7 @@ def _leaves(tree: Continuations, sweep: Sweep, end_ids) -> dict[tuple[int, ...],
     for _ in range(sweep.depth):
         open_paths = [path for path in level if not path or path[-1] not in end_ids]
         found = tree.candidates(open_paths, sweep.ranks).tolist()
-        below = dict(zip(open_paths, found, strict=True))
-        deeper = {}
+        below, deeper = dict(zip(open_paths, found, strict=True)), {}
         for path, ranks in level.items():
             if path in below:
                 pairs = zip(below[path], sweep.ranks, strict=True)
@@ -325,10 +321,9 @@ def node_table(
         min_share: above 0, at most 1.
 
     Returns:
-        prompt_id, category, seed, `depth` (the node's level from 1), `node` (tuple of ranks of
-        the path to it), `rank`, `token_id`, `log_p`, `valid`, `weight` (leaves below known to be
-        valid: the sweep's stand-in for N of Def. 4.1), `n_leaves` and `n_unlabelled` (leaves of
-        unknown validity). `attrs["dropped"]` is the number of candidates dropped.
+        Columns `COLUMNS`, of which depth is the node's level from 1, node the tuple of ranks of the
+        path to it, weight the leaves below known to be valid (the sweep's stand-in for N of
+        Def. 4.1), n_unlabelled leaves of unknown validity. `attrs["dropped"]` counts what was.
 
     Raises:
         ResultsError: two labels for one text.

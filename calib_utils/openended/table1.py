@@ -6,7 +6,7 @@ judge and no embedder: a function embeds, and validity is whatever the labels sa
 
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -33,7 +33,8 @@ SETTING = ["strategy", "parameter", "temperature"]
 # Higher is more diverse in the first; lower in the others.
 MEASURES = ("embedding_diversity", "self_bleu", "self_bleu_in_groups")
 LEVEL = 0.8  # validity that a setting must have
-_TOGETHER = 256  # texts drawn in one pass a token
+ROWS = 32  # texts of a setting drawn at a time; the draws depend on it
+_TOGETHER = 256  # texts of all settings drawn in one pass a token
 _ROUNDING = 1e-9  # a mean of shares that is .8 may come out a hair below
 
 
@@ -73,12 +74,9 @@ def embedding_diversity(vectors: np.ndarray) -> float:
 def self_bleu(texts: Sequence[str], order: int = 4) -> float:
     """Mean BLEU of each text against all others, in [0, 1]: the n-gram order reading of "n = 4".
 
-    High where texts repeat one another. It rises with the number of texts, since each one more is a
-    reference more: compare equal numbers only. NaN for fewer than two texts.
-
-    The scores equal those of `sacrebleu.BLEU.sentence_score` text by text (`13a` tokens, effective
-    order), which would count every reference anew for each text. Here an n-gram's largest count
-    among the *other* texts is its largest or second largest count, so texts are counted once.
+    It rises with the number of texts, one reference more each: compare equal numbers only. NaN
+    for fewer than two texts. Equal to `sacrebleu.BLEU.sentence_score` text by text (`13a` tokens,
+    effective order), which would count every reference anew for each text.
 
     >>> round(self_bleu(["one of the two", "one of the two", "something else"]), 2)
     0.67
@@ -89,16 +87,14 @@ def self_bleu(texts: Sequence[str], order: int = 4) -> float:
     largest, second = Counter(), Counter()
     for ngrams, _ in counted:
         for ngram, count in ngrams.items():
-            if count > largest[ngram]:
-                largest[ngram], second[ngram] = count, largest[ngram]
-            elif count > second[ngram]:
-                second[ngram] = count
+            second[ngram] = max(second[ngram], min(count, largest[ngram]))
+            largest[ngram] = max(largest[ngram], count)
     lengths = Counter(length for _, length in counted)
     scores = []
     for ngrams, length in counted:
         correct, total = [0] * order, [0] * order
         for ngram, count in ngrams.items():
-            # A text that holds the largest count has the second largest as its reference.
+            # The largest count among the other texts: the second where this one has the largest.
             other = second[ngram] if count == largest[ngram] else largest[ngram]
             total[len(ngram) - 1] += count
             correct[len(ngram) - 1] += min(count, other)
@@ -115,9 +111,8 @@ def self_bleu(texts: Sequence[str], order: int = 4) -> float:
 def self_bleu_in_groups(texts: Sequence[str], rounds: int = 20, seed: int = 0) -> float:
     """Mean self-BLEU of four texts at a time: the other reading of "n = 4".
 
-    The texts are shuffled and cut into groups, and what is left over sits out; the mean over
-    `rounds` seeded shuffles. But for chance it does not depend on how many texts there are. NaN for
-    fewer than four.
+    The mean over `rounds` seeded shuffles, each cut into groups; the rest sits out. But for
+    chance it does not depend on how many texts there are. NaN for fewer than four.
     """
     if len(texts) < _GROUP:
         return float("nan")
@@ -139,37 +134,27 @@ def _counted(text: str, order: int) -> tuple[Counter, int]:
 # What the strategies make of it.
 
 
-def setting_scores(
-    generations: pd.DataFrame, embed: Embed, n_valid: int | None = None, seed: int = 0
-) -> pd.DataFrame:
+def setting_scores(generations: pd.DataFrame, embed: Embed, seed: int = 0) -> pd.DataFrame:
     """Validity and the three diversities (`MEASURES`) of every prompt under every setting.
 
-    Each diversity is over the same number of texts, a seeded sample where there are more, since
-    self-BLEU rises with their number. The paper does not say whether invalid texts are among them.
+    Each diversity is over as many texts as the smallest setting has, a seeded sample of others,
+    since self-BLEU rises with their number. Invalid texts are among them: the paper does not say.
 
     Args:
         generations: a row per text: prompt_id, `SETTING`, text, and a boolean valid.
         embed: texts to vectors [text, dimension]; called once.
-        n_valid: compare this many of the valid texts, so that nonsense does not count as diverse;
-            a setting with fewer has no diversity at that prompt (NaN). By default as many of all
-            texts as the smallest setting has.
     """
     cells = list(generations.groupby(["prompt_id", *SETTING], sort=False, dropna=False))
-    wanted = n_valid or min(len(own) for _, own in cells)
+    wanted = min(len(own) for _, own in cells)
     rng = np.random.default_rng(seed)
-    samples = []
-    for _, own in cells:
-        pool = own.text[own.valid] if n_valid else own.text
-        few = len(pool) < wanted
-        samples.append([] if few else [pool.iloc[i] for i in rng.permutation(len(pool))[:wanted]])
+    samples = [own.text.iloc[rng.permutation(len(own))[:wanted]].tolist() for _, own in cells]
     unique = list(dict.fromkeys(text for sample in samples for text in sample))
-    vectors = dict(zip(unique, embed(unique), strict=True)) if unique else {}
+    vectors = dict(zip(unique, embed(unique), strict=True))
     rows = []
     for (key, own), sample in zip(cells, samples, strict=True):
         row = dict(zip(["prompt_id", *SETTING], key, strict=True))
         row |= {"n_generated": len(own), "n_texts": len(sample), "validity": own.valid.mean()}
-        own_vectors = [vectors[text] for text in sample]
-        row["embedding_diversity"] = embedding_diversity(own_vectors) if sample else np.nan
+        row["embedding_diversity"] = embedding_diversity([vectors[text] for text in sample])
         row["self_bleu"] = self_bleu(sample)
         row["self_bleu_in_groups"] = self_bleu_in_groups(sample, seed=seed)
         rows.append(row)
@@ -209,11 +194,9 @@ def comparison(scores: pd.DataFrame) -> pd.DataFrame:
         (settings valid enough), n_prompts, each measure's mean with _sd over prompts and bootstrap
         interval _low and _high over prompts, at the chosen setting; budget, the size of the
         smallest grid beside the oracle's; best_of, the exact expected embedding diversity of the
-        best of that many settings drawn from the grid, so that a larger grid is no advantage (0
-        counted where none is valid enough), NaN where fewer were tried; held_out, the mean
-        embedding diversity where each prompt's setting is chosen on the other prompts: noisy, but
-        not flattered by choosing and judging on the same texts. NaN for a strategy without a usable
-        setting.
+        best of that many settings drawn from the grid (0 counted where none is valid enough), NaN
+        where fewer were tried; held_out, the mean embedding diversity where each prompt's setting
+        is chosen on the other prompts. NaN for a strategy without a usable setting.
     """
     table = settings_table(scores)
     sizes = table.groupby("strategy", sort=False).size()
@@ -311,10 +294,8 @@ def plan_generations(
 ) -> pd.DataFrame:
     """The settings to run, the same for every prompt, and the number of texts of each.
 
-    The defaults fit a laptop: four settings of each grid, drawn without replacement, so that every
-    strategy has the same budget, and 24 texts a setting. `n_texts=1000, budget=None` is the paper's
-    size: 72, 60, 48 and 12 settings. The paper does not give the temperature of the normal
-    generation after the oracle's two steps; it is 1 here.
+    The defaults fit a laptop; `n_texts=1000, budget=None` is the paper's size: 72, 60, 48 and 12
+    settings. The paper does not give the temperature after the oracle's two steps; it is 1 here.
 
     Args:
         budget: settings drawn from each strategy's grid of Table 3, at most 12; None takes all.
@@ -397,59 +378,122 @@ def generate(
     """
     ids = list(dict.fromkeys(plan.prompt_id))
     starts = {key: start_of(model, prompts[key], end) for key in ids}
-
-    def settings_of(setting) -> dict:
-        """Temperature first, then the cutoff, as in Table 3."""
-        own = {"temperature": float(setting.temperature)}
-        if setting.strategy in ("top_k", "top_p", "min_p"):
-            kind = int if setting.strategy == "top_k" else float
-            own[setting.strategy] = kind(setting.parameter)
-        return own
-
-    def draw(prompt_id: str, own: list) -> list[list]:
-        """The texts of some settings, those without forced tokens together where they fit."""
-        start, n, found = starts[prompt_id], own[0].n_texts, []
-        if own[0].strategy != ORACLE and n <= programs.ROWS:
-            for first in range(0, len(own), at_once := max(1, _TOGETHER // n)):
-                part = own[first : first + at_once]
-                options = _prompt_once(model, start, n * len(part))
-                seeds = [setting.seed for setting in part]
-                given = [settings_of(setting) for setting in part]
-                drawn = programs.draw_together(model, start, given, seeds, n, max_tokens, **options)
-                found += drawn
-            return found
-        for setting in own:
-            oracle = setting.strategy == ORACLE
-            openings = forced[prompt_id][:n] if oracle else [()] * n
-            options = settings_of(setting)
-            if n <= programs.ROWS:  # else `draw_under` asks for a part of the rows at a time
-                options |= _prompt_once(model, start, n)
-            left = max_tokens - len(openings[0])
-            found.append(
-                programs.draw_under(model, start, openings, left, options, seed=setting.seed)
-            )
-        return found
+    of_prompt = dict(list(plan.groupby("prompt_id", sort=False)))
 
     def make(prompt_id: str) -> pd.DataFrame:
-        rows, asked = [], list(plan[plan.prompt_id == prompt_id].itertuples(index=False))
-        oracle = [setting for setting in asked if setting.strategy == ORACLE]
-        others = [setting for setting in asked if setting.strategy != ORACLE]
-        for own in filter(None, (others, oracle)):
-            for setting, drawn in zip(own, draw(prompt_id, own), strict=True):
-                key = (getattr(setting, f) for f in SETTING)
+        own, rows = of_prompt[prompt_id], []
+        for oracle, part in own.groupby(own.strategy == ORACLE):
+            first = forced[prompt_id] if oracle else [()] * part.n_texts.iloc[0]
+            settings = [_settings_of(*setting) for setting in part[SETTING].itertuples(index=False)]
+            left = max_tokens - len(first[0])
+            drawn = draw_texts(model, starts[prompt_id], settings, part.seed.tolist(), first, left)
+            for key, texts in zip(part[SETTING].itertuples(index=False), drawn, strict=True):
                 key = (prompt_id, prompts[prompt_id].category, *key)
-                rows += [(*key, sample, *text) for sample, text in enumerate(drawn)]
+                rows += [(*key, sample, *text) for sample, text in enumerate(texts)]
         columns = ["prompt_id", "category", *SETTING, "sample", "text", "ended"]
         return pd.DataFrame(rows, columns=columns)
 
     asked = {}
-    for key in ids:
-        own = plan[plan.prompt_id == key]
+    for key, own in of_prompt.items():
         listed = [tuple(map(str, row)) for row in own.itertuples(index=False, name=None)]
         asked[key] = [starts[key].ids, starts[key].end_ids, forced[key], listed]
     settings = {"max_tokens": max_tokens, "prompts": ids, "n": int(plan.n_texts.max())}
     record = programs.record_of(model, asked, settings)
     return records.kept(records.folder_of(results_dir, model.key, name), record, ids, make)
+
+
+def _settings_of(strategy: str, parameter: float, temperature: float) -> dict:
+    cutoff = {"top_k": int, "top_p": float, "min_p": float}.get(strategy)
+    return {"temperature": temperature} | ({strategy: cutoff(parameter)} if cutoff else {})
+
+
+def draw_texts(
+    model: Model,
+    start: Start,
+    settings: Sequence[Mapping],
+    seeds: Sequence[int],
+    forced: Sequence[tuple[int, ...]],
+    max_tokens: int,
+) -> list[list[tuple[str, bool]]]:
+    """Texts drawn by transformers' `generate` under each of some settings.
+
+    Every setting has a generator of its own. As many settings as fit are drawn in one pass a token,
+    which changes no text but for near-ties in the last digits of the logits.
+
+    Args:
+        settings: of temperature, top_k, top_p and min_p, applied in this order.
+        seeds: of the settings.
+        forced: the first tokens of every text of a setting, the same number for all.
+        max_tokens: of a text, forced ones not counted.
+
+    Returns:
+        Of each setting the texts with their forced tokens and without their end token, each with
+        whether it ended. A text whose forced tokens hold an end token stops there.
+    """
+    import torch
+
+    device = model.network.get_input_embeddings().weight.device
+    found, at_once = [[] for _ in settings], max(1, _TOGETHER // min(len(forced), ROWS))
+    fork = torch.random.fork_rng([device] if device.type == "cuda" else [])
+    with fork, torch.inference_mode():
+        for first in range(0, len(settings), at_once):
+            texts = found[first : first + at_once]
+            chains = list(map(_chain, settings[first : first + at_once]))
+            own_seeds = seeds[first : first + at_once]
+            generators = [torch.Generator(device).manual_seed(seed) for seed in own_seeds]
+            chooser = _chooser(chains, generators)
+            for begun in range(0, len(forced), ROWS):
+                openings = forced[begun : begun + ROWS]
+                drawn = _generated(model, start, [*openings] * len(texts), max_tokens, chooser)
+                for i, own in enumerate(texts):
+                    own += drawn[i * len(openings) : (i + 1) * len(openings)]
+    return found
+
+
+def _chain(setting: Mapping):
+    from transformers import LogitsProcessorList
+    from transformers.generation import logits_process as warpers
+
+    kinds = {"temperature": warpers.TemperatureLogitsWarper, "top_k": warpers.TopKLogitsWarper}
+    kinds |= {"top_p": warpers.TopPLogitsWarper, "min_p": warpers.MinPLogitsWarper}
+    return LogitsProcessorList(make(setting[key]) for key, make in kinds.items() if key in setting)
+
+
+def _chooser(chains: list, generators: list):
+    """Draws for each chain of cutoffs from its own generator, and leaves only what it drew."""
+    import torch
+    from transformers import LogitsProcessor
+
+    class Chosen(LogitsProcessor):
+        def __call__(self, ids, scores):
+            out, n = torch.full_like(scores, -torch.inf), len(scores) // len(chains)
+            for i, (chain, generator) in enumerate(zip(chains, generators, strict=True)):
+                own = slice(i * n, (i + 1) * n)
+                p = chain(ids[own], scores[own]).softmax(dim=-1)
+                out[own].scatter_(1, torch.multinomial(p, 1, generator=generator), 0.0)
+            return out
+
+    return Chosen()
+
+
+def _generated(
+    model: Model, start: Start, forced: list[tuple[int, ...]], max_tokens: int, chooser
+) -> list[tuple[str, bool]]:
+    """One text after each forced beginning: without the end token, and whether it ended."""
+    import torch
+
+    network, ends = model.network, start.end_ids
+    options = programs.NEUTRAL | {"do_sample": True, "max_new_tokens": max_tokens}
+    options |= {"eos_token_id": list(ends), "pad_token_id": ends[0], "logits_processor": [chooser]}
+    ids = [[*start.ids, *tokens] for tokens in forced]
+    rows = torch.tensor(ids, device=network.get_input_embeddings().weight.device)
+    shared = _prompt_once(model, start, len(rows))
+    out = network.generate(rows, attention_mask=torch.ones_like(rows), **options, **shared)
+    found = []
+    for text in out[:, len(start.ids) :].tolist():
+        stop = next((i for i, token in enumerate(text) if token in ends), None)
+        found.append((model.tokenizer.decode(text[:stop]), stop is not None))
+    return found
 
 
 def _prompt_once(model: Model, start: Start, n: int) -> dict:
@@ -459,12 +503,10 @@ def _prompt_once(model: Model, start: Start, n: int) -> dict:
     """
     import torch
 
-    network = model.network
-    device = network.get_input_embeddings().weight.device
+    device = model.network.get_input_embeddings().weight.device
     ids = torch.tensor([start.ids[:-1]], device=device)
     if not ids.numel():
         return {}
-    with torch.inference_mode():
-        _, state = forward(network, ids, None, keep=1)
-        rows = continue_rows(state, torch.zeros(n, dtype=torch.int64, device=device)).cache
+    _, state = forward(model.network, ids, None, keep=1)
+    rows = continue_rows(state, torch.zeros(n, dtype=torch.int64, device=device)).cache
     return {"use_cache": False} if rows is None else {"past_key_values": rows}

@@ -5,7 +5,6 @@ label depends on beside the item) and `judge(items) -> labels`. Knows no model.
 """
 
 import csv
-import hashlib
 import json
 import re
 import unicodedata
@@ -20,9 +19,9 @@ import pandas as pd
 
 from calib_utils import files, paths
 from calib_utils.core.tasks import OpenPrompt
-from calib_utils.errors import JudgeError, ResultsError
+from calib_utils.errors import JudgeError, ResultsError, UnknownNameError
 from calib_utils.openended import lists
-from calib_utils.openended.prompts import VERIFIERS, open_prompts, verifier_named
+from calib_utils.openended.prompts import VERIFIERS, open_prompts
 from calib_utils.openended.sweeps import unique_texts
 from calib_utils.results import conventions, records
 
@@ -30,8 +29,7 @@ CRITERIA = ("grammar", "semantics", "overall")
 LABEL_COLUMNS = (*CRITERIA, "valid", "reason")
 ITEM_COLUMNS = ("prompt", "text", "ended")
 LOWEST, HIGHEST = 1, 10
-# The paper's threshold (App. A): valid where every scored criterion reaches it.
-THRESHOLD = 9
+THRESHOLD = 9  # the paper's (App. A): valid where every scored criterion reaches it
 
 
 @dataclass(frozen=True)
@@ -48,8 +46,7 @@ class Item:
     @property
     def digest(self) -> str:
         """SHA-256 of the three."""
-        content = json.dumps([self.prompt, self.text, self.ended])
-        return hashlib.sha256(content.encode()).hexdigest()
+        return conventions.digest([self.prompt, self.text, self.ended])
 
 
 @dataclass(frozen=True)
@@ -119,10 +116,10 @@ def write_sheet(path: Path | str, items: pd.DataFrame) -> Path:
     and perhaps `note`. Raises a JudgeError where the place cannot be written.
     """
     rows = [
-        (own.digest, _inert(own.prompt), _inert(own.text), "yes" if own.ended else "no", "", "", "")
+        (own.digest, _inert(own.prompt), _inert(own.text), "yes" if own.ended else "no")
         for own in dict.fromkeys(check_items(items))
     ]
-    table = pd.DataFrame(rows, columns=SHEET_COLUMNS)
+    table = pd.DataFrame(rows, columns=SHEET_COLUMNS[:4]).reindex(columns=SHEET_COLUMNS)
     try:
         with files.whole(Path(path)) as draft:
             table.to_csv(draft, index=False, quoting=csv.QUOTE_ALL)
@@ -188,12 +185,16 @@ class ExactJudge(_Checker):
     criteria = ("overall",)
 
     def __init__(self, verifiers: Iterable[str] = VERIFIERS):
-        self.verifiers = sorted({verifier_named(name) for name in verifiers})
+        self.verifiers = sorted({_named(name) for name in verifiers})
 
     @property
     def identity(self) -> dict:
-        """What a label depends on beside the item: what each list says."""
-        return {"verifiers": {name: _fingerprint(name) for name in self.verifiers}}
+        """What a label depends on beside the item: what each list says.
+
+        A form is a rule of code, for which the convention stands.
+        """
+        own = {n: lists.fingerprint(n) if n in lists.KINDS else None for n in self.verifiers}
+        return {"verifiers": own}
 
     def _verdict(self, item: Item) -> Verdict:
         name = known_prompts().get(item.prompt)
@@ -209,12 +210,13 @@ def decide(name: str, text: str, ended: bool = True) -> tuple[bool | None, str]:
 
     Raises an UnknownNameError where there is none of that name.
     """
-    return VERIFIERS[verifier_named(name)](name, text, ended)
+    return VERIFIERS[_named(name)](name, text, ended)
 
 
-def _fingerprint(name: str) -> str | None:
-    """Of a list, its content; a form is a rule of code, which the convention stands for."""
-    return lists.fingerprint(name) if name in lists.KINDS else None
+def _named(name: str) -> str:
+    if name not in VERIFIERS:
+        raise UnknownNameError("verifier", name, VERIFIERS)
+    return name
 
 
 @cache
@@ -225,13 +227,10 @@ def known_prompts() -> dict[str, str]:
     return own | dict(zip(table["prompt"], table["kind"], strict=True))
 
 
-# Grammar alone, by Harper: an offline checker of English made of rules. It knows no meaning and
-# misses most wrong sentences made of right words. Two checks of ours are added: letters of another
-# script than Latin, and a missing space after a full stop.
-#
-# Advice on style and word choice is no error. A word with a capital is taken for a name, so its
-# spelling is not checked. American and British spelling are both right. At the end of a cut-off
-# text nothing counts that touches the last word.
+# Grammar alone, by Harper: an offline checker of English made of rules, which knows no meaning. Two
+# checks of ours are added: letters of another script than Latin, and a missing space after a full
+# stop. A word with a capital is taken for a name, so its spelling is not checked. American and
+# British spelling are both right. In a cut-off text nothing counts that touches the last word.
 
 PER_ERROR = 2  # taken from 10, so that one error makes a text invalid
 # Harper's kinds of findings that are errors; the others are advice.
@@ -241,7 +240,6 @@ ERROR_KINDS = {
 }
 # Takes names such as Mia for initials.
 _IGNORED_RULES = {"OrthographicConsistency"}
-_DIALECTS = ("AMERICAN", "BRITISH")
 # Two small letters before, a capital and a small one after: no abbreviation and no file name.
 _NO_SPACE = re.compile(r"[a-z]{2}[.!?][\"”]?(?=[A-Z][a-z])")
 _LATIN = ("LATIN", "FEMININE", "MASCULINE")  # how the names of Latin letters and of ª, º begin
@@ -275,8 +273,10 @@ def findings(text: str, ended: bool = True) -> list[str]:
     ["Agreement: 'go'", "Spacing: 'me.'"]
     """
     text = plain_text(text)
-    own = list(_own_findings(text))
-    american, british = ({*_harper(text, dialect, own)} for dialect in _DIALECTS)
+    own = [(*match.span(), "Spacing") for match in _NO_SPACE.finditer(text)]
+    foreign = "".join("x" if _is_foreign(c) else " " for c in text)
+    own += [(*match.span(), "Script") for match in re.finditer("x+", foreign)]
+    american, british = ({*_harper(text, dialect, own)} for dialect in ("AMERICAN", "BRITISH"))
     spans = [found for found in american if found[2] != "Spelling" or found in british] + own
     # Where the last word begins.
     last_word = len(text) if ended else len(text) - len(re.split(r"\s", text)[-1])
@@ -285,13 +285,6 @@ def findings(text: str, ended: bool = True) -> list[str]:
         for start, stop, kind in sorted(spans)
         if ended or stop < last_word
     ]
-
-
-def _own_findings(text: str):
-    for match in _NO_SPACE.finditer(text):
-        yield *match.span(), "Spacing"
-    for match in re.finditer("x+", "".join("x" if _is_foreign(c) else " " for c in text)):
-        yield *match.span(), "Script"
 
 
 def _is_foreign(letter: str) -> bool:

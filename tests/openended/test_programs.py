@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import calib_utils as cu
 from calib_utils import paths
-from calib_utils.errors import InvalidRequestError, ResultsError
+from calib_utils.errors import ResultsError
 from calib_utils.models import generation
 from calib_utils.openended import programs, sandbox
 from calib_utils.openended.programs import Problem, extract_code, normalised, read_problems
@@ -122,26 +122,23 @@ def test_draws_are_seeded_and_do_not_depend_on_their_number(tiny):
     assert list(few.columns) == programs.COLUMNS
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.6, 1.7])
+@pytest.mark.parametrize("temperature", [1.0, 1.7])
 def test_log_probabilities_are_those_at_temperature_one(temperature, tiny):
     model = tiny("qwen2", chat=True)
     start = programs.message_start(model, "Say something.")
-    drawn = programs.draw(model, "Say something.", 40, 30, temperature=temperature, seed=1)
-    options = {"n_samples": 40, "temperature": temperature, "seed": 1}
+    drawn = programs.draw(model, "Say something.", 20, 30, temperature=temperature, seed=1)
+    options = {"n_samples": 20, "temperature": temperature, "seed": 1}
     tree = generation.Continuations(model, start.ids)
     raw = tree.complete([()], 30, start.end_ids, **options)
     for row, completion in zip(drawn.itertuples(), raw, strict=True):
         ids = [*start.ids, *completion.token_ids]
         with torch.no_grad():
             logits = model.network(torch.tensor([ids])).logits[0].double().log_softmax(-1)
-        steps = range(len(start.ids), len(ids))
-        assert row.log_p == pytest.approx(
-            sum(float(logits[i - 1, ids[i]]) for i in steps), abs=1e-4
-        )
-        assert row.log_p <= 0
+        expected = sum(float(logits[i - 1, ids[i]]) for i in range(len(start.ids), len(ids)))
+        assert row.log_p == pytest.approx(expected, abs=1e-4) and row.log_p <= 0
         assert row.n_tokens == len(completion.token_ids)
         assert row.ended == (completion.token_ids[-1] in start.end_ids)
-    assert drawn.ended.any() or temperature < 1
+    assert drawn.ended.any()
 
 
 def test_own_settings_are_those_of_the_files_and_nothing_else(tiny_folder, tmp_path):
@@ -155,45 +152,6 @@ def test_own_settings_are_those_of_the_files_and_nothing_else(tiny_folder, tmp_p
     narrow = model_with('{"top_k": 1, "top_p": null, "do_sample": false}')
     assert programs.own_settings(narrow) == {"top_k": 1}
     assert programs.own_settings(model_with(None)) == {}
-
-
-def test_drawing_by_generate_leaves_the_global_generator_alone(tiny):
-    model = tiny("llama", chat=True)
-    start = programs.message_start(model, "Say something.")
-    texts = programs.draw_under(model, start, [()] * 40, 6, {}, seed=3)
-    assert len(set(texts)) > 20
-    state = torch.random.get_rng_state()
-    assert programs.draw_under(model, start, [()] * 40, 6, {}, seed=3) == texts
-    assert torch.equal(state, torch.random.get_rng_state())
-
-
-def test_settings_drawn_together_write_what_each_writes_alone(tiny):
-    model = tiny("qwen3", chat=True)
-    start = programs.message_start(model, "Say something.")
-    settings = [{"temperature": 1.0}, {"temperature": 1.5, "top_k": 5}]
-    settings += [{"temperature": 0.7, "top_p": 0.9}, {"temperature": 2.0, "min_p": 0.05}]
-    state = torch.random.get_rng_state()
-    found = programs.draw_together(model, start, settings, range(5, 9), 12, 7)
-    assert torch.equal(state, torch.random.get_rng_state())
-    alone = [
-        programs.draw_under(model, start, [()] * 12, 7, one, seed=seed)
-        for seed, one in enumerate(settings, start=5)
-    ]
-    assert found == alone and len({*map(tuple, found)}) == len(settings)
-
-
-def test_gaps_in_settings_are_not_filled_with_a_hidden_cutoff(fresh_tiny):
-    """Without neutral values transformers would keep the 50 most probable tokens."""
-    model = fresh_tiny("llama", chat=True)
-    start = programs.message_start(model, "Say something.")
-    logits = model.network(torch.tensor([start.ids])).logits[0, -1].detach()
-    beyond = set(logits.argsort(descending=True)[50:].tolist())
-    # A flat model, so that most draws lie beyond rank 50 of some 260.
-    head = model.network.get_output_embeddings().weight
-    head.data *= 1e-3
-    texts = [text for text, _ in programs.draw_under(model, start, [()] * 64, 1, {})]
-    inside = [model.tokenizer.decode([t]) for t in set(range(len(logits))) - beyond]
-    assert sum(text not in inside for text in texts) > 20
 
 
 # Keeping
@@ -272,18 +230,6 @@ def test_a_missing_sandbox_is_said_before_anything_is_drawn(canned, tiny, monkey
     with pytest.raises(sandbox.SandboxError, match="a reason"):
         programs.sample_programs(tiny("llama", chat=True), [ONE], n=2)
     assert canned == []
-
-
-@needs_sandbox
-@pytest.mark.parametrize("expected", [{1}, 10**5000], ids=["set", "huge"])
-def test_what_json_cannot_record_is_tested_and_not_kept(canned, tiny, expected):
-    odd = Problem("odd", "f(x)", "Return it.", (((1,), expected),))
-    with pytest.raises(InvalidRequestError, match="JSON cannot record"):
-        programs.sample_programs(tiny("llama", chat=True), [odd], n=1)
-    assert canned == []
-    source = "def f(x): return {1}" if expected == {1} else "def f(x): return 10 ** 5000"
-    drawn = pd.DataFrame({"problem": ["odd"], "text": [source]})
-    assert list(programs.run_programs(drawn, [odd]).outcome) == ["passed"]
 
 
 @needs_sandbox

