@@ -5,12 +5,12 @@ the factors of every setting, and what these settings give. It is the only costl
 chapter and is kept beside the model's rows. Draws nothing.
 """
 
-import itertools
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise, product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -229,7 +229,7 @@ def hardness_table(studies: Iterable[Study], etas=ETAS) -> pd.DataFrame:
     with fewer steps has no number for the others.
     """
     rows = []
-    for study, eta in itertools.product(studies, etas):
+    for study, eta in product(studies, etas):
         hard = theorems.hardness(study.factors, eta)
         for step, frontier in study.step_frontiers.items():
             alpha, beta = frontier.T
@@ -283,22 +283,17 @@ def hypothesis_table(studies: Iterable[Study]) -> pd.DataFrame:
     """The hypotheses of Thm. F.4 on every step with a choice; `median miss`: off the line, nats."""
     tables = {}
     for one in studies:
-        heads = theorems.heads(one.ranks)
-        heads["miss"] = _head_misses(one.ranks)
+        heads, first = theorems.heads(one.ranks), one.ranks.tokens.first
+        gaps = [one.ranks.sorted_gap[slice(*pair)] for pair in pairwise(first)]
+        # How far the line of a head misses one of its logits at most.
+        heads["miss"] = [
+            float(np.abs(gap - np.polyval(np.polyfit(rank, gap, 1), rank)).max())
+            for gap, rank in ((gap, np.arange(len(gap))) for gap in gaps if len(gap) > 1)
+        ]
         tables[one.task.name] = theorems.hypotheses(heads).assign(
             **{"median miss": heads.groupby("step").miss.median().to_numpy()}
         )
     return stacked(tables, ["task"])
-
-
-def _head_misses(ranks: Steps) -> list[float]:
-    """How far the lines of `theorems.heads` miss one of their logits at most, in nats."""
-    first, missed = ranks.tokens.first, []
-    for node in np.flatnonzero(np.diff(first) > 1):
-        gap = ranks.sorted_gap[first[node] : first[node + 1]]
-        rank = np.arange(len(gap))
-        missed.append(float(np.abs(gap - np.polyval(np.polyfit(rank, gap, 1), rank)).max()))
-    return missed
 
 
 def calibration_table(studies: Iterable[Study]) -> pd.DataFrame:
@@ -358,22 +353,13 @@ def findings(studies: Iterable[Study]) -> pd.DataFrame:
     claim = "Precision and recall are products of factors, and recall stays below its bound"
     rows = [Finding(claim, "Thm. E.1, E.3", exact, said, THEOREM)]
 
-    def vote(
-        kind: str,
-        source: str,
-        claim: str,
-        told: str,
-        number: Callable[[Study], float],
-        margin: Callable[[float], float],
-        concerns: Callable[[Study], bool],
-        agreement: float = AGREEMENT,
-    ) -> None:
+    def vote(kind, source, claim, told, number, margin, concerns, agreement=AGREEMENT):
+        """`voted` by the `margin` of the `number` of each study that the claim `concerns`."""
         numbers = {task: number(every[task]) for task in done if concerns(every[task])}
         told = f"{told} {listed(numbers, numbers.values(), '{}: {:.2f}')}"
         margins = {task: margin(value) for task, value in numbers.items()}
         out = [task for task in failed if concerns(every[task])]
-        options = {"kind": kind, "agreement": agreement}
-        rows.append(voted(claim, source, told, margins, out, **options))
+        rows.append(voted(claim, source, told, margins, out, kind=kind, agreement=agreement))
 
     vote(
         *(HYPOTHESIS, "premise of Thm. E.3 (4.2)"),

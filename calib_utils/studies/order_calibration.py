@@ -170,14 +170,13 @@ def read(plan: Plan, results_dir: str | Path, model_key: str) -> Study:
 
 
 def _study(plan: Plan, texts: dict, results_dir: str | Path | None, model_key: str) -> Study:
-    there = {sweep.name: sweep for sweep in plan.sweeps if sweep.name in texts}
     labels = {
-        name: _labels(texts[name], sweep, results_dir, model_key, name)
-        for name, sweep in there.items()
+        sweep.name: _labels(texts[sweep.name], sweep, results_dir, model_key, sweep.name)
+        for sweep in plan.sweeps
+        if sweep.name in texts
     }
-    return Study(
-        plan, texts, labels, {name: node_table(texts[name], labels[name]) for name in there}
-    )
+    candidates = {name: node_table(texts[name], own) for name, own in labels.items()}
+    return Study(plan, texts, labels, candidates)
 
 
 def _labels(texts, sweep: Sweep, results_dir, model_key: str, name: str, judge=None):
@@ -199,7 +198,7 @@ def sizes(study: Study) -> pd.DataFrame:
     for sweep in [*study.plan.sweeps, paper()]:
         row = {"sweep": sweep.name, "trees": len(sweep.trees), "depth": sweep.depth}
         row |= {"candidates": len(sweep.ranks)}
-        row |= dict(zip(("texts", "tokens"), sweeps.size_of(sweep), strict=True))
+        row["texts"], row["tokens"] = sweeps.size_of(sweep)
         if sweep.name in study.labels:
             labels = study.labels[sweep.name]
             row |= {"judge": judge_of(sweep.prompts).name, "different": f"{len(labels)}"}
@@ -213,12 +212,11 @@ def sizes(study: Study) -> pd.DataFrame:
 def measures(study: Study, recall: str = WEIGHTED) -> pd.DataFrame:
     """`node_measures` of every sweep, with its kind and forced (its depth)."""
     parts = []
-    for kind in JUDGES:
-        for sweep in study.plan.trees[kind]:
-            if sweep.name in study.candidates:
-                curves = precision_recall.local_curves(study.candidates[sweep.name])
-                found = precision_recall.node_measures(curves, recall)
-                parts.append(found.assign(kind=kind, forced=sweep.depth))
+    for kind, sweep in ((kind, sweep) for kind in JUDGES for sweep in study.plan.trees[kind]):
+        if sweep.name in study.candidates:
+            curves = precision_recall.local_curves(study.candidates[sweep.name])
+            found = precision_recall.node_measures(curves, recall)
+            parts.append(found.assign(kind=kind, forced=sweep.depth))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
@@ -294,8 +292,8 @@ def examples(study: Study, name: str, prompt_id: str, n: int = 4) -> pd.DataFram
     table = pd.concat(part.nsmallest(n, "rank") for _, part in own.groupby("valid"))
     texts = table.text.map(lambda text: text if len(text) <= _SHOWN else text[:_SHOWN] + "…")
     table = table.assign(completion=texts.str.replace("\n", " / "))
-    wanted = ["rank", "p", "valid", "completion", "reason"]
-    return table.sort_values("rank")[wanted].reset_index(drop=True)
+    table = table.sort_values("rank", ignore_index=True)
+    return table[["rank", "p", "valid", "completion", "reason"]]
 
 
 # How far a language model as judge can be trusted, against lists and a grammar checker (App. A.2).
@@ -467,7 +465,7 @@ def findings(
         claims.append((_DEPTH_GAIN, kind, "beside Fig. 2 right", *gain, OURS))
     claims.append((_GREEDY, "", "Fig. 7", *_greedy_is_enough(sources)))
     for strategy in _STRATEGIES:
-        wins = _oracle_wins(LISTS, apart, compared, strategy)
+        wins = _oracle_wins(apart, compared, strategy)
         claims.append((_ORACLE.format(strategy_name(strategy)), LISTS, "Table 1", *wins))
     rows = []
     for claim, kind, source, found, *said in claims:
@@ -552,25 +550,24 @@ def _greedy_is_enough(sources: pd.DataFrame) -> tuple[str, str]:
         table = precision_recall.depth_differences(own, by="order")
         rows.append(table[table.measure == "area"].iloc[0])
         told += f"{other}: difference of area {_told(rows[-1])}; "
-    said, near, far = NOT_DECIDED, CLOSE - reporting.AGREEMENT, CLOSE + reporting.AGREEMENT
-    if all(row.n_prompts >= DECIDES for row in rows):
-        if all(row.low > -near and row.high < near for row in rows):
-            said = REPRODUCED
-        elif any(row.low > far or row.high < -far for row in rows):
-            said = NOT_REPRODUCED
+    # Above -CLOSE, and below CLOSE.
+    ends = [pair for row in rows for pair in ((row.low, row.high), (-row.high, -row.low))]
+    n = min(row.n_prompts for row in rows)
+    sides = {decided_over(n, *pair, -CLOSE) for pair in ends}
+    said = next((word for word in (NOT_REPRODUCED, NOT_DECIDED) if word in sides), REPRODUCED)
     return f"{told}decided at {CLOSE:g}", said
 
 
-def _oracle_wins(kind: str, apart: pd.DataFrame, compared: pd.DataFrame, strategy: str):
+def _oracle_wins(apart: pd.DataFrame, compared: pd.DataFrame, strategy: str) -> tuple[str, str]:
     """What is found and said of the oracle less one strategy; no more diverse, where less valid."""
-    if apart.empty or not (apart.kind == kind).any():
+    if apart.empty or not (apart.kind == LISTS).any():
         return "no prompt has a valid opening", NOT_DECIDED
-    own = apart[(apart.kind == kind) & (apart.measure == "embedding_diversity")]
+    own = apart[(apart.kind == LISTS) & (apart.measure == "embedding_diversity")]
     own = own[own.strategy == strategy]
     if own.empty or not own.n_prompts.iloc[0]:
         return f"no setting reaches validity {LEVEL:g}", NOT_DECIDED
     row = own.iloc[0]
-    validity = compared[compared.kind == kind].set_index("strategy").validity
+    validity = compared[compared.kind == LISTS].set_index("strategy").validity
     found = (
         f"difference {_told(row)}, in favour on {row.in_favour} of {row.n_prompts} prompts; "
         f"validity of the oracle {validity['oracle']:.2f}, of the other {validity[strategy]:.2f}"
