@@ -8,20 +8,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from calib_utils import figures
 from calib_utils.core.rules import TopK
-from calib_utils.figures import (
-    GREY,
-    INK,
-    INVALID,
-    VALID,
-    VALID_RARE,
-    legend_below,
-    name_lines,
-    rule_style,
-    shades,
-    task_name,
-    unit_square,
-)
+from calib_utils.figures import GREY, INK, INVALID, VALID, name_lines, shades, unit_square
 from calib_utils.figures import source_line as source_line
 from calib_utils.figures import use_style as use_style
 from calib_utils.figures.explorer import GROUPS, StepData, group_masses, groups_of
@@ -30,7 +19,7 @@ from calib_utils.studies.formal_framework import Example, Study
 from calib_utils.theory import theorems
 
 _NEVER = 100.0  # nats below the top: no bar can be seen there
-_GROUP_COLOURS = dict(zip(GROUPS, (VALID, VALID_RARE, INVALID), strict=True))
+_GROUP_COLOURS = dict(zip(GROUPS, (VALID, figures.VALID_RARE, INVALID), strict=True))
 
 
 def tree(example: Example, ax: Axes | None = None) -> Axes:
@@ -96,7 +85,7 @@ def recall_bound(bounds: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.step(table.precision, table.bound, where="post", color="black", linewidth=1.4)
     ax.text(0.98, 0.97, "bound of Thm. E.3", ha="right", va="top", transform=ax.transAxes)
     for rule, own in table.groupby("rule", sort=False):
-        ax.scatter(own.precision, own.recall, s=20, **rule_style(rule))
+        ax.scatter(own.precision, own.recall, s=20, **figures.rule_style(rule))
     unit_square(ax, "sequence precision", "sequence recall")
     name_lines(ax)
     return ax
@@ -119,7 +108,12 @@ def price_of_validity(
     bounded = [pair for pair in (prices or {}).items() if pair[1].bound.notna().any()]
     for (task, table), mark in zip(bounded, "o^sD", strict=False):
         ax.plot(
-            table.validity, table.diversity, mark, color=INK, markersize=4, label=task_name(task)
+            table.validity,
+            table.diversity,
+            mark,
+            color=INK,
+            markersize=4,
+            label=figures.task_name(task),
         )
     unit_square(ax, "validity", "diversity")
     name_lines(ax)
@@ -187,7 +181,7 @@ def laws_under_temperature(steps: pd.DataFrame, curves: pd.DataFrame) -> Figure:
     axes[-1, 0].set_xlabel("rank at the first step")
     axes[-1, 1].set_xlabel("temperature")
     left, right = (ax.get_legend_handles_labels() for ax in axes[-1])
-    legend_below(figure, 4, left[0] + right[0], left[1] + right[1])
+    figures.legend_below(figure, 4, left[0] + right[0], left[1] + right[1])
     return figure
 
 

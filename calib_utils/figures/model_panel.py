@@ -6,16 +6,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from calib_utils.figures import (
-    GREY,
-    INK,
-    TICKS,
-    legend_below,
-    name_lines,
-    panels,
-    shades,
-    task_name,
-)
+from calib_utils import figures
+from calib_utils.figures import GREY, INK, TICKS, legend_below, name_lines, panels, shades
 from calib_utils.figures import source_line as source_line
 from calib_utils.figures import use_style as use_style
 from calib_utils.figures.logit_shape import published_dots as published_dots
@@ -105,7 +97,7 @@ def frontier_panels(
         own = table[(table.model == model) & (table.task == task)]
         frontiers(own, (ceilings or {}).get((model, task)), ax)
         ax.set(xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
-        ax.set_title(f"{task_name(task)}\n{human_name(model)}", fontsize=9)
+        ax.set_title(f"{figures.task_name(task)}\n{human_name(model)}", fontsize=9)
     name_lines(axes[0])
     drawn = pd.MultiIndex.from_frame(table[["model", "task"]]).isin(shown)
     figure.says = better_oracles(table[drawn])

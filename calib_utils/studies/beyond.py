@@ -24,18 +24,8 @@ from calib_utils.openended.programs import PASSED, normalised, read_problems, te
 from calib_utils.openended.prompts import get_prompt
 from calib_utils.results import records
 from calib_utils.results.evaluation import share_interval
-from calib_utils.studies.reporting import (
-    CLAIM,
-    EXCLUDED,
-    OURS,
-    TESTABLE,
-    Finding,
-    decided,
-    mean_text,
-    stacked,
-    table_of,
-    voted,
-)
+from calib_utils.studies import reporting
+from calib_utils.studies.reporting import CLAIM, EXCLUDED, OURS, TESTABLE, Finding, mean_text, voted
 
 CITY_PROMPT = "Name a random city in the world"  # Fig. 11
 N_REPLIES, N_PROGRAMS = 200, 20
@@ -237,7 +227,7 @@ def ask(
 def ask_all(model: Model, asked: Sequence[Question], *args, **options) -> pd.DataFrame:
     """`ask` with each question: its replies, with `question` in front."""
     answers = {question.label: ask(model, question, *args, **options) for question in asked}
-    return stacked(answers, ["question"])
+    return reporting.stacked(answers, ["question"])
 
 
 def ask_endpoint(url: str, model: str, n: int) -> pd.DataFrame:
@@ -460,8 +450,8 @@ def findings(replies: pd.DataFrame, asked: Sequence[Question], table: pd.DataFra
         if mean.n_outer < DECIDES:
             low, high = _all_of(kept[column])
         low, high = (low, high) if sign > 0 else (-high, -low)
-        rows.append(Finding(claim, source, found, decided(low, high, sign * at), kind))
-    return table_of(rows)
+        rows.append(Finding(claim, source, found, reporting.decided(low, high, sign * at), kind))
+    return reporting.table_of(rows)
 
 
 def _all_of(points: pd.Series) -> tuple[float, float]:

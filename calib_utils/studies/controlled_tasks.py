@@ -10,16 +10,8 @@ import pandas as pd
 
 from calib_utils.core.metrics import frontier_area
 from calib_utils.results.evaluation import answer_probabilities, evaluate, share_interval
-from calib_utils.studies.reporting import (
-    Page,
-    able,
-    listed,
-    mean_text,
-    on_tasks,
-    over,
-    table_of,
-    voted,
-)
+from calib_utils.studies import reporting
+from calib_utils.studies.reporting import Page, able, listed, mean_text, on_tasks, over, voted
 
 # The paper does not give its temperature grid for Fig. 5; this one is dense where curves bend.
 CURVE_TEMPERATURES = (
@@ -237,7 +229,7 @@ def findings(curves: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     told = f"invalid mass at T = {hot.temperature.max():g} " + listed(done, invalid, "{}: {:.4f}")
     claim = "At high temperature the invalid tail has nearly all mass"
     rows.append(voted(claim, _RIGHT, told, invalid - (1 - _TAIL), failed))
-    return table_of(rows)
+    return reporting.table_of(rows)
 
 
 def _of_family(tasks: list[str], family: str) -> list[str]:

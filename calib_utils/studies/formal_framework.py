@@ -31,24 +31,7 @@ from calib_utils.results.measure import Measurement, Settings, measure, untouche
 from calib_utils.results.storage import KEY
 from calib_utils.studies import errata, reporting
 from calib_utils.studies.controlled_tasks import CURVE_TEMPERATURES
-from calib_utils.studies.reporting import (
-    AGREEMENT,
-    CLAIM,
-    HYPOTHESIS,
-    KINDS,
-    NOT_REPRODUCED,
-    OURS,
-    RATIO_AGREEMENT,
-    REPRODUCED,
-    THEOREM,
-    Finding,
-    able,
-    listed,
-    over,
-    stacked,
-    table_of,
-    voted,
-)
+from calib_utils.studies.reporting import AGREEMENT, CLAIM, HYPOTHESIS, KINDS, OURS, able, stacked
 from calib_utils.theory import laws, theorems
 from calib_utils.theory.laws import Law, Node, node_of, reference_model
 
@@ -343,23 +326,27 @@ def findings(studies: Iterable[Study]) -> pd.DataFrame:
     A task has a vote, unless the model hardly does it at any temperature.
     """
     every = {one.task.name: one for one in studies}
-    done, failed = able(over(every, lambda task: validity_price(every[task])))
+    done, failed = able(reporting.over(every, lambda task: validity_price(every[task])))
     bounds = map(recall_bounds, every.values())
     # Rounded, without minus 0.
     slack = round(float(min((own.bound - own.recall).min() for own in bounds)), 9) + 0.0
     gap = factor_gap(every.values())
     exact = f"largest difference {gap:.0e}, smallest distance to the bound {slack:.2f}"
-    said = REPRODUCED if gap < _ROUNDING and slack > -_ROUNDING else NOT_REPRODUCED
+    said = (
+        reporting.REPRODUCED if gap < _ROUNDING and slack > -_ROUNDING else reporting.NOT_REPRODUCED
+    )
     claim = "Precision and recall are products of factors, and recall stays below its bound"
-    rows = [Finding(claim, "Thm. E.1, E.3", exact, said, THEOREM)]
+    rows = [reporting.Finding(claim, "Thm. E.1, E.3", exact, said, reporting.THEOREM)]
 
     def vote(kind, source, claim, told, number, margin, concerns, agreement=AGREEMENT):
         """`voted` by the `margin` of the `number` of each study that the claim `concerns`."""
         numbers = {task: number(every[task]) for task in done if concerns(every[task])}
-        told = f"{told} {listed(numbers, numbers.values(), '{}: {:.2f}')}"
+        told = f"{told} {reporting.listed(numbers, numbers.values(), '{}: {:.2f}')}"
         margins = {task: margin(value) for task, value in numbers.items()}
         out = [task for task in failed if concerns(every[task])]
-        rows.append(voted(claim, source, told, margins, out, kind=kind, agreement=agreement))
+        rows.append(
+            reporting.voted(claim, source, told, margins, out, kind=kind, agreement=agreement)
+        )
 
     vote(
         *(HYPOTHESIS, "premise of Thm. E.3 (4.2)"),
@@ -393,7 +380,7 @@ def findings(studies: Iterable[Study]) -> pd.DataFrame:
         _sharpness_ratio,
         lambda ratio: math.log(_ALIKE / ratio),
         has_fixed_branching,
-        RATIO_AGREEMENT,
+        reporting.RATIO_AGREEMENT,
     )
     vote(
         *(OURS, "Thm. F.4 (5.2)"),
@@ -411,7 +398,7 @@ def findings(studies: Iterable[Study]) -> pd.DataFrame:
         lambda error: error - _FAR,
         lambda study: True,
     )
-    return table_of(rows)
+    return reporting.table_of(rows)
 
 
 def _second_hardest(study: Study) -> float:
