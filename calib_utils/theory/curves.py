@@ -395,12 +395,8 @@ def blocks(n: int, n_blocks: int = N_BLOCKS) -> np.ndarray:
 def held_out_errors(y, n_blocks: int = N_BLOCKS) -> pd.DataFrame:
     """Mean squared error of every family on every block, fitted to all other blocks.
 
-    Args:
-        y: [n] values over ranks from 1.
-
-    Returns:
-        Rows of family, block, first and last rank, error, log_ratio: ln of the error over the
-        reference's on the same block.
+    Of values over ranks from 1. Rows of family, block, first and last rank, error, log_ratio: ln of
+    the error over the reference's on the same block.
     """
     y = np.asarray(y, dtype=float)
     number, rows = blocks(len(y), n_blocks), []
@@ -437,16 +433,12 @@ def effective_size(residuals) -> float:
 
 
 def compare(y, errors: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Every family on one curve: fit, held-out error against `REFERENCE`, BIC.
+    """Every family on one curve of values over ranks from 1: fit, held-out error, BIC.
 
-    Args:
-        y: [n] values over ranks from 1.
-        errors: of `held_out_errors`, if at hand.
-
-    Returns:
-        A row per family: parameters, mse, r2, held_out (mean of the blocks' errors), ratio with
-        low and high (geometric mean over blocks of its held-out error over the reference's, and the
-        interval), bic_effective, bic_naive (each less the smallest), effective_n, preferred.
+    A row per family: parameters, mse, r2, held_out (mean of the blocks' errors), ratio with low and
+    high (geometric mean over blocks of its held-out error over the reference's, and the interval),
+    bic_effective, bic_naive (each less the smallest), effective_n, preferred. `errors`: of
+    `held_out_errors`, if at hand.
     """
     y = np.asarray(y, dtype=float)
     errors = held_out_errors(y) if errors is None else errors

@@ -358,10 +358,8 @@ def reference_model(law: Law, task: Task | str, tokenizer=None, end: str = "eos"
     `reproduce` cannot build these models again.
 
     Args:
-        law: of this module, or your own.
         task: a task, or a name for `get_task`; no other prompt is answered.
-        tokenizer: any Hugging Face one, say that of a real model, whose trie is then followed; by
-            default `character_tokenizer(task)`.
+        tokenizer: any Hugging Face one, whose trie is followed; else `character_tokenizer(task)`.
         end: what closes an answer, as in `evaluate`; evaluate under the same policy.
 
     Raises:
