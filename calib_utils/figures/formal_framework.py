@@ -167,17 +167,19 @@ _BARS = {"valid": {"color": VALID}, "invalid": {"facecolor": INVALID, "hatch": "
 def laws_under_temperature(steps: pd.DataFrame, curves: pd.DataFrame) -> Figure:
     """A row per law: the ranked probabilities of `first_steps`, and its `temperature_curves`."""
     laws = list(dict.fromkeys(steps.law))
-    shape = {
-        "figsize": (6.4, 0.9 + 1.6 * len(laws)),
-        "sharex": "col",
-        "sharey": "col",
-        "squeeze": False,
-    }
-    figure, axes = plt.subplots(len(laws), 2, **shape)
+    options = {"sharex": "col", "sharey": "col", "squeeze": False}
+    figure, axes = plt.subplots(len(laws), 2, figsize=(6.4, 0.9 + 1.6 * len(laws)), **options)
     for (left, right), law in zip(axes, laws, strict=True):
-        step_profile(steps[steps.law == law], left)
+        _step_profile(steps[steps.law == law], left)
         left.set_title(f"{law}\n", loc="left", fontweight="bold")  # above the mass
-        validity_and_diversity(curves[curves.law == law], right)
+        curve = curves[curves.law == law].sort_values("temperature")
+        right.plot(curve.temperature, curve.validity, "-", color=VALID, label="validity")
+        right.plot(curve.temperature, curve.diversity, "--", color=INK, label="diversity")
+        right.axvline(1, color=GREY, linewidth=1, zorder=0)
+        right.set(ylim=(-0.05, 1.05), xticks=[0, 1, 2, 3], yticks=[0, 0.5, 1])
+        at_one = curve[curve.temperature == 1].iloc[0]
+        text = f"at T = 1\nVal {at_one.validity:.2f}, Div {at_one.diversity:.2f}"
+        right.set_title(text, loc="right", fontsize=10)
     axes[-1, 0].set_xlabel("rank at the first step")
     axes[-1, 1].set_xlabel("temperature")
     left, right = (ax.get_legend_handles_labels() for ax in axes[-1])
@@ -185,9 +187,8 @@ def laws_under_temperature(steps: pd.DataFrame, curves: pd.DataFrame) -> Figure:
     return figure
 
 
-def step_profile(step: pd.DataFrame, ax: Axes | None = None) -> Axes:
+def _step_profile(step: pd.DataFrame, ax: Axes) -> None:
     """Probabilities of a first step by rank, valid tokens apart; the title has the invalid mass."""
-    ax = ax or plt.gca()
     is_valid = step.n_answers > 0
     shown = (step["rank"] < _RANKS) & (step.p > 0)
     for (name, style), chosen in zip(_BARS.items(), (is_valid, ~is_valid), strict=True):
@@ -201,18 +202,3 @@ def step_profile(step: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set(xticks=[1, 10, 20], xlim=(0.2, _RANKS + 0.8))
     ax.minorticks_off()
     ax.grid(axis="x", visible=False)
-    return ax
-
-
-def validity_and_diversity(curve: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Validity and diversity of one law against temperature, T = 1 marked."""
-    ax = ax or plt.gca()
-    curve = curve.sort_values("temperature")
-    ax.plot(curve.temperature, curve.validity, "-", color=VALID, label="validity")
-    ax.plot(curve.temperature, curve.diversity, "--", color=INK, label="diversity")
-    ax.axvline(1, color=GREY, linewidth=1, zorder=0)
-    ax.set(ylim=(-0.05, 1.05), xticks=[0, 1, 2, 3], yticks=[0, 0.5, 1])
-    at_one = curve[curve.temperature == 1].iloc[0]
-    text = f"at T = 1\nVal {at_one.validity:.2f}, Div {at_one.diversity:.2f}"
-    ax.set_title(text, loc="right", fontsize=10)
-    return ax

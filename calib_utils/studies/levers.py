@@ -263,15 +263,15 @@ def headline(compared: pd.DataFrame, settings: pd.DataFrame, asked: int) -> dict
     """What the page's first lines quote, `asked` the number of lists."""
     can, _ = done(settings)
     said = {"able": f"{len(can)} of {asked}", "budget": str(BUDGET)}
-    by_level = [compared[compared.level == level].set_index("lever") for level in LEVELS]
-    for own, suffix in zip(by_level, ("", "_95"), strict=True):
+    for level, suffix in zip(LEVELS, ("", "_95"), strict=True):
+        own = compared[compared.level == level].set_index("lever")
         most = own.diversity.idxmax() if (own.diversity > 0).any() else "none of them"
         said |= {f"best_lever{suffix}": rule_name(rule_of(most))}
         said |= {f"best_diversity{suffix}": _told(own, most)}
-    own = by_level[0]
-    best = own.diversity.reindex(["top_k", "top_p", "min_p"]).fillna(0.0).idxmax()
-    said |= {"best_sampler": rule_name(best), "sampler_diversity": _told(own, best)}
-    said |= {"temperature_diversity": _told(own, "temperature")}
+        if not suffix:
+            cutoff = own.diversity.reindex(["top_k", "top_p", "min_p"]).fillna(0.0).idxmax()
+            said |= {"best_sampler": rule_name(cutoff), "sampler_diversity": _told(own, cutoff)}
+            said |= {"temperature_diversity": _told(own, "temperature")}
     before = settings[(settings.lever == ALONE) & settings.task.isin(can)]
     return said | {f"alone_{name}": mean_text(before, name, "task") for name in _BOTH}
 

