@@ -103,8 +103,7 @@ def price_of_validity(
     for m, colour in zip((1, 2, 4, 8), shades(4), strict=True):
         label, branching = f"{m} step" + "s" * (m > 1), [10] * m
         ax.plot(val, theorems.diversity_bound(val, branching), color=colour, label=label)
-        truth = [theorems.at_validity(x, branching) for x in val]
-        ax.plot(val, truth, "--", color=colour, linewidth=1.2)
+        ax.plot(val, theorems.at_validity(val, branching), "--", color=colour, linewidth=1.2)
     bounded = [pair for pair in (prices or {}).items() if pair[1].bound.notna().any()]
     for (task, table), mark in zip(bounded, "o^sD", strict=False):
         ax.plot(

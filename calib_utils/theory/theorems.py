@@ -263,7 +263,8 @@ def diversity_bound(validity, branching: Sequence[int]) -> np.ndarray:
 
 def bound_at(nats, branching: Sequence[int]) -> np.ndarray:
     """`diversity_bound` by L = ln 1/eps itself, where validity has no digits left to tell it by."""
-    return np.exp(-np.sum([head_loss(v, nats) for v in branching], axis=0))
+    v = np.reshape(branching, (-1, *[1] * np.ndim(nats)))
+    return np.exp(-head_loss(v, nats).sum(axis=0))
 
 
 def least_loss(eps) -> np.ndarray:
@@ -285,14 +286,12 @@ def least_loss_by_search(eps: float, most: int) -> tuple[float, int]:
 def product_law(sharpness, branching: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """(Val, Div) of the geometric model itself, all steps of one sharpness z = lambda v / T > 0."""
     z = np.asarray(sharpness, dtype=float)
-    val = np.prod([-np.expm1(-z) for _ in branching], axis=0)
-    return val, bound_at(z, branching)
+    return (-np.expm1(-z)) ** len(branching), bound_at(z, branching)
 
 
-def at_validity(validity: float, branching: Sequence[int]) -> float:
+def at_validity(validity, branching: Sequence[int]) -> np.ndarray:
     """Div of the geometric model with equally sharp steps whose validity is this one."""
-    z = -np.log1p(-(validity ** (1 / len(branching))))
-    return float(product_law(z, branching)[1])
+    return bound_at(-np.log1p(-(np.asarray(validity) ** (1 / len(branching)))), branching)
 
 
 def heads(steps: Steps) -> pd.DataFrame:
@@ -300,8 +299,8 @@ def heads(steps: Steps) -> pd.DataFrame:
 
     A row per prefix with two or more valid tokens: `step` from 1; `branching` |G|; `in_order`,
     whether they hold the first ranks; `slope`, lambda of the least-squares line through the logits
-    of the first |G| ranks; `r2` of that line, NaN for two tokens; `weight`, the share of V that
-    passes here.
+    of the first |G| ranks; `r2` of that line, NaN for two tokens, and `miss`, the most by which it
+    misses a logit, in nats; `weight`, the share of V that passes here.
     """
     tokens, trie = steps.tokens, steps.tokens.trie
     rows = []
@@ -310,11 +309,12 @@ def heads(steps: Steps) -> pd.DataFrame:
         gap, v = steps.sorted_gap[own], int(tokens.first[node + 1] - tokens.first[node])
         rank, spread = np.arange(v), gap.var()
         line = np.polyfit(rank, gap, 1)
-        left = np.var(gap - np.polyval(line, rank))
-        r2 = 1 - left / spread if v > 2 and spread > 0 else np.nan
-        in_order, weight = bool(steps.rank[own].max() < v), trie.node_count[node] / trie.n_answers
-        rows.append((int(trie.node_depth[node]) + 1, v, in_order, -float(line[0]), r2, weight))
-    columns = ["step", "branching", "in_order", "slope", "r2", "weight"]
+        left = gap - np.polyval(line, rank)
+        r2 = 1 - np.var(left) / spread if v > 2 and spread > 0 else np.nan
+        step, in_order = int(trie.node_depth[node]) + 1, bool(steps.rank[own].max() < v)
+        weight, miss = trie.node_count[node] / trie.n_answers, float(np.abs(left).max())
+        rows.append((step, v, in_order, -float(line[0]), r2, weight, miss))
+    columns = ["step", "branching", "in_order", "slope", "r2", "weight", "miss"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -322,8 +322,8 @@ def hypotheses(found: pd.DataFrame) -> pd.DataFrame:
     """The hypotheses of Theorem F.4 step by step, from `heads`.
 
     Prefixes, valid tokens (smallest and largest), the share of prefixes whose valid tokens hold the
-    first ranks, the median R2 of a geometric head, and the smallest and largest sharpness lambda v
-    at T = 1, which the theorem takes to be one number.
+    first ranks, the median R2 of a geometric head, the smallest and largest sharpness lambda v at
+    T = 1, which the theorem takes to be one number, and the median miss of the head's line in nats.
     """
     steps = found.assign(sharpness=found.slope * found.branching).groupby("step")
     columns = {
@@ -335,6 +335,7 @@ def hypotheses(found: pd.DataFrame) -> pd.DataFrame:
         "least sharpness": ("sharpness", "min"),
         "median sharpness": ("sharpness", "median"),
         "most sharpness": ("sharpness", "max"),
+        "median miss": ("miss", "median"),
     }
     return steps.agg(**columns).reset_index()
 
@@ -463,7 +464,7 @@ def validity_bounds_diversity() -> Check:
         branching = rng.integers(1, rng.choice([4, 12, 1000]), size=rng.integers(1, 7))
         z = np.exp(rng.uniform(-3, 3.5, len(branching)))
         log_val = np.log1p(-np.exp(-z)).sum()
-        div = np.exp(-sum(head_loss(v, a) for v, a in zip(branching, z, strict=True)))
+        div = np.exp(-head_loss(branching, z).sum())
         worst = max(worst, float(div - bound_at(-np.log(-np.expm1(log_val)), branching)))
     return Check(
         "F.4 (5.2)",

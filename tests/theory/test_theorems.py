@@ -248,9 +248,9 @@ def test_entropy_at_its_ends():
 
 @pytest.mark.parametrize("v", [2, 5, 50])
 def test_one_step_attains_the_bound(v):
-    for z in (0.1, 1.0, 8.0):
-        val, div = theorems.product_law(z, [v])
-        assert div == pytest.approx(theorems.diversity_bound(val, [v]), abs=1e-12)
+    val, div = theorems.product_law(np.array([0.1, 1.0, 8.0]), [v])
+    assert div == pytest.approx(theorems.diversity_bound(val, [v]), abs=1e-12)
+    assert div == pytest.approx(theorems.at_validity(val, [v]), abs=1e-12)
 
 
 def test_a_reference_model_of_the_law_has_what_the_formulas_say():
