@@ -91,12 +91,10 @@ def recall_bound(bounds: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def price_of_validity(
-    prices: Mapping[str, pd.DataFrame] | None = None, ax: Axes | None = None
-) -> Axes:
+def price_of_validity(prices: Mapping[str, pd.DataFrame], ax: Axes | None = None) -> Axes:
     """The most diversity at a validity, for 1 to 8 steps of ten valid tokens, and tasks measured.
 
-    Lines: the bound of Thm. F.4, dashed the model of Def. F.1 itself. Only tasks with a bound.
+    Lines: the bound of Thm. F.4, dashed the model of Def. F.1. `prices`: of `validity_prices`.
     """
     ax = ax or plt.gca()
     val = np.linspace(0.001, 0.9999, 400)
@@ -104,16 +102,9 @@ def price_of_validity(
         label, branching = f"{m} step" + "s" * (m > 1), [10] * m
         ax.plot(val, theorems.diversity_bound(val, branching), color=colour, label=label)
         ax.plot(val, theorems.at_validity(val, branching), "--", color=colour, linewidth=1.2)
-    bounded = [pair for pair in (prices or {}).items() if pair[1].bound.notna().any()]
-    for (task, table), mark in zip(bounded, "o^sD", strict=False):
-        ax.plot(
-            table.validity,
-            table.diversity,
-            mark,
-            color=INK,
-            markersize=4,
-            label=figures.task_name(task),
-        )
+    for (task, table), mark in zip(prices.items(), "o^sD", strict=False):
+        style = {"color": INK, "markersize": 4, "label": figures.task_name(task)}
+        ax.plot(table.validity, table.diversity, mark, **style)
     unit_square(ax, "validity", "diversity")
     name_lines(ax)
     return ax

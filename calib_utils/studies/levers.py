@@ -244,11 +244,10 @@ def _standing(own: pd.DataFrame) -> dict:
     return row
 
 
-def before_and_after(settings: pd.DataFrame, level: float = LEVELS[0]):
+def before_and_after(settings: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Every task that the model can do as it is, and at its most diverse setting of a validity."""
-    can, _ = done(settings)
-    own = settings[settings.task.isin(can)]
-    usable = own[own.validity >= level]
+    own = settings[settings.task.isin(done(settings)[0])]
+    usable = own[own.validity >= LEVELS[0]]
     most = usable.loc[usable.groupby("task", sort=False).diversity.idxmax()]
     return own[own.lever == ALONE].set_index("task"), most.set_index("task")
 

@@ -209,14 +209,14 @@ def sizes(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows).fillna({"judge": "–", "different": "–", "dropped": "–"})
 
 
-def measures(study: Study, recall: str = WEIGHTED) -> pd.DataFrame:
+def measures(study: Study) -> pd.DataFrame:
     """`node_measures` of every sweep, with its kind and forced (its depth)."""
     parts = []
     for kind in JUDGES:
         for sweep in study.plan.trees[kind]:
             if sweep.name in study.candidates:
                 curves = precision_recall.local_curves(study.candidates[sweep.name])
-                found = precision_recall.node_measures(curves, recall)
+                found = precision_recall.node_measures(curves, WEIGHTED)
                 parts.append(found.assign(kind=kind, forced=sweep.depth))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
