@@ -7,6 +7,7 @@ in `openended`.
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -81,9 +82,8 @@ class Plan:
     @property
     def sweeps(self) -> list[Sweep]:
         """Each once, in the order in which they run: what decides most comes first."""
-        deepest = max(map(len, self.trees.values()))
-        every = [own[i] for i in range(deepest) for own in self.trees.values() if i < len(own)]
-        every = [*every, self.drawn, *self.oracle.values()]
+        by_depth = filter(None, chain(*zip_longest(*self.trees.values())))
+        every = (*by_depth, self.drawn, *self.oracle.values())
         return list({sweep.name: sweep for sweep in every}.values())
 
 
@@ -372,16 +372,17 @@ def noise_table(agreements: pd.DataFrame, prevalence: float) -> pd.DataFrame:
     A row per judge: its name, its rates of error (the paper's accuracy split evenly, one in ten,
     and those that `agreement_table` has on lists) and `precision_recall.NoiseFloor`.
     """
+    names = ["false_positive", "false_negative"]
     rates = {"errs like the paper's (19 % both ways)": (1 - PAPER_ACCURACY,) * 2}
     rates["errs in one text of ten"] = (0.1, 0.1)
     if len(agreements):
-        own = agreements[agreements.criterion == "all three"]
-        for row in own.dropna(subset=["false_positive", "false_negative"]).itertuples():
-            rates["this page's judge on lists"] = (row.false_positive, row.false_negative)
+        own = agreements[agreements.criterion == "all three"][names].dropna()
+        for errors in own.to_numpy().tolist():
+            rates["this page's judge on lists"] = tuple(errors)
     n_valid, rows = min(1000, max(1, round(1000 * prevalence))), []
-    for judge, (false, miss) in rates.items():
-        row = {"judge": judge, "false_positive": false, "false_negative": miss}
-        rows.append(row | vars(precision_recall.noise_floor(1000, n_valid, false, miss)))
+    for judge, errors in rates.items():
+        row = {"judge": judge, **dict(zip(names, errors, strict=True))}
+        rows.append(row | vars(precision_recall.noise_floor(1000, n_valid, *errors)))
     return pd.DataFrame(rows)
 
 

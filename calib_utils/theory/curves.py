@@ -128,15 +128,10 @@ def two_part(y, weights=None, head: str = "linear") -> Fit:
         grid, errors, lambda c, v: float(before[c]) + _tail(curve, c, v).sse, _EXACT * curve.sst
     )
     first, second = _line(curve, h[: best.c], slice(best.c)), _tail(curve, best.c, best.v)
-    found = _fit(
-        curve,
-        "two_part" if head == "linear" else "two_part_log_head",
-        best.c,
-        first.sse + second.sse,
-        profile=errors.min(axis=0),
-        **{"m": first.slope, "b": first.intercept, "A": second.intercept, "B": second.slope},
-        shift=math.exp(best.v),
-    )
+    family, sse = "two_part" + "_log_head" * (head == "log"), first.sse + second.sse
+    parts = {"m": first.slope, "b": first.intercept, "A": second.intercept, "B": second.slope}
+    parts |= {"shift": math.exp(best.v), "profile": errors.min(axis=0)}
+    found = _fit(curve, family, best.c, sse, **parts)
     c = found.c
     while c > _MIN_HEAD and curve.w[c - 1] == 0 and found.shift - (found.c - c + 1) > 0:
         c -= 1
@@ -153,15 +148,9 @@ def two_part_continuous(y, weights=None) -> Fit:
     best = search(grid, errors, lambda c, v: _bent_at(curve, c, v)[-1], _EXACT * curve.sst)
     level, m, slope, sse = _bent_at(curve, best.c, best.v)
     # level + m (k - c), then level + B log((k + C) / (c + C)), with c + C = exp(v).
-    return _fit(
-        curve,
-        "two_part_continuous",
-        best.c,
-        sse,
-        profile=errors.min(axis=0),
-        **{"m": m, "b": level - m * best.c},
-        **{"A": level - slope * best.v, "B": slope, "shift": math.exp(best.v) + 1},
-    )
+    parts = {"m": m, "b": level - m * best.c, "A": level - slope * best.v, "B": slope}
+    parts |= {"shift": math.exp(best.v) + 1, "profile": errors.min(axis=0)}
+    return _fit(curve, "two_part_continuous", best.c, sse, **parts)
 
 
 class _Curve:

@@ -2,6 +2,7 @@
 
 import itertools
 from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -197,19 +198,9 @@ def test_calibration_of_known_laws(law, ordered, shaped):
 
 
 def test_a_tie_across_the_edge_counts_as_ordered():
-    steps = _steps_of([[0.0, -1.0], [0.0, -1.0]], valid_gaps=[[0.0, -1.0], [-1.0, -1.0]])
+    steps = SimpleNamespace(tokens=SimpleNamespace(first=[0, 2, 4]))
+    steps.gap, steps.sorted_gap = np.array([0, -1, -1, -1.0]), np.array([0, -1, 0, -1.0])
     assert theorems.order_calibrated(steps).tolist() == [True, False]
-
-
-def _steps_of(sorted_gaps, valid_gaps):
-    from types import SimpleNamespace
-
-    first = np.cumsum([0, *map(len, valid_gaps)])
-    return SimpleNamespace(
-        tokens=SimpleNamespace(first=first),
-        gap=np.concatenate(valid_gaps),
-        sorted_gap=np.concatenate(sorted_gaps),
-    )
 
 
 def test_bad_requests_are_named():
