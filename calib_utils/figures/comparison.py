@@ -9,13 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from calib_utils.core.rules import rule_name
-from calib_utils.figures import (
-    legend_below,
-    rule_style,
-    shades,
-    task_name,
-    unit_square,
-)
+from calib_utils.figures import legend_below, rule_style, shades, task_name, unit_square
 from calib_utils.figures import use_style as use_style
 from calib_utils.figures.oracle_cutoffs import frontiers, stacked_parts
 from calib_utils.results.storage import KEY

@@ -8,16 +8,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from calib_utils.figures import (
-    INK,
-    TICKS,
-    VALID,
-    VALID_RARE,
-    name_lines,
-    panels,
-    shades,
-    unit_square,
-)
+from calib_utils import figures
+from calib_utils.figures import INK, TICKS, VALID, VALID_RARE, name_lines, panels, shades
 from calib_utils.figures import source_line as source_line
 from calib_utils.figures import use_style as use_style
 from calib_utils.studies.controlled_tasks import profile_temperatures
@@ -41,7 +33,7 @@ def validity_diversity(curves: pd.DataFrame, ax: Axes | None = None) -> Axes:
         sizes = 22 * marked.temperature
         products[label] = (curve.validity * curve.diversity).max()
         ax.scatter(marked.validity, marked.diversity, s=sizes, color=colour, zorder=3)
-    unit_square(ax, "validity", "diversity")
+    figures.unit_square(ax, "validity", "diversity")
     ax.scatter([1], [1], marker="*", s=160, color=INK, zorder=4, clip_on=False)
     name_lines(ax, 2)
     found = ", ".join(f"{label} {product:.2f}" for label, product in products.items())

@@ -8,20 +8,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from calib_utils import figures
 from calib_utils.core.rules import TopK
-from calib_utils.figures import (
-    GREY,
-    INK,
-    INVALID,
-    VALID,
-    VALID_RARE,
-    legend_below,
-    name_lines,
-    rule_style,
-    shades,
-    task_name,
-    unit_square,
-)
+from calib_utils.figures import GREY, INK, INVALID, VALID, name_lines, shades, unit_square
 from calib_utils.figures import source_line as source_line
 from calib_utils.figures import use_style as use_style
 from calib_utils.figures.explorer import GROUPS, StepData, group_masses, groups_of
@@ -30,7 +19,7 @@ from calib_utils.studies.formal_framework import Example, Study
 from calib_utils.theory import theorems
 
 _NEVER = 100.0  # nats below the top: no bar can be seen there
-_GROUP_COLOURS = dict(zip(GROUPS, (VALID, VALID_RARE, INVALID), strict=True))
+_GROUP_COLOURS = dict(zip(GROUPS, (VALID, figures.VALID_RARE, INVALID), strict=True))
 
 
 def tree(example: Example, ax: Axes | None = None) -> Axes:
@@ -96,31 +85,26 @@ def recall_bound(bounds: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.step(table.precision, table.bound, where="post", color="black", linewidth=1.4)
     ax.text(0.98, 0.97, "bound of Thm. E.3", ha="right", va="top", transform=ax.transAxes)
     for rule, own in table.groupby("rule", sort=False):
-        ax.scatter(own.precision, own.recall, s=20, **rule_style(rule))
+        ax.scatter(own.precision, own.recall, s=20, **figures.rule_style(rule))
     unit_square(ax, "sequence precision", "sequence recall")
     name_lines(ax)
     return ax
 
 
-def price_of_validity(
-    prices: Mapping[str, pd.DataFrame] | None = None, ax: Axes | None = None
-) -> Axes:
+def price_of_validity(prices: Mapping[str, pd.DataFrame], ax: Axes | None = None) -> Axes:
     """The most diversity at a validity, for 1 to 8 steps of ten valid tokens, and tasks measured.
 
-    Lines: the bound of Thm. F.4, dashed the model of Def. F.1 itself. Only tasks with a bound.
+    Lines: the bound of Thm. F.4, dashed the model of Def. F.1. `prices`: of `validity_prices`.
     """
     ax = ax or plt.gca()
     val = np.linspace(0.001, 0.9999, 400)
     for m, colour in zip((1, 2, 4, 8), shades(4), strict=True):
         label, branching = f"{m} step" + "s" * (m > 1), [10] * m
         ax.plot(val, theorems.diversity_bound(val, branching), color=colour, label=label)
-        truth = [theorems.at_validity(x, branching) for x in val]
-        ax.plot(val, truth, "--", color=colour, linewidth=1.2)
-    bounded = [pair for pair in (prices or {}).items() if pair[1].bound.notna().any()]
-    for (task, table), mark in zip(bounded, "o^sD", strict=False):
-        ax.plot(
-            table.validity, table.diversity, mark, color=INK, markersize=4, label=task_name(task)
-        )
+        ax.plot(val, theorems.at_validity(val, branching), "--", color=colour, linewidth=1.2)
+    for (task, table), mark in zip(prices.items(), "o^sD", strict=False):
+        style = {"color": INK, "markersize": 4, "label": figures.task_name(task)}
+        ax.plot(table.validity, table.diversity, mark, **style)
     unit_square(ax, "validity", "diversity")
     name_lines(ax)
     return ax
@@ -173,27 +157,28 @@ _BARS = {"valid": {"color": VALID}, "invalid": {"facecolor": INVALID, "hatch": "
 def laws_under_temperature(steps: pd.DataFrame, curves: pd.DataFrame) -> Figure:
     """A row per law: the ranked probabilities of `first_steps`, and its `temperature_curves`."""
     laws = list(dict.fromkeys(steps.law))
-    shape = {
-        "figsize": (6.4, 0.9 + 1.6 * len(laws)),
-        "sharex": "col",
-        "sharey": "col",
-        "squeeze": False,
-    }
-    figure, axes = plt.subplots(len(laws), 2, **shape)
+    options = {"sharex": "col", "sharey": "col", "squeeze": False}
+    figure, axes = plt.subplots(len(laws), 2, figsize=(6.4, 0.9 + 1.6 * len(laws)), **options)
     for (left, right), law in zip(axes, laws, strict=True):
-        step_profile(steps[steps.law == law], left)
+        _step_profile(steps[steps.law == law], left)
         left.set_title(f"{law}\n", loc="left", fontweight="bold")  # above the mass
-        validity_and_diversity(curves[curves.law == law], right)
+        curve = curves[curves.law == law].sort_values("temperature")
+        right.plot(curve.temperature, curve.validity, "-", color=VALID, label="validity")
+        right.plot(curve.temperature, curve.diversity, "--", color=INK, label="diversity")
+        right.axvline(1, color=GREY, linewidth=1, zorder=0)
+        right.set(ylim=(-0.05, 1.05), xticks=[0, 1, 2, 3], yticks=[0, 0.5, 1])
+        at_one = curve[curve.temperature == 1].iloc[0]
+        text = f"at T = 1\nVal {at_one.validity:.2f}, Div {at_one.diversity:.2f}"
+        right.set_title(text, loc="right", fontsize=10)
     axes[-1, 0].set_xlabel("rank at the first step")
     axes[-1, 1].set_xlabel("temperature")
     left, right = (ax.get_legend_handles_labels() for ax in axes[-1])
-    legend_below(figure, 4, left[0] + right[0], left[1] + right[1])
+    figures.legend_below(figure, 4, left[0] + right[0], left[1] + right[1])
     return figure
 
 
-def step_profile(step: pd.DataFrame, ax: Axes | None = None) -> Axes:
+def _step_profile(step: pd.DataFrame, ax: Axes) -> None:
     """Probabilities of a first step by rank, valid tokens apart; the title has the invalid mass."""
-    ax = ax or plt.gca()
     is_valid = step.n_answers > 0
     shown = (step["rank"] < _RANKS) & (step.p > 0)
     for (name, style), chosen in zip(_BARS.items(), (is_valid, ~is_valid), strict=True):
@@ -207,18 +192,3 @@ def step_profile(step: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set(xticks=[1, 10, 20], xlim=(0.2, _RANKS + 0.8))
     ax.minorticks_off()
     ax.grid(axis="x", visible=False)
-    return ax
-
-
-def validity_and_diversity(curve: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Validity and diversity of one law against temperature, T = 1 marked."""
-    ax = ax or plt.gca()
-    curve = curve.sort_values("temperature")
-    ax.plot(curve.temperature, curve.validity, "-", color=VALID, label="validity")
-    ax.plot(curve.temperature, curve.diversity, "--", color=INK, label="diversity")
-    ax.axvline(1, color=GREY, linewidth=1, zorder=0)
-    ax.set(ylim=(-0.05, 1.05), xticks=[0, 1, 2, 3], yticks=[0, 0.5, 1])
-    at_one = curve[curve.temperature == 1].iloc[0]
-    text = f"at T = 1\nVal {at_one.validity:.2f}, Div {at_one.diversity:.2f}"
-    ax.set_title(text, loc="right", fontsize=10)
-    return ax

@@ -5,14 +5,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from calib_utils.core.rules import rule_name
-from calib_utils.figures import (
-    GREY,
-    VALID,
-    name_lines,
-    panels,
-    rule_style,
-    unit_square,
-)
+from calib_utils.figures import GREY, VALID, name_lines, panels, rule_style, unit_square
 from calib_utils.figures import source_line as source_line
 from calib_utils.figures import use_style as use_style
 from calib_utils.studies.levers import rule_of

@@ -1,21 +1,11 @@
 """Figures of all models together: a table in, a figure out."""
 
-from collections.abc import Mapping
-
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from calib_utils.figures import (
-    GREY,
-    INK,
-    TICKS,
-    legend_below,
-    name_lines,
-    panels,
-    shades,
-    task_name,
-)
+from calib_utils import figures
+from calib_utils.figures import GREY, INK, TICKS, legend_below, name_lines, panels, shades
 from calib_utils.figures import source_line as source_line
 from calib_utils.figures import use_style as use_style
 from calib_utils.figures.logit_shape import published_dots as published_dots
@@ -86,26 +76,16 @@ def against_size(order: pd.DataFrame, pairs: list, published: pd.DataFrame) -> F
     return figure
 
 
-def frontier_panels(
-    table: pd.DataFrame,
-    models: list[str],
-    tasks: list[str],
-    ceilings: Mapping[tuple[str, str], float] | None = None,
-) -> Figure:
-    """Frontiers of every model and task where there is something to see, by task (Fig. 9).
-
-    Args:
-        ceilings: by model and task, the diversity of a perfectly ordered model that is uniform
-            over the valid tokens (`uniform_over_g` of `structural_facts`).
-    """
+def frontier_panels(table: pd.DataFrame, models: list[str], tasks: list[str]) -> Figure:
+    """Frontiers of every model and task where there is something to see, by task (Fig. 9)."""
     best = table.groupby(["model", "task"]).validity.max()
     shown = [(m, t) for t in tasks for m in models if best.get((m, t), 0) >= _SHOWS]
     figure, axes = panels(len(shown), 4, 1.8, "validity", "diversity")
     for ax, (model, task) in zip(axes, shown, strict=False):
         own = table[(table.model == model) & (table.task == task)]
-        frontiers(own, (ceilings or {}).get((model, task)), ax)
+        frontiers(own, None, ax)
         ax.set(xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
-        ax.set_title(f"{task_name(task)}\n{human_name(model)}", fontsize=9)
+        ax.set_title(f"{figures.task_name(task)}\n{human_name(model)}", fontsize=9)
     name_lines(axes[0])
     drawn = pd.MultiIndex.from_frame(table[["model", "task"]]).isin(shown)
     figure.says = better_oracles(table[drawn])

@@ -9,20 +9,9 @@ from IPython.display import HTML
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from calib_utils import figures
 from calib_utils.core.rules import rule_name
-from calib_utils.figures import (
-    CAUSES,
-    GREY,
-    INK,
-    explorer,
-    legend_below,
-    name_lines,
-    panels,
-    rule_style,
-    shades,
-    task_name,
-    unit_square,
-)
+from calib_utils.figures import CAUSES, INK, explorer, name_lines, panels, rule_style, unit_square
 from calib_utils.figures import source_line as source_line
 from calib_utils.figures import use_style as use_style
 from calib_utils.studies.oracle_cutoffs import draws, frontier_points
@@ -77,7 +66,7 @@ def frontier_grid(table: pd.DataFrame, facts: pd.DataFrame, tasks: list[str]) ->
     ceilings = facts.set_index("task").uniform_over_g
     for ax, task in zip(axes, tasks, strict=False):
         frontiers(table[table.task == task], ceilings[task], ax)
-        ax.set_title(task_name(task))
+        ax.set_title(figures.task_name(task))
     name_lines(axes[0])
     figure.says = better_oracles(table[table.task.isin(tasks)].assign(model=""))
     return figure
@@ -114,11 +103,13 @@ def step_losses(steps: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """-ln Div of some tasks, part by part over the steps: task, step, diversity_loss (nats)."""
     ax = ax or plt.gca()
     wide = steps.pivot_table(index="task", columns="step", values="diversity_loss", sort=False)
-    wide = wide.rename(index=task_name)
-    wide.plot.barh(stacked=True, ax=ax, color=shades(wide.shape[1]), width=0.7, legend=False)
+    wide = wide.rename(index=figures.task_name)
+    wide.plot.barh(
+        stacked=True, ax=ax, color=figures.shades(wide.shape[1]), width=0.7, legend=False
+    )
     ax.set(xlabel="−ln diversity, nats", ylabel="")
     ax.invert_yaxis()
-    legend_below(ax.figure, 5, title="step")
+    figures.legend_below(ax.figure, 5, title="step")
     first = (wide.idxmax(axis=1) == wide.columns.min()).sum()
     ax.figure.says = f"The first step loses the most diversity on {first} of {len(wide)} tasks."
     return ax
@@ -137,15 +128,15 @@ def split_bars(points: pd.DataFrame, columns: int = 2) -> Axes:
         place = own.decoder.map(decoders.index).to_numpy()
         stacked_parts(own, place, ax)
         for y in set(range(len(decoders))) - set(place.tolist()):
-            ax.text(0, y, " not valid enough", va="center", fontsize=9, color=GREY)
-        ax.set_title(task_name(task), loc="left", fontsize=11)
+            ax.text(0, y, " not valid enough", va="center", fontsize=9, color=figures.GREY)
+        ax.set_title(figures.task_name(task), loc="left", fontsize=11)
         ax.grid(visible=False, axis="y")
     names = [_SHORT.get(name.split(",")[0], name.split(",")[0]) for name in decoders]
     axes[0].set_yticks(range(len(names)), names)
     for ax in axes[::columns]:
         ax.tick_params(axis="y", labelsize=10)
     axes[0].set_ylim(len(names) - 0.5, -0.5)
-    legend_below(figure)
+    figures.legend_below(figure)
     largest = points[[*CAUSES]].idxmax(axis=1).value_counts()
     found = ", ".join(f"{cause} in {largest.get(cause, 0)}" for cause in CAUSES)
     figure.says = f"The largest part of the loss, of {len(points)} bars: {found}."
@@ -169,7 +160,9 @@ def sampler_curves(table: pd.DataFrame, by: str, ax: Axes | None = None) -> Axes
     ax = ax or plt.gca()
     lines = ["-", "--", ":", "-."]
     groups = table.groupby(by, sort=False)
-    for number, ((name, curve), colour) in enumerate(zip(groups, shades(len(groups)), strict=True)):
+    for number, ((name, curve), colour) in enumerate(
+        zip(groups, figures.shades(len(groups)), strict=True)
+    ):
         curve = curve.sort_values("temperature").dropna(subset="diversity")
         style = {"marker": ".", "color": colour, "label": name}
         ax.plot(curve.validity, curve.diversity, lines[number % 4], **style)

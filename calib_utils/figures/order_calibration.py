@@ -5,17 +5,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from calib_utils.figures import (
-    GREY,
-    INK,
-    TICKS,
-    VALID,
-    name_lines,
-    panels,
-    rule_style,
-    shades,
-    unit_square,
-)
+from calib_utils import figures
+from calib_utils.figures import GREY, INK, TICKS, VALID, name_lines, panels, rule_style, shades
 from calib_utils.figures import source_line as source_line
 from calib_utils.figures import use_style as use_style
 from calib_utils.studies.order_calibration import strategy_name
@@ -183,5 +174,5 @@ def _nothing() -> Axes:
 
 
 def _unit(ax: Axes, x: str = "", y: str = "") -> None:
-    unit_square(ax, x, y)
+    figures.unit_square(ax, x, y)
     ax.set_xticks((0, 0.5, 1))

@@ -24,18 +24,8 @@ from calib_utils.openended.programs import PASSED, normalised, read_problems, te
 from calib_utils.openended.prompts import get_prompt
 from calib_utils.results import records
 from calib_utils.results.evaluation import share_interval
-from calib_utils.studies.reporting import (
-    CLAIM,
-    EXCLUDED,
-    OURS,
-    TESTABLE,
-    Finding,
-    decided,
-    mean_text,
-    stacked,
-    table_of,
-    voted,
-)
+from calib_utils.studies import reporting
+from calib_utils.studies.reporting import CLAIM, EXCLUDED, OURS, TESTABLE, Finding, mean_text, voted
 
 CITY_PROMPT = "Name a random city in the world"  # Fig. 11
 N_REPLIES, N_PROGRAMS = 200, 20
@@ -237,7 +227,7 @@ def ask(
 def ask_all(model: Model, asked: Sequence[Question], *args, **options) -> pd.DataFrame:
     """`ask` with each question: its replies, with `question` in front."""
     answers = {question.label: ask(model, question, *args, **options) for question in asked}
-    return stacked(answers, ["question"])
+    return reporting.stacked(answers, ["question"])
 
 
 def ask_endpoint(url: str, model: str, n: int) -> pd.DataFrame:
@@ -281,8 +271,8 @@ def draw_programs(
 
 def _kept_as(name: str, **settings: tuple) -> str:
     """The name with every setting, given as (value, usual value), that is unusual."""
-    unusual = {key: value for key, (value, usual) in settings.items() if value != usual}
-    return name + "".join(f"-{key}{value}" for key, value in unusual.items())
+    unusual = (f"-{key}{value}" for key, (value, usual) in settings.items() if value != usual)
+    return name + "".join(unusual)
 
 
 # Tables: replies and tested programs in, rows for people out.
@@ -354,8 +344,7 @@ def order_table(table: pd.DataFrame) -> pd.DataFrame:
     both = found.dropna(subset="auc")
     mean = {"problem": f"mean over {len(both)}", "programs": int(both.programs.sum())}
     mean["prevalence"] = both.prevalence.mean()
-    for column in ("auc", "auc, shorter first"):
-        mean[column] = mean_text(both, column, "problem")
+    mean |= {name: mean_text(both, name, "problem") for name in ("auc", "auc, shorter first")}
     return pd.concat([found.astype(object), pd.DataFrame([mean])], ignore_index=True)
 
 
@@ -367,29 +356,27 @@ def same_program(table: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for problem, own in table[table.outcome == PASSED].groupby("problem", sort=False):
-        syntax = [normalised(tested_code(problem, text)) for text in own.text]
-        x = pd.Series(syntax).value_counts().to_numpy()
-        m = int(x.sum())
+        syntax = own.text.map(partial(tested_code, problem)).map(normalised)
+        x, m = syntax.value_counts().to_numpy(), len(own)
         rows.append((problem, m, len(x), (x * (x - 1)).sum() / (m * (m - 1)) if m > 1 else np.nan))
     return pd.DataFrame(rows, columns=["problem", "passing", "different", "same"])
 
 
 def shape_table(table: pd.DataFrame) -> pd.DataFrame:
     """Per problem: passing draws, different programs, and how their mass is spread, both ways."""
-    drawn = same_program(table)
-    mass = programs.shape_by_problem(table).set_index("problem")
+    drawn = same_program(table).rename(columns={"same": "two are the same"})
     share = (table.outcome == PASSED).groupby(table.problem).mean()
     drawn.insert(1, "share that pass", drawn.problem.map(share))
-    mass.columns = ["passing", "top one", "top three", "effective number", "ln of their mass"]
-    drawn = drawn.join(mass.drop(columns="passing"), on="problem")
-    return drawn.rename(columns={"same": "two are the same"})
+    mass = programs.shape_by_problem(table).set_index("problem").iloc[:, 1:]
+    mass.columns = ["top one", "top three", "effective number", "ln of their mass"]
+    return drawn.join(mass, on="problem")
 
 
 def example_programs(table: pd.DataFrame) -> str:
     """The shortest pair of a passing and a failing (not broken) program of one problem, if any."""
     pairs = []
     for problem, own in table.groupby("problem", sort=False):
-        code = own.text.map(lambda text: tested_code(problem, text).strip())  # noqa: B023
+        code = own.text.map(partial(tested_code, problem)).str.strip()
         good, bad = code[own.outcome == PASSED], code[own.outcome == "failed"]
         if len(good) and len(bad):
             pair = min(good, key=len), min(bad, key=len)
@@ -455,18 +442,14 @@ def findings(replies: pd.DataFrame, asked: Sequence[Question], table: pd.DataFra
             share = f"excluded: {(table.outcome == PASSED).sum()} of {len(table)} replies pass"
             rows.append(Finding(claim, source, share if len(table) else NOT_RUN, EXCLUDED, kind))
             continue
-        mean = cluster_interval(kept, column, "problem", None)
+        mean, points = cluster_interval(kept, column, "problem", None), kept[column]
         low, high = mean.low, mean.high
-        if mean.n_outer < DECIDES:
-            low, high = _all_of(kept[column])
+        if mean.n_outer < DECIDES:  # all of the points, where they are enough to say something
+            enough = len(points) >= _ALIKE
+            low, high = (points.min(), points.max()) if enough else (np.nan, np.nan)
         low, high = (low, high) if sign > 0 else (-high, -low)
-        rows.append(Finding(claim, source, found, decided(low, high, sign * at), kind))
-    return table_of(rows)
-
-
-def _all_of(points: pd.Series) -> tuple[float, float]:
-    """The least and the largest of some points; of fewer than `_ALIKE` nothing follows."""
-    return (points.min(), points.max()) if len(points) >= _ALIKE else (np.nan, np.nan)
+        rows.append(Finding(claim, source, found, reporting.decided(low, high, sign * at), kind))
+    return reporting.table_of(rows)
 
 
 def headline(replies: pd.DataFrame, asked: Sequence[Question], table: pd.DataFrame) -> dict:

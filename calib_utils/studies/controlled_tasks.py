@@ -3,23 +3,15 @@
 Knows the study's grids, how answers end, and how a claim is decided from a table. Draws nothing.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pandas as pd
 
 from calib_utils.core.metrics import frontier_area
 from calib_utils.results.evaluation import answer_probabilities, evaluate, share_interval
-from calib_utils.studies.reporting import (
-    Page,
-    able,
-    listed,
-    mean_text,
-    on_tasks,
-    over,
-    table_of,
-    voted,
-)
+from calib_utils.studies import reporting
+from calib_utils.studies.reporting import Page, able, listed, mean_text, on_tasks, over, voted
 
 # The paper does not give its temperature grid for Fig. 5; this one is dense where curves bend.
 CURVE_TEMPERATURES = (
@@ -69,27 +61,24 @@ def label_tasks(table: pd.DataFrame) -> pd.DataFrame:
 
 def temperature_curves(page: Page, tasks: list[str]) -> pd.DataFrame:
     """Rows of `evaluate` without cutoff over `CURVE_TEMPERATURES`, through `label_tasks`."""
+    return label_tasks(_curves(page, tasks, profile_temperatures))
+
+
+def _curves(page: Page, tasks: Iterable[str], at: Callable[[str], tuple]) -> pd.DataFrame:
+    """Rows of `evaluate` over `CURVE_TEMPERATURES`; ln p is kept at what `at` says of a task."""
     asked = page.asked | {"temperatures": CURVE_TEMPERATURES}
-
-    def curve(task: str) -> pd.DataFrame:
-        return evaluate(page.model, task, answer_temperatures=profile_temperatures(task), **asked)
-
-    return label_tasks(over(tasks, curve))
+    return over(tasks, lambda t: evaluate(page.model, t, answer_temperatures=at(t), **asked))
 
 
 def answer_profiles(page: Page, tasks: list[str]) -> pd.DataFrame:
     """Rows of `answer_probabilities` at `profile_temperatures`, with a `task` column."""
-
-    def profile(task: str) -> pd.DataFrame:
-        return answer_probabilities(page.model, task, profile_temperatures(task), **page.asked)
-
-    return over(tasks, profile)
+    at, asked = profile_temperatures, page.asked
+    return over(tasks, lambda t: answer_probabilities(page.model, t, at(t), **asked))
 
 
 def list_curves(page: Page, names: Iterable[str] = LISTS) -> pd.DataFrame:
     """Rows of `evaluate` over `CURVE_TEMPERATURES` for closed lists; ln p at T = 1 is kept."""
-    asked = page.asked | {"temperatures": CURVE_TEMPERATURES, "answer_temperatures": [1.0]}
-    return over(names, lambda task: evaluate(page.model, task, **asked))
+    return _curves(page, names, lambda name: (1.0,))
 
 
 def list_table(page: Page, curves: pd.DataFrame) -> pd.DataFrame:
@@ -125,15 +114,12 @@ def over_lists(table: pd.DataFrame) -> pd.DataFrame:
     own = table[table.task.isin(done)]
     heating = f"raising T from {_COOL:g} to {_HOT:g}"
     both = f"no temperature brings validity and diversity to {_HAS_BOTH:g}"
+    few = f"less than {_FEW:.0%} of the answers have half of the valid mass"
     claims = (
         (f"{heating} lowers validity", "validity lost", own["validity lost"] > 0),
         (f"{heating} raises diversity", "diversity won", own["diversity won"] > 0),
         (both, "best of both", own["best of both"] < _HAS_BOTH),
-        (
-            f"less than {_FEW:.0%} of the answers have half of the valid mass",
-            "half the mass",
-            own["half the mass"] < _FEW,
-        ),
+        (few, "half the mass", own["half the mass"] < _FEW),
     )
     rows = [
         (claim, f"{int(holds.sum())} of {len(own)}", column, mean_text(own, column, "task"))
@@ -237,7 +223,7 @@ def findings(curves: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     told = f"invalid mass at T = {hot.temperature.max():g} " + listed(done, invalid, "{}: {:.4f}")
     claim = "At high temperature the invalid tail has nearly all mass"
     rows.append(voted(claim, _RIGHT, told, invalid - (1 - _TAIL), failed))
-    return table_of(rows)
+    return reporting.table_of(rows)
 
 
 def _of_family(tasks: list[str], family: str) -> list[str]:

@@ -5,12 +5,12 @@ the factors of every setting, and what these settings give. It is the only costl
 chapter and is kept beside the model's rows. Draws nothing.
 """
 
-import itertools
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,24 +30,7 @@ from calib_utils.results.measure import Measurement, Settings, measure, untouche
 from calib_utils.results.storage import KEY
 from calib_utils.studies import errata, reporting
 from calib_utils.studies.controlled_tasks import CURVE_TEMPERATURES
-from calib_utils.studies.reporting import (
-    AGREEMENT,
-    CLAIM,
-    HYPOTHESIS,
-    KINDS,
-    NOT_REPRODUCED,
-    OURS,
-    RATIO_AGREEMENT,
-    REPRODUCED,
-    THEOREM,
-    Finding,
-    able,
-    listed,
-    over,
-    stacked,
-    table_of,
-    voted,
-)
+from calib_utils.studies.reporting import AGREEMENT, CLAIM, HYPOTHESIS, KINDS, OURS, able, stacked
 from calib_utils.theory import laws, theorems
 from calib_utils.theory.laws import Law, Node, node_of, reference_model
 
@@ -228,7 +211,7 @@ def hardness_table(studies: Iterable[Study], etas=ETAS) -> pd.DataFrame:
     with fewer steps has no number for the others.
     """
     rows = []
-    for study, eta in itertools.product(studies, etas):
+    for study, eta in product(studies, etas):
         hard = theorems.hardness(study.factors, eta)
         for step, frontier in study.step_frontiers.items():
             alpha, beta = frontier.T
@@ -279,25 +262,9 @@ def validity_prices(studies: Iterable[Study]) -> dict[str, pd.DataFrame]:
 
 
 def hypothesis_table(studies: Iterable[Study]) -> pd.DataFrame:
-    """The hypotheses of Thm. F.4 on every step with a choice; `median miss`: off the line, nats."""
-    tables = {}
-    for one in studies:
-        heads = theorems.heads(one.ranks)
-        heads["miss"] = _head_misses(one.ranks)
-        tables[one.task.name] = theorems.hypotheses(heads).assign(
-            **{"median miss": heads.groupby("step").miss.median().to_numpy()}
-        )
-    return stacked(tables, ["task"])
-
-
-def _head_misses(ranks: Steps) -> list[float]:
-    """How far the lines of `theorems.heads` miss one of their logits at most, in nats."""
-    first, missed = ranks.tokens.first, []
-    for node in np.flatnonzero(np.diff(first) > 1):
-        gap = ranks.sorted_gap[first[node] : first[node + 1]]
-        rank = np.arange(len(gap))
-        missed.append(float(np.abs(gap - np.polyval(np.polyfit(rank, gap, 1), rank)).max()))
-    return missed
+    """The hypotheses of Thm. F.4 on every step with a choice."""
+    found = {one.task.name: theorems.hypotheses(theorems.heads(one.ranks)) for one in studies}
+    return stacked(found, ["task"])
 
 
 def calibration_table(studies: Iterable[Study]) -> pd.DataFrame:
@@ -347,32 +314,27 @@ def findings(studies: Iterable[Study]) -> pd.DataFrame:
     A task has a vote, unless the model hardly does it at any temperature.
     """
     every = {one.task.name: one for one in studies}
-    done, failed = able(over(every, lambda task: validity_price(every[task])))
+    done, failed = able(reporting.over(every, lambda task: validity_price(every[task])))
     bounds = map(recall_bounds, every.values())
     # Rounded, without minus 0.
     slack = round(float(min((own.bound - own.recall).min() for own in bounds)), 9) + 0.0
     gap = factor_gap(every.values())
     exact = f"largest difference {gap:.0e}, smallest distance to the bound {slack:.2f}"
-    said = REPRODUCED if gap < _ROUNDING and slack > -_ROUNDING else NOT_REPRODUCED
+    said = (
+        reporting.REPRODUCED if gap < _ROUNDING and slack > -_ROUNDING else reporting.NOT_REPRODUCED
+    )
     claim = "Precision and recall are products of factors, and recall stays below its bound"
-    rows = [Finding(claim, "Thm. E.1, E.3", exact, said, THEOREM)]
+    rows = [reporting.Finding(claim, "Thm. E.1, E.3", exact, said, reporting.THEOREM)]
 
-    def vote(
-        kind: str,
-        source: str,
-        claim: str,
-        told: str,
-        number: Callable[[Study], float],
-        margin: Callable[[float], float],
-        concerns: Callable[[Study], bool],
-        agreement: float = AGREEMENT,
-    ) -> None:
+    def vote(kind, source, claim, told, number, margin, concerns, agreement=AGREEMENT):
+        """`voted` by the `margin` of the `number` of each study that the claim `concerns`."""
         numbers = {task: number(every[task]) for task in done if concerns(every[task])}
-        told = f"{told} {listed(numbers, numbers.values(), '{}: {:.2f}')}"
+        told = f"{told} {reporting.listed(numbers, numbers.values(), '{}: {:.2f}')}"
         margins = {task: margin(value) for task, value in numbers.items()}
         out = [task for task in failed if concerns(every[task])]
-        options = {"kind": kind, "agreement": agreement}
-        rows.append(voted(claim, source, told, margins, out, **options))
+        rows.append(
+            reporting.voted(claim, source, told, margins, out, kind=kind, agreement=agreement)
+        )
 
     vote(
         *(HYPOTHESIS, "premise of Thm. E.3 (4.2)"),
@@ -406,7 +368,7 @@ def findings(studies: Iterable[Study]) -> pd.DataFrame:
         _sharpness_ratio,
         lambda ratio: math.log(_ALIKE / ratio),
         has_fixed_branching,
-        RATIO_AGREEMENT,
+        reporting.RATIO_AGREEMENT,
     )
     vote(
         *(OURS, "Thm. F.4 (5.2)"),
@@ -424,7 +386,7 @@ def findings(studies: Iterable[Study]) -> pd.DataFrame:
         lambda error: error - _FAR,
         lambda study: True,
     )
-    return table_of(rows)
+    return reporting.table_of(rows)
 
 
 def _second_hardest(study: Study) -> float:

@@ -14,14 +14,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from calib_utils.core.metrics import (
-    as_text,
-    best_by_budget,
-    cluster_interval,
-    diversity,
-    validity,
-)
+from calib_utils.core import metrics
+from calib_utils.core.metrics import as_text, best_by_budget, cluster_interval
 from calib_utils.core.processors import parse_rule
+from calib_utils.core.prompts import Policies
 from calib_utils.core.rules import rule_name
 from calib_utils.core.tasks import Task, closed_lists, get_task, wordings
 from calib_utils.errors import ResultsError
@@ -81,21 +77,15 @@ def answers_of(
     model: Model, task: str, end: str = "eos", results_dir: Path | None = None
 ) -> pd.DataFrame:
     """`answers` of one task, without the column `task`."""
-    prompts = prompts_of(task)
-    path = None
+    prompts, path = prompts_of(task), None
     if results_dir is not None:
-        suffix = "" if end == "eos" else f"@end={end}"
-        path = Path(results_dir) / model.key / conventions.LEVERS / f"{task}{suffix}.parquet"
+        file = f"{task}{Policies(end=end).suffix}.parquet"
+        path = Path(results_dir) / model.key / conventions.LEVERS / file
     asked = {name: render_prompt(model, own, end=end) for name, own in prompts.items()}
     parts = [[name, one.ids, one.sequences.fingerprint()] for name, one in asked.items()]
-    record = {
-        **records.of_model(model),
-        "weights_file": model.weights_file,
-        "task": task,
-        "end": end,
-        "prompts_sha256": conventions.digest(parts),
-        "convention": conventions.CURRENT[conventions.LEVERS],
-    }
+    record = {**records.of_model(model), "weights_file": model.weights_file, "task": task}
+    record |= {"end": end, "prompts_sha256": conventions.digest(parts)}
+    record |= {"convention": conventions.CURRENT[conventions.LEVERS]}
     if path is not None and path.exists():
         table, stored = read(path)
         conventions.require_same(path, conventions.LEVERS, stored, record)
@@ -107,9 +97,9 @@ def answers_of(
         number = np.tile(np.arange(len(own.answers), dtype=np.int16), len(TEMPERATURES))
         tables.append(found.assign(variant=name, answer=number)[_COLUMNS])
     table = pd.concat(tables, ignore_index=True).astype({"log_p": np.float32})
-    record |= {"seconds": round(time.perf_counter() - began, 2)}
-    record |= {"environment": conventions.environment(model.device)}
     if path is not None:
+        record |= {"seconds": round(time.perf_counter() - began, 2)}
+        record |= {"environment": conventions.environment(model.device)}
         records.write(path, table, record)
     return table
 
@@ -144,10 +134,10 @@ def settings(page: Page, tasks: Iterable[str] = TASKS) -> tuple[pd.DataFrame, pd
 # Arithmetic: tables in, tables out.
 
 
-def _val_div(log_p: np.ndarray) -> dict[str, float]:
+def _val_div(log_p: pd.Series) -> tuple[float, float]:
     """Validity and diversity of ln p [answer]."""
-    column = log_p.astype(float)[:, None]
-    return {"validity": float(validity(column)[0]), "diversity": float(diversity(column)[0])}
+    column = log_p.to_numpy(float)[:, None]
+    return float(metrics.validity(column)[0]), float(metrics.diversity(column)[0])
 
 
 def levers(found: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
@@ -157,27 +147,23 @@ def levers(found: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     each answer, so its probabilities are the means of its prompts'.
     """
     rows = []
-    for task, own in found.groupby("task", sort=False):
-        for temperature, at in own.groupby("temperature", sort=False):
-            log_p = at.pivot(index="answer", columns="variant", values="log_p")
-            said = [name for name in log_p if name.startswith("wording")]
-            seeds = [name for name in log_p if name.startswith("seed")]
-            for name in said:
-                one = {"task": task, "setting": f"{name}, T={temperature:g}"}
-                one |= _val_div(log_p[name].to_numpy())
-                if temperature == 1:
-                    rows.append({"lever": "wording", **one})
-                    rows += [{"lever": ALONE, **one}] * (name == _STANDARD)
-                rows.append({"lever": "wording and temperature", **one})
-            for lever, names in (("mixture of wordings", said), ("mixture of seeds", seeds)):
-                mixed = np.log(np.exp(log_p[names].to_numpy(float)).mean(axis=1))
-                one = {"task": task, "setting": f"T={temperature:g}", **_val_div(mixed)}
-                rows.append({"lever": lever, **one})
+    for (task, temperature), at in found.groupby(["task", "temperature"], sort=False):
+        log_p = at.pivot(index="answer", columns="variant", values="log_p")
+        said, seeds = (log_p.filter(regex=f"^{kind}") for kind in ("wording", "seed"))
+        for name, own in said.items():
+            setting = (task, f"{name}, T={temperature:g}", *_val_div(own))
+            if temperature == 1:
+                rows.append(("wording", *setting))
+                rows += [(ALONE, *setting)] * (name == _STANDARD)
+            rows.append(("wording and temperature", *setting))
+        for lever, names in (("mixture of wordings", said), ("mixture of seeds", seeds)):
+            mixed = np.log(np.exp(names.astype(float)).mean(axis=1))
+            rows.append((lever, task, f"T={temperature:g}", *_val_div(mixed)))
     rules = table[["task", *_BOTH]].assign(
         lever=table.rule.replace("none", "temperature"),
         setting=oracle_cutoffs.setting_text(table),
     )
-    both = [pd.DataFrame(rows), rules]
+    both = [pd.DataFrame(rows, columns=["lever", "task", "setting", *_BOTH]), rules]
     return pd.concat(both, ignore_index=True)[["task", "lever", "setting", *_BOTH]]
 
 
@@ -194,10 +180,9 @@ def best(settings: pd.DataFrame, level: float) -> pd.DataFrame:
     """
     rows = {}
     for task, own in settings.groupby("task", sort=False):
-        curve = best_by_budget(own, level, by="lever")
+        curve = best_by_budget(own, level, by="lever").query("budget <= @BUDGET")
         # A lever of one setting has no more to try.
-        curve = curve[curve.budget <= BUDGET].groupby("lever", sort=False)["mean"].last()
-        rows[task] = curve
+        rows[task] = curve.groupby("lever", sort=False)["mean"].last()
     return pd.DataFrame(rows).T.rename_axis("task")
 
 
@@ -212,8 +197,8 @@ def compared(settings: pd.DataFrame, levels: Iterable[float] = LEVELS) -> pd.Dat
     for level in levels if can else ():
         wide = best(own, level)
         for lever in wide:
-            row = {"level": level, "lever": lever}
-            row |= {"n": len(wide), "tasks": f"{int((wide[lever] > 0).sum())} of {len(wide)}"}
+            row = {"level": level, "lever": lever, "n": len(wide)}
+            row["tasks"] = f"{int((wide[lever] > 0).sum())} of {len(wide)}"
             apart = {"diversity": wide[lever], "gain": wide[lever] - wide.temperature}
             table = pd.DataFrame(apart).reset_index()
             for name in apart:
@@ -232,8 +217,7 @@ def cards(table: pd.DataFrame, shipped: pd.DataFrame) -> pd.DataFrame:
     Of a family of Table 3, for each of `LEVELS`, the setting with the highest mean diversity among
     those that are valid enough on most tasks.
     """
-    can, _ = done(table)
-    rows = []
+    can, rows = done(table)[0], []
     for engine, own in shipped[shipped.task.isin(can)].groupby("engine", sort=False):
         rule, temperature = DEFAULTS[engine]
         rows.append({"sampler": engine, "setting": f"{rule}, T={temperature:g}", **_standing(own)})
@@ -244,8 +228,8 @@ def cards(table: pd.DataFrame, shipped: pd.DataFrame) -> pd.DataFrame:
         for level in LEVELS:
             enough = (family.validity >= level).groupby(family.setting).mean() > 0.5
             usable = family[family.setting.map(enough)].groupby("setting", sort=False)
-            best = usable.diversity.mean().idxmax() if enough.any() else "none is valid enough"
-            chosen.setdefault(best, []).append(f"{level:g}")
+            most = usable.diversity.mean().idxmax() if enough.any() else "none is valid enough"
+            chosen.setdefault(most, []).append(f"{level:g}")
         for setting, levels in chosen.items():
             row = {"sampler": rule_name(rule), "setting": setting, "best for": " and ".join(levels)}
             at = family[family.setting == setting]
@@ -260,11 +244,10 @@ def _standing(own: pd.DataFrame) -> dict:
     return row
 
 
-def before_and_after(settings: pd.DataFrame, level: float = LEVELS[0]):
+def before_and_after(settings: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Every task that the model can do as it is, and at its most diverse setting of a validity."""
-    can, _ = done(settings)
-    own = settings[settings.task.isin(can)]
-    usable = own[own.validity >= level]
+    own = settings[settings.task.isin(done(settings)[0])]
+    usable = own[own.validity >= LEVELS[0]]
     most = usable.loc[usable.groupby("task", sort=False).diversity.idxmax()]
     return own[own.lever == ALONE].set_index("task"), most.set_index("task")
 
@@ -285,14 +268,11 @@ def headline(compared: pd.DataFrame, settings: pd.DataFrame, asked: int) -> dict
         said |= {f"best_lever{suffix}": rule_name(rule_of(most))}
         said |= {f"best_diversity{suffix}": _told(own, most)}
         if not suffix:
-            samplers = own.diversity.reindex(["top_k", "top_p", "min_p"]).fillna(0.0)
-            said |= {"best_sampler": rule_name(samplers.idxmax())}
-            said |= {"sampler_diversity": _told(own, samplers.idxmax())}
+            cutoff = own.diversity.reindex(["top_k", "top_p", "min_p"]).fillna(0.0).idxmax()
+            said |= {"best_sampler": rule_name(cutoff), "sampler_diversity": _told(own, cutoff)}
             said |= {"temperature_diversity": _told(own, "temperature")}
     before = settings[(settings.lever == ALONE) & settings.task.isin(can)]
-    for name in _BOTH:
-        said[f"alone_{name}"] = mean_text(before, name, "task")
-    return said
+    return said | {f"alone_{name}": mean_text(before, name, "task") for name in _BOTH}
 
 
 def rule_of(lever: str) -> str:

@@ -35,23 +35,26 @@ NAMES = {
 SOURCE = "App. I, Fig. 13–15"
 BREAKS = "The breakpoint lies where the paper's do"
 _BETTER = "The two-part form predicts held-out ranks better than"
+# What is claimed against each rival, and its name in a sentence.
 _RIVALS = {
-    "exponential": f"{_BETTER} an exponential (logits linear in the rank)",
-    "power_law": f"{_BETTER} a power law",
-    "shifted_power_law": f"{_BETTER} one power law with shifted ranks",
-    "two_part_continuous": f"{_BETTER} the same form without its jump",
-    "two_part_log_head": "The head is a line rather than a logarithm",
+    "exponential": (f"{_BETTER} an exponential (logits linear in the rank)", "an exponential"),
+    "power_law": (f"{_BETTER} a power law", "a power law"),
+    "shifted_power_law": (
+        f"{_BETTER} one power law with shifted ranks",
+        "a power law with shifted ranks",
+    ),
+    "two_part_continuous": (
+        f"{_BETTER} the same form without its jump",
+        "the same form without its jump",
+    ),
+    "two_part_log_head": (
+        "The head is a line rather than a logarithm",
+        "the same form with a logarithm as its head",
+    ),
 }
 _STANDS = dict(
     zip(VERDICTS, ("better than ", "worse than ", "neither better nor worse than "), strict=True)
 )
-_IN_WORDS = {
-    "exponential": "an exponential",
-    "power_law": "a power law",
-    "shifted_power_law": "a power law with shifted ranks",
-    "two_part_continuous": "the same form without its jump",
-    "two_part_log_head": "the same form with a logarithm as its head",
-}
 _TOP = "The fit gives the top token's odds to within a factor of 2"
 _ANY_ANSWER = "1"  # where the model is asked before any answer, which one does not matter
 _PARAMETERS = ("mse", "r2", "m", "b", "A", "B", "C", "jump")
@@ -225,10 +228,10 @@ def findings(fits: pd.DataFrame, held_out: pd.DataFrame) -> pd.DataFrame:
         voted(BREAKS, SOURCE, breaks, breaks_inside(by_query.c), of="query"),
         voted(_TOP, "App. I", missed, accurate, kind=OURS, of="query"),
     ]
-    for rival, claim in _RIVALS.items():
+    for rival, (claim, name) in _RIVALS.items():
         said = _against(ratios.loc[rival])
         ratio, low, high = map(_two_digits, ratios.loc[rival, ["ratio", "low", "high"]])
-        found = f"the published form predicts {_STANDS[said]}{_IN_WORDS[rival]}, whose squared "
+        found = f"the published form predicts {_STANDS[said]}{name}, whose squared "
         found += f"error on held-out ranks is {ratio} times as large ({low} to {high})"
         # Any two points lie on a line.
         if rival == "two_part_log_head" and (fits.c <= 2).all():
@@ -251,7 +254,7 @@ def key_numbers(fits: pd.DataFrame, pooled: pd.DataFrame) -> dict[str, str]:
     told |= {"top_miss_r2": f"{worst.r2:.3f}", "top_miss_query": worst["query"]}
     told |= {"lowest_c": str(fits.c.min()), "highest_c": str(fits.c.max())}
     ratios, stands = pooled.set_index("family"), {word: [] for word in _STANDS}
-    for rival, name in _IN_WORDS.items():
+    for rival, (_, name) in _RIVALS.items():
         stands[_against(ratios.loc[rival])].append(name)
     words = (_STANDS[verdict] + _and(names) for verdict, names in stands.items() if names)
     return told | {"held_out": ", and ".join(words)}

@@ -23,14 +23,7 @@ from calib_utils.results.storage import COLUMNS, LOSS_COLUMNS
 from calib_utils.studies import logit_shape, oracle_cutoffs, order_calibration, reporting
 from calib_utils.studies.oracle_cutoffs import PRACTICAL, TASKS
 from calib_utils.studies.order_calibration import EXACT, JUDGES
-from calib_utils.studies.reporting import (
-    NOT_DECIDED,
-    NOT_REPRODUCED,
-    REPRODUCED,
-    decided,
-    majority,
-    voted,
-)
+from calib_utils.studies.reporting import NOT_DECIDED, NOT_REPRODUCED, REPRODUCED, decided, voted
 
 # Enough to see what a model does, and few enough for one figure.
 SHOWN_TASKS = ("us-states", "rng-2", "rng-3", "rng-3-sum-at-most-10")
@@ -325,7 +318,7 @@ def _vote(claim: str, source: str, by: pd.Series, models: Iterable[str], of: str
     """The verdict of the majority of models, each by the majority of what the index says."""
     sides, told = {}, []
     for model, own in by.groupby(level="model", sort=False):
-        sides[model] = _SIDE[majority(own)]
+        sides[model] = _SIDE[reporting.majority(own)]
         told.append(f"{model} on {(own > reporting.AGREEMENT).sum()} of {len(own)} {of}")
     out = [model for model in models if model not in sides]
     return voted(claim, source, ", ".join(told), sides, out, of="model")

@@ -17,30 +17,13 @@ from calib_utils.core.prompts import ENDS
 from calib_utils.core.rules import MORE_GRIDS, ORDERS, TABLE3_TEMPERATURES, OracleSize, table3_rules
 from calib_utils.core.tasks import Task, get_task, paraphrases
 from calib_utils.models.loading import Model
+from calib_utils.results import evaluation
 from calib_utils.results.draws import kept as kept_draws
-from calib_utils.results.evaluation import (
-    Request,
-    adaptive_frontier,
-    evaluate,
-    keys,
-    request_for,
-    split,
-    split_table,
-    step_losses,
-)
+from calib_utils.results.evaluation import Request, adaptive_frontier, evaluate, keys, split_table
 from calib_utils.results.storage import KEY, Tables
+from calib_utils.studies import reporting
 from calib_utils.studies.controlled_tasks import LISTS
-from calib_utils.studies.reporting import (
-    AGREEMENT,
-    Page,
-    able,
-    listed,
-    mean_text,
-    on_tasks,
-    over,
-    table_of,
-    voted,
-)
+from calib_utils.studies.reporting import AGREEMENT, Page, able, listed, mean_text, over, voted
 
 # Four free digits (12,221 prefixes) under 204 settings take a quarter of an hour: not quick.
 TASKS = (
@@ -85,7 +68,7 @@ def _tables(page: Page, task: str, details: bool = True, also: Iterable[tuple] =
 
 
 def _request(page: Page, task: str) -> Request:
-    return request_for(page.model, task, end=page.end, results_dir=page.store)
+    return evaluation.request_for(page.model, task, end=page.end, results_dir=page.store)
 
 
 def draws(page: Page, tasks: Iterable[str]) -> pd.DataFrame:
@@ -241,7 +224,7 @@ def list_rows(page: Page, names: Iterable[str] = LISTS, also: Iterable[tuple] = 
 def list_parts(page: Page, names: Iterable[str] = LISTS) -> pd.DataFrame:
     """`split_table` of closed lists at T = 1 without cutoff."""
     asked = {"rules": ["none"], "temperatures": [1.0], **page.asked}
-    return split_table(over(names, lambda task: step_losses(page.model, task, **asked)))
+    return split_table(over(names, lambda task: evaluation.step_losses(page.model, task, **asked)))
 
 
 def over_lists(table: pd.DataFrame, parts: pd.DataFrame) -> pd.DataFrame:
@@ -300,7 +283,10 @@ def key_numbers(
     beside = compared(table[table.task.isin(done)])
     own = beside[beside.by == PRODUCT]
     beaten = (own["best other"] > own["oracle size"] + AGREEMENT).sum()
-    return told | {"above_oracle": rules_above(beside), "beaten": on_tasks(beaten, len(done))}
+    return told | {
+        "above_oracle": rules_above(beside),
+        "beaten": reporting.on_tasks(beaten, len(done)),
+    }
 
 
 def task_for_budgets(table: pd.DataFrame, level: float = LEVEL) -> str:
@@ -352,7 +338,7 @@ def findings(table: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
     told += listed(both.index, both, "{}: {:.2f}")
     claim = "No setting of temperature, top-k, top-p or min-p is both valid and diverse"
     rows.append(voted(claim, source, told, _HAS_BOTH - both, failed))
-    return table_of(rows)
+    return reporting.table_of(rows)
 
 
 # How far choices that the paper leaves open move the numbers.
@@ -400,7 +386,7 @@ def sensitivities(page: Page) -> pd.DataFrame:
 
 
 def _numbers(model: Model, task: Task, end: str, results_dir, batch_size=None) -> dict:
-    found = split(model, task, end=end, batch_size=batch_size, results_dir=results_dir)
+    found = evaluation.split(model, task, end=end, batch_size=batch_size, results_dir=results_dir)
     return found.loc[0, _MOVED].to_dict()
 
 

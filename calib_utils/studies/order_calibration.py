@@ -7,6 +7,7 @@ in `openended`.
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -81,9 +82,8 @@ class Plan:
     @property
     def sweeps(self) -> list[Sweep]:
         """Each once, in the order in which they run: what decides most comes first."""
-        deepest = max(map(len, self.trees.values()))
-        every = [own[i] for i in range(deepest) for own in self.trees.values() if i < len(own)]
-        every = [*every, self.drawn, *self.oracle.values()]
+        by_depth = filter(None, chain(*zip_longest(*self.trees.values())))
+        every = (*by_depth, self.drawn, *self.oracle.values())
         return list({sweep.name: sweep for sweep in every}.values())
 
 
@@ -170,14 +170,13 @@ def read(plan: Plan, results_dir: str | Path, model_key: str) -> Study:
 
 
 def _study(plan: Plan, texts: dict, results_dir: str | Path | None, model_key: str) -> Study:
-    there = {sweep.name: sweep for sweep in plan.sweeps if sweep.name in texts}
     labels = {
-        name: _labels(texts[name], sweep, results_dir, model_key, name)
-        for name, sweep in there.items()
+        sweep.name: _labels(texts[sweep.name], sweep, results_dir, model_key, sweep.name)
+        for sweep in plan.sweeps
+        if sweep.name in texts
     }
-    return Study(
-        plan, texts, labels, {name: node_table(texts[name], labels[name]) for name in there}
-    )
+    candidates = {name: node_table(texts[name], own) for name, own in labels.items()}
+    return Study(plan, texts, labels, candidates)
 
 
 def _labels(texts, sweep: Sweep, results_dir, model_key: str, name: str, judge=None):
@@ -199,7 +198,7 @@ def sizes(study: Study) -> pd.DataFrame:
     for sweep in [*study.plan.sweeps, paper()]:
         row = {"sweep": sweep.name, "trees": len(sweep.trees), "depth": sweep.depth}
         row |= {"candidates": len(sweep.ranks)}
-        row |= dict(zip(("texts", "tokens"), sweeps.size_of(sweep), strict=True))
+        row["texts"], row["tokens"] = sweeps.size_of(sweep)
         if sweep.name in study.labels:
             labels = study.labels[sweep.name]
             row |= {"judge": judge_of(sweep.prompts).name, "different": f"{len(labels)}"}
@@ -210,14 +209,14 @@ def sizes(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows).fillna({"judge": "–", "different": "–", "dropped": "–"})
 
 
-def measures(study: Study, recall: str = WEIGHTED) -> pd.DataFrame:
+def measures(study: Study) -> pd.DataFrame:
     """`node_measures` of every sweep, with its kind and forced (its depth)."""
     parts = []
     for kind in JUDGES:
         for sweep in study.plan.trees[kind]:
             if sweep.name in study.candidates:
                 curves = precision_recall.local_curves(study.candidates[sweep.name])
-                found = precision_recall.node_measures(curves, recall)
+                found = precision_recall.node_measures(curves, WEIGHTED)
                 parts.append(found.assign(kind=kind, forced=sweep.depth))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
@@ -294,8 +293,8 @@ def examples(study: Study, name: str, prompt_id: str, n: int = 4) -> pd.DataFram
     table = pd.concat(part.nsmallest(n, "rank") for _, part in own.groupby("valid"))
     texts = table.text.map(lambda text: text if len(text) <= _SHOWN else text[:_SHOWN] + "…")
     table = table.assign(completion=texts.str.replace("\n", " / "))
-    wanted = ["rank", "p", "valid", "completion", "reason"]
-    return table.sort_values("rank")[wanted].reset_index(drop=True)
+    table = table.sort_values("rank", ignore_index=True)
+    return table[["rank", "p", "valid", "completion", "reason"]]
 
 
 # How far a language model as judge can be trusted, against lists and a grammar checker (App. A.2).
@@ -373,16 +372,17 @@ def noise_table(agreements: pd.DataFrame, prevalence: float) -> pd.DataFrame:
     A row per judge: its name, its rates of error (the paper's accuracy split evenly, one in ten,
     and those that `agreement_table` has on lists) and `precision_recall.NoiseFloor`.
     """
+    names = ["false_positive", "false_negative"]
     rates = {"errs like the paper's (19 % both ways)": (1 - PAPER_ACCURACY,) * 2}
     rates["errs in one text of ten"] = (0.1, 0.1)
     if len(agreements):
-        own = agreements[agreements.criterion == "all three"]
-        for row in own.dropna(subset=["false_positive", "false_negative"]).itertuples():
-            rates["this page's judge on lists"] = (row.false_positive, row.false_negative)
+        own = agreements[agreements.criterion == "all three"][names].dropna()
+        for errors in own.to_numpy().tolist():
+            rates["this page's judge on lists"] = tuple(errors)
     n_valid, rows = min(1000, max(1, round(1000 * prevalence))), []
-    for judge, (false, miss) in rates.items():
-        row = {"judge": judge, "false_positive": false, "false_negative": miss}
-        rows.append(row | vars(precision_recall.noise_floor(1000, n_valid, false, miss)))
+    for judge, errors in rates.items():
+        row = {"judge": judge, **dict(zip(names, errors, strict=True))}
+        rows.append(row | vars(precision_recall.noise_floor(1000, n_valid, *errors)))
     return pd.DataFrame(rows)
 
 
@@ -467,7 +467,7 @@ def findings(
         claims.append((_DEPTH_GAIN, kind, "beside Fig. 2 right", *gain, OURS))
     claims.append((_GREEDY, "", "Fig. 7", *_greedy_is_enough(sources)))
     for strategy in _STRATEGIES:
-        wins = _oracle_wins(LISTS, apart, compared, strategy)
+        wins = _oracle_wins(apart, compared, strategy)
         claims.append((_ORACLE.format(strategy_name(strategy)), LISTS, "Table 1", *wins))
     rows = []
     for claim, kind, source, found, *said in claims:
@@ -552,25 +552,24 @@ def _greedy_is_enough(sources: pd.DataFrame) -> tuple[str, str]:
         table = precision_recall.depth_differences(own, by="order")
         rows.append(table[table.measure == "area"].iloc[0])
         told += f"{other}: difference of area {_told(rows[-1])}; "
-    said, near, far = NOT_DECIDED, CLOSE - reporting.AGREEMENT, CLOSE + reporting.AGREEMENT
-    if all(row.n_prompts >= DECIDES for row in rows):
-        if all(row.low > -near and row.high < near for row in rows):
-            said = REPRODUCED
-        elif any(row.low > far or row.high < -far for row in rows):
-            said = NOT_REPRODUCED
+    # Above -CLOSE, and below CLOSE.
+    ends = [pair for row in rows for pair in ((row.low, row.high), (-row.high, -row.low))]
+    n = min(row.n_prompts for row in rows)
+    sides = {decided_over(n, *pair, -CLOSE) for pair in ends}
+    said = next((word for word in (NOT_REPRODUCED, NOT_DECIDED) if word in sides), REPRODUCED)
     return f"{told}decided at {CLOSE:g}", said
 
 
-def _oracle_wins(kind: str, apart: pd.DataFrame, compared: pd.DataFrame, strategy: str):
+def _oracle_wins(apart: pd.DataFrame, compared: pd.DataFrame, strategy: str) -> tuple[str, str]:
     """What is found and said of the oracle less one strategy; no more diverse, where less valid."""
-    if apart.empty or not (apart.kind == kind).any():
+    if apart.empty or not (apart.kind == LISTS).any():
         return "no prompt has a valid opening", NOT_DECIDED
-    own = apart[(apart.kind == kind) & (apart.measure == "embedding_diversity")]
+    own = apart[(apart.kind == LISTS) & (apart.measure == "embedding_diversity")]
     own = own[own.strategy == strategy]
     if own.empty or not own.n_prompts.iloc[0]:
         return f"no setting reaches validity {LEVEL:g}", NOT_DECIDED
     row = own.iloc[0]
-    validity = compared[compared.kind == kind].set_index("strategy").validity
+    validity = compared[compared.kind == LISTS].set_index("strategy").validity
     found = (
         f"difference {_told(row)}, in favour on {row.in_favour} of {row.n_prompts} prompts; "
         f"validity of the oracle {validity['oracle']:.2f}, of the other {validity[strategy]:.2f}"

@@ -30,7 +30,6 @@ _EXACT = 1e-12  # of the total sum of squares: as good as 0
 _LOWEST_U, _HIGHEST_U = 1e-9, 1e4  # the second in units of n
 _STEP = 0.35  # of log u on the grid
 _UNEVEN = 0.02  # ten times the most seen on real curves, at this step
-_CHUNK = 4_000_000  # numbers in memory at once
 
 
 @dataclass(frozen=True)
@@ -119,24 +118,20 @@ def two_part(y, weights=None, head: str = "linear") -> Fit:
     """
     curve, grid = _Curve(y, weights), _u_grid(len(y))
     h = curve.k if head == "linear" else np.log(curve.k)
-    before, after = _head_errors(curve, h), _sums_after(curve)
-    errors = np.stack([_residual(after[0], *s, *after[1:]) for s in _tail_sums(curve, 0)])
-    errors += before
+    w, before = curve.w, _head_errors(curve, h)
+    # Sums beyond c: all less those up to c.
+    n, y, yy = (x.sum() - _before(x) for x in (w, w * curve.y, w * curve.y**2))
+    errors = before + np.stack([_residual(n, *s, y, yy) for s in _tail_sums(curve, 0)])
     # The tail starts at a seen rank, so that every split of the seen ranks is tried once.
     errors[:, ~(_allowed(curve) & np.append(curve.w > 0, False))] = np.inf
     best = search(
         grid, errors, lambda c, v: float(before[c]) + _tail(curve, c, v).sse, _EXACT * curve.sst
     )
     first, second = _line(curve, h[: best.c], slice(best.c)), _tail(curve, best.c, best.v)
-    found = _fit(
-        curve,
-        "two_part" if head == "linear" else "two_part_log_head",
-        best.c,
-        first.sse + second.sse,
-        profile=errors.min(axis=0),
-        **{"m": first.slope, "b": first.intercept, "A": second.intercept, "B": second.slope},
-        shift=math.exp(best.v),
-    )
+    family, sse = "two_part" + "_log_head" * (head == "log"), first.sse + second.sse
+    parts = {"m": first.slope, "b": first.intercept, "A": second.intercept, "B": second.slope}
+    parts |= {"shift": math.exp(best.v), "profile": errors.min(axis=0)}
+    found = _fit(curve, family, best.c, sse, **parts)
     c = found.c
     while c > _MIN_HEAD and curve.w[c - 1] == 0 and found.shift - (found.c - c + 1) > 0:
         c -= 1
@@ -153,15 +148,9 @@ def two_part_continuous(y, weights=None) -> Fit:
     best = search(grid, errors, lambda c, v: _bent_at(curve, c, v)[-1], _EXACT * curve.sst)
     level, m, slope, sse = _bent_at(curve, best.c, best.v)
     # level + m (k - c), then level + B log((k + C) / (c + C)), with c + C = exp(v).
-    return _fit(
-        curve,
-        "two_part_continuous",
-        best.c,
-        sse,
-        profile=errors.min(axis=0),
-        **{"m": m, "b": level - m * best.c},
-        **{"A": level - slope * best.v, "B": slope, "shift": math.exp(best.v) + 1},
-    )
+    parts = {"m": m, "b": level - m * best.c, "A": level - slope * best.v, "B": slope}
+    parts |= {"shift": math.exp(best.v) + 1, "profile": errors.min(axis=0)}
+    return _fit(curve, "two_part_continuous", best.c, sse, **parts)
 
 
 class _Curve:
@@ -258,37 +247,26 @@ def _residual(s, x, xx, xy, sy, yy) -> np.ndarray:
     return np.nan_to_num(np.maximum(total - explained, 0.0))
 
 
-def _tail_sums(curve: _Curve, offset: int):
-    """For each u of `_u_grid`: sums of w x, w x^2, w x y over ranks beyond c. Yields [3, n + 1].
+def _tail_sums(curve: _Curve, offset: int) -> np.ndarray:
+    """Sums of w x, w x^2, w x y over ranks beyond c, for each u of `_u_grid`. [u, 3, n + 1]
 
     x is log(1 + j/u), j = k - c - 1 + offset, over its largest value: an affine change of
     log(j + u), which no fitted value depends on, but which rounding does.
     """
-    n = curve.n
-    length = fft.next_fast_len(2 * n, real=True)
-    spectrum = fft.rfft(np.stack([curve.w, curve.w * curve.y]), length)
-    grid = _u_grid(n)
-    for part in np.array_split(grid, math.ceil(len(grid) * length * 3 / _CHUNK)):
-        first, second = _spectra(tuple(part), n, offset, length)
-        products = [first * spectrum[0], second * spectrum[0], first * spectrum[1]]
-        sums = fft.irfft(np.stack(products, axis=1), length)[..., : n + 1]
-        sums[..., n] = 0.0
-        yield from sums
+    n, w = curve.n, curve.w
+    length, spectra = _spectra(n, offset)
+    sums = fft.irfft(spectra * fft.rfft([w, w, w * curve.y], length), length)[..., : n + 1]
+    sums[..., n] = 0.0
+    return sums
 
 
-@lru_cache(maxsize=2)  # one chunk of each offset; all curves of n ranks have it in common
-def _spectra(v: tuple[float, ...], n: int, offset: int, length: int) -> tuple[np.ndarray, ...]:
-    """Transforms of `_tail_sums`'s x and x^2 at these log u."""
-    x = np.log1p((np.arange(n) + offset) / np.exp(v)[:, None])
+@lru_cache(maxsize=2)  # one of each offset; all curves of n ranks have it in common
+def _spectra(n: int, offset: int) -> tuple[int, np.ndarray]:
+    """The length of the transform, and that of `_tail_sums`'s x, x^2, x. [u, 3, frequency]"""
+    x = np.log1p((np.arange(n) + offset) / np.exp(_u_grid(n))[:, None])
     x /= x[:, -1:]
-    return fft.rfft(x, length).conj(), fft.rfft(x * x, length).conj()
-
-
-def _sums_after(curve: _Curve) -> np.ndarray:
-    """Sums of w, w y, w y^2 over ranks beyond c, for every c. [3, n + 1]"""
-    w, y = curve.w, curve.y
-    before = np.stack([_before(x) for x in (w, w * y, w * y * y)])
-    return before[:, -1:] - before
+    length = fft.next_fast_len(2 * n, real=True)
+    return length, fft.rfft(np.stack([x, x * x, x], axis=1), length).conj()
 
 
 def _hinge_sums(curve: _Curve) -> np.ndarray:
@@ -406,12 +384,8 @@ def blocks(n: int, n_blocks: int = N_BLOCKS) -> np.ndarray:
 def held_out_errors(y, n_blocks: int = N_BLOCKS) -> pd.DataFrame:
     """Mean squared error of every family on every block, fitted to all other blocks.
 
-    Args:
-        y: [n] values over ranks from 1.
-
-    Returns:
-        Rows of family, block, first and last rank, error, log_ratio: ln of the error over the
-        reference's on the same block.
+    Of values over ranks from 1. Rows of family, block, first and last rank, error, log_ratio: ln of
+    the error over the reference's on the same block.
     """
     y = np.asarray(y, dtype=float)
     number, rows = blocks(len(y), n_blocks), []
@@ -419,16 +393,13 @@ def held_out_errors(y, n_blocks: int = N_BLOCKS) -> pd.DataFrame:
     for block in range(number.max() + 1):
         held = np.flatnonzero(number == block)
         weights = (number != block).astype(float)
-        errors = {}
         for family, (fit, _) in FAMILIES.items():
             missed = y[held] - fit(y, weights).predict(held + 1)
-            errors[family] = float((missed**2).mean())
-        base = math.log(errors[REFERENCE] + floor)
-        for family, error in errors.items():
-            ratio = math.log(error + floor) - base
-            rows.append((family, block, held[0] + 1, held[-1] + 1, error, ratio))
-    columns = ["family", "block", "first", "last", "error", "log_ratio"]
-    return pd.DataFrame(rows, columns=columns)
+            rows.append((family, block, held[0] + 1, held[-1] + 1, (missed**2).mean()))
+    table = pd.DataFrame(rows, columns=["family", "block", "first", "last", "error"])
+    logs = np.log(table.error + floor)
+    base = logs[table.family == REFERENCE].to_numpy()[table.block]
+    return table.assign(log_ratio=logs - base)
 
 
 def mean_interval(values) -> tuple[float, float, float]:
@@ -451,16 +422,12 @@ def effective_size(residuals) -> float:
 
 
 def compare(y, errors: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Every family on one curve: fit, held-out error against `REFERENCE`, BIC.
+    """Every family on one curve of values over ranks from 1: fit, held-out error, BIC.
 
-    Args:
-        y: [n] values over ranks from 1.
-        errors: of `held_out_errors`, if at hand.
-
-    Returns:
-        A row per family: parameters, mse, r2, held_out (mean of the blocks' errors), ratio with
-        low and high (geometric mean over blocks of its held-out error over the reference's, and the
-        interval), bic_effective, bic_naive (each less the smallest), effective_n, preferred.
+    A row per family: parameters, mse, r2, held_out (mean of the blocks' errors), ratio with low and
+    high (geometric mean over blocks of its held-out error over the reference's, and the interval),
+    bic_effective, bic_naive (each less the smallest), effective_n, preferred. `errors`: of
+    `held_out_errors`, if at hand.
     """
     y = np.asarray(y, dtype=float)
     errors = held_out_errors(y) if errors is None else errors
@@ -468,31 +435,20 @@ def compare(y, errors: pd.DataFrame | None = None) -> pd.DataFrame:
     fits = {family: fit(y) for family, (fit, _) in FAMILIES.items()}
     best = min(fits.values(), key=lambda fit: fit.sse)
     # One n for all families, so that their BIC can be compared.
-    n_effective = effective_size(y - best.predict(np.arange(1, n + 1)))
+    effective = effective_size(y - best.predict(np.arange(1, n + 1)))
     chosen, rows = preferred(errors), []
     for family, own in errors.groupby("family", sort=False):
         fit, size = fits[family], FAMILIES[family][1]
-        misfit = math.log(max(fit.mse, floor))
-        ratio, low, high = map(math.exp, mean_interval(own.log_ratio))
-        rows.append(
-            {
-                "family": family,
-                "parameters": size,
-                "mse": fit.mse,
-                "r2": fit.r2,
-                "held_out": own.error.mean(),
-                "ratio": ratio,
-                "low": low,
-                "high": high,
-                "bic_effective": n_effective * misfit + size * math.log(n_effective),
-                "bic_naive": n * misfit + size * math.log(n),
-                "effective_n": n_effective,
-                "preferred": family == chosen,
-            }
-        )
+        row = {"family": family, "parameters": size, "mse": fit.mse, "r2": fit.r2}
+        row["held_out"] = own.error.mean()
+        ratio = map(math.exp, mean_interval(own.log_ratio))
+        row |= dict(zip(("ratio", "low", "high"), ratio, strict=True))
+        for name, n_ranks in (("bic_effective", effective), ("bic_naive", n)):
+            row[name] = n_ranks * math.log(max(fit.mse, floor)) + size * math.log(n_ranks)
+        rows.append(row | {"effective_n": effective, "preferred": family == chosen})
     table = pd.DataFrame(rows)
-    for name in ("bic_effective", "bic_naive"):
-        table[name] -= table[name].min()
+    bic = ["bic_effective", "bic_naive"]
+    table[bic] -= table[bic].min()
     return table
 
 

@@ -358,10 +358,8 @@ def reference_model(law: Law, task: Task | str, tokenizer=None, end: str = "eos"
     `reproduce` cannot build these models again.
 
     Args:
-        law: of this module, or your own.
         task: a task, or a name for `get_task`; no other prompt is answered.
-        tokenizer: any Hugging Face one, say that of a real model, whose trie is then followed; by
-            default `character_tokenizer(task)`.
+        tokenizer: any Hugging Face one, whose trie is followed; else `character_tokenizer(task)`.
         end: what closes an answer, as in `evaluate`; evaluate under the same policy.
 
     Raises:
@@ -441,10 +439,8 @@ class _Network(torch.nn.Module):
         self._law, self._task, self._ids, self._stop = law, task, prompt.ids, stop
         trie = prompt.trie
         self._tokens, self._over = TokenTable(trie), trie.n_nodes
-        inner = trie.edge_child >= 0
-        steps = zip(trie.edge_node[inner], trie.edge_symbol[inner], strict=True)
-        children = trie.edge_child[inner].tolist()
-        self._child = {(int(n), int(s)): c for (n, s), c in zip(steps, children, strict=True)}
+        edges = np.stack([trie.edge_node, trie.edge_symbol, trie.edge_child], axis=1).tolist()
+        self._child = {(node, symbol): child for node, symbol, child in edges if child >= 0}
 
     def get_input_embeddings(self):
         return self._embeddings

@@ -25,15 +25,10 @@ from calib_utils.errors import InvalidRequestError
 
 
 def shares(tokens: TokenTable, rank: np.ndarray, size: np.ndarray, exact: bool = False):
-    """Shares of a rank cutoff, from the ranks of the valid tokens. [edge]
+    """Shares of a rank cutoff that keeps `size` tokens at each node, at least 1. [edge]
 
-    Args:
-        rank: rank from 0 of each valid token. [token]
-        size: how many tokens are kept at each node, at least 1. [node]
-        exact: fractions instead of floats.
-
-    Raises:
-        InvalidRequestError: a node keeps nothing.
+    `rank`: from 0, of each valid token. [token] `size`: [node] `exact`: fractions, not floats.
+    Raises an InvalidRequestError where a node keeps nothing.
     """
     size = np.asarray(size)
     if (size < 1).any():
@@ -129,14 +124,7 @@ def hardness(factors: Factors, eta: float) -> np.ndarray:
 
     The least recall lost, -ln beta, among the rules that lose at most eta nats of precision there;
     infinite where no rule is that precise. A larger family can only lower it, so over all rank
-    cutoffs a step is at most as hard as this.
-
-    Args:
-        factors: of the family, a column per rule. [step, rule]
-        eta: in nats.
-
-    Returns:
-        [step], in nats.
+    cutoffs a step is at most as hard as this. [step], in nats, of `factors` [step, rule].
     """
     if not eta > 0:
         raise InvalidRequestError(f"eta={eta!r}: must be above 0 nats")
@@ -177,18 +165,13 @@ def step_frontier(tokens: TokenTable, rank: np.ndarray, depth: int, weights=None
     """Good (alpha, beta) of one step over adaptive cutoffs there, everything kept before.
 
     Each point is the best for one weighting of alpha against beta, and attained by a rank cutoff;
-    so a step is at most as hard (Def. E.2) as these points say.
+    so a step is at most as hard (Def. E.2) as these points say. [point, (alpha, beta)], alpha
+    falling.
 
     Args:
         rank: rank from 0 of each valid token. [token]
-        depth: tokens before the step.
+        depth: tokens before the step; an InvalidRequestError where an answer ends before it.
         weights: how much beta counts against alpha; by default from 1/1000 to 1000.
-
-    Returns:
-        [point, (alpha, beta)], alpha falling.
-
-    Raises:
-        InvalidRequestError: some answers end before the step, or have several token sequences.
     """
     trie = tokens.trie
     require_one_sequence(trie)
@@ -280,7 +263,8 @@ def diversity_bound(validity, branching: Sequence[int]) -> np.ndarray:
 
 def bound_at(nats, branching: Sequence[int]) -> np.ndarray:
     """`diversity_bound` by L = ln 1/eps itself, where validity has no digits left to tell it by."""
-    return np.exp(-np.sum([head_loss(v, nats) for v in branching], axis=0))
+    v = np.reshape(branching, (-1, *[1] * np.ndim(nats)))
+    return np.exp(-head_loss(v, nats).sum(axis=0))
 
 
 def least_loss(eps) -> np.ndarray:
@@ -302,24 +286,21 @@ def least_loss_by_search(eps: float, most: int) -> tuple[float, int]:
 def product_law(sharpness, branching: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """(Val, Div) of the geometric model itself, all steps of one sharpness z = lambda v / T > 0."""
     z = np.asarray(sharpness, dtype=float)
-    val = np.prod([-np.expm1(-z) for _ in branching], axis=0)
-    return val, bound_at(z, branching)
+    return (-np.expm1(-z)) ** len(branching), bound_at(z, branching)
 
 
-def at_validity(validity: float, branching: Sequence[int]) -> float:
+def at_validity(validity, branching: Sequence[int]) -> np.ndarray:
     """Div of the geometric model with equally sharp steps whose validity is this one."""
-    z = -np.log1p(-(validity ** (1 / len(branching))))
-    return float(product_law(z, branching)[1])
+    return bound_at(-np.log1p(-(np.asarray(validity) ** (1 / len(branching)))), branching)
 
 
 def heads(steps: Steps) -> pd.DataFrame:
     """How the ranks and logits of the valid tokens stand to the hypotheses of Theorem F.4.
 
-    Returns:
-        One row per prefix with two or more valid tokens: `step` from 1; `branching` |G|;
-        `in_order`, whether they hold the first ranks; `slope`, lambda of the least-squares line
-        through the logits of the first |G| ranks; `r2` of that line, NaN for two tokens; `weight`,
-        the share of V that passes here.
+    A row per prefix with two or more valid tokens: `step` from 1; `branching` |G|; `in_order`,
+    whether they hold the first ranks; `slope`, lambda of the least-squares line through the logits
+    of the first |G| ranks; `r2` of that line, NaN for two tokens, and `miss`, the most by which it
+    misses a logit, in nats; `weight`, the share of V that passes here.
     """
     tokens, trie = steps.tokens, steps.tokens.trie
     rows = []
@@ -328,21 +309,21 @@ def heads(steps: Steps) -> pd.DataFrame:
         gap, v = steps.sorted_gap[own], int(tokens.first[node + 1] - tokens.first[node])
         rank, spread = np.arange(v), gap.var()
         line = np.polyfit(rank, gap, 1)
-        left = np.var(gap - np.polyval(line, rank))
-        r2 = 1 - left / spread if v > 2 and spread > 0 else np.nan
-        in_order, weight = bool(steps.rank[own].max() < v), trie.node_count[node] / trie.n_answers
-        rows.append((int(trie.node_depth[node]) + 1, v, in_order, -float(line[0]), r2, weight))
-    columns = ["step", "branching", "in_order", "slope", "r2", "weight"]
+        left = gap - np.polyval(line, rank)
+        r2 = 1 - np.var(left) / spread if v > 2 and spread > 0 else np.nan
+        step, in_order = int(trie.node_depth[node]) + 1, bool(steps.rank[own].max() < v)
+        weight, miss = trie.node_count[node] / trie.n_answers, float(np.abs(left).max())
+        rows.append((step, v, in_order, -float(line[0]), r2, weight, miss))
+    columns = ["step", "branching", "in_order", "slope", "r2", "weight", "miss"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def hypotheses(found: pd.DataFrame) -> pd.DataFrame:
     """The hypotheses of Theorem F.4 step by step, from `heads`.
 
-    Returns:
-        Per step: prefixes, valid tokens (smallest and largest), the share of prefixes whose valid
-        tokens hold the first ranks, the median R2 of a geometric head, and the smallest and
-        largest sharpness lambda v at T = 1, which the theorem takes to be one number.
+    Prefixes, valid tokens (smallest and largest), the share of prefixes whose valid tokens hold the
+    first ranks, the median R2 of a geometric head, the smallest and largest sharpness lambda v at
+    T = 1, which the theorem takes to be one number, and the median miss of the head's line in nats.
     """
     steps = found.assign(sharpness=found.slope * found.branching).groupby("step")
     columns = {
@@ -354,6 +335,7 @@ def hypotheses(found: pd.DataFrame) -> pd.DataFrame:
         "least sharpness": ("sharpness", "min"),
         "median sharpness": ("sharpness", "median"),
         "most sharpness": ("sharpness", "max"),
+        "median miss": ("miss", "median"),
     }
     return steps.agg(**columns).reset_index()
 
@@ -371,14 +353,10 @@ class SmallTree:
     tokens: TokenTable
     rank: np.ndarray
 
-    def cutoffs(self):
-        """The sizes [node] of every rank cutoff there is: each node keeps 1 to all letters."""
-        return itertools.product(range(1, _LETTERS + 1), repeat=self.tokens.trie.n_nodes)
-
     def all_shares(self, exact: bool) -> np.ndarray:
-        """The shares of every rank cutoff. [edge, cutoff]"""
-        columns = [shares(self.tokens, self.rank, s, exact) for s in self.cutoffs()]
-        return np.stack(columns, axis=1)
+        """The shares of every rank cutoff: each node keeps 1 to all letters. [edge, cutoff]"""
+        sizes = itertools.product(range(1, _LETTERS + 1), repeat=self.tokens.trie.n_nodes)
+        return np.stack([shares(self.tokens, self.rank, s, exact) for s in sizes], axis=1)
 
 
 def small_tree(seed: int, most_nodes: int = 5) -> SmallTree:
@@ -393,12 +371,12 @@ def small_tree(seed: int, most_nodes: int = 5) -> SmallTree:
                 chosen.append(word)
             if len(chosen) == rng.integers(3, 8):
                 break
-        trie = build_trie(Sequences(tuple(chosen), tuple(range(len(chosen))), (), len(chosen)))
-        if 3 <= trie.n_nodes <= most_nodes:
-            break
-    tokens = TokenTable(trie)
-    ranking = np.stack([rng.permutation(_LETTERS) for _ in range(trie.n_nodes)])
-    return SmallTree(tokens, ranking[tokens.node, tokens.symbol])
+        tokens = TokenTable(
+            build_trie(Sequences(tuple(chosen), tuple(range(len(chosen))), (), len(chosen)))
+        )
+        if 3 <= tokens.trie.n_nodes <= most_nodes:
+            ranking = np.stack([rng.permutation(_LETTERS) for _ in range(tokens.trie.n_nodes)])
+            return SmallTree(tokens, ranking[tokens.node, tokens.symbol])
 
 
 @dataclass(frozen=True)
@@ -486,7 +464,7 @@ def validity_bounds_diversity() -> Check:
         branching = rng.integers(1, rng.choice([4, 12, 1000]), size=rng.integers(1, 7))
         z = np.exp(rng.uniform(-3, 3.5, len(branching)))
         log_val = np.log1p(-np.exp(-z)).sum()
-        div = np.exp(-sum(head_loss(v, a) for v, a in zip(branching, z, strict=True)))
+        div = np.exp(-head_loss(branching, z).sum())
         worst = max(worst, float(div - bound_at(-np.log(-np.expm1(log_val)), branching)))
     return Check(
         "F.4 (5.2)",
@@ -527,9 +505,8 @@ def least_loss_limits() -> Check:
 
 def checks() -> pd.DataFrame:
     """Every theorem, what it was run on, the worst violation and the verdict."""
-    found = [
-        *(factorisation(), hardness_bound(), loss_rises(), validity_bounds_diversity()),
-        *(least_loss_is_at_two(), least_loss_limits()),
-    ]
+    works = (factorisation, hardness_bound, loss_rises, validity_bounds_diversity)
+    found = (work() for work in (*works, least_loss_is_at_two, least_loss_limits))
+    rows = [(*vars(check).values(), check.verdict) for check in found]
     columns = ["theorem", "statement", "looked at", "worst violation", "verdict"]
-    return pd.DataFrame([(*vars(c).values(), c.verdict) for c in found], columns=columns)
+    return pd.DataFrame(rows, columns=columns)

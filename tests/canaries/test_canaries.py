@@ -724,8 +724,8 @@ def geometric_model(get):
         "searched": theorems.least_loss_by_search(0.01, 40),
         "product": theorems.product_law(np.array([0.1, 1.0, 30.0]), branching),
         "at validity": [theorems.at_validity(val, branching) for val in (0.2, 0.9)],
-        "heads": records(heads),
-        "hypotheses": records(theorems.hypotheses(heads)),
+        "heads": records(heads.drop(columns="miss")),
+        "hypotheses": records(theorems.hypotheses(heads).drop(columns="median miss")),
     }
 
 

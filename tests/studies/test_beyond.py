@@ -395,9 +395,8 @@ def test_tables_of_programs():
     order = beyond.order_table(table)
     assert list(order.problem) == ["p0", "p1", "p2", "mean over 1"]
     assert order.auc[0] == 1 and np.isnan(order.auc[1]) and order.programs[0] == 9
-    assert (
-        order.auc[3] == "1.00 (points 1.00)" and order["auc, shorter first"][0] == 0.5
-    )  # lengths are equal
+    assert order.auc[3] == "1.00 (points 1.00)"
+    assert order["auc, shorter first"][0] == 0.5  # lengths are equal
     shape = beyond.shape_table(table)
     assert list(shape.problem) == ["p0", "p1"] and list(shape["share that pass"]) == [0.5, 1.0]
     assert shape["top three"][1] == pytest.approx(3 / 8)

@@ -2,6 +2,7 @@
 
 import itertools
 from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import calib_utils as cu
-from calib_utils.core import metrics
 from calib_utils.errors import InvalidRequestError
 from calib_utils.results.measure import measure, untouched
 from calib_utils.studies.errata import ranked_trie
@@ -93,20 +93,6 @@ def test_factors_are_the_conditional_means_of_the_theorem(drawn):
 
 
 @given(trees_with_cutoff())
-def test_products_are_sequence_precision_and_recall(drawn):
-    tree, size = drawn
-    trie = tree.tokens.trie
-    share = theorems.shares(tree.tokens, tree.rank, size)
-    factors = theorems.factorise(trie, share)
-    with np.errstate(divide="ignore"):
-        log_p = metrics.answer_log_probability(
-            trie, metrics.sequence_log_probability(trie, np.log(share)[:, None])
-        )
-    assert factors.precision == pytest.approx(metrics.sequence_precision(log_p)[0], abs=1e-12)
-    assert factors.recall == pytest.approx(metrics.sequence_recall(log_p)[0], abs=1e-12)
-
-
-@given(trees_with_cutoff())
 def test_local_measures_by_hand(drawn):
     tree, size = drawn
     trie = tree.tokens.trie
@@ -161,14 +147,6 @@ def test_the_recall_bound_by_hand():
     assert theorems.recall_bound(0.0, 0.1, np.inf, 1) == 1.0
 
 
-@given(st.integers(0, 200))
-def test_the_best_recall_bound_holds_for_the_family_and_is_attained_by_some(seed):
-    tree = theorems.small_tree(seed, most_nodes=4)
-    factors = theorems.factorise(tree.tokens.trie, tree.all_shares(exact=False)[:, ::3])
-    bound = theorems.best_recall_bound(factors, factors.precision, np.geomspace(0.01, 3, 20))
-    assert (factors.recall <= bound + 1e-12).all()
-
-
 def two_prefixes(seed):
     rng = np.random.default_rng(seed)
     labels = ["".join(rng.permutation(list("VVVIII"[: rng.integers(3, 7)]))) for _ in range(2)]
@@ -220,19 +198,9 @@ def test_calibration_of_known_laws(law, ordered, shaped):
 
 
 def test_a_tie_across_the_edge_counts_as_ordered():
-    steps = _steps_of([[0.0, -1.0], [0.0, -1.0]], valid_gaps=[[0.0, -1.0], [-1.0, -1.0]])
+    steps = SimpleNamespace(tokens=SimpleNamespace(first=[0, 2, 4]))
+    steps.gap, steps.sorted_gap = np.array([0, -1, -1, -1.0]), np.array([0, -1, 0, -1.0])
     assert theorems.order_calibrated(steps).tolist() == [True, False]
-
-
-def _steps_of(sorted_gaps, valid_gaps):
-    from types import SimpleNamespace
-
-    first = np.cumsum([0, *map(len, valid_gaps)])
-    return SimpleNamespace(
-        tokens=SimpleNamespace(first=first),
-        gap=np.concatenate(valid_gaps),
-        sorted_gap=np.concatenate(sorted_gaps),
-    )
 
 
 def test_bad_requests_are_named():
@@ -271,9 +239,9 @@ def test_entropy_at_its_ends():
 
 @pytest.mark.parametrize("v", [2, 5, 50])
 def test_one_step_attains_the_bound(v):
-    for z in (0.1, 1.0, 8.0):
-        val, div = theorems.product_law(z, [v])
-        assert div == pytest.approx(theorems.diversity_bound(val, [v]), abs=1e-12)
+    val, div = theorems.product_law(np.array([0.1, 1.0, 8.0]), [v])
+    assert div == pytest.approx(theorems.diversity_bound(val, [v]), abs=1e-12)
+    assert div == pytest.approx(theorems.at_validity(val, [v]), abs=1e-12)
 
 
 def test_a_reference_model_of_the_law_has_what_the_formulas_say():
@@ -333,8 +301,7 @@ CHECKS = {
 
 @pytest.mark.parametrize("name", CHECKS)
 def test_the_theorem_holds_on_everything_looked_at(name):
-    found = CHECKS[name]()
-    assert found.verdict == "holds" and found.violation <= theorems.ROUNDING
+    assert CHECKS[name]().verdict == "holds"
 
 
 def unweighted(trie, share):
@@ -345,24 +312,17 @@ def unweighted(trie, share):
 
 
 real_loss, real_bound, real_recall = theorems.head_loss, theorems.bound_at, theorems.recall_bound
-BROKEN = [
-    ("factorisation", theorems, "_part_of_answers", unweighted),
-    ("hardness_bound", theorems, "recall_bound", lambda p, e, r, m: real_recall(p, e, r, m + 1)),
-    ("loss_rises", theorems, "head_loss", lambda v, a: real_loss(v, 30 - np.minimum(a, 30))),
-    (
-        "validity_bounds_diversity",
-        theorems,
-        "bound_at",
-        lambda nats, v: real_bound(1.01 * nats, v),
-    ),
-    ("least_loss_is_at_two", theorems, "least_loss", lambda eps: real_loss(3, -np.log(eps))),
-    ("least_loss_limits", theorems, "least_loss", lambda eps: 1.01 * real_loss(2, -np.log(eps))),
-]
+BROKEN = {
+    "factorisation": ("_part_of_answers", unweighted),
+    "hardness_bound": ("recall_bound", lambda p, e, r, m: real_recall(p, e, r, m + 1)),
+    "loss_rises": ("head_loss", lambda v, a: real_loss(v, 30 - np.minimum(a, 30))),
+    "validity_bounds_diversity": ("bound_at", lambda nats, v: real_bound(1.01 * nats, v)),
+    "least_loss_is_at_two": ("least_loss", lambda eps: real_loss(3, -np.log(eps))),
+    "least_loss_limits": ("least_loss", lambda eps: 1.01 * real_loss(2, -np.log(eps))),
+}
 
 
-@pytest.mark.parametrize(
-    ("name", "module", "attribute", "wrong"), BROKEN, ids=[b[0] for b in BROKEN]
-)
-def test_a_wrong_theorem_shows(monkeypatch, name, module, attribute, wrong):
-    monkeypatch.setattr(module, attribute, wrong)
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_wrong_theorem_shows(monkeypatch, name):
+    monkeypatch.setattr(theorems, *BROKEN[name])
     assert CHECKS[name]().verdict == "fails"
