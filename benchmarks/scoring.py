@@ -21,7 +21,6 @@ from calib_utils.models import scoring
 
 TOLERANCE = 1e-2  # nats; float32 sums in another order differ by less
 SUBSET = 32  # pairs on which a batch size is chosen
-ROWS = 256  # of a batch, where products are timed alone
 FULL_SEQUENCE_SIZES = (1, 2, 4, 8, 16, 32)
 CACHED_SIZES = (16, 64, 256)
 
@@ -61,7 +60,6 @@ def main() -> None:
     forward = common.timed(lambda: forward_only(model, prompt), options.repeats)
     peak = max(peak, common.gemm_peak_flops())
     bound = forward_flops(model.network, prompt) / peak
-    products = own_products_s(model.network, prompt)
     record = {
         "benchmark": "scoring",
         "model": model.name,
@@ -77,35 +75,30 @@ def main() -> None:
         "bound_wall_s": bound,
         "gemm_share": bound / ours.wall_s,
         "gemm_share_forward": bound / forward.wall_s,
-        "own_products_wall_s": products,
     }
     reference = ours.value.log_p.to_numpy()
 
     def compare(name: str, way: Way, sizes: tuple[int, ...], limit: int | None) -> None:
-        subset = _spread(everything, max(SUBSET, max(sizes)))
+        subset = _spread(len(everything), max(SUBSET, *sizes))
         way(subset[:4], 4)
         tried = {size: common.timed(partial(way, subset, size), 1).wall_s for size in sizes}
         size = min(tried, key=tried.get)
-        chosen = everything if limit is None else _spread(everything, limit)
-        timing = common.timed(partial(way, chosen, size), options.repeats)
+        chosen = everything if limit is None else _spread(len(everything), limit)
         share = len(everything) / len(chosen)
+        timing = common.timed(partial(way, chosen, size), options.repeats).scaled(share)
         difference = float(np.abs(timing.value - reference[chosen]).max())
-        record.update(
-            {
-                f"{name}_wall_s": timing.wall_s * share,
-                f"{name}_cpu_s": timing.cpu_s * share,
-                f"{name}_repeats": timing.repeats,
-                f"{name}_others_cores": timing.others_cores,
-                f"{name}_pairs_timed": len(chosen),
-                f"{name}_extrapolated": len(chosen) < len(everything),
-                f"{name}_batch_size": size,
-                f"{name}_batch_sizes_tried": " ".join(map(str, sizes)),
-                f"{name}_ratio_wall": timing.wall_s * share / ours.wall_s,
-                f"{name}_ratio_cpu": timing.cpu_s * share / ours.cpu_s,
-                f"{name}_max_abs_difference_nats": difference,
-            }
-        )
-        print(f"{name}: {timing.wall_s * share:.1f} s, batch {size}", file=sys.stderr)
+        record.update(timing.columns(name))
+        more = {
+            "pairs_timed": len(chosen),
+            "extrapolated": len(chosen) < len(everything),
+            "batch_size": size,
+            "batch_sizes_tried": " ".join(map(str, sizes)),
+            "ratio_wall": timing.wall_s / ours.wall_s,
+            "ratio_cpu": timing.cpu_s / ours.cpu_s,
+            "max_abs_difference_nats": difference,
+        }
+        record.update({f"{name}_{key}": value for key, value in more.items()})
+        print(f"{name}: {timing.wall_s:.1f} s, batch {size}", file=sys.stderr)
         assert difference <= TOLERANCE, f"{name} differs from ours by {difference} nat"
 
     compare("cached_batch", cached_batch(model.network, pairs), CACHED_SIZES, None)
@@ -139,32 +132,11 @@ def forward_flops(network, prompt) -> float:
 
     Attention's own products and everything element-wise count as nothing. Dense models only.
     """
-    body, head = _linear_layers(network)
-    nodes = prompt.trie.n_nodes  # the root is the prompt's last token
-    per_token = sum(module.weight.numel() for module in body)
-    return 2.0 * (per_token * (len(prompt.ids) + nodes - 1) + head.weight.numel() * nodes)
-
-
-@torch.inference_mode()
-def own_products_s(network, prompt) -> float:
-    """Seconds for the same products in the model's own shapes alone, scaled up from one batch.
-
-    Narrow matrices run below the square products' rate, so this limit is nearer than the bound.
-    """
-    body, head = _linear_layers(network)
-    wide, out = torch.randn(ROWS, head.in_features), torch.empty(ROWS, head.out_features)
-    inputs = {module.in_features: torch.randn(ROWS, module.in_features) for module in body}
-    body_s = common.timed(lambda: [module(inputs[module.in_features]) for module in body]).wall_s
-    head_s = common.timed(lambda: torch.mm(wide, head.weight.t(), out=out)).wall_s
-    nodes = prompt.trie.n_nodes
-    return (body_s * (len(prompt.ids) + nodes - 1) + head_s * nodes) / ROWS
-
-
-def _linear_layers(network) -> tuple[list[torch.nn.Linear], torch.nn.Linear]:
-    """All but the output head, and the output head."""
     head = network.get_output_embeddings()
     linear = (module for module in network.modules() if isinstance(module, torch.nn.Linear))
-    return [module for module in linear if module is not head], head
+    per_token = sum(module.weight.numel() for module in linear if module is not head)
+    nodes = prompt.trie.n_nodes  # the root is the prompt's last token
+    return 2.0 * (per_token * (len(prompt.ids) + nodes - 1) + head.weight.numel() * nodes)
 
 
 def sequence(network, pairs: Pairs) -> Way:
@@ -272,11 +244,9 @@ def minicons(model, pairs: Pairs) -> Way:
     return run
 
 
-def _spread(indices: np.ndarray, count: int) -> np.ndarray:
-    """`count` of the indices, evenly spread; all of them when there are fewer."""
-    if count >= len(indices):
-        return indices
-    return indices[np.linspace(0, len(indices) - 1, count).astype(int)]
+def _spread(n: int, count: int) -> np.ndarray:
+    """`count` of so many indices, evenly spread; all of them where there are fewer."""
+    return np.linspace(0, n - 1, min(n, count)).astype(int)
 
 
 if __name__ == "__main__":
