@@ -47,8 +47,10 @@ from calib_utils.results.storage import KEY
 from calib_utils.studies import formal_framework, levers, logit_shape
 
 TEXT_TOLERANCE = 1e-3  # nats a token, in float32
-_LOGIT_TOLERANCE = 0.01  # of logits as they are, in float32
-_OTHER_DRAWS = 0.02  # share of draws that may be another answer on another machine
+_TOLERANCE = {TEXTS: TEXT_TOLERANCE, LABELS: 0}
+# In float32, where that of the numbers is less: of logits as they are, of `alike` steps, and the
+# share of draws that may be another answer on another machine.
+_LEAST = {LOGITS: 0.01, STEPS: 0.01, DRAWS: 0.02}
 _ROWS_AGAIN = "`reproduce --update` measures them again"
 
 
@@ -121,17 +123,19 @@ def recompute(
         whether the stored convention is today's.
     """
     kind, generator = _kind_of(path), generator or np.random.default_rng(0)
-    then, n, gaps, most = _AGAIN[kind](path, update, n, generator)
+    record = _record_of(path, kind)
+    n_rows, gaps = _AGAIN[kind](path, record, update=update, n=n, generator=generator)
     of = max(gaps, key=gaps.get)
+    most = _TOLERANCE.get(kind, max(_LEAST.get(kind, 0), storage.tolerance_of(record)))
     row = {
-        "model": path.parent.parent.name if kind == LABELS else then["model"],
+        "model": path.parent.parent.name if kind == LABELS else record["model"],
         "task": path.name if kind == ROWS else f"{kind}/{path.name}",
-        "rows": n,
+        "rows": n_rows,
         "largest difference": gaps[of],
         "of": of,
         "tolerance": most,
         "same": gaps[of] <= most,
-        "convention is current": conventions.is_current(kind, then),
+        "convention is current": conventions.is_current(kind, record),
     }
     return pd.DataFrame([row])
 
@@ -142,15 +146,13 @@ def _kind_of(path: Path) -> str:
     return next((name for name in names if name in conventions.FOLDERS), ROWS)
 
 
-def _rows_again(folder: Path, update: bool, *_) -> tuple:
-    found = storage.read(folder)
-    if found is None:
-        raise ResultsError(f"nothing is stored in {folder}: measure it first")
-    record = found.record
+# Each gives how many rows were computed, and the largest difference in each of what they hold.
+
+
+def _rows_again(folder: Path, record: dict, update: bool, **_) -> tuple[int, dict]:
+    found, policies = storage.read(folder), Policies(**record["policies"])
     with tempfile.TemporaryDirectory() as scratch:
-        request = request_for(
-            _model(folder, record), record["task"], Policies(**record["policies"]), None, scratch
-        )
+        request = request_for(_model(folder, record), record["task"], policies, None, scratch)
         request.tables(
             _settings_of(found.settings),
             list(dict.fromkeys(found.answers.temperature)),
@@ -159,8 +161,7 @@ def _rows_again(folder: Path, update: bool, *_) -> tuple:
         )
         again = storage.read(request.folder)
     # Where answers, or losses of some settings alone, are stored, more is measured than is stored.
-    one = {name: getattr(found, name) for name in storage.ROW_KEYS}
-    other = {name: getattr(again, name) for name in storage.ROW_KEYS}
+    one, other = ({name: getattr(t, name) for name in storage.ROW_KEYS} for t in (found, again))
     other["losses"] = other["losses"].merge(one["losses"][KEY].drop_duplicates(), on=KEY)
     other["settings"] = other["settings"].merge(one["settings"][KEY], on=KEY)
     gaps = {
@@ -171,11 +172,11 @@ def _rows_again(folder: Path, update: bool, *_) -> tuple:
     gaps |= {n: np.inf for n in conventions.IDENTITY[ROWS] if record[n] != again.record[n]}
     if update:
         storage.write(folder, again, again.record)
-    return record, len(found.settings), gaps, storage.tolerance_of(record)
+    return len(found.settings), gaps
 
 
-def _study_again(path: Path, update: bool, *_) -> tuple:
-    (settings, record), gaps = formal_framework.read(path), {}
+def _study_again(path: Path, record: dict, update: bool, **_) -> tuple[int, dict]:
+    settings, gaps = formal_framework.read(path)[0], {}
     model = _model(path, record)
     with tempfile.TemporaryDirectory() as scratch:
         formal_framework.study(model, get_task(record["task"]), record["end"], scratch)
@@ -186,51 +187,47 @@ def _study_again(path: Path, update: bool, *_) -> tuple:
             gaps |= {f"{new.name}, {column}": gap for column, gap in found.items()}
             if update:
                 files.keep(old, new.read_bytes())
-    return record, len(settings), gaps, storage.tolerance_of(record)
+    return len(settings), gaps
 
 
-def _levers_again(path: Path, *_) -> tuple:
-    table, record = levers.read(path)
+def _levers_again(path: Path, record: dict, **_) -> tuple[int, dict]:
+    table = levers.read(path)[0]
     again = levers.answers_of(_model(path, record), record["task"], record["end"])
-    gaps = storage.differences(table, again, ["variant", "temperature", "answer"])
-    return record, len(table), gaps, storage.tolerance_of(record)
+    return len(table), storage.differences(table, again, ["variant", "temperature", "answer"])
 
 
-def _draws_again(path: Path, *_) -> tuple:
-    table, record = draws.read(path)
+def _draws_again(path: Path, record: dict, **_) -> tuple[int, dict]:
+    table = draws.read(path)[0]
     request = request_for(_model(path, record), record["task"], Policies(**record["policies"]))
     again = draws.table_of(request, _settings_of(table.drop_duplicates(KEY)))
     # Far down the ranking the last digits decide what is drawn: only valid answers are compared.
     answers, anew = (one.text.where(one.valid, "") for one in (table, again))
-    most = max(_OTHER_DRAWS, storage.tolerance_of(record))
-    return record, len(table), {"answers": float((answers != anew).mean())}, most
+    return len(table), {"answers": float((answers != anew).mean())}
 
 
-def _logits_again(path: Path, update: bool, *_) -> tuple:
-    curves, record = records.read_logits(path)
+def _logits_again(path: Path, record: dict, **_) -> tuple[int, dict]:
+    curves = records.read_logits(path)[0]
     asked = tuple(query for query in logit_shape.QUERIES if query.label in curves)
     again = logit_shape.logit_curves(_model(path, record), asked)
     same = list(curves) == list(again) and len(curves) == len(again)
-    gaps = {"logits": float((curves - again).abs().to_numpy().max()) if same else np.inf}
-    return record, len(curves), gaps, max(_LOGIT_TOLERANCE, storage.tolerance_of(record))
+    return len(curves), {"logits": (curves - again).abs().to_numpy().max() if same else np.inf}
 
 
-def _steps_again(path: Path, update: bool, *_) -> tuple:
-    steps, record = explorer.read(path)
-    model, task = _model(path, record), record["task"]
+def _steps_again(path: Path, record: dict, **_) -> tuple[int, dict]:
+    steps, task = explorer.read(path)[0], record["task"]
     with tempfile.TemporaryDirectory() as scratch:
-        again = explorer.keep(model, [task], record["end"], scratch).get(task, ())
+        again = explorer.keep(_model(path, record), [task], record["end"], scratch).get(task, ())
     same = len(steps) == len(again) and all(map(explorer.alike, steps, again))
-    return record, len(steps), {"steps": 0.0 if same else np.inf}, _LOGIT_TOLERANCE
+    return len(steps), {"steps": 0.0 if same else np.inf}
 
 
-def _texts_again(folder: Path, _, n: int, generator: np.random.Generator) -> tuple:
+def _texts_again(folder: Path, record: dict, n: int, generator, **_) -> tuple[int, dict]:
     n, gap = rescore(folder, n, generator)
-    return records.read_record(folder), n, {"log_p": gap}, TEXT_TOLERANCE
+    return n, {"log_p": gap}
 
 
-def _labels_again(path: Path, _, n: int, generator: np.random.Generator) -> tuple:
-    table, record = verifiers.read(path)
+def _labels_again(path: Path, record: dict, n: int, generator, **_) -> tuple[int, dict]:
+    table = verifiers.read(path)[0]
     chosen = _items(path, table, record)
     chosen = chosen.sample(min(n, len(chosen)), random_state=generator)
     again = _judge_of(record).judge(chosen[list(verifiers.ITEM_COLUMNS)])
@@ -238,10 +235,10 @@ def _labels_again(path: Path, _, n: int, generator: np.random.Generator) -> tupl
     old = table.loc[chosen.index, names].astype(object)
     new = again[names].astype(object).set_index(old.index)
     wrong = ~((old == new) | (old.isna() & new.isna())).all(axis=1)
-    return record, len(chosen), {"labels": int(wrong.sum())}, 0
+    return len(chosen), {"labels": int(wrong.sum())}
 
 
-_AGAIN: dict[str, Callable[..., tuple]] = {
+_AGAIN: dict[str, Callable[..., tuple[int, dict]]] = {
     ROWS: _rows_again,
     FRAMEWORK: _study_again,
     LOGITS: _logits_again,
@@ -311,19 +308,17 @@ def _settings_of(table: pd.DataFrame) -> list:
 def rescore(
     folder: Path, n: int, generator: np.random.Generator, model: Model | None = None
 ) -> tuple[int, float]:
-    """Scores some texts of a stored sweep by their token ids under the model; draws none again.
+    """Scores at most `n` texts of one tree of a stored sweep by their token ids; draws none again.
+
+    None is scored after a written opening: its text is stored and its tokens are not, and a model
+    may write a text in other tokens than its tokenizer would.
 
     Args:
-        folder: of texts; those of one tree are scored.
-        n: texts at most.
         model: by default the one that the record names.
 
     Returns:
         How many were scored, and the largest difference of a stored log-probability, in nats a
-        token: of each forced token, and of each completion over its length; infinite where the
-        tokens do not spell the text. None is scored after a written opening: its text is stored
-        and its tokens are not, and a model may write a text in other tokens than its tokenizer
-        would.
+        token, of a forced token or a whole completion; infinite where tokens spell another text.
 
     Raises:
         ResultsError: texts of no sweep, which come without their token ids.
@@ -428,10 +423,10 @@ def as_table(found: list[Checked], root: Path) -> pd.DataFrame:
 def recompute_some(
     found: list[Checked], n: int, seed: int | str = 0, longest: float = math.inf
 ) -> list[Checked]:
-    """Computes some stored tables again, and scores some stored texts, where the model is at hand.
+    """Computes some stored tables again, each whole, and scores some stored texts.
 
-    A table is compared whole, since its rows share a pass. What was at fault already is left out,
-    and so are replies, which are stored without token ids, and texts in half precision.
+    Left out are what was at fault already, replies, which are stored without token ids, and texts
+    in half precision.
 
     Args:
         n: tables, and as many texts, for each model, drawn over its folders.
@@ -439,8 +434,8 @@ def recompute_some(
         longest: tables whose record says more seconds than that are left out.
 
     Returns:
-        What was drawn, each with a fault where the weights give something else, or a note where
-        the model is not here.
+        What was drawn, with a fault where the weights give something else, or a note where the
+        model is not here.
     """
     places: dict[tuple[str, str], list[Path]] = {}
     for one in (one for one in found if one.verdict != ERROR):
@@ -689,26 +684,20 @@ def _study_faults(path: Path, table: pd.DataFrame, record: Mapping) -> Iterator[
         if wrong := records.wrong_columns(table, kinds):
             yield f"has {wrong}"
     else:
-        steps = sum(column.startswith("alpha_") for column in table)
-        factors = [f"{part}_{step + 1}" for part in ("alpha", "beta") for step in range(steps)]
+        factors = [name for name in table if re.fullmatch(r"(alpha|beta)_\d+", name)]
         kinds = {**dict.fromkeys([*KEY, *storage.NUMBERS, *factors], float), "rule": str}
         if wrong := records.wrong_columns(table, kinds):
             yield f"has {wrong}"
         elif not table[KEY].equals(keys(formal_framework.settings())):
             yield "has not the settings of a study"
         else:
-            n = len(get_task(task).answers)
             tolerance = storage.tolerance_of(record)
-            yield from storage.setting_faults(table.assign(n_answers=n), tolerance)
+            counted = table.assign(n_answers=len(get_task(task).answers))
+            yield from storage.setting_faults(counted, tolerance)
             # Thm. E.1: the factors of the steps make precision and recall.
-            product = pd.DataFrame(
-                {
-                    name: table[[f for f in factors if f.startswith(part)]].prod(axis=1)
-                    for name, part in (("sequence_precision", "alpha"), ("sequence_recall", "beta"))
-                }
-            )
-            for name, gap in storage.differences(product, table[list(product)], []).items():
-                if gap > tolerance:
+            for name, part in (("sequence_precision", "alpha_"), ("sequence_recall", "beta_")):
+                product = table.filter(like=part).prod(axis=1).to_frame(name)
+                if storage.differences(product, table[[name]], [])[name] > tolerance:
                     yield f"has factors that do not make its {name}"
 
 

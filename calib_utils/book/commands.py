@@ -602,7 +602,7 @@ def _called(model: str, name: str) -> str:
 
 
 def _run(options) -> int:
-    from calib_utils.book import contents, pictures
+    from calib_utils.book import build, contents
 
     options.model = _named(options.model)
     if options.name is not None:
@@ -628,7 +628,7 @@ def _run(options) -> int:
     contents.write_table_of_contents(book_dir)
     own_book = book_dir == paths.book_dir().resolve()
     if jobs and options.model == HEADLINE and own_book and not failed:
-        pictures.write_readme_figure()
+        build.write_readme_figure()
     return 1 if failed else 0
 
 
@@ -729,9 +729,9 @@ def _book(options) -> None:
 
 
 def _export(options) -> None:
-    from calib_utils.book.export import export
+    from calib_utils.book import build
 
-    table = export(options.folder, options.model, options.pdf)
+    table = build.export(options.folder, options.model, options.pdf)
     print(f"{len(table)} files and a list of them, index.csv, in {options.folder}")
 
 
