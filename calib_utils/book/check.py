@@ -47,33 +47,7 @@ from calib_utils.results.storage import KEY
 from calib_utils.studies import formal_framework, levers, logit_shape
 
 TEXT_TOLERANCE = 1e-3  # nats a token, in float32
-_TOLERANCE = {TEXTS: TEXT_TOLERANCE, LABELS: 0}
-# In float32, where that of the numbers is less: of logits as they are, of `alike` steps, and the
-# share of draws that may be another answer on another machine.
-_LEAST = {LOGITS: 0.01, STEPS: 0.01, DRAWS: 0.02}
 _ROWS_AGAIN = "`reproduce --update` measures them again"
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """A kind of file that carries its own record, and the notebook that makes it anew."""
-
-    files: str
-    read: Callable
-    chapter: str
-
-    def again(self, path: Path) -> str:
-        return f"delete {path.name} and run {self.chapter}"
-
-
-_KEPT = {
-    LABELS: _Kept("*.parquet", verifiers.read, "04_order_calibration"),
-    LOGITS: _Kept("*.parquet", records.read_logits, "06_logit_shape"),
-    STEPS: _Kept("*.json", explorer.read, "03_oracle_cutoffs"),
-    FRAMEWORK: _Kept("*.parquet", formal_framework.read, "01_formal_framework"),
-    LEVERS: _Kept("*.parquet", levers.read, "08_levers"),
-    DRAWS: _Kept("*.parquet", draws.read, "03_oracle_cutoffs"),
-}
 
 
 # Computing again what is stored.
@@ -84,10 +58,7 @@ def stored(results_dir: Path, model: str | None = None, kind: str = ROWS) -> lis
 
     Of a study of the formal framework, its table of settings.
     """
-    record, kept = storage.RECORD, {FRAMEWORK: "*.settings.parquet"}
-    names = {ROWS: f"*/{record}", TEXTS: f"{TEXTS}/*/{record}"}
-    names |= {name: f"{name}/{kept.get(name, one.files)}" for name, one in _KEPT.items()}
-    found = sorted(Path(results_dir).glob(f"{model or '*'}/{names[kind]}"))
+    found = sorted(Path(results_dir).glob(f"{model or '*'}/{_KINDS[kind].files}"))
     own = [path for path in found if not path.name.startswith(".")]
     return [path.parent for path in own] if kind in (ROWS, TEXTS) else own
 
@@ -99,7 +70,7 @@ def reproduce(
 
     Left out are replies without token ids, and labels that a model gave.
     """
-    for kind in _AGAIN:
+    for kind in _KINDS:
         for path in stored(results_dir, model, kind):
             if _can_be_again(path, kind):
                 yield recompute(path, update)
@@ -123,10 +94,10 @@ def recompute(
         whether the stored convention is today's.
     """
     kind, generator = _kind_of(path), generator or np.random.default_rng(0)
-    record = _record_of(path, kind)
-    n_rows, gaps = _AGAIN[kind](path, record, update=update, n=n, generator=generator)
+    record, most = _KINDS[kind].read(path)[1], _KINDS[kind].tolerance
+    n_rows, gaps = _KINDS[kind].again(path, record, update=update, n=n, generator=generator)
     of = max(gaps, key=gaps.get)
-    most = _TOLERANCE.get(kind, max(_LEAST.get(kind, 0), storage.tolerance_of(record)))
+    most = most if kind in _TEXTUAL else max(most, storage.tolerance_of(record))
     row = {
         "model": path.parent.parent.name if kind == LABELS else record["model"],
         "task": path.name if kind == ROWS else f"{kind}/{path.name}",
@@ -238,15 +209,51 @@ def _labels_again(path: Path, record: dict, n: int, generator, **_) -> tuple[int
     return len(chosen), {"labels": int(wrong.sum())}
 
 
-_AGAIN: dict[str, Callable[..., tuple[int, dict]]] = {
-    ROWS: _rows_again,
-    FRAMEWORK: _study_again,
-    LOGITS: _logits_again,
-    STEPS: _steps_again,
-    LEVERS: _levers_again,
-    DRAWS: _draws_again,
-    TEXTS: _texts_again,
-    LABELS: _labels_again,
+@dataclass(frozen=True)
+class _Kind:
+    """How one kind of stored thing is found, read, computed again, and got anew."""
+
+    files: str  # below a model's folder
+    read: Callable[[Path], tuple]  # what is stored, and its record
+    again: Callable[..., tuple[int, dict]]
+    anew: str  # in words; {} is its name
+    # Of texts nats a token, of labels their number. Of the others in float32, where that of its
+    # numbers is less: of logits as they are, and the share of draws that may be another answer.
+    tolerance: float = 0
+
+
+def _only_record(kind: str) -> Callable[[Path], tuple]:
+    return lambda path: (None, records.read_record(path, kind))
+
+
+def _run(notebook: str) -> str:
+    return f"delete {{}} and run {notebook}"
+
+
+_KINDS = {
+    ROWS: _Kind(f"*/{storage.RECORD}", _only_record(ROWS), _rows_again, _ROWS_AGAIN),
+    FRAMEWORK: _Kind(
+        f"{FRAMEWORK}/*.settings.parquet",
+        formal_framework.read,
+        _study_again,
+        _run("01_formal_framework"),
+    ),
+    LOGITS: _Kind(
+        f"{LOGITS}/*.parquet", records.read_logits, _logits_again, _run("06_logit_shape"), 0.01
+    ),
+    STEPS: _Kind(f"{STEPS}/*.json", explorer.read, _steps_again, _run("03_oracle_cutoffs"), 0.01),
+    LEVERS: _Kind(f"{LEVERS}/*.parquet", levers.read, _levers_again, _run("08_levers")),
+    DRAWS: _Kind(f"{DRAWS}/*.parquet", draws.read, _draws_again, _run("03_oracle_cutoffs"), 0.02),
+    TEXTS: _Kind(
+        f"{TEXTS}/*/{storage.RECORD}",
+        _only_record(TEXTS),
+        _texts_again,
+        "delete the folder and sweep again",
+        TEXT_TOLERANCE,
+    ),
+    LABELS: _Kind(
+        f"{LABELS}/*.parquet", verifiers.read, _labels_again, _run("04_order_calibration")
+    ),
 }
 _TEXTUAL = (TEXTS, LABELS)  # of which some are looked at, one by one
 
@@ -265,7 +272,7 @@ def _model(path: Path, record: Mapping) -> Model:
 
 
 def _can_be_again(path: Path, kind: str) -> bool:
-    record = _record_of(path, kind)
+    record = _KINDS[kind].read(path)[1]
     if kind == LABELS:
         return _judge_of(record) is not None
     return kind != TEXTS or ({"sweep", "files"} <= set(record) and record.get("dtype") == "float32")
@@ -439,13 +446,13 @@ def recompute_some(
     """
     places: dict[tuple[str, str], list[Path]] = {}
     for one in (one for one in found if one.verdict != ERROR):
-        model = one.folder.parents[one.kind == TEXTS]
-        folders = one.kind in (TABLE, TEXTS)
-        for path in [one.folder] if folders else stored(model.parent, model.name, one.kind):
-            quick = _record_of(path, one.kind).get("seconds", 0) <= longest
-            if quick and _can_be_again(path, one.kind):
-                kind = TEXTS if one.kind in _TEXTUAL else TABLE
-                places.setdefault((kind, model.name), []).append(path)
+        model, kind = one.folder.parents[one.kind == TEXTS], _kind_of(one.folder)
+        own = [one.folder] if kind in (ROWS, TEXTS) else stored(model.parent, model.name, kind)
+        for path in own:
+            quick = _KINDS[kind].read(path)[1].get("seconds", 0) <= longest
+            if quick and _can_be_again(path, kind):
+                drawn_as = TEXTS if kind in _TEXTUAL else TABLE
+                places.setdefault((drawn_as, model.name), []).append(path)
     checked = []
     for (kind, model), own in places.items():
         key = hashlib.sha256(f"{seed}/{kind}/{model}".encode()).digest()
@@ -459,21 +466,13 @@ def recompute_some(
     return checked
 
 
-def _record_of(path: Path, kind: str) -> dict:
-    if kind in _KEPT:
-        return _KEPT[kind].read(path)[1]
-    return records.read_record(path, TEXTS if kind == TEXTS else ROWS)
-
-
 def _recomputed(path: Path, n: int, generator: np.random.Generator) -> Iterator[Fault]:
     kind = _kind_of(path)
-    record = _record_of(path, kind)
+    record = _KINDS[kind].read(path)[1]
     if kind != LABELS and not _at_hand(record):
         what = f"not recomputed, {record['model']} is not here: fetch it and check again"
         yield Fault(what, NOTE)
         return
-    again = {ROWS: _ROWS_AGAIN, TEXTS: "delete the folder and sweep again"}
-    again |= {kept: one.again(path) for kept, one in _KEPT.items()}
     try:
         row = recompute(path, n=n, generator=generator).iloc[0]
     except CalibUtilsError as error:
@@ -481,7 +480,8 @@ def _recomputed(path: Path, n: int, generator: np.random.Generator) -> Iterator[
         return
     if not row.same:
         gap, most = f"{row['largest difference']:.2g}", f"{row.tolerance:g}"
-        yield Fault(f"{row.of}: computed again, {gap} apart, more than {most}: {again[kind]}")
+        anew = _KINDS[kind].anew.format(path.name)
+        yield Fault(f"{row.of}: computed again, {gap} apart, more than {most}: {anew}")
 
 
 def _at_hand(record: dict) -> bool:
@@ -654,21 +654,22 @@ def _sweep_faults(record: dict, table: pd.DataFrame) -> Iterator[Fault]:
 
 
 def _kept_faults(folder: Path, kind: str) -> Iterator[Fault]:
-    kept = _KEPT[kind]
+    kept = _KINDS[kind]
     for path in sorted(folder.iterdir()):
         plain = files.PLAIN_NAME.fullmatch(path.name) and not path.is_symlink()
-        if not plain or not path.is_file() or not path.match(kept.files):
+        if not plain or not path.is_file() or path.suffix != Path(kept.files).suffix:
             yield Fault(f"{path.name} is not a file of {kind}: delete it")
             continue
         try:
             table, record = kept.read(path)
-            yield from _identity_faults(kind, record, kept.again(path))
+            anew = kept.anew.format(path.name)
+            yield from _identity_faults(kind, record, anew)
             if kind == LABELS:
                 wrong = _label_faults(path, table, record)
             else:
                 yield from _model_faults(folder.parent.name, record)
                 wrong = _study_faults(path, table, record) if kind == FRAMEWORK else ()
-            yield from (Fault(f"{path.name} {what}: {kept.again(path)}") for what in wrong)
+            yield from (Fault(f"{path.name} {what}: {anew}") for what in wrong)
         except ResultsError as error:
             yield Fault(str(error))
 
