@@ -21,6 +21,7 @@ from calib_utils.models import scoring
 
 TOLERANCE = 1e-2  # nats; float32 sums in another order differ by less
 SUBSET = 32  # pairs on which a batch size is chosen
+SEQUENCE_PAIRS = 64  # timed by a forward per pair, scaled up
 FULL_SEQUENCE_SIZES = (1, 2, 4, 8, 16, 32)
 CACHED_SIZES = (16, 64, 256)
 
@@ -43,8 +44,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--task", default="rng-3")
     parser.add_argument("--peers", action="store_true", help="also lm-eval and minicons (minutes)")
-    parser.add_argument("--peer-pairs", type=int, help="time peers on so many pairs, extrapolate")
-    parser.add_argument("--sequence-pairs", type=int, default=64, help="for the forward per pair")
     common.add_options(parser)
     options = common.parse(parser)
     logging.disable(logging.WARNING)
@@ -52,7 +51,7 @@ def main() -> None:
     model, task = cu.load_model(options.model, device="cpu"), cu.get_task(options.task)
     prompt = cu.render_prompt(model, task)
     pairs = make_pairs(model, task)
-    everything = np.arange(len(pairs.texts))
+    n_pairs = len(pairs.texts)
     cu.answer_probabilities(model, cu.get_task("rng-1"))  # loads the weights, warms up
 
     peak = common.gemm_peak_flops()
@@ -78,19 +77,19 @@ def main() -> None:
     }
     reference = ours.value.log_p.to_numpy()
 
-    def compare(name: str, way: Way, sizes: tuple[int, ...], limit: int | None) -> None:
-        subset = _spread(len(everything), max(SUBSET, *sizes))
+    def compare(name: str, way: Way, sizes: tuple[int, ...], limit: int = n_pairs) -> None:
+        subset = _spread(n_pairs, max(SUBSET, *sizes))
         way(subset[:4], 4)
         tried = {size: common.timed(partial(way, subset, size), 1).wall_s for size in sizes}
         size = min(tried, key=tried.get)
-        chosen = everything if limit is None else _spread(len(everything), limit)
-        share = len(everything) / len(chosen)
-        timing = common.timed(partial(way, chosen, size), options.repeats).scaled(share)
+        chosen = _spread(n_pairs, limit)
+        timing = common.timed(partial(way, chosen, size), options.repeats)
+        timing = timing.scaled(n_pairs / len(chosen))
         difference = float(np.abs(timing.value - reference[chosen]).max())
         record.update(timing.columns(name))
         more = {
             "pairs_timed": len(chosen),
-            "extrapolated": len(chosen) < len(everything),
+            "extrapolated": len(chosen) < n_pairs,
             "batch_size": size,
             "batch_sizes_tried": " ".join(map(str, sizes)),
             "ratio_wall": timing.wall_s / ours.wall_s,
@@ -101,11 +100,11 @@ def main() -> None:
         print(f"{name}: {timing.wall_s:.1f} s, batch {size}", file=sys.stderr)
         assert difference <= TOLERANCE, f"{name} differs from ours by {difference} nat"
 
-    compare("cached_batch", cached_batch(model.network, pairs), CACHED_SIZES, None)
-    compare("sequence", sequence(model.network, pairs), (1,), options.sequence_pairs)
+    compare("cached_batch", cached_batch(model.network, pairs), CACHED_SIZES)
+    compare("sequence", sequence(model.network, pairs), (1,), SEQUENCE_PAIRS)
     if options.peers:
-        compare("lm_eval", lm_eval(model, pairs), FULL_SEQUENCE_SIZES, options.peer_pairs)
-        compare("minicons", minicons(model, pairs), FULL_SEQUENCE_SIZES, options.peer_pairs)
+        compare("lm_eval", lm_eval(model, pairs), FULL_SEQUENCE_SIZES)
+        compare("minicons", minicons(model, pairs), FULL_SEQUENCE_SIZES)
     common.save(record, options.out)
 
 

@@ -24,6 +24,7 @@ from calib_utils.core.rules import TABLE3_TEMPERATURES, OracleSize, table3_rules
 from calib_utils.models import scoring
 from calib_utils.results.measure import measure
 
+SAMPLE = 32  # nodes for the processors
 BATCHES = (1, 8, 32)
 TOLERANCE = 1e-6  # nats, with both sides in float64
 _WARPER = {"top_k": TopKLogitsWarper, "top_p": TopPLogitsWarper, "min_p": MinPLogitsWarper}
@@ -32,7 +33,6 @@ _WARPER = {"top_k": TopKLogitsWarper, "top_p": TopPLogitsWarper, "min_p": MinPLo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--task", default="rng-3")
-    parser.add_argument("--sample", type=int, default=32, help="nodes for the processors")
     common.add_options(parser)
     options = common.parse(parser)
 
@@ -50,7 +50,7 @@ def main() -> None:
     with mock.patch.object(scoring, "score", lambda *_: iter(stored)):
         grid = common.timed(lambda: measure(model, prompt, settings), options.repeats)
 
-    sample = np.unique(np.linspace(0, trie.n_nodes - 1, options.sample).astype(int))
+    sample = np.unique(np.linspace(0, trie.n_nodes - 1, SAMPLE).astype(int))
     logits = _rows(stored, sample)
     edges = [np.flatnonzero(trie.edge_node == node) for node in sample]
     tokens = [
