@@ -4,10 +4,9 @@ Clones the checkout three times, measures the same settings in each by the comma
 another hash seed in each and two threads in the last, and compares the tables with one another and
 with the committed rows. Exit status 1 where a difference exceeds the tolerance of float32.
 
-    python benchmarks/clones.py [--model NAME] [--task NAME ...]
+    python benchmarks/clones.py
 """
 
-import argparse
 import os
 import subprocess
 import sys
@@ -21,16 +20,15 @@ from calib_utils import paths
 from calib_utils.results import storage
 from calib_utils.results.storage import KEY
 
-RULES = ("none", "top_k=50", "top_p=0.9", "min_p=0.1", "oracle_size")
-TEMPERATURES = ("0.3", "1.0", "2.0")
+MODEL, TASKS = "smollm2-135m-instruct", ("rng-2", "us-states")
+RULES, TEMPERATURES = "none,top_k=50,top_p=0.9,min_p=0.1,oracle_size", "0.3,1.0,2.0"
 THREADS = (1, 1, 2)  # of each clone
 
 
-def measure(clone: Path, model: str, task: str, place: int) -> pd.DataFrame:
+def measure(clone: Path, task: str, place: int) -> pd.DataFrame:
     """The settings table of a clone's own code in a process of its own."""
-    command = [sys.executable, "-m", "calib_utils", "evaluate", "--model", model, "--task", task]
-    command += [part for rule in RULES for part in ("--rule", rule)]
-    command += [part for t in TEMPERATURES for part in ("--temperature", t)]
+    command = [sys.executable, "-m", "calib_utils", "evaluate", "--model", MODEL, "--task", task]
+    command += ["--rule", RULES, "--temperature", TEMPERATURES]
     command += ["--device", "cpu", "--results-dir", str(clone / "out")]
     own = {"PYTHONPATH": str(clone), "PYTHONHASHSEED": str(place)}
     own["OMP_NUM_THREADS"] = str(THREADS[place])
@@ -44,12 +42,10 @@ def _gap(one: pd.DataFrame, other: pd.DataFrame) -> float:
     return max(storage.differences(one.merge(both), other.merge(both), KEY).values())
 
 
-def compare(model: str, task: str, clones: list[Path]) -> list[dict]:
+def compare(task: str, clones: list[Path]) -> list[dict]:
     """A row per pair: whose tables, identical to the bit or not, largest difference."""
-    tables = {f"clone {i + 1}": measure(c, model, task, i) for i, c in enumerate(clones)}
-    stored = paths.default_results_dir() / model / task
-    if stored.is_dir():
-        tables["committed"] = storage.read(stored).settings
+    tables = {f"clone {i + 1}": measure(clone, task, i) for i, clone in enumerate(clones)}
+    tables["committed"] = storage.read(paths.default_results_dir() / MODEL / task).settings
     return [
         {
             "task": task,
@@ -65,16 +61,11 @@ def compare(model: str, task: str, clones: list[Path]) -> list[dict]:
 
 def main() -> int:
     """Prints the table; 1 where clones do not agree."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="smollm2-135m-instruct")
-    parser.add_argument("--task", action="append")
-    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         clones = [Path(folder) / str(i) for i in range(len(THREADS))]
         for clone in clones:
             subprocess.run(["git", "clone", "-q", paths.project_root(), clone], check=True)
-        tasks = options.task or ["rng-2", "us-states"]
-        rows = [row for task in tasks for row in compare(options.model, task, clones)]
+        rows = [row for task in TASKS for row in compare(task, clones)]
     found = pd.DataFrame(rows)
     found.to_csv(sys.stdout, index=False, float_format="%.2g")
     return int((found["largest difference"] > storage.TOLERANCE["float32"]).any())

@@ -4,11 +4,13 @@ import argparse
 import json
 import os
 import platform
+import re
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -37,13 +39,12 @@ class Timing:
     others_cores: float | None
     value: Any
 
-    def columns(self, prefix: str) -> dict:
-        return {
-            f"{prefix}_wall_s": self.wall_s,
-            f"{prefix}_cpu_s": self.cpu_s,
-            f"{prefix}_repeats": self.repeats,
-            f"{prefix}_others_cores": self.others_cores,
-        }
+    def scaled(self, share: float) -> "Timing":
+        return replace(self, wall_s=share * self.wall_s, cpu_s=share * self.cpu_s)
+
+    def columns(self, way: str = "") -> dict:
+        names = ("wall_s", "cpu_s", "repeats", "others_cores")
+        return {f"{way}_{name}".lstrip("_"): getattr(self, name) for name in names}
 
 
 def timed(function: Callable[[], Any], repeats: int = 3, patience_s: float = 60.0) -> Timing:
@@ -114,20 +115,17 @@ def describe() -> dict:
         "version_python": platform.python_version(),
     }
     for package in _PACKAGES:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             record[f"version_{package.replace('-', '_')}"] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return record
 
 
 def _cpu_name() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        found = re.search(r"(?m)^model name\s*:(.*)$", Path("/proc/cpuinfo").read_text())
     except OSError:
-        return platform.processor() or "unknown"
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or "unknown"
+        found = None
+    return (found[1].strip() if found else platform.processor()) or "unknown"
 
 
 def save(record: dict, path: Path | None) -> None:

@@ -55,10 +55,7 @@ def one_task(model_name: str, task_name: str, repeats: int) -> dict:
     return {
         "n_answers": len(task.answers),
         "n_nodes": n_nodes,
-        "wall_s": timing.wall_s,
-        "cpu_s": timing.cpu_s,
-        "repeats": timing.repeats,
-        "others_cores": timing.others_cores,
+        **timing.columns(),
         "wall_ms_per_node": 1e3 * timing.wall_s / n_nodes,
         "extra_memory_mb": (_status_bytes("VmHWM") - before) / 1e6,
         "loaded_memory_mb": before / 1e6,

@@ -21,7 +21,7 @@ from calib_utils.models import scoring
 
 TOLERANCE = 1e-2  # nats; float32 sums in another order differ by less
 SUBSET = 32  # pairs on which a batch size is chosen
-ROWS = 256  # of a batch, where products are timed alone
+SEQUENCE_PAIRS = 64  # timed by a forward per pair, scaled up
 FULL_SEQUENCE_SIZES = (1, 2, 4, 8, 16, 32)
 CACHED_SIZES = (16, 64, 256)
 
@@ -44,8 +44,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--task", default="rng-3")
     parser.add_argument("--peers", action="store_true", help="also lm-eval and minicons (minutes)")
-    parser.add_argument("--peer-pairs", type=int, help="time peers on so many pairs, extrapolate")
-    parser.add_argument("--sequence-pairs", type=int, default=64, help="for the forward per pair")
     common.add_options(parser)
     options = common.parse(parser)
     logging.disable(logging.WARNING)
@@ -53,7 +51,7 @@ def main() -> None:
     model, task = cu.load_model(options.model, device="cpu"), cu.get_task(options.task)
     prompt = cu.render_prompt(model, task)
     pairs = make_pairs(model, task)
-    everything = np.arange(len(pairs.texts))
+    n_pairs = len(pairs.texts)
     cu.answer_probabilities(model, cu.get_task("rng-1"))  # loads the weights, warms up
 
     peak = common.gemm_peak_flops()
@@ -61,7 +59,6 @@ def main() -> None:
     forward = common.timed(lambda: forward_only(model, prompt), options.repeats)
     peak = max(peak, common.gemm_peak_flops())
     bound = forward_flops(model.network, prompt) / peak
-    products = own_products_s(model.network, prompt)
     record = {
         "benchmark": "scoring",
         "model": model.name,
@@ -77,42 +74,37 @@ def main() -> None:
         "bound_wall_s": bound,
         "gemm_share": bound / ours.wall_s,
         "gemm_share_forward": bound / forward.wall_s,
-        "own_products_wall_s": products,
     }
     reference = ours.value.log_p.to_numpy()
 
-    def compare(name: str, way: Way, sizes: tuple[int, ...], limit: int | None) -> None:
-        subset = _spread(everything, max(SUBSET, max(sizes)))
+    def compare(name: str, way: Way, sizes: tuple[int, ...], limit: int = n_pairs) -> None:
+        subset = _spread(n_pairs, max(SUBSET, *sizes))
         way(subset[:4], 4)
         tried = {size: common.timed(partial(way, subset, size), 1).wall_s for size in sizes}
         size = min(tried, key=tried.get)
-        chosen = everything if limit is None else _spread(everything, limit)
+        chosen = _spread(n_pairs, limit)
         timing = common.timed(partial(way, chosen, size), options.repeats)
-        share = len(everything) / len(chosen)
+        timing = timing.scaled(n_pairs / len(chosen))
         difference = float(np.abs(timing.value - reference[chosen]).max())
-        record.update(
-            {
-                f"{name}_wall_s": timing.wall_s * share,
-                f"{name}_cpu_s": timing.cpu_s * share,
-                f"{name}_repeats": timing.repeats,
-                f"{name}_others_cores": timing.others_cores,
-                f"{name}_pairs_timed": len(chosen),
-                f"{name}_extrapolated": len(chosen) < len(everything),
-                f"{name}_batch_size": size,
-                f"{name}_batch_sizes_tried": " ".join(map(str, sizes)),
-                f"{name}_ratio_wall": timing.wall_s * share / ours.wall_s,
-                f"{name}_ratio_cpu": timing.cpu_s * share / ours.cpu_s,
-                f"{name}_max_abs_difference_nats": difference,
-            }
-        )
-        print(f"{name}: {timing.wall_s * share:.1f} s, batch {size}", file=sys.stderr)
+        record.update(timing.columns(name))
+        more = {
+            "pairs_timed": len(chosen),
+            "extrapolated": len(chosen) < n_pairs,
+            "batch_size": size,
+            "batch_sizes_tried": " ".join(map(str, sizes)),
+            "ratio_wall": timing.wall_s / ours.wall_s,
+            "ratio_cpu": timing.cpu_s / ours.cpu_s,
+            "max_abs_difference_nats": difference,
+        }
+        record.update({f"{name}_{key}": value for key, value in more.items()})
+        print(f"{name}: {timing.wall_s:.1f} s, batch {size}", file=sys.stderr)
         assert difference <= TOLERANCE, f"{name} differs from ours by {difference} nat"
 
-    compare("cached_batch", cached_batch(model.network, pairs), CACHED_SIZES, None)
-    compare("sequence", sequence(model.network, pairs), (1,), options.sequence_pairs)
+    compare("cached_batch", cached_batch(model.network, pairs), CACHED_SIZES)
+    compare("sequence", sequence(model.network, pairs), (1,), SEQUENCE_PAIRS)
     if options.peers:
-        compare("lm_eval", lm_eval(model, pairs), FULL_SEQUENCE_SIZES, options.peer_pairs)
-        compare("minicons", minicons(model, pairs), FULL_SEQUENCE_SIZES, options.peer_pairs)
+        compare("lm_eval", lm_eval(model, pairs), FULL_SEQUENCE_SIZES)
+        compare("minicons", minicons(model, pairs), FULL_SEQUENCE_SIZES)
     common.save(record, options.out)
 
 
@@ -139,32 +131,11 @@ def forward_flops(network, prompt) -> float:
 
     Attention's own products and everything element-wise count as nothing. Dense models only.
     """
-    body, head = _linear_layers(network)
-    nodes = prompt.trie.n_nodes  # the root is the prompt's last token
-    per_token = sum(module.weight.numel() for module in body)
-    return 2.0 * (per_token * (len(prompt.ids) + nodes - 1) + head.weight.numel() * nodes)
-
-
-@torch.inference_mode()
-def own_products_s(network, prompt) -> float:
-    """Seconds for the same products in the model's own shapes alone, scaled up from one batch.
-
-    Narrow matrices run below the square products' rate, so this limit is nearer than the bound.
-    """
-    body, head = _linear_layers(network)
-    wide, out = torch.randn(ROWS, head.in_features), torch.empty(ROWS, head.out_features)
-    inputs = {module.in_features: torch.randn(ROWS, module.in_features) for module in body}
-    body_s = common.timed(lambda: [module(inputs[module.in_features]) for module in body]).wall_s
-    head_s = common.timed(lambda: torch.mm(wide, head.weight.t(), out=out)).wall_s
-    nodes = prompt.trie.n_nodes
-    return (body_s * (len(prompt.ids) + nodes - 1) + head_s * nodes) / ROWS
-
-
-def _linear_layers(network) -> tuple[list[torch.nn.Linear], torch.nn.Linear]:
-    """All but the output head, and the output head."""
     head = network.get_output_embeddings()
     linear = (module for module in network.modules() if isinstance(module, torch.nn.Linear))
-    return [module for module in linear if module is not head], head
+    per_token = sum(module.weight.numel() for module in linear if module is not head)
+    nodes = prompt.trie.n_nodes  # the root is the prompt's last token
+    return 2.0 * (per_token * (len(prompt.ids) + nodes - 1) + head.weight.numel() * nodes)
 
 
 def sequence(network, pairs: Pairs) -> Way:
@@ -272,11 +243,9 @@ def minicons(model, pairs: Pairs) -> Way:
     return run
 
 
-def _spread(indices: np.ndarray, count: int) -> np.ndarray:
-    """`count` of the indices, evenly spread; all of them when there are fewer."""
-    if count >= len(indices):
-        return indices
-    return indices[np.linspace(0, len(indices) - 1, count).astype(int)]
+def _spread(n: int, count: int) -> np.ndarray:
+    """`count` of so many indices, evenly spread; all of them where there are fewer."""
+    return np.linspace(0, n - 1, min(n, count)).astype(int)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from calib_utils.core.rules import TABLE3_TEMPERATURES, OracleSize, table3_rules
 from calib_utils.models import scoring
 from calib_utils.results.measure import measure
 
+SAMPLE = 32  # nodes for the processors
 BATCHES = (1, 8, 32)
 TOLERANCE = 1e-6  # nats, with both sides in float64
 _WARPER = {"top_k": TopKLogitsWarper, "top_p": TopPLogitsWarper, "min_p": MinPLogitsWarper}
@@ -32,7 +33,6 @@ _WARPER = {"top_k": TopKLogitsWarper, "top_p": TopPLogitsWarper, "min_p": MinPLo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--task", default="rng-3")
-    parser.add_argument("--sample", type=int, default=32, help="nodes for the processors")
     common.add_options(parser)
     options = common.parse(parser)
 
@@ -50,7 +50,7 @@ def main() -> None:
     with mock.patch.object(scoring, "score", lambda *_: iter(stored)):
         grid = common.timed(lambda: measure(model, prompt, settings), options.repeats)
 
-    sample = np.unique(np.linspace(0, trie.n_nodes - 1, options.sample).astype(int))
+    sample = np.unique(np.linspace(0, trie.n_nodes - 1, SAMPLE).astype(int))
     logits = _rows(stored, sample)
     edges = [np.flatnonzero(trie.edge_node == node) for node in sample]
     tokens = [
@@ -63,8 +63,7 @@ def main() -> None:
         if size <= len(sample)
     }
     size = min(tried, key=lambda size: tried[size].wall_s)
-    share = trie.n_nodes / len(sample)
-    processors_wall, processors_cpu = tried[size].wall_s * share, tried[size].cpu_s * share
+    processors = tried[size].scaled(trie.n_nodes / len(sample))
 
     few = slice(0, None, 4)
     theirs = np.concatenate(
@@ -87,15 +86,13 @@ def main() -> None:
         "grid_ratio_to_forward_wall": grid.wall_s / forward.wall_s,
         "grid_ratio_to_forward_cpu": grid.cpu_s / forward.cpu_s,
         "grid_wall_us_per_node_and_setting": 1e6 * grid.wall_s / trie.n_nodes / len(settings),
-        "processors_wall_s": processors_wall,
-        "processors_cpu_s": processors_cpu,
-        "processors_others_cores": tried[size].others_cores,
+        **processors.columns("processors"),
         "processors_extrapolated": True,
         "processors_nodes_timed": len(sample),
         "processors_batch_size": size,
         "processors_batch_sizes_tried": " ".join(map(str, tried)),
-        "processors_ratio_wall": processors_wall / grid.wall_s,
-        "processors_ratio_cpu": processors_cpu / grid.cpu_s,
+        "processors_ratio_wall": processors.wall_s / grid.wall_s,
+        "processors_ratio_cpu": processors.cpu_s / grid.cpu_s,
         "agreement_values": int(theirs.size),
         "agreement_kept_by_one_only": disagreements,
         "agreement_max_abs_difference_nats": difference,
@@ -129,15 +126,10 @@ def apply(logits, tokens, branching, settings, batch_size: int) -> list[np.ndarr
 
 def _rows(stored, nodes: np.ndarray) -> torch.Tensor:
     """The stored logits of some nodes. [node, vocab]"""
-    held = np.concatenate([batch for batch, _ in stored])
-    where = {int(node): at for at, node in enumerate(held)}
-    starts = np.cumsum([0] + [len(batch) for batch, _ in stored])
-    rows = []
-    for node in nodes:
-        at = where[int(node)]
-        batch = int(np.searchsorted(starts, at, side="right")) - 1
-        rows.append(stored[batch][1][at - starts[batch]])
-    return torch.stack(rows)
+    rows = {}
+    for batch, logits in stored:
+        rows |= dict(zip(batch.tolist(), logits, strict=True))
+    return torch.stack([rows[node] for node in nodes.tolist()])
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""The book: pages, a PDF, and a chapter computed here and now.
+"""The book made: a chapter computed now, what notebooks drew as files, pages, a PDF.
 
-Also the Sphinx extension that `_config.yml` names. Knows executed notebooks, jupyter-book and the
-browser that prints; draws nothing and changes no executed notebook.
+Knows executed notebooks, jupyter-book and the browser that prints; computes and draws nothing anew
+but that one chapter, and changes no executed notebook. What a page looks like is in `pages`.
 """
 
+import base64
 import json
 import os
 import re
@@ -13,19 +14,15 @@ import sys
 import tempfile
 import time
 import uuid
-from collections import Counter
-from collections.abc import Callable
 from contextlib import contextmanager
-from html import escape
 from pathlib import Path
-from string import Template
 
 import nbformat
 import pandas as pd
-from sphinx.errors import ConfigError
+from lxml import html
 
 from calib_utils import files, paths
-from calib_utils.book import contents, notebooks, pictures, verdicts
+from calib_utils.book import notebooks
 from calib_utils.errors import (
     BookBuildError,
     CalibUtilsError,
@@ -34,11 +31,10 @@ from calib_utils.errors import (
 )
 from calib_utils.figures import explorer
 from calib_utils.models.loading import load_model
-from calib_utils.models.registry import EMBEDDED, HEADLINE, human_name
+from calib_utils.models.registry import EMBEDDED, HEADLINE
 from calib_utils.openended import precision_recall
 from calib_utils.results import storage
 from calib_utils.results.storage import KEY
-from calib_utils.studies.reporting import CLAIM, KINDS
 
 # One chapter, computed on this machine
 
@@ -138,244 +134,138 @@ def largest_difference(rows: pd.DataFrame, results_dir: Path, model: str) -> flo
     return gaps[name]
 
 
-# Sphinx extension: addresses, the box of a page, texts for those who cannot see a figure
+# Figures and tables out of executed notebooks
 
-_REPOSITORY = re.compile(r"https://(github|gitlab)\.com/([^/]+)/([^/]+?)(?:\.git)?/?")
-_EXECUTED = re.compile(r"/book/(?:panel|results/[^/]+)/([^/]+)\.ipynb$")
-_IMPORT = re.compile(r"(?m)^(?:import|from) ")
-_OWN = "The page appears under this chapter, its rows in `data/results`."
-_ALL = "All chapters run for it, and then this page, which is about every model with rows."
-_EXECUTED_IN = ("results/", "panel/")
-_PAGE = re.compile(rf'href="{verdicts.PAGE}([^"#]+)(#[^"]*|)"')
-# docutils names the entries of a list by a role that ARIA 1.2 withdrew; a list needs list items.
-_WITHDRAWN, _ITEM = 'role="doc-biblioentry"', 'role="listitem"'
+FOLDER = "figures"
+_SHOWN = re.compile(rf"\b{FOLDER}/([\w-]+)\.svg\b")
+_MIME = {"svg": "image/svg+xml", "png": "image/png"}
+INDEX = "index.csv"
+_FOR_PHONES = re.compile(r"<metadata>.*?</metadata>", re.DOTALL)
+_SIZE = re.compile(r'<svg [^>]*?width="([\d.]+)pt" height="([\d.]+)pt"')
 
 
-def setup(app) -> dict:
-    """Registers the steps; Sphinx calls it with the application."""
-    # Before sphinx-notfound-page looks at its prefix.
-    app.connect("config-inited", _addresses, priority=100)
-    app.connect("source-read", _prepare_notebook)
-    app.connect("source-read", _fill)
-    app.connect("env-check-consistency", _number_by_model)
-    pictures.setup(app)
-    # After the theme has added its buttons.
-    app.connect("html-page-context", _mend_page, priority=900)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
-
-
-def site_url(repository: str, given: str = "") -> str:
-    """Where the pages of a repository are published, with a slash at its end.
+def figure(name: str, book: Path | None = None, kind: str = "svg") -> bytes:
+    """A figure by its label, as the headline model's notebooks or the panel's have it.
 
     Args:
-        repository: its address on GitHub or GitLab.
-        given: the address, where the pages have one of their own (`html: baseurl:`).
+        name: as in the notebook's source, without the model.
+        kind: of file, svg or png.
 
     Raises:
-        ConfigError: for another host, where the address cannot be derived.
-
-    >>> site_url("https://github.com/owner/name")
-    'https://owner.github.io/name/'
+        BookBuildError: no executed notebook has it.
     """
-    if given:
-        return given.rstrip("/") + "/"
-    parts = _REPOSITORY.fullmatch(repository)
-    if parts is None:
-        raise ConfigError(
-            f"where are the pages of {repository!r} published? Name it in _config.yml as "
-            "html: baseurl:"
-        )
-    host, owner, name = parts.groups()
-    return f"https://{owner}.{host}.io/{name}/"
-
-
-def _addresses(app, config) -> None:
-    """The site's address for the card of a link, the canonical link and the page of a wrong one."""
-    site = site_url(config.html_theme_options["repository_url"], config.html_baseurl)
-    config.html_baseurl = config.ogp_site_url = site
-    config.ogp_site_name = config.html_title
-    config.notfound_urls_prefix = "/" + site.split("/", 3)[3]
-
-
-def run_box(docname: str, repository: str, template: str) -> str | None:
-    """The box of a page in MyST, or None for a page that is no executed notebook.
-
-    Args:
-        docname: of the page, as `results/<model>/<notebook>` or `panel/<notebook>`.
-    """
-    if not docname.startswith(_EXECUTED_IN):
-        return None
-    own = contents.model_of(docname) is not None
-    return Template(template).substitute(
-        repository=repository,
-        folder=repository.rstrip("/").rsplit("/", 1)[-1].removesuffix(".git"),
-        choice=f" --notebook {docname.rsplit('/', 1)[-1]}" if own else "",
-        outcome=_OWN if own else _ALL,
+    labels = (name, notebooks.label_of(name, HEADLINE))
+    for path in _executed(HEADLINE, book):
+        for cell in nbformat.read(path, as_version=4).cells:
+            if notebooks.figure_of(cell).get("name") not in labels:
+                continue
+            for output in cell.outputs:
+                if content := output.get("data", {}).get(_MIME[kind]):
+                    return content.encode() if kind == "svg" else base64.b64decode(content)
+    raise BookBuildError(
+        f"no executed notebook of {HEADLINE} has the figure {name!r}: correct the name in "
+        f"the page, or run `python -m calib_utils run --model {HEADLINE}`"
     )
 
 
-def _prepare_notebook(app, docname: str, content: list[str]) -> None:
-    """What a built page has and the file itself, which readers download, has not.
+def _executed(model: str, book: Path | None) -> list[Path]:
+    """A model's executed notebooks, then those about all models."""
+    folders = (paths.executed_dir(model, book), paths.panel_dir(book))
+    return [path for folder in folders for path in sorted(folder.glob("[0-9][0-9]_*.ipynb"))]
 
-    Its code is folded, its heading tells it from other models' pages, and its box is at its end.
+
+def write_figures(book: Path | None = None) -> list[Path]:
+    """Writes `book/figures/<name>.svg` for each that a prose page names."""
+    book = Path(book or paths.book_dir())
+    texts = [page.read_text("utf-8") for page in (*book.glob("*.md"), *book.glob("reference/*.md"))]
+    names = sorted({name for text in texts for name in _SHOWN.findall(text)})
+    return [files.keep(book / FOLDER / f"{name}.svg", figure(name, book)) for name in names]
+
+
+def write_readme_figure() -> Path:
+    """Takes the README's figure out of the headline model's executed notebook."""
+    target = paths.book_dir() / "assets" / "val-div.png"
+    content = figure("fig-val-div", kind="png")
+    try:
+        return files.keep(target, content)
+    except OSError as error:
+        raise BookBuildError(f"cannot write {target} ({error}): make it writable") from error
+
+
+def export(folder: Path, model: str, pdf: bool = True, book: Path | None = None) -> pd.DataFrame:
+    """Writes every table and figure of one model's pages, and of those about all models.
+
+    Args:
+        model: the name of its folder in `book/results`.
+        pdf: figures as PDF as well, printed by Chromium.
+
+    Returns:
+        A row per file: file, page, what (its caption or title). It is also written as `INDEX`.
+
+    Raises:
+        UnknownNameError: no pages of this model.
+        BookBuildError: no Chromium, or no playwright to drive it.
     """
-    template = Path(app.srcdir, "templates", "run_box.md").read_text(encoding="utf-8")
-    box = run_box(docname, app.config.html_theme_options["repository_url"], template)
-    if box is None:
-        return
-    notebook = json.loads(content[0])
-    cells = notebook["cells"]
-    for cell in cells:
-        if cell["cell_type"] == "code":
-            cell["metadata"]["tags"] = _folded(cell)
-        else:
-            cell["source"] = notebooks.as_roles("".join(cell["source"]))
-    if (model := contents.model_of(docname)) not in (None, HEADLINE):
-        heading, *rest = "".join(cells[0]["source"]).split("\n")
-        cells[0]["source"] = "\n".join([f"{heading} ({human_name(model)})", *rest])
-    cells.append({"cell_type": "markdown", "id": "run-this-page", "metadata": {}, "source": box})
-    steps = (n for n, cell in enumerate(cells) if "cu-explorer" in str(cell.get("outputs")))
-    if (place := next(steps, None)) is not None:  # a page has room for one
-        source = f"Whole answers under the same cutoffs:\n\n{whole_answers(model)}"
-        own = {"cell_type": "markdown", "id": "whole-answers", "metadata": {}, "source": source}
-        cells.insert(place + 1, own)
-    content[0] = json.dumps(notebook)
+    place = paths.executed_dir(model, book)
+    if not list(place.glob("*.ipynb")):
+        known = sorted(path.name for path in place.parent.glob("[!.]*") if path.is_dir())
+        hint = "Run it first: python -m calib_utils run --model NAME"
+        raise UnknownNameError("model with pages", model, known, hint)
+    if pdf:
+        browser_path()
+    rows, drawn = [], []
+    for path in _executed(model, book):
+        n_tables = n_figures = 0
+        for cell in nbformat.read(path, as_version=4).cells:
+            for output in cell.get("outputs", ()):
+                data = output.get("data", {})
+                if "<table" in data.get("text/html", ""):
+                    n_tables += 1
+                    name = f"{path.stem}-table-{n_tables:02d}"
+                    title = _write_table(folder / name, data["text/html"])
+                    rows += [(f"{name}.{kind}", path.stem, title) for kind in ("csv", "tex")]
+                elif svg := data.get("image/svg+xml"):
+                    n_figures += 1
+                    own = notebooks.figure_of(cell)
+                    label = str(own.get("name", "")).removesuffix(notebooks.label_of("", model))
+                    name = f"{path.stem}-{label or f'figure-{n_figures:02d}'}"
+                    drawing = _FOR_PHONES.sub("", svg)
+                    drawn.append(files.keep(folder / f"{name}.svg", drawing.encode()))
+                    title = own.get("caption", "")
+                    kinds = ("svg", "pdf") if pdf else ("svg",)
+                    rows += [(f"{name}.{kind}", path.stem, title) for kind in kinds]
+    if pdf:
+        _print(drawn)
+    index = pd.DataFrame(rows, columns=["file", "page", "what"])
+    files.keep(folder / INDEX, index.to_csv(index=False, lineterminator="\n").encode())
+    return index
 
 
-def whole_answers(model: str) -> str:
-    """The part of the explorer about whole answers, this model's first, in MyST."""
-    return f"""```{{raw}} html
-<div class="cu-page" data-part="answer" data-model="{escape(model)}">
-<noscript><p><strong>The sliders need JavaScript.</strong></p></noscript>
-<p>Where this text stays, the sliders did not start; the page of the explorer has them too.</p>
-</div>
-```"""
+def _write_table(path: Path, text: str) -> str:
+    """A table as it is shown, cell by cell; returns its title, if it has one."""
+    root = html.fromstring(text)
+    head, *body = [[cell.text_content().strip() for cell in row] for row in root.iter("tr")]
+    # A heading of a group of rows is one wide cell.
+    body = [[*row, *[""] * (len(head) - len(row))] for row in body]
+    table = pd.DataFrame(body, columns=head)
+    csv = table.to_csv(index=False, lineterminator="\n")
+    files.keep(path.with_suffix(".csv"), csv.encode())
+    files.keep(path.with_suffix(".tex"), table.to_latex(index=False, escape=True).encode())
+    return next((one.text_content() for one in root.iter("summary")), "")
 
 
-def _folded(cell: dict) -> list[str]:
-    """The tags of a code cell on a page: its code is behind a line to click.
-
-    That line is left out where nobody looks for it: parameters, imports, cells that show nothing.
-    """
-    tags = cell["metadata"].get("tags", [])
-    if {"remove-cell", "remove-input"} & set(tags):
-        return tags
-    kinds = [kind for output in cell["outputs"] for kind in output.get("data", ["text"])]
-    shows = any(not kind.startswith("application/papermill") for kind in kinds)
-    set_up = {"parameters", "injected-parameters"} & set(tags)
-    set_up = set_up or _IMPORT.search("".join(cell["source"]))
-    return [*dict.fromkeys([*tags, "hide-input", *(["quiet-code"] if set_up or not shows else [])])]
-
-
-# What prose pages leave to the executed notebooks
-
-# `$headline`: the folder of the model that the prose quotes; `thm-x-$headline`: a label there.
-_LABELS = re.compile(r"([\w-]+)-\$headline")
-_CHAPTER = re.compile(r"results/\$headline/(\d\d_\w+)")
-_FILLED = {
-    "headline": lambda: HEADLINE,
-    "headline_name": lambda: human_name(HEADLINE),
-    "models": contents.described_models,
-    "tally": verdicts.tally,
-    "explorer": lambda: whole_answers(HEADLINE),
-    "glance": verdicts.at_a_glance,
-    "legend": lambda: verdicts.legend([CLAIM]),
-    "legend_others": lambda: verdicts.legend([kind for kind in KINDS if kind != CLAIM]),
-    "claims": lambda: verdicts.in_words(measured=True),
-    "others": lambda: verdicts.in_words(measured=False),
-    "history": verdicts.history,
-}
-_TO_FILL = re.compile(rf"\$({'|'.join(_FILLED)})\b")
-
-
-def _fill(app, docname: str, content: list[str]) -> None:
-    if docname.startswith(_EXECUTED_IN):
-        return
-    text = _LABELS.sub(lambda found: notebooks.label_of(found[1], HEADLINE), content[0])
-    first = {name: pages[0] for name, pages in contents.chapters().items()}
-    # Of the headline model where it has the chapter, else of the next that has.
-    text = _CHAPTER.sub(lambda found: first.get(found[1], found[0]), text)
-    content[0] = _TO_FILL.sub(lambda found: _FILLED[found[1]](), text)
-
-
-def _number_by_model(app, env) -> None:
-    """Figures and formulas are numbered through the chapters of one model, as they are read.
-
-    Sphinx counts in the order of the contents, where the other models' pages come between.
-    """
-    given, env.toc_fignumbers = env.toc_fignumbers, {}
-    for model in (None, *contents.models_with_pages()):
-        last: Counter = Counter()
-        for page in contents.reading_order(model):
-            numbers = {
-                kind: {name: (last[kind] + i,) for i, name in enumerate(own, start=1)}
-                for kind, own in given.get(page, {}).items()
-            }
-            last.update({kind: len(own) for kind, own in numbers.items()})
-            env.toc_fignumbers.setdefault(page, numbers)
-
-
-def _mend_page(app, pagename, templatename, context, doctree) -> None:
-    """Roles that screen readers know, links to pages, the way on, and an edit button that leads to
-    what people edit."""
-
-    def address(page: str, place: str = "") -> str:
-        found = app.builder.get_relative_uri(pagename, page)
-        return found if "#" in found else found + place  # all pages in one have one place a page
-
-    if body := context.get("body"):
-        body = body.replace(_WITHDRAWN, _ITEM)
-        body = _PAGE.sub(lambda found: f'href="{address(found[1], found[2])}"', body)
-        context["body"] = body.replace("</h1>", f"</h1>{_bar(pagename, address)}", 1)
-    if pages := context.get("generate_toctree_html"):
-        context["generate_toctree_html"] = lambda **options: _named(pages(**options))
-    order = contents.reading_order()
-    if pagename not in order:
-        order = contents.reading_order(contents.model_of(pagename))
-    if pagename in order:
-        here = order.index(pagename)
-        for name, near in (("prev", order[:here][-1:]), ("next", order[here + 1 :][:1])):
-            found = [{"link": address(page), "title": _title(app, page)} for page in near]
-            context[name] = found[0] if found else None
-    for group in context.get("header_buttons", ()):
-        for button in group.get("buttons", ()):
-            if button.get("label") == "source-edit-button":
-                button["url"] = _EXECUTED.sub(r"/notebooks/\1.py", button["url"])
-
-
-def _named(pages):
-    """The list of pages, whose chevrons the theme leaves without a name."""
-    for summary in pages.select("li > details > summary"):
-        link = summary.find_parent("li").find("a")
-        summary["aria-label"] = f"Pages below {link.get_text(strip=True)}"
-    return pages
-
-
-def _title(app, page: str) -> str:
-    return escape(app.env.titles[page].astext())
-
-
-def _bar(pagename: str, address: Callable) -> str:
-    """The same chapter of every other model, in a line below the heading of an executed notebook.
-
-    The book's script adds the section that is read to its links, and a button that opens all code.
-    """
-    notebook = pagename.rpartition("/")[2]
-    same = contents.chapters().get(notebook, [])
-    if pagename not in same:
-        return ""
-    links = [
-        f'<a href="{address(page)}"{" aria-current=page" * (page == pagename)}>'
-        f"{escape(human_name(model))}</a>"
-        for page in same
-        if (model := contents.model_of(page))
-    ]
-    links += [
-        f'<s title="{escape(why, quote=True)}">{escape(human_name(model))} (failed)</s>'
-        for model, why in (contents.failures(notebook) if links else {}).items()
-    ]
-    shown = f'<span>Model</span><div class="cu-models">{"".join(links)}</div>' if links else ""
-    return f'<nav class="cu-top" aria-label="This chapter of other models">{shown}</nav>'
+def _print(drawings: list[Path]) -> None:
+    """Each SVG as a PDF beside it, in its own size, one page."""
+    with browser() as context:
+        page = context.new_page()
+        for path in drawings:
+            svg = path.read_text(encoding="utf-8")
+            width, height = (f"{float(points) / 72:.3f}in" for points in _SIZE.search(svg).groups())
+            style = f"@page {{ size: {width} {height}; margin: 0 }} body {{ margin: 0 }}"
+            style += "svg { display: block }"
+            page.set_content(f"<!DOCTYPE html><style>{style}</style>{svg}", wait_until="load")
+            size = {"width": width, "height": height, "page_ranges": "1"}
+            page.pdf(path=path.with_suffix(".pdf"), print_background=True, **size)
 
 
 # Pages and PDF
@@ -393,7 +283,7 @@ def build(output: Path | None = None) -> Path:
     target = output / "_build"
     try:
         output.mkdir(parents=True, exist_ok=True)
-        pictures.write_figures()
+        write_figures()
         with files.alone(output, "build of this book") as held:
             for left in output.glob("._build-*") if held else ():  # of killed builds
                 shutil.rmtree(left, ignore_errors=True)

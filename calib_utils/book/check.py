@@ -47,31 +47,7 @@ from calib_utils.results.storage import KEY
 from calib_utils.studies import formal_framework, levers, logit_shape
 
 TEXT_TOLERANCE = 1e-3  # nats a token, in float32
-_LOGIT_TOLERANCE = 0.01  # of logits as they are, in float32
-_OTHER_DRAWS = 0.02  # share of draws that may be another answer on another machine
 _ROWS_AGAIN = "`reproduce --update` measures them again"
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """A kind of file that carries its own record, and the notebook that makes it anew."""
-
-    files: str
-    read: Callable
-    chapter: str
-
-    def again(self, path: Path) -> str:
-        return f"delete {path.name} and run {self.chapter}"
-
-
-_KEPT = {
-    LABELS: _Kept("*.parquet", verifiers.read, "04_order_calibration"),
-    LOGITS: _Kept("*.parquet", records.read_logits, "06_logit_shape"),
-    STEPS: _Kept("*.json", explorer.read, "03_oracle_cutoffs"),
-    FRAMEWORK: _Kept("*.parquet", formal_framework.read, "01_formal_framework"),
-    LEVERS: _Kept("*.parquet", levers.read, "08_levers"),
-    DRAWS: _Kept("*.parquet", draws.read, "03_oracle_cutoffs"),
-}
 
 
 # Computing again what is stored.
@@ -82,10 +58,7 @@ def stored(results_dir: Path, model: str | None = None, kind: str = ROWS) -> lis
 
     Of a study of the formal framework, its table of settings.
     """
-    record, kept = storage.RECORD, {FRAMEWORK: "*.settings.parquet"}
-    names = {ROWS: f"*/{record}", TEXTS: f"{TEXTS}/*/{record}"}
-    names |= {name: f"{name}/{kept.get(name, one.files)}" for name, one in _KEPT.items()}
-    found = sorted(Path(results_dir).glob(f"{model or '*'}/{names[kind]}"))
+    found = sorted(Path(results_dir).glob(f"{model or '*'}/{_KINDS[kind].files}"))
     own = [path for path in found if not path.name.startswith(".")]
     return [path.parent for path in own] if kind in (ROWS, TEXTS) else own
 
@@ -97,7 +70,7 @@ def reproduce(
 
     Left out are replies without token ids, and labels that a model gave.
     """
-    for kind in _AGAIN:
+    for kind in _KINDS:
         for path in stored(results_dir, model, kind):
             if _can_be_again(path, kind):
                 yield recompute(path, update)
@@ -121,17 +94,19 @@ def recompute(
         whether the stored convention is today's.
     """
     kind, generator = _kind_of(path), generator or np.random.default_rng(0)
-    then, n, gaps, most = _AGAIN[kind](path, update, n, generator)
+    record, most = _KINDS[kind].read(path)[1], _KINDS[kind].tolerance
+    n_rows, gaps = _KINDS[kind].again(path, record, update=update, n=n, generator=generator)
     of = max(gaps, key=gaps.get)
+    most = most if kind in _TEXTUAL else max(most, storage.tolerance_of(record))
     row = {
-        "model": path.parent.parent.name if kind == LABELS else then["model"],
+        "model": path.parent.parent.name if kind == LABELS else record["model"],
         "task": path.name if kind == ROWS else f"{kind}/{path.name}",
-        "rows": n,
+        "rows": n_rows,
         "largest difference": gaps[of],
         "of": of,
         "tolerance": most,
         "same": gaps[of] <= most,
-        "convention is current": conventions.is_current(kind, then),
+        "convention is current": conventions.is_current(kind, record),
     }
     return pd.DataFrame([row])
 
@@ -142,11 +117,11 @@ def _kind_of(path: Path) -> str:
     return next((name for name in names if name in conventions.FOLDERS), ROWS)
 
 
-def _rows_again(folder: Path, update: bool, *_) -> tuple:
+# Each gives how many rows were computed, and the largest difference in each of what they hold.
+
+
+def _rows_again(folder: Path, record: dict, update: bool, **_) -> tuple[int, dict]:
     found = storage.read(folder)
-    if found is None:
-        raise ResultsError(f"nothing is stored in {folder}: measure it first")
-    record = found.record
     with tempfile.TemporaryDirectory() as scratch:
         request = request_for(
             _model(folder, record), record["task"], results_dir=scratch, **record["policies"]
@@ -159,8 +134,7 @@ def _rows_again(folder: Path, update: bool, *_) -> tuple:
         )
         again = storage.read(request.folder)
     # Where answers, or losses of some settings alone, are stored, more is measured than is stored.
-    one = {name: getattr(found, name) for name in storage.ROW_KEYS}
-    other = {name: getattr(again, name) for name in storage.ROW_KEYS}
+    one, other = ({name: getattr(t, name) for name in storage.ROW_KEYS} for t in (found, again))
     other["losses"] = other["losses"].merge(one["losses"][KEY].drop_duplicates(), on=KEY)
     other["settings"] = other["settings"].merge(one["settings"][KEY], on=KEY)
     gaps = {
@@ -171,11 +145,11 @@ def _rows_again(folder: Path, update: bool, *_) -> tuple:
     gaps |= {n: np.inf for n in conventions.IDENTITY[ROWS] if record[n] != again.record[n]}
     if update:
         storage.write(folder, again, again.record)
-    return record, len(found.settings), gaps, storage.tolerance_of(record)
+    return len(found.settings), gaps
 
 
-def _study_again(path: Path, update: bool, *_) -> tuple:
-    (settings, record), gaps = formal_framework.read(path), {}
+def _study_again(path: Path, record: dict, update: bool, **_) -> tuple[int, dict]:
+    settings, gaps = formal_framework.read(path)[0], {}
     model = _model(path, record)
     with tempfile.TemporaryDirectory() as scratch:
         formal_framework.study(model, get_task(record["task"]), record["end"], scratch)
@@ -186,51 +160,47 @@ def _study_again(path: Path, update: bool, *_) -> tuple:
             gaps |= {f"{new.name}, {column}": gap for column, gap in found.items()}
             if update:
                 files.keep(old, new.read_bytes())
-    return record, len(settings), gaps, storage.tolerance_of(record)
+    return len(settings), gaps
 
 
-def _levers_again(path: Path, *_) -> tuple:
-    table, record = levers.read(path)
+def _levers_again(path: Path, record: dict, **_) -> tuple[int, dict]:
+    table = levers.read(path)[0]
     again = levers.answers_of(_model(path, record), record["task"], record["end"])
-    gaps = storage.differences(table, again, ["variant", "temperature", "answer"])
-    return record, len(table), gaps, storage.tolerance_of(record)
+    return len(table), storage.differences(table, again, ["variant", "temperature", "answer"])
 
 
-def _draws_again(path: Path, *_) -> tuple:
-    table, record = draws.read(path)
+def _draws_again(path: Path, record: dict, **_) -> tuple[int, dict]:
+    table = draws.read(path)[0]
     request = request_for(_model(path, record), record["task"], **record["policies"])
     again = draws.table_of(request, _settings_of(table.drop_duplicates(KEY)))
     # Far down the ranking the last digits decide what is drawn: only valid answers are compared.
     answers, anew = (one.text.where(one.valid, "") for one in (table, again))
-    most = max(_OTHER_DRAWS, storage.tolerance_of(record))
-    return record, len(table), {"answers": float((answers != anew).mean())}, most
+    return len(table), {"answers": float((answers != anew).mean())}
 
 
-def _logits_again(path: Path, update: bool, *_) -> tuple:
-    curves, record = records.read_logits(path)
+def _logits_again(path: Path, record: dict, **_) -> tuple[int, dict]:
+    curves = records.read_logits(path)[0]
     asked = tuple(query for query in logit_shape.QUERIES if query.label in curves)
     again = logit_shape.logit_curves(_model(path, record), asked)
     same = list(curves) == list(again) and len(curves) == len(again)
-    gaps = {"logits": float((curves - again).abs().to_numpy().max()) if same else np.inf}
-    return record, len(curves), gaps, max(_LOGIT_TOLERANCE, storage.tolerance_of(record))
+    return len(curves), {"logits": (curves - again).abs().to_numpy().max() if same else np.inf}
 
 
-def _steps_again(path: Path, update: bool, *_) -> tuple:
-    steps, record = explorer.read(path)
-    model, task = _model(path, record), record["task"]
+def _steps_again(path: Path, record: dict, **_) -> tuple[int, dict]:
+    steps, task = explorer.read(path)[0], record["task"]
     with tempfile.TemporaryDirectory() as scratch:
-        again = explorer.keep(model, [task], record["end"], scratch).get(task, ())
+        again = explorer.keep(_model(path, record), [task], record["end"], scratch).get(task, ())
     same = len(steps) == len(again) and all(map(explorer.alike, steps, again))
-    return record, len(steps), {"steps": 0.0 if same else np.inf}, _LOGIT_TOLERANCE
+    return len(steps), {"steps": 0.0 if same else np.inf}
 
 
-def _texts_again(folder: Path, _, n: int, generator: np.random.Generator) -> tuple:
+def _texts_again(folder: Path, record: dict, n: int, generator, **_) -> tuple[int, dict]:
     n, gap = rescore(folder, n, generator)
-    return records.read_record(folder), n, {"log_p": gap}, TEXT_TOLERANCE
+    return n, {"log_p": gap}
 
 
-def _labels_again(path: Path, _, n: int, generator: np.random.Generator) -> tuple:
-    table, record = verifiers.read(path)
+def _labels_again(path: Path, record: dict, n: int, generator, **_) -> tuple[int, dict]:
+    table = verifiers.read(path)[0]
     chosen = _items(path, table, record)
     chosen = chosen.sample(min(n, len(chosen)), random_state=generator)
     again = _judge_of(record).judge(chosen[list(verifiers.ITEM_COLUMNS)])
@@ -238,18 +208,54 @@ def _labels_again(path: Path, _, n: int, generator: np.random.Generator) -> tupl
     old = table.loc[chosen.index, names].astype(object)
     new = again[names].astype(object).set_index(old.index)
     wrong = ~((old == new) | (old.isna() & new.isna())).all(axis=1)
-    return record, len(chosen), {"labels": int(wrong.sum())}, 0
+    return len(chosen), {"labels": int(wrong.sum())}
 
 
-_AGAIN: dict[str, Callable[..., tuple]] = {
-    ROWS: _rows_again,
-    FRAMEWORK: _study_again,
-    LOGITS: _logits_again,
-    STEPS: _steps_again,
-    LEVERS: _levers_again,
-    DRAWS: _draws_again,
-    TEXTS: _texts_again,
-    LABELS: _labels_again,
+@dataclass(frozen=True)
+class _Kind:
+    """How one kind of stored thing is found, read, computed again, and got anew."""
+
+    files: str  # below a model's folder
+    read: Callable[[Path], tuple]  # what is stored, and its record
+    again: Callable[..., tuple[int, dict]]
+    anew: str  # in words; {} is its name
+    # Of texts nats a token, of labels their number. Of the others in float32, where that of its
+    # numbers is less: of logits as they are, and the share of draws that may be another answer.
+    tolerance: float = 0
+
+
+def _only_record(kind: str) -> Callable[[Path], tuple]:
+    return lambda path: (None, records.read_record(path, kind))
+
+
+def _run(notebook: str) -> str:
+    return f"delete {{}} and run {notebook}"
+
+
+_KINDS = {
+    ROWS: _Kind(f"*/{storage.RECORD}", _only_record(ROWS), _rows_again, _ROWS_AGAIN),
+    FRAMEWORK: _Kind(
+        f"{FRAMEWORK}/*.settings.parquet",
+        formal_framework.read,
+        _study_again,
+        _run("01_formal_framework"),
+    ),
+    LOGITS: _Kind(
+        f"{LOGITS}/*.parquet", records.read_logits, _logits_again, _run("06_logit_shape"), 0.01
+    ),
+    STEPS: _Kind(f"{STEPS}/*.json", explorer.read, _steps_again, _run("03_oracle_cutoffs"), 0.01),
+    LEVERS: _Kind(f"{LEVERS}/*.parquet", levers.read, _levers_again, _run("08_levers")),
+    DRAWS: _Kind(f"{DRAWS}/*.parquet", draws.read, _draws_again, _run("03_oracle_cutoffs"), 0.02),
+    TEXTS: _Kind(
+        f"{TEXTS}/*/{storage.RECORD}",
+        _only_record(TEXTS),
+        _texts_again,
+        "delete the folder and sweep again",
+        TEXT_TOLERANCE,
+    ),
+    LABELS: _Kind(
+        f"{LABELS}/*.parquet", verifiers.read, _labels_again, _run("04_order_calibration")
+    ),
 }
 _TEXTUAL = (TEXTS, LABELS)  # of which some are looked at, one by one
 
@@ -268,7 +274,7 @@ def _model(path: Path, record: Mapping) -> Model:
 
 
 def _can_be_again(path: Path, kind: str) -> bool:
-    record = _record_of(path, kind)
+    record = _KINDS[kind].read(path)[1]
     if kind == LABELS:
         return _judge_of(record) is not None
     return kind != TEXTS or ({"sweep", "files"} <= set(record) and record.get("dtype") == "float32")
@@ -311,19 +317,17 @@ def _settings_of(table: pd.DataFrame) -> list:
 def rescore(
     folder: Path, n: int, generator: np.random.Generator, model: Model | None = None
 ) -> tuple[int, float]:
-    """Scores some texts of a stored sweep by their token ids under the model; draws none again.
+    """Scores at most `n` texts of one tree of a stored sweep by their token ids; draws none again.
+
+    None is scored after a written opening: its text is stored and its tokens are not, and a model
+    may write a text in other tokens than its tokenizer would.
 
     Args:
-        folder: of texts; those of one tree are scored.
-        n: texts at most.
         model: by default the one that the record names.
 
     Returns:
         How many were scored, and the largest difference of a stored log-probability, in nats a
-        token: of each forced token, and of each completion over its length; infinite where the
-        tokens do not spell the text. None is scored after a written opening: its text is stored
-        and its tokens are not, and a model may write a text in other tokens than its tokenizer
-        would.
+        token, of a forced token or a whole completion; infinite where tokens spell another text.
 
     Raises:
         ResultsError: texts of no sweep, which come without their token ids.
@@ -428,10 +432,10 @@ def as_table(found: list[Checked], root: Path) -> pd.DataFrame:
 def recompute_some(
     found: list[Checked], n: int, seed: int | str = 0, longest: float = math.inf
 ) -> list[Checked]:
-    """Computes some stored tables again, and scores some stored texts, where the model is at hand.
+    """Computes some stored tables again, each whole, and scores some stored texts.
 
-    A table is compared whole, since its rows share a pass. What was at fault already is left out,
-    and so are replies, which are stored without token ids, and texts in half precision.
+    Left out are what was at fault already, replies, which are stored without token ids, and texts
+    in half precision.
 
     Args:
         n: tables, and as many texts, for each model, drawn over its folders.
@@ -439,18 +443,18 @@ def recompute_some(
         longest: tables whose record says more seconds than that are left out.
 
     Returns:
-        What was drawn, each with a fault where the weights give something else, or a note where
-        the model is not here.
+        What was drawn, with a fault where the weights give something else, or a note where the
+        model is not here.
     """
     places: dict[tuple[str, str], list[Path]] = {}
     for one in (one for one in found if one.verdict != ERROR):
-        model = one.folder.parents[one.kind == TEXTS]
-        folders = one.kind in (TABLE, TEXTS)
-        for path in [one.folder] if folders else stored(model.parent, model.name, one.kind):
-            quick = _record_of(path, one.kind).get("seconds", 0) <= longest
-            if quick and _can_be_again(path, one.kind):
-                kind = TEXTS if one.kind in _TEXTUAL else TABLE
-                places.setdefault((kind, model.name), []).append(path)
+        model, kind = one.folder.parents[one.kind == TEXTS], _kind_of(one.folder)
+        own = [one.folder] if kind in (ROWS, TEXTS) else stored(model.parent, model.name, kind)
+        for path in own:
+            quick = _KINDS[kind].read(path)[1].get("seconds", 0) <= longest
+            if quick and _can_be_again(path, kind):
+                drawn_as = TEXTS if kind in _TEXTUAL else TABLE
+                places.setdefault((drawn_as, model.name), []).append(path)
     checked = []
     for (kind, model), own in places.items():
         key = hashlib.sha256(f"{seed}/{kind}/{model}".encode()).digest()
@@ -464,21 +468,13 @@ def recompute_some(
     return checked
 
 
-def _record_of(path: Path, kind: str) -> dict:
-    if kind in _KEPT:
-        return _KEPT[kind].read(path)[1]
-    return records.read_record(path, TEXTS if kind == TEXTS else ROWS)
-
-
 def _recomputed(path: Path, n: int, generator: np.random.Generator) -> Iterator[Fault]:
     kind = _kind_of(path)
-    record = _record_of(path, kind)
+    record = _KINDS[kind].read(path)[1]
     if kind != LABELS and not _at_hand(record):
         what = f"not recomputed, {record['model']} is not here: fetch it and check again"
         yield Fault(what, NOTE)
         return
-    again = {ROWS: _ROWS_AGAIN, TEXTS: "delete the folder and sweep again"}
-    again |= {kept: one.again(path) for kept, one in _KEPT.items()}
     try:
         row = recompute(path, n=n, generator=generator).iloc[0]
     except CalibUtilsError as error:
@@ -486,7 +482,8 @@ def _recomputed(path: Path, n: int, generator: np.random.Generator) -> Iterator[
         return
     if not row.same:
         gap, most = f"{row['largest difference']:.2g}", f"{row.tolerance:g}"
-        yield Fault(f"{row.of}: computed again, {gap} apart, more than {most}: {again[kind]}")
+        anew = _KINDS[kind].anew.format(path.name)
+        yield Fault(f"{row.of}: computed again, {gap} apart, more than {most}: {anew}")
 
 
 def _at_hand(record: dict) -> bool:
@@ -659,21 +656,22 @@ def _sweep_faults(record: dict, table: pd.DataFrame) -> Iterator[Fault]:
 
 
 def _kept_faults(folder: Path, kind: str) -> Iterator[Fault]:
-    kept = _KEPT[kind]
+    kept = _KINDS[kind]
     for path in sorted(folder.iterdir()):
         plain = files.PLAIN_NAME.fullmatch(path.name) and not path.is_symlink()
-        if not plain or not path.is_file() or not path.match(kept.files):
+        if not plain or not path.is_file() or path.suffix != Path(kept.files).suffix:
             yield Fault(f"{path.name} is not a file of {kind}: delete it")
             continue
         try:
             table, record = kept.read(path)
-            yield from _identity_faults(kind, record, kept.again(path))
+            anew = kept.anew.format(path.name)
+            yield from _identity_faults(kind, record, anew)
             if kind == LABELS:
                 wrong = _label_faults(path, table, record)
             else:
                 yield from _model_faults(folder.parent.name, record)
                 wrong = _study_faults(path, table, record) if kind == FRAMEWORK else ()
-            yield from (Fault(f"{path.name} {what}: {kept.again(path)}") for what in wrong)
+            yield from (Fault(f"{path.name} {what}: {anew}") for what in wrong)
         except ResultsError as error:
             yield Fault(str(error))
 
@@ -689,26 +687,20 @@ def _study_faults(path: Path, table: pd.DataFrame, record: Mapping) -> Iterator[
         if wrong := records.wrong_columns(table, kinds):
             yield f"has {wrong}"
     else:
-        steps = sum(column.startswith("alpha_") for column in table)
-        factors = [f"{part}_{step + 1}" for part in ("alpha", "beta") for step in range(steps)]
+        factors = [name for name in table if re.fullmatch(r"(alpha|beta)_\d+", name)]
         kinds = {**dict.fromkeys([*KEY, *storage.NUMBERS, *factors], float), "rule": str}
         if wrong := records.wrong_columns(table, kinds):
             yield f"has {wrong}"
         elif not table[KEY].equals(keys(formal_framework.settings())):
             yield "has not the settings of a study"
         else:
-            n = len(get_task(task).answers)
             tolerance = storage.tolerance_of(record)
-            yield from storage.setting_faults(table.assign(n_answers=n), tolerance)
+            counted = table.assign(n_answers=len(get_task(task).answers))
+            yield from storage.setting_faults(counted, tolerance)
             # Thm. E.1: the factors of the steps make precision and recall.
-            product = pd.DataFrame(
-                {
-                    name: table[[f for f in factors if f.startswith(part)]].prod(axis=1)
-                    for name, part in (("sequence_precision", "alpha"), ("sequence_recall", "beta"))
-                }
-            )
-            for name, gap in storage.differences(product, table[list(product)], []).items():
-                if gap > tolerance:
+            for name, part in (("sequence_precision", "alpha_"), ("sequence_recall", "beta_")):
+                product = table.filter(like=part).prod(axis=1).to_frame(name)
+                if storage.differences(product, table[[name]], [])[name] > tolerance:
                     yield f"has factors that do not make its {name}"
 
 

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ import pandas as pd
 
 import calib_utils
 from calib_utils import files, paths
+from calib_utils.book import notebooks, resources
 from calib_utils.errors import (
     CalibUtilsError,
     InvalidRequestError,
@@ -25,6 +27,8 @@ from calib_utils.errors import (
     NotReproducedError,
     UnknownNameError,
 )
+from calib_utils.models import loading
+from calib_utils.models.loading import load_model, resolve_device
 from calib_utils.models.registry import CORE, DEFAULT_MODEL, EMBEDDED, HEADLINE, checkpoints, find
 from calib_utils.results.storage import RECORD
 
@@ -138,43 +142,46 @@ def parser() -> argparse.ArgumentParser:
         add.set_defaults(command=function)
         return add.add_argument
 
-    loading = _Parser(add_help=False)
-    loading.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
-    loading.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
+    def shared(*parents) -> tuple[_Parser, Callable]:
+        part = _Parser(add_help=False, parents=parents)
+        return part, part.add_argument
+
+    number_format, add = shared()
+    add("--dtype", default="float32", help="float32, bfloat16 or float16")
+
+    loaded, add = shared(number_format)
+    add("--device", default="auto", help="auto, cuda, mps or cpu")
     about = "whether to use the chat template; by default for post-trained models only"
-    loading.add_argument("--chat", action=_Switch, help=about)
+    add("--chat", action=_Switch, help=about)
 
-    model = _Parser(add_help=False, parents=[loading])
-    model.add_argument("--model", default=DEFAULT_MODEL, help="embedded name, hub id, path")
-    model.add_argument("--revision", help="hub commit, branch or tag")
+    model, add = shared(loaded)
+    add("--model", default=DEFAULT_MODEL, help="embedded name, hub id, path")
+    add("--revision", help="hub commit, branch or tag")
 
-    end = _Parser(add_help=False)
-    end.add_argument("--end", help="eos, line or none; by default the task's own, else eos")
+    end, add = shared()
+    add("--end", help="eos, line or none; by default the task's own, else eos")
 
-    task = _Parser(add_help=False, parents=[end])
-    about = "rng-3, us-states, ... (see `tasks`) or a .yaml or .json file"
-    task.add_argument("--task", required=True, help=about)
+    listed, add = shared()
+    add("--format", choices=["text", *FORMATS], default="text", help="of the table")
 
     several = {"action": _Several}
-    grid = _Parser(add_help=False, parents=[loading, end])
+    grid, add = shared(loaded, end)
     about = "none, top_k=50, ... (see `rules`), or module:Rule=1.0 of your own; several by commas"
-    grid.add_argument("--rule", **several, help=f"{about}, or repeated; by default none")
+    add("--rule", **several, help=f"{about}, or repeated; by default none")
     about = "several by commas, or repeated; by default 1.0"
-    grid.add_argument("--temperature", **several, const=float, help=about)
-    grid.add_argument(
-        "--batch-size", type=int, help="nodes a forward pass; by default the device's"
-    )
-    grid.add_argument("--results-dir", type=Path, help="store and reuse rows here")
-    grid.add_argument("--output", type=Path, help="a file for the table, instead of stdout")
+    add("--temperature", **several, const=float, help=about)
+    add("--batch-size", type=int, help="nodes a forward pass; by default the device's")
+    add("--results-dir", type=Path, help="store and reuse rows here")
+    add("--output", type=Path, help="a file for the table, instead of stdout")
     about = "by default what --output ends in (.csv, .json, .md, .tex), else csv"
-    grid.add_argument("--format", choices=FORMATS, help=about)
+    add("--format", choices=FORMATS, help=about)
 
-    figure = _Parser(add_help=False)
-    figure.add_argument("--figure", type=Path, help="a file for it: .pdf, .svg or .png")
+    figure, add = shared()
+    add("--figure", type=Path, help="a file for it: .pdf, .svg or .png")
 
-    tasks = _Parser(add_help=False)
+    tasks, add = shared()
     about = "as `evaluate` takes it; by default all closed lists of at most 20 answers"
-    tasks.add_argument("--task", **several, help=f"{about}; repeated or by commas")
+    add("--task", **several, help=f"{about}; repeated or by commas")
 
     example = "--model smollm2-135m-instruct --task us-states --rule none,top_p=0.9 "
     example += "--temperature 0.6,1.0 --split --figure states.pdf"
@@ -200,13 +207,12 @@ def parser() -> argparse.ArgumentParser:
     add("folder", type=Path, help="holds folders such as checkpoint-1000")
 
     example = "--task rng-3 --model smollm2-135m-instruct"
-    command("prompt", _prompt, "what the model sees", example, model, task)
+    add = command("prompt", _prompt, "what the model sees", example, model, end)
+    about = "rng-3, us-states, ... (see `tasks`) or a .yaml or .json file"
+    add("--task", required=True, help=about)
 
-    add = command("tasks", _tasks, "the tasks by name", "--format markdown")
-    add("--format", choices=["text", *FORMATS], default="text", help="of the table")
-
-    add = command("rules", _rules, "the sampling rules by name", "")
-    add("--format", choices=["text", *FORMATS], default="text", help="of the table")
+    command("tasks", _tasks, "the tasks by name", "--format markdown", listed)
+    command("rules", _rules, "the sampling rules by name", "", listed)
 
     about = "put embedded model files into the cache"
     add = command("fetch", _fetch, about, "smollm2-135m-instruct")
@@ -214,8 +220,7 @@ def parser() -> argparse.ArgumentParser:
     add("--all", action="store_true", help="all that the book and the tests need")
 
     about = "the paper's panel and the embedded models"
-    add = command("models", _models, about, "--format json")
-    add("--format", choices=["text", *FORMATS], default="text", help="of the table")
+    add = command("models", _models, about, "--format json", listed)
     add("--results-dir", type=Path, help="by default this checkout's")
 
     about = "estimate memory, disk space and time of a run"
@@ -224,11 +229,10 @@ def parser() -> argparse.ArgumentParser:
     add("--gpu-gb", type=float, help="memory of that GPU, for one that has no name here")
 
     about = "print what a batch job needs, as JSON"
-    add = command("resources", _resources, about, "Qwen/Qwen3-0.6B --gpu-gb 80 --dtype bfloat16")
-    add(
-        "models", nargs="*", default=list(CORE), metavar="MODEL", help="embedded name, hub id, path"
-    )
-    add("--dtype", default="float32", help="float32, bfloat16 or float16")
+    example = "Qwen/Qwen3-0.6B --gpu-gb 80 --dtype bfloat16"
+    add = command("resources", _resources, about, example, number_format)
+    about = "embedded name, hub id, path"
+    add("models", nargs="*", default=list(CORE), metavar="MODEL", help=about)
     add("--gpu-gb", type=float, default=0.0, help="memory of one GPU; 0: use none")
 
     about = "execute a model's outdated notebooks"
@@ -388,7 +392,9 @@ def _draft(stack: ExitStack, path: Path | None, option: str) -> Path | None:
 
 
 def formatted(table: pd.DataFrame, form: str) -> str:
-    """A table as text of a kind of `FORMATS`."""
+    """A table as text of a kind of `FORMATS`, or as `text` for people."""
+    if form == "text":
+        return table.to_markdown(index=False, tablefmt="plain")
     if form == "json":
         return table.to_json(orient="records", indent=1)
     if form == "markdown":
@@ -402,8 +408,8 @@ def _tasks(options) -> None:
     from calib_utils.core.tasks import NAME_FORMS, get_task, list_tasks
 
     found = [get_task(name) for name in list_tasks()]
-    rows = [(task.name, len(task.answers), task.prompt) for task in found]
-    _list(rows, ["task", "answers", "prompt"], options.format)
+    rows = [{"task": t.name, "answers": len(t.answers), "prompt": t.prompt} for t in found]
+    print(formatted(pd.DataFrame(rows), options.format))
     if options.format == "text":
         print(f"\nForms of names: {', '.join(NAME_FORMS)}. Or a .yaml or .json file of your own.")
 
@@ -415,19 +421,14 @@ def _rules(options) -> None:
     rows = []
     for name, family in FAMILIES.items():
         number = f"={EXAMPLES.get(name, '0.9')}" if issubclass(family, NumberedRule) else ""
-        rows.append((f"{name}{number}", family.__doc__.partition("\n")[0]))
-    _list(rows, ["rule", "what it does"], options.format)
+        what = family.__doc__.partition("\n")[0]
+        rows.append({"rule": f"{name}{number}", "what it does": what})
+    print(formatted(pd.DataFrame(rows), options.format))
     if options.format == "text":
         print(
             f"\nSeveral as one: top_k=40+top_p=0.95, in an engine's order with @ and one of "
             f"{', '.join(ORDERS)}.\nYour own: module:Rule=1.0, a class of a file in this folder."
         )
-
-
-def _list(rows: list[tuple], columns: list[str], form: str) -> None:
-    table = pd.DataFrame(rows, columns=columns)
-    text = table.to_markdown(index=False, tablefmt="plain") if form == "text" else ""
-    print(text or formatted(table, form))
 
 
 def _prompt(options) -> None:
@@ -437,14 +438,10 @@ def _prompt(options) -> None:
 
 
 def _load(options):
-    from calib_utils.models.loading import load_model
-
     return load_model(options.model, **_settings(options, "revision"))
 
 
 def _fetch(options) -> None:
-    from calib_utils.models.loading import load_model
-
     for name in CORE if options.all else [options.model]:
         print(f"{name}: {load_model(name).folder}")
 
@@ -469,48 +466,37 @@ def coverage(
         how many tables, folders of texts and executed notebooks there are, and the command that
         would measure it. For a model outside the panel only the name of its folder is known.
     """
-    from calib_utils.book import resources as forecasts
-
-    results_dir = _folder(results_dir, paths.default_results_dir)
-    pages = _folder(book, paths.book_dir) / "results"
-    keys = {path.parent.parent.name for path in results_dir.glob(f"*/*/{RECORD}")}
-    keys |= {path.parent.name for path in pages.glob("*/[0-9][0-9]_*.ipynb")}
-    rows = []
+    counts = {"tables": Counter(), "texts": Counter(), "pages": Counter()}
+    with suppress(NoCheckoutError):
+        results_dir = Path(results_dir or paths.default_results_dir())
+        for name, below in (("tables", f"*/{RECORD}"), ("texts", f"texts/*/{RECORD}")):
+            found = results_dir.glob(f"*/{below}")
+            counts[name].update(path.relative_to(results_dir).parts[0] for path in found)
+    with suppress(NoCheckoutError):
+        pages = Path(book or paths.book_dir()) / "results"
+        counts["pages"].update(p.parent.name for p in pages.glob("*/[0-9][0-9]_*.ipynb"))
+    others, rows = {*counts["tables"], *counts["pages"]}, []
     for one in checkpoints():
-        size = forecasts.size_of_checkpoint(one)
-        own = [key for key in keys if find(key) is one]
+        size = resources.size_of_checkpoint(one)
+        own = {key for key in others if find(key) is one}
+        others -= own
         rows.append(
             {
                 **{name: getattr(one, name) for name in [*COLUMNS[:11], "sizes"]},
                 "bfloat16_gb": round(size.weight_bytes("bfloat16") / 1e9, 2),
                 "float32_gb": round(size.weight_bytes("float32") / 1e9, 2),
-                **_counts(own, results_dir, pages),
+                **{name: sum(found[key] for key in own) for name, found in counts.items()},
                 "command": f"make run MODEL={one.load_name}",
             }
         )
-    for key in sorted(key for key in keys if find(key) is None):
-        rows.append({"name": key, "panel": "other", **_counts([key], results_dir, pages)})
+    for key in sorted(others):
+        found = {name: found[key] for name, found in counts.items()}
+        rows.append({"name": key, "panel": "other", **found})
     table = pd.DataFrame(rows, columns=COLUMNS)
+    table["measured"] = table.tables > 0
     numbers = ["parameters", "active", "tables", "texts", "pages"]
     table = table.astype(dict.fromkeys(numbers, "Int64"))
     return as_page(table) if for_page else table
-
-
-def _folder(given: str | Path | None, default: Callable[[], Path]) -> Path:
-    try:
-        return Path(given or default())
-    except NoCheckoutError:
-        return Path(os.devnull)
-
-
-def _counts(keys: list[str], results_dir: Path, pages: Path) -> dict:
-    tables = sum(len(list((results_dir / key).glob(f"*/{RECORD}"))) for key in keys)
-    return {
-        "tables": tables,
-        "texts": sum(len(list((results_dir / key).glob(f"texts/*/{RECORD}"))) for key in keys),
-        "pages": sum(len(list((pages / key).glob("[0-9][0-9]_*.ipynb"))) for key in keys),
-        "measured": tables > 0,
-    }
 
 
 def as_page(table: pd.DataFrame) -> pd.DataFrame:
@@ -570,33 +556,25 @@ def _stored(row) -> str:
 
 
 def _forecast(options) -> None:
-    from calib_utils.book import resources as forecasts
-    from calib_utils.models import loading
-    from calib_utils.models.loading import resolve_device
-
     loading.check_name(options.model)
-    size, there = forecasts.size_of(options.model, options.revision), None
+    size, there = resources.size_of(options.model, options.revision), None
     if options.gpu_gb is not None:
         there = options.gpu_gb * 1e9
         if not 0 < there < math.inf:
             raise InvalidRequestError(f"--gpu-gb {options.gpu_gb}: must be more than 0")
     elif options.gpu is not None:
-        there = forecasts.gpu_memory(options.gpu)
+        there = resources.gpu_memory(options.gpu)
     device = "cuda" if there else resolve_device(options.device)
-    print(forecasts.report(size, options.dtype, device, there))
+    print(resources.report(size, options.dtype, device, there))
 
 
 def _resources(options) -> None:
-    from calib_utils.book import resources as forecasts
-
     names = map(_named, options.models)
-    print(json.dumps(forecasts.resources(names, options.dtype, options.gpu_gb), indent=1))
+    print(json.dumps(resources.resources(names, options.dtype, options.gpu_gb), indent=1))
 
 
 def _named(model: str) -> str:
     """A file or folder by its whole path, since notebooks run in another folder."""
-    from calib_utils.models import loading
-
     loading.check_name(model)
     path = Path(model).expanduser()
     # Of a link its own name: a model's folder of results is named by it.
@@ -605,8 +583,6 @@ def _named(model: str) -> str:
 
 def _called(model: str, name: str) -> str:
     """A link with this name to a local model, so that its pages and rows are named by it."""
-    from calib_utils.models import loading
-
     path = Path(model)
     if not path.is_absolute() or not path.exists():  # of `_named`
         raise InvalidRequestError(f"--name {name}: only local models can be given a name")
@@ -626,12 +602,12 @@ def _called(model: str, name: str) -> str:
 
 
 def _run(options) -> int:
-    from calib_utils.book import contents, notebooks, pictures
+    from calib_utils.book import build, contents
 
     options.model = _named(options.model)
     if options.name is not None:
         options.model = _called(options.model, options.name)
-    if quick := _is_quick(options):
+    if quick := any(pair.replace(" ", "") == "quick=True" for pair in options.parameter):
         _apart(options)
     names = options.notebook or [*notebooks.notebook_names(), *notebooks.panel_names()]
     # All parameters are checked before a model is fetched and a notebook takes its minutes.
@@ -652,12 +628,8 @@ def _run(options) -> int:
     contents.write_table_of_contents(book_dir)
     own_book = book_dir == paths.book_dir().resolve()
     if jobs and options.model == HEADLINE and own_book and not failed:
-        pictures.write_readme_figure()
+        build.write_readme_figure()
     return 1 if failed else 0
-
-
-def _is_quick(options) -> bool:
-    return any(pair.replace(" ", "") == "quick=True" for pair in options.parameter)
 
 
 def _apart(options) -> None:
@@ -676,9 +648,6 @@ def _apart(options) -> None:
 
 def _key(options) -> str:
     """The name of a model's folders; refuses what is no model before there is one."""
-    from calib_utils.book import notebooks
-    from calib_utils.models import loading
-
     model = options.model
     if not (model in EMBEDDED or loading.is_hub_id(model) or Path(model).expanduser().exists()):
         raise UnknownNameError("model", model, EMBEDDED, loading.HINT)
@@ -693,13 +662,10 @@ def _key(options) -> str:
 
 def _prepare(options) -> None:
     """Refuses what cannot be loaded, and fetches the rest, before a notebook is executed."""
-    from calib_utils.book import resources as forecasts
-    from calib_utils.models.loading import resolve_device
-
     if options.model not in EMBEDDED:
         try:
-            size = forecasts.size_of(options.model, options.revision)
-            told = forecasts.report(size, options.dtype, resolve_device(options.device))
+            size = resources.size_of(options.model, options.revision)
+            told = resources.report(size, options.dtype, resolve_device(options.device))
         except CalibUtilsError as error:
             told = f"no forecast: {error}"
         print(told, file=sys.stderr, flush=True)
@@ -708,8 +674,6 @@ def _prepare(options) -> None:
 
 def _parameters(options, name: str) -> dict:
     """What is injected into a notebook; one about all models takes of it what it has."""
-    from calib_utils.book import notebooks
-
     defaults, given, named = notebooks.parameters_of(name), options.parameter, {}
     if notebooks.is_about_all(name):
         given = [pair for pair in given if pair.partition("=")[0] in defaults]
@@ -731,7 +695,7 @@ def _parameters(options, name: str) -> dict:
 
 
 def _remove(options) -> int:
-    from calib_utils.book import contents, notebooks
+    from calib_utils.book import contents
 
     book_dir = Path(options.book_dir or paths.book_dir()).resolve()
     folders = [book_dir / "results"]
@@ -765,9 +729,9 @@ def _book(options) -> None:
 
 
 def _export(options) -> None:
-    from calib_utils.book.export import export
+    from calib_utils.book import build
 
-    table = export(options.folder, options.model, options.pdf)
+    table = build.export(options.folder, options.model, options.pdf)
     print(f"{len(table)} files and a list of them, index.csv, in {options.folder}")
 
 

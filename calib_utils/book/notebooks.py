@@ -368,8 +368,7 @@ def _clean(notebook, parameters: Mapping, origin: Mapping) -> None:
 
 def _own_labels(notebook, model: str) -> None:
     """Gives the model's labels to figures, and to what texts name: `$$ (label)`, `:name: label`."""
-    figures = [c.metadata.get("mystnb", {}).get("figure", {}) for c in notebook.cells]
-    figures = [figure for figure in figures if "name" in figure]
+    figures = [figure for cell in notebook.cells if "name" in (figure := figure_of(cell))]
     texts = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
     labels = [figure["name"] for figure in figures]
     labels += [name for cell in texts for pair in _LABEL.findall(cell.source) for name in pair]
@@ -386,6 +385,11 @@ _ROLE = re.compile(r"\{([a-z:]+)\}`([^`]*)`")
 _SHOWN_ROLE = re.compile(r'<span data-role="([a-z:]+)" data-of="([^"]*)">[^<]*</span>')
 
 
+def figure_of(cell) -> dict:
+    """What a cell says of its figure, such as `name` and `caption`; empty where it has none."""
+    return cell.metadata.get("mystnb", {}).get("figure", {})
+
+
 def glued(notebook) -> dict[str, str]:
     """What an executed notebook stored for the prose (`glue`), by its name."""
     return {
@@ -399,8 +403,7 @@ def glued(notebook) -> dict[str, str]:
 def _show_roles(notebook) -> None:
     """Gives every role of the book's in a text the words that it stands for, for Jupyter."""
     values = glued(notebook)
-    figures = [c.metadata.get("mystnb", {}).get("figure", {}).get("name") for c in notebook.cells]
-    figures = [name for name in figures if name]
+    figures = [name for cell in notebook.cells if (name := figure_of(cell).get("name"))]
 
     def shown(found: re.Match) -> str:
         role, of = found[1], found[2]

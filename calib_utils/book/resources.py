@@ -199,7 +199,7 @@ def resources(names: Iterable[str], dtype: str = "float32", gpu_gb: float = 0.0)
     """
     if not (gpu_gb == 0 or 1 <= gpu_gb < math.inf):
         raise InvalidRequestError(f"gpu_gb={gpu_gb!r}: must be 0 (no GPU), or 1 or more")
-    found = []
+    found: dict[str, dict] = {}
     for name in names:
         size, key = size_of(name), notebooks.identity(name).key
         needed = memory(size, dtype, "cuda" if gpu_gb else "cpu") * _MARGIN
@@ -208,14 +208,12 @@ def resources(names: Iterable[str], dtype: str = "float32", gpu_gb: float = 0.0)
         gpus = math.ceil(needed / (gpu_gb * 1e9)) if gpu_gb else 0
         row = {"model": name, "key": key, "gpus": gpus}
         row["mem_mb"] = math.ceil((held + _DRIVER_BYTES) / 1e6)
-        minutes = math.ceil(seconds(size) * SPREAD / 60)
-        found.append(row | {"minutes": max(_LEAST_MINUTES, minutes)})
-    keys = [one["key"] for one in found]
-    if twice := sorted({key for key in keys if keys.count(key) > 1}):
-        raise InvalidRequestError(
-            f"more than one model would go into {', '.join(twice)}: rename a folder or file"
-        )
-    return found
+        row["minutes"] = max(_LEAST_MINUTES, math.ceil(seconds(size) * SPREAD / 60))
+        if found.setdefault(key, row) is not row:
+            raise InvalidRequestError(
+                f"more than one model would go into {key}: rename a folder or file"
+            )
+    return [*found.values()]
 
 
 def gpu_memory(name: str) -> float:
@@ -225,13 +223,10 @@ def gpu_memory(name: str) -> float:
         UnknownNameError: none of them.
     """
 
-    def plain(text: str) -> str:
-        return re.sub(r"[\W_]+", "", text).lower()
-
-    for known, gb in GPUS.items():
-        if plain(known) == plain(name):
-            return gb * 1e9
-    raise UnknownNameError("GPU", name, GPUS, "Its memory can be given as --gpu-gb.")
+    wanted, *known = (re.sub(r"[\W_]+", "", text).lower() for text in (name, *GPUS))
+    if wanted not in known:
+        raise UnknownNameError("GPU", name, GPUS, "Its memory can be given as --gpu-gb.")
+    return [*GPUS.values()][known.index(wanted)] * 1e9
 
 
 def report(size: ModelSize, dtype: str, device: str, there: float | None = None) -> str:

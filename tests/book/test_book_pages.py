@@ -11,7 +11,7 @@ from pybtex.database import parse_string
 from sphinx.errors import ConfigError
 
 from calib_utils import paths
-from calib_utils.book import build, commands, contents, notebooks
+from calib_utils.book import commands, contents, notebooks, pages
 from calib_utils.models.registry import EMBEDDED, ENCODERS, checkpoints, find
 
 ROOT = paths.project_root()
@@ -31,18 +31,18 @@ CHAPTERS = [page for page in PAGES if re.search(r"/\d\d_", page)]
     ],
 )
 def test_one_setting_gives_the_address_of_the_pages(repository, given, site):
-    assert build.site_url(repository, given) == site
+    assert pages.site_url(repository, given) == site
 
 
 @pytest.mark.parametrize("repository", ["https://example.org/a/b", "https://github.com/a", ""])
 def test_an_address_that_cannot_be_derived_is_asked_for(repository):
     with pytest.raises(ConfigError, match="baseurl"):
-        build.site_url(repository)
+        pages.site_url(repository)
 
 
 @pytest.mark.parametrize("page", CHAPTERS)
 def test_the_command_of_each_chapter_is_one(page):
-    box = build.run_box(page, REPOSITORY, TEMPLATE).replace("\\\n", " ")
+    box = pages.run_box(page, REPOSITORY, TEMPLATE).replace("\\\n", " ")
     (line,) = re.findall(r"(?m)^\.venv/bin/python -m calib_utils (.*)$", box)
     options = commands.parser().parse_args(shlex.split(line))
     assert options.model == "Qwen/Qwen3-0.6B"
@@ -59,7 +59,7 @@ def test_the_command_of_each_chapter_is_one(page):
 def test_other_pages_have_no_box():
     others = [*set(PAGES) - set(CHAPTERS), "intro", "panel"]
     assert len(others) > 5
-    assert not any(build.run_box(page, REPOSITORY, TEMPLATE) for page in others)
+    assert not any(pages.run_box(page, REPOSITORY, TEMPLATE) for page in others)
 
 
 def _citations():

@@ -11,7 +11,7 @@ from PIL import Image
 
 from calib_utils import __version__, paths
 from calib_utils.__main__ import main
-from calib_utils.book import build, commands, export
+from calib_utils.book import build, commands
 from calib_utils.core.rules import FAMILIES
 from calib_utils.core.tasks import list_tasks
 from calib_utils.errors import BookBuildError, UnknownNameError
@@ -165,11 +165,11 @@ def test_tables_and_figures_of_pages_become_files(tmp_path, monkeypatch):
         build.browser_path()
     except BookBuildError:
         with pytest.raises(BookBuildError, match="install chromium"):
-            export.export(out, "mine", book=book)
+            build.export(out, "mine", book=book)
         pdf = False
     else:
         pdf = True
-    index = export.export(out, "mine", pdf, book)
+    index = build.export(out, "mine", pdf, book)
     again = pd.read_csv(out / "02_a-table-01.csv", dtype=str)
     assert again.equals(table.astype(str))
     tex = (out / "02_a-table-01.tex").read_text()
@@ -181,13 +181,13 @@ def test_tables_and_figures_of_pages_become_files(tmp_path, monkeypatch):
         text = (out / "05_b-fig-val-div.pdf").read_bytes()
         assert text.count(b"/Type /Page\n") == 1 and b"/MediaBox [0 0 72 36]" in text
     with pytest.raises(UnknownNameError, match="Did you mean 'mine'"):
-        export.export(out, "min", book=book)
+        build.export(out, "min", book=book)
 
 
 def test_the_committed_pages_can_be_exported(tmp_path):
     """Without the PDFs, which take a browser and a minute."""
     model = "smollm2-135m-instruct"
-    index = export.export(tmp_path, model, pdf=False)
+    index = build.export(tmp_path, model, pdf=False)
     pages = {path.stem for path in paths.executed_dir(model).glob("*.ipynb")}
     assert set(index.page) - {"05_model_panel", "09_origins"} <= pages
     kinds = index.file.str.rpartition(".")[2].value_counts()

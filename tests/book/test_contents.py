@@ -8,7 +8,7 @@ import yaml
 
 from calib_utils import paths
 from calib_utils.__main__ import main
-from calib_utils.book import build, contents, verdicts
+from calib_utils.book import contents, pages, verdicts
 from calib_utils.models.registry import HEADLINE, book_order, human_name
 from calib_utils.studies.reporting import CLAIM, HYPOTHESIS, KINDS
 
@@ -203,7 +203,7 @@ def test_code_is_folded_and_what_nobody_looks_for_is_out_of_sight():
     def tags(source, *outputs, given=()):
         cell = nbformat.v4.new_code_cell(source, outputs=list(outputs))
         cell.metadata.tags = list(given)
-        return build._folded(cell)
+        return pages._folded(cell)
 
     shown = nbformat.v4.new_output("display_data", {"text/html": "x"})
     printed = nbformat.v4.new_output("stream", text="x")

@@ -363,7 +363,7 @@ def test_a_build_that_fails_leaves_the_old_book(tmp_path, monkeypatch):
         raise build.BookBuildError("Sphinx says no")
 
     monkeypatch.setattr(build, "_build", broken)
-    monkeypatch.setattr(build.pictures, "write_figures", lambda: None)
+    monkeypatch.setattr(build, "write_figures", lambda: None)
     with pytest.raises(build.BookBuildError, match="Sphinx says no"):
         build.build(tmp_path)
     assert page.read_text() == "old"

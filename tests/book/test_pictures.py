@@ -12,7 +12,7 @@ import pytest
 from docutils import nodes
 
 from calib_utils import errors, figures, paths
-from calib_utils.book import pictures
+from calib_utils.book import build, pages
 from calib_utils.models.registry import HEADLINE
 
 pytestmark = pytest.mark.usefixtures("book_style")
@@ -35,7 +35,7 @@ def draw():
 
 def drawings(svg):
     """What the wide and the narrow one say."""
-    texts = [svg, pictures._PARTS.search(svg)["narrow"]]
+    texts = [svg, pages._PARTS.search(svg)["narrow"]]
     roots = [minidom.parseString(text).documentElement for text in texts]
     return [
         [t.firstChild.nodeValue for t in root.getElementsByTagName("text") if t.firstChild]
@@ -48,7 +48,7 @@ def test_a_figure_is_stored_twice_with_its_source_and_the_same_bytes_again(figur
     svg = figures.as_svg(figure)
     assert figure.get_size_inches()[0] == 6.8 and plt.get_fignums() == there
     assert figures.as_svg(draw()) == svg
-    assert pictures._PARTS.search(svg)["source"] == "m.gguf &lt;1&gt;; measured 2026-11-24"
+    assert pages._PARTS.search(svg)["source"] == "m.gguf &lt;1&gt;; measured 2026-11-24"
     said = drawings(svg)
     assert [texts.count("diversity") for texts in said] == [1, 3]  # each panel has its own labels
     assert [texts.count("a rule") for texts in said] == [1, 1]
@@ -56,8 +56,8 @@ def test_a_figure_is_stored_twice_with_its_source_and_the_same_bytes_again(figur
 
 
 def test_the_narrow_drawing_can_be_read_at_a_phones_width(figure):
-    narrow = pictures._PARTS.search(figures.as_svg(figure))["narrow"]
-    width, box = pictures._SIZE.match(narrow).groups()
+    narrow = pages._PARTS.search(figures.as_svg(figure))["narrow"]
+    width, box = pages._SIZE.match(narrow).groups()
     assert box.split()[2] == width and float(width) < 290
     smallest = min(map(float, re.findall(r"font(?:-size)?: ([\d.]+)px", narrow)))
     assert smallest * 358 / float(width) >= 11
@@ -78,7 +78,7 @@ def test_dots_that_would_make_a_figure_heavy_are_a_picture():
 
 def test_in_a_page_colours_follow_the_theme_and_no_id_is_anothers(figure):
     svg = figures.as_svg(figure)
-    page = pictures.in_page(svg, 'A "rule" falls.', "f0", "cu-wide")
+    page = pages.in_page(svg, 'A "rule" falls.', "f0", "cu-wide")
     assert "CDATA" not in page and "<style" not in page and "font-family" not in page
     assert re.search(r'role="img" aria-label="A &quot;rule&quot; falls."', page)
     assert not re.search(r"#[0-9a-f]{6}(?!\))", page)  # but as what a variable falls back to
@@ -104,7 +104,7 @@ def test_rules_of_ones_own_have_colours_of_their_own():
 
 @pytest.mark.parametrize("colour", [*COLOURS, *figures.shades(6)])
 def test_in_the_dark_a_colour_stands_out(colour):
-    dark = pictures.in_the_dark(colour[1:])
+    dark = pages.in_the_dark(colour[1:])
     parts = [int(dark[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
     luminance = np.dot([0.2126, 0.7152, 0.0722], linear)
@@ -123,7 +123,7 @@ def test_an_svg_stands_in_the_page_and_its_source_below_the_caption(figure, tmp_
     (tmp_path / "other.svg").write_text("<svg/>")
     app = SimpleNamespace(builder=SimpleNamespace(format="html"), srcdir=tmp_path)
     document = doctree("a.svg", "Val against Div.")
-    pictures._put_in_page(app, document, "page")
+    pages._put_in_page(app, document, "page")
     assert not list(document.findall(nodes.image))
     drawn, source = (raw.astext() for raw in document.findall(nodes.raw))
     assert drawn.count('aria-label="Figure: Val against Div."') == 2
@@ -132,13 +132,13 @@ def test_an_svg_stands_in_the_page_and_its_source_below_the_caption(figure, tmp_
     figure.says = "Val < Div."
     (tmp_path / "a.svg").write_text(figures.as_svg(figure), encoding="utf-8")
     card = nodes.container("", nodes.image(uri="a.svg", alt="A card.", classes=["sd-card-img-top"]))
-    pictures._put_in_page(app, card, "page")
+    pages._put_in_page(app, card, "page")
     (drawn,) = (raw.astext() for raw in card.findall(nodes.raw))
     assert 'aria-label="Val &lt; Div."' in drawn and drawn.count("<svg") == 1  # the narrow one
     assert "cu-figure sd-card-img-top" in drawn
     for uri in ("other.svg", "a.png"):
         document = doctree(uri, "Val against Div.")
-        pictures._put_in_page(app, document, "page")
+        pages._put_in_page(app, document, "page")
         (image,) = document.findall(nodes.image)
         assert image["alt"] == "Figure: Val against Div."
 
@@ -154,16 +154,16 @@ def test_prose_pages_show_the_figures_of_executed_notebooks(tmp_path):
     cell = nbformat.v4.new_code_cell("", metadata=metadata, outputs=[output])
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), folder / "02_x.ipynb")
     (tmp_path / "page.md").write_text("```{figure} figures/fig-a.svg\n```\n")
-    (written,) = pictures.write_figures(tmp_path)
+    (written,) = build.write_figures(tmp_path)
     assert written == tmp_path / "figures" / "fig-a.svg" and written.read_bytes() == b"<svg/>"
-    assert pictures.figure("fig-a", tmp_path, "png") == b"png"
+    assert build.figure("fig-a", tmp_path, "png") == b"png"
     (tmp_path / "page.md").write_text("![](figures/fig-gone.svg)")
     with pytest.raises(errors.BookBuildError, match=r"fig-gone.*correct the name"):
-        pictures.write_figures(tmp_path)
+        build.write_figures(tmp_path)
 
 
 def test_the_figure_of_the_readme_is_that_of_the_book():
-    content = pictures.figure("fig-val-div", kind="png")
+    content = build.figure("fig-val-div", kind="png")
     assert (paths.book_dir() / "assets" / "val-div.png").read_bytes() == content
 
 

@@ -14,12 +14,12 @@ import pytest
 import yaml
 
 from calib_utils import paths
-from calib_utils.book import build
+from calib_utils.book import build, pages
 
 ROOT = paths.project_root()
 HTML = ROOT / "_build" / "_build" / "html"
 REPOSITORY = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
-SITE = build.site_url(REPOSITORY)
+SITE = pages.site_url(REPOSITORY)
 MAX_PAGE_MB, MAX_BOOK_MB = 8, 120
 
 

@@ -14,7 +14,7 @@ from playwright.sync_api import expect
 
 import calib_utils as cu
 from calib_utils import paths
-from calib_utils.book import build
+from calib_utils.book import pages
 from calib_utils.core.rules import TABLE3_TEMPERATURES, rule_name
 from calib_utils.figures import explorer
 from calib_utils.models.registry import DEFAULT_MODEL, HEADLINE
@@ -258,7 +258,7 @@ def test_ten_draws_of_the_setting_are_shown_and_read_out(path, open_page, choose
 def test_on_a_chapters_page_its_own_model_comes_first(path, open_page):
     page = path.with_name("chapter.html")
     step = explorer.read(explorer.path_of(STORE, SMALL, "us-states"))[0][0]
-    embedded = re.search(r"```.*?\n(.*)```", build.whole_answers(SMALL), re.DOTALL)[1]
+    embedded = re.search(r"```.*?\n(.*)```", pages.whole_answers(SMALL), re.DOTALL)[1]
     body = explorer.explorer(step, "here").data + embedded
     page.write_text(PAGE.format(body=body), encoding="utf-8")
     opened = open_page(page)

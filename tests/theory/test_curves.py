@@ -78,7 +78,7 @@ def test_short_curves_agree_with_a_search_at_every_breakpoint(family, trial):
 def test_a_long_curve_agrees_with_a_search_at_every_breakpoint(family):
     rng = np.random.default_rng(1)
     y = np.sort(rng.standard_t(4, size=50_000))[::-1][:2000]
-    # Every breakpoint where the least lies, some beyond; benchmarks/logit_shape.py tries all.
+    # Every breakpoint where the least lies, some beyond.
     some = [*range(2, 60), *range(60, 1996, 120)]
     fit, found = FITS[family](y), brute_force(y, family, points=30, breakpoints=some)
     assert fit.c in found, "the best breakpoint has to be among those tried"
