@@ -12,6 +12,8 @@ CU := $(BIN)/python -m calib_utils
 VLLM_VENV := .venv-vllm
 # A kernel beside a test process shares the cores with it; fixed threads keep results comparable.
 export TOKENIZERS_PARALLELISM = false
+# Every test process and kernel would compile the package anew, seconds each.
+export PYTHONDONTWRITEBYTECODE =
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 NBVAL := $(PYTEST) -p no:cacheprovider --nbval
 # Chooses which pages and rows have their turn.

@@ -20,8 +20,6 @@ import nbval.kernel
 import nbval.plugin
 import pytest
 
-from calib_utils.book.notebooks import KERNEL_ENVIRONMENT, kernel_channels
-
 RELATIVE, ABSOLUTE = 1e-2, 2e-3
 # Neither a part of a word, nor of a version such as 3.11.2; a minus after a word is a hyphen.
 NUMBER = re.compile(
@@ -145,6 +143,9 @@ _Manager = nbval.kernel.KernelManager  # an error here where nbval no longer sta
 
 
 def _manager(**arguments):
+    from calib_utils.book.notebooks import KERNEL_ENVIRONMENT, kernel_channels  # loads torch
+
+    os.environ.update(KERNEL_ENVIRONMENT, HF_HUB_OFFLINE="1")
     folder = _folders.enter_context(tempfile.TemporaryDirectory())
     return _Manager(**kernel_channels(folder), **arguments)
 
@@ -160,7 +161,6 @@ def pytest_addoption(parser: pytest.Parser):
 def pytest_configure(config):
     if not config.getoption("--nbval"):
         return
-    os.environ.update(KERNEL_ENVIRONMENT, HF_HUB_OFFLINE="1")
     nbval.kernel.KernelManager = _manager
     nbval.plugin.IPyNbCell.compare_outputs = compare_outputs
     config.option.nbval_current_env = True

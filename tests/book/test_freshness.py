@@ -273,8 +273,8 @@ def test_a_run_executes_what_is_stale_and_the_page_about_all_last(
     assert told() == ([], ["05_all on panel: current"])
     assert run("--panel", "--force") == 0
     assert told() == ([str(pages[1])], ["05_all on panel: asked for by --force; executing ..."])
-    assert run("--notebook", "05_all", "-p", "quick=True") == 0
-    assert told()[1] == ["05_all on panel: other parameters: quick; executing ..."]
+    assert run("--notebook", "05_all", "-p", "seed=1") == 0
+    assert told()[1] == ["05_all on panel: other parameters: seed; executing ..."]
 
 
 def _hold(folder, held, release):

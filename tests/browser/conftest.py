@@ -4,12 +4,8 @@ import math
 
 import numpy as np
 import pytest
-import torch
 
 from calib_utils import paths
-from calib_utils.book import build
-from calib_utils.book.build import BookBuildError
-from calib_utils.core.ranking import Ranking
 
 LOOKS = {"light": ("light", 1280), "dark": ("dark", 1280), "phone": ("light", 360)}
 # What is behind an explorer, and the shade of every text in it.
@@ -48,11 +44,15 @@ def pages(request):
 @pytest.fixture(scope="session")
 def browser(request):
     """Headless Chromium of the system; playwright's own download is not used."""
+    from playwright.sync_api import sync_playwright
+
+    from calib_utils.book import build
+    from calib_utils.errors import BookBuildError
+
     try:
         chromium = build.browser_path()
     except BookBuildError as error:
         _lacking(request, str(error))
-    from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=chromium, args=list(build.FLAGS))
@@ -127,6 +127,9 @@ def slide():
 @pytest.fixture(scope="session")
 def numbers_of():
     """What a step's numbers should be, by ranking.py and rules.py on all logits."""
+    import torch
+
+    from calib_utils.core.ranking import Ranking
 
     def get(rule, temperature, logits, answers):
         """The five numbers, by ranking.py and rules.py on all logits."""
