@@ -7,6 +7,7 @@ MODEL ?= qwen2.5-coder-0.5b-instruct
 TORCH := 2.13.0
 # Processes of the tests; each may hold a model, 3 GB.
 WORKERS ?= 2
+HALF := $(shell expr \( $(WORKERS) + 1 \) / 2)
 BIN := $(VENV)/bin
 CU := $(BIN)/python -m calib_utils
 VLLM_VENV := .venv-vllm
@@ -82,11 +83,10 @@ test: env  ## What every push has to pass, and CI runs: some minutes on two core
 	$(CU) fetch --all
 	@# A process that is done takes over half of what the other still has.
 	$(PYTEST) --dist worksteal tests calib_utils -m "not full and not notebooks" --ignore=tests/browser
-	$(NBVAL) $$($(BIN)/python tests/pages.py)
-	@# Side by side, since each is mostly one process; both have to succeed.
-	$(CU) check --strict --recompute 1 --longest 15 --seed $(COMMIT) > /dev/null & \
-	  $(CU) book; built=$$?; wait $$! && exit $$built
-	$(PYTEST) tests/browser -m "not full" --browser-required
+	@# Two lanes of stages, each mostly one process; both have to succeed.
+	{ $(CU) check --strict --recompute 1 --longest 15 --seed $(COMMIT) > /dev/null && $(CU) book && \
+	  $(PYTEST) -n $(HALF) tests/browser -m "not full" --browser-required; } & \
+	  $(NBVAL) -n $(HALF) $$($(BIN)/python tests/pages.py); repeated=$$?; wait $$! && exit $$repeated
 
 test-full: test workflow-env  ## All else as well, nightly and before a release: forty minutes on two cores
 	$(PYTEST) tests calib_utils -m "full or notebooks" --ignore=tests/browser

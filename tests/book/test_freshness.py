@@ -42,7 +42,7 @@ def project(tmp_path, monkeypatch, write_notebook):
         (root / name).mkdir()
     write_notebook(root, "00_first", [COMPUTE])
     write_notebook(root, "01_second", ["from calib_utils.core import tasks"])
-    write_notebook(root, "05_all", (["all-results"], ['results_dir = ""\nquick = False']))
+    write_notebook(root, "05_all", (["all-results"], ['results_dir = ""\nseed = 0\nquick = False']))
     monkeypatch.setattr(paths, "project_root", lambda: root)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     return root

@@ -112,13 +112,20 @@ def slide():
     """Moves a slider by keyboard: `slide(page, slider, wanted)`."""
 
     def move(page, slider, wanted):
-        """Arrow keys until the slider says `wanted`."""
+        """Page keys until the slider has passed `wanted`, arrows until it says it."""
+
+        def said():
+            return float(slider.get_attribute("aria-valuetext").split()[-1])
+
         slider.focus()
-        for _ in range(200):
-            said = float(slider.get_attribute("aria-valuetext").split()[-1])
-            if said == wanted:
-                return
-            page.keyboard.press("ArrowRight" if said < wanted else "ArrowLeft")
+        for down, up in (("PageDown", "PageUp"), ("ArrowLeft", "ArrowRight")):
+            below = said() < wanted
+            for _ in range(200):
+                if said() == wanted:
+                    return
+                if (said() < wanted) != below:
+                    break
+                page.keyboard.press(up if below else down)
         raise AssertionError(f"the slider never says {wanted}")
 
     return move
