@@ -244,7 +244,6 @@ def test_weights_are_told_without_a_network(tiny_folder, hub, tmp_path):
     assert notebooks.identity(str(tmp_path / "empty")) == notebooks.Identity("empty", None)
 
 
-@pytest.mark.notebooks
 def test_a_run_executes_what_is_stale_and_the_page_about_all_last(
     project, mine, capsys, write_notebook
 ):
