@@ -84,12 +84,17 @@ test: env  ## What every push has to pass, and CI runs: some minutes on two core
 	@# A process that is done takes over half of what the other still has.
 	$(PYTEST) --dist worksteal tests calib_utils -m "not full and not notebooks" --ignore=tests/browser
 	@# Two lanes of stages, each mostly one process; both have to succeed.
-	{ $(CU) check --strict --recompute 1 --longest 15 --seed $(COMMIT) > /dev/null && $(CU) book && \
-	  $(PYTEST) -n $(HALF) tests/browser -m "not full" --browser-required; } & \
-	  $(NBVAL) -n $(HALF) $$($(BIN)/python tests/pages.py); repeated=$$?; wait $$! && exit $$repeated
+	export OMP_NUM_THREADS=1; { \
+	  $(CU) check --strict --recompute 1 --longest 15 --seed $(COMMIT) > /dev/null && \
+	  $(CU) book && \
+	  $(PYTEST) -n $(HALF) tests/browser -m "not full" --browser-required; \
+	} & $(NBVAL) -n $(HALF) $$($(BIN)/python tests/pages.py); \
+	  repeated=$$?; wait $$! && exit $$repeated
 
-test-full: test workflow-env  ## All else as well, nightly and before a release: forty minutes on two cores
-	$(PYTEST) tests calib_utils -m "full or notebooks" --ignore=tests/browser
+test-full: test workflow-env  ## All else as well, nightly and before a release: an hour on two cores
+	$(PYTEST) tests calib_utils -m "full or notebooks" --ignore=tests/browser --ignore=tests/notebooks
+	@# One file of few and long tests.
+	$(PYTEST) --dist worksteal tests/notebooks
 	CALIB_UTILS_FUZZ=1500 $(PYTEST) tests/book/test_fuzz.py
 	$(NBVAL) $$($(BIN)/python tests/pages.py --all)
 	$(CU) check > /dev/null
