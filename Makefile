@@ -7,11 +7,14 @@ MODEL ?= qwen2.5-coder-0.5b-instruct
 TORCH := 2.13.0
 # Processes of the tests; each may hold a model, 3 GB.
 WORKERS ?= 2
+HALF := $(shell expr \( $(WORKERS) + 1 \) / 2)
 BIN := $(VENV)/bin
 CU := $(BIN)/python -m calib_utils
 VLLM_VENV := .venv-vllm
 # A kernel beside a test process shares the cores with it; fixed threads keep results comparable.
 export TOKENIZERS_PARALLELISM = false
+# Every test process and kernel would compile the package anew, seconds each.
+export PYTHONDONTWRITEBYTECODE =
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 NBVAL := $(PYTEST) -p no:cacheprovider --nbval
 # Chooses which pages and rows have their turn.
@@ -80,14 +83,18 @@ test: env  ## What every push has to pass, and CI runs: some minutes on two core
 	$(CU) fetch --all
 	@# A process that is done takes over half of what the other still has.
 	$(PYTEST) --dist worksteal tests calib_utils -m "not full and not notebooks" --ignore=tests/browser
-	$(NBVAL) $$($(BIN)/python tests/pages.py)
-	@# Side by side, since each is mostly one process; both have to succeed.
-	$(CU) check --strict --recompute 1 --longest 15 --seed $(COMMIT) > /dev/null & \
-	  $(CU) book; built=$$?; wait $$! && exit $$built
-	$(PYTEST) tests/browser -m "not full" --browser-required
+	@# Two lanes of stages, each mostly one process; both have to succeed.
+	export OMP_NUM_THREADS=1; { \
+	  $(CU) check --strict --recompute 1 --longest 15 --seed $(COMMIT) > /dev/null && \
+	  $(CU) book && \
+	  $(PYTEST) -n $(HALF) tests/browser -m "not full" --browser-required; \
+	} & $(NBVAL) -n $(HALF) $$($(BIN)/python tests/pages.py); \
+	  repeated=$$?; wait $$! && exit $$repeated
 
-test-full: test workflow-env  ## All else as well, nightly and before a release: forty minutes on two cores
-	$(PYTEST) tests calib_utils -m "full or notebooks" --ignore=tests/browser
+test-full: test workflow-env  ## All else as well, nightly and before a release: an hour on two cores
+	$(PYTEST) tests calib_utils -m "full or notebooks" --ignore=tests/browser --ignore=tests/notebooks
+	@# One file of few and long tests.
+	$(PYTEST) --dist worksteal tests/notebooks
 	CALIB_UTILS_FUZZ=1500 $(PYTEST) tests/book/test_fuzz.py
 	$(NBVAL) $$($(BIN)/python tests/pages.py --all)
 	$(CU) check > /dev/null

@@ -20,8 +20,6 @@ import nbval.kernel
 import nbval.plugin
 import pytest
 
-from calib_utils.book.notebooks import KERNEL_ENVIRONMENT, kernel_channels
-
 RELATIVE, ABSOLUTE = 1e-2, 2e-3
 # Neither a part of a word, nor of a version such as 3.11.2; a minus after a word is a hyphen.
 NUMBER = re.compile(
@@ -141,12 +139,23 @@ def compare_outputs(cell, test, ref, skip_compare=None) -> bool:
 
 
 _folders = ExitStack()
-_Manager = nbval.kernel.KernelManager  # an error here where nbval no longer starts kernels by it
+# Laid out and not written, which takes ten times as long: pictures are not compared.
+_PICTURES = """\
+import calib_utils.figures
+calib_utils.figures.as_svg = lambda figure: figure.draw_without_rendering() or "<svg/>"
+"""
 
 
-def _manager(**arguments):
-    folder = _folders.enter_context(tempfile.TemporaryDirectory())
-    return _Manager(**kernel_channels(folder), **arguments)
+class _Manager(nbval.kernel.KernelManager):  # an error where nbval no longer starts kernels by it
+    def __init__(self, **options):
+        from calib_utils.book.notebooks import KERNEL_ENVIRONMENT, kernel_channels  # loads torch
+
+        os.environ.update(KERNEL_ENVIRONMENT, HF_HUB_OFFLINE="1")
+        folder = _folders.enter_context(tempfile.TemporaryDirectory())
+        super().__init__(**kernel_channels(folder), **options)
+
+    def start_kernel(self, **options):
+        super().start_kernel(extra_arguments=[f"--IPKernelApp.exec_lines={_PICTURES}"], **options)
 
 
 def pytest_addoption(parser: pytest.Parser):
@@ -160,8 +169,7 @@ def pytest_addoption(parser: pytest.Parser):
 def pytest_configure(config):
     if not config.getoption("--nbval"):
         return
-    os.environ.update(KERNEL_ENVIRONMENT, HF_HUB_OFFLINE="1")
-    nbval.kernel.KernelManager = _manager
+    nbval.kernel.KernelManager = _Manager
     nbval.plugin.IPyNbCell.compare_outputs = compare_outputs
     config.option.nbval_current_env = True
     config.option.nbval_cell_timeout = 900

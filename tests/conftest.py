@@ -1,6 +1,7 @@
 """Tiny random models of every architecture of the panel, with a byte-level tokenizer built here.
 
-Fixtures hand out functions, since test modules cannot import from one another.
+Fixtures hand out functions, since test modules cannot import from one another. They import torch
+themselves: the process that only hands tests to others reads this file too, and they wait for it.
 """
 
 import os
@@ -21,9 +22,6 @@ import pytest
 from hypothesis import settings
 
 import calib_utils as cu
-from calib_utils.core import prompts
-from calib_utils.models import scoring
-from calib_utils.results.measure import measure
 
 settings.register_profile("calib", deadline=None, derandomize=True, max_examples=60, database=None)
 settings.load_profile("calib")
@@ -109,6 +107,8 @@ def architectures():
 def build_tokenizer(template=None, bos=False, eos="<|end|>", specials=()):
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
+
+    from calib_utils.core import prompts
 
     vocab = {piece: byte for piece, byte in prompts._byte_alphabet().items()}
     for left, right in MERGES:
@@ -315,6 +315,9 @@ def small_task():
 def measure_logits():
     """`measure` with logits given instead of a model: `(trie, logits [node, vocab], settings)`."""
     import torch
+
+    from calib_utils.models import scoring
+    from calib_utils.results.measure import measure
 
     def get(trie, logits, settings, *, batch=16, prompt_ids=(), **options):
         def score(*args):

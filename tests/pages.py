@@ -1,7 +1,7 @@
 """Which executed pages a push runs again: `python tests/pages.py [--all]` prints their paths.
 
-The smallest model's, the page of all models, and two of the others, chosen by the commit, so that
-every page has its turn within a few pushes. A model whose weights are not fetched for the tests has
+The smallest model's, the page of all models, and one of the others, chosen by the commit, so that
+every page has its turn within some pushes. A model whose weights are not fetched for the tests has
 its turn with `--all`.
 """
 
@@ -14,7 +14,7 @@ from calib_utils.models.registry import CORE
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALLEST = "smollm2-135m-instruct"
-SHARE = 2
+SHARE = 1
 
 
 def executed() -> list[Path]:

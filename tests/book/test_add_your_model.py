@@ -58,6 +58,7 @@ def project(tmp_path, monkeypatch):
     return copy
 
 
+@pytest.mark.full
 def test_the_commands_of_the_page_run_as_printed(project, tiny_folder, hub, capsys):
     """All of it, for a tiny checkpoint in the place of the page's model: pages, rows, checks."""
     hub(tiny_folder("qwen3", chat=True), HUB_ID)

@@ -42,7 +42,7 @@ def project(tmp_path, monkeypatch, write_notebook):
         (root / name).mkdir()
     write_notebook(root, "00_first", [COMPUTE])
     write_notebook(root, "01_second", ["from calib_utils.core import tasks"])
-    write_notebook(root, "05_all", (["all-results"], ['results_dir = ""\nquick = False']))
+    write_notebook(root, "05_all", (["all-results"], ['results_dir = ""\nseed = 0\nquick = False']))
     monkeypatch.setattr(paths, "project_root", lambda: root)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     return root
@@ -244,7 +244,6 @@ def test_weights_are_told_without_a_network(tiny_folder, hub, tmp_path):
     assert notebooks.identity(str(tmp_path / "empty")) == notebooks.Identity("empty", None)
 
 
-@pytest.mark.notebooks
 def test_a_run_executes_what_is_stale_and_the_page_about_all_last(
     project, mine, capsys, write_notebook
 ):
@@ -273,8 +272,8 @@ def test_a_run_executes_what_is_stale_and_the_page_about_all_last(
     assert told() == ([], ["05_all on panel: current"])
     assert run("--panel", "--force") == 0
     assert told() == ([str(pages[1])], ["05_all on panel: asked for by --force; executing ..."])
-    assert run("--notebook", "05_all", "-p", "quick=True") == 0
-    assert told()[1] == ["05_all on panel: other parameters: quick; executing ..."]
+    assert run("--notebook", "05_all", "-p", "seed=1") == 0
+    assert told()[1] == ["05_all on panel: other parameters: seed; executing ..."]
 
 
 def _hold(folder, held, release):

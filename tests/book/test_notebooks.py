@@ -119,11 +119,11 @@ def test_the_table_of_contents_is_the_one_for_these_notebooks():
 
 
 def nbval(*pages, options=()):
-    """What nbval prints about executed copies, with our comparer."""
+    """What nbval prints about pages outside the checkout, with its comparer (conftest.py)."""
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2))}
     environment = {**os.environ, **notebooks.KERNEL_ENVIRONMENT, **threads, "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header"]
-    command += ["--nbval", *options, *map(str, pages)]
+    command += ["-p", "conftest", "--nbval", *options, *map(str, pages)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT).stdout
 
 

@@ -13,6 +13,7 @@ import sys
 import tomllib
 import zipfile
 
+import pytest
 import yaml
 from packaging.requirements import Requirement
 
@@ -141,6 +142,7 @@ for command in (["run"], ["book"], ["toc"], ["check"], ["reproduce"]):
 """
 
 
+@pytest.mark.full
 def test_the_wheel_is_a_library_without_a_checkout(tmp_path, tiny_folder):
     """The README's example on a tiny model; only what needs notebooks and pages is refused."""
     source, target, place = (tmp_path / name for name in ("source", "installed", "elsewhere"))

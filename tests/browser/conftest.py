@@ -4,12 +4,8 @@ import math
 
 import numpy as np
 import pytest
-import torch
 
 from calib_utils import paths
-from calib_utils.book import build
-from calib_utils.book.build import BookBuildError
-from calib_utils.core.ranking import Ranking
 
 LOOKS = {"light": ("light", 1280), "dark": ("dark", 1280), "phone": ("light", 360)}
 # What is behind an explorer, and the shade of every text in it.
@@ -48,11 +44,15 @@ def pages(request):
 @pytest.fixture(scope="session")
 def browser(request):
     """Headless Chromium of the system; playwright's own download is not used."""
+    from playwright.sync_api import sync_playwright
+
+    from calib_utils.book import build
+    from calib_utils.errors import BookBuildError
+
     try:
         chromium = build.browser_path()
     except BookBuildError as error:
         _lacking(request, str(error))
-    from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=chromium, args=list(build.FLAGS))
@@ -112,13 +112,20 @@ def slide():
     """Moves a slider by keyboard: `slide(page, slider, wanted)`."""
 
     def move(page, slider, wanted):
-        """Arrow keys until the slider says `wanted`."""
+        """Page keys until the slider has passed `wanted`, arrows until it says it."""
+
+        def said():
+            return float(slider.get_attribute("aria-valuetext").split()[-1])
+
         slider.focus()
-        for _ in range(200):
-            said = float(slider.get_attribute("aria-valuetext").split()[-1])
-            if said == wanted:
-                return
-            page.keyboard.press("ArrowRight" if said < wanted else "ArrowLeft")
+        for down, up in (("PageDown", "PageUp"), ("ArrowLeft", "ArrowRight")):
+            below = said() < wanted
+            for _ in range(200):
+                if said() == wanted:
+                    return
+                if (said() < wanted) != below:
+                    break
+                page.keyboard.press(up if below else down)
         raise AssertionError(f"the slider never says {wanted}")
 
     return move
@@ -127,6 +134,9 @@ def slide():
 @pytest.fixture(scope="session")
 def numbers_of():
     """What a step's numbers should be, by ranking.py and rules.py on all logits."""
+    import torch
+
+    from calib_utils.core.ranking import Ranking
 
     def get(rule, temperature, logits, answers):
         """The five numbers, by ranking.py and rules.py on all logits."""

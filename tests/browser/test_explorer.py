@@ -25,6 +25,7 @@ from calib_utils.studies import oracle_cutoffs, reporting
 STORE = paths.default_results_dir()
 SMALL, BASE, ADDED = "smollm2-135m-instruct", "gemma-3-270m", "Qwen--Qwen3-0.6B"
 LOOKS = ("light", "dark", "phone")
+PHONE_AT_A_PUSH = ["phone", *(pytest.param(x, marks=pytest.mark.full) for x in ("light", "dark"))]
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>explorer</title>
 <meta name="viewport" content="width=device-width">
 <style>:root {{ color-scheme: light dark }}</style>
@@ -223,7 +224,7 @@ def test_a_setting_shows_exactly_the_stored_numbers(path, open_page, choose, set
     assert weights[:12] in page.locator(".cu-source").inner_text()
 
 
-@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("look", PHONE_AT_A_PUSH)
 def test_ten_draws_of_the_setting_are_shown_and_read_out(path, open_page, choose, look):
     table, _ = draws.read(draws.path_of(STORE / DEFAULT_MODEL / "us-states"))
     page = open_page(path, look)
@@ -644,7 +645,7 @@ def test_on_paper_the_sliders_go_and_the_values_stay(figures, open_page):
     assert root.locator(".cu-chart").is_visible() and "temperature\n1" in root.inner_text()
 
 
-@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("look", PHONE_AT_A_PUSH)
 def test_the_books_own_page_works(pages, open_page, fits_and_can_be_read, look):
     (built,) = [page for page in pages if page.name == "explorer.html"]
     page = open_page(built, look)
@@ -655,12 +656,15 @@ def test_the_books_own_page_works(pages, open_page, fits_and_can_be_read, look):
 
 
 @pytest.mark.parametrize(
-    "look", ["phone", *(pytest.param(x, marks=pytest.mark.full) for x in ("light", "dark"))]
+    ("look", "most"),
+    [("phone", 1), *(pytest.param(x, None, marks=pytest.mark.full) for x in LOOKS)],
 )
-def test_the_books_own_figures_work(pages, open_page, choose_step, fits_and_can_be_read, look):
+def test_the_books_own_figures_work(
+    pages, open_page, choose_step, fits_and_can_be_read, look, most
+):
     found = [p for p in pages if 'class="cu-explorer"' in p.read_text(encoding="utf-8")]
     assert found, "no page of the book holds a figure"
-    for path in found:
+    for path in found[:most]:
         page = open_page(path, look)
         fits_and_can_be_read(page)
         for root in page.locator(".cu-explorer:has(> script)").all():

@@ -1,4 +1,4 @@
-"""Every page of the book, opened once wide and once on a phone, network off; all asked of it."""
+"""Every page of the book, opened once, seen wide and on a phone, network off; all asked of it."""
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -14,7 +14,7 @@ PROSE = ("intro", "verdicts", "explorer", "errata", "scale_out")
 SMALLEST = "smollm2-135m-instruct"
 # Whose markup stands for most of the book's: axe-core reads these on a push, nightly every page.
 READ_ON_A_PUSH = ("explorer", "02_controlled_tasks", "prose")
-PARTS = 4  # of the pages, so that several processes share them
+PARTS = 4  # of the pages, each a test
 GRAVE = ("serious", "critical")
 # With `preload` axe-core would read style sheets again, which a page from a file may not.
 AXE = {"resultTypes": ["violations"], "preload": False}
@@ -56,47 +56,64 @@ OUTSIDE = """[...document.querySelectorAll('article :is(th, td)')].filter(cell =
     return cell.innerText.trim() && range.getBoundingClientRect().right >
         cell.getBoundingClientRect().right + 1;
 }).map(cell => cell.innerText.slice(0, 60))"""
+# Tables that scroll where the edge behind which they go on has no shadow of its own: covers that
+# move with the table lie over shadows that do not, and no cell hides either.
+NO_SHADOW = """[...document.querySelectorAll('article table')]
+    .filter(t => t.checkVisibility()).map(t => { let e = t; while (e && e.tagName !== 'ARTICLE'
+        && e.scrollWidth <= e.clientWidth + 1) e = e.parentElement; return [t, e]; })
+    .filter(([t, e]) => e && e.tagName !== 'ARTICLE' &&
+        !(/local.*scroll/.test(getComputedStyle(e).backgroundAttachment) &&
+        [...t.querySelectorAll('*')].every(c => !/^T/.test(c.tagName) ||
+            getComputedStyle(c).backgroundColor === 'rgba(0, 0, 0, 0)')))
+    .map(([t]) => t.innerText.slice(0, 60))"""
+
+LOOKED_FOR = {
+    "formula cut": CUT,
+    "squeezed": SQUEEZED,
+    "outside its cell": OUTSIDE,
+    "no shadow": NO_SHADOW,
+}
 
 
 @pytest.fixture
 def visit(browser, watch):
-    """Opens a file in a view and tells what is wrong with it: `visit(path, "screen")`.
+    """Opens a file and tells what is wrong with it in either view: `visit(path)`.
 
-    With `axe` also what axe-core finds; contrast is asked on a screen.
+    With `axe` also what axe-core finds: on a screen, in the light and in the dark, and `"phone"`.
     """
-    contexts = {}
+    wide = {"width": WIDTHS["screen"], "height": 800}
+    context = browser.new_context(
+        viewport=wide, color_scheme="light", offline=True, reduced_motion="reduce"
+    )
 
-    def get(path, view, axe=True):
-        if view not in contexts:
-            size = {"width": WIDTHS[view], "height": 800}
-            contexts[view] = browser.new_context(
-                viewport=size, color_scheme="light", offline=True, reduced_motion="reduce"
-            )
-        page = contexts[view].new_page()
+    def get(path, axe=()):
+        page = context.new_page()
         wrong = watch(page, ("error",), ("file:", "data:", "blob:"))
         page.goto(path.as_uri(), wait_until="load")
-        if (excess := page.evaluate(EXCESS)) > 0:
-            wrong.append(f"scrolls sideways by {excess} px")
-        wrong += [f"image: {told}" for told in page.evaluate(IMAGES)]
         page.wait_for_function(build.FORMULAS_SET)
-        wrong += [f"formula cut: {told}" for told in page.evaluate(CUT)]
-        page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
-        wrong += [f"squeezed: {told}" for told in page.evaluate(SQUEEZED)]
-        wrong += [f"outside its cell: {told}" for told in page.evaluate(OUTSIDE)]
-        if axe:
-            wrong += _axe(page, BUT_CONTRAST)
-        if axe and view == "screen":
-            assert page.evaluate(ONE_OF_EACH_LOOK)
-            wrong += _axe(page, CONTRAST, "[data-look]")
-            page.emulate_media(color_scheme="dark")
+        wrong += [f"image: {told}" for told in page.evaluate(IMAGES)]
+        for view, width in WIDTHS.items():
+            page.set_viewport_size(wide | {"width": width})
             page.evaluate(NEXT_FRAME)
-            wrong += [f"in the dark, {told}" for told in _axe(page, CONTRAST, "[data-look]")]
+            if (excess := page.evaluate(EXCESS)) > 0:
+                wrong.append(f"{view} scrolls sideways by {excess} px")
+            page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+            for name, script in LOOKED_FOR.items():
+                wrong += [f"{view}, {name}: {told}" for told in page.evaluate(script)]
+            if view in axe:
+                wrong += _axe(page, BUT_CONTRAST)
+            if view in axe and view == "screen":
+                assert page.evaluate(ONE_OF_EACH_LOOK)
+                wrong += _axe(page, CONTRAST, "[data-look]")
+                page.emulate_media(color_scheme="dark")
+                page.evaluate(NEXT_FRAME)
+                wrong += [f"in the dark, {told}" for told in _axe(page, CONTRAST, "[data-look]")]
+                page.emulate_media(color_scheme="light")
         page.close()
         return sorted(set(wrong))
 
     yield get
-    for context in contexts.values():
-        context.close()
+    context.close()
 
 
 def _axe(page, options, context=None):
@@ -114,31 +131,25 @@ def kind(path):
     return path.stem if path.stem[:2].isdigit() else path.stem if path.stem in PROSE else "prose"
 
 
-@pytest.mark.parametrize("view", WIDTHS)
-def test_a_page_of_every_kind_is_whole_accessible_and_offline(visit, pages, view):
+def test_a_page_of_every_kind_is_whole_accessible_and_offline(visit, pages):
     one_of_each = {kind(path): path for path in sorted(pages, key=lambda p: SMALLEST in p.parts)}
-    read = READ_ON_A_PUSH if view == "screen" else ()  # the two views have the same elements
-    found = {name: visit(path, view, axe=name in read) for name, path in one_of_each.items()}
-    assert set(read) <= set(found)
+    # The two views have the same elements.
+    axe = {name: ("screen",) for name in READ_ON_A_PUSH}
+    found = {name: visit(path, axe.get(name, ())) for name, path in one_of_each.items()}
+    assert set(axe) <= set(found)
     assert len(found) > len(PROSE)
     assert not {name: wrong for name, wrong in found.items() if wrong}
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("part", range(PARTS))
-@pytest.mark.parametrize("view", WIDTHS)
-def test_every_page_is_whole_accessible_and_offline(visit, pages, view, part):
+def test_every_page_is_whole_accessible_and_offline(visit, pages, part):
     # On a phone axe-core reads each notebook once: the other models' pages are laid out alike.
-    found = {
-        str(path.relative_to(HTML)): visit(
-            path,
-            view,
-            axe=view == "screen"
-            or path.parent.parent.name != "results"
-            or DEFAULT_MODEL in path.parts,
-        )
-        for path in pages[part::PARTS]
-    }
+    def axe(path):
+        once = path.parent.parent.name != "results" or DEFAULT_MODEL in path.parts
+        return tuple(WIDTHS) if once else ("screen",)
+
+    found = {str(path.relative_to(HTML)): visit(path, axe(path)) for path in pages[part::PARTS]}
     assert found
     assert not {name: wrong for name, wrong in found.items() if wrong}
 
@@ -154,18 +165,20 @@ def test_the_visit_sees_what_is_wrong(visit, tmp_path):
         <body><main><h1>Wrong</h1><p>Grey on white, then on black.</p>
         <div style="width: 2000px">wide</div>
         <article><table style="width: 9px; overflow-wrap: anywhere"><tr><td>narrowness</td></tr>
-        </table><table><tr><td style="max-width: 9px">overflowing</td></tr></table></article>
+        </table><table><tr><td style="max-width: 9px">overflowing</td></tr></table>
+        <div style="width: 50px; overflow: auto"><table><tr><td>goesonandon</td></tr></table></div>
+        </article>
         <img src="none.png" alt="a figure">
         <img src="data:image/gif;base64,R0lGODlhAQABAAAAACw=" alt="figure.png">
         <input><script>console.error("said"); fetch("https://example.org/")</script>
         <script>undefined.name</script></main></body></html>""",
         encoding="utf-8",
     )
-    told = "\n".join(visit(page, "screen"))
+    told = "\n".join(visit(page, axe=("screen",)))
     for each in (
         *("console: said", "script: ", "left https://example.org/", "missing: file:"),
         *("scrolls sideways", "image: a figure", "image: figure.png", "critical label"),
-        *("squeezed: narrowness", "outside its cell: overflowing"),
+        *("squeezed: narrowness", "outside its cell: overflowing", "no shadow: goesonandon"),
         *("\nserious color-contrast", "in the dark, serious color-contrast"),
     ):
         assert each in f"\n{told}", each
