@@ -194,7 +194,8 @@ class _Windows:
             kept = [kept_first[rule] if rule in cut_first else rule.keep(step) for rule in rules]
             starts.append(torch.stack([left.start for left in kept], dim=1))
             stops.append(torch.stack([left.stop for left in kept], dim=1))
-            inner = [i for i, rule in enumerate(rules) if not rule.is_rank_cutoff]
+            # Only a `keep` of its own can leave a window that begins below the top.
+            inner = [i for i, rule in enumerate(rules) if type(rule).keep is not Rule.keep]
             masses.append(step.log_mass_of(starts[-1], stops[-1], inner))
         if starts:
             at = np.ix_(nodes, [column for some in self._columns.values() for column in some])
