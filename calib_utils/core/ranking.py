@@ -13,6 +13,9 @@ import torch
 
 from calib_utils.errors import ModelFormatError
 
+# Where NumPy takes a row at a time, which is faster there. Elsewhere torch takes the batch at once,
+# and nothing is read back, since each read would wait for the device.
+BY_ROW = frozenset({"cpu"})
 _BLOCK = 128
 _UNDERFLOW = -740.0  # exp of less is 0, or not above the smallest double
 _MASKED = 1e6  # nats
@@ -37,6 +40,7 @@ class Ranking:
     def __init__(self, logits: torch.Tensor, branching, ordered: bool = True):
         # MPS has no float64; its logits are reduced on the CPU.
         logits = logits.float().cpu() if logits.device.type == "mps" else logits.float()
+        self._by_row = logits.device.type in BY_ROW
         lowest, self.top = torch.aminmax(logits, dim=1, keepdim=True)  # NaN if any logit is
         if not torch.isfinite(self.top).all():
             raise ModelFormatError(
@@ -44,11 +48,15 @@ class Ranking:
                 "the weight files are intact"
             )
         # Elsewhere than on a CPU a look at the values costs more than the filling.
-        if logits.device.type != "cpu" or (lowest < self.top - _MASKED).any():
+        if not self._by_row or (lowest < self.top - _MASKED).any():
             logits = logits.masked_fill(logits < self.top - _MASKED, -math.inf)
         self.logits = logits
         self.branching = torch.as_tensor(branching, device=self.top.device)
-        self.negated = _sort_ascending(-self.logits) if ordered else None
+        self.negated = self._order = None
+        if ordered and self._by_row:
+            self.negated = _sort_ascending(-self.logits)
+        elif ordered:  # subtracted, since some sorts put -0 before 0
+            self.negated, self._order = (0.0 - self.logits).sort(dim=-1, stable=True)
         # From the sorted values where there are any, so that masses can be cut by rank.
         values = -self.negated if ordered else self.logits
         self.sorted_gap = values.double() - self.top
@@ -61,6 +69,8 @@ class Ranking:
 
     def rank(self, tokens: torch.Tensor) -> torch.Tensor:
         """Rank of each token at its node: int64 [node, token]."""
+        if not self._by_row:
+            return self._ranks.gather(1, tokens)
         values = -self.logits.gather(1, tokens)
         ranks = torch.searchsorted(self.negated, values)
         tied = torch.searchsorted(self.negated, values, right=True) - ranks > 1
@@ -70,10 +80,16 @@ class Ranking:
             ranks[node, column] += (lower_ids == self.logits[node, token]).sum()
         return ranks
 
+    @cached_property
+    def _ranks(self) -> torch.Tensor:
+        """Rank of every token of the vocabulary, from a stable sort. [node, vocab]"""
+        places = torch.arange(self._order.shape[1], device=self._order.device)
+        return torch.empty_like(self._order).scatter_(1, self._order, places.expand_as(self._order))
+
     def at(self, temperature: float) -> "Step":
         """The step at one temperature. It lives in a buffer that the next call overwrites."""
         mass = self._mass[:, : self.logits.shape[1]]
-        if mass.device.type == "cpu":
+        if self._by_row:
             # NumPy's exp is the faster one, and a row at a time stays in the cache. What underflows
             # is left out where it comes last, since it is the slowest to compute.
             nonzero = [mass.shape[1]] * len(mass)
@@ -88,6 +104,11 @@ class Ranking:
             torch.div(self.sorted_gap, temperature, out=mass)
             mass.exp_()
         return Step(self, temperature, _Sums(self._mass))
+
+    def between(self, start: torch.Tensor, stop: torch.Tensor) -> torch.Tensor:
+        """Which ranks lie from `start` to before `stop` [node]: bool [node, vocab]."""
+        ranks = torch.arange(self.logits.shape[1], device=start.device)
+        return (ranks >= start[:, None]) & (ranks < stop[:, None])
 
     @cached_property
     def deviation(self) -> torch.Tensor:
@@ -153,19 +174,31 @@ class Step:
         """Number of tokens in the window. [node]"""
         return self.stop - self.start
 
-    def log_mass_of(self, start: torch.Tensor, stop: torch.Tensor) -> torch.Tensor:
-        """`log_mass` of several windows of the vocabulary at once. [node, window]"""
-        if not start.any():
-            return self._mass.upto(stop).log()
-        below = self._mass.upto(start)
-        held = self._mass.upto(stop) - below
-        log_mass = held.log()
-        # Far below the top a difference of running sums has few digits left, or none.
-        for node, window in torch.nonzero(held < _FAINT * below).tolist():
-            inside = slice(start[node, window], stop[node, window])
-            gap = self._ranking.sorted_gap[node, inside]
-            log_mass[node, window] = (gap / self.temperature).logsumexp(0)
+    def log_mass_of(self, start: torch.Tensor, stop: torch.Tensor, inner: list[int]):
+        """`log_mass` of several windows of the vocabulary at once. [node, window]
+
+        Args:
+            inner: the windows that need not begin at rank 0.
+        """
+        log_mass = self._mass.upto(stop).log()
+        for window in inner:
+            first, last = start[:, window], stop[:, window]
+            below = self._mass.upto(first)
+            held = self._mass.upto(last) - below
+            # Far below the top a difference of running sums has few digits left, or none.
+            log_mass[:, window] = self._added_up(first, last, held, held < _FAINT * below)
         return log_mass
+
+    def _added_up(self, start, stop, held, faint) -> torch.Tensor:
+        """ln of what windows hold, token by token where `faint`. [node]"""
+        gap, log_mass = self._ranking.sorted_gap, held.log()
+        if self._ranking._by_row:
+            for node in torch.nonzero(faint)[:, 0].tolist():
+                inside = gap[node, start[node] : stop[node]] / self.temperature
+                log_mass[node] = inside.logsumexp(0)
+            return log_mass
+        inside = torch.where(self._ranking.between(start, stop), gap / self.temperature, -math.inf)
+        return torch.where(faint, inside.logsumexp(1), log_mass)
 
     @cached_property
     def _total(self) -> torch.Tensor:
@@ -188,12 +221,11 @@ class Step:
         # Beyond `last` nothing has mass, and 0 times -inf would be NaN.
         last = self._count(torch.full_like(self.log_mass, _UNDERFLOW * self.temperature))
         last = torch.minimum(self.stop, last)
-        if mass.device.type == "cpu":
+        if self._ranking._by_row:
             windows = zip(mass, gap, self.start.tolist(), last.tolist(), strict=True)
             weighted = torch.stack([m[a:b] @ g[a:b] for m, g, a, b in windows])
         else:
-            ranks = torch.arange(self.n_vocab, device=mass.device)
-            inside = (ranks >= self.start[:, None]) & (ranks < last[:, None])
+            inside = self._ranking.between(self.start, last)
             weighted = torch.where(inside, mass * gap, 0.0).sum(1)
         return self.log_mass - weighted / self.temperature / self._total
 

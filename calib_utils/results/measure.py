@@ -4,26 +4,31 @@ Model, prompt, samplers and temperatures in; exact numbers per setting out. Keep
 node and edge, never a vocabulary, so memory is flat in answers x vocabulary. Knows no files.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from calib_utils.core import metrics
+from calib_utils.core import metrics, ranking
 from calib_utils.core.processors import Processors
 from calib_utils.core.prompts import Prompt
-from calib_utils.core.ranking import Ranking
 from calib_utils.core.rules import NoCutoff, Rule, Sampler
 from calib_utils.core.split import Steps, TokenTable
 from calib_utils.core.tries import Trie
 from calib_utils.models import scoring
 from calib_utils.models.loading import Model
 
-# Logits ranked at once, and nodes at most: many, to spread the cost of a call over, in few bytes.
+# Logits ranked at once, and nodes at most, where rows are ranked one by one: few bytes.
 _RANKED_LOGITS, _RANKED_NODES = 1 << 22, 64
+# On a device a call costs the same for many nodes. What the ranking of a logit takes there, with
+# the copies of a sort and of masks, and the share of the free memory that it may have.
+_RANKED_BYTES, _SHARE = 80, 0.5
+_UNKNOWN_FREE = 4e9  # of a device that does not tell
 
 Settings = list[tuple[Sampler, float]]
+Stream = Iterator[tuple[np.ndarray, torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -67,12 +72,9 @@ def measure(
     windows = _Windows(tokens, [(s, t) for s, t in settings if isinstance(s, Rule)], ranks)
     dense = _Dense(prompt, tokens, [(s, t) for s, t in settings if isinstance(s, Processors)])
     with tqdm(total=trie.n_nodes, desc=description or "nodes", unit="node", leave=False) as bar:
-        for nodes, logits in scoring.score(model, prompt, batch_size):
-            size = max(1, min(_RANKED_NODES, _RANKED_LOGITS // logits.shape[1]))
-            for start in range(0, len(nodes), size):
-                part = slice(start, start + size)
-                windows.add(nodes[part], logits[part])
-                dense.add(nodes[part], logits[part])
+        for nodes, logits in _regrouped(scoring.score(model, prompt, batch_size)):
+            windows.add(nodes, logits)
+            dense.add(nodes, logits)
             bar.update(len(nodes))
     steps = windows.steps()
     edge_log_p, edge_uniform = np.empty((2, trie.n_edges, len(settings)))
@@ -81,6 +83,38 @@ def measure(
     edge_uniform[:, is_rule] = steps.edge_uniform_log_p(slice(None))
     edge_log_p[:, ~is_rule], edge_uniform[:, ~is_rule] = dense.edges()
     return summarise(trie, settings, edge_log_p, edge_uniform, steps)
+
+
+def _regrouped(stream: Stream) -> Stream:
+    """The same nodes and logits, in groups of a size to rank at once."""
+    held: list[tuple[np.ndarray, torch.Tensor]] = []
+
+    def joined():
+        nodes, logits = zip(*held, strict=True)
+        held.clear()
+        return np.concatenate(nodes), logits[0] if len(logits) == 1 else torch.cat(logits)
+
+    for nodes, logits in stream:
+        size = _ranked_at_once(logits)
+        if held and sum(len(part) for part, _ in held) + len(nodes) > size:
+            yield joined()
+        for start in range(0, len(nodes), size):
+            part = slice(start, start + size)
+            held.append((nodes[part], logits[part]))
+            # Where rows are ranked one by one, waiting for more would save nothing.
+            if len(nodes) > start + size or logits.device.type in ranking.BY_ROW:
+                yield joined()
+    if held:
+        yield joined()
+
+
+def _ranked_at_once(logits: torch.Tensor) -> int:
+    """How many nodes to rank in one call."""
+    device, n_vocab = logits.device, logits.shape[1]
+    if device.type in ranking.BY_ROW:
+        return max(1, min(_RANKED_NODES, _RANKED_LOGITS // n_vocab))
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _UNKNOWN_FREE
+    return max(1, int(_SHARE * free / (_RANKED_BYTES * n_vocab)))
 
 
 def summarise(
@@ -138,29 +172,36 @@ class _Windows:
         if not self._settings and not self._ordered:
             return
         branching = self._tokens.trie.node_branching[nodes]
-        ranking = Ranking(logits, branching, self._ordered)
+        ranked = ranking.Ranking(logits, branching, self._ordered)
         token, row = self._tokens.of(nodes)
         slot = np.arange(len(token)) - np.searchsorted(row, row)
         table = np.zeros((len(nodes), slot.max() + 1), dtype=np.int64)
         table[row, slot] = self._tokens.symbol[token]
-        symbols = torch.as_tensor(table, device=ranking.top.device)
-        self._gap[token] = ranking.gap(symbols).cpu().numpy()[row, slot]
+        symbols = torch.as_tensor(table, device=ranked.top.device)
+        self._gap[token] = ranked.gap(symbols).cpu().numpy()[row, slot]
         if self._ordered:
-            self._rank[token] = ranking.rank(symbols).cpu().numpy()[row, slot]
-            first = ranking.sorted_gap[:, : slot.max() + 1]
+            self._rank[token] = ranked.rank(symbols).cpu().numpy()[row, slot]
+            first = ranked.sorted_gap[:, : slot.max() + 1]
             self._sorted_gap[token] = first.cpu().numpy()[row, slot]
         cut_first = {rule for rule, _ in self._settings if not rule.temperature_first}
-        plain = ranking.at(1.0) if cut_first else None
+        plain = ranked.at(1.0) if cut_first else None
         kept_first = {rule: rule.keep(plain) for rule in cut_first}
+        # Columns stay on the device until the last; each read would wait for it.
+        starts, stops, masses = [], [], []
         for temperature, columns in self._columns.items():
-            step = ranking.at(temperature)
+            step = ranked.at(temperature)
             rules = [self._settings[column][0] for column in columns]
             kept = [kept_first[rule] if rule in cut_first else rule.keep(step) for rule in rules]
-            start = torch.stack([left.start for left in kept], dim=1)
-            stop = torch.stack([left.stop for left in kept], dim=1)
-            at = np.ix_(nodes, columns)
-            self._start[at], self._stop[at] = start.cpu().numpy(), stop.cpu().numpy()
-            self._log_mass[at] = step.log_mass_of(start, stop).cpu().numpy()
+            starts.append(torch.stack([left.start for left in kept], dim=1))
+            stops.append(torch.stack([left.stop for left in kept], dim=1))
+            # Only a `keep` of its own can leave a window that begins below the top.
+            inner = [i for i, rule in enumerate(rules) if type(rule).keep is not Rule.keep]
+            masses.append(step.log_mass_of(starts[-1], stops[-1], inner))
+        if starts:
+            at = np.ix_(nodes, [column for some in self._columns.values() for column in some])
+            self._start[at] = torch.cat(starts, dim=1).cpu().numpy()
+            self._stop[at] = torch.cat(stops, dim=1).cpu().numpy()
+            self._log_mass[at] = torch.cat(masses, dim=1).cpu().numpy()
 
     def steps(self) -> Steps:
         return Steps(

@@ -1,0 +1,94 @@
+"""Ranking and rules as on a GPU, run on the CPU: the numbers of the CPU's own way, few operations,
+and no read by the host between nodes."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import calib_utils as cu
+from calib_utils.core import ranking
+from calib_utils.core.rules import MORE_GRIDS, TABLE3_TEMPERATURES, table3_rules
+from calib_utils.core.tries import trie_of_strings
+
+VOCABULARY = 300
+TABLE3 = [(rule, t) for rule in table3_rules() for t in TABLE3_TEMPERATURES]
+CHAINS = [
+    cu.parse_rule("top_p=0.95+top_k=40@llama.cpp"),
+    cu.parse_rule("top_k=40+typical=0.9"),
+]
+MORE = [
+    (rule, t)
+    for rule in [*(rule for grid in MORE_GRIDS.values() for rule in grid), *CHAINS]
+    for t in (0.01, 0.8, 2.0)
+]
+RNG_2, RNG_3 = (trie_of_strings(cu.get_task(name).answers) for name in ("rng-2", "rng-3"))
+
+
+class Operations(TorchDispatchMode):
+    """Counts what is dispatched."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.found[function._schema.name.removeprefix("aten::")] += 1
+        return function(*args, **(kwargs or {}))
+
+
+class Reads(TorchFunctionMode):
+    """Counts what a GPU would have to hand to the host; a copy to the CPU is none on a CPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = Counter()
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        name = getattr(function, "__name__", "")
+        if name in {"cpu", "item", "tolist", "nonzero", "__bool__", "__int__", "__float__"}:
+            self.found[name] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def tied_logits(trie, dtype, seed=0):
+    """Float32 [node, vocab] of the values of a dtype, some masked; bfloat16 ties very often."""
+    random = np.random.default_rng(seed)
+    logits = 3 * random.standard_normal((trie.n_nodes, VOCABULARY))
+    logits[random.random(logits.shape) < 0.02] = -np.inf
+    logits[random.random(logits.shape) < 0.05] = 0.0
+    logits[random.random(logits.shape) < 0.05] = -0.0
+    return torch.tensor(logits).to(dtype).float().numpy()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("settings", [TABLE3, MORE], ids=["table3", "more"])
+def test_a_device_gives_the_numbers_of_the_cpu(measure_logits, monkeypatch, dtype, settings):
+    logits = tied_logits(RNG_2, dtype)
+    if dtype == torch.bfloat16:
+        assert len(np.unique(logits[0])) < VOCABULARY * 0.9
+    here = measure_logits(RNG_2, logits, settings)
+    monkeypatch.setattr(ranking, "BY_ROW", frozenset())
+    there = measure_logits(RNG_2, logits, settings)
+    for name in ("rank", "start", "stop"):
+        assert (getattr(here.steps, name) == getattr(there.steps, name)).all(), name
+    for name in ("gap", "sorted_gap", "log_mass"):
+        a, b = getattr(here.steps, name), getattr(there.steps, name)
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-9, err_msg=name)
+    for name in ("validity", "diversity", "sequence_precision", "sequence_recall"):
+        a, b = getattr(here, name), getattr(there, name)
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12, err_msg=name)
+
+
+def test_the_grid_takes_few_operations_and_hardly_any_read(measure_logits, monkeypatch):
+    monkeypatch.setattr(ranking, "BY_ROW", frozenset())
+    logits = tied_logits(RNG_3, torch.bfloat16)
+    assert len(TABLE3) == 204
+    with Operations() as operations, Reads() as reads:
+        measure_logits(RNG_3, logits, TABLE3, batch=RNG_3.n_nodes // 2)
+    assert operations.found.total() <= 5000, operations.found.most_common(20)
+    assert operations.found["_local_scalar_dense"] + reads.found.total() <= 50, reads.found
+    assert 6 <= reads.found["cpu"] <= 10, "the results of a batch are read once"
