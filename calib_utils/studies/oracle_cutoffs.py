@@ -362,8 +362,7 @@ def sensitivity(
     batches = _numbers(model, task, end, None, _OTHER_BATCH)
     rows.append((f"batches of {_OTHER_BATCH}", "batch size", batches))
     if model.dtype != "bfloat16":
-        half = replace(model, dtype="bfloat16")
-        vars(half)["tokenizer"] = model.tokenizer  # of the same files; reading them takes seconds
+        half = _in_dtype(model, "bfloat16")
         rows.append(("bfloat16", "bfloat16", _numbers(half, task, end, results_dir)))
     for other in ENDS:
         if other != end:
@@ -380,9 +379,49 @@ def sensitivity(
     return pd.DataFrame(told).assign(task=task.name)[["task", "variant", "choice", *_MOVED]]
 
 
+def _in_dtype(model: Model, dtype: str) -> Model:
+    other = replace(model, dtype=dtype)
+    vars(other)["tokenizer"] = model.tokenizer  # of the same files; reading them takes seconds
+    return other
+
+
+VARIED = ("us-states", "rng-2")
+
+
 def sensitivities(page: Page) -> pd.DataFrame:
-    """`sensitivity` of two tasks."""
-    return over(("us-states", "rng-2"), lambda task: sensitivity(page.model, task, **page.asked))
+    """`sensitivity` of the tasks `VARIED`."""
+    return over(VARIED, lambda task: sensitivity(page.model, task, **page.asked))
+
+
+def precision(page: Page, tasks: Iterable[str] = VARIED) -> pd.DataFrame:
+    """Every setting of `table3` in two precisions of the forward pass: the changes, absolute.
+
+    The other precision is bfloat16, or float32 where the page itself is in bfloat16. Order and
+    shape are parts of the loss, in nats, NaN where validity is below `reporting.TESTABLE` in either. `kept`
+    says whether a setting keeps the same tokens in both, as far as sequence precision and recall
+    show it, which depend on nothing else.
+    """
+    other = "float32" if page.model.dtype == "bfloat16" else "bfloat16"
+    tables = []
+    for own in (page, replace(page, model=_in_dtype(page.model, other))):
+        parts = split_table(table3_losses(own, tasks))
+        tables.append(table3(own, tasks).merge(parts, how="left", on=["task", *KEY]))
+    found = tables[0].merge(tables[1], on=["task", *KEY], suffixes=("", " other"))
+    columns = [*_BOTH, "order", "shape"]
+    kept = ["sequence_precision", "sequence_recall"]
+    moves = {c: (found[f"{c} other"] - found[c]).abs() for c in (*columns, *kept)}
+    same = pd.DataFrame(moves)[kept].fillna(0).max(axis=1) < 1e-9
+    told = found[["task", *KEY]].assign(kept=np.where(same, "the same tokens", "other tokens"))
+    valid = found[["validity", "validity other"]].min(axis=1) >= reporting.TESTABLE
+    moves |= {part: moves[part].where(valid) for part in ("order", "shape")}
+    return told.assign(**{c: moves[c] for c in columns})
+
+
+def moves_by(changes: pd.DataFrame, *by: str) -> pd.DataFrame:
+    """`precision` by columns: how many settings, and their largest changes."""
+    groups = changes.groupby(["task", *by], sort=False)
+    counts = groups.size().rename("settings")
+    return groups[[*_BOTH, "order", "shape"]].max().join(counts).reset_index()
 
 
 def _numbers(model: Model, task: Task, end: str, results_dir, batch_size=None) -> dict:

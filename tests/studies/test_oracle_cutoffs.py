@@ -1,5 +1,7 @@
 """The study of cutoffs on hand-made tables and a tiny model: what is shown is what was measured."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -194,6 +196,22 @@ def test_sensitivity_compares_like_with_like(tiny, tmp_path, monkeypatch):
                 for i in (1, 2, 3, 4))  # fmt: skip
     found = moves.set_index("choice").validity
     assert found["paraphrase"] == pytest.approx(worst)
+
+
+def test_precision_compares_every_setting_in_bfloat16(tiny, tmp_path):
+    model = tiny("llama", chat=True)
+    page = cu.open_page(model, results_dir=tmp_path)
+    changes = oracle_cutoffs.precision(page, ["rng-1"])
+    assert len(changes) == 205
+    assert set(changes.kept[changes.rule == "none"]) == {"the same tokens"}
+    plain = changes[(changes.rule == "none") & (changes.temperature == 1)].iloc[0]
+    half = dataclasses.replace(model, dtype="bfloat16")
+    rows = [cu.evaluate(m, "rng-1", results_dir=tmp_path).iloc[0] for m in (model, half)]
+    assert plain.validity == pytest.approx(abs(rows[1].validity - rows[0].validity), abs=1e-12)
+    assert plain.diversity == pytest.approx(abs(rows[1].diversity - rows[0].diversity), abs=1e-12)
+    by_kept = oracle_cutoffs.moves_by(changes, "kept")
+    assert by_kept.settings.sum() == 205
+    assert by_kept.diversity.max() == changes.diversity.max()
 
 
 def test_a_verdict_that_hangs_on_less_than_two_machines_agree_by_is_none():
