@@ -1,0 +1,445 @@
+"""The study of origins: tiny transformers in a world whose valid sets and frequencies are known.
+
+Pretraining, fine-tuning on demonstrations, preferences and rewards, each followed by the exact loss
+of validity and diversity between order and shape. Knows the world and the stages; the numbers come
+from `results.evaluation`, as for any other model.
+"""
+
+import json
+import math
+import tempfile
+from collections.abc import Callable, Iterable
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from calib_utils import files, paths
+from calib_utils.core.metrics import as_text, cluster_interval
+from calib_utils.core.rules import NoCutoff
+from calib_utils.core.tasks import Task
+from calib_utils.errors import ResultsError
+from calib_utils.models.loading import Model, load_model
+from calib_utils.results.evaluation import adaptive_frontier, evaluate, request_for
+from calib_utils.studies.oracle_cutoffs import split_table
+from calib_utils.studies.reporting import Finding, NOT_DECIDED, OURS, decided, table_of
+from calib_utils.theory.theorems import diversity_bound
+
+# The world
+
+FAMILIES = {
+    "w": "words that share syllables",
+    "d": "digits under a condition",
+    "g": "a small grammar",
+    "s": "strings of one length",
+}
+_PER_FAMILY = 10
+_LETTERS = "abcdefghijkl"  # of the strings; the first four of a question's own order are valid
+N_VALID = 4
+_GEOMETRIC = 0.5  # of the strings' letters in the corpus of that name: P(i) ~ exp(-0.5 i)
+ERRORS = 0.2  # share of wrong answers in the corpus with errors
+
+
+class Question(NamedTuple):
+    """A prompt with its valid answers, most frequent first, and how many letters a string has."""
+
+    task: Task
+    family: str
+    length: int  # 0 where it differs
+    letters: str  # of a string, the valid ones first
+
+
+def world(seed: int = 0) -> list[Question]:
+    """Forty questions, ten of each of `FAMILIES`; the order of answers is that of frequencies."""
+    rng = np.random.default_rng(seed)
+    syllables = [a + b for a, b in product("bdkmrt", "aiou")]
+    questions = []
+    for family, k in product(FAMILIES, range(_PER_FAMILY)):
+        length, letters = 0, ""
+        if family == "w":  # two or three of few syllables, so that many begin alike
+            few = rng.choice(syllables, 4 + k % 3, replace=False)
+            words = ["".join(w) for n in (2, 3) for w in product(few, repeat=n)]
+            answers = rng.choice(words, 8 + 3 * k, replace=False)
+        elif family == "d":
+            numbers = [f"{i:02d}" for i in range(100)] if k < 5 else [f"{i:03d}" for i in range(300)]
+            answers = [n for n in numbers if int(n) % (3 + k) == 0 and sum(map(int, n)) <= 8 + k]
+        elif family == "g":  # a head, up to three of the middle, a tail
+            head, middle, tail = ("".join(rng.permutation(list("pqrstuv"))[:2]) for _ in range(3))
+            bodies = ["".join(m) for n in range(2 + k % 2) for m in product(middle, repeat=n)]
+            answers = ["".join(parts) for parts in product(head, bodies, tail)]
+        else:
+            length, letters = 1 + k % 4, "".join(rng.permutation(list(_LETTERS)))
+            answers = ["".join(a) for a in product(letters[:N_VALID], repeat=length)]
+        ordered = tuple(str(a) for a in (answers if family == "s" else rng.permutation(answers)))
+        task = Task(f"origin-{family}{k}", f"{family}{k}:", ordered)
+        questions.append(Question(task, FAMILIES[family], length, letters))
+    return questions
+
+
+CORPORA = {
+    "uniform": "every answer is as frequent as any other",
+    "zipf": "the r-th answer has a frequency of 1/r",
+    "zipf with errors": f"the same, and {ERRORS:.0%} are answers to another question",
+    "geometric": "letters of strings fall by a constant factor, valid ones first",
+}
+
+
+def draw(questions: list[Question], corpus: str, n: int, rng: np.random.Generator) -> list[str]:
+    """`n` lines of a corpus: a question, a space, an answer."""
+    lines = []
+    for at in rng.integers(len(questions), size=n):
+        question = questions[at]
+        asked = question
+        if corpus == "zipf with errors" and rng.random() < ERRORS:
+            others = [q for q in questions if q.family == question.family and q is not question]
+            question = others[rng.integers(len(others))]
+        if corpus == "geometric" and question.length:
+            p = np.exp(-_GEOMETRIC * np.arange(len(_LETTERS)))
+            picked = rng.choice(list(question.letters), question.length, p=p / p.sum())
+            answer = "".join(picked)
+        else:
+            n_answers = len(question.task.answers)
+            p = np.ones(n_answers) if corpus == "uniform" else 1 / np.arange(1, n_answers + 1)
+            answer = question.task.answers[rng.choice(n_answers, p=p / p.sum())]
+        lines.append(f"{asked.task.prompt} {answer}")
+    return lines
+
+
+# Models in the hub's layout, so that any command and chapter reads them
+
+SIZES = {"small": (32, 2), "medium": (64, 2), "large": (128, 3)}  # width, layers
+_LONGEST = 11  # bytes of a line and its end
+BATCH = 128
+
+
+def tokenizer():
+    """A token per byte, so that any text can be read, and an end."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(["<end>"])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>", pad_token="<end>")
+
+
+def new_model(scale: str, seed: int):
+    """An untrained Llama of `SIZES`, at most a million weights."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    width, layers = SIZES[scale]
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=257,
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=256,
+        pad_token_id=256,
+    )
+    return LlamaForCausalLM(config)
+
+
+def encode(lines: Iterable[str], tokens) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids [line, position] and labels: each line and its end are learnt, not what follows."""
+    closed = [f"{line}{tokens.eos_token}" for line in lines]
+    found = tokens(closed, padding="max_length", max_length=_LONGEST, return_tensors="pt")
+    ids = found.input_ids
+    ended = (ids == tokens.eos_token_id).cumsum(1)
+    return ids, ids.where((ended == 0) | ((ended == 1) & (ids == tokens.eos_token_id)), -100)
+
+
+def log_p(network, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """ln p of every labelled token given those before it, 0 elsewhere: [line, position - 1]."""
+    logits = network(ids[:, :-1]).logits.log_softmax(-1)
+    wanted = labels[:, 1:]
+    return logits.gather(-1, wanted.clamp(min=0)[..., None])[..., 0].where(wanted >= 0, 0.0)
+
+
+def _train(network, n_steps: int, rate: float, loss_of: Callable[[int], torch.Tensor]) -> None:
+    """Steps of AdamW with a linear warm-up and a cosine's fall."""
+    optimiser = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.01)
+    warm = max(1, n_steps // 20)
+    for step in range(n_steps):
+        share = min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / n_steps))
+        for group in optimiser.param_groups:
+            group["lr"] = rate * share
+        optimiser.zero_grad()
+        loss_of(step).backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimiser.step()
+
+
+def fit(network, lines: list[str], n_steps: int, rate: float, rng: np.random.Generator) -> None:
+    """Next-token prediction on batches of `lines`."""
+    ids, labels = encode(lines, tokenizer())
+    n_labels = (labels[:, 1:] >= 0).sum() / len(ids)
+
+    def loss(_: int) -> torch.Tensor:
+        rows = torch.from_numpy(rng.integers(len(ids), size=min(BATCH, len(ids))))
+        return -log_p(network, ids[rows], labels[rows]).sum() / (len(rows) * n_labels)
+
+    _train(network, n_steps, rate, loss)
+
+
+# The stages after pretraining
+
+_DEMONSTRATIONS = 8  # valid answers of each question that fine-tuning sees
+_SAMPLES = 64  # answers to each question that preferences are made of
+_BETA = 0.1  # of DPO
+_HOLD = 0.1  # weight of ln(pi / reference), or of ln pi, against a reward of 1
+
+
+class Stage(NamedTuple):
+    """What is done to which earlier stage."""
+
+    after: str
+    what: str
+
+
+STAGES = {
+    "pretrained": Stage("", "next-token prediction on the corpus with errors"),
+    "fine-tuned": Stage("pretrained", f"{_DEMONSTRATIONS} demonstrations a question"),
+    "preferences": Stage("fine-tuned", "DPO on the model's own valid and invalid answers"),
+    "reward": Stage("fine-tuned", "policy gradient, 1 for a valid answer"),
+    "reward, KL": Stage("fine-tuned", "the same less 0.1 ln(pi / fine-tuned)"),
+    "reward, entropy": Stage("fine-tuned", "the same less 0.1 ln pi"),
+}
+
+
+def sample(network, questions: list[Question], n: int, seed: int) -> list[tuple[int, str]]:
+    """`n` answers drawn at temperature 1 to every question: its number, and the whole line."""
+    tokens, found = tokenizer(), []
+    at = [k for k in range(len(questions)) for _ in range(n)]
+    ids = tokens([questions[k].task.prompt for k in at], return_tensors="pt").input_ids
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        while ids.shape[1] < _LONGEST:
+            p = network(ids).logits[:, -1].softmax(-1)
+            ids = torch.cat([ids, torch.multinomial(p, 1, generator=generator)], dim=1)
+    for k, row in zip(at, ids.tolist(), strict=True):
+        row = row[: row.index(256)] if 256 in row else row
+        found.append((k, tokens.decode(row)))
+    return found
+
+
+def _is_valid(questions: list[Question], k: int, line: str) -> bool:
+    prompt, _, answer = line.partition(" ")
+    return prompt == questions[k].task.prompt and answer in questions[k].task.answers
+
+
+def prefer(network, questions: list[Question], seed: int, n_steps: int) -> None:
+    """Direct preference optimisation (DPO) on pairs of the model's own draws to a question."""
+    reference, pairs = _copy(network), []
+    by_question: dict[int, tuple[list, list]] = {}
+    for k, line in sample(network, questions, _SAMPLES, seed):
+        by_question.setdefault(k, ([], []))[not _is_valid(questions, k, line)].append(line)
+    for good, bad in by_question.values():
+        pairs += list(zip(good, bad, strict=False))
+    better, worse = (encode(side, tokenizer()) for side in zip(*pairs, strict=True))
+    rng = np.random.default_rng(seed)
+
+    def loss(_: int) -> torch.Tensor:
+        rows = torch.from_numpy(rng.integers(len(pairs), size=min(BATCH, len(pairs))))
+        gains = []
+        for ids, labels in (better, worse):
+            own = log_p(network, ids[rows], labels[rows]).sum(1)
+            with torch.no_grad():
+                gains.append(own - log_p(reference, ids[rows], labels[rows]).sum(1))
+        return -torch.nn.functional.logsigmoid(_BETA * (gains[0] - gains[1])).mean()
+
+    _train(network, n_steps, 5e-4, loss)
+
+
+def reinforce(network, questions: list[Question], seed: int, n_steps: int, hold: str = "") -> None:
+    """Policy gradient with a reward of 1 for a valid answer, less the mean of its question.
+
+    `hold`: "KL" subtracts `_HOLD` ln(pi / reference) of the answer from its reward, "entropy"
+    `_HOLD` ln pi.
+    """
+    reference, n_each = _copy(network), max(2, BATCH // len(questions))
+
+    def loss(step: int) -> torch.Tensor:
+        drawn = sample(network, questions, n_each, seed * 100_000 + step)
+        ids, labels = encode([line for _, line in drawn], tokenizer())
+        labels[:, : len(questions[0].task.prompt)] = -100  # the prompt is not the policy's
+        own = log_p(network, ids, labels).sum(1)
+        reward = torch.tensor([float(_is_valid(questions, k, line)) for k, line in drawn])
+        with torch.no_grad():
+            if hold == "KL":
+                reward -= _HOLD * (own - log_p(reference, ids, labels).sum(1))
+            elif hold == "entropy":
+                reward -= _HOLD * own
+        reward = reward.view(-1, n_each)
+        return -((reward - reward.mean(1, keepdim=True)).flatten() * own).mean()
+
+    _train(network, n_steps, 5e-4, loss)
+
+
+def _copy(network):
+    import copy
+
+    return copy.deepcopy(network).requires_grad_(False)
+
+
+# What is measured, exactly, of every stage
+
+SEEDS = range(10)
+_STEPS = {"pretrained": 600, "fine-tuned": 40, "preferences": 60, "reward": 80}
+_TEMPERATURES = (0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.3)
+_PRECISION = 0.8
+PLACE = "origins"
+CONVENTION = 1  # of world, corpora, stages and their sizes: raise it with any of them
+TABLES = ("losses", "strings")
+
+
+def save(network, folder: Path) -> Path:
+    """Weights, configuration and tokenizer as the hub has them: a model for every command."""
+    network.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def losses_of(model: Model, questions: list[Question]) -> pd.DataFrame:
+    """A row per question at T = 1 without a cutoff: validity, diversity, parts of the loss."""
+    rows = []
+    for question in questions:
+        tables = request_for(model, question.task).tables([(NoCutoff(), 1.0)], losses=True)
+        loss = split_table(tables.losses.assign(task=question.task.name))
+        own = tables.settings[["task", "validity", "diversity"]].merge(loss, on="task")
+        rows.append(own.assign(family=question.family, length=question.length))
+    return pd.concat(rows, ignore_index=True)
+
+
+def strings_of(model: Model, questions: list[Question]) -> pd.DataFrame:
+    """Of strings, where steps are alike: validity and diversity by temperature, beside a bound.
+
+    `bound` is the most diversity that Theorem F.4 allows at that validity; `recall`, the same for
+    all temperatures, the best sequence recall at sequence precision `_PRECISION` of adaptive
+    cutoffs.
+    """
+    parts = []
+    for question in (q for q in questions if q.length):
+        table = evaluate(model, question.task, temperatures=_TEMPERATURES)
+        reached = adaptive_frontier(model, question.task)
+        recall = reached.sequence_recall[reached.sequence_precision >= _PRECISION].max()
+        bound = diversity_bound(table.validity.to_numpy(), [N_VALID] * question.length)
+        own = table[["task", "temperature", "validity", "diversity"]]
+        parts.append(own.assign(length=question.length, bound=bound, recall=recall))
+    return pd.concat(parts, ignore_index=True)
+
+
+def train(
+    seeds: Iterable[int] = SEEDS, checkpoints: Path | None = None, short: float = 1.0
+) -> dict[str, pd.DataFrame]:
+    """Every run of the study, seed by seed: the tables `TABLES`, with corpus, scale, stage, seed.
+
+    Args:
+        checkpoints: a folder that keeps every model, as `<corpus>-<scale>-<stage>-<seed>`.
+        short: a factor on the number of training steps, for a test that it runs.
+    """
+    from tqdm.auto import tqdm
+
+    questions, found = world(), {name: [] for name in TABLES}
+    plan = [(corpus, "medium") for corpus in CORPORA]
+    plan += [("zipf with errors", size) for size in SIZES if size != "medium"]
+    jobs = [(seed, *job) for seed in seeds for job in plan]
+    for seed, corpus, scale in tqdm(jobs, desc="training", unit="model"):
+        rng = np.random.default_rng([seed, list(CORPORA).index(corpus)])
+        network = new_model(scale, seed)
+        n_steps = _n_steps("pretrained", short)
+        fit(network, draw(questions, corpus, n_steps * BATCH // 2, rng), n_steps, 3e-3, rng)
+        stages = {"pretrained": network}
+        if corpus == "zipf with errors" and scale == "medium":
+            stages |= _later(network, questions, seed, short)
+        for stage, trained in stages.items():
+            names = {"corpus": corpus, "scale": scale, "stage": stage, "seed": seed}
+            with tempfile.TemporaryDirectory() as scratch:
+                name = "-".join(map(str, names.values())).replace(" ", "_").replace(",", "")
+                model = load_model(save(trained, Path(checkpoints or scratch) / name))
+                found["losses"].append(losses_of(model, questions).assign(**names))
+                if corpus in ("geometric", "zipf with errors") and stage == "pretrained":
+                    found["strings"].append(strings_of(model, questions).assign(**names))
+    return {name: pd.concat(parts, ignore_index=True) for name, parts in found.items()}
+
+
+def _n_steps(stage: str, short: float) -> int:
+    return max(2, round(short * _STEPS[stage]))
+
+
+def _later(network, questions: list[Question], seed: int, short: float) -> dict:
+    """The stages after pretraining, each a model of its own."""
+    rng = np.random.default_rng([seed, len(CORPORA)])
+    lines = draw(questions, "zipf", _DEMONSTRATIONS * len(questions), rng)
+    tuned = _copy(network).requires_grad_(True)
+    fit(tuned, lines, _n_steps("fine-tuned", short), 1e-3, rng)
+    found = {"fine-tuned": tuned}
+    for stage in list(STAGES)[2:]:
+        own = found[stage] = _copy(tuned).requires_grad_(True)
+        name, _, hold = stage.partition(", ")
+        if name == "preferences":
+            prefer(own, questions, seed, _n_steps(name, short))
+        else:
+            reinforce(own, questions, seed, _n_steps(name, short), hold)
+    return found
+
+
+# Kept beside the models' rows: one folder, two tables and a record
+
+
+def results(results_dir: str | Path, anew: bool = False, **options) -> dict[str, pd.DataFrame]:
+    """The stored tables, or trained now and stored: some half an hour on two cores.
+
+    Raises:
+        ResultsError: tables of another convention; `anew` replaces them.
+    """
+    folder = Path(results_dir).parent / PLACE
+    record = folder / "record.json"
+    if anew or not record.is_file():
+        found = train(**options)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, table in found.items():
+            with files.whole(folder / f"{name}.parquet") as draft:
+                table.to_parquet(draft, index=False)
+        about = {"convention": CONVENTION, "environment": records.environment()}
+        files.keep(record, f"{json.dumps(about, indent=1)}\n".encode())
+        return found
+    paths.note_read(record)
+    if files.json_of(record)["convention"] != CONVENTION:
+        raise ResultsError(
+            f"{folder} is of an older convention of this study: run 09_origins with -p anew=True"
+        )
+    return {name: pd.read_parquet(folder / f"{name}.parquet") for name in TABLES}
+
+
+# Tables and claims: seeds are the clusters
+
+PARTS = ("order", "shape")
+_OF_ALL = ["corpus", "scale", "stage"]
+
+
+def by_seed(losses: pd.DataFrame) -> pd.DataFrame:
+    """Means over questions: a row per corpus, scale, stage and seed."""
+    columns = ["validity", "diversity", "order", "shape", "size", "total"]
+    return losses.groupby([*_OF_ALL, "seed"], sort=False)[columns].mean().reset_index()
+
+
+def overview(seeds: pd.DataFrame) -> pd.DataFrame:
+    """Means over seeds with intervals, in words: a row per corpus, scale and stage."""
+    rows = []
+    for names, own in seeds.groupby(_OF_ALL, sort=False):
+        row = dict(zip(_OF_ALL, names, strict=True))
+        for name in ("validity", "diversity", *PARTS):
+            found = cluster_interval(own, name, "seed", None)
+            row[name] = as_text(found.mean, found.low, found.high)
+        rows.append(row)
+    return pd.DataFrame(rows)
