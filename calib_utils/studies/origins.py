@@ -555,3 +555,32 @@ def findings(seeds: pd.DataFrame, strings: pd.DataFrame) -> pd.DataFrame:
         ),
     ]
     return table_of(rows)
+
+
+SOURCE = "numbers of models trained for this page, tables in data/origins"
+
+
+def questions_table(questions: list[Question]) -> pd.DataFrame:
+    """A row per question: its prompt, family, how many answers, the most frequent ones."""
+    rows = [
+        (q.task.prompt, q.family, len(q.task.answers), ", ".join(q.task.answers[:4]))
+        for q in questions
+    ]
+    return pd.DataFrame(rows, columns=["prompt", "family", "answers", "most frequent"])
+
+
+def key_numbers(seeds: pd.DataFrame, moved: pd.DataFrame) -> dict[str, str]:
+    """What the prose quotes."""
+    first = seeds[(seeds.scale == "medium") & (seeds.stage == "pretrained")].groupby("corpus")
+    own = {corpus: table for corpus, table in first}
+    after = dict(list(moved.groupby("stage")))
+    return {
+        "uniform_shape": _told(own["uniform"], "shape"),
+        "zipf_shape": _told(own["zipf"], "shape"),
+        "zipf_order": _told(own["zipf"], "order"),
+        "errors_order": _told(own[_MAIN], "order"),
+        "reward_order": _told(after["reward"], "order"),
+        "reward_shape": _told(after["reward"], "shape"),
+        "entropy_shape": _told(after["reward, entropy"], "shape"),
+        "n_seeds": str(seeds.seed.nunique()),
+    }
