@@ -7,8 +7,12 @@ from `results.evaluation`, as for any other model.
 
 import json
 import math
+import multiprocessing
+import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -19,13 +23,11 @@ import torch
 
 from calib_utils import files, paths
 from calib_utils.core.metrics import DECIDES, as_text, cluster_interval
-from calib_utils.core.rules import NoCutoff
 from calib_utils.core.tasks import Task
 from calib_utils.errors import ResultsError
 from calib_utils.models.loading import Model, load_model
 from calib_utils.results import conventions
-from calib_utils.results.evaluation import adaptive_frontier, evaluate, request_for
-from calib_utils.studies.oracle_cutoffs import split_table
+from calib_utils.results.evaluation import adaptive_frontier, evaluate, split
 from calib_utils.studies.reporting import NOT_DECIDED, OURS, Finding, decided, table_of
 from calib_utils.theory.theorems import diversity_bound
 
@@ -80,10 +82,11 @@ def world(seed: int = 0) -> list[Question]:
     return questions
 
 
+_MAIN = "zipf with errors"
 CORPORA = {
     "uniform": "every answer is as frequent as any other",
     "zipf": "the r-th answer has a frequency of 1/r",
-    "zipf with errors": f"the same, and {ERRORS:.0%} are answers to another question",
+    _MAIN: f"the same, and {ERRORS:.0%} are answers to another question",
     "geometric": "letters of strings fall by a constant factor, valid ones first",
 }
 
@@ -94,7 +97,7 @@ def draw(questions: list[Question], corpus: str, n: int, rng: np.random.Generato
     for at in rng.integers(len(questions), size=n):
         question = questions[at]
         asked = question
-        if corpus == "zipf with errors" and rng.random() < ERRORS:
+        if corpus == _MAIN and rng.random() < ERRORS:
             others = [q for q in questions if q.family == question.family and q is not question]
             question = others[rng.integers(len(others))]
         if corpus == "geometric" and question.length:
@@ -111,9 +114,10 @@ def draw(questions: list[Question], corpus: str, n: int, rng: np.random.Generato
 
 # Models in the hub's layout, so that any command and chapter reads them
 
-SIZES = {"small": (32, 2), "medium": (64, 2), "large": (128, 3)}  # width, layers
+SIZES = {"small": (32, 2), "medium": (64, 2), "large": (96, 3)}  # width, layers
 _LONGEST = 11  # bytes of a line and its end
-BATCH = 128
+_END = 256  # the token that ends a line
+BATCH = 32
 
 
 def tokenizer():
@@ -144,19 +148,23 @@ def new_model(scale: str, seed: int):
         max_position_embeddings=2048,
         tie_word_embeddings=True,
         bos_token_id=None,
-        eos_token_id=256,
-        pad_token_id=256,
+        eos_token_id=_END,
+        pad_token_id=_END,
     )
     return LlamaForCausalLM(config)
 
 
-def encode(lines: Iterable[str], tokens) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids [line, position] and labels: each line and its end are learnt, not what follows."""
+def encode(lines: Iterable[str], tokens) -> torch.Tensor:
+    """Token ids [line, position] of lines, each closed by ends."""
     closed = [f"{line}{tokens.eos_token}" for line in lines]
     found = tokens(closed, padding="max_length", max_length=_LONGEST, return_tensors="pt")
-    ids = found.input_ids
-    ended = (ids == tokens.eos_token_id).cumsum(1)
-    return ids, ids.where((ended == 0) | ((ended == 1) & (ids == tokens.eos_token_id)), -100)
+    return found.input_ids
+
+
+def labels_of(ids: torch.Tensor) -> torch.Tensor:
+    """What is learnt of token ids: a line and its first end; -100 where nothing is."""
+    ends = ids == _END
+    return ids.where(ends.cumsum(1) - ends.long() == 0, -100)
 
 
 def log_p(network, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -166,8 +174,14 @@ def log_p(network, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return logits.gather(-1, wanted.clamp(min=0)[..., None])[..., 0].where(wanted >= 0, 0.0)
 
 
-def _train(network, n_steps: int, rate: float, loss_of: Callable[[int], torch.Tensor]) -> None:
-    """Steps of AdamW with a linear warm-up and a cosine's fall."""
+def _train(
+    network,
+    n_steps: int,
+    rate: float,
+    loss_of: Callable[[int], torch.Tensor],
+    seen: Callable[[int], None] = lambda step: None,
+) -> None:
+    """Steps of AdamW with a linear warm-up and a cosine's fall; `seen` is told each step done."""
     optimiser = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.01)
     warm = max(1, n_steps // 20)
     for step in range(n_steps):
@@ -178,26 +192,38 @@ def _train(network, n_steps: int, rate: float, loss_of: Callable[[int], torch.Te
         loss_of(step).backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
+        seen(step + 1)
 
 
-def fit(network, lines: list[str], n_steps: int, rate: float, rng: np.random.Generator) -> None:
+def fit(
+    network,
+    lines: list[str],
+    n_steps: int,
+    rate: float,
+    rng: np.random.Generator,
+    seen: Callable[[int], None] = lambda step: None,
+) -> None:
     """Next-token prediction on batches of `lines`."""
-    ids, labels = encode(lines, tokenizer())
+    ids = encode(lines, tokenizer())
+    labels = labels_of(ids)
     n_labels = (labels[:, 1:] >= 0).sum() / len(ids)
 
     def loss(_: int) -> torch.Tensor:
         rows = torch.from_numpy(rng.integers(len(ids), size=min(BATCH, len(ids))))
         return -log_p(network, ids[rows], labels[rows]).sum() / (len(rows) * n_labels)
 
-    _train(network, n_steps, rate, loss)
+    _train(network, n_steps, rate, loss, seen)
 
 
 # The stages after pretraining
 
 _DEMONSTRATIONS = 8  # valid answers of each question that fine-tuning sees
 _SAMPLES = 64  # answers to each question that preferences are made of
-_BETA = 0.1  # of DPO
-_HOLD = 0.1  # weight of ln(pi / reference), or of ln pi, against a reward of 1
+_GROUP = 4  # answers to each question in a step of policy gradient
+_BETA = {"": 0.1, "held": 0.5}  # of DPO
+# Weights of ln(pi / reference) and of ln pi against a reward of 1. Of ln pi, 0.1 is too much: the
+# many invalid lines of bytes together then earn more than the valid answers.
+_HOLD = {"KL": 0.1, "entropy": 0.02}
 
 
 class Stage(NamedTuple):
@@ -210,77 +236,84 @@ class Stage(NamedTuple):
 STAGES = {
     "pretrained": Stage("", "next-token prediction on the corpus with errors"),
     "fine-tuned": Stage("pretrained", f"{_DEMONSTRATIONS} demonstrations a question"),
-    "preferences": Stage("fine-tuned", "DPO on the model's own valid and invalid answers"),
+    "preferences": Stage("fine-tuned", "DPO on its own valid and invalid answers, beta 0.1"),
+    "preferences, held": Stage("fine-tuned", "the same with beta 0.5"),
     "reward": Stage("fine-tuned", "policy gradient, 1 for a valid answer"),
-    "reward, KL": Stage("fine-tuned", "the same less 0.1 ln(pi / fine-tuned)"),
-    "reward, entropy": Stage("fine-tuned", "the same less 0.1 ln pi"),
+    "reward, KL": Stage("fine-tuned", f"the same less {_HOLD['KL']} ln(pi / fine-tuned)"),
+    "reward, entropy": Stage("fine-tuned", f"the same less {_HOLD['entropy']} ln pi"),
 }
 
 
-def sample(network, questions: list[Question], n: int, seed: int) -> list[tuple[int, str]]:
-    """`n` answers drawn at temperature 1 to every question: its number, and the whole line."""
-    tokens, found = tokenizer(), []
-    at = [k for k in range(len(questions)) for _ in range(n)]
-    ids = tokens([questions[k].task.prompt for k in at], return_tensors="pt").input_ids
+def sample(
+    network, questions: list[Question], n: int, seed: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`n` lines drawn at temperature 1 to every question, one question after the other.
+
+    Returns:
+        Token ids [line, position], and whether each line has a valid answer and ends.
+    """
+    tokens = tokenizer()
+    asked = [question.task for question in questions for _ in range(n)]
+    ids = tokens([task.prompt for task in asked], return_tensors="pt").input_ids
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         while ids.shape[1] < _LONGEST:
             p = network(ids).logits[:, -1].softmax(-1)
             ids = torch.cat([ids, torch.multinomial(p, 1, generator=generator)], dim=1)
-    for k, row in zip(at, ids.tolist(), strict=True):
-        row = row[: row.index(256)] if 256 in row else row
-        found.append((k, tokens.decode(row)))
-    return found
+    valid = []
+    for task, row in zip(asked, ids.tolist(), strict=True):
+        line = tokens.decode(row[: row.index(_END)]) if _END in row else ""
+        prompt, _, answer = line.partition(" ")
+        valid.append(prompt == task.prompt and answer in task.answers)
+    return ids, torch.tensor(valid)
 
 
-def _is_valid(questions: list[Question], k: int, line: str) -> bool:
-    prompt, _, answer = line.partition(" ")
-    return prompt == questions[k].task.prompt and answer in questions[k].task.answers
+def prefer(network, questions: list[Question], seed: int, n_steps: int, hold: str = "") -> None:
+    """Direct preference optimisation (DPO) on pairs of the model's own draws to a question.
 
-
-def prefer(network, questions: list[Question], seed: int, n_steps: int) -> None:
-    """Direct preference optimisation (DPO) on pairs of the model's own draws to a question."""
-    reference, pairs = _copy(network), []
-    by_question: dict[int, tuple[list, list]] = {}
-    for k, line in sample(network, questions, _SAMPLES, seed):
-        by_question.setdefault(k, ([], []))[not _is_valid(questions, k, line)].append(line)
-    for good, bad in by_question.values():
-        pairs += list(zip(good, bad, strict=False))
-    better, worse = (encode(side, tokenizer()) for side in zip(*pairs, strict=True))
-    rng = np.random.default_rng(seed)
+    `hold`: a key of `_BETA`.
+    """
+    reference, rng = _copy(network), np.random.default_rng(seed)
+    ids, valid = sample(network, questions, _SAMPLES, seed)
+    pairs = []
+    for own, good in zip(ids.split(_SAMPLES), valid.split(_SAMPLES), strict=True):
+        pairs += zip(own[good], own[~good], strict=False)
+    if not pairs:
+        return  # no valid answer was drawn, so there is nothing to prefer
+    sides = [torch.stack(side) for side in zip(*pairs, strict=True)]
 
     def loss(_: int) -> torch.Tensor:
         rows = torch.from_numpy(rng.integers(len(pairs), size=min(BATCH, len(pairs))))
         gains = []
-        for ids, labels in (better, worse):
-            own = log_p(network, ids[rows], labels[rows]).sum(1)
+        for side in sides:
+            drawn, labels = side[rows], labels_of(side[rows])
             with torch.no_grad():
-                gains.append(own - log_p(reference, ids[rows], labels[rows]).sum(1))
-        return -torch.nn.functional.logsigmoid(_BETA * (gains[0] - gains[1])).mean()
+                before = log_p(reference, drawn, labels).sum(1)
+            gains.append(log_p(network, drawn, labels).sum(1) - before)
+        return -torch.nn.functional.logsigmoid(_BETA[hold] * (gains[0] - gains[1])).mean()
 
-    _train(network, n_steps, 5e-4, loss)
+    _train(network, n_steps, 1e-4, loss)
 
 
 def reinforce(network, questions: list[Question], seed: int, n_steps: int, hold: str = "") -> None:
     """Policy gradient with a reward of 1 for a valid answer, less the mean of its question.
 
-    `hold`: "KL" subtracts `_HOLD` ln(pi / reference) of the answer from its reward, "entropy"
-    `_HOLD` ln pi.
+    `hold`: "KL" subtracts ln(pi / reference) of the answer, by its weight in `_HOLD`, from the
+    reward, "entropy" ln pi.
     """
-    reference, n_each = _copy(network), max(2, BATCH // len(questions))
+    reference = _copy(network)
 
     def loss(step: int) -> torch.Tensor:
-        drawn = sample(network, questions, n_each, seed * 100_000 + step)
-        ids, labels = encode([line for _, line in drawn], tokenizer())
+        ids, valid = sample(network, questions, _GROUP, seed * 100_000 + step)
+        labels = labels_of(ids)
         labels[:, : len(questions[0].task.prompt)] = -100  # the prompt is not the policy's
-        own = log_p(network, ids, labels).sum(1)
-        reward = torch.tensor([float(_is_valid(questions, k, line)) for k, line in drawn])
+        own, reward = log_p(network, ids, labels).sum(1), valid.float()
         with torch.no_grad():
             if hold == "KL":
-                reward -= _HOLD * (own - log_p(reference, ids, labels).sum(1))
+                reward -= _HOLD[hold] * (own - log_p(reference, ids, labels).sum(1))
             elif hold == "entropy":
-                reward -= _HOLD * own
-        reward = reward.view(-1, n_each)
+                reward -= _HOLD[hold] * own
+        reward = reward.view(-1, _GROUP)
         return -((reward - reward.mean(1, keepdim=True)).flatten() * own).mean()
 
     _train(network, n_steps, 5e-4, loss)
@@ -295,12 +328,13 @@ def _copy(network):
 # What is measured, exactly, of every stage
 
 SEEDS = range(10)
-_STEPS = {"pretrained": 600, "fine-tuned": 40, "preferences": 60, "reward": 80}
+_STEPS = {"pretrained": 1600, "fine-tuned": 100, "preferences": 150, "reward": 150}
 _TEMPERATURES = (0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.3)
 _PRECISION = 0.8
 PLACE = "origins"
 CONVENTION = 1  # of world, corpora, stages and their sizes: raise it with any of them
-TABLES = ("losses", "strings")
+TABLES = ("losses", "strings", "course")
+_SEEN = (1 / 16, 1 / 8, 1 / 4, 1 / 2)  # shares of pretraining that `course` shows
 
 
 def save(network, folder: Path) -> Path:
@@ -314,9 +348,8 @@ def losses_of(model: Model, questions: list[Question]) -> pd.DataFrame:
     """A row per question at T = 1 without a cutoff: validity, diversity, parts of the loss."""
     rows = []
     for question in questions:
-        tables = request_for(model, question.task).tables([(NoCutoff(), 1.0)], losses=True)
-        loss = split_table(tables.losses.assign(task=question.task.name))
-        own = tables.settings[["task", "validity", "diversity"]].merge(loss, on="task")
+        columns = ["task", "validity", "diversity", *PARTS, "size", "total"]
+        own = split(model, question.task)[columns]
         rows.append(own.assign(family=question.family, length=question.length))
     return pd.concat(rows, ignore_index=True)
 
@@ -340,37 +373,51 @@ def strings_of(model: Model, questions: list[Question]) -> pd.DataFrame:
 
 
 def train(
-    seeds: Iterable[int] = SEEDS, checkpoints: Path | None = None, short: float = 1.0
+    seed: int, short: float = 1.0, checkpoints: str | Path | None = None
 ) -> dict[str, pd.DataFrame]:
-    """Every run of the study, seed by seed: the tables `TABLES`, with corpus, scale, stage, seed.
+    """All runs of one seed, minutes on one core: `TABLES`, with corpus, scale, stage, seed.
 
     Args:
-        checkpoints: a folder that keeps every model, as `<corpus>-<scale>-<stage>-<seed>`.
         short: a factor on the number of training steps, for a test that it runs.
+        checkpoints: a folder that keeps every model, as `<corpus>-<scale>-<stage>-<seed>`.
     """
-    from tqdm.auto import tqdm
-
+    torch.set_num_threads(1)  # more are slower at this size, and the numbers stay the same
     questions, found = world(), {name: [] for name in TABLES}
     plan = [(corpus, "medium") for corpus in CORPORA]
-    plan += [("zipf with errors", size) for size in SIZES if size != "medium"]
-    jobs = [(seed, *job) for seed in seeds for job in plan]
-    for seed, corpus, scale in tqdm(jobs, desc="training", unit="model"):
+    plan += [(_MAIN, size) for size in SIZES if size != "medium"]
+    for corpus, scale in plan:
         rng = np.random.default_rng([seed, list(CORPORA).index(corpus)])
         network = new_model(scale, seed)
         n_steps = _n_steps("pretrained", short)
-        fit(network, draw(questions, corpus, n_steps * BATCH // 2, rng), n_steps, 3e-3, rng)
+        marks = {round(share * n_steps): share for share in _SEEN} if scale == "medium" else {}
+
+        def seen(step: int, network=network, corpus=corpus, marks=marks) -> None:
+            if step in marks:
+                losses = _measured(network, lambda model: losses_of(model, questions))
+                names = {"corpus": corpus, "share": marks[step], "seed": seed}
+                found["course"].append(losses.assign(**names))
+
+        lines = draw(questions, corpus, n_steps * BATCH // 2, rng)
+        fit(network, lines, n_steps, 4e-3, rng, seen)
         stages = {"pretrained": network}
-        if corpus == "zipf with errors" and scale == "medium":
+        if (corpus, scale) == (_MAIN, "medium"):
             stages |= _later(network, questions, seed, short)
         for stage, trained in stages.items():
             names = {"corpus": corpus, "scale": scale, "stage": stage, "seed": seed}
-            with tempfile.TemporaryDirectory() as scratch:
+            losses = _measured(trained, lambda model: losses_of(model, questions))
+            found["losses"].append(losses.assign(**names))
+            if corpus in ("geometric", _MAIN) and stage == "pretrained":
+                strings = _measured(trained, lambda model: strings_of(model, questions))
+                found["strings"].append(strings.assign(**names))
+            if checkpoints:
                 name = "-".join(map(str, names.values())).replace(" ", "_").replace(",", "")
-                model = load_model(save(trained, Path(checkpoints or scratch) / name))
-                found["losses"].append(losses_of(model, questions).assign(**names))
-                if corpus in ("geometric", "zipf with errors") and stage == "pretrained":
-                    found["strings"].append(strings_of(model, questions).assign(**names))
+                save(trained, Path(checkpoints) / name)
     return {name: pd.concat(parts, ignore_index=True) for name, parts in found.items()}
+
+
+def _measured(network, measure: Callable[[Model], pd.DataFrame]) -> pd.DataFrame:
+    with tempfile.TemporaryDirectory() as scratch:
+        return measure(load_model(save(network, Path(scratch) / "model")))
 
 
 def _n_steps(stage: str, short: float) -> int:
@@ -387,45 +434,64 @@ def _later(network, questions: list[Question], seed: int, short: float) -> dict:
     for stage in list(STAGES)[2:]:
         own = found[stage] = _copy(tuned).requires_grad_(True)
         name, _, hold = stage.partition(", ")
-        if name == "preferences":
-            prefer(own, questions, seed, _n_steps(name, short))
-        else:
-            reinforce(own, questions, seed, _n_steps(name, short), hold)
+        train_on = prefer if name == "preferences" else reinforce
+        train_on(own, questions, seed, _n_steps(name, short), hold)
     return found
 
 
-# Kept beside the models' rows: one folder, two tables and a record
+def _keep(folder: Path, seed: int, short: float) -> None:
+    """`train`, kept as a folder of a seed: what a killed run has done stays."""
+    os.environ["TQDM_DISABLE"] = "1"  # of this process: a bar for each of forty tasks says nothing
+    with files.whole_folder(folder / f"seed-{seed}", lambda there: there.is_dir()) as draft:
+        for name, table in train(seed, short).items():
+            table.to_parquet(draft / f"{name}.parquet", index=False)
 
 
-def results(results_dir: str | Path, anew: bool = False, **options) -> dict[str, pd.DataFrame]:
-    """The stored tables, or trained now and stored: some half an hour on two cores.
+def results(
+    results_dir: str | Path, anew: bool = False, seeds: Iterable[int] = SEEDS, short: float = 1.0
+) -> dict[str, pd.DataFrame]:
+    """The stored tables; seeds not stored are trained now, one on each core.
+
+    Args:
+        results_dir: the folder `origins` beside it has the tables.
+        anew: train all seeds again.
 
     Raises:
         ResultsError: tables of another convention; `anew` replaces them.
     """
     folder = Path(results_dir).parent / PLACE
     record = folder / "record.json"
-    if anew or not record.is_file():
-        found = train(**options)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, table in found.items():
-            with files.whole(folder / f"{name}.parquet") as draft:
-                table.to_parquet(draft, index=False)
+    if anew:
+        shutil.rmtree(folder, ignore_errors=True)
+    if not record.is_file():
         about = {"convention": CONVENTION, "environment": conventions.environment("cpu")}
         files.keep(record, f"{json.dumps(about, indent=1)}\n".encode())
-        return found
     paths.note_read(record)
     if files.json_of(record)["convention"] != CONVENTION:
         raise ResultsError(
             f"{folder} is of an older convention of this study: run 09_origins with -p anew=True"
         )
-    return {name: pd.read_parquet(folder / f"{name}.parquet") for name in TABLES}
+    missing = [seed for seed in seeds if not (folder / f"seed-{seed}").is_dir()]
+    if missing:
+        from tqdm.auto import tqdm
+
+        spawn = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+        with ProcessPoolExecutor(min(os.cpu_count() or 1, len(missing)), spawn) as workers:
+            jobs = [workers.submit(_keep, folder, seed, short) for seed in missing]
+            for job in tqdm(as_completed(jobs), total=len(jobs), desc="training", unit="seed"):
+                job.result()
+    return {
+        name: pd.concat(
+            [pd.read_parquet(folder / f"seed-{seed}" / f"{name}.parquet") for seed in seeds],
+            ignore_index=True,
+        )
+        for name in TABLES
+    }
 
 
 # Tables and claims: seeds are the clusters
 
 PARTS = ("order", "shape")
-_MAIN = "zipf with errors"
 _LITTLE = 0.05  # nats
 _OF_ALL = ["corpus", "scale", "stage"]
 
