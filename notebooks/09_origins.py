@@ -34,12 +34,12 @@ from calib_utils.studies import origins as study
 
 figures.use_style()
 page = cu.open_page(results_dir=results_dir)
-few = {"seeds": [0], "short": 0.01} if quick else {}
-found = study.train(**few) if quick else study.results(page.store, anew)
+few = study.world()[::3]  # of a quick run: strings of every length are among them
+found = study.train(0, 0.01, few) if quick else study.results(page.store, anew)
 seeds = study.by_seed(found["losses"])
 
 # %% mystnb={"figure": {"caption": "Shape part against order part of the loss −ln(validity × diversity) at temperature 1: means over forty questions, a faint dot a seed. Circles: after pretraining, named by corpus; squares: later stages, with arrows from what they were trained from. A calibrated model stands at the origin.", "name": "fig-origins"}, "image": {"alt": "Order and shape parts of the loss after each stage of training, with arrows from stage to stage."}}
-ax = figures.order_and_shape(seeds)
+ax = figures.order_and_shape(seeds, study.by_share(found["course"]))
 _ = figures.source_line(ax, study.SOURCE)
 
 # %% [markdown]
@@ -121,7 +121,7 @@ page.glue_each(study.key_numbers(seeds, moved), "{}")
 # every other chapter, keep it and name its folder as a model:
 #
 # ```python
-# study.train(seeds=[0], checkpoints="checkpoints")
+# study.train(0, checkpoints="checkpoints")
 # ```
 
 # %%

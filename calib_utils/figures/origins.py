@@ -11,14 +11,17 @@ from calib_utils.studies.origins import STAGES
 _PALE, _STRONG = "#999999", "#333333"
 
 
-def order_and_shape(seeds: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Shape part against order part, a faint dot a seed, a mark and a name a mean of `by_seed`.
+def order_and_shape(seeds: pd.DataFrame, course: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Shape part against order part: `by_share` as paths, `by_seed` as dots with named means.
 
     Arrows lead from each stage to what is trained from it.
     """
     ax = ax or plt.gca()
     ax.scatter(seeds.order, seeds["shape"], s=8, color=_PALE, alpha=0.6, linewidth=0)
     means = seeds.groupby(["corpus", "scale", "stage"], sort=False)[["order", "shape"]].mean()
+    for corpus, own in course.groupby("corpus", sort=False):
+        path = pd.concat([own[["order", "shape"]], means.loc[[(corpus, "medium", "pretrained")]]])
+        ax.plot(path.order, path["shape"], ".-", color=_PALE, linewidth=1, markersize=4)
     for (corpus, scale, stage), (x, y) in zip(means.index, means.to_numpy(), strict=True):
         name = corpus if scale == "medium" else f"{corpus}, {scale}"
         name = name if stage == "pretrained" else stage

@@ -5,6 +5,7 @@ of validity and diversity between order and shape. Knows the world and the stage
 from `results.evaluation`, as for any other model.
 """
 
+import io
 import json
 import math
 import multiprocessing
@@ -13,6 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import redirect_stderr
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -373,16 +375,20 @@ def strings_of(model: Model, questions: list[Question]) -> pd.DataFrame:
 
 
 def train(
-    seed: int, short: float = 1.0, checkpoints: str | Path | None = None
+    seed: int,
+    short: float = 1.0,
+    questions: list[Question] | None = None,
+    checkpoints: str | Path | None = None,
 ) -> dict[str, pd.DataFrame]:
     """All runs of one seed, minutes on one core: `TABLES`, with corpus, scale, stage, seed.
 
     Args:
         short: a factor on the number of training steps, for a test that it runs.
+        questions: None: `world`.
         checkpoints: a folder that keeps every model, as `<corpus>-<scale>-<stage>-<seed>`.
     """
     torch.set_num_threads(1)  # more are slower at this size, and the numbers stay the same
-    questions, found = world(), {name: [] for name in TABLES}
+    questions, found = questions or world(), {name: [] for name in TABLES}
     plan = [(corpus, "medium") for corpus in CORPORA]
     plan += [(_MAIN, size) for size in SIZES if size != "medium"]
     for corpus, scale in plan:
@@ -441,9 +447,10 @@ def _later(network, questions: list[Question], seed: int, short: float) -> dict:
 
 def _keep(folder: Path, seed: int, short: float) -> None:
     """`train`, kept as a folder of a seed: what a killed run has done stays."""
-    os.environ["TQDM_DISABLE"] = "1"  # of this process: a bar for each of forty tasks says nothing
+    with redirect_stderr(io.StringIO()):  # a bar for each of forty tasks of every model
+        found = train(seed, short)
     with files.whole_folder(folder / f"seed-{seed}", lambda there: there.is_dir()) as draft:
-        for name, table in train(seed, short).items():
+        for name, table in found.items():
             table.to_parquet(draft / f"{name}.parquet", index=False)
 
 
@@ -500,6 +507,12 @@ def by_seed(losses: pd.DataFrame) -> pd.DataFrame:
     """Means over questions: a row per corpus, scale, stage and seed."""
     columns = ["validity", "diversity", "order", "shape", "size", "total"]
     return losses.groupby([*_OF_ALL, "seed"], sort=False)[columns].mean().reset_index()
+
+
+def by_share(course: pd.DataFrame) -> pd.DataFrame:
+    """Means over questions and seeds along pretraining: a row per corpus and share of its steps."""
+    columns = ["validity", "diversity", "order", "shape"]
+    return course.groupby(["corpus", "share"], sort=False)[columns].mean().reset_index()
 
 
 def overview(seeds: pd.DataFrame) -> pd.DataFrame:
@@ -573,10 +586,12 @@ def findings(seeds: pd.DataFrame, strings: pd.DataFrame) -> pd.DataFrame:
 
     uniform, zipf, small, large = of("uniform"), of("zipf"), of(_MAIN, "small"), of(_MAIN, "large")
     gone = {part: 1 - large[part] / small[part] for part in PARTS}
-    moved = changes(seeds).set_index(["stage", "seed"])
+    moved = changes(seeds).drop(columns="after").set_index(["stage", "seed"])
     entropy = moved.loc["reward, entropy"] - moved.loc["reward"]
+    lengths = range(1, 5)
     falls = recall_by_length(strings).pivot(index="seed", columns="length", values="recall")
     tight = tightness(strings).pivot(index="seed", columns="length", values="ratio")
+    falls, tight = falls.reindex(columns=lengths), tight.reindex(columns=lengths)
     rows = [
         said(
             f"Uniform answers in pretraining leave a shape part below {_LITTLE:g} nats",
