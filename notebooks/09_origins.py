@@ -93,6 +93,20 @@ ax = figures.tightness(study.tightness(found["strings"]))
 _ = figures.source_line(ax, study.SOURCE)
 
 # %% [markdown]
+# ### What others measured
+#
+# Four studies of real models looked at diversity through post-training. Kirk et al.
+# {cite:p}`kirk2024understanding` compared fine-tuning with reinforcement learning from human
+# feedback on summaries and instructions: the latter generalised better, and its outputs to one
+# prompt were less diverse by several measures. O'Mahony et al. {cite:p}`omahony2024attributing`
+# kept the diversity of a single next token apart from that of whole outputs, and found that
+# fine-tuning and rewards change the two differently. Yue et al. {cite:p}`yue2025does` counted
+# solved problems: rewards raise the share solved at one try, but with many tries the base model
+# solves more. Razin et al. {cite:p}`razin2025unintentional` showed that DPO can lower the
+# probability of the preferred answers themselves, where the two sides of a pair resemble each other.
+# None of them knows the valid set, so none can say whether order or shape was lost; here both are
+# exact, on a far smaller model.
+#
 # ## Claims and findings
 #
 # All are tests of our own, decided by intervals over seeds. A world of forty questions is not the
@@ -101,7 +115,7 @@ _ = figures.source_line(ax, study.SOURCE)
 
 # %%
 claims = study.findings(seeds, found["strings"])
-page.show(claims)
+page.show_findings(claims)
 
 # %% tags=["remove-cell"]
 page.glue_verdicts(claims)
