@@ -397,9 +397,9 @@ def precision(page: Page, tasks: Iterable[str] = VARIED) -> pd.DataFrame:
     """Every setting of `table3` in two precisions of the forward pass: the changes, absolute.
 
     The other precision is bfloat16, or float32 where the page itself is in bfloat16. Order and
-    shape are parts of the loss, in nats, NaN where validity is below `reporting.TESTABLE` in either. `kept`
-    says whether a setting keeps the same tokens in both, as far as sequence precision and recall
-    show it, which depend on nothing else.
+    shape are parts of the loss, in nats, NaN where validity is below `reporting.TESTABLE` in
+    either. `kept` says whether a setting keeps the same tokens in both, as far as sequence
+    precision and recall show it, which depend on nothing else.
     """
     other = "float32" if page.model.dtype == "bfloat16" else "bfloat16"
     tables = []
