@@ -15,12 +15,15 @@
 # part of their training does that? Nobody can see it in released weights, so this chapter trains
 # tiny transformers in a world where every valid answer and its frequency are known.
 #
-# **Answer.** Pretraining on answers that are equally frequent leaves {glue:text}`uniform_shape`
-# {term}`nats <nat>` of {term}`shape part` a question, and Zipf's frequencies
-# {glue:text}`zipf_shape`; wrong answers in the corpus bring the {term}`order part` from
-# {glue:text}`zipf_order` to {glue:text}`errors_order`. A reward for valid answers then moves order
-# by {glue:text}`reward_order` and shape by {glue:text}`reward_shape`; with an entropy term the shape
-# moves by {glue:text}`entropy_shape`. Brackets hold 95 % intervals over {glue:text}`n_seeds` seeds.
+# **Answer.** Shape follows the data: pretraining on equally frequent answers leaves a
+# {term}`shape part` of {glue:text}`uniform_shape` {term}`nats <nat>` a question, and on frequencies
+# that fall as Zipf's law {glue:text}`zipf_shape`. Order is what pretraining repairs, as far as the
+# corpus is right: wrong answers in it raise the {term}`order part` from {glue:text}`zipf_order` to
+# {glue:text}`errors_order`. A reward for valid answers then moves order by
+# {glue:text}`reward_order` and shape by {glue:text}`reward_shape` nats, so it buys
+# {term}`validity` ({glue:text}`reward_validity`) by giving up {term}`diversity`; with an entropy
+# term it costs {glue:text}`entropy_shape`. Brackets hold 95 % intervals over
+# {glue:text}`n_seeds` seeds.
 
 # %% tags=["parameters", "all-results"]
 results_dir = ""  # where tables are stored and reused; empty: data/results of this checkout
@@ -38,9 +41,9 @@ few = study.world()[::3]  # of a quick run: strings of every length are among th
 found = study.train(0, 0.01, few) if quick else study.results(page.store, anew)
 seeds = study.by_seed(found["losses"])
 
-# %% mystnb={"figure": {"caption": "Shape part against order part of the loss −ln(validity × diversity) at temperature 1: means over forty questions, a faint dot a seed. Circles: after pretraining, named by corpus; squares: later stages, with arrows from what they were trained from. A calibrated model stands at the origin.", "name": "fig-origins"}, "image": {"alt": "Order and shape parts of the loss after each stage of training, with arrows from stage to stage."}}
-ax = figures.order_and_shape(seeds, study.by_share(found["course"]))
-_ = figures.source_line(ax, study.SOURCE)
+# %% mystnb={"figure": {"caption": "Shape part against order part of the loss −ln(validity × diversity) at temperature 1: means over forty questions, a faint dot a seed. Left: medium models along pretraining, from a sixteenth of it to its end (mark), by corpus; the unnamed path is the geometric one. Right: the stages that follow on Zipf data with errors, with arrows from what each was trained from. A calibrated model stands at the origin.", "name": "fig-origins"}, "image": {"alt": "Along pretraining the order part falls by a factor of five or more, and the shape part ends at 0 for uniform data and near half a nat for Zipf data. Every later stage moves far up in shape and little in order, the reward alone farthest."}}
+figure = figures.order_and_shape(seeds, study.by_share(found["course"]))
+_ = figures.source_line(figure.axes[0], study.SOURCE)
 
 # %% [markdown]
 # ## How we know
@@ -124,7 +127,7 @@ page.glue_each(study.key_numbers(seeds, moved), "{}")
 # %% [markdown]
 # ## Check it yourself
 #
-# The whole training is one command and takes about half an hour on two cores:
+# The whole training is one command, which uses every core and can be stopped and started again:
 #
 # ```text
 # python -m calib_utils run --notebook 09_origins -p anew=True --force

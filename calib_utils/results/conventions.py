@@ -24,7 +24,7 @@ from calib_utils.errors import ResultsError
 
 ROWS, TEXTS, FRAMEWORK = "rows", "texts", "framework"
 LABELS, LOGITS, STEPS, LEVERS = "labels", "logits", "steps", "levers"
-DRAWS = "draws"
+DRAWS, ORIGINS = "draws", "origins"
 
 CURRENT = {
     # Validity, diversity, sequence precision and recall of a rule at a temperature; ln p of every
@@ -53,6 +53,9 @@ CURRENT = {
     # Answers drawn under every setting of the explorer, and which of them are valid.
     # 1 (2026-11-28): by inverting the ranked, cut distribution, one uniform number a step.
     DRAWS: 1,
+    # Losses of the models trained for chapter 09, by seed; no model's folder has them.
+    # 1 (2026-11-29): world, corpora, stages and sizes as `studies.origins` has them.
+    ORIGINS: 1,
 }
 # What must be equal, beside the convention, for something stored to be what is asked for. Only
 # texts of another engine than transformers name one.

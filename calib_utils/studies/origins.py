@@ -84,11 +84,11 @@ def world(seed: int = 0) -> list[Question]:
     return questions
 
 
-_MAIN = "zipf with errors"
+MAIN = "zipf with errors"
 CORPORA = {
     "uniform": "every answer is as frequent as any other",
     "zipf": "the r-th answer has a frequency of 1/r",
-    _MAIN: f"the same, and {ERRORS:.0%} are answers to another question",
+    MAIN: f"the same, and {ERRORS:.0%} are answers to another question",
     "geometric": "letters of strings fall by a constant factor, valid ones first",
 }
 
@@ -99,7 +99,7 @@ def draw(questions: list[Question], corpus: str, n: int, rng: np.random.Generato
     for at in rng.integers(len(questions), size=n):
         question = questions[at]
         asked = question
-        if corpus == _MAIN and rng.random() < ERRORS:
+        if corpus == MAIN and rng.random() < ERRORS:
             others = [q for q in questions if q.family == question.family and q is not question]
             question = others[rng.integers(len(others))]
         if corpus == "geometric" and question.length:
@@ -334,7 +334,6 @@ _STEPS = {"pretrained": 1600, "fine-tuned": 100, "preferences": 150, "reward": 1
 _TEMPERATURES = (0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.3)
 _PRECISION = 0.8
 PLACE = "origins"
-CONVENTION = 1  # of world, corpora, stages and their sizes: raise it with any of them
 TABLES = ("losses", "strings", "course")
 _SEEN = (1 / 16, 1 / 8, 1 / 4, 1 / 2)  # shares of pretraining that `course` shows
 
@@ -390,7 +389,7 @@ def train(
     torch.set_num_threads(1)  # more are slower at this size, and the numbers stay the same
     questions, found = questions or world(), {name: [] for name in TABLES}
     plan = [(corpus, "medium") for corpus in CORPORA]
-    plan += [(_MAIN, size) for size in SIZES if size != "medium"]
+    plan += [(MAIN, size) for size in SIZES if size != "medium"]
     for corpus, scale in plan:
         rng = np.random.default_rng([seed, list(CORPORA).index(corpus)])
         network = new_model(scale, seed)
@@ -406,13 +405,13 @@ def train(
         lines = draw(questions, corpus, n_steps * BATCH // 2, rng)
         fit(network, lines, n_steps, 4e-3, rng, seen)
         stages = {"pretrained": network}
-        if (corpus, scale) == (_MAIN, "medium"):
+        if (corpus, scale) == (MAIN, "medium"):
             stages |= _later(network, questions, seed, short)
         for stage, trained in stages.items():
             names = {"corpus": corpus, "scale": scale, "stage": stage, "seed": seed}
             losses = _measured(trained, lambda model: losses_of(model, questions))
             found["losses"].append(losses.assign(**names))
-            if corpus in ("geometric", _MAIN) and stage == "pretrained":
+            if corpus in ("geometric", MAIN) and stage == "pretrained":
                 strings = _measured(trained, lambda model: strings_of(model, questions))
                 found["strings"].append(strings.assign(**names))
             if checkpoints:
@@ -471,10 +470,13 @@ def results(
     if anew:
         shutil.rmtree(folder, ignore_errors=True)
     if not record.is_file():
-        about = {"convention": CONVENTION, "environment": conventions.environment("cpu")}
+        about = {
+            "convention": conventions.CURRENT[conventions.ORIGINS],
+            "environment": conventions.environment("cpu"),
+        }
         files.keep(record, f"{json.dumps(about, indent=1)}\n".encode())
     paths.note_read(record)
-    if files.json_of(record)["convention"] != CONVENTION:
+    if not conventions.is_current(conventions.ORIGINS, files.json_of(record)):
         raise ResultsError(
             f"{folder} is of an older convention of this study: run 09_origins with -p anew=True"
         )
@@ -529,7 +531,7 @@ def overview(seeds: pd.DataFrame) -> pd.DataFrame:
 
 def changes(seeds: pd.DataFrame) -> pd.DataFrame:
     """Each stage less the one before it, within a seed: a row per stage, seed, with `after`."""
-    at = seeds[(seeds.corpus == _MAIN) & (seeds.scale == "medium")].set_index(["stage", "seed"])
+    at = seeds[(seeds.corpus == MAIN) & (seeds.scale == "medium")].set_index(["stage", "seed"])
     columns = ["validity", "diversity", *PARTS, "total"]
     parts = []
     for name, stage in STAGES.items():
@@ -562,7 +564,7 @@ def tightness(strings: pd.DataFrame, validity: float = 0.8) -> pd.DataFrame:
 
 def recall_by_length(strings: pd.DataFrame) -> pd.DataFrame:
     """The best recall at precision 0.8 of strings, in the corpus with errors: per seed, length."""
-    own = strings[(strings.corpus == _MAIN) & (strings.temperature == 1.0)]
+    own = strings[(strings.corpus == MAIN) & (strings.temperature == 1.0)]
     return own.groupby(["seed", "length"]).recall.mean().reset_index()
 
 
@@ -584,7 +586,7 @@ def findings(seeds: pd.DataFrame, strings: pd.DataFrame) -> pd.DataFrame:
         where = (seeds.corpus == corpus) & (seeds.scale == scale) & (seeds.stage == stage)
         return seeds[where].set_index("seed")
 
-    uniform, zipf, small, large = of("uniform"), of("zipf"), of(_MAIN, "small"), of(_MAIN, "large")
+    uniform, zipf, small, large = of("uniform"), of("zipf"), of(MAIN, "small"), of(MAIN, "large")
     gone = {part: 1 - large[part] / small[part] for part in PARTS}
     moved = changes(seeds).drop(columns="after").set_index(["stage", "seed"])
     entropy = moved.loc["reward, entropy"] - moved.loc["reward"]
@@ -666,9 +668,10 @@ def key_numbers(seeds: pd.DataFrame, moved: pd.DataFrame) -> dict[str, str]:
         "uniform_shape": _told(own["uniform"], "shape"),
         "zipf_shape": _told(own["zipf"], "shape"),
         "zipf_order": _told(own["zipf"], "order"),
-        "errors_order": _told(own[_MAIN], "order"),
+        "errors_order": _told(own[MAIN], "order"),
         "reward_order": _told(after["reward"], "order"),
         "reward_shape": _told(after["reward"], "shape"),
+        "reward_validity": _told(after["reward"], "validity"),
         "entropy_shape": _told(after["reward, entropy"], "shape"),
         "n_seeds": str(seeds.seed.nunique()),
     }
