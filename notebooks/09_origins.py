@@ -26,7 +26,8 @@
 # {glue:text}`n_seeds` seeds.
 
 # %% tags=["parameters", "all-results"]
-results_dir = ""  # where tables are stored and reused; empty: data/results of this checkout
+seed = 0  # not used here: the study has the seeds of its runs
+results_dir = ""  # the folder beside which tables are stored; empty: data/results of this checkout
 anew = False  # True: train every model again, about half an hour on two cores
 quick = False  # one seed and few steps, whose numbers mean nothing
 

@@ -30,6 +30,7 @@ from calib_utils.errors import (
 from calib_utils.models import loading
 from calib_utils.models.loading import load_model, resolve_device
 from calib_utils.models.registry import CORE, DEFAULT_MODEL, EMBEDDED, HEADLINE, checkpoints, find
+from calib_utils.results import records
 from calib_utils.results.storage import RECORD
 
 FORMATS = {"csv": ".csv", "json": ".json", "markdown": ".md", "latex": ".tex"}
@@ -464,11 +465,14 @@ def coverage(
     Returns:
         One row per model with the columns `COLUMNS`: the size of the loaded weights in 10^9 bytes,
         how many tables, folders of texts and executed notebooks there are, and the command that
-        would measure it. For a model outside the panel only the name of its folder is known.
+        would measure it. Of a model outside the panel it is its folder's name, and what
+        `results.records.own_models` says.
     """
     counts = {"tables": Counter(), "texts": Counter(), "pages": Counter()}
+    said = {}
     with suppress(NoCheckoutError):
         results_dir = Path(results_dir or paths.default_results_dir())
+        said = records.own_models(results_dir)
         for name, below in (("tables", f"*/{RECORD}"), ("texts", f"texts/*/{RECORD}")):
             found = results_dir.glob(f"*/{below}")
             counts[name].update(path.relative_to(results_dir).parts[0] for path in found)
@@ -491,7 +495,7 @@ def coverage(
         )
     for key in sorted(others):
         found = {name: found[key] for name, found in counts.items()}
-        rows.append({"name": key, "panel": "other", **found})
+        rows.append({"name": key, "panel": "other", **said.get(key, {}), **found})
     table = pd.DataFrame(rows, columns=COLUMNS)
     table["measured"] = table.tables > 0
     numbers = ["parameters", "active", "tables", "texts", "pages"]

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from calib_utils import files, paths
-from calib_utils.errors import ResultsError
+from calib_utils.errors import InvalidRequestError, ResultsError
 from calib_utils.models.loading import Model
 from calib_utils.results import conventions
 from calib_utils.results.conventions import LOGITS, ROWS, TEXTS
@@ -359,3 +359,39 @@ def read_logits(path: Path) -> tuple[pd.DataFrame, dict]:
         raise ResultsError(f"{path} is no table of sorted logits: {_AGAIN}")
     rank = pd.RangeIndex(1, len(curves) + 1, name="rank")
     return curves.astype(float).set_index(rank), record
+
+
+OWN_MODELS = "models.yml"
+_SAID = {"family": str, "stage": str, "parameters": (int, float), "licence": str, "base": str}
+
+
+def own_models(results_dir: str | Path) -> dict[str, dict]:
+    """What `models.yml` in a folder of results says of a user's own models, by their folder.
+
+    Any of `family`, `stage` ("base" or "post-trained"), `parameters` (a number), `licence` and
+    `base`, the folder of the model that it was trained from; empty where there is no such file.
+
+    Raises:
+        InvalidRequestError: the file cannot be read, or has another key or value.
+    """
+    path = Path(results_dir) / OWN_MODELS
+    if not path.is_file():
+        return {}
+    paths.note_read(path)
+    try:
+        found = files.written_by_hand(path) or {}
+        rows = [(key, name, own[name]) for key, own in found.items() for name in own]
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise InvalidRequestError(
+            f"{path} cannot be read ({error}): give a model's folder, and below it lines such as "
+            "'family: Mine'"
+        ) from error
+    for key, name, value in rows:
+        if name not in _SAID:
+            raise InvalidRequestError(f"{path}, {key}: no {name!r}; there is {', '.join(_SAID)}")
+        if not isinstance(value, _SAID[name]) or isinstance(value, bool):
+            kind = "a number such as 1.2e+9" if name == "parameters" else "text"
+            raise InvalidRequestError(f"{path}, {key}: {name} = {value!r} is not {kind}")
+        if name == "stage" and value not in ("base", "post-trained"):
+            raise InvalidRequestError(f"{path}, {key}: stage {value!r} is not base or post-trained")
+    return found

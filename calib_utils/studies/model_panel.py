@@ -68,7 +68,7 @@ class Panel:
 
 def read(results_dir: str | Path) -> Panel:
     """Everything that is stored of every model; broken folders are left out and named."""
-    results_dir, known = Path(results_dir), models(keys_in(results_dir))
+    results_dir, known = Path(results_dir), models(keys_in(results_dir), results_dir)
     settings, losses, left_out, others = [], [], [], {_order_of: [], _logits_of: []}
     for key in known.model:
         for task in TASKS:
@@ -111,14 +111,21 @@ def _joined(parts: Iterable[tuple[str, pd.DataFrame]], columns: Iterable[str]) -
     return table[["model", *table.columns.drop("model")]]
 
 
-def models(keys: Iterable[str]) -> pd.DataFrame:
-    """What is known of models by their folders: those of the panel first, others by name alone."""
+def models(keys: Iterable[str], results_dir: str | Path | None = None) -> pd.DataFrame:
+    """What is known of models by their folders: those of the panel first.
+
+    Of others it is their name, and what `records.own_models` says; `base` is the folder of the
+    model that one was trained from.
+    """
     rows, nothing = [], dict.fromkeys(_FACTS[1:5], "") | dict.fromkeys(_FACTS[5:], float("nan"))
+    own = records.own_models(results_dir) if results_dir else {}
     for key in keys:
-        one = find(key)
-        known = {name: getattr(one, name) for name in _FACTS} if one else {"name": key} | nothing
-        rows.append({"model": key} | known)
-    table = pd.DataFrame(rows, columns=["model", *_FACTS])
+        if one := find(key):
+            rows.append({"model": key, "base": ""} | {name: getattr(one, name) for name in _FACTS})
+        else:
+            rows.append({"model": key, "name": key, "base": ""} | nothing | own.get(key, {}))
+    table = pd.DataFrame(rows, columns=["model", *_FACTS, "base"])
+    table["active"] = table.active.fillna(table.parameters)
     table = table.astype({"parameters": float, "active": float})
     # From the end of the alphabet: the paper's, the embedded ones, those of no panel.
     by = ["panel", "family", "parameters", "model"]
@@ -228,10 +235,12 @@ def size_pairs(models: pd.DataFrame) -> list[tuple[str, str]]:
 
 
 def stage_pairs(models: pd.DataFrame) -> list[tuple[str, str]]:
-    """(base, post-trained) pairs of the paper's panel of which both are here."""
+    """(base, post-trained) pairs of the panel, then those declared, of which both are here."""
     here = {find(key).name: key for key in models.model if find(key)}
     names = [(base.name, tuned.name) for base, tuned in pairs()]
-    return [(here[base], here[tuned]) for base, tuned in names if {base, tuned} <= set(here)]
+    known = [(here[base], here[tuned]) for base, tuned in names if {base, tuned} <= set(here)]
+    own = models[models.base.isin(models.model)]
+    return known + list(zip(own.base, own.model, strict=True))
 
 
 def testable(found: Panel, table: pd.DataFrame) -> pd.DataFrame:

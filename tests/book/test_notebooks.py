@@ -53,7 +53,7 @@ def test_script_and_notebook_are_in_step(name):
 def test_every_notebook_has_the_common_parameters_and_no_logic(name):
     parameters = set(notebooks.parameters_of(name))
     if name in PANEL:
-        assert parameters <= set(("results_dir", "seed", "quick"))
+        assert {"results_dir", "seed", "quick"} <= parameters
     else:
         assert {*COMMON} <= parameters
     source = (ROOT / "notebooks" / f"{name}.py").read_text()

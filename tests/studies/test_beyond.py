@@ -17,6 +17,7 @@ from calib_utils import paths
 from calib_utils.book import notebooks
 from calib_utils.errors import InvalidRequestError, ResultsError
 from calib_utils.figures import beyond as figures
+from calib_utils.models import generation
 from calib_utils.models.registry import CORE
 from calib_utils.openended import programs, sandbox
 from calib_utils.results import records
@@ -423,7 +424,7 @@ def test_a_page_tells_what_the_stored_texts_hold(name, glued, monkeypatch):
     def never(*args, **options):
         raise AssertionError("drawn again")
 
-    monkeypatch.setattr(programs, "complete", never)
+    monkeypatch.setattr(generation.Continuations, "complete", never)
     model, store = cu.load_model(name), paths.default_results_dir()
     asked = beyond.questions(model)
     replies = beyond.ask_all(model, asked, results_dir=store)

@@ -1,6 +1,7 @@
 """All models side by side: only what is stored, only of this code, pairs paired."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from calib_utils import paths
 from calib_utils.book import check
 from calib_utils.core.rules import TABLE3_TEMPERATURES
-from calib_utils.errors import ResultsError
+from calib_utils.errors import InvalidRequestError, ResultsError
 from calib_utils.figures import model_panel as model_panel_figures
 from calib_utils.results import records, storage
 from calib_utils.studies import logit_shape, model_panel, order_calibration
@@ -94,6 +95,34 @@ def test_sizes_of_one_family_are_neighbours_and_others_never():
     table = pd.DataFrame(names).assign(parameters=[3.0, 1, 2, 9, 9, 9, np.nan, np.nan])
     table["stage"] = [*["base"] * 3, "post-trained", *["base"] * 2, "", ""]
     assert model_panel.size_pairs(table) == [("b", "c"), ("c", "a")]
+
+
+def test_models_of_ones_own_have_what_is_said_of_them(tmp_path):
+    (tmp_path / "models.yml").write_text(
+        "mine-base: {family: Mine, stage: base, parameters: 1.0e+9}\n"
+        "mine: {family: Mine, stage: post-trained, parameters: 1.0e+9, base: mine-base}\n"
+        "mine-2: {family: Mine, stage: post-trained, parameters: 2.0e+9, licence: MIT}\n"
+    )
+    table = model_panel.models(["mine", "mine-2", "mine-base", "other", REAL], tmp_path)
+    assert model_panel.stage_pairs(table) == [("mine-base", "mine")]
+    assert model_panel.size_pairs(table) == [("mine", "mine-2")]
+    assert table.set_index("model").family.to_dict()["other"] == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("mine: {colour: red}", "no 'colour'; there is family, stage"),
+        ("mine: {parameters: many}", "parameters = 'many' is not a number"),
+        ("mine: {stage: tuned}", "stage 'tuned' is not base or post-trained"),
+        ("mine: 3", "cannot be read"),
+        ("[", "cannot be read"),
+    ],
+)
+def test_what_is_said_wrongly_of_a_model_is_refused(tmp_path, text, told):
+    (tmp_path / "models.yml").write_text(text)
+    with pytest.raises(InvalidRequestError, match=re.escape(told)):
+        model_panel.models(["mine"], tmp_path)
 
 
 def test_the_area_rises_only_where_an_interval_says_so():
