@@ -136,7 +136,7 @@ def tokenizer():
 
 
 def new_model(scale: str, seed: int):
-    """An untrained Llama of `SIZES`, at most a million weights."""
+    """An untrained Llama of `SIZES`: 35,000 to 385,000 weights."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     width, layers = SIZES[scale]

@@ -20,7 +20,7 @@ SETTINGS = [*product(RULES, (0.7, 1.0, 1.6))]
 LETTERS = cu.Task(
     "letters", "Pick a letter or a digit:", list("abcdefghijklmnopqrstuvwxyz0123456789")
 )
-N = 2000
+N = 600
 STORED = sorted(paths.default_results_dir().glob(f"*/{conventions.DRAWS}/*.parquet"))
 
 
