@@ -128,7 +128,8 @@ page.glue_each(study.key_numbers(seeds, moved), "{}")
 # %% [markdown]
 # ## Check it yourself
 #
-# The whole training is one command, which uses every core and can be stopped and started again:
+# The whole training is one command, which uses every core. If it was stopped, the same command
+# without `-p anew=True` trains the seeds that are missing:
 #
 # ```text
 # python -m calib_utils run --notebook 09_origins -p anew=True --force

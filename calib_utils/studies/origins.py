@@ -460,7 +460,7 @@ def results(
 
     Args:
         results_dir: the folder `origins` beside it has the tables.
-        anew: train all seeds again.
+        anew: remove all tables first. A killed run goes on where it is not asked for again.
 
     Raises:
         ResultsError: tables of another convention; `anew` replaces them.
@@ -563,8 +563,11 @@ def tightness(strings: pd.DataFrame, validity: float = 0.8) -> pd.DataFrame:
 
 
 def recall_by_length(strings: pd.DataFrame) -> pd.DataFrame:
-    """The best recall at precision 0.8 of strings, in the corpus with errors: per seed, length."""
-    own = strings[(strings.corpus == MAIN) & (strings.temperature == 1.0)]
+    """The best recall at precision 0.8 of strings, in the corpus with errors: per seed, length.
+
+    Of medium models, after pretraining. It depends on ranks alone, so on no temperature.
+    """
+    own = strings[(strings.corpus == MAIN) & (strings.scale == "medium")]
     return own.groupby(["seed", "length"]).recall.mean().reset_index()
 
 

@@ -79,6 +79,7 @@ def trained():
     return origins.train(0, 0.01, FEW)
 
 
+@pytest.mark.full
 def test_every_stage_is_measured(trained):
     seeds = origins.by_seed(trained["losses"])
     assert set(seeds.stage) == set(origins.STAGES)
@@ -96,6 +97,7 @@ def test_training_makes_a_seed_again(trained):
         pd.testing.assert_frame_equal(table, again[name])
 
 
+@pytest.mark.full
 def test_one_seed_decides_nothing(trained):
     found = origins.findings(origins.by_seed(trained["losses"]), trained["strings"])
     assert set(found.verdict) == {"not decided"}
