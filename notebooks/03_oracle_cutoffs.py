@@ -242,8 +242,8 @@ page.fold(study.moves_by(half, "kept", "rule"), "The same by rule", digits=2, fl
 # %% [markdown]
 # So compare samplers in one precision, name it beside the numbers, and prefer a setting whose
 # neighbours do about as well: a single point that only one precision reaches is luck. Temperature
-# alone is the least sensitive. On another device the products differ too, and the same
-# comparison with `-p device=cuda` shows how far.
+# alone drops no token, so it has no such jumps. On another device the products differ too, and the
+# same comparison with `-p device=cuda` shows how far.
 
 # %% [markdown]
 # ## Claims and findings

@@ -78,7 +78,8 @@ page.fold(study.questions_table(questions), "The forty questions")
 page.show(study.overview(seeds))
 
 # %% [markdown]
-# What each stage changes, against the stage before it and within a seed:
+# What each stage changes within a seed, fine-tuning against pretraining, all others against
+# fine-tuning:
 
 # %%
 moved = study.changes(seeds)

@@ -517,15 +517,16 @@ def by_share(course: pd.DataFrame) -> pd.DataFrame:
     return course.groupby(["corpus", "share"], sort=False)[columns].mean().reset_index()
 
 
+_SHOWN = (*PARTS, "validity", "diversity")
+
+
 def overview(seeds: pd.DataFrame) -> pd.DataFrame:
-    """Means over seeds with intervals, in words: a row per corpus, scale and stage."""
+    """Means over seeds with intervals, in words: a row per trained model, by corpus or by stage."""
     rows = []
-    for names, own in seeds.groupby(_OF_ALL, sort=False):
-        row = dict(zip(_OF_ALL, names, strict=True))
-        for name in ("validity", "diversity", *PARTS):
-            found = cluster_interval(own, name, "seed", None)
-            row[name] = as_text(found.mean, found.low, found.high)
-        rows.append(row)
+    for (corpus, scale, stage), own in seeds.groupby(_OF_ALL, sort=False):
+        name = corpus if scale == "medium" else f"{corpus}, {scale}"
+        told = {value: _told(own, value) for value in _SHOWN}
+        rows.append({"model": name if stage == "pretrained" else stage, **told})
     return pd.DataFrame(rows)
 
 
@@ -544,9 +545,8 @@ def changes(seeds: pd.DataFrame) -> pd.DataFrame:
 def change_table(moved: pd.DataFrame) -> pd.DataFrame:
     """`changes` over seeds, with intervals, in words: a row per stage."""
     rows = []
-    for (stage, after), own in moved.groupby(["stage", "after"], sort=False):
-        told = {name: _told(own, name) for name in ("validity", "diversity", *PARTS)}
-        rows.append({"stage": stage, "less": after, **told})
+    for stage, own in moved.groupby("stage", sort=False):
+        rows.append({"stage": stage, **{name: _told(own, name) for name in _SHOWN}})
     return pd.DataFrame(rows)
 
 
