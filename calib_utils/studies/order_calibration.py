@@ -6,7 +6,7 @@ in `openended`.
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, zip_longest
 from pathlib import Path
 
@@ -86,6 +86,16 @@ class Plan:
         every = (*by_depth, self.drawn, *self.oracle.values())
         return list({sweep.name: sweep for sweep in every}.values())
 
+    def within(self, n_tokens: int) -> "Plan":
+        """The plan without the ranks that a vocabulary of `n_tokens` does not have."""
+
+        def own(sweep: Sweep) -> Sweep:
+            return replace(sweep, ranks=[rank for rank in sweep.ranks if rank < n_tokens])
+
+        trees = {kind: tuple(map(own, sweeps)) for kind, sweeps in self.trees.items()}
+        oracle = {kind: own(sweep) for kind, sweep in self.oracle.items()}
+        return replace(self, trees=trees, drawn=own(self.drawn), oracle=oracle)
+
 
 def laptop(seed: int = 0, end: str = "eos") -> Plan:
     """Half an hour on two cores for a model of half a billion parameters.
@@ -147,7 +157,11 @@ class Study:
 
 
 def run(model: Model, plan: Plan, results_dir: str | Path | None = None) -> Study:
-    """Everything of a plan, computed now or taken from where an earlier run kept it."""
+    """Everything of a plan, computed now or taken from where an earlier run kept it.
+
+    Ranks that the model's vocabulary does not have are left out.
+    """
+    plan = plan.within(sweeps.vocabulary_size(model))
     texts = {sweep.name: sweeps.sweep(model, sweep, results_dir) for sweep in plan.sweeps}
     return _study(plan, texts, results_dir, model.key)
 

@@ -392,3 +392,12 @@ def test_the_chapter_tells_what_its_stored_texts_and_labels_say(model, glued):
         trees = rows.dropna(subset="valid").astype({"valid": float}).groupby(["prompt_id", "seed"])
         share = trees.valid.mean().groupby("prompt_id").mean().mean()
         assert float(numbers[f"{kind}_prevalence"]) == pytest.approx(share, abs=0.006)
+
+
+def test_a_plan_forces_no_rank_that_a_vocabulary_does_not_have():
+    plan = order_calibration.laptop()
+    assert plan.within(1000) == plan
+    small = plan.within(257)
+    assert [sweep.name for sweep in small.sweeps] == [sweep.name for sweep in plan.sweeps]
+    assert max(max(sweep.ranks) for sweep in small.sweeps) < 257
+    assert small.trees[order_calibration.LISTS][0].ranks == tuple(range(0, 257, 10))
