@@ -68,8 +68,8 @@ page.fold(study.questions_table(questions), "The forty questions")
 #
 # ### Every stage of training
 #
-# The models are Llamas of three sizes, from scratch, saved as the hub has them: any command and
-# chapter of this book reads such a checkpoint. On the corpus with errors the usual stages follow:
+# The models are Llamas of three sizes, from scratch, saved as the hub has them, so that any command
+# of this book reads such a checkpoint. On the corpus with errors the usual stages follow:
 # fine-tuning on eight demonstrations a question, preferences (DPO) between the model's own valid and
 # invalid answers, and policy gradient with a reward of 1 for a valid answer, alone, with a penalty
 # on leaving the fine-tuned model (KL), and with an entropy term.
@@ -109,7 +109,7 @@ _ = figures.source_line(ax, study.SOURCE)
 # solved problems: rewards raise the share solved at one try, but with many tries the base model
 # solves more. Razin et al. {cite:p}`razin2025unintentional` showed that DPO can lower the
 # probability of the preferred answers themselves, where the two sides of a pair resemble each other.
-# None of them knows the valid set, so none can say whether order or shape was lost; here both are
+# None of them knows the whole valid set, so none can say whether order or shape was lost; here both are
 # exact, on a far smaller model.
 #
 # ## Claims and findings
@@ -137,8 +137,8 @@ page.glue_each(study.key_numbers(seeds, moved), "{}")
 # ```
 #
 # On one machine it gives the same numbers again; on another the intervals should overlap. To change
-# the world, edit `world` or `draw` in `calib_utils/studies/origins.py`. To see a checkpoint through
-# every other chapter, keep it and name its folder as a model:
+# the world, edit `world` or `draw` in `calib_utils/studies/origins.py`. To look at
+# a checkpoint with other commands, keep it and name its folder as a model:
 #
 # ```python
 # study.train(0, checkpoints="checkpoints")
