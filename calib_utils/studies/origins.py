@@ -5,6 +5,7 @@ of validity and diversity between order and shape. Knows the world and the stage
 from `results.evaluation`, as for any other model.
 """
 
+import copy
 import io
 import json
 import math
@@ -24,13 +25,13 @@ import pandas as pd
 import torch
 
 from calib_utils import files, paths
-from calib_utils.core.metrics import DECIDES, as_text, cluster_interval
+from calib_utils.core.metrics import DECIDES, cluster_interval
 from calib_utils.core.tasks import Task
 from calib_utils.errors import ResultsError
 from calib_utils.models.loading import Model, load_model
 from calib_utils.results import conventions
 from calib_utils.results.evaluation import adaptive_frontier, evaluate, split
-from calib_utils.studies.reporting import NOT_DECIDED, OURS, Finding, decided, table_of
+from calib_utils.studies.reporting import NOT_DECIDED, OURS, Finding, decided, mean_text, table_of
 from calib_utils.theory.theorems import diversity_bound
 
 # The world
@@ -322,8 +323,6 @@ def reinforce(network, questions: list[Question], seed: int, n_steps: int, hold:
 
 
 def _copy(network):
-    import copy
-
     return copy.deepcopy(network).requires_grad_(False)
 
 
@@ -448,7 +447,7 @@ def _keep(folder: Path, seed: int, short: float) -> None:
     """`train`, kept as a folder of a seed: what a killed run has done stays."""
     with redirect_stderr(io.StringIO()):  # a bar for each of forty tasks of every model
         found = train(seed, short)
-    with files.whole_folder(folder / f"seed-{seed}", lambda there: there.is_dir()) as draft:
+    with files.whole_folder(folder / f"seed-{seed}") as draft:
         for name, table in found.items():
             table.to_parquet(draft / f"{name}.parquet", index=False)
 
@@ -459,13 +458,17 @@ def results(
     """The stored tables; seeds not stored are trained now, one on each core.
 
     Args:
-        results_dir: the folder `origins` beside it has the tables.
+        results_dir: the folder `origins` beside it has the tables; where there is none, and `anew`
+            is not asked for, those of this checkout are read. They are of no model of a user's.
         anew: remove all tables first. A killed run goes on where it is not asked for again.
 
     Raises:
         ResultsError: tables of another convention; `anew` replaces them.
     """
     folder = Path(results_dir).parent / PLACE
+    if not anew and not folder.is_dir():
+        own = paths.default_results_dir().parent / PLACE
+        folder = own if own.is_dir() else folder
     record = folder / "record.json"
     if anew:
         shutil.rmtree(folder, ignore_errors=True)
@@ -572,16 +575,16 @@ def recall_by_length(strings: pd.DataFrame) -> pd.DataFrame:
 
 
 def _told(table: pd.DataFrame, value: str) -> str:
-    found = cluster_interval(table, value, "seed", None)
-    return as_text(found.mean, found.low, found.high)
+    return mean_text(table, value, "seed")
 
 
 def findings(seeds: pd.DataFrame, strings: pd.DataFrame) -> pd.DataFrame:
     """The questions of the chapter, each decided by an interval over seeds: tests of ours."""
 
     def said(claim: str, source: str, values: pd.Series, told: str) -> Finding:
-        found = cluster_interval(values.rename("value").reset_index(), "value", "seed", None)
-        text = f"{told} {as_text(found.mean, found.low, found.high)}"
+        table = values.rename("value").reset_index()
+        found = cluster_interval(table, "value", "seed", None)
+        text = f"{told} {_told(table, 'value')}"
         verdict = decided(found.low, found.high, 0.0) if found.n_outer >= DECIDES else NOT_DECIDED
         return Finding(claim, source, text, verdict, OURS)
 

@@ -113,11 +113,18 @@ def test_tables_of_another_convention_are_refused(tmp_path):
 
 @pytest.mark.full
 def test_a_short_training_of_the_whole_world_is_kept_and_read_again(tmp_path):
-    found = origins.results(tmp_path / "results", seeds=[0, 1], short=0.02)
-    kept = sorted(path.name for path in (tmp_path / "origins").iterdir())
+    found = origins.results(tmp_path / "results", anew=True, seeds=[0, 1], short=0.01)
+    kept = sorted(path.name for path in (tmp_path / "origins").glob("[!.]*"))
     assert kept == ["record.json", "seed-0", "seed-1"]
-    again = origins.results(tmp_path / "results", seeds=[0, 1], short=0.02)
+    again = origins.results(tmp_path / "results", seeds=[0, 1], short=0.01)
     for name, table in found.items():
         pd.testing.assert_frame_equal(table, again[name])
     seeds = origins.by_seed(found["losses"])
     assert len(origins.findings(seeds, found["strings"])) == 7 + 2 * (len(origins.STAGES) - 1)
+
+
+def test_another_folder_of_results_trains_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(origins, "ProcessPoolExecutor", None)
+    found = origins.results(tmp_path / "results")
+    assert set(found["losses"].seed) == set(origins.SEEDS)
+    assert not (tmp_path / "origins").exists()
