@@ -44,6 +44,14 @@ KERNEL_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",
 }
+# Of kernels below a terminal: the bars of long cells are drawn there, and never get into a page.
+_BARS = """\
+import functools, tqdm.auto
+tqdm.auto.tqdm = tqdm.std.tqdm
+tqdm.std.tqdm.__init__ = functools.partialmethod(
+    tqdm.std.tqdm.__init__, file=open({terminal!r}, "w"), position=1
+)
+"""
 _METADATA = "calib_utils"  # of an executed copy
 # A name for the same model, and a place for the same rows: both are compared by content instead.
 _BY_CONTENT = ("model", "results_dir")
@@ -312,21 +320,33 @@ def execute_file(source: Path, target: Path, parameters: Mapping) -> set[str]:
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "read"
         log.touch()
-        with mock.patch.dict(os.environ, KERNEL_ENVIRONMENT | {paths.READ_LOG: str(log)}):
+        environment, arguments = {**KERNEL_ENVIRONMENT, paths.READ_LOG: str(log)}, []
+        if terminal := _terminal():
+            environment["TQDM_DISABLE"] = ""
+            arguments = [f"--IPKernelApp.exec_lines={_BARS.format(terminal=terminal)}"]
+        with mock.patch.dict(os.environ, environment):
             papermill.execute_notebook(
                 str(source),
                 str(target),
                 parameters=dict(parameters),
                 kernel_name="python3",
-                progress_bar=False,
+                progress_bar={"leave": False} if terminal else False,
                 log_output=False,
                 coalesce_streams=True,  # a print may come in two parts, by the moment
                 cwd=str(paths.project_root()),
                 start_timeout=300,  # of a dead one it hears at once; a cold network disk is slow
-                extra_arguments=["--IPKernelApp.log_level=50"],
+                extra_arguments=["--IPKernelApp.log_level=50", *arguments],
                 config=Config({"KernelManager": kernel_channels(folder)}),
             )
         return set(log.read_text(encoding="utf-8").splitlines())
+
+
+def _terminal() -> str | None:
+    """The terminal where people read what this command says; None where it is not one."""
+    try:
+        return os.ttyname(sys.stderr.fileno())
+    except (AttributeError, OSError, ValueError):  # also on Windows, and where stderr is captured
+        return None
 
 
 def kernel_channels(folder: str) -> dict[str, str]:

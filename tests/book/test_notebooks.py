@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import suppress
 
 import jupytext
 import nbformat
@@ -254,6 +255,34 @@ def test_what_a_cell_prints_is_one_output_however_it_arrives(small_project, tiny
     (page,) = (project / "book" / "results").glob("*/00_prints.ipynb")
     outputs = nbformat.read(page, as_version=4).cells[-1].outputs
     assert [output.text for output in outputs] == ["12\n"]
+
+
+@pytest.mark.notebooks
+@pytest.mark.skipif(os.name == "nt", reason="a terminal of POSIX")
+def test_a_long_cell_shows_its_bar_on_the_terminal_alone(small_project, tiny_folder, tmp_path):
+    import pty
+    import termios
+
+    cell = "from tqdm.auto import tqdm\nfor n in tqdm(range(3), desc='digits'):\n    pass\nn"
+    project = small_project(tmp_path / "project", {"00_bars": [cell]})
+    command = [sys.executable, "-m", "calib_utils", "run", "--model", tiny_folder(chat=True)]
+    own = {**os.environ, "PYTHONPATH": str(project), "TQDM_DISABLE": ""}
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))  # bars of no width are not drawn
+    piped = {"stdout": subprocess.PIPE, "stderr": theirs}
+    with subprocess.Popen(command, cwd=project, env=own, **piped) as process:
+        os.close(theirs)
+        shown = b""
+        with suppress(OSError):  # the end of a terminal
+            while part := os.read(ours, 4096):
+                shown += part
+    os.close(ours)
+    assert process.returncode == 0, shown
+    assert b"digits: 100%" in shown
+    assert b"Executing" in shown
+    (page,) = (project / "book" / "results").glob("*/00_bars.ipynb")
+    outputs = nbformat.read(page, as_version=4).cells[-1].outputs
+    assert [output.output_type for output in outputs] == ["execute_result"]
 
 
 @pytest.mark.models
