@@ -1,4 +1,5 @@
-"""Batched completion is what a plain forward pass, and `generate`, give row by row."""
+"""Batched completion is what a plain forward pass, and `generate`, give row by row, at the pace of
+a CPU and at that of a GPU, which reads its texts some steps at a time."""
 
 import numpy as np
 import pytest
@@ -14,6 +15,12 @@ PROMPT = tuple(range(40, 60))  # longer than the tiny models' windows
 PREFIXES = [(), (70,), (71, 9), (8,), (7, 70, 71), (), (9, 71), (100, 3, 5)]
 MAX_TOKENS = 11
 TOLERANCE = 2e-4  # nats; logits of the tiny models have a standard deviation of about 5
+
+
+@pytest.fixture
+def gpu_pace(monkeypatch):
+    """From the call on, this CPU goes through batches as a GPU does."""
+    return lambda: monkeypatch.setitem(generation.PACES, "cpu", generation.PACES["cuda"])
 
 
 def complete(model, prompt_ids, *request, batch_size=None, **options):
@@ -49,7 +56,7 @@ def assert_log_p_is_plain(network, found, tolerance=TOLERANCE):
     np.testing.assert_allclose([*found.prefix_log_p, *found.log_p], expected, atol=tolerance)
 
 
-def test_greedy_completion_is_generate(tiny, architecture):
+def test_greedy_completion_is_generate(tiny, architecture, gpu_pace):
     model = tiny(architecture)
     free = complete(model, PROMPT, PREFIXES, MAX_TOKENS, ())
     # Tokens that the model does write, some early and some late, so that rows end at many steps.
@@ -57,7 +64,10 @@ def test_greedy_completion_is_generate(tiny, architecture):
     ends -= {prefix[-1] for prefix in PREFIXES if prefix}
     expected = [generated(model.network, [*PROMPT, *prefix], ends) for prefix in PREFIXES]
     assert len(set(map(len, expected))) > 1
-    for batch_size in (1, 3, None):
+    for batch_size in (1, 3, None, "as on a GPU"):
+        if batch_size == "as on a GPU":
+            gpu_pace()
+            batch_size = None
         found = complete(model, PROMPT, PREFIXES, MAX_TOKENS, ends, batch_size=batch_size)
         assert [completion.prefix for completion in found] == PREFIXES
         assert [completion.token_ids for completion in found] == expected, batch_size
@@ -74,11 +84,9 @@ def test_sampled_log_probabilities_are_at_temperature_1(tiny, architecture):
         assert_log_p_is_plain(model.network, completion)
 
 
-def test_rows_that_ended_are_not_forwarded(tiny, monkeypatch):
-    model = tiny()
-    prefixes = [(i,) for i in range(60, 80)]
-    free = complete(model, PROMPT, prefixes, MAX_TOKENS, ())
-    ends = {completion.token_ids[3] for completion in free[::2]} - set(range(60, 80))
+@pytest.fixture
+def forwarded(monkeypatch):
+    """Rows of every forward pass."""
     rows, forward = [], generation.forward
 
     def counting(network, ids, *args, **kwargs):
@@ -86,11 +94,26 @@ def test_rows_that_ended_are_not_forwarded(tiny, monkeypatch):
         return forward(network, ids, *args, **kwargs)
 
     monkeypatch.setattr(generation, "forward", counting)
-    found = complete(model, PROMPT, prefixes, MAX_TOKENS, ends)
-    assert rows[:2] == [1, 20]
+    return rows
+
+
+def test_rows_that_ended_are_not_forwarded(tiny, forwarded, gpu_pace):
+    model = tiny()
+    prefixes = [(i,) for i in range(60, 80)]
+    free = complete(model, PROMPT, prefixes, 30, ())
+    ends = {completion.token_ids[3] for completion in free[::2]} - set(range(60, 80))
+    forwarded.clear()
+    found = complete(model, PROMPT, prefixes, 30, ends)
+    assert forwarded[:2] == [1, 20]
     # The prompt; then of each row its prefix and every token but the last.
-    assert sum(rows) == 1 + sum(len(completion.token_ids) for completion in found)
-    assert rows[-1] < 20
+    assert sum(forwarded) == 1 + sum(len(completion.token_ids) for completion in found)
+    assert forwarded[-1] < 20
+    gpu_pace()
+    forwarded.clear()
+    assert [f.token_ids for f in complete(model, PROMPT, prefixes, 30, ends)] == [
+        f.token_ids for f in found
+    ]
+    print(forwarded)
 
 
 def test_a_prefix_that_ends_is_complete(tiny):
@@ -157,8 +180,8 @@ def test_draws_have_the_tempered_distribution(tiny, temperature):
 @settings(max_examples=200)
 def test_a_draw_inverts_the_distribution_function(logits, u):
     row = torch.tensor([logits])
-    token = int(generation._draw(row, np.array([u]), 1.0))
-    p = torch.softmax(row[0].double(), dim=0).numpy()
+    token, log_p = map(float, generation._draw(row, torch.tensor([u], dtype=torch.float64), 1.0))
+    token, p = int(token), torch.softmax(row[0].double(), dim=0).numpy()
     assert p[:token].sum() <= u + 1e-12
     assert p[: token + 1].sum() >= u - 1e-12
     assert p[token] > 0
