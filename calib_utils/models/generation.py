@@ -76,10 +76,15 @@ class Pace:
     block: int = 16  # rows reduced in float64 at a time; on a CPU more of them cost page faults
     steps: int = 1  # from one read by the host, which waits for the device, to the next
     gone: float = 0.0  # the share of rows that has to end before the others go on alone
+    exact: str | None = None  # where float64 is, if not on the device itself
 
 
-# MPS has no float64, so its logits are copied to the host at every step in any case.
-PACES = {"cpu": Pace(), "mps": Pace(), "cuda": Pace(512, 2e9, block=128, steps=8, gone=0.25)}
+# Logits on MPS are copied to the host at every step, so it gains nothing by reading rarely.
+PACES = {
+    "cpu": Pace(),
+    "mps": Pace(exact="cpu"),
+    "cuda": Pace(rows=512, logits_bytes=2e9, block=128, steps=8, gone=0.25),
+}
 
 
 @dataclass(frozen=True)
@@ -255,7 +260,7 @@ class Continuations:
             steps = np.arange(start, min(start + self._pace.steps, max_tokens))
             cells, found = np.ix_(going, steps), []
             if uniforms is not None:
-                u = torch.as_tensor(uniforms[cells], device=_exact(self._device))
+                u = torch.as_tensor(uniforms[cells], device=self._pace.exact or self._device)
             for column, step in enumerate(steps):
                 if step:
                     logits, cache = forward(self._network, chosen[:, None], cache, keep=1)
@@ -302,16 +307,11 @@ def _pace(device: torch.device) -> Pace:
     return PACES.get(device.type, PACES["cpu"])
 
 
-def _exact(device: torch.device) -> torch.device:
-    """Where float64 is: MPS has none."""
-    return torch.device("cpu") if device.type == "mps" else device
-
-
 def _blocks(logits: torch.Tensor, few: torch.Tensor):
     """Of some rows at a time: a float64 copy of the logits, and what is given beside them."""
-    size = _pace(logits.device).block
-    for block, beside in zip(logits.split(size), few.split(size), strict=True):
-        device = _exact(block.device)
+    pace = _pace(logits.device)
+    device = pace.exact or logits.device
+    for block, beside in zip(logits.split(pace.block), few.split(pace.block), strict=True):
         yield block.to(device).to(torch.float64, copy=True), beside.to(device)
 
 

@@ -1,6 +1,8 @@
 """Batched completion is what a plain forward pass, and `generate`, give row by row, at the pace of
 a CPU and at that of a GPU, which reads its texts some steps at a time."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -19,8 +21,14 @@ TOLERANCE = 2e-4  # nats; logits of the tiny models have a standard deviation of
 
 @pytest.fixture
 def gpu_pace(monkeypatch):
-    """From the call on, this CPU goes through batches as a GPU does."""
+    """Called, it makes this CPU go through its batches as a GPU does."""
     return lambda: monkeypatch.setitem(generation.PACES, "cpu", generation.PACES["cuda"])
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def pace(request, monkeypatch):
+    """A test runs at the pace of each kind of device."""
+    monkeypatch.setitem(generation.PACES, "cpu", generation.PACES[request.param])
 
 
 def complete(model, prompt_ids, *request, batch_size=None, **options):
@@ -64,10 +72,9 @@ def test_greedy_completion_is_generate(tiny, architecture, gpu_pace):
     ends -= {prefix[-1] for prefix in PREFIXES if prefix}
     expected = [generated(model.network, [*PROMPT, *prefix], ends) for prefix in PREFIXES]
     assert len(set(map(len, expected))) > 1
-    for batch_size in (1, 3, None, "as on a GPU"):
-        if batch_size == "as on a GPU":
-            gpu_pace()
-            batch_size = None
+    for batch_size, prepare in [(1, None), (3, None), (None, None), (None, gpu_pace)]:
+        if prepare:
+            prepare()
         found = complete(model, PROMPT, PREFIXES, MAX_TOKENS, ends, batch_size=batch_size)
         assert [completion.prefix for completion in found] == PREFIXES
         assert [completion.token_ids for completion in found] == expected, batch_size
@@ -84,9 +91,11 @@ def test_sampled_log_probabilities_are_at_temperature_1(tiny, architecture):
         assert_log_p_is_plain(model.network, completion)
 
 
-@pytest.fixture
-def forwarded(monkeypatch):
-    """Rows of every forward pass."""
+def test_rows_that_ended_are_not_forwarded(tiny, monkeypatch, gpu_pace):
+    model = tiny()
+    prefixes = [(i,) for i in range(60, 80)]
+    free = complete(model, PROMPT, prefixes, 30, ())
+    ends = {completion.token_ids[3] for completion in free[::2]} - set(range(60, 80))
     rows, forward = [], generation.forward
 
     def counting(network, ids, *args, **kwargs):
@@ -94,28 +103,56 @@ def forwarded(monkeypatch):
         return forward(network, ids, *args, **kwargs)
 
     monkeypatch.setattr(generation, "forward", counting)
-    return rows
-
-
-def test_rows_that_ended_are_not_forwarded(tiny, forwarded, gpu_pace):
-    model = tiny()
-    prefixes = [(i,) for i in range(60, 80)]
-    free = complete(model, PROMPT, prefixes, 30, ())
-    ends = {completion.token_ids[3] for completion in free[::2]} - set(range(60, 80))
-    forwarded.clear()
     found = complete(model, PROMPT, prefixes, 30, ends)
-    assert forwarded[:2] == [1, 20]
+    assert rows[:2] == [1, 20]
     # The prompt; then of each row its prefix and every token but the last.
-    assert sum(forwarded) == 1 + sum(len(completion.token_ids) for completion in found)
-    assert forwarded[-1] < 20
+    assert sum(rows) == 1 + sum(len(completion.token_ids) for completion in found)
+    assert rows[-1] < 20
+
+    rows.clear()
     gpu_pace()
-    forwarded.clear()
     assert [f.token_ids for f in complete(model, PROMPT, prefixes, 30, ends)] == [
         f.token_ids for f in found
     ]
-    print(forwarded)
+    groups = [set(rows[at : at + 8]) for at in range(1, len(rows), 8)]
+    assert all(len(group) == 1 for group in groups), "rows leave after each eighth step alone"
+    sizes = [group.pop() for group in groups]
+    assert all(b in (a, min(b, 0.75 * a)) for a, b in itertools.pairwise(sizes)), "in groups"
+    assert sizes[0] == 20 > sizes[-1]
 
 
+@pytest.mark.parametrize(
+    ("prefixes", "n_samples", "operations"), [([()] * 512, 0, 6000), ([()], 512, 7500)]
+)
+def test_a_gpu_is_read_once_in_eight_steps(
+    tiny, counted, gpu_pace, prefixes, n_samples, operations
+):
+    gpu_pace()
+    tree = Continuations(tiny(), PROMPT, 512)
+    with counted() as (found, reads):
+        tree.complete(prefixes, 32, (), n_samples=n_samples)
+    assert found["_local_scalar_dense"] == 0
+    assert dict(reads) == {"cpu": 2 * 32 / 8}, "the tokens, and their log-probabilities"
+    # Of which about 155 a step are this network's.
+    assert found.total() <= operations, found.most_common(20)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1.5])
+def test_a_gpu_draws_the_texts_of_a_cpu(tiny, gpu_pace, temperature):
+    model, free = tiny(), complete(tiny(), PROMPT, PREFIXES, 20, (), n_samples=3)
+    ends = {one.token_ids[9] for one in free[::3]}
+    options = {"n_samples": 3, "temperature": temperature}
+    here = complete(model, PROMPT, PREFIXES, 20, ends, **options)
+    gpu_pace()
+    there = complete(model, PROMPT, PREFIXES, 20, ends, **options)
+    assert len({len(one.token_ids) for one in here}) > 5
+    assert {one.ended for one in here} == {True, False}
+    for a, b in zip(here, there, strict=True):
+        assert (a.token_ids, a.ended) == (b.token_ids, b.ended)
+        assert_log_p_is_plain(model.network, b)
+
+
+@pytest.mark.usefixtures("pace")
 def test_a_prefix_that_ends_is_complete(tiny):
     found = complete(tiny(), PROMPT, [(70, 5), (70, 6), (5,)], 4, [5])
     assert [(f.token_ids == (), f.ended) for f in found][::2] == [(True, True)] * 2
@@ -180,11 +217,12 @@ def test_draws_have_the_tempered_distribution(tiny, temperature):
 @settings(max_examples=200)
 def test_a_draw_inverts_the_distribution_function(logits, u):
     row = torch.tensor([logits])
-    token, log_p = map(float, generation._draw(row, torch.tensor([u], dtype=torch.float64), 1.0))
+    token, log_p = generation._draw(row, torch.tensor([u], dtype=torch.float64), 1.0)
     token, p = int(token), torch.softmax(row[0].double(), dim=0).numpy()
     assert p[:token].sum() <= u + 1e-12
     assert p[: token + 1].sum() >= u - 1e-12
     assert p[token] > 0
+    assert log_p.exp() == pytest.approx(p[token])
 
 
 def limited(monkeypatch, rows, message="DefaultCPUAllocator: can't allocate memory"):
@@ -248,8 +286,10 @@ def test_ranks_that_do_not_exist(tiny, ranks):
         Continuations(tiny(), PROMPT).candidates([()], ranks)
 
 
-def test_broken_weights_are_a_named_error(fresh_tiny):
+@pytest.mark.usefixtures("pace")
+@pytest.mark.parametrize(("prefix", "n_samples"), [((70,), 0), ((), 0), ((), 2)])
+def test_broken_weights_are_a_named_error(fresh_tiny, prefix, n_samples):
     model = fresh_tiny()
     torch.nn.init.constant_(model.network.get_output_embeddings().weight, float("nan"))
     with pytest.raises(ModelFormatError, match="NaN or infinite"):
-        complete(model, PROMPT, [(70,)], 2, ())
+        complete(model, PROMPT, [prefix], 2, (), n_samples=n_samples)
