@@ -696,7 +696,7 @@ def _study_faults(path: Path, table: pd.DataFrame, record: Mapping) -> Iterator[
         else:
             tolerance = storage.tolerance_of(record)
             counted = table.assign(n_answers=len(get_task(task).answers))
-            yield from storage.setting_faults(counted, tolerance)
+            yield from storage.setting_faults(counted, record)
             # Thm. E.1: the factors of the steps make precision and recall.
             for name, part in (("sequence_precision", "alpha_"), ("sequence_recall", "beta_")):
                 product = table.filter(like=part).prod(axis=1).to_frame(name)

@@ -162,6 +162,7 @@ class Request:
             "task": self.task.name,
             "prompt": self.task.prompt,
             **({"system": self.task.system} if self.task.system else {}),
+            **({"aliases": dict(self.task.aliases)} if self.task.aliases else {}),
             "policies": vars(self.policies),
             "seconds": round(time.perf_counter() - began, 2),
             "environment": conventions.environment(self.model.device),

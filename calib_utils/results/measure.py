@@ -73,7 +73,7 @@ def measure(
     dense = _Dense(prompt, tokens, [(s, t) for s, t in settings if isinstance(s, Processors)])
     with tqdm(total=trie.n_nodes, desc=description or "nodes", unit="node", leave=False) as bar:
         for nodes, logits in _regrouped(scoring.score(model, prompt, batch_size)):
-            windows.add(nodes, logits)
+            _add(windows, nodes, logits)
             dense.add(nodes, logits)
             bar.update(len(nodes))
     steps = windows.steps()
@@ -83,6 +83,19 @@ def measure(
     edge_uniform[:, is_rule] = steps.edge_uniform_log_p(slice(None))
     edge_log_p[:, ~is_rule], edge_uniform[:, ~is_rule] = dense.edges()
     return summarise(trie, settings, edge_log_p, edge_uniform, steps)
+
+
+def _add(windows: "_Windows", nodes: np.ndarray, logits: torch.Tensor) -> None:
+    """In parts where memory runs out: what a ranking takes is known roughly."""
+    batch, start = scoring.Batch(len(nodes), logits.device), 0
+    while start < len(nodes):
+        part = slice(start, start + batch.size)
+        try:
+            windows.add(nodes[part], logits[part])
+        except RuntimeError as error:
+            batch.shrink(error, len(nodes[part]), "the ranking of one node")
+            continue
+        start = part.stop
 
 
 def _regrouped(stream: Stream) -> Stream:

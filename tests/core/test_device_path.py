@@ -62,3 +62,22 @@ def test_the_grid_takes_few_operations_and_hardly_any_read(measure_logits, monke
     assert operations.total() <= 5000, operations.most_common(20)
     assert operations["_local_scalar_dense"] + reads.total() <= 50, reads
     assert 6 <= reads["cpu"] <= 10, "the results of a batch are read once"
+
+
+def test_a_ranking_that_does_not_fit_is_done_in_parts(measure_logits, monkeypatch):
+    logits = tied_logits(RNG_2, torch.float32)
+    whole = measure_logits(RNG_2, logits, TABLE3[:20])
+    monkeypatch.setattr(ranking, "BY_ROW", frozenset())
+    tried, init = [], ranking.Ranking.__init__
+
+    def limited(self, logits, *args):
+        tried.append(len(logits))
+        if len(logits) > 7:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        init(self, logits, *args)
+
+    monkeypatch.setattr(ranking.Ranking, "__init__", limited)
+    parts = measure_logits(RNG_2, logits, TABLE3[:20])
+    assert min(tried) <= 7 < max(tried)
+    np.testing.assert_allclose(parts.validity, whole.validity, rtol=1e-9)
+    np.testing.assert_allclose(parts.answer_log_p, whole.answer_log_p, rtol=1e-9)

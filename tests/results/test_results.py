@@ -55,6 +55,18 @@ def no_model(monkeypatch):
     monkeypatch.setattr(scoring, "score", explode)
 
 
+@pytest.mark.parametrize("several", [{"policies": {"end": "line"}}, {"aliases": {"zo": ["Zo"]}}])
+def test_a_cutoff_may_keep_every_answer_and_drop_a_way_to_write_it(stored, several):
+    found = storage.read(stored)
+    table = found.settings
+    cut = (table.rule != "none") & (table.sequence_recall == 1)
+    assert cut.any()
+    lower = Tables(table.assign(validity=table.validity.where(~cut, table.validity * 0.9)))
+    with pytest.raises(ResultsError, match="keeps every answer lowers validity"):
+        lower.check("here", found.record)
+    lower.check("here", {**found.record, **several})
+
+
 def test_stored_rows_are_the_computed_rows_to_the_last_bit(model, stored, tmp_path, no_model):
     again = cu.evaluate(model, TASK, RULES, [0.5, 2.0], results_dir=tmp_path)
     assert list(again.columns) == storage.COLUMNS
