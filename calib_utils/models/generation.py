@@ -79,12 +79,9 @@ class Pace:
     exact: str | None = None  # where float64 is, if not on the device itself
 
 
-# Logits on MPS are copied to the host at every step, so it gains nothing by reading rarely.
-PACES = {
-    "cpu": Pace(),
-    "mps": Pace(exact="cpu"),
-    "cuda": Pace(rows=512, logits_bytes=2e9, block=128, steps=8, gone=0.25),
-}
+# Logits on MPS go to the host at every step, so there rare reads would gain nothing.
+_CUDA = Pace(rows=512, logits_bytes=2e9, block=128, steps=8, gone=0.25)
+PACES = {"cpu": Pace(), "mps": Pace(exact="cpu"), "cuda": _CUDA}
 
 
 @dataclass(frozen=True)
@@ -239,10 +236,8 @@ class Continuations:
         return _checked(_read(log_p)), logits[:, -1], cache
 
     def _finish(self, rows, max_tokens, ends, uniforms, temperature) -> Iterable[Completion]:
-        """One batch of (prefix, sample), some steps at a time; then rows that ended may leave.
-
-        A row that stays beyond its end writes on, and what it writes is cut off.
-        """
+        """One batch of (prefix, sample). Rows that ended leave between reads; until then they write
+        on, and what they write is cut off."""
         prefixes = [prefix for prefix, _ in rows]
         forced_log_p, logits, cache = self._force(prefixes)
         closed = np.isin([prefix[-1] if prefix else -1 for prefix in prefixes], ends)
@@ -317,11 +312,8 @@ def _blocks(logits: torch.Tensor, few: torch.Tensor):
 
 def _log_p(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """ln p of some tokens of each row: float64 [row, token], from logits [row, vocab]."""
-    parts = [
-        block.gather(1, few) - block.logsumexp(dim=1, keepdim=True)
-        for block, few in _blocks(logits, ids)
-    ]
-    return torch.cat(parts)
+    parts = _blocks(logits, ids)
+    return torch.cat([part.gather(1, few) - part.logsumexp(1, keepdim=True) for part, few in parts])
 
 
 def _draw(logits: torch.Tensor, uniforms: torch.Tensor, temperature: float):
