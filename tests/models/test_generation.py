@@ -160,6 +160,18 @@ def test_a_prefix_that_ends_is_complete(tiny):
     assert found[1].token_ids
 
 
+@pytest.mark.usefixtures("pace")
+def test_what_comes_after_an_end_does_not_count(fresh_tiny):
+    model = fresh_tiny()
+    free = complete(model, PROMPT, PREFIXES, 12, ())
+    end = free[0].token_ids[2]
+    with torch.no_grad():
+        model.network.get_input_embeddings().weight[end] = float("nan")
+    found = complete(model, PROMPT, PREFIXES, 12, [end])
+    assert found[0].token_ids == free[0].token_ids[:3]
+    assert {one.ended for one in found} == {True, False}
+
+
 def test_candidates_are_a_plain_sort(tiny, architecture):
     model = tiny(architecture)
     ranks = (0, 1, 5, 200, model.network.get_output_embeddings().weight.shape[0] - 1)
