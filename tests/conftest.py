@@ -13,7 +13,8 @@ import json
 import random
 import shutil
 import socket
-from contextlib import suppress
+from collections import Counter
+from contextlib import contextmanager, suppress
 from types import SimpleNamespace
 from unittest.mock import patch
 
@@ -425,3 +426,32 @@ def glued():
         return {name: ast.literal_eval(o.data[kind]) for name, o in named.items() if name}
 
     return read
+
+
+@pytest.fixture(scope="session")
+def counted():
+    """`with counted() as (operations, reads)`: what is dispatched, and what a GPU would have to
+    hand to the host. A copy to the CPU is no operation on a CPU, so reads are counted by name."""
+    from torch.overrides import TorchFunctionMode
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    names = {"cpu", "item", "tolist", "nonzero", "__bool__", "__int__", "__float__"}
+
+    @contextmanager
+    def count():
+        operations, reads = Counter(), Counter()
+
+        class Operations(TorchDispatchMode):
+            def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+                operations[function._schema.name.removeprefix("aten::")] += 1
+                return function(*args, **(kwargs or {}))
+
+        class Reads(TorchFunctionMode):
+            def __torch_function__(self, function, types, args=(), kwargs=None):
+                reads.update({getattr(function, "__name__", "")} & names)
+                return function(*args, **(kwargs or {}))
+
+        with Operations(), Reads():
+            yield operations, reads
+
+    return count

@@ -66,11 +66,22 @@ def _config(model: Model):
 # The prompt is forwarded once and every row continues a copy of its cache, recurrent state too, so
 # what follows is right for every architecture that `scoring`'s branched way is right for.
 
-# Rows per forward pass: doubling them beyond this gains little on a CPU, and every row holds a
-# copy of the prompt's keys. And bytes of their logits.
-_LIMITS = {"cpu": (128, 160e6), "mps": (128, 160e6), "cuda": (512, 2e9)}
-# Rows reduced in float64 at a time: larger temporaries cost page faults.
-_BLOCK = 16
+
+@dataclass(frozen=True)
+class Pace:
+    """How batches go on a kind of device."""
+
+    rows: int = 128  # per forward pass; on a CPU, doubling them beyond this gains little
+    logits_bytes: float = 160e6  # per forward pass, which may mean fewer rows
+    block: int = 16  # rows reduced in float64 at a time; on a CPU more of them cost page faults
+    steps: int = 1  # from one read by the host, which waits for the device, to the next
+    gone: float = 0.0  # the share of rows that has to end before the others go on alone
+    exact: str | None = None  # where float64 is, if not on the device itself
+
+
+# Logits on MPS go to the host at every step, so there rare reads would gain nothing.
+_CUDA = Pace(rows=512, logits_bytes=2e9, block=128, steps=8, gone=0.25)
+PACES = {"cpu": Pace(), "mps": Pace(exact="cpu"), "cuda": _CUDA}
 
 
 @dataclass(frozen=True)
@@ -103,9 +114,9 @@ class Continuations:
         self._network = model.network
         self._device = self._network.get_input_embeddings().weight.device
         self.vocab_size = self._network.get_output_embeddings().weight.shape[0]
-        rows, logits_bytes = _LIMITS.get(self._device.type, _LIMITS["cpu"])
-        rows = max(1, min(rows, int(logits_bytes / (4 * self.vocab_size))))
-        self._batch = Batch(batch_size or rows, self._device)
+        self._pace = _pace(self._device)
+        rows = min(self._pace.rows, int(self._pace.logits_bytes / (4 * self.vocab_size)))
+        self._batch = Batch(batch_size or max(1, rows), self._device)
         ids = torch.tensor([list(prompt_ids)], device=self._device)
         try:
             logits, self._cache = forward(self._network, ids, None, keep=1)
@@ -222,40 +233,48 @@ class Continuations:
         logits, cache = forward(self._network, ids, cache, keep=ids.shape[1])
         log_p = [_log_p(self._logits, ids[None, :, 0])[0]]
         log_p += [_log_p(logits[:, t - 1], ids[:, t, None])[:, 0] for t in range(1, ids.shape[1])]
-        return torch.stack(log_p, dim=1).cpu().numpy(), logits[:, -1], cache
+        return _checked(_read(log_p)), logits[:, -1], cache
 
     def _finish(self, rows, max_tokens, ends, uniforms, temperature) -> Iterable[Completion]:
-        """One batch of (prefix, sample), token by token; rows that ended leave it."""
+        """One batch of (prefix, sample). Rows that ended leave between reads; until then they write
+        on, and what they write is cut off."""
         prefixes = [prefix for prefix, _ in rows]
         forced_log_p, logits, cache = self._force(prefixes)
-        tokens, log_p = [[] for _ in rows], [[] for _ in rows]
-        ended = np.isin([prefix[-1] if prefix else -1 for prefix in prefixes], ends)
-        live = np.flatnonzero(~ended)
-        if ended.any():
-            logits, cache = logits[self._index(live)], continue_rows(cache, self._index(live))
-        for step in range(max_tokens if len(live) else 0):
-            if uniforms is None:
-                chosen = logits.argmax(dim=-1)
-            else:
-                chosen = _draw(logits, uniforms[live, step], temperature)
-            values = _log_p(logits, chosen[:, None])[:, 0].tolist()
-            chosen = chosen.cpu().numpy()
-            for row, token, value in zip(live, chosen.tolist(), values, strict=True):
-                tokens[row].append(token)
-                log_p[row].append(value)
-            on = ~np.isin(chosen, ends)
-            ended[live[~on]] = True
-            live = live[on]
-            if step + 1 == max_tokens or not len(live):
+        closed = np.isin([prefix[-1] if prefix else -1 for prefix in prefixes], ends)
+        length = np.where(closed, 0, max_tokens + 1)  # the latter until an end is found
+        tokens = np.zeros((len(rows), max_tokens), dtype=np.int64)
+        log_p = np.zeros(tokens.shape)
+        going, chosen = np.arange(len(rows)), None  # the rows that are forwarded
+        for start in range(0, max_tokens, self._pace.steps):
+            live = np.flatnonzero(length[going] > max_tokens)
+            if not len(live):
                 break
-            if not on.all():
-                cache = continue_rows(cache, self._index(np.flatnonzero(on)))
-            logits, cache = forward(self._network, self._index(chosen[on, None]), cache, keep=1)
-            logits = logits[:, -1]
+            if start and len(going) - len(live) >= max(1, self._pace.gone * len(going)):
+                index = self._index(live)
+                going, chosen, cache = going[live], chosen[index], continue_rows(cache, index)
+            steps = np.arange(start, min(start + self._pace.steps, max_tokens))
+            cells, found = np.ix_(going, steps), []
+            if uniforms is not None:
+                u = torch.as_tensor(uniforms[cells], device=self._pace.exact or self._device)
+            for column, step in enumerate(steps):
+                if step:
+                    logits, cache = forward(self._network, chosen[:, None], cache, keep=1)
+                    logits = logits[:, -1]
+                if uniforms is None:
+                    chosen = logits.argmax(dim=-1)
+                    value = _log_p(logits, chosen[:, None])[:, 0]
+                else:
+                    chosen, value = _draw(logits, u[:, column], temperature)
+                found.append((chosen, value))
+            tokens[cells], log_p[cells] = map(_read, zip(*found, strict=True))
+            closing = np.isin(tokens[cells], ends) & (length[going] > max_tokens)[:, None]
+            closed = closing.any(axis=1)
+            length[going[closed]] = start + 1 + closing[closed].argmax(axis=1)
+            _checked(log_p[cells][steps < length[going, None]])
         for row, (prefix, sample) in enumerate(rows):
-            forced = tuple(forced_log_p[row].tolist())
-            done = tuple(tokens[row]), tuple(log_p[row])
-            yield Completion(prefix, forced, sample, *done, bool(ended[row]))
+            forced, n = tuple(forced_log_p[row].tolist()), length[row]
+            done = (tuple(values[row, :n].tolist()) for values in (tokens, log_p))
+            yield Completion(prefix, forced, sample, *done, bool(n <= max_tokens))
 
     def _index(self, numbers: np.ndarray) -> torch.Tensor:
         return torch.as_tensor(numbers, device=self._device)
@@ -265,34 +284,52 @@ def _uniforms(seed: int, prefix: Tokens, sample: int, n: int) -> np.ndarray:
     return np.random.default_rng((seed, sample, *prefix)).random(n)
 
 
-def _blocks(logits: torch.Tensor):
-    """Rows in float64, some at a time, on a device that has float64."""
-    for block in logits.split(_BLOCK):
-        yield (block.cpu() if block.device.type == "mps" else block).double()
+def _read(columns: Iterable[torch.Tensor]) -> np.ndarray:
+    """Values [row] of several steps, on the host: [row, step]."""
+    return torch.stack(list(columns), dim=1).cpu().numpy()
 
 
-def _log_p(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """ln p of some tokens of each row: float64 [row, token], from logits [row, vocab]."""
-    parts = [
-        block.gather(1, few.to(block.device)) - block.logsumexp(dim=1, keepdim=True)
-        for block, few in zip(_blocks(logits), ids.split(_BLOCK), strict=True)
-    ]
-    found = torch.cat(parts)
-    if torch.isnan(found).any():
+def _checked(log_p: np.ndarray) -> np.ndarray:
+    if np.isnan(log_p).any():
         raise ModelFormatError(
             "the model returned NaN or infinite logits: try dtype='float32', or check that the "
             "weight files are intact"
         )
-    return found
+    return log_p
 
 
-def _draw(logits: torch.Tensor, uniforms: np.ndarray, temperature: float) -> torch.Tensor:
-    """One token per row from the tempered distribution, by inverting its distribution function."""
-    parts = []
-    u = torch.as_tensor(uniforms)[:, None]
-    for block, few in zip(_blocks(logits), u.split(_BLOCK), strict=True):
-        total = torch.softmax(block / temperature, dim=1).cumsum(dim=1)
-        # Below the last sum even where rounding leaves that below 1, so some token is always found.
-        at = few.to(total.device) * total[:, -1:]
-        parts.append(torch.searchsorted(total, at, right=True))
-    return torch.cat(parts)[:, 0].to(logits.device)
+def _pace(device: torch.device) -> Pace:
+    return PACES.get(device.type, PACES["cpu"])
+
+
+def _blocks(logits: torch.Tensor, few: torch.Tensor):
+    """Of some rows at a time: a float64 copy of the logits, and what is given beside them."""
+    pace = _pace(logits.device)
+    device = pace.exact or logits.device
+    for block, beside in zip(logits.split(pace.block), few.split(pace.block), strict=True):
+        yield block.to(device).to(torch.float64, copy=True), beside.to(device)
+
+
+def _log_p(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """ln p of some tokens of each row: float64 [row, token], from logits [row, vocab]."""
+    parts = _blocks(logits, ids)
+    return torch.cat([part.gather(1, few) - part.logsumexp(1, keepdim=True) for part, few in parts])
+
+
+def _draw(logits: torch.Tensor, uniforms: torch.Tensor, temperature: float):
+    """One token per row from the tempered distribution, by inverting its distribution function.
+
+    Returns:
+        The tokens, int64 [row], and their ln p at temperature 1, float64 [row].
+    """
+    tokens, log_p = [], []
+    for gap, u in _blocks(logits, uniforms[:, None]):
+        gap -= gap.amax(dim=1, keepdim=True)
+        p = gap.exp()
+        total = (p if temperature == 1 else (gap / temperature).exp_()).cumsum(dim=1)
+        # Below the last sum even where that is rounded, so some token is always found. Among NaN
+        # it is clamped to one that exists: they are reported only when the host reads them.
+        token = torch.searchsorted(total, u * total[:, -1:], right=True)
+        tokens.append(token.clamp_(max=total.shape[1] - 1))
+        log_p.append(gap.gather(1, tokens[-1]) - p.sum(dim=1, keepdim=True).log())
+    return torch.cat(tokens)[:, 0].to(logits.device), torch.cat(log_p)[:, 0]

@@ -1,13 +1,9 @@
 """Ranking and rules as on a GPU, run on the CPU: the numbers of the CPU's own way, few operations,
 and no read by the host between nodes."""
 
-from collections import Counter
-
 import numpy as np
 import pytest
 import torch
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import calib_utils as cu
 from calib_utils.core import ranking
@@ -26,32 +22,6 @@ MORE = [
     for t in (0.01, 0.8, 2.0)
 ]
 RNG_2, RNG_3 = (trie_of_strings(cu.get_task(name).answers) for name in ("rng-2", "rng-3"))
-
-
-class Operations(TorchDispatchMode):
-    """Counts what is dispatched."""
-
-    def __init__(self):
-        super().__init__()
-        self.found = Counter()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.found[function._schema.name.removeprefix("aten::")] += 1
-        return function(*args, **(kwargs or {}))
-
-
-class Reads(TorchFunctionMode):
-    """Counts what a GPU would have to hand to the host; a copy to the CPU is none on a CPU."""
-
-    def __init__(self):
-        super().__init__()
-        self.found = Counter()
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        name = getattr(function, "__name__", "")
-        if name in {"cpu", "item", "tolist", "nonzero", "__bool__", "__int__", "__float__"}:
-            self.found[name] += 1
-        return function(*args, **(kwargs or {}))
 
 
 def tied_logits(trie, dtype, seed=0):
@@ -83,15 +53,15 @@ def test_a_device_gives_the_numbers_of_the_cpu(measure_logits, monkeypatch, dtyp
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12, err_msg=name)
 
 
-def test_the_grid_takes_few_operations_and_hardly_any_read(measure_logits, monkeypatch):
+def test_the_grid_takes_few_operations_and_hardly_any_read(measure_logits, monkeypatch, counted):
     monkeypatch.setattr(ranking, "BY_ROW", frozenset())
     logits = tied_logits(RNG_3, torch.bfloat16)
     assert len(TABLE3) == 204
-    with Operations() as operations, Reads() as reads:
+    with counted() as (operations, reads):
         measure_logits(RNG_3, logits, TABLE3, batch=RNG_3.n_nodes // 2)
-    assert operations.found.total() <= 5000, operations.found.most_common(20)
-    assert operations.found["_local_scalar_dense"] + reads.found.total() <= 50, reads.found
-    assert 6 <= reads.found["cpu"] <= 10, "the results of a batch are read once"
+    assert operations.total() <= 5000, operations.most_common(20)
+    assert operations["_local_scalar_dense"] + reads.total() <= 50, reads
+    assert 6 <= reads["cpu"] <= 10, "the results of a batch are read once"
 
 
 def test_a_ranking_that_does_not_fit_is_done_in_parts(measure_logits, monkeypatch):

@@ -1,4 +1,7 @@
-"""Batched completion is what a plain forward pass, and `generate`, give row by row."""
+"""Batched completion is what a plain forward pass, and `generate`, give row by row, at the pace of
+a CPU and at that of a GPU, which reads its texts some steps at a time."""
+
+import itertools
 
 import numpy as np
 import pytest
@@ -14,6 +17,18 @@ PROMPT = tuple(range(40, 60))  # longer than the tiny models' windows
 PREFIXES = [(), (70,), (71, 9), (8,), (7, 70, 71), (), (9, 71), (100, 3, 5)]
 MAX_TOKENS = 11
 TOLERANCE = 2e-4  # nats; logits of the tiny models have a standard deviation of about 5
+
+
+@pytest.fixture
+def gpu_pace(monkeypatch):
+    """Called, it makes this CPU go through its batches as a GPU does."""
+    return lambda: monkeypatch.setitem(generation.PACES, "cpu", generation.PACES["cuda"])
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def pace(request, monkeypatch):
+    """A test runs at the pace of each kind of device."""
+    monkeypatch.setitem(generation.PACES, "cpu", generation.PACES[request.param])
 
 
 def complete(model, prompt_ids, *request, batch_size=None, **options):
@@ -49,7 +64,7 @@ def assert_log_p_is_plain(network, found, tolerance=TOLERANCE):
     np.testing.assert_allclose([*found.prefix_log_p, *found.log_p], expected, atol=tolerance)
 
 
-def test_greedy_completion_is_generate(tiny, architecture):
+def test_greedy_completion_is_generate(tiny, architecture, gpu_pace):
     model = tiny(architecture)
     free = complete(model, PROMPT, PREFIXES, MAX_TOKENS, ())
     # Tokens that the model does write, some early and some late, so that rows end at many steps.
@@ -57,7 +72,9 @@ def test_greedy_completion_is_generate(tiny, architecture):
     ends -= {prefix[-1] for prefix in PREFIXES if prefix}
     expected = [generated(model.network, [*PROMPT, *prefix], ends) for prefix in PREFIXES]
     assert len(set(map(len, expected))) > 1
-    for batch_size in (1, 3, None):
+    for batch_size, prepare in [(1, None), (3, None), (None, None), (None, gpu_pace)]:
+        if prepare:
+            prepare()
         found = complete(model, PROMPT, PREFIXES, MAX_TOKENS, ends, batch_size=batch_size)
         assert [completion.prefix for completion in found] == PREFIXES
         assert [completion.token_ids for completion in found] == expected, batch_size
@@ -74,10 +91,10 @@ def test_sampled_log_probabilities_are_at_temperature_1(tiny, architecture):
         assert_log_p_is_plain(model.network, completion)
 
 
-def test_rows_that_ended_are_not_forwarded(tiny, monkeypatch):
+def test_rows_that_ended_are_not_forwarded(tiny, monkeypatch, gpu_pace):
     model = tiny()
     prefixes = [(i,) for i in range(60, 80)]
-    free = complete(model, PROMPT, prefixes, MAX_TOKENS, ())
+    free = complete(model, PROMPT, prefixes, 30, ())
     ends = {completion.token_ids[3] for completion in free[::2]} - set(range(60, 80))
     rows, forward = [], generation.forward
 
@@ -86,18 +103,73 @@ def test_rows_that_ended_are_not_forwarded(tiny, monkeypatch):
         return forward(network, ids, *args, **kwargs)
 
     monkeypatch.setattr(generation, "forward", counting)
-    found = complete(model, PROMPT, prefixes, MAX_TOKENS, ends)
+    found = complete(model, PROMPT, prefixes, 30, ends)
     assert rows[:2] == [1, 20]
     # The prompt; then of each row its prefix and every token but the last.
     assert sum(rows) == 1 + sum(len(completion.token_ids) for completion in found)
     assert rows[-1] < 20
 
+    rows.clear()
+    gpu_pace()
+    assert [f.token_ids for f in complete(model, PROMPT, prefixes, 30, ends)] == [
+        f.token_ids for f in found
+    ]
+    groups = [set(rows[at : at + 8]) for at in range(1, len(rows), 8)]
+    assert all(len(group) == 1 for group in groups), "rows leave after each eighth step alone"
+    sizes = [group.pop() for group in groups]
+    assert all(b in (a, min(b, 0.75 * a)) for a, b in itertools.pairwise(sizes)), "in groups"
+    assert sizes[0] == 20 > sizes[-1]
 
+
+@pytest.mark.parametrize(
+    ("prefixes", "n_samples", "operations"), [([()] * 512, 0, 6000), ([()], 512, 7500)]
+)
+def test_a_gpu_is_read_once_in_eight_steps(
+    tiny, counted, gpu_pace, prefixes, n_samples, operations
+):
+    gpu_pace()
+    tree = Continuations(tiny(), PROMPT, 512)
+    with counted() as (found, reads):
+        tree.complete(prefixes, 32, (), n_samples=n_samples)
+    assert found["_local_scalar_dense"] == 0
+    assert dict(reads) == {"cpu": 2 * 32 / 8}, "the tokens, and their log-probabilities"
+    # Of which about 155 a step are this network's.
+    assert found.total() <= operations, found.most_common(20)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1.5])
+def test_a_gpu_draws_the_texts_of_a_cpu(tiny, gpu_pace, temperature):
+    model, free = tiny(), complete(tiny(), PROMPT, PREFIXES, 20, (), n_samples=3)
+    ends = {one.token_ids[9] for one in free[::3]}
+    options = {"n_samples": 3, "temperature": temperature}
+    here = complete(model, PROMPT, PREFIXES, 20, ends, **options)
+    gpu_pace()
+    there = complete(model, PROMPT, PREFIXES, 20, ends, **options)
+    assert len({len(one.token_ids) for one in here}) > 5
+    assert {one.ended for one in here} == {True, False}
+    for a, b in zip(here, there, strict=True):
+        assert (a.token_ids, a.ended) == (b.token_ids, b.ended)
+        assert_log_p_is_plain(model.network, b)
+
+
+@pytest.mark.usefixtures("pace")
 def test_a_prefix_that_ends_is_complete(tiny):
     found = complete(tiny(), PROMPT, [(70, 5), (70, 6), (5,)], 4, [5])
     assert [(f.token_ids == (), f.ended) for f in found][::2] == [(True, True)] * 2
     assert len(found[0].prefix_log_p) == 2
     assert found[1].token_ids
+
+
+@pytest.mark.usefixtures("pace")
+def test_what_comes_after_an_end_does_not_count(fresh_tiny):
+    model = fresh_tiny()
+    free = complete(model, PROMPT, PREFIXES, 12, ())
+    end = free[0].token_ids[2]
+    with torch.no_grad():
+        model.network.get_input_embeddings().weight[end] = float("nan")
+    found = complete(model, PROMPT, PREFIXES, 12, [end])
+    assert found[0].token_ids == free[0].token_ids[:3]
+    assert {one.ended for one in found} == {True, False}
 
 
 def test_candidates_are_a_plain_sort(tiny, architecture):
@@ -157,11 +229,12 @@ def test_draws_have_the_tempered_distribution(tiny, temperature):
 @settings(max_examples=200)
 def test_a_draw_inverts_the_distribution_function(logits, u):
     row = torch.tensor([logits])
-    token = int(generation._draw(row, np.array([u]), 1.0))
-    p = torch.softmax(row[0].double(), dim=0).numpy()
+    token, log_p = generation._draw(row, torch.tensor([u], dtype=torch.float64), 1.0)
+    token, p = int(token), torch.softmax(row[0].double(), dim=0).numpy()
     assert p[:token].sum() <= u + 1e-12
     assert p[: token + 1].sum() >= u - 1e-12
     assert p[token] > 0
+    assert log_p.exp() == pytest.approx(p[token])
 
 
 def limited(monkeypatch, rows, message="DefaultCPUAllocator: can't allocate memory"):
@@ -225,8 +298,10 @@ def test_ranks_that_do_not_exist(tiny, ranks):
         Continuations(tiny(), PROMPT).candidates([()], ranks)
 
 
-def test_broken_weights_are_a_named_error(fresh_tiny):
+@pytest.mark.usefixtures("pace")
+@pytest.mark.parametrize(("prefix", "n_samples"), [((70,), 0), ((), 0), ((), 2)])
+def test_broken_weights_are_a_named_error(fresh_tiny, prefix, n_samples):
     model = fresh_tiny()
     torch.nn.init.constant_(model.network.get_output_embeddings().weight, float("nan"))
     with pytest.raises(ModelFormatError, match="NaN or infinite"):
-        complete(model, PROMPT, [(70,)], 2, ())
+        complete(model, PROMPT, [prefix], 2, (), n_samples=n_samples)
