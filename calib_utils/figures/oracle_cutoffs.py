@@ -168,7 +168,8 @@ def sampler_curves(table: pd.DataFrame, by: str, ax: Axes | None = None) -> Axes
         ax.plot(curve.validity, curve.diversity, lines[number % 4], **style)
     unit_square(ax, "validity", "diversity")
     name_lines(ax)
-    best = (table.validity * table.diversity).groupby(table[by], sort=False).max()
+    product = table.validity * table.diversity.fillna(0.0)  # 0 where no answer is reached
+    best = product.groupby(table[by], sort=False).max()
     found = ", ".join(f"{name} {product:.2f}" for name, product in best.items())
     ax.figure.says = f"The best product of validity and diversity: {found}."
     return ax

@@ -73,6 +73,7 @@ def assert_every_chapter_runs(folder, quick, tmp_path, capsys):
         assert len(shown) > 3, path.stem
         assert not [output for output in outputs if output.get("name") == "stderr"], path.stem
         assert not [text for text in shown if EMPTY_TABLE.search(text)], path.stem
+        assert not [text for text in shown if re.search(r"\bnan\b", text)], path.stem
 
 
 def test_every_chapter_runs_quick_on_nearly_uniform_logits(folder_of, tmp_path, capsys):
