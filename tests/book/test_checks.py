@@ -612,8 +612,3 @@ def test_a_model_that_is_not_here_is_not_fetched(world, monkeypatch):
     found = check.recompute_some(check.check(world), 1)
     assert [one.verdict for one in found] == ["note"] * 2
     assert all("owner/tiny is not here: fetch it" in one.faults[0].what for one in found)
-
-
-def test_a_number_of_rows_below_0_is_a_named_error(capsys):
-    assert main(["check", "--recompute", "-1"]) == 2
-    assert "--recompute -1" in capsys.readouterr().err
