@@ -83,12 +83,13 @@ test: env  ## What every push has to pass, and CI runs: some minutes on two core
 	$(CU) fetch --all
 	@# A process that is done takes over half of what the other still has.
 	$(PYTEST) --dist worksteal tests calib_utils -m "not full and not notebooks" --ignore=tests/browser
-	@# Two lanes of stages, each mostly one process; both have to succeed.
+	@# Two lanes of stages; both have to succeed. The second takes what the first leaves of the
+	@# processors, and all of them after it.
 	export OMP_NUM_THREADS=1; { \
 	  $(CU) check --strict --recompute 1 --longest 15 --seed $(COMMIT) > /dev/null && \
 	  $(CU) book && \
 	  $(PYTEST) -n $(HALF) tests/browser -m "not full" --browser-required; \
-	} & $(NBVAL) -n $(HALF) $$($(BIN)/python tests/pages.py); \
+	} & nice env $(NBVAL) $$($(BIN)/python tests/pages.py); \
 	  repeated=$$?; wait $$! && exit $$repeated
 
 test-full: test workflow-env  ## All else as well, nightly and before a release: an hour on two cores

@@ -23,12 +23,13 @@ PROMPT = OpenPrompt("one", "story", "Tell a story.")
 HUB_ID, KEY = "Qwen/Qwen3-0.6B", "Qwen--Qwen3-0.6B"
 
 
-@pytest.mark.parametrize(
-    "chat", [True, pytest.param(False, marks=pytest.mark.full)], ids=["chat", "base"]
-)
-def test_every_architecture_runs_from_a_hub_id(tiny_folder, hub, architecture, chat, tmp_path):
+@pytest.fixture
+def run_from_hub(tiny_folder, hub, tmp_path):
     """Exact evaluation from the shell and the open-ended sweep, on what a hub's cache holds."""
-    commit = hub(tiny_folder(architecture, chat=chat), "owner/model")
+    return lambda *kind: _run_from_hub(hub(tiny_folder(*kind), "owner/model"), tmp_path)
+
+
+def _run_from_hub(commit, tmp_path):
     command = ["evaluate", "--model", "owner/model", "--device", "cpu", "--task", "rng-1"]
     assert main([*command, "--end", "line", "--results-dir", str(tmp_path / "rows")]) == 0
     model = cu.load_model("owner/model", device="cpu")
@@ -38,6 +39,17 @@ def test_every_architecture_runs_from_a_hub_id(tiny_folder, hub, architecture, c
     for name in ("rng-1@end=line", "texts/sweep"):
         record = json.loads((tmp_path / "rows/owner--model" / name / "provenance.json").read_text())
         assert (record["model"], record["revision"]) == ("owner/model", commit)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3-multimodal", "qwen3.5-moe-multimodal"])
+def test_an_architecture_of_each_kind_runs_from_a_hub_id(run_from_hub, architecture):
+    run_from_hub(architecture, True)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("chat", [True, False], ids=["chat", "base"])
+def test_every_architecture_runs_from_a_hub_id(run_from_hub, architecture, chat):
+    run_from_hub(architecture, chat)
 
 
 @pytest.fixture

@@ -1,8 +1,7 @@
 """What the linter of import contracts (`lint-imports`) does not see: weight, secrets, names."""
 
 import ast
-import subprocess
-import sys
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -19,14 +18,17 @@ MODULES = {
 ROOMS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 
 
+@cache
 def imports(name):
     """What a module imports, at any depth of its code: pairs of module and name."""
+    found = []
     for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, "") for alias in node.names)
+            found += [(alias.name, "") for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{name}: relative import"
-            yield from ((node.module, alias.name) for alias in node.names)
+            found += [(node.module, alias.name) for alias in node.names]
+    return found
 
 
 def room_of(name):
@@ -81,12 +83,6 @@ def test_nothing_is_unpickled_or_run_from_a_download(name):
     if name != "figures.__init__":  # pickles what it has just made, to copy it
         assert not {"pickle", "dill", "joblib"} & {m for m, _ in imports(name)}
     assert "torch.load" not in source
-
-
-@pytest.mark.parametrize("heavy", ["torch", "transformers", "numpy", "pandas", "matplotlib"])
-def test_importing_the_package_is_light(heavy):
-    code = f"import sys, calib_utils; sys.exit({heavy!r} in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 @pytest.mark.parametrize("name", cu.__all__)

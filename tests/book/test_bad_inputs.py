@@ -195,16 +195,23 @@ def written(folder):
     return {name for name in names if not name.startswith("cache/hashes/")}
 
 
-def committed():
-    """Names and dates of everything that a command could spoil in this checkout."""
-    folders = (paths.default_results_dir(), paths.book_dir(), paths.notebooks_dir())
-    return {path: path.stat().st_mtime_ns for folder in folders for path in folder.rglob("*")}
+@pytest.fixture(scope="module")
+def unspoilt():
+    """Nothing that a command could spoil in this checkout has changed after the cases."""
+
+    def dates():
+        folders = (paths.default_results_dir(), paths.book_dir(), paths.notebooks_dir())
+        return {path: path.stat().st_mtime_ns for folder in folders for path in folder.rglob("*")}
+
+    before = dates()
+    yield
+    assert dates() == before
 
 
+@pytest.mark.usefixtures("unspoilt")
 @pytest.mark.parametrize("case", COMMANDS)
 def test_a_bad_command_is_one_line_with_the_remedy_and_writes_nothing(world, capsys, case):
     arguments, error, value, remedy = COMMANDS[case]
-    before = committed()
     if error is USAGE:
         with pytest.raises(SystemExit) as stopped:
             main(arguments)
@@ -219,7 +226,6 @@ def test_a_bad_command_is_one_line_with_the_remedy_and_writes_nothing(world, cap
     assert world.names.get(value, value) in told and remedy in told
     assert out == ""
     assert written(world.folder) == {"file"}
-    assert committed() == before
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("/dev/zero", path)])

@@ -33,6 +33,16 @@ def draw():
     return figures.source_line(axes[0], "m.gguf <1>", "measured 2026-11-24").figure
 
 
+@pytest.fixture(scope="module")
+def svg():
+    """The figure as pages store it."""
+    with plt.rc_context():
+        figures.use_style()
+        stored = figures.as_svg(draw())
+    plt.close("all")
+    return stored
+
+
 def drawings(svg):
     """What the wide and the narrow one say."""
     texts = [svg, pages._PARTS.search(svg)["narrow"]]
@@ -43,11 +53,10 @@ def drawings(svg):
     ]
 
 
-def test_a_figure_is_stored_twice_with_its_source_and_the_same_bytes_again(figure):
+def test_a_figure_is_stored_twice_with_its_source_and_the_same_bytes_again(figure, svg):
     there = plt.get_fignums()
-    svg = figures.as_svg(figure)
+    assert figures.as_svg(figure) == svg
     assert figure.get_size_inches()[0] == 6.8 and plt.get_fignums() == there
-    assert figures.as_svg(draw()) == svg
     assert pages._PARTS.search(svg)["source"] == "m.gguf &lt;1&gt;; measured 2026-11-24"
     said = drawings(svg)
     assert [texts.count("diversity") for texts in said] == [1, 3]  # each panel has its own labels
@@ -55,8 +64,8 @@ def test_a_figure_is_stored_twice_with_its_source_and_the_same_bytes_again(figur
     assert "panel 2," in said[1] and "<text" in svg and "2026" not in svg.replace("2026-11-24", "")
 
 
-def test_the_narrow_drawing_can_be_read_at_a_phones_width(figure):
-    narrow = pages._PARTS.search(figures.as_svg(figure))["narrow"]
+def test_the_narrow_drawing_can_be_read_at_a_phones_width(svg):
+    narrow = pages._PARTS.search(svg)["narrow"]
     width, box = pages._SIZE.match(narrow).groups()
     assert box.split()[2] == width and float(width) < 290
     smallest = min(map(float, re.findall(r"font(?:-size)?: ([\d.]+)px", narrow)))
@@ -76,8 +85,7 @@ def test_dots_that_would_make_a_figure_heavy_are_a_picture():
     assert len(svg) < 400_000 and "data:image/png" in svg
 
 
-def test_in_a_page_colours_follow_the_theme_and_no_id_is_anothers(figure):
-    svg = figures.as_svg(figure)
+def test_in_a_page_colours_follow_the_theme_and_no_id_is_anothers(svg):
     page = pages.in_page(svg, 'A "rule" falls.', "f0", "cu-wide")
     assert "CDATA" not in page and "<style" not in page and "font-family" not in page
     assert re.search(r'role="img" aria-label="A &quot;rule&quot; falls."', page)
@@ -118,8 +126,8 @@ def doctree(uri, caption):
     )
 
 
-def test_an_svg_stands_in_the_page_and_its_source_below_the_caption(figure, tmp_path):
-    (tmp_path / "a.svg").write_text(figures.as_svg(figure), encoding="utf-8")
+def test_an_svg_stands_in_the_page_and_its_source_below_the_caption(figure, svg, tmp_path):
+    (tmp_path / "a.svg").write_text(svg, encoding="utf-8")
     (tmp_path / "other.svg").write_text("<svg/>")
     app = SimpleNamespace(builder=SimpleNamespace(format="html"), srcdir=tmp_path)
     document = doctree("a.svg", "Val against Div.")
@@ -172,7 +180,11 @@ def test_the_page_that_shows_how_prints_and_draws_what_it_shows(tmp_path, monkey
     """To renew both: the text by hand, and the figure by copying `drawn.svg`."""
     page, names = (paths.book_dir() / "bring_a_sampler.md").read_text(encoding="utf-8"), {}
     monkeypatch.chdir(tmp_path)
-    for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
+    *blocks, compared, last = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    assert "cu.split" in compared
+    # The page prints no number of the others, so a small task is enough to see that they run.
+    small = [re.sub(r'"(us-states|rng-2)"', '"planet"', block) for block in (*blocks, last)]
+    for block in (*small[:-1], compared, small[-1]):
         exec(compile(block, "bring_a_sampler.md", "exec"), names)
     (tmp_path / "drawn.svg").write_text(figures.as_svg(names["figure"]), encoding="utf-8")
     told = capsys.readouterr().out

@@ -456,9 +456,8 @@ def test_a_fork_bomb_is_contained_and_not_counted_against_the_next_program():
         while True: pass
     """
     alone = f"import os, time\ndef f():\n    for _ in range(5):\n        {fork}\n    return True\n"
-    for _ in range(2):
-        assert run(bomb, Limits(wall_seconds=1, processes=8)).outcome == "timeout"
-        assert run(alone, Limits(processes=8), [((), True)]).outcome == "passed"
+    assert run(bomb, Limits(wall_seconds=1, processes=8)).outcome == "timeout"
+    assert run(alone, Limits(processes=8), [((), True)]).outcome == "passed"
     counted = f"""
     import os, time
     def f():

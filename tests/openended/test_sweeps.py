@@ -281,10 +281,18 @@ def test_a_kill_in_mid_sweep_loses_one_tree_at_most(
     assert not leaves.duplicated(["prompt_id", "seed", "path"]).any()
 
 
+@pytest.fixture(scope="module")
+def swept(tiny, tmp_path_factory):
+    """A results folder with a sweep."""
+    results_dir = tmp_path_factory.mktemp("swept")
+    sweep(tiny(chat=True), PLAN, results_dir)
+    return results_dir
+
+
 @pytest.fixture
-def stored(tiny_folder, tmp_path):
-    """A sweep that is stored, the folder, and a model that has not loaded its weights."""
-    sweep(cu.load_model(tiny_folder(chat=True), device="cpu"), PLAN, tmp_path)
+def stored(swept, tiny_folder, tmp_path):
+    """A copy of it, the folder of the sweep, and a model that has not loaded its weights."""
+    shutil.copytree(swept, tmp_path, dirs_exist_ok=True)
     fresh = cu.load_model(tiny_folder(chat=True), device="cpu")
     return fresh, tmp_path, tmp_path / fresh.key / "texts" / PLAN.name
 

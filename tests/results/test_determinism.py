@@ -35,6 +35,7 @@ from calib_utils.openended import programs, table1
 from calib_utils.results import draws
 
 folder, out, words, rules, temperatures = json.loads(sys.argv[1])
+torch.set_num_threads(1)
 model = cu.load_model(folder, device="cpu")
 task = cu.Task("small", "Pick one of the ten words on the list at random. Answer:", words)
 tables = {
@@ -53,15 +54,11 @@ for name, table in tables.items():
 """
 
 
-def tables_of_a_process(folder, out, hash_seed):
-    """Every table of a fresh process, by name."""
-    out.mkdir()
-    own = {"PYTHONHASHSEED": str(hash_seed), "OMP_NUM_THREADS": "1"}
-    request = json.dumps([str(folder), str(out), WORDS, RULES, TEMPERATURES])
-    command = [sys.executable, "-c", TABLES, request]
-    done = subprocess.run(command, env=os.environ | own, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return {path.stem: pd.read_parquet(path) for path in out.glob("*.parquet")}
+@pytest.fixture
+def n_threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
 
 
 def largest_gap(one, other):
@@ -70,22 +67,27 @@ def largest_gap(one, other):
 
 
 def test_processes_and_hash_seeds_change_no_bit_and_threads_no_digit_that_counts(
-    tiny_folder, tmp_path
+    tiny_folder, tmp_path, monkeypatch, n_threads
 ):
-    folder = tiny_folder("llama", chat=True)
-    first, again = (tables_of_a_process(folder, tmp_path / f"{seed}", seed) for seed in (0, 4321))
+    found = []
+    for where in ("here", "elsewhere"):
+        (out := tmp_path / where).mkdir()
+        asked = [str(tiny_folder("llama", chat=True)), str(out), WORDS, RULES, TEMPERATURES]
+        command = [sys.executable, "-c", TABLES, json.dumps(asked)]
+        if where == "here":
+            monkeypatch.setattr(sys, "argv", command[2:])
+            exec(TABLES, {})
+        else:
+            own = os.environ | {"PYTHONHASHSEED": "4321"}
+            done = subprocess.run(command, env=own, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+        found.append({path.stem: pd.read_parquet(path) for path in out.glob("*.parquet")})
+    first, again = found
     assert len(first) == 8
     for name, table in first.items():
         pd.testing.assert_frame_equal(table, again[name], check_exact=True, obj=name)
     assert first["settings"].validity.nunique() > len(RULES), "settings differ from one another"
     assert largest_gap(first["settings"], first["settings, two threads"]) <= TOLERANCE["float32"]
-
-
-@pytest.fixture
-def n_threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 @pytest.mark.models

@@ -1,6 +1,5 @@
 """The embedded models: values computed apart from this project, and what the models write."""
 
-import copy
 import json
 import math
 
@@ -16,20 +15,27 @@ from calib_utils.results.measure import measure
 pytestmark = pytest.mark.models
 
 ROWS = json.loads(paths.package_data("reference", "known_answers.json").read_text())["rows"]
-CASES = sorted({(row["model"], row["task"]) for row in ROWS})
-SAMPLED_MODEL = "smollm2-135m-instruct"
+SMALLEST = "smollm2-135m-instruct"
+# Those of the smallest model are held by the canaries, and closer.
+CASES = sorted({(row["model"], row["task"]) for row in ROWS if row["model"] != SMALLEST})
 # A question to which this small model gives a valid answer about half of the time.
 SAMPLED_TASK = cu.Task(
     "sky",
     "Answer with one word, yes or no. Is the sky blue?",
     ["Yes", "No", "yes", "no", "Yes.", "No."],
 )
-DRAWS, BATCH, SIGMAS = 400, 200, 4
+TOP_P, DRAWS, SIGMAS = 0.9, 200, 4
 
 
-@pytest.mark.parametrize(("model", "task"), CASES)
+@pytest.fixture(scope="module")
+def model(request):
+    """Loaded once for the tasks of a name."""
+    return cu.load_model(request.param, device="cpu")
+
+
+@pytest.mark.parametrize(("model", "task"), CASES, indirect=["model"])
 def test_evaluate_reproduces_independent_values(model, task):
-    rows = [row for row in ROWS if (row["model"], row["task"]) == (model, task)]
+    rows = [row for row in ROWS if (row["model"], row["task"]) == (model.name, task)]
     keys = [(r["rule"], r["parameter"]) for r in rows]
     rules = [
         name if number is None else f"{name}={number:g}" for name, number in dict.fromkeys(keys)
@@ -48,39 +54,29 @@ def test_evaluate_reproduces_independent_values(model, task):
             assert ours[column] == pytest.approx(expected, abs=1e-4, nan_ok=True), where
 
 
-def generate(model, prompt, top_p):
+def generate(model, prompt):
     """Seeded draws by transformers' own loop, as the tokens before the end token, or None."""
     (end,) = prompt.end_ids
     length = max(map(len, prompt.sequences.symbols)) + 1
     ids = torch.tensor([prompt.ids])
     with torch.no_grad():
         start = model.network(ids[:, :-1], use_cache=True).past_key_values
-    start.batch_repeat_interleave(BATCH)
+    start.batch_repeat_interleave(DRAWS)
     set_seed(7)
-    drawn = []
-    for _ in range(DRAWS // BATCH):
-        out = model.network.generate(
-            ids.expand(BATCH, -1),
-            attention_mask=torch.ones(BATCH, ids.shape[1], dtype=torch.long),
-            past_key_values=copy.deepcopy(start),  # the prompt is forwarded once
-            do_sample=True,
-            temperature=1.0,
-            top_k=0,
-            top_p=top_p,
-            max_new_tokens=length,
-            eos_token_id=end,
-            pad_token_id=end,
-        )
-        for row in out[:, ids.shape[1] :].tolist():
-            drawn.append(tuple(row[: row.index(end)]) if end in row else None)
-    return drawn
-
-
-@pytest.fixture(scope="module")
-def asked():
-    """The model and its prompt."""
-    model = cu.load_model(SAMPLED_MODEL, device="cpu")
-    return model, cu.render_prompt(model, SAMPLED_TASK)
+    out = model.network.generate(
+        ids.expand(DRAWS, -1),
+        attention_mask=torch.ones(DRAWS, ids.shape[1], dtype=torch.long),
+        past_key_values=start,  # the prompt is forwarded once
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=TOP_P,
+        max_new_tokens=length,
+        eos_token_id=end,
+        pad_token_id=end,
+    )
+    rows = out[:, ids.shape[1] :].tolist()
+    return [tuple(row[: row.index(end)]) if end in row else None for row in rows]
 
 
 def assert_share(hits, p, what):
@@ -89,21 +85,21 @@ def assert_share(hits, p, what):
     assert abs(hits - DRAWS * p) <= SIGMAS * sigma + 1, f"{what}: {hits} of {DRAWS}, expected {p}"
 
 
-@pytest.mark.parametrize("top_p", [1.0, 0.9])
-def test_exact_probabilities_agree_with_what_the_model_writes(asked, top_p):
+def test_exact_probabilities_agree_with_what_the_model_writes():
     """And those at another temperature do not."""
-    model, prompt = asked
-    found = measure(model, prompt, [(cu.TopP(top_p), 1.0)])
+    model = cu.load_model(SMALLEST, device="cpu")
+    prompt = cu.render_prompt(model, SAMPLED_TASK)
+    found = measure(model, prompt, [(cu.TopP(TOP_P), 1.0)])
     validity, p = found.validity[0], np.exp(found.answer_log_p[:, 0])
     assert 0.3 < validity < 0.7, "a share near 0 or 1 would prove little"
     answer = dict(zip(prompt.sequences.symbols, prompt.sequences.answer, strict=True))
     with torch.random.fork_rng(devices=[]):
-        drawn = generate(model, prompt, top_p)
+        drawn = generate(model, prompt)
     hits = [answer[tokens] for tokens in drawn if tokens in answer]
     assert_share(len(hits), validity, "valid")
     for index, name in enumerate(SAMPLED_TASK.answers):
         assert_share(hits.count(index), p[index], name)
     assert not set(np.flatnonzero(p == 0)) & set(hits), "a removed answer was drawn"
-    cooler = measure(model, prompt, [(cu.TopP(top_p), 0.7)])
+    cooler = measure(model, prompt, [(cu.TopP(TOP_P), 0.7)])
     with pytest.raises(AssertionError, match="valid"):
         assert_share(len(hits), cooler.validity[0], "valid")
