@@ -24,7 +24,7 @@ SAMPLED_TASK = cu.Task(
     "Answer with one word, yes or no. Is the sky blue?",
     ["Yes", "No", "yes", "no", "Yes.", "No."],
 )
-TOP_P, DRAWS, SIGMAS = 0.9, 200, 4
+TOP_P, DRAWS, SIGMAS = 0.9, 300, 4
 
 
 @pytest.fixture(scope="module")
