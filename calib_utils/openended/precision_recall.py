@@ -219,11 +219,9 @@ def node_measures(
     rows = []
     for start, end in zip(first, last + 1, strict=True):
         cutoffs, total = tuple(kept[start:end].tolist()), int(valid[end - 1])
-        own = (np.nan, np.nan)
-        if total:
-            own = _area_and_recall(precision[start:end], found[start:end])
+        own = _area_and_recall(precision[start:end], found[start:end])
         random = random_order(cutoffs[-1], total, LEVEL, cutoffs)
-        rows.append((*own, random.area, random.recall_at))
+        rows.append((*(own if total else (np.nan, np.nan)), random.area, random.recall_at))
     names = ["area", "recall_at", "random_area", "random_recall_at"]
     nodes[names] = np.array(rows, dtype=float).reshape(-1, 4)
     return nodes.assign(area_gain=nodes.area - nodes.random_area)
