@@ -13,7 +13,6 @@ from importlib import import_module
 
 _PUBLIC = {
     "errors": "CalibUtilsError",
-    "core.answer_sets": "predicate_answers regex_answers",
     "core.metrics": "best_by_budget",
     "core.processors": "Processors parse_rule",
     "core.prompts": "Policies",
@@ -21,7 +20,7 @@ _PUBLIC = {
         "Chain Epsilon Eta MinP NoCutoff OracleSize Rule Sampler TopH TopK TopNSigma TopP "
         "Typical table3_rules"
     ),
-    "core.tasks": "Task get_task list_tasks",
+    "core.tasks": "Task get_task list_tasks predicate_answers regex_answers",
     "core.tries": "trie_of_strings",
     "models.loading": "load_model",
     "results.comparison": "evaluate_many",

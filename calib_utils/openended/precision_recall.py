@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from calib_utils import paths
-from calib_utils.core.metrics import cluster_interval, cluster_mean, frontier_area
+from calib_utils.core.metrics import cluster_interval, cluster_mean
 
 LEVEL = 0.8  # of precision, Fig. 4 and 8
 NODE = ["prompt_id", "category", "seed", "depth", "node"]
@@ -206,20 +206,25 @@ def node_measures(
         cutoff reaches it), random_area, random_recall_at, area_gain = area - random_area. Where
         nothing is valid all but counts and prevalence is NaN.
     """
+    number = curves.groupby(by, sort=False, dropna=False).ngroup().to_numpy()
+    curves, number = curves.iloc[np.argsort(number, kind="stable")], np.sort(number)
+    first = np.flatnonzero(np.diff(number, prepend=-1))
+    last = np.flatnonzero(np.diff(number, append=-1))
+    kept, valid, precision, found = (
+        curves[name].to_numpy() for name in ("n_kept", "n_valid", "precision", f"recall_{recall}")
+    )
+    nodes = curves[by].iloc[first].reset_index(drop=True).assign(recall=recall)
+    nodes = nodes.assign(n_candidates=kept[last], n_valid=valid[last], first_valid=valid[first] > 0)
+    nodes["prevalence"] = nodes.n_valid / nodes.n_candidates
     rows = []
-    for key, own in curves.groupby(by, sort=False, dropna=False):
-        n, total = int(own.n_kept.iloc[-1]), int(own.n_valid.iloc[-1])
-        row = dict(zip(by, key, strict=True)) | {"recall": recall, "n_candidates": n}
-        row |= {"n_valid": total, "first_valid": bool(own.n_valid.iloc[0])}
-        row |= {"prevalence": total / n, "area": np.nan, "recall_at": np.nan}
-        if total:
-            found, precision = own[f"recall_{recall}"].to_numpy(), own.precision.to_numpy()
-            row["area"] = frontier_area(found, precision)
-            row["recall_at"] = float(np.where(precision >= LEVEL, found, 0.0).max())
-        random = random_order(n, total, LEVEL, tuple(map(int, own.n_kept)))
-        row |= {"random_area": random.area, "random_recall_at": random.recall_at}
-        rows.append(row | {"area_gain": row["area"] - random.area})
-    return pd.DataFrame(rows)
+    for start, end in zip(first, last + 1, strict=True):
+        cutoffs, total = tuple(kept[start:end].tolist()), int(valid[end - 1])
+        own = _area_and_recall(precision[start:end], found[start:end])
+        random = random_order(cutoffs[-1], total, LEVEL, cutoffs)
+        rows.append((*(own if total else (np.nan, np.nan)), random.area, random.recall_at))
+    names = ["area", "recall_at", "random_area", "random_recall_at"]
+    nodes[names] = np.array(rows, dtype=float).reshape(-1, 4)
+    return nodes.assign(area_gain=nodes.area - nodes.random_area)
 
 
 def frontiers_on_grid(curves: pd.DataFrame, recall: str = WEIGHTED) -> pd.DataFrame:

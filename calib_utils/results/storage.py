@@ -143,12 +143,11 @@ class Tables:
         if (answers.groupby("temperature").size() != self.settings.n_answers.iloc[0]).any():
             yield "answers are missing at some temperature"
         yield from _first(answers, answers.log_p <= _SLACK, "an answer's log_p is above 0 or none")
-        rows = []
-        for temperature, log_p in answers.groupby("temperature").log_p:
-            own = log_p.to_numpy(dtype=float)[:, None]
-            numbers = metrics.validity(own)[0], metrics.diversity(own)[0]
-            rows.append((temperature, *numbers))
-        found = pd.DataFrame(rows, columns=["temperature", "validity", "diversity"], dtype=float)
+        ordered = answers.sort_values("temperature", kind="stable")
+        # [answer, temperature]: every temperature has as many answers, as was checked above.
+        log_p = ordered.log_p.to_numpy(dtype=float).reshape(-1, self.settings.n_answers.iloc[0]).T
+        numbers = {"validity": metrics.validity(log_p), "diversity": metrics.diversity(log_p)}
+        found = pd.DataFrame({"temperature": ordered.temperature.unique(), **numbers}, dtype=float)
         stored = plain[plain.temperature.isin(found.temperature)][list(found)]
         for name, gap in differences(found, stored, ["temperature"]).items():
             if not gap <= tolerance:
@@ -207,6 +206,11 @@ def setting_faults(table: pd.DataFrame, record: Mapping) -> Iterator[str]:
     good = ~((table.sequence_recall > 1 - _SLACK) & (lost > tolerance_of(record)))
     good |= not _one_way(record)
     yield from _first(table, good, "a cutoff that keeps every answer lowers validity")
+    # Looser cutoffs keep a superset, so more answers stay reachable.
+    for name, loosens in (("top_k", True), ("top_p", True), ("min_p", False)):
+        own = table[table.rule == name].sort_values("parameter", ascending=loosens)
+        if (own.groupby("temperature").sequence_recall.diff() < -_SLACK).any():
+            yield f"recall falls as {name} loosens"
 
 
 def _one_way(record: Mapping) -> bool:
