@@ -179,13 +179,14 @@ def memory(size: ModelSize, dtype: str = "float32", device: str = "cpu") -> floa
 def seconds(size: ModelSize) -> float:
     """CPU seconds of all notebooks about a model; the truth is within `SPREAD` of it.
 
-    Those of one small model, scaled by the parameters that a token passes through. A notebook that
-    was never timed counts as much as the others do.
+    Those of one small model, scaled by the parameters that a token passes through; what is smaller
+    takes as long, since rankings, tables and figures stay. A notebook that was never timed counts
+    as much as the others do on average.
     """
     table = pd.read_csv(paths.package_data("panel", "seconds.csv"))
-    table = table[(table.model == _TIMED) & (table.source == "run") & (table.notebook != "probe")]
-    scale = size.active / registry.get_checkpoint(_TIMED).active
-    return table.cpu_s.mean() * scale * len(notebooks.notebook_names())
+    scale = max(1.0, size.active / registry.get_checkpoint(_TIMED).active)
+    timed = table[table.model == _TIMED]
+    return timed.cpu_s.mean() * scale * len(notebooks.notebook_names())
 
 
 def resources(names: Iterable[str], dtype: str = "float32", gpu_gb: float = 0.0) -> list[dict]:
