@@ -657,26 +657,25 @@ def _jobs(options) -> tuple[dict, dict]:
 
 
 def _panel(options) -> int:
+    def run_of(model: str, name: str | None = None, panel: bool = False) -> argparse.Namespace:
+        own = {"model": model, "name": name, "revision": None, "panel": panel}
+        return argparse.Namespace(**vars(options) | own)
+
     there = None if options.memory_gb is None else options.memory_gb * 1e9
     plan = resources.panel_plan(options.dtype, options.device, options.models_dir, there)
-    rows, outcomes = [], Counter()
+    _jobs(run_of(DEFAULT_MODEL, panel=None))  # a wrong option is the fault of no model
+    rows = []
     for planned in plan:
         one, outcome, why = planned.checkpoint, "skipped", planned.why_not
-        if not why:
-            own = {"model": one.hub, "name": None, "revision": None, "panel": False}
-            if planned.folder:  # called as on the hub, so that its pages and rows are the same
-                own |= {"model": str(planned.folder), "name": one.key}
-            outcome, why = _one_of_panel(argparse.Namespace(**vars(options) | own))
-        outcomes[outcome] += 1
+        if not why:  # a local copy is called as on the hub: its pages and rows are the same
+            local = (str(planned.folder), one.key) if planned.folder else (one.hub,)
+            outcome, why = _one_of_panel(run_of(*local))
         rows.append([one.hub, f"{planned.memory / 1e9:.1f}", outcome, why])
-    if not options.dry_run:
-        last = {"model": DEFAULT_MODEL, "name": None, "revision": None, "panel": True}
-        status = _run(argparse.Namespace(**vars(options) | last | {"force": False}))
-        if status:
-            outcomes["failed"] += 1
-            rows.append(["all models", "", "failed", "see above"])
-    print(formatted(pd.DataFrame(rows, columns=["model", "GB", "outcome", "why"]), "text"))
-    return 1 if outcomes["failed"] else 0
+    if not options.dry_run and _run(run_of(DEFAULT_MODEL, panel=True)):
+        rows.append(["all models", "", "failed", "see above"])
+    table = pd.DataFrame(rows, columns=["model", "GB", "outcome", "why"])
+    print(formatted(table, "text"))
+    return 1 if (table.outcome == "failed").any() else 0
 
 
 def _one_of_panel(options) -> tuple[str, str]:

@@ -99,8 +99,14 @@ def test_the_plan_is_all_of_the_paper_by_size_with_what_cannot_be_run(models_dir
     assert main([*command, "--memory-gb", "20", "--dtype", "bfloat16"]) == 0
     assert told(capsys)[large.hub][0] == "to do"
     assert not [*(project / "book").rglob("*.ipynb")]
-    for wrong in (["--memory-gb", "0"], ["--models-dir", "nowhere"], ["--dtype", "int4"]):
-        assert main(["panel", "--dry-run", *wrong]) == 2
+    for wrong in (
+        ["--memory-gb", "0"],
+        ["--models-dir", "nowhere"],
+        ["--dtype", "int4"],
+        ["--notebook", "02_three"],
+        ["-p", "quikc=True"],
+    ):
+        assert main(["panel", "--dry-run", "--device", "cpu", *wrong]) == 2
 
 
 @pytest.mark.notebooks
