@@ -255,19 +255,10 @@ def panel_plan(
         needed, folder, why_not = memory(size_of_checkpoint(one), dtype, kind), None, ""
         if here and needed > here:
             why_not = f"takes up to {_gb(needed)}, and there are {_gb(here)}"
-        elif models_dir is not None and (folder := _local_copy(one, models_dir)) is None:
+        elif models_dir is not None and (folder := weights.local_copy(one.hub, models_dir)) is None:
             why_not = f"not in {models_dir}"
         plan.append(Planned(one, needed, folder, why_not))
     return sorted(plan, key=lambda planned: planned.memory)
-
-
-def _local_copy(one: Checkpoint, models_dir: Path) -> Path | None:
-    from huggingface_hub import try_to_load_from_cache
-
-    config = try_to_load_from_cache(one.hub, "config.json", cache_dir=models_dir)
-    cached = [Path(config).parent] if isinstance(config, str) else []
-    folders = [models_dir / one.hub, models_dir / one.key, *cached]
-    return next((folder for folder in folders if folder.is_dir()), None)
 
 
 def gpu_memory(name: str) -> float:
