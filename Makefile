@@ -21,7 +21,7 @@ NBVAL := $(PYTEST) -p no:cacheprovider --nbval
 COMMIT := $(shell git rev-parse HEAD 2>/dev/null || echo none)
 
 .DEFAULT_GOAL := help
-.PHONY: help env fetch forecast run workflow workflow-env book pages pdf release test test-full check reproduce sync lock licences determinism canaries mutation bench vllm clean
+.PHONY: help env fetch forecast run panel workflow workflow-env book pages pdf release test test-full check reproduce sync lock licences determinism canaries mutation bench vllm clean
 
 help:  ## This list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -49,6 +49,9 @@ forecast: env  ## Memory, disk and time that MODEL=name would take
 
 run: env  ## Every notebook for MODEL=name, stored and added to the book
 	$(CU) run --model $(MODEL)
+
+panel: env  ## Every notebook for what of the paper's models fits here, smallest first
+	$(CU) panel $(OPTIONS)
 
 WF := .venv-workflow
 workflow: env workflow-env  ## Several models by Snakemake, on this machine; see the page scale_out

@@ -3,12 +3,10 @@
     python benchmarks/notebooks.py --model smollm2-135m-instruct --notebook 00_quickstart
 
 A run executes the notebook with an empty results folder and counts the CPU time of its kernel,
-start and imports included; other work on the machine does not change that much. Rows of the source
-`sidecars` are older: the wall seconds and nodes of the tables that were stored then.
+start and imports included; other work on the machine does not change that much.
 """
 
 import argparse
-import os
 import resource
 import tempfile
 import time
@@ -16,7 +14,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from calib_utils import files, paths
 from calib_utils.book import notebooks
@@ -24,7 +21,7 @@ from calib_utils.models.loading import load_model
 from calib_utils.models.registry import CORE
 
 TABLE = paths.package_data("panel", "seconds.csv")
-KEY = ["notebook", "model", "source"]
+KEY = ["notebook", "model"]
 
 
 def main() -> None:
@@ -51,16 +48,12 @@ def executed(model: str, notebook: str) -> dict:
         "model": model,
         "wall_s": round(wall, 2),
         "cpu_s": round(cpu, 2),
-        "nodes": None,
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-        "source": "run",
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
     }
 
 
 def keep(new: dict) -> None:
-    """Puts a row into the table, in place of one of the same notebook, model and source."""
+    """Puts a row into the table, in place of one of the same notebook and model."""
     rows = [*pd.read_csv(TABLE).to_dict("records"), new]
     table = pd.DataFrame(rows).drop_duplicates(KEY, keep="last").sort_values(KEY)
     files.keep(TABLE, table.to_csv(index=False, lineterminator="\n").encode())

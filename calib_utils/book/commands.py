@@ -151,7 +151,8 @@ def parser() -> argparse.ArgumentParser:
     add("--dtype", default="float32", help="float32, bfloat16 or float16")
 
     loaded, add = shared(number_format)
-    add("--device", default="auto", help="auto, cuda, mps or cpu")
+    about = "auto, cuda, mps or cpu; sequential or balanced spread a model over all GPUs"
+    add("--device", default="auto", help=about)
     about = "whether to use the chat template; by default for post-trained models only"
     add("--chat", action=_Switch, help=about)
 
@@ -236,19 +237,30 @@ def parser() -> argparse.ArgumentParser:
     add("models", nargs="*", default=list(CORE), metavar="MODEL", help=about)
     add("--gpu-gb", type=float, default=0.0, help="memory of one GPU; 0: use none")
 
-    about = "execute a model's outdated notebooks"
-    example = "--model smollm2-135m-instruct --notebook 00_quickstart"
-    add = command("run", _run, about, example, model)
+    executed, add = shared()
     add("--notebook", action="append", help="only this one, as NN_topic; may be repeated")
-    about = "only the notebooks about all models, or only the others"
-    add("--panel", action=_Switch, help=about)
     add("--force", action="store_true", help="execute also what is up to date")
     add("--dry-run", action="store_true", help="say what would be executed and why, do nothing")
-    add("--name", help="what a local model is called: its folder, or file, may have a common name")
     about = "of the notebooks, such as quick=True; may be repeated"
     add("-p", "--parameter", action="append", default=[], metavar="KEY=VALUE", help=about)
     add("--results-dir", type=Path, help="rows go here, not into data/results")
     add("--book-dir", type=Path, help="pages go here, not into book")
+
+    about = "execute a model's outdated notebooks"
+    example = "--model smollm2-135m-instruct --notebook 00_quickstart"
+    add = command("run", _run, about, example, model, executed)
+    about = "only the notebooks about all models, or only the others"
+    add("--panel", action=_Switch, help=about)
+    add("--name", help="what a local model is called: its folder, or file, may have a common name")
+
+    about = "run the paper's checkpoints that this machine can hold, smallest first"
+    about += "; several nodes: workflow/Snakefile"
+    example = "--models-dir /data/models --dtype bfloat16 --dry-run"
+    add = command("panel", _panel, about, example, loaded, executed)
+    about = "local copies as owner/name or owner--name, or a hub cache; by default the hub"
+    add("--models-dir", type=Path, metavar="FOLDER", help=about)
+    about = "memory to keep to, in 10^9 bytes; by default all of this machine's or its GPU's"
+    add("--memory-gb", type=float, help=about)
 
     about = "remove a model's pages from the book; its rows stay"
     add = command("remove", _remove, about, "Qwen/Qwen3-0.6B")
@@ -608,18 +620,7 @@ def _called(model: str, name: str) -> str:
 def _run(options) -> int:
     from calib_utils.book import build, contents
 
-    options.model = _named(options.model)
-    if options.name is not None:
-        options.model = _called(options.model, options.name)
-    if quick := any(pair.replace(" ", "") == "quick=True" for pair in options.parameter):
-        _apart(options)
-    names = options.notebook or [*notebooks.notebook_names(), *notebooks.panel_names()]
-    # All parameters are checked before a model is fetched and a notebook takes its minutes.
-    jobs, panel_jobs = {}, {}
-    for name in names:
-        about_all = notebooks.is_about_all(name)
-        if options.panel in (None, about_all) and not (quick and about_all):
-            (panel_jobs if about_all else jobs)[name] = _parameters(options, name)
+    jobs, panel_jobs = _jobs(options)
     book_dir, failed = Path(options.book_dir or paths.book_dir()).resolve(), []
     how = {"force": options.force, "dry_run": options.dry_run}
     if jobs:
@@ -634,6 +635,68 @@ def _run(options) -> int:
     if jobs and options.model == HEADLINE and own_book and not failed:
         build.write_readme_figure()
     return 1 if failed else 0
+
+
+def _jobs(options) -> tuple[dict, dict]:
+    """Notebooks with their parameters, about the model and about all; settles `options`.
+
+    All parameters are checked before a model is fetched and a notebook takes its minutes.
+    """
+    options.model = _named(options.model)
+    if options.name is not None:
+        options.model = _called(options.model, options.name)
+    if quick := any(pair.replace(" ", "") == "quick=True" for pair in options.parameter):
+        _apart(options)
+    names = options.notebook or [*notebooks.notebook_names(), *notebooks.panel_names()]
+    jobs, panel_jobs = {}, {}
+    for name in names:
+        about_all = notebooks.is_about_all(name)
+        if options.panel in (None, about_all) and not (quick and about_all):
+            (panel_jobs if about_all else jobs)[name] = _parameters(options, name)
+    return jobs, panel_jobs
+
+
+def _panel(options) -> int:
+    def run_of(model: str, name: str | None = None, panel: bool = False) -> argparse.Namespace:
+        own = {"model": model, "name": name, "revision": None, "panel": panel}
+        return argparse.Namespace(**vars(options) | own)
+
+    there = None if options.memory_gb is None else options.memory_gb * 1e9
+    plan = resources.panel_plan(options.dtype, options.device, options.models_dir, there)
+    _jobs(run_of(DEFAULT_MODEL, panel=None))  # a wrong option is the fault of no model
+    rows = []
+    for planned in plan:
+        one, outcome, why = planned.checkpoint, "skipped", planned.why_not
+        if not why:  # a local copy is called as on the hub: its pages and rows are the same
+            local = (str(planned.folder), one.key) if planned.folder else (one.hub,)
+            outcome, why = _one_of_panel(run_of(*local))
+        rows.append([one.hub, f"{planned.memory / 1e9:.1f}", outcome, why])
+    if not options.dry_run and _run(run_of(DEFAULT_MODEL, panel=True)):
+        rows.append(["all models", "", "failed", "see above"])
+    table = pd.DataFrame(rows, columns=["model", "GB", "outcome", "why"])
+    print(formatted(table, "text"))
+    return 1 if (table.outcome == "failed").any() else 0
+
+
+def _one_of_panel(options) -> tuple[str, str]:
+    """Runs one model for `_panel`: what came of it, and why."""
+    try:
+        asked = argparse.Namespace(**vars(options))
+        jobs, _ = _jobs(asked)
+        folder = paths.executed_dir(_key(asked), Path(asked.book_dir or paths.book_dir()).resolve())
+        todo = {name for name, why in notebooks.reasons(jobs, folder, options.force).items() if why}
+        if not todo:
+            return "current", f"{len(jobs)} of {len(jobs)} pages"
+        if options.dry_run:
+            return "to do", f"{len(todo)} of {len(jobs)} pages"
+        status = _run(options)
+        if status:
+            left = [name for name, why in notebooks.reasons(jobs, folder).items() if why]
+            return "failed", ", ".join(left)
+        return "done", f"{len(todo)} of {len(jobs)} pages"
+    except (CalibUtilsError, OSError) as error:  # the others can still be run
+        _say_error(error)
+        return "failed", f"{type(error).__name__}: {error}"
 
 
 def _apart(options) -> None:

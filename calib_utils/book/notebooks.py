@@ -474,29 +474,31 @@ def execute(
     Returns:
         The notebooks that failed.
     """
-    failed, pages = [], {name: folder / f"{name}.ipynb" for name in jobs}
-
-    def reasons() -> dict[str, list[str]]:
-        forced = ["asked for by --force"] * force
-        return {name: why_stale(name, jobs[name], pages[name]) or forced for name in jobs}
-
+    failed = []
     if dry_run:
-        for name, why in reasons().items():
+        for name, why in reasons(jobs, folder, force).items():
             print(f"{name} on {folder.name}: {'; '.join(why) or 'current'}", flush=True)
         return failed
     with _alone(folder):
         for draft in folder.iterdir():  # of a run that was killed
             if _DRAFT.fullmatch(draft.name):
                 draft.unlink(missing_ok=True)
-        todo = reasons()
+        todo = reasons(jobs, folder, force)
         if any(todo.values()):
             prepare()
         for name, why in todo.items():
             said = f"{'; '.join(why)}; executing ..." if why else "current"
             _say(f"{name} on {folder.name}: {said}")
-            if why and not _execute(name, jobs[name], pages[name]):
+            if why and not _execute(name, jobs[name], folder / f"{name}.ipynb"):
                 failed.append(name)
     return failed
+
+
+def reasons(jobs: Mapping[str, Mapping], folder: Path, force: bool = False) -> dict[str, list[str]]:
+    """Why each notebook would be executed, in words; empty for what is current."""
+    forced = ["asked for by --force"] * force
+    stale = {name: why_stale(name, jobs[name], folder / f"{name}.ipynb") for name in jobs}
+    return {name: why or forced for name, why in stale.items()}
 
 
 def _execute(name: str, parameters: Mapping, output: Path) -> bool:

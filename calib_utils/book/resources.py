@@ -18,6 +18,7 @@ from calib_utils import files, paths
 from calib_utils.book import notebooks
 from calib_utils.errors import InvalidRequestError, ModelFormatError, UnknownNameError
 from calib_utils.models import loading, registry, weights
+from calib_utils.models.loading import resolve_device
 from calib_utils.models.registry import EMBEDDED, Checkpoint
 
 # Tensors of a multimodal checkpoint that the language model alone does not load.
@@ -178,13 +179,14 @@ def memory(size: ModelSize, dtype: str = "float32", device: str = "cpu") -> floa
 def seconds(size: ModelSize) -> float:
     """CPU seconds of all notebooks about a model; the truth is within `SPREAD` of it.
 
-    Those of one small model, scaled by the parameters that a token passes through. A notebook that
-    was never timed counts as much as the others do.
+    Those of one small model, scaled by the parameters that a token passes through; what is smaller
+    takes as long, since rankings, tables and figures stay. A notebook that was never timed counts
+    as much as the others do on average.
     """
     table = pd.read_csv(paths.package_data("panel", "seconds.csv"))
-    table = table[(table.model == _TIMED) & (table.source == "run") & (table.notebook != "probe")]
-    scale = size.active / registry.get_checkpoint(_TIMED).active
-    return table.cpu_s.mean() * scale * len(notebooks.notebook_names())
+    scale = max(1.0, size.active / registry.get_checkpoint(_TIMED).active)
+    timed = table[table.model == _TIMED]
+    return timed.cpu_s.mean() * scale * len(notebooks.notebook_names())
 
 
 def resources(names: Iterable[str], dtype: str = "float32", gpu_gb: float = 0.0) -> list[dict]:
@@ -216,6 +218,49 @@ def resources(names: Iterable[str], dtype: str = "float32", gpu_gb: float = 0.0)
     return [*found.values()]
 
 
+@dataclass(frozen=True)
+class Planned:
+    """One of the paper's checkpoints in the plan of a run of all of them."""
+
+    checkpoint: Checkpoint
+    memory: float  # bytes that it takes at most
+    folder: Path | None  # its local copy, of a plan for local copies
+    why_not: str  # empty where it is run
+
+
+def panel_plan(
+    dtype: str, device: str, models_dir: Path | None = None, there: float | None = None
+) -> list[Planned]:
+    """The paper's 21 checkpoints, smallest first, with what this machine can hold.
+
+    Args:
+        device: as `load_model` takes it.
+        models_dir: holds `owner/name` or `owner--name` folders, or is a cache of the hub's; None
+            takes the hub.
+        there: bytes of memory to keep to; by default those of the device.
+
+    Raises:
+        InvalidRequestError: a dtype that does not exist, no such folder, or no memory.
+        DeviceError: no such device here.
+    """
+    if models_dir is not None and not models_dir.is_dir():
+        raise InvalidRequestError(f"{models_dir} is no folder: give the one that holds the models")
+    if there is not None and not 0 < there < math.inf:
+        raise InvalidRequestError(f"memory of {there / 1e9} GB: must be more than 0")
+    kind, here = resolve_device(device), there or _memory_here(device)
+    plan = []
+    for one in registry.checkpoints():
+        if one.panel != "paper":
+            continue
+        needed, folder, why_not = memory(size_of_checkpoint(one), dtype, kind), None, ""
+        if here and needed > here:
+            why_not = f"takes up to {_gb(needed)}, and there are {_gb(here)}"
+        elif models_dir is not None and (folder := weights.local_copy(one.hub, models_dir)) is None:
+            why_not = f"not in {models_dir}"
+        plan.append(Planned(one, needed, folder, why_not))
+    return sorted(plan, key=lambda planned: planned.memory)
+
+
 def gpu_memory(name: str) -> float:
     """Bytes of a GPU by its name in `GPUS`, in any case and without spaces.
 
@@ -233,9 +278,11 @@ def report(size: ModelSize, dtype: str, device: str, there: float | None = None)
     """The forecast for people; its first word says that it is one.
 
     Args:
+        device: as `load_model` takes it; one that is not here only with `there`.
         there: bytes of memory of the machine that it is for; by default those of this one.
     """
-    needed, here = memory(size, dtype, device), there or _memory_here(device)
+    here, device = there or _memory_here(device), device if there else resolve_device(device)
+    needed = memory(size, dtype, device)
     place = "there" if there else "here"
     cache = paths.cache_dir()
     free = shutil.disk_usage(next(p for p in (cache, *cache.parents) if p.exists())).free
@@ -261,8 +308,15 @@ def report(size: ModelSize, dtype: str, device: str, there: float | None = None)
 
 
 def _memory_here(device: str) -> int | None:
-    """Bytes of this machine; None on a GPU, and where it is not told."""
-    if device != "cpu":
+    """Bytes of this machine or its GPU, of all GPUs for a device map; None where it is not told."""
+    kind = resolve_device(device)
+    if kind.startswith("cuda"):
+        import torch
+
+        spread = device in loading.DEVICE_MAPS
+        gpus = range(torch.cuda.device_count()) if spread else [torch.device(kind).index or 0]
+        return sum(torch.cuda.get_device_properties(gpu).total_memory for gpu in gpus)
+    if kind != "cpu":
         return None
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

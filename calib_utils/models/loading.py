@@ -31,6 +31,8 @@ from calib_utils.models.registry import DEFAULT_ENCODER, EMBEDDED, ENCODERS, sta
 from calib_utils.models.weights import converted_folder
 
 _DTYPES = ("float32", "bfloat16", "float16")
+# Devices that stand for several: how transformers spreads a model over them.
+DEVICE_MAPS = ("sequential", "balanced")
 _REVISION = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")
 _LONGEST_HUB_ID = 96  # by the rules of the hub
 HINT = "Or give a hub id (owner/name), a local folder, or a .gguf file."
@@ -162,8 +164,9 @@ def load_model(
         name: see `calib_utils.models.registry.EMBEDDED` for the embedded names.
         revision: hub commit, branch or tag; only for hub ids.
         dtype: of the forward pass; probabilities are always reduced in float64.
-        device: `auto` takes CUDA, then MPS, then the CPU.
-        device_map: as in transformers, for models larger than one device (needs accelerate).
+        device: `auto` takes CUDA, then MPS, then the CPU. `sequential` and `balanced` spread a
+            model over all GPUs, as a `device_map` of that name does.
+        device_map: as in transformers, for models larger than one device.
         chat: whether to use the chat template; None uses it for post-trained models only
             (`Model.chat_or_why` and `show_prompt` say what was decided).
 
@@ -183,6 +186,10 @@ def load_model(
     text, path = str(name), Path(name).expanduser()
     if dtype not in _DTYPES:
         raise DeviceError(f"dtype={dtype!r} does not exist: choose from {', '.join(_DTYPES)}")
+    if device in DEVICE_MAPS:
+        if device_map not in (None, device):
+            raise DeviceError(f"device={device!r} with device_map={device_map!r}: give one of them")
+        device_map = device
     settings = {"dtype": dtype, "device": resolve_device(device), "device_map": device_map}
     settings |= {"chat": chat, "key": with_chat(key_of(text, revision), chat)}
     if text in EMBEDDED:
@@ -303,12 +310,12 @@ def with_chat(key: str, chat: bool | None) -> str:
 
 
 def resolve_device(device: str) -> str:
-    """The device that "auto" stands for here; any other name as it is, if torch knows it."""
+    """The device of inputs: what "auto" or a device map stands for here; others as they are."""
     import torch
 
     has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     available = [kind for kind, here in has.items() if here]
-    if device == "auto":
+    if device in ("auto", *DEVICE_MAPS):
         return available[0]
     try:
         known = torch.device(device)

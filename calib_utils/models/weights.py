@@ -170,6 +170,19 @@ def hub_folder(repository: str, revision: str | None, local_only: bool = False) 
             raise UnknownNameError("hub model", name, EMBEDDED, hint) from error
 
 
+def local_copy(repository: str, models_dir: Path) -> Path | None:
+    """Where a folder of models, or another cache of the hub's, holds a repository; None: nowhere.
+
+    As `owner/name`, as `owner--name`, or as the cache's own snapshot of the main branch.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(repository, "config.json", cache_dir=models_dir)
+    cached = [Path(config).parent] if isinstance(config, str) else []
+    folders = [models_dir / repository, models_dir / repository.replace("/", "--"), *cached]
+    return next((folder for folder in folders if folder.is_dir()), None)
+
+
 @contextmanager
 def _hub(problem: str, remedy: str = "") -> Iterator[None]:
     """Bounds the time of the hub client's requests, and names whatever goes wrong with them."""

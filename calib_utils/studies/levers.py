@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
 from calib_utils.core import metrics
 from calib_utils.core.metrics import as_text, best_by_budget, cluster_interval
@@ -69,7 +70,8 @@ def answers(page: Page, tasks: Iterable[str] = TASKS) -> pd.DataFrame:
     Kept as one file a task, so a run that was stopped goes on where it was. Columns task, variant,
     temperature, answer (its number), log_p (nats, float32).
     """
-    tables = {task: answers_of(page.model, task, page.end, page.store) for task in tasks}
+    waited_for = tqdm(list(tasks), desc="prompts", unit="task", leave=False, delay=1)
+    tables = {task: answers_of(page.model, task, page.end, page.store) for task in waited_for}
     return stacked(tables, ["task"]) if tables else pd.DataFrame(columns=["task", *_COLUMNS])
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import pandas as pd
 from IPython.display import HTML
 from pyarrow import parquet
+from tqdm.auto import tqdm
 
 from calib_utils import paths
 from calib_utils.core.metrics import DECIDES, as_text, cluster_interval
@@ -142,8 +143,12 @@ def listed(names, values, form: str) -> str:
 
 
 def over(tasks: Iterable[str], table: Callable[[str], pd.DataFrame]) -> pd.DataFrame:
-    """What `table` gives for each task, below each other, with a column `task`."""
-    return pd.concat([table(task).assign(task=task) for task in tasks], ignore_index=True)
+    """What `table` gives for each task, below each other, with a column `task`.
+
+    The bar appears after a second, so not where all is stored.
+    """
+    waited_for = tqdm(list(tasks), desc="tasks", unit="task", leave=False, delay=1)
+    return pd.concat([table(task).assign(task=task) for task in waited_for], ignore_index=True)
 
 
 def stacked(tables: Mapping, names: list[str]) -> pd.DataFrame:

@@ -18,11 +18,16 @@ SMALL = "smollm2-135m-instruct"
 
 def test_times_that_were_taken_lie_within_the_spread_that_is_told():
     table = pd.read_csv(paths.package_data("panel", "seconds.csv"))
-    taken = table[(table.notebook != "probe") & (table.source == "run")]
-    for model, cpu_s in taken.groupby("model").cpu_s.mean().items():
-        told = resources.seconds(resources.size_of(model)) / len(notebooks.notebook_names())
-        assert 1 / resources.SPREAD < told / cpu_s < resources.SPREAD, model
+    taken = table.pivot(index="notebook", columns="model", values="cpu_s")
+    assert set(taken.index) <= set(notebooks.notebook_names()) and taken[SMALL].notna().all()
+    told = {model: resources.seconds(resources.size_of(model)) for model in taken}
+    assert told[SMALL] >= taken[SMALL].sum()
+    for model in set(taken) - {SMALL}:
+        both = taken[[model, SMALL]].dropna().sum()
+        ratio = told[model] / told[SMALL] / (both[model] / both[SMALL])
+        assert 1 / resources.SPREAD < ratio < resources.SPREAD, model
     size = resources.size_of("Qwen/Qwen3-0.6B")
+    assert resources.seconds(replace(size, active=1)) == told[SMALL]
     larger = resources.seconds(replace(size, active=3 * size.active))
     assert larger == pytest.approx(3 * resources.seconds(size))
 
