@@ -7,6 +7,7 @@ the policies for what counts as an answer. Knows nothing of weights or probabili
 import json
 import re
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache, lru_cache
@@ -28,6 +29,7 @@ _REPLY = "0123456789 answer 9876543210"  # shows what a template writes around a
 _THOUGHT = re.compile(r"(?i)[<\[]\|?/?[\w:]*(?:think|thought|reason)[\w:]*\|?[>\]]")
 _EMPTY_THOUGHT = re.compile(r"(?i)<(\w*think\w*)>\s*</\1>\s*\Z")
 _TAIL = 8  # tokens of the prompt before an answer, for decoding it in context
+_AT_ONCE = 1024  # answers to encode in one call
 
 
 @dataclass(frozen=True)
@@ -111,18 +113,22 @@ def render(tokenizer, task: Task, policies: Policies | None = None) -> Prompt:
             "template or from what the tokenizer adds"
         )
     end_ids = _end_ids(tokenizer, policies.end, closing)
+    forms = [
+        (index, form)
+        for index, words in enumerate(task.spellings())
+        for form in _surfaces(lead, words, policies.surface)
+    ]
     spelled: dict[tuple[int, ...], int] = {}
-    for index, words in enumerate(task.spellings()):
-        for form in _surfaces(lead, words, policies.surface):
-            own = _own_tokens(tokenizer, text, prompt_ids, form, is_chat, end_ids)
-            every = policies.tokenizations == "all"
-            for tokens in _segmentations(tokenizer, form, own) if every else [own]:
-                other = spelled.setdefault(tokens, index)
-                if other != index:
-                    raise TokenizationError(
-                        f"answers {task.answers[other]!r} and {words[0]!r} share the form "
-                        f"{form!r}: remove one, or use surface='exact'"
-                    )
+    written = _own_tokens(tokenizer, text, prompt_ids, [form for _, form in forms], end_ids)
+    for (index, form), own in zip(forms, written, strict=True):
+        every = policies.tokenizations == "all"
+        for tokens in _segmentations(tokenizer, form, own) if every else [own]:
+            other = spelled.setdefault(tokens, index)
+            if other != index:
+                raise TokenizationError(
+                    f"answers {task.answers[other]!r} and {task.answers[index]!r} share the form "
+                    f"{form!r}: remove one, or use surface='exact'"
+                )
     sequences = Sequences(tuple(spelled), tuple(spelled.values()), end_ids, len(task.answers))
     return Prompt(text, prompt_ids, lead, is_chat, end_ids, sequences, build_trie(sequences))
 
@@ -239,8 +245,9 @@ def _encode(tokenizer, text: str, is_chat: bool) -> tuple[int, ...]:
     return (*ids,) if is_chat else (*_put_first(tokenizer), *ids)
 
 
-def _plain_ids(tokenizer, text: str) -> list[int]:
-    return tokenizer(text, add_special_tokens=False).input_ids
+def _plain_ids(tokenizer, text: str | list[str]) -> list:
+    """Token ids of a text, or of each of several."""
+    return tokenizer(text, add_special_tokens=False, return_attention_mask=False).input_ids
 
 
 @lru_cache(maxsize=8)
@@ -279,31 +286,37 @@ def _surfaces(lead: str, words: tuple[str, ...], surface: str) -> list[str]:
     return list(dict.fromkeys(bare + space + word for word in words for space in ("", " ")))
 
 
-def _own_tokens(tokenizer, prompt_text, prompt_ids, form, is_chat, end_ids) -> tuple[int, ...]:
-    """The tokens with which the tokenizer writes an answer after the prompt."""
-    whole = _encode(tokenizer, prompt_text + form, is_chat)
-    own = whole[len(prompt_ids) :]
-    if whole[: len(prompt_ids)] != prompt_ids or not own:
-        raise TokenizationError(
-            f"answer {form!r} merges with the prompt, whose last tokens change: end the prompt "
-            "differently (for example without trailing white space)"
-        )
-    _require_plain(tokenizer, set(own).difference(end_ids), f"answer {form.strip()!r}")
-    tail = prompt_ids[-_TAIL:]
+def _own_tokens(
+    tokenizer, text: str, prompt_ids: tuple[int, ...], forms: list[str], end_ids: tuple[int, ...]
+) -> Iterator[tuple[int, ...]]:
+    """The tokens with which the tokenizer writes each answer after the prompt."""
+    asked, ends, tail = _plain_ids(tokenizer, text), frozenset(end_ids), prompt_ids[-_TAIL:]
     while "\ufffd" in (before := exact_text(tokenizer, tail)) and len(tail) > 1:
         tail = tail[1:]  # it began inside a character
-    both = exact_text(tokenizer, tail + own)
-    written = unicodedata.normalize("NFC", both[len(before) :])
-    if written != unicodedata.normalize("NFC", form):
-        remedy = "list it so"
-        if written.strip() != form.strip():
-            form, written = form.strip(), written.strip()
-        else:
-            remedy = "end the prompt so that the space before it stays"
-        raise TokenizationError(
-            f"answer {form!a} is written {written!a} by this tokenizer: {remedy}"
+    for some in (forms[start : start + _AT_ONCE] for start in range(0, len(forms), _AT_ONCE)):
+        every = _plain_ids(tokenizer, [text + form for form in some])
+        owned = [tuple(ids[len(asked) :]) for ids in every]
+        texts = tokenizer.batch_decode(
+            [tail + own for own in owned], clean_up_tokenization_spaces=False
         )
-    return own
+        for form, ids, own, both in zip(some, every, owned, texts, strict=True):
+            if ids[: len(asked)] != asked or not own:
+                raise TokenizationError(
+                    f"answer {form!r} merges with the prompt, whose last tokens change: end the "
+                    "prompt differently (for example without trailing white space)"
+                )
+            _require_plain(tokenizer, set(own) - ends, f"answer {form.strip()!r}")
+            written = unicodedata.normalize("NFC", both[len(before) :])
+            if written != unicodedata.normalize("NFC", form):
+                remedy = "list it so"
+                if written.strip() != form.strip():
+                    form, written = form.strip(), written.strip()
+                else:
+                    remedy = "end the prompt so that the space before it stays"
+                raise TokenizationError(
+                    f"answer {form!a} is written {written!a} by this tokenizer: {remedy}"
+                )
+            yield own
 
 
 def exact_text(tokenizer, ids) -> str:

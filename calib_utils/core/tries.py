@@ -7,6 +7,7 @@ of models, prompts or probabilities.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -93,41 +94,45 @@ def build_trie(sequences: Sequences) -> Trie:
         TokenizationError: one output would count for two answers, or not end where it should.
     """
     _check_unambiguous(sequences)
-    # One pass in lexical order creates every parent before its children and siblings together.
-    order = sorted(range(len(sequences.symbols)), key=lambda i: sequences.symbols[i])
-    nodes, edges = [(-1, -1, 0)], []  # (parent, symbol, depth); (node, symbol, child)
-    inner: dict[tuple[int, int], int] = {}  # (node, symbol) -> edge
-    passed: set[tuple[int, int]] = set()  # (edge, answer)
-    sequence_edge = np.empty(len(order), dtype=np.int64)
     closes = bool(sequences.end_symbols)
-    for index in order:
-        symbols, answer, node = sequences.symbols[index], sequences.answer[index], 0
-        for depth, symbol in enumerate(symbols if closes else symbols[:-1], start=1):
-            edge = inner.setdefault((node, symbol), len(edges))
-            if edge == len(edges):
-                edges.append((node, symbol, len(nodes)))
-                nodes.append((node, symbol, depth))
-            passed.add((edge, answer))
-            node = edges[edge][2]
-        passed.add((len(edges), answer))
-        sequence_edge[index] = len(edges)
-        edges.append((node, -1 if closes else symbols[-1], -1))
-    node_array, edge_array = np.array(nodes), np.array(edges)
-    edge_count = np.bincount([edge for edge, _ in passed])
-    node_count = np.full(len(nodes), len(set(sequences.answer)))
-    leads = edge_array[:, 2] >= 0
-    node_count[edge_array[leads, 2]] = edge_count[leads]
-    width = np.where(edge_array[:, 1] < 0, len(sequences.end_symbols), 1)
+    length = np.array([len(symbols) for symbols in sequences.symbols])
+    steps = (length + closes)[:, None]
+    place = np.arange(steps.max())
+    # What fills a row up also stands for its end, and sorts before every symbol.
+    table = np.full((len(length), len(place)), -1)
+    table[place < length[:, None]] = np.fromiter(chain.from_iterable(sequences.symbols), np.int64)
+    # In lexical order every parent comes before its children, and siblings come together.
+    order = np.lexsort(table.T[::-1])
+    table, steps, answer = table[order], steps[order], np.array(sequences.answer)
+    passes, last = place < steps, place == steps - 1
+    is_new = passes.copy()  # the step is an edge that the row before does not have
+    is_new[1:] &= np.logical_or.accumulate(table[1:] != table[:-1], axis=1)
+    leads = is_new & ~last
+    edge, node = (np.cumsum(made).reshape(made.shape) for made in (is_new, leads))
+    # Other steps are those of the row above, which has the same prefix.
+    edge = np.maximum.accumulate(np.where(is_new, edge - 1, -1))
+    below = np.maximum.accumulate(np.where(leads, node, 0))
+    edge_node = np.pad(below, ((0, 0), (1, 0)))[:, :-1][is_new]
+    edge_symbol, edge_child = table[is_new], np.where(leads, node, -1)[is_new]
+    inner = edge_child >= 0
+    n_owners = answer.max() + 1
+    passed = np.unique((edge * n_owners + answer[order, None])[passes])  # (edge, answer)
+    edge_count = np.bincount(passed // n_owners)
+    sequence_edge = np.empty_like(order)
+    sequence_edge[order] = edge[last]
+    width = np.where(edge_symbol < 0, len(sequences.end_symbols), 1)
     return Trie(
-        *node_array.T,
-        node_count=node_count,
-        node_branching=np.bincount(edge_array[:, 0], weights=width).astype(np.int64),
-        edge_node=edge_array[:, 0],
-        edge_symbol=edge_array[:, 1],
-        edge_child=edge_array[:, 2],
+        node_parent=np.append(-1, edge_node[inner]),
+        node_symbol=np.append(-1, edge_symbol[inner]),
+        node_depth=np.append(0, np.nonzero(is_new)[1][inner] + 1),
+        node_count=np.append(len(np.unique(answer)), edge_count[inner]),
+        node_branching=np.bincount(edge_node, weights=width).astype(np.int64),
+        edge_node=edge_node,
+        edge_symbol=edge_symbol,
+        edge_child=edge_child,
         edge_count=edge_count,
         sequence_edge=sequence_edge,
-        sequence_answer=np.array(sequences.answer),
+        sequence_answer=answer,
         n_answers=sequences.n_answers,
         end_symbols=sequences.end_symbols,
     )
@@ -147,7 +152,7 @@ def trie_of_strings(answers: Sequence[Sequence]) -> Trie:
 def _check_unambiguous(sequences: Sequences) -> None:
     if not sequences.symbols:
         raise TokenizationError("there are no answers to build a trie of: give at least one")
-    owner: dict[tuple[int, ...], int] = {}
+    owner, ends = {}, frozenset(sequences.end_symbols)
     for symbols, answer in zip(sequences.symbols, sequences.answer, strict=True):
         if not symbols:
             raise TokenizationError(f"answer {answer} has no tokens: remove it from the task")
@@ -156,7 +161,7 @@ def _check_unambiguous(sequences: Sequences) -> None:
                 f"answers {owner[symbols]} and {answer} have the same tokens {symbols}: the model "
                 "cannot tell them apart; keep one of them"
             )
-        if clash := set(symbols) & set(sequences.end_symbols):
+        if clash := ends.intersection(symbols):
             raise TokenizationError(
                 f"answer {answer} contains the end token(s) {sorted(clash)}: remove it from the "
                 "task, or choose another end policy"

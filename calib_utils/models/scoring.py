@@ -156,7 +156,8 @@ def forward(network, ids, state: State | None, keep: int, **inputs):
         )
         cache, at = out.past_key_values, at + n
         found.append(out.logits)
-    return torch.cat(found, dim=1)[:, -keep:], replace(state, ids=whole, cache=cache)
+    logits = found[0] if len(found) == 1 else torch.cat(found, dim=1)  # spares a large copy
+    return logits[:, -keep:], replace(state, ids=whole, cache=cache)
 
 
 def _is_proven(config, types: frozenset[str]) -> bool:
@@ -218,18 +219,21 @@ def _packed(network, trie: Trie, state: State, prompt_length: int, batch: Batch)
     """Nodes in preorder, so that every ancestor of a batch lies in it or above its first node."""
     window = getattr(network.config, "sliding_window", None)
     dtype = network.get_input_embeddings().weight.dtype
+    end = _subtree_end(trie)
     path: list[int] = []  # nodes whose keys the cache holds after the prompt's
     start = 1
     while start < trie.n_nodes:
         stop = min(start + batch.size, trie.n_nodes)
-        above = _ancestors(trie, start)
+        above = (np.flatnonzero(end[1:start] > start) + 1).tolist()
         held = list(range(prompt_length)) + [prompt_length + path.index(node) for node in above]
         nodes = np.arange(start, stop)
         columns = np.array([*above, *nodes], dtype=np.int64)
         depth = np.concatenate(
             [np.arange(prompt_length) + 1, prompt_length + trie.node_depth[columns]]
         )
-        sees = _visible(trie, nodes, columns, prompt_length)
+        # Which keys each node may see: the prompt, its ancestors and itself. [node, key]
+        sees = (columns <= nodes[:, None]) & (nodes[:, None] < end[columns])
+        sees = np.pad(sees, ((0, 0), (prompt_length, 0)), constant_values=True)
         masks = {"full_attention": sees}
         if window is not None:
             near = depth[-len(nodes) :, None] - depth[None, :] < window
@@ -251,29 +255,13 @@ def _packed(network, trie: Trie, state: State, prompt_length: int, batch: Batch)
         del logits
 
 
-def _ancestors(trie: Trie, node: int) -> list[int]:
-    """The nodes between the root and `node`, neither included, from the top."""
-    found = []
-    while (node := int(trie.node_parent[node])) > 0:
-        found.append(node)
-    return found[::-1]
-
-
-def _visible(trie: Trie, nodes, columns, prompt_length: int) -> np.ndarray:
-    """Which keys each node may see: the prompt, its ancestors and itself. [node, key]"""
-    place = {int(node): i for i, node in enumerate(columns)}
-    sees = np.zeros((len(nodes), len(columns)), dtype=bool)
-    first = len(columns) - len(nodes)
-    for row, node in enumerate(nodes):
-        parent = int(trie.node_parent[node])
-        if parent > 0:
-            at = place[parent]
-            if at >= first:
-                sees[row] = sees[at - first]
-            else:  # an ancestor from before this batch: so are all above it
-                sees[row, : at + 1] = True
-        sees[row, first + row] = True
-    return np.concatenate([np.ones((len(nodes), prompt_length), dtype=bool), sees], axis=1)
+def _subtree_end(trie: Trie) -> np.ndarray:
+    """The first node after all those below each node, in preorder. [node]"""
+    size = np.ones(trie.n_nodes, dtype=np.int64)
+    for depth in range(trie.node_depth.max(), 0, -1):
+        at = np.flatnonzero(trie.node_depth == depth)
+        np.add.at(size, trie.node_parent[at], size[at])
+    return np.arange(trie.n_nodes) + size
 
 
 def _additive(mask: np.ndarray, dtype, device) -> torch.Tensor:

@@ -22,6 +22,7 @@ from calib_utils.models.loading import Model
 
 # Logits ranked at once, and nodes at most, where rows are ranked one by one: few bytes.
 _RANKED_LOGITS, _RANKED_NODES = 1 << 22, 64
+_UNSORTED_NODES = 16  # without a sort calls are cheap, and smaller arrays stay in the cache
 # On a device a call costs the same for many nodes. What the ranking of a logit takes there, with
 # the copies of a sort and of masks, and the share of the free memory that it may have.
 _RANKED_BYTES, _SHARE = 80, 0.5
@@ -87,7 +88,9 @@ def measure(
 
 def _add(windows: "_Windows", nodes: np.ndarray, logits: torch.Tensor) -> None:
     """In parts where memory runs out: what a ranking takes is known roughly."""
-    batch, start = scoring.Batch(len(nodes), logits.device), 0
+    few = logits.device.type in ranking.BY_ROW and not windows.ordered
+    batch = scoring.Batch(_UNSORTED_NODES if few else len(nodes), logits.device)
+    start = 0
     while start < len(nodes):
         part = slice(start, start + batch.size)
         try:
@@ -170,7 +173,7 @@ class _Windows:
 
     def __init__(self, tokens: TokenTable, settings: Settings, ranks: bool):
         self._tokens, self._settings = tokens, settings
-        self._ordered = ranks or any(rule.uses_ranks for rule, _ in settings)
+        self.ordered = ranks or any(rule.uses_ranks for rule, _ in settings)
         self._columns: dict[float, list[int]] = {}
         for column, (_, temperature) in enumerate(settings):
             self._columns.setdefault(temperature, []).append(column)
@@ -182,17 +185,17 @@ class _Windows:
         self._log_mass = np.empty((n_nodes, len(settings)))
 
     def add(self, nodes: np.ndarray, logits: torch.Tensor) -> None:
-        if not self._settings and not self._ordered:
+        if not self._settings and not self.ordered:
             return
         branching = self._tokens.trie.node_branching[nodes]
-        ranked = ranking.Ranking(logits, branching, self._ordered)
+        ranked = ranking.Ranking(logits, branching, self.ordered)
         token, row = self._tokens.of(nodes)
         slot = np.arange(len(token)) - np.searchsorted(row, row)
         table = np.zeros((len(nodes), slot.max() + 1), dtype=np.int64)
         table[row, slot] = self._tokens.symbol[token]
         symbols = torch.as_tensor(table, device=ranked.top.device)
         self._gap[token] = ranked.gap(symbols).cpu().numpy()[row, slot]
-        if self._ordered:
+        if self.ordered:
             self._rank[token] = ranked.rank(symbols).cpu().numpy()[row, slot]
             first = ranked.sorted_gap[:, : slot.max() + 1]
             self._sorted_gap[token] = first.cpu().numpy()[row, slot]
