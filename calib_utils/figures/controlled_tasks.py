@@ -31,7 +31,7 @@ def validity_diversity(curves: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.plot(curve.validity, curve.diversity, line, color=colour, label=label)
         marked = curve[curve.temperature.isin(_MARKED_TEMPERATURES)]
         sizes = 22 * marked.temperature
-        products[label] = np.max(curve.validity * curve.diversity, initial=0.0)
+        products[label] = max([0.0, *(curve.validity * curve.diversity)])
         ax.scatter(marked.validity, marked.diversity, s=sizes, color=colour, zorder=3)
     figures.unit_square(ax, "validity", "diversity")
     ax.scatter([1], [1], marker="*", s=160, color=INK, zorder=4, clip_on=False)

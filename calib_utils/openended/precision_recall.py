@@ -93,7 +93,7 @@ def random_order(
     return RandomOrder(n, n_valid, float(areas.mean()), float(reached.mean()), error)
 
 
-def _area_and_recall(precision: np.ndarray, recall: np.ndarray, level: float = LEVEL):
+def _area_and_recall(precision: np.ndarray, recall: np.ndarray, level: float):
     """Area under the frontier, and recall at a precision, of curves [..., cutoff].
 
     The area of `metrics.frontier_area`, for many curves at once whose recall never falls.
@@ -147,7 +147,7 @@ def noise_floor(
         found = np.cumsum(rng.random(n) < called)
         if found[-1]:
             precision = found / np.arange(1, n + 1)
-            seen.append((*_area_and_recall(precision, found / found[-1]), precision[-1]))
+            seen.append((*_area_and_recall(precision, found / found[-1], LEVEL), precision[-1]))
     if len(seen) < 2:
         return NoiseFloor(*[math.nan] * 5)
     area, reached, prevalence = np.mean(seen, axis=0)
@@ -219,7 +219,7 @@ def node_measures(
     rows = []
     for start, end in zip(first, last + 1, strict=True):
         cutoffs, total = tuple(kept[start:end].tolist()), int(valid[end - 1])
-        own = _area_and_recall(precision[start:end], found[start:end])
+        own = _area_and_recall(precision[start:end], found[start:end], LEVEL)
         random = random_order(cutoffs[-1], total, LEVEL, cutoffs)
         rows.append((*(own if total else (np.nan, np.nan)), random.area, random.recall_at))
     names = ["area", "recall_at", "random_area", "random_recall_at"]
