@@ -7,7 +7,6 @@ MODEL ?= qwen2.5-coder-0.5b-instruct
 TORCH := 2.13.0
 # Processes of the tests; each may hold a model, 3 GB.
 WORKERS ?= 2
-HALF := $(shell expr \( $(WORKERS) + 1 \) / 2)
 BIN := $(VENV)/bin
 CU := $(BIN)/python -m calib_utils
 VLLM_VENV := .venv-vllm
@@ -91,7 +90,7 @@ test: env  ## What every push has to pass, and CI runs: some minutes on two core
 	export OMP_NUM_THREADS=1; { \
 	  $(CU) check --strict --recompute 1 --longest 15 --seed $(COMMIT) > /dev/null && \
 	  $(CU) book && \
-	  $(PYTEST) -n $(HALF) tests/browser -m "not full" --browser-required; \
+	  $(PYTEST) tests/browser -m "not full" --browser-required; \
 	} & nice env $(NBVAL) $$($(BIN)/python tests/pages.py); \
 	  repeated=$$?; wait $$! && exit $$repeated
 
