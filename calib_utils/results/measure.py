@@ -70,16 +70,17 @@ def measure(
     """
     trie = prompt.trie
     tokens = TokenTable(trie)
+    is_rule = np.array([isinstance(sampler, Rule) for sampler, _ in settings], dtype=bool)
     windows = _Windows(tokens, [(s, t) for s, t in settings if isinstance(s, Rule)], ranks)
     dense = _Dense(prompt, tokens, [(s, t) for s, t in settings if isinstance(s, Processors)])
     with tqdm(total=trie.n_nodes, desc=description or "nodes", unit="node", leave=False) as bar:
-        for nodes, logits in _regrouped(scoring.score(model, prompt, batch_size)):
+        most = _RANKED_NODES if windows.ordered or not is_rule.all() else _UNSORTED_NODES
+        for nodes, logits in _regrouped(scoring.score(model, prompt, batch_size), most):
             _add(windows, nodes, logits)
             dense.add(nodes, logits)
             bar.update(len(nodes))
     steps = windows.steps()
     edge_log_p, edge_uniform = np.empty((2, trie.n_edges, len(settings)))
-    is_rule = np.array([isinstance(sampler, Rule) for sampler, _ in settings], dtype=bool)
     edge_log_p[:, is_rule] = steps.edge_log_p(slice(None))
     edge_uniform[:, is_rule] = steps.edge_uniform_log_p(slice(None))
     edge_log_p[:, ~is_rule], edge_uniform[:, ~is_rule] = dense.edges()
@@ -88,9 +89,7 @@ def measure(
 
 def _add(windows: "_Windows", nodes: np.ndarray, logits: torch.Tensor) -> None:
     """In parts where memory runs out: what a ranking takes is known roughly."""
-    few = logits.device.type in ranking.BY_ROW and not windows.ordered
-    batch = scoring.Batch(_UNSORTED_NODES if few else len(nodes), logits.device)
-    start = 0
+    batch, start = scoring.Batch(len(nodes), logits.device), 0
     while start < len(nodes):
         part = slice(start, start + batch.size)
         try:
@@ -101,8 +100,12 @@ def _add(windows: "_Windows", nodes: np.ndarray, logits: torch.Tensor) -> None:
         start = part.stop
 
 
-def _regrouped(stream: Stream) -> Stream:
-    """The same nodes and logits, in groups of a size to rank at once."""
+def _regrouped(stream: Stream, most: int) -> Stream:
+    """The same nodes and logits, in groups of a size to rank at once.
+
+    Args:
+        most: nodes of a group where rows are ranked one by one.
+    """
     held: list[tuple[np.ndarray, torch.Tensor]] = []
 
     def joined():
@@ -111,7 +114,7 @@ def _regrouped(stream: Stream) -> Stream:
         return np.concatenate(nodes), logits[0] if len(logits) == 1 else torch.cat(logits)
 
     for nodes, logits in stream:
-        size = _ranked_at_once(logits)
+        size = _ranked_at_once(logits, most)
         if held and sum(len(part) for part, _ in held) + len(nodes) > size:
             yield joined()
         for start in range(0, len(nodes), size):
@@ -124,11 +127,11 @@ def _regrouped(stream: Stream) -> Stream:
         yield joined()
 
 
-def _ranked_at_once(logits: torch.Tensor) -> int:
+def _ranked_at_once(logits: torch.Tensor, most: int) -> int:
     """How many nodes to rank in one call."""
     device, n_vocab = logits.device, logits.shape[1]
     if device.type in ranking.BY_ROW:
-        return max(1, min(_RANKED_NODES, _RANKED_LOGITS // n_vocab))
+        return max(1, min(most, _RANKED_LOGITS // n_vocab))
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _UNKNOWN_FREE
     return max(1, int(_SHARE * free / (_RANKED_BYTES * n_vocab)))
 

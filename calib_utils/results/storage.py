@@ -16,6 +16,7 @@ import pandas as pd
 
 from calib_utils import files, paths
 from calib_utils.core import metrics
+from calib_utils.core.prompts import Policies
 from calib_utils.core.split import REPAIRS
 from calib_utils.errors import ResultsError
 from calib_utils.results import records
@@ -56,7 +57,6 @@ _LEAST = 1e-300  # the logarithm of a probability below is rounding
 # A cutoff by probability that ends among thousands of unlikely tokens keeps some more or less by
 # the last digits: 9e-4 was seen, so a tenth of a difference counts.
 _BY_COUNT = {"sequence_precision": 0.1}
-_USUAL = {"tokenizations": "canonical", "surface": "exact"}
 _LOGARITHMS = ("log_p", "validity_loss", "diversity_loss", "gap", "sorted_gap")
 
 
@@ -216,7 +216,8 @@ def setting_faults(table: pd.DataFrame, record: Mapping) -> Iterator[str]:
 def _one_way(record: Mapping) -> bool:
     """Whether an answer has one token sequence: of several, a cutoff may drop some and keep it."""
     policies = {"end": record.get("end"), **record.get("policies", {})}
-    usual = (policies.get(name, own) == own for name, own in _USUAL.items())
+    defaults = {"tokenizations": Policies.tokenizations, "surface": Policies.surface}
+    usual = (policies.get(name, own) == own for name, own in defaults.items())
     return policies["end"] != "line" and all(usual) and "aliases" not in record
 
 

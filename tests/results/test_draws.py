@@ -16,7 +16,7 @@ from calib_utils.results.storage import KEY
 from calib_utils.studies import oracle_cutoffs
 
 RULES = (cu.NoCutoff(), cu.TopK(40), cu.TopP(0.7), cu.MinP(0.2), cu.OracleSize())
-SETTINGS = [*product(RULES, (0.7, 1.6))]
+SETTINGS = [*product(RULES, (0.7, 1.0, 1.6))]
 LETTERS = cu.Task(
     "letters", "Pick a letter or a digit:", list("abcdefghijklmnopqrstuvwxyz0123456789")
 )
@@ -52,7 +52,7 @@ def test_answers_come_as_often_as_they_are_probable(drawn):
         error = np.sqrt(N * p * (1 - p)) + 0.5
         assert (np.abs(counts - N * p) <= 5 * error).all(), SETTINGS[column]
         assert not counts[p == 0].any()
-    assert seen_some > len(SETTINGS) / 3
+    assert seen_some > 5
 
 
 def test_what_is_valid_is_a_whole_answer_and_what_is_not_ends_at_its_first_wrong_token(drawn):

@@ -24,7 +24,7 @@ SAMPLED_TASK = cu.Task(
     "Answer with one word, yes or no. Is the sky blue?",
     ["Yes", "No", "yes", "no", "Yes.", "No."],
 )
-TOP_P, DRAWS, SIGMAS = 0.9, 300, 4
+DRAWS, SIGMAS = 400, 4
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_evaluate_reproduces_independent_values(model, task):
             assert ours[column] == pytest.approx(expected, abs=1e-4, nan_ok=True), where
 
 
-def generate(model, prompt):
+def generate(model, prompt, top_p):
     """Seeded draws by transformers' own loop, as the tokens before the end token, or None."""
     (end,) = prompt.end_ids
     length = max(map(len, prompt.sequences.symbols)) + 1
@@ -70,7 +70,7 @@ def generate(model, prompt):
         do_sample=True,
         temperature=1.0,
         top_k=0,
-        top_p=TOP_P,
+        top_p=top_p,
         max_new_tokens=length,
         eos_token_id=end,
         pad_token_id=end,
@@ -85,21 +85,22 @@ def assert_share(hits, p, what):
     assert abs(hits - DRAWS * p) <= SIGMAS * sigma + 1, f"{what}: {hits} of {DRAWS}, expected {p}"
 
 
-def test_exact_probabilities_agree_with_what_the_model_writes():
+@pytest.mark.parametrize("model", [SMALLEST], indirect=True)
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_exact_probabilities_agree_with_what_the_model_writes(model, top_p):
     """And those at another temperature do not."""
-    model = cu.load_model(SMALLEST, device="cpu")
     prompt = cu.render_prompt(model, SAMPLED_TASK)
-    found = measure(model, prompt, [(cu.TopP(TOP_P), 1.0)])
+    found = measure(model, prompt, [(cu.TopP(top_p), 1.0)])
     validity, p = found.validity[0], np.exp(found.answer_log_p[:, 0])
     assert 0.3 < validity < 0.7, "a share near 0 or 1 would prove little"
     answer = dict(zip(prompt.sequences.symbols, prompt.sequences.answer, strict=True))
     with torch.random.fork_rng(devices=[]):
-        drawn = generate(model, prompt)
+        drawn = generate(model, prompt, top_p)
     hits = [answer[tokens] for tokens in drawn if tokens in answer]
     assert_share(len(hits), validity, "valid")
     for index, name in enumerate(SAMPLED_TASK.answers):
         assert_share(hits.count(index), p[index], name)
     assert not set(np.flatnonzero(p == 0)) & set(hits), "a removed answer was drawn"
-    cooler = measure(model, prompt, [(cu.TopP(TOP_P), 0.7)])
+    cooler = measure(model, prompt, [(cu.TopP(top_p), 0.7)])
     with pytest.raises(AssertionError, match="valid"):
         assert_share(len(hits), cooler.validity[0], "valid")

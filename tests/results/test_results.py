@@ -436,7 +436,9 @@ def test_a_folder_replaced_while_it_is_read_is_read_whole(stored, monkeypatch):
     assert len(found.settings) in (len(fewer), len(whole.settings))
 
 
-def test_recomputing_a_folder_gives_its_rows_and_says_so(model, tmp_path):
+def test_recomputing_a_folder_gives_its_rows_and_says_so(tiny_folder, tmp_path):
+    # Loaded anew: where it lies is kept in the cache of the test that loads it.
+    model = cu.load_model(tiny_folder("llama", chat=True), device="cpu")
     rules = ["none", "top_k=150", "typical=0.9", "top_k=150+top_p=0.9@llama.cpp", "oracle_size"]
     cu.evaluate(model, "rng-1", rules, [0.5, 2.0], details=True, results_dir=tmp_path)
     cu.evaluate(model, "rng-1", ["none"], [0.01], answer_temperatures=[0.7], results_dir=tmp_path)
