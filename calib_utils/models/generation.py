@@ -6,7 +6,7 @@ nothing of sweeps, judges or stored files.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from calib_utils.core.prompts import Policies
 from calib_utils.core.tasks import OpenPrompt, Task
 from calib_utils.errors import InvalidRequestError, ModelFormatError, whole_number
 from calib_utils.models.loading import Model
-from calib_utils.models.scoring import Batch, continue_rows, forward
+from calib_utils.models.scoring import Batch, can_be_filled, continue_rows, forward
 
 Tokens = tuple[int, ...]
 
@@ -123,6 +123,7 @@ class Continuations:
         except RuntimeError as error:
             self._batch.shrink(error, 1, f"the prompt of {len(prompt_ids)} tokens")
         self._logits = logits[:, -1]
+        self._can_be_filled = can_be_filled(self._network)
 
     @property
     def batch_size(self) -> int:
@@ -209,10 +210,11 @@ class Continuations:
         return done
 
     def _in_batches(self, prefixes: list[Tokens], work: Callable[[list[int]], None]) -> None:
-        """Calls `work` with places of equally long prefixes, fewer at a time if memory is short."""
+        """Calls `work` with places of prefixes that go together, fewer if memory is short."""
         groups: dict[int, list[int]] = {}
-        for place, prefix in enumerate(prefixes):
-            groups.setdefault(len(prefix), []).append(place)
+        for place in sorted(range(len(prefixes)), key=lambda place: len(prefixes[place])):
+            n = len(prefixes[place])
+            groups.setdefault(min(n, 1) if self._can_be_filled else n, []).append(place)
         for places in groups.values():
             start = 0
             while start < len(places):
@@ -225,15 +227,26 @@ class Continuations:
                 start += len(part)
 
     def _force(self, prefixes: list[Tokens]):
-        """Forwards prefixes of one length: log-probabilities [row, forced], logits, cache."""
-        cache = continue_rows(self._cache, self._index(np.zeros(len(prefixes), dtype=np.int64)))
-        if not prefixes[0]:
-            return np.empty((len(prefixes), 0)), self._logits.expand(len(prefixes), -1), cache
-        ids = torch.tensor(prefixes, device=self._device)
-        logits, cache = forward(self._network, ids, cache, keep=ids.shape[1])
-        log_p = [_log_p(self._logits, ids[None, :, 0])[0]]
-        log_p += [_log_p(logits[:, t - 1], ids[:, t, None])[:, 0] for t in range(1, ids.shape[1])]
-        return _checked(_read(log_p)), logits[:, -1], cache
+        """Forwards prefixes: log-probabilities of each one's tokens, logits [row, vocab], state."""
+        state = continue_rows(self._cache, self._index(np.zeros(len(prefixes), dtype=np.int64)))
+        longest = max(map(len, prefixes))
+        if not longest:
+            return [()] * len(prefixes), self._logits.expand(len(prefixes), -1), state
+        blank = np.array([longest - len(prefix) for prefix in prefixes])
+        if blank.any():
+            there = np.arange(longest) >= blank[:, None]
+            seen = np.pad(there, ((0, 0), (state.ids.shape[1], 0)), constant_values=True)
+            state = replace(state, seen=self._index(seen.astype(np.int64)))
+        filled = [(0,) * n + prefix for n, prefix in zip(blank.tolist(), prefixes, strict=True)]
+        ids = self._index(np.array(filled))
+        logits, state = forward(self._network, ids, state, keep=longest)
+        first = self._index(np.array([[prefix[0] for prefix in prefixes]]))
+        later = [_log_p(logits[:, t - 1], ids[:, t, None])[:, 0] for t in range(1, longest)]
+        log_p = _read([_log_p(self._logits, first)[0], *later])
+        log_p[np.arange(len(prefixes)), blank] = log_p[:, 0].copy()
+        found = [tuple(row[n:]) for row, n in zip(log_p.tolist(), blank, strict=True)]
+        _checked(np.concatenate(found))
+        return found, logits[:, -1], state
 
     def _finish(self, rows, max_tokens, ends, uniforms, temperature) -> Iterable[Completion]:
         """One batch of (prefix, sample). Rows that ended leave between reads; until then they write
@@ -272,9 +285,9 @@ class Continuations:
             length[going[closed]] = start + 1 + closing[closed].argmax(axis=1)
             _checked(log_p[cells][steps < length[going, None]])
         for row, (prefix, sample) in enumerate(rows):
-            forced, n = tuple(forced_log_p[row].tolist()), length[row]
+            n = length[row]
             done = (tuple(values[row, :n].tolist()) for values in (tokens, log_p))
-            yield Completion(prefix, forced, sample, *done, bool(n <= max_tokens))
+            yield Completion(prefix, forced_log_p[row], sample, *done, bool(n <= max_tokens))
 
     def _index(self, numbers: np.ndarray) -> torch.Tensor:
         return torch.as_tensor(numbers, device=self._device)

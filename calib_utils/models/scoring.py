@@ -119,11 +119,14 @@ class State:
     Args:
         ids: all of it, [row, token].
         cache: the network's; None before the first token, and in the plain way.
+        seen: which of the tokens are not there to fill a row, [row, token], of `ids` and perhaps of
+            those to be read next; None: all.
         at_once: tokens read at a time on a filled cache; 0 in the plain way, which reads all anew.
     """
 
     ids: torch.Tensor
     cache: object | None = None
+    seen: torch.Tensor | None = None
     at_once: int = 1 << 30
 
 
@@ -141,6 +144,9 @@ def forward(network, ids, state: State | None, keep: int, **inputs):
         out = network(input_ids=whole, use_cache=False, logits_to_keep=keep)
         return out.logits[:, -keep:], replace(state, ids=whole)
     cache, found, at = state.cache, [], state.ids.shape[1]
+    if (seen := state.seen) is not None:
+        seen = torch.nn.functional.pad(seen, (0, whole.shape[1] - seen.shape[1]), value=1)
+        inputs = {"attention_mask": seen, "position_ids": (seen.cumsum(1) - 1)[:, at:]}
     knows = not inputs and "position_ids" in signature(network.forward).parameters
     for part in ids.split(state.at_once if at else ids.shape[1], dim=1):
         n = part.shape[1]
@@ -157,7 +163,16 @@ def forward(network, ids, state: State | None, keep: int, **inputs):
         cache, at = out.past_key_values, at + n
         found.append(out.logits)
     logits = found[0] if len(found) == 1 else torch.cat(found, dim=1)  # spares a large copy
-    return logits[:, -keep:], replace(state, ids=whole, cache=cache)
+    return logits[:, -keep:], replace(state, ids=whole, cache=cache, seen=seen)
+
+
+def can_be_filled(network) -> bool:
+    """Whether rows of several lengths can be read together, filled at their start.
+
+    Not with a sliding window, which would count what fills a row.
+    """
+    config = network.config
+    return _is_proven(config, PACKABLE) and getattr(config, "sliding_window", None) is None
 
 
 def _is_proven(config, types: frozenset[str]) -> bool:
@@ -325,9 +340,10 @@ class _Branched:
 
 def continue_rows(state: State, rows: torch.Tensor) -> State:
     """A state whose row i continues row `rows[i]` of `state`, which stays as it is."""
-    ids = state.ids[rows]
+    seen = None if state.seen is None else state.seen[rows]
+    state = replace(state, ids=state.ids[rows], seen=seen)
     if state.cache is None:
-        return replace(state, ids=ids)
+        return state
     branch = _copied(state.cache)
     for layer in branch.layers:
         # Recurrent layers keep their states in dictionaries, which a shallow copy would share.
@@ -335,7 +351,7 @@ def continue_rows(state: State, rows: torch.Tensor) -> State:
             if isinstance(value, dict):
                 setattr(layer, name, dict(value))
     branch.reorder_cache(rows)
-    return replace(state, ids=ids, cache=branch)
+    return replace(state, cache=branch)
 
 
 def logits_after(model: Model, prompt: Prompt, path: Sequence[int]) -> np.ndarray:
