@@ -285,5 +285,5 @@ def rule_of(lever: str) -> str:
 def _told(own: pd.DataFrame, lever: str) -> str:
     """A lever's diversity with its interval."""
     if lever not in own.index or not own.diversity[lever]:
-        return "no setting is valid enough"
+        return "none that is valid enough"
     return as_text(*own.loc[lever, ["diversity", "diversity_low", "diversity_high"]])

@@ -110,7 +110,7 @@ def test_a_model_that_can_do_no_list_says_so():
     found = levers.compared(settings)
     said = levers.headline(found, settings, 1)
     assert found.empty and said["able"] == "0 of 1"
-    assert said["best_diversity"] == said["sampler_diversity"] == "no setting is valid enough"
+    assert said["best_diversity"] == said["sampler_diversity"] == "none that is valid enough"
     assert levers.choices(*levers.before_and_after(settings)).empty
     none = levers.answers(page_of(None), ())
     columns = ["task", "rule", "parameter", "temperature", "validity", "diversity"]
