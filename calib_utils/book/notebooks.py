@@ -46,11 +46,12 @@ KERNEL_ENVIRONMENT = {
 }
 # Of kernels below a terminal: the bars of long cells are drawn there, and never get into a page.
 _BARS = """\
-import functools, tqdm.auto
+import tqdm.auto
 tqdm.auto.tqdm = tqdm.std.tqdm
-tqdm.std.tqdm.__init__ = functools.partialmethod(
-    tqdm.std.tqdm.__init__, file=open({terminal!r}, "w"), position=1
-)
+def drawn(bar, *given, start=tqdm.std.tqdm.__init__, file=open({terminal!r}, "w"), **named):
+    # Bars within a bar below it: those that are open, this one among them.
+    start(bar, *given, **named, file=file, position=len(bar._instances))
+tqdm.std.tqdm.__init__ = drawn
 """
 _METADATA = "calib_utils"  # of an executed copy
 # A name for the same model, and a place for the same rows: both are compared by content instead.
