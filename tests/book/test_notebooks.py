@@ -258,7 +258,12 @@ def test_a_long_cell_shows_its_bar_on_the_terminal_alone(small_project, tiny_fol
     import pty
     import termios
 
-    cell = "from tqdm.auto import tqdm\nfor n in tqdm(range(3), desc='digits'):\n    pass\nn"
+    cell = """\
+from tqdm.auto import tqdm
+for n in tqdm(range(3), desc="digits"):
+    for k in tqdm(range(2), desc="inner", leave=False):
+        pass
+n"""
     project = small_project(tmp_path / "project", {"00_bars": [cell]})
     command = [sys.executable, "-m", "calib_utils", "run", "--model", tiny_folder(chat=True)]
     own = {**os.environ, "PYTHONPATH": str(project), "TQDM_DISABLE": ""}
@@ -273,7 +278,8 @@ def test_a_long_cell_shows_its_bar_on_the_terminal_alone(small_project, tiny_fol
                 shown += part
     os.close(ours)
     assert process.returncode == 0, shown
-    assert b"digits: 100%" in shown
+    assert b"digits: 100%" in shown and b"\n\rdigits:" in shown
+    assert b"\n\r\n\rinner:" in shown  # a line below
     assert b"Executing" in shown
     (page,) = (project / "book" / "results").glob("*/00_bars.ipynb")
     outputs = nbformat.read(page, as_version=4).cells[-1].outputs
