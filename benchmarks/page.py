@@ -81,10 +81,11 @@ def _sweep(r: dict) -> list[str]:
     return [
         f"## The whole grid of Table 3 on {r['model']}",
         "",
-        f"204 settings at every node take {r['grid_ratio_to_forward_wall']:.1f} times the forward "
+        f"204 settings at every node take {r['grid_ratio_to_forward_wall']:.2f} times the forward "
         f"passes, and applying the processors of transformers setting by setting takes "
         f"{r['processors_ratio_wall']:.0f} times as long as that grid (scaled up from a sample of "
-        "nodes).",
+        f"nodes). Four settings of typical sampling at every temperature take "
+        f"{r['typical_ratio_to_top_p_wall']:.1f} times as long as four of top-p.",
     ]
 
 

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 import calib_utils as cu
-from calib_utils.core.rules import TABLE3_TEMPERATURES, OracleSize, table3_rules
+from calib_utils.core.rules import MORE_GRIDS, TABLE3_TEMPERATURES, OracleSize, table3_rules
 from calib_utils.models import scoring
 from calib_utils.results.measure import measure
 
@@ -40,6 +40,12 @@ def main() -> None:
     prompt = cu.render_prompt(model, task)
     trie = prompt.trie
     settings = [(rule, t) for t in TABLE3_TEMPERATURES for rule in table3_rules()]
+
+    def of(family):
+        """Four settings of a family at every temperature."""
+        own = MORE_GRIDS.get(family) or [rule for rule in table3_rules() if rule.name == family]
+        return [(rule, t) for t in TABLE3_TEMPERATURES for rule in own[:4]]
+
     cu.evaluate(model, cu.get_task("rng-1"), table3_rules(), TABLE3_TEMPERATURES)
 
     forward = common.timed(
@@ -49,6 +55,8 @@ def main() -> None:
     stored = list(scoring.score(model, prompt))
     with mock.patch.object(scoring, "score", lambda *_: iter(stored)):
         grid = common.timed(lambda: measure(model, prompt, settings), options.repeats)
+        typical = common.timed(lambda: measure(model, prompt, of("typical")), options.repeats)
+        top_p = common.timed(lambda: measure(model, prompt, of("top_p")), options.repeats)
 
     sample = np.unique(np.linspace(0, trie.n_nodes - 1, SAMPLE).astype(int))
     logits = _rows(stored, sample)
@@ -86,6 +94,9 @@ def main() -> None:
         "grid_ratio_to_forward_wall": grid.wall_s / forward.wall_s,
         "grid_ratio_to_forward_cpu": grid.cpu_s / forward.cpu_s,
         "grid_wall_us_per_node_and_setting": 1e6 * grid.wall_s / trie.n_nodes / len(settings),
+        **typical.columns("typical"),
+        **top_p.columns("top_p"),
+        "typical_ratio_to_top_p_wall": typical.wall_s / top_p.wall_s,
         **processors.columns("processors"),
         "processors_extrapolated": True,
         "processors_nodes_timed": len(sample),
