@@ -53,7 +53,7 @@ class Ranking:
             logits = logits.masked_fill(logits < self.top - _MASKED, -math.inf)
         self.logits = logits
         self.branching = torch.as_tensor(branching, device=self.top.device)
-        self.negated = self._order = None
+        self.negated = self._order = self._running = None
         if ordered and self._by_row:
             self.negated = _sort_ascending(-self.logits)
         elif ordered:  # subtracted, since some sorts put -0 before 0
@@ -106,6 +106,19 @@ class Ranking:
             mass.exp_()
         return Step(self, temperature, _Sums(self._mass))
 
+    def running(self, mass: "_Sums") -> torch.Tensor:
+        """Sum over the top `count` ranks at place `count`, where many are asked for. [node, 1 +]"""
+        if self._running is None or self._running[0] is not mass:
+            # The buffer of the last temperature: a new one costs as much as the sum.
+            sums = (
+                self._running[1]
+                if self._running
+                else self._mass.new_zeros(len(self._mass), 1 + self._mass.shape[1])
+            )
+            torch.cumsum(self._mass, 1, out=sums[:, 1:])
+            self._running = mass, sums
+        return self._running[1]
+
     def between(self, start: torch.Tensor, stop: torch.Tensor) -> torch.Tensor:
         """Which ranks lie from `start` to before `stop` [node]: bool [node, vocab]."""
         ranks = torch.arange(self.logits.shape[1], device=start.device)
@@ -127,18 +140,10 @@ class _Sums:
     cost ten times the exponentials."""
 
     def __init__(self, values: torch.Tensor):
-        self._values = values
         self._blocks = values.view(len(values), -1, _BLOCK)
         self._upto = self._blocks.sum(-1).cumsum(-1)
         self._rows = torch.arange(len(values), device=values.device)[:, None]
         self._places = torch.arange(_BLOCK, device=values.device)
-
-    @cached_property
-    def running(self) -> torch.Tensor:
-        """Sum over the top `count` ranks at place `count`, where many are asked for. [node, 1 +]"""
-        sums = self._values.new_zeros(len(self._values), 1 + self._values.shape[1])
-        torch.cumsum(self._values, 1, out=sums[:, 1:])
-        return sums
 
     def upto(self, count: torch.Tensor) -> torch.Tensor:
         """Sum over the top `count` ranks, for one or several counts a node. [node] or [node, n]"""
@@ -270,43 +275,51 @@ class Step:
 
         Tokens equally near stay or go together: a window of ranks, its start and stop. [node]
         """
-        gap, sums = self._ranking.sorted_gap, self._mass.running
+        gap, sums = self._ranking.sorted_gap, self._ranking.running(self._mass)
         centre = ((log_p + self.log_mass) * self.temperature)[:, None]
         infinite = torch.full_like(centre, math.inf)
         first, finite = self.start[:, None], torch.searchsorted(self._ranking.negated, infinite)
         end = torch.minimum(self.stop[:, None], finite)
-
-        def window(distance):
-            start = self._count(centre + distance, strict=True).clamp(min=first)
-            return start, self._count(centre - distance).clamp(max=end)
-
         # A token above the centre and one below it set how far the window has to reach, the nearer
-        # of two. Either is the least far of its side that, with all as near, holds enough.
+        # of two. Either is the least far of its side that, with all as near on the other, holds
+        # enough. They are searched by their places, counted from the centre from 1.
         middle = self._count(centre, strict=True).clamp(first, end)
-        rows = torch.arange(len(gap), device=gap.device)[:, None]
+        size = torch.stack([middle - first, end - middle], 1)  # [node, side, 1]
+        rows = torch.arange(len(gap), device=gap.device)[:, None, None]
 
-        def distance(above, below):
-            """Of the tokens at these places on either side, counted from the centre from 1."""
-            ranks = torch.cat([middle - above, middle + below - 1], 1)
-            # A little more, so that rounding does not lose the token.
-            away = (gap[rows, ranks.clamp(0, gap.shape[1] - 1)] - centre).abs() + _AS_NEAR
-            n = above.shape[1]
-            outside = torch.cat([above > middle - first, below > end - middle], 1)
-            return torch.where(outside, math.inf, away).unflatten(1, (2, n))
+        def distance(places):
+            ranks = torch.stack([middle - places[:, 0], middle + places[:, 1] - 1], 1)
+            away = (gap[rows, ranks.clamp(0, gap.shape[1] - 1)] - centre[..., None]).abs()
+            return torch.where(places > size, math.inf, away + _AS_NEAR)
 
-        short = torch.zeros(len(gap), 2, 1, dtype=torch.int64, device=gap.device)
-        enough = 1 + torch.stack([middle - first, end - middle], 1)
-        parts = torch.arange(_PARTS + 1, device=gap.device)
-        for _ in range(math.ceil(math.log(self.n_vocab + 1, _PARTS))):
-            bounds = short + (enough - short) * parts // _PARTS
-            tried = bounds[:, :, 1:-1]
-            start, stop = window(distance(tried[:, 0], tried[:, 1]).flatten(1))
-            held = (sums.gather(1, stop) - sums.gather(1, start)).unflatten(1, tried.shape[1:])
-            few = (held < share * self._total[:, None, None]) | (tried <= short)
-            place = few.sum(2, keepdim=True)
-            short, enough = bounds.gather(2, place), bounds.gather(2, place + 1)
-        start, stop = window(distance(enough[:, 0], enough[:, 1]).amin(1))
-        return start[:, 0], stop[:, 0]
+        def start_within(distance):
+            return self._count(centre + distance, strict=True).clamp(min=first)
+
+        def stop_within(distance):
+            return self._count(centre - distance).clamp(max=end)
+
+        def held(places):
+            above, below = distance(places).unbind(1)
+            own = places.minimum(size)
+            start = torch.stack([middle - own[:, 0], start_within(below)], 1)
+            stop = torch.stack([stop_within(above), middle + own[:, 1]], 1)
+            mass = sums.gather(1, stop.flatten(1)) - sums.gather(1, start.flatten(1))
+            return mass.unflatten(1, places.shape[1:])
+
+        target, short, enough = share * self._total[:, None, None], torch.zeros_like(size), size + 1
+        bits = torch.arange((self.n_vocab + 1).bit_length(), device=gap.device)
+        tried = (1 << bits).expand(*size.shape[:2], -1).minimum(enough)  # most windows are small
+        parts = torch.arange(1, _PARTS, device=gap.device)
+        for _ in range(1 + math.ceil(math.log(self.n_vocab + 1, _PARTS))):
+            bounds = torch.cat([short, tried, enough], 2)
+            # Between the last place that is too short and the first that is not.
+            last = ((held(tried) < target) | (tried <= short)).sum(2, keepdim=True)
+            short, enough = bounds.gather(2, last), bounds.gather(2, last + 1)
+            if self._ranking._by_row and (enough - short).max() <= 1:
+                break
+            tried = short + (enough - short) * parts // _PARTS
+        near = distance(enough).amin(1)
+        return start_within(near)[:, 0], stop_within(near)[:, 0]
 
     def _in_window(self, gap: torch.Tensor) -> torch.Tensor:
         """How many of the window's tokens lie at most `gap` below their node's top. [node]"""
