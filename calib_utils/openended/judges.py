@@ -150,7 +150,7 @@ class LocalChat:
         batch_size: messages completed together.
     """
 
-    def __init__(self, model: Model | str, *, max_tokens: int = 128, batch_size: int = 16):
+    def __init__(self, model: Model | str, *, max_tokens: int = 128, batch_size: int = 8):
         self.max_tokens = whole_number("max_tokens", max_tokens)
         self.batch_size = whole_number("batch_size", batch_size)
         self.model = load_model(model)
