@@ -20,7 +20,14 @@ from transformers import (
 )
 
 import calib_utils as cu
-from calib_utils.core.rules import MORE_GRIDS, TABLE3_TEMPERATURES, OracleSize, table3_rules
+from calib_utils.core.rules import (
+    MORE_GRIDS,
+    TABLE3_TEMPERATURES,
+    TABLE3_TOP_P,
+    OracleSize,
+    TopP,
+    table3_rules,
+)
 from calib_utils.models import scoring
 from calib_utils.results.measure import measure
 
@@ -40,12 +47,8 @@ def main() -> None:
     prompt = cu.render_prompt(model, task)
     trie = prompt.trie
     settings = [(rule, t) for t in TABLE3_TEMPERATURES for rule in table3_rules()]
-
-    def of(family):
-        """Four settings of a family at every temperature."""
-        own = MORE_GRIDS.get(family) or [rule for rule in table3_rules() if rule.name == family]
-        return [(rule, t) for t in TABLE3_TEMPERATURES for rule in own[:4]]
-
+    four = {"typical": MORE_GRIDS["typical"], "top_p": tuple(map(TopP, TABLE3_TOP_P[:4]))}
+    four = {name: [(r, t) for t in TABLE3_TEMPERATURES for r in own] for name, own in four.items()}
     cu.evaluate(model, cu.get_task("rng-1"), table3_rules(), TABLE3_TEMPERATURES)
 
     forward = common.timed(
@@ -55,8 +58,8 @@ def main() -> None:
     stored = list(scoring.score(model, prompt))
     with mock.patch.object(scoring, "score", lambda *_: iter(stored)):
         grid = common.timed(lambda: measure(model, prompt, settings), options.repeats)
-        typical = common.timed(lambda: measure(model, prompt, of("typical")), options.repeats)
-        top_p = common.timed(lambda: measure(model, prompt, of("top_p")), options.repeats)
+        typical = common.timed(lambda: measure(model, prompt, four["typical"]), options.repeats)
+        top_p = common.timed(lambda: measure(model, prompt, four["top_p"]), options.repeats)
 
     sample = np.unique(np.linspace(0, trie.n_nodes - 1, SAMPLE).astype(int))
     logits = _rows(stored, sample)

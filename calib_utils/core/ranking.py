@@ -13,7 +13,7 @@ import torch
 
 from calib_utils.errors import ModelFormatError
 
-# Where NumPy takes a row at a time, which is faster there. Elsewhere torch takes the batch at once,
+# Where a row is taken at a time, which is faster there. Elsewhere the batch is taken at once,
 # and nothing is read back, since each read would wait for the device.
 BY_ROW = frozenset({"cpu"})
 _BLOCK = 128
