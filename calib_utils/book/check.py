@@ -6,6 +6,7 @@ is opened before it is known to be plain. Writes only where told to.
 """
 
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -48,6 +49,7 @@ from calib_utils.studies import formal_framework, levers, logit_shape
 
 TEXT_TOLERANCE = 1e-3  # nats a token, in float32
 _ROWS_AGAIN = "`reproduce --update` measures them again"
+_HAIR = 5e-5  # of a temperature: ln p moves by it times the spread of logits, some 10 nats
 
 
 # Computing again what is stored.
@@ -127,16 +129,23 @@ def _rows_again(folder: Path, record: dict, update: bool, **_) -> tuple[int, dic
             _model(folder, record), record["task"], results_dir=scratch, **record["policies"]
         )
         request.tables(
-            _settings_of(found.settings),
+            settings := _settings_of(found.settings),
             list(dict.fromkeys(found.answers.temperature)),
             losses=not found.losses.empty,
             frontier=not found.frontier.empty,
         )
         again = storage.read(request.folder)
-    # Where answers, or losses of some settings alone, are stored, more is measured than is stored.
-    one, other = ({name: getattr(t, name) for name in storage.ROW_KEYS} for t in (found, again))
-    other["losses"] = other["losses"].merge(one["losses"][KEY].drop_duplicates(), on=KEY)
-    other["settings"] = other["settings"].merge(one["settings"][KEY], on=KEY)
+        # Where answers, or losses of some settings alone, are stored, more is measured than that.
+        one, other = ({name: getattr(t, name) for name in storage.ROW_KEYS} for t in (found, again))
+        other["losses"] = other["losses"].merge(one["losses"][KEY].drop_duplicates(), on=KEY)
+        other["settings"] = keys(settings).merge(other["settings"], on=KEY)
+        if record["dtype"] != "float32":  # what a cutoff keeps there, rounding decides
+            for tables, name in itertools.product((one, other), ("settings", "losses")):
+                tables[name] = tables[name][tables[name].rule == "none"]
+        most = storage.tolerance_of(record)
+        other["settings"] = _beside_the_edge(request, one["settings"], other["settings"], most)
+    if not found.frontier.empty:
+        one["frontier"], other["frontier"] = _at_same_recalls(one["frontier"], other["frontier"])
     gaps = {
         f"{name}, {column}": gap
         for name, key in storage.ROW_KEYS.items()
@@ -146,6 +155,38 @@ def _rows_again(folder: Path, record: dict, update: bool, **_) -> tuple[int, dic
     if update:
         storage.write(folder, again, again.record)
     return len(found.settings), gaps
+
+
+def _beside_the_edge(request, then: pd.DataFrame, now: pd.DataFrame, most: float) -> pd.DataFrame:
+    """`now`, its rows further than `most` from `then` by those a hair away where they are nearer.
+
+    A cutoff that ends among hundreds of tokens of nearly equal probability keeps one more or less
+    by the last digits. A temperature `_HAIR` higher or lower moves the edge past them, and ln p
+    of what is kept in either case by less than the tolerance.
+    """
+    if len(then) != len(now) or max(storage.differences(then, now, KEY).values()) <= most:
+        return now
+
+    def apart(old, new):
+        return max(storage.differences(old, new, KEY).values())
+
+    rows = []
+    for place, (sampler, temperature) in enumerate(_settings_of(then)):
+        old, new = then.iloc[[place]], now.iloc[[place]]
+        if apart(old, new) > most:
+            hair = [(sampler, temperature * (1 + move)) for move in (-_HAIR, _HAIR)]
+            close = request.tables(hair).settings.assign(temperature=temperature)
+            new = min(new, close[:1], close[1:], key=lambda row: apart(old, row))
+        rows.append(new)
+    return pd.concat(rows)
+
+
+def _at_same_recalls(*frontiers: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """Frontiers by their precision wherever one has a corner: nearly equal ones differ in those."""
+    recalls = np.unique(np.concatenate([points.sequence_recall for points in frontiers]))
+    for points in frontiers:
+        precision = np.interp(recalls, points.sequence_recall, points.sequence_precision)
+        yield pd.DataFrame({"sequence_precision": precision, "sequence_recall": recalls})
 
 
 def _study_again(path: Path, record: dict, update: bool, **_) -> tuple[int, dict]:

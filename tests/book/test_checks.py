@@ -567,6 +567,57 @@ def test_what_was_kept_beside_the_rows_is_computed_again(tiny, tmp_path, monkeyp
     assert [row.same.item() for row in check.reproduce(tmp_path)] == [True, False, False]
 
 
+def test_a_cutoff_that_ends_a_hair_earlier_is_the_same(world, monkeypatch):
+    """Rows as of a machine whose last digits differ, and as of none."""
+    model = cu.load_model(HUB_ID, device="cpu")
+
+    def at(*temperatures):
+        return cu.evaluate(model, "rng-1", ["top_p=0.95"], temperatures)[storage.NUMBERS]
+
+    low, high = 1.0, 1.02
+    while high - low > 1e-7:  # towards a temperature at which one token more is kept
+        steps = np.linspace(low, high, 101)
+        place = np.log(at(*steps).validity).diff().abs().argmax()
+        low, high = steps[place - 1], steps[place]
+    before, after = np.log(at(low, high).validity)
+    monkeypatch.setitem(storage.TOLERANCE, "float32", 1e-4)
+    assert abs(after - before) > 2e-4
+    folder = world / KEY / "rng-1"
+    shutil.rmtree(folder)
+    cu.evaluate(model, "rng-1", ["none", "top_p=0.95"], [high], results_dir=world)
+    whole = storage.read(folder)
+    (row,) = np.flatnonzero(whole.settings.rule == "top_p")
+    for factor, same in ((1, True), (1.01, False)):
+        moved = whole.settings.copy()
+        moved.loc[row, storage.NUMBERS] = (at(low) * [factor, 1, 1, 1]).to_numpy()[0]
+        storage.write(folder, Tables(moved), whole.record)
+        assert check.recompute(folder).same.item() == same
+
+
+def test_a_corner_on_a_straight_line_is_no_difference(world):
+    folder = world / KEY / "rng-1"
+    whole = storage.read(folder)
+    points = whole.frontier.astype(float)
+    middle = (points + points.shift(-1)).dropna() / 2
+    more = pd.concat([points, middle]).sort_values("sequence_recall", ignore_index=True)
+    assert len(more) > len(points)
+    whole = Tables(whole.settings, whole.answers, whole.losses, more), whole.record
+    storage.write(folder, *whole)
+    assert check.recompute(folder).same.item()
+
+
+def test_in_half_precision_what_a_cutoff_keeps_is_not_compared(world):
+    model = cu.load_model(HUB_ID, device="cpu", dtype="bfloat16")
+    cu.evaluate(model, "rng-1", ["none", "top_k=3"], results_dir=world)
+    folder = world / KEY / "rng-1@dtype=bfloat16"
+    whole = storage.read(folder)
+    for rule, same in (("top_k", True), ("none", False)):
+        moved = whole.settings.copy()
+        moved.loc[moved.rule == rule, "validity"] /= 2
+        storage.write(folder, Tables(moved), whole.record)
+        assert check.recompute(folder).same.item() == same
+
+
 def test_a_validity_however_small_has_to_fit_its_losses(tiny, tmp_path):
     arguments = {"temperatures": [0.1, 1.0], "details": True, "results_dir": tmp_path}
     cu.evaluate(tiny("llama"), "rng-1", **arguments)
