@@ -22,6 +22,7 @@ import pandas as pd
 from calib_utils import files
 from calib_utils.core.processors import parse_rule
 from calib_utils.core.prompts import Policies, exact_text
+from calib_utils.core.rules import NoCutoff
 from calib_utils.core.tasks import OpenPrompt, get_task
 from calib_utils.errors import CalibUtilsError, ResultsError, UnknownNameError
 from calib_utils.figures import explorer
@@ -49,6 +50,7 @@ from calib_utils.studies import formal_framework, levers, logit_shape
 
 TEXT_TOLERANCE = 1e-3  # nats a token, in float32
 _ROWS_AGAIN = "`reproduce --update` measures them again"
+_BY_SETTING = {name: storage.ROW_KEYS[name] for name in ("settings", "losses")}
 _HAIR = 5e-5  # of a temperature: ln p moves by it times the spread of logits, some 10 nats
 
 
@@ -140,45 +142,76 @@ def _rows_again(folder: Path, record: dict, update: bool, **_) -> tuple[int, dic
         other["losses"] = other["losses"].merge(one["losses"][KEY].drop_duplicates(), on=KEY)
         other["settings"] = keys(settings).merge(other["settings"], on=KEY)
         if record["dtype"] != "float32":  # what a cutoff keeps there, rounding decides
-            for tables, name in itertools.product((one, other), ("settings", "losses")):
+            for tables, name in itertools.product((one, other), _BY_SETTING):
                 tables[name] = tables[name][tables[name].rule == "none"]
-        most = storage.tolerance_of(record)
-        other["settings"] = _beside_the_edge(request, one["settings"], other["settings"], most)
+
+        def at(settings: list) -> dict:
+            return vars(request.tables(settings, losses=not found.losses.empty))
+
+        other = _beside_the_edge(at, one, other, storage.tolerance_of(record))
     if not found.frontier.empty:
         one["frontier"], other["frontier"] = _at_same_recalls(one["frontier"], other["frontier"])
-    gaps = {
-        f"{name}, {column}": gap
-        for name, key in storage.ROW_KEYS.items()
-        for column, gap in storage.differences(one[name], other[name], key).items()
-    }
+    gaps = _gaps(one, other, storage.ROW_KEYS)
     gaps |= {n: np.inf for n in conventions.IDENTITY[ROWS] if record[n] != again.record[n]}
     if update:
         storage.write(folder, again, again.record)
     return len(found.settings), gaps
 
 
-def _beside_the_edge(request, then: pd.DataFrame, now: pd.DataFrame, most: float) -> pd.DataFrame:
-    """`now`, its rows further than `most` from `then` by those a hair away where they are nearer.
+def _beside_the_edge(measured: Callable[[list], dict], then: dict, now: dict, most: float) -> dict:
+    """`now`, and for settings further than `most` from `then` the nearest to be had within a hair.
 
     A cutoff that ends among hundreds of tokens of nearly equal probability keeps one more or less
     by the last digits. A temperature `_HAIR` higher or lower moves the edge past them, and ln p
-    of what is kept in either case by less than the tolerance.
+    of what is kept in either case by less than the tolerance; so a number may lie between these.
     """
-    if len(then) != len(now) or max(storage.differences(then, now, KEY).values()) <= most:
+    old, new = _by_setting(then), _by_setting(now)
+    far = [key for key in old if key in new and _apart(old[key], new[key]) > most]
+    if not far:
         return now
+    rows, ends = pd.concat([old[key]["settings"] for key in far], ignore_index=True), []
+    for move in (-_HAIR, _HAIR):
+        back = {temperature * (1 + move): temperature for temperature in rows.temperature}
+        found = measured(_settings_of(rows.assign(temperature=rows.temperature * (1 + move))))
+        ends.append(_by_setting(found, back))
+    for key in far:
+        for name, table in new[key].items():
+            names = [n for n in table.select_dtypes(float) if n not in (*KEY, "step")]
+            three = [each[key][name][names].to_numpy() for each in (new, *ends)]
+            between = np.clip(old[key][name][names], np.fmin.reduce(three), np.fmax.reduce(three))
+            new[key][name] = table.assign(**{n: between[n].to_numpy() for n in names})
+    own = new.values()
+    parts = {name: [each[name] for each in own if name in each] for name in _BY_SETTING}
+    return now | {name: pd.concat(part) for name, part in parts.items() if part}
 
-    def apart(old, new):
-        return max(storage.differences(old, new, KEY).values())
 
-    rows = []
-    for place, (sampler, temperature) in enumerate(_settings_of(then)):
-        old, new = then.iloc[[place]], now.iloc[[place]]
-        if apart(old, new) > most:
-            hair = [(sampler, temperature * (1 + move)) for move in (-_HAIR, _HAIR)]
-            close = request.tables(hair).settings.assign(temperature=temperature)
-            new = min(new, close[:1], close[1:], key=lambda row: apart(old, row))
-        rows.append(new)
-    return pd.concat(rows)
+def _by_setting(tables: dict, temperatures: dict | None = None) -> dict[str, dict]:
+    """The rows of each setting by table, or of those of some temperatures, under another name."""
+    found = {}
+    for name in tables.keys() & _BY_SETTING.keys():
+        table = tables[name]
+        if temperatures:
+            table = table.assign(temperature=table.temperature.map(temperatures))
+        table = table.sort_values(_BY_SETTING[name]).dropna(subset="temperature")
+        for key, rows in table.groupby(KEY, dropna=False):
+            found.setdefault(repr(key), {})[name] = rows
+    return found
+
+
+def _apart(one: dict, other: dict) -> float:
+    if one.keys() != other.keys() or any(len(one[name]) != len(other[name]) for name in one):
+        return np.inf
+    return max(_gaps(one, other, _BY_SETTING).values())
+
+
+def _gaps(one: dict, other: dict, names: Mapping) -> dict[str, float]:
+    """`storage.differences` of tables; `names` has what names the rows of each."""
+    return {
+        f"{name}, {column}": gap
+        for name, key in names.items()
+        if name in one
+        for column, gap in storage.differences(one[name], other[name], key).items()
+    }
 
 
 def _at_same_recalls(*frontiers: pd.DataFrame) -> Iterator[pd.DataFrame]:
@@ -190,18 +223,25 @@ def _at_same_recalls(*frontiers: pd.DataFrame) -> Iterator[pd.DataFrame]:
 
 
 def _study_again(path: Path, record: dict, update: bool, **_) -> tuple[int, dict]:
-    settings, gaps = formal_framework.read(path)[0], {}
-    model = _model(path, record)
+    request = request_for(_model(path, record), record["task"], end=record["end"])
+    names = {"settings": KEY, "tokens": []}
+    old = {name: path.with_name(path.name.replace(".settings.", f".{name}.")) for name in names}
     with tempfile.TemporaryDirectory() as scratch:
-        formal_framework.study(model, get_task(record["task"]), record["end"], scratch)
-        for new in sorted((Path(scratch) / model.key / FRAMEWORK).iterdir()):
-            old, key = path.with_name(new.name), KEY if new.name == path.name else []
-            tables = (formal_framework.read(one)[0] for one in (old, new))
-            found = storage.differences(*tables, key)
-            gaps |= {f"{new.name}, {column}": gap for column, gap in found.items()}
-            if update:
-                files.keep(old, new.read_bytes())
-    return len(settings), gaps
+        formal_framework.study(request.model, request.task, record["end"], scratch)
+        new = {n: Path(scratch) / request.model.key / FRAMEWORK / p.name for n, p in old.items()}
+        one, other = (
+            {name: formal_framework.read(place)[0] for name, place in places.items()}
+            for places in (old, new)
+        )
+        if update:
+            for name in names:
+                files.keep(old[name], new[name].read_bytes())
+
+    def at(settings: list) -> dict:
+        return formal_framework.measured(request, [*settings, (NoCutoff(), 1.0)])
+
+    other = _beside_the_edge(at, one, other, storage.tolerance_of(record))
+    return len(one["settings"]), _gaps(one, other, names)
 
 
 def _levers_again(path: Path, record: dict, **_) -> tuple[int, dict]:

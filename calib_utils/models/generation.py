@@ -16,7 +16,7 @@ from calib_utils.core.prompts import Policies
 from calib_utils.core.tasks import OpenPrompt, Task
 from calib_utils.errors import InvalidRequestError, ModelFormatError, whole_number
 from calib_utils.models.loading import Model
-from calib_utils.models.scoring import Batch, can_be_filled, continue_rows, forward
+from calib_utils.models.scoring import Batch, can_be_filled, continue_rows, forward, shared
 
 Tokens = tuple[int, ...]
 
@@ -63,8 +63,9 @@ def _config(model: Model):
     return AutoConfig.from_pretrained(model.folder, trust_remote_code=False)
 
 
-# The prompt is forwarded once and every row continues a copy of its cache, recurrent state too, so
-# what follows is right for every architecture that `scoring`'s branched way is right for.
+# The prompt is forwarded once. Rows share its keys where `scoring.shared` knows how; else each
+# continues a copy of its cache, recurrent state too. So what follows is right for every
+# architecture that `scoring`'s branched way is right for.
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,8 @@ class Continuations:
             self._batch.shrink(error, 1, f"the prompt of {len(prompt_ids)} tokens")
         self._logits = logits[:, -1]
         self._can_be_filled = can_be_filled(self._network)
+        if self._can_be_filled:
+            self._cache = shared(self._network, self._cache)
 
     @property
     def batch_size(self) -> int:

@@ -13,6 +13,7 @@ import copy
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from inspect import signature
 from weakref import WeakKeyDictionary
 
@@ -34,6 +35,7 @@ PROVEN = PACKABLE | {
 # that the logits of a batch (float32) stay below the second number, in bytes.
 _BATCH = {"cpu": (256, 160e6), "mps": (512, 160e6), "cuda": (1024, 2e9)}
 _BRANCHED_SHARE = 8
+_SHARED = "calib_utils_shared_prompt"
 _MEMORY_REMEDY = (
     "use dtype='bfloat16', a smaller model, or device_map='auto' to spread it over devices"
 )
@@ -352,6 +354,73 @@ def continue_rows(state: State, rows: torch.Tensor) -> State:
                 setattr(layer, name, dict(value))
     branch.reorder_cache(rows)
     return replace(state, cache=branch)
+
+
+def shared(network, state: State) -> State:
+    """A state of one row that rows continue without a copy of its keys and values each.
+
+    For networks of which `can_be_filled` is true; with an attention of their own, as it was.
+    """
+    if network.config._attn_implementation not in ("sdpa", _SHARED):
+        return state
+    branch = copy.copy(state.cache)
+    branch.layers = [_of_all_rows()(layer) for layer in state.cache.layers]
+    network.set_attn_implementation(_SHARED)  # which with other caches is sdpa
+    return replace(state, cache=branch)
+
+
+@cache
+def _of_all_rows() -> type:
+    """A cache layer for what rows have read after a prompt, made known to transformers with the
+    attention that reads both."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.cache_utils import DynamicLayer
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import sdpa_mask
+
+    class OfAllRows(DynamicLayer):
+        def __init__(self, layer):
+            super().__init__()
+            self.prompt = layer.keys, layer.values
+
+        def update(self, keys, values, *args, **kwargs):
+            return tuple(zip(self.prompt, super().update(keys, values), strict=True))
+
+        def get_seq_length(self) -> int:
+            return self.prompt[0].shape[2] + super().get_seq_length()
+
+        def reorder_cache(self, rows) -> None:
+            if self.is_initialized:
+                super().reorder_cache(rows)
+
+    def attention(module, query, key, value, mask, scaling, **kwargs):
+        if not isinstance(key, tuple):
+            return sdpa_attention_forward(
+                module, query, key, value, mask, scaling=scaling, **kwargs
+            )
+        n_rows, n_heads, n, width = query.shape
+        if n > 1:  # the kernel keeps no scores, which would be large
+            key, value = (
+                torch.cat([prompt.expand(n_rows, -1, -1, -1), own], dim=2)
+                for prompt, own in (key, value)
+            )
+            return sdpa_attention_forward(
+                module, query, key, value, mask, scaling=scaling, **kwargs
+            )
+        # [row, head of keys, query head of it, ...]. To the prompt's keys all rows are one matrix.
+        query = query.reshape(n_rows, key[0].shape[1], -1, width) * scaling
+        with_prompt = torch.einsum("rhqd,hkd->rhqk", query, key[0][0])
+        with_own = torch.einsum("rhqd,rhkd->rhqk", query, key[1])
+        scores = torch.cat([with_prompt, with_own], dim=3)
+        if mask is not None:
+            scores.masked_fill_(~mask, torch.finfo(scores.dtype).min)
+        to_prompt, to_own = scores.softmax(dim=3).tensor_split([key[0].shape[2]], dim=3)
+        found = torch.einsum("rhqk,hkd->rhqd", to_prompt, value[0][0]) + to_own @ value[1]
+        return found.reshape(n_rows, 1, n_heads, width), None
+
+    AttentionInterface.register(_SHARED, attention)
+    AttentionMaskInterface.register(_SHARED, sdpa_mask)
+    return OfAllRows
 
 
 def logits_after(model: Model, prompt: Prompt, path: Sequence[int]) -> np.ndarray:

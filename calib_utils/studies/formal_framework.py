@@ -85,7 +85,7 @@ def study(
     kept = places and _kept(places, record, request.prompt.trie)
     if not kept:
         began = time.perf_counter()
-        tables = _measured(request)
+        tables = measured(request, settings())
         record["seconds"] = round(time.perf_counter() - began, 2)
         record["environment"] = conventions.environment(request.model.device)
         for name, place in (places or {}).items():
@@ -155,8 +155,8 @@ def _kept(
     return tables, old
 
 
-def _measured(request: evaluation.Request) -> dict[str, pd.DataFrame]:
-    chosen = settings()
+def measured(request: evaluation.Request, chosen: Settings) -> dict[str, pd.DataFrame]:
+    """The tables of a study in one pass, of settings that hold temperature 1 without a cutoff."""
     what = f"{request.model.name} on {request.task.name}"
     found = measure(request.model, request.prompt, chosen, ranks=True, description=what)
     steps, trie = found.steps, request.prompt.trie

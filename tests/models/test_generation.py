@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from calib_utils.errors import InvalidRequestError, ModelFormatError, OutOfMemoryError
 from calib_utils.models import generation
@@ -135,6 +136,34 @@ def test_a_gpu_is_read_once_in_eight_steps(
     assert dict(reads) == {"cpu": 2 * 32 / 8}, "the tokens, and their log-probabilities"
     # Of which about 155 a step are this network's.
     assert found.total() <= operations, found.most_common(20)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "shares"),
+    [("llama", True), ("qwen2", True), ("qwen3", True), ("gemma3", False)],
+)
+def test_rows_share_the_keys_of_a_prompt(tiny, architecture, shares):
+    """Nothing as large as a copy of them for every row is made, where rows can do without."""
+    model, rows, prompt = tiny(architecture), 64, PROMPT * 20
+    tree = Continuations(model, prompt, rows)
+    largest = 0
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            nonlocal largest
+            found = function(*args, **(kwargs or {}))
+            if isinstance(found, torch.Tensor):
+                largest = max(largest, found.untyped_storage().nbytes())
+            return found
+
+    with Sizes():
+        found = tree.complete([()], 4, n_samples=rows)
+    config = model.network.config.get_text_config()
+    keys = config.num_key_value_heads * config.head_dim * len(prompt) * 4
+    assert (largest < rows * keys / 2) == shares
+    again = complete(model, prompt, [()], 4, n_samples=1)
+    assert found[0].token_ids == again[0].token_ids
+    assert found[0].log_p == pytest.approx(again[0].log_p, abs=TOLERANCE)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 1.5])
