@@ -90,7 +90,7 @@ class Completion:
     """One continuation of a prompt. Log-probabilities are natural, at temperature 1."""
 
     prefix: Tokens  # what was forced
-    prefix_log_p: tuple[float, ...]
+    prefix_log_p: tuple[float, ...]  # of it; empty where it was not to be scored
     sample: int  # which draw this is; 0 for greedy
     token_ids: Tokens  # what the model added, its end token included
     log_p: tuple[float, ...]
@@ -102,17 +102,24 @@ class Continuations:
 
     Args:
         batch_size: rows per forward pass; halved on its own when memory runs out.
+        scored: give ln p of forced tokens; without, logits are computed after the last one alone.
 
     Raises:
         OutOfMemoryError: the prompt, or later not even one row, fits.
     """
 
-    def __init__(self, model: Model, prompt_ids: Sequence[int], batch_size: int | None = None):
+    def __init__(
+        self,
+        model: Model,
+        prompt_ids: Sequence[int],
+        batch_size: int | None = None,
+        scored: bool = True,
+    ):
         if not len(prompt_ids):
             raise InvalidRequestError("prompt_ids is empty: give at least one token")
         if batch_size is not None:
             batch_size = whole_number("batch_size", batch_size)
-        self._network = model.network
+        self._network, self._scored = model.network, scored
         self._device = self._network.get_input_embeddings().weight.device
         self.vocab_size = self._network.get_output_embeddings().weight.shape[0]
         self._pace = _pace(self._device)
@@ -152,7 +159,7 @@ class Continuations:
         columns = torch.tensor(list(ranks), device=self._device)
 
         def rank(places: list[int]):
-            _, logits, _ = self._force([prefixes[i] for i in places])
+            _, logits, _ = self._force([prefixes[i] for i in places], scored=False)
             order = torch.sort(logits, dim=-1, descending=True, stable=True).indices
             found[places] = order.index_select(1, columns).cpu().numpy()
 
@@ -229,7 +236,7 @@ class Continuations:
                     continue
                 start += len(part)
 
-    def _force(self, prefixes: list[Tokens]):
+    def _force(self, prefixes: list[Tokens], scored: bool):
         """Forwards prefixes: log-probabilities of each one's tokens, logits [row, vocab], state."""
         state = continue_rows(self._cache, self._index(np.zeros(len(prefixes), dtype=np.int64)))
         longest = max(map(len, prefixes))
@@ -242,7 +249,9 @@ class Continuations:
             state = replace(state, seen=self._index(seen.astype(np.int64)))
         filled = [(0,) * n + prefix for n, prefix in zip(blank.tolist(), prefixes, strict=True)]
         ids = self._index(np.array(filled))
-        logits, state = forward(self._network, ids, state, keep=longest)
+        logits, state = forward(self._network, ids, state, keep=longest if scored else 1)
+        if not scored:
+            return [()] * len(prefixes), logits[:, -1], state
         first = self._index(np.array([[prefix[0] for prefix in prefixes]]))
         later = [_log_p(logits[:, t - 1], ids[:, t, None])[:, 0] for t in range(1, longest)]
         log_p = _read([_log_p(self._logits, first)[0], *later])
@@ -255,7 +264,7 @@ class Continuations:
         """One batch of (prefix, sample). Rows that ended leave between reads; until then they write
         on, and what they write is cut off."""
         prefixes = [prefix for prefix, _ in rows]
-        forced_log_p, logits, cache = self._force(prefixes)
+        forced_log_p, logits, cache = self._force(prefixes, self._scored)
         closed = np.isin([prefix[-1] if prefix else -1 for prefix in prefixes], ends)
         length = np.where(closed, 0, max_tokens + 1)  # the latter until an end is found
         tokens = np.zeros((len(rows), max_tokens), dtype=np.int64)

@@ -150,7 +150,7 @@ class LocalChat:
         batch_size: messages completed together.
     """
 
-    def __init__(self, model: Model | str, *, max_tokens: int = 128, batch_size: int = 8):
+    def __init__(self, model: Model | str, *, max_tokens: int = 128, batch_size: int = 32):
         self.max_tokens = whole_number("max_tokens", max_tokens)
         self.batch_size = whole_number("batch_size", batch_size)
         self.model = load_model(model)
@@ -183,7 +183,8 @@ class LocalChat:
         end_ids = {*next(iter(rows.values())).end_ids, tokenizer.eos_token_id} - {None}
         ends = zip(min(asked.values()), max(asked.values()), strict=False)
         shared = [a for a, b in itertools.takewhile(lambda pair: pair[0] == pair[1], ends)]
-        tree = Continuations(self.model, shared, self.batch_size)  # reads the rubric once
+        # Reads the rubric once.
+        tree = Continuations(self.model, shared, self.batch_size, scored=False)
         order = sorted(asked, key=lambda place: len(asked[place]))
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]

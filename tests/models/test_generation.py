@@ -2,6 +2,7 @@
 a CPU and at that of a GPU, which reads its texts some steps at a time."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -182,6 +183,13 @@ def test_a_gpu_draws_the_texts_of_a_cpu(tiny, gpu_pace, temperature):
 
 
 @pytest.mark.usefixtures("pace")
+def test_what_is_not_scored_is_completed_alike(tiny):
+    model = tiny()
+    scored = complete(model, PROMPT, PREFIXES, MAX_TOKENS)
+    found = Continuations(model, PROMPT, scored=False).complete(PREFIXES, MAX_TOKENS)
+    assert [replace(one, prefix_log_p=()) for one in scored] == found
+
+
 def test_a_prefix_that_ends_is_complete(tiny):
     found = complete(tiny(), PROMPT, [(70, 5), (70, 6), (5,)], 4, [5])
     assert [(f.token_ids == (), f.ended) for f in found][::2] == [(True, True)] * 2
