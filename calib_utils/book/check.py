@@ -50,7 +50,7 @@ from calib_utils.studies import formal_framework, levers, logit_shape
 
 TEXT_TOLERANCE = 1e-3  # nats a token, in float32
 _ROWS_AGAIN = "`reproduce --update` measures them again"
-_BY_SETTING = {name: storage.ROW_KEYS[name] for name in ("settings", "losses")}
+_BY_SETTING = ("settings", "losses")
 _HAIR = 5e-5  # of a temperature: ln p moves by it times the spread of logits, some 10 nats
 
 
@@ -165,43 +165,27 @@ def _beside_the_edge(measured: Callable[[list], dict], then: dict, now: dict, mo
     by the last digits. A temperature `_HAIR` higher or lower moves the edge past them, and ln p
     of what is kept in either case by less than the tolerance; so a number may lie between these.
     """
-    old, new = _by_setting(then), _by_setting(now)
-    far = [key for key in old if key in new and _apart(old[key], new[key]) > most]
-    if not far:
+    names = [name for name in _BY_SETTING if name in then and not then[name].empty]
+    gaps = [storage.row_differences(then[n], now[n], storage.ROW_KEYS[n]) for n in names]
+    rows = pd.concat([g.index[g.max(axis=1) > most].to_frame()[KEY] for g in gaps])
+    if (rows := rows.drop_duplicates(ignore_index=True)).empty:
         return now
-    rows, ends = pd.concat([old[key]["settings"] for key in far], ignore_index=True), []
+    ends = []
     for move in (-_HAIR, _HAIR):
         back = {temperature * (1 + move): temperature for temperature in rows.temperature}
         found = measured(_settings_of(rows.assign(temperature=rows.temperature * (1 + move))))
-        ends.append(_by_setting(found, back))
-    for key in far:
-        for name, table in new[key].items():
-            names = [n for n in table.select_dtypes(float) if n not in (*KEY, "step")]
-            three = [each[key][name][names].to_numpy() for each in (new, *ends)]
-            between = np.clip(old[key][name][names], np.fmin.reduce(three), np.fmax.reduce(three))
-            new[key][name] = table.assign(**{n: between[n].to_numpy() for n in names})
-    own = new.values()
-    parts = {name: [each[name] for each in own if name in each] for name in _BY_SETTING}
-    return now | {name: pd.concat(part) for name, part in parts.items() if part}
-
-
-def _by_setting(tables: dict, temperatures: dict | None = None) -> dict[str, dict]:
-    """The rows of each setting by table, or of those of some temperatures, under another name."""
-    found = {}
-    for name in tables.keys() & _BY_SETTING.keys():
-        table = tables[name]
-        if temperatures:
-            table = table.assign(temperature=table.temperature.map(temperatures))
-        table = table.sort_values(_BY_SETTING[name]).dropna(subset="temperature")
-        for key, rows in table.groupby(KEY, dropna=False):
-            found.setdefault(repr(key), {})[name] = rows
-    return found
-
-
-def _apart(one: dict, other: dict) -> float:
-    if one.keys() != other.keys() or any(len(one[name]) != len(other[name]) for name in one):
-        return np.inf
-    return max(_gaps(one, other, _BY_SETTING).values())
+        ends.append({n: found[n].assign(temperature=found[n].temperature.map(back)) for n in names})
+    nearest = dict(now)
+    for name in names:
+        old, new, low, high = (
+            t[name].set_index(storage.ROW_KEYS[name]) for t in (then, now, *ends)
+        )
+        columns = new.select_dtypes(float).columns
+        old, *three = (t.reindex(new.index)[columns].to_numpy() for t in (old, new, low, high))
+        between = np.clip(old, np.fmin.reduce(three), np.fmax.reduce(three))
+        new[columns] = np.where(np.isnan(between), three[0], between)
+        nearest[name] = new.reset_index()
+    return nearest
 
 
 def _gaps(one: dict, other: dict, names: Mapping) -> dict[str, float]:
@@ -209,7 +193,6 @@ def _gaps(one: dict, other: dict, names: Mapping) -> dict[str, float]:
     return {
         f"{name}, {column}": gap
         for name, key in names.items()
-        if name in one
         for column, gap in storage.differences(one[name], other[name], key).items()
     }
 

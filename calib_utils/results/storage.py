@@ -76,11 +76,16 @@ def differences(one: pd.DataFrame, other: pd.DataFrame, key: list[str]) -> dict[
     Args:
         key: the columns that name a row; none, where rows have an order alone.
     """
+    return row_differences(one, other, key).max().fillna(0.0).to_dict()
+
+
+def row_differences(one: pd.DataFrame, other: pd.DataFrame, key: list[str]) -> pd.DataFrame:
+    """`differences` of every row, by its key."""
     if not key:
         key, one, other = ["index"], one.reset_index(), other.reset_index()
     both = one.merge(other, how="outer", on=key, suffixes=("", "_other"), indicator=True)
     scale = both.temperature.astype(float).clip(upper=1) if "temperature" in both else 1.0
-    alone, found = both._merge != "both", {}
+    alone, found = both._merge != "both", both[key].copy()
     possible = True
     for name in (name for name in one if name not in (*key, "model", "task")):
         here, there = (both[f"{name}{suffix}"].astype(float) for suffix in ("", "_other"))
@@ -95,8 +100,8 @@ def differences(one: pd.DataFrame, other: pd.DataFrame, key: list[str]) -> dict[
             possible = ~((here <= np.log(_LEAST)) & (there <= np.log(_LEAST)))
         elif name == "diversity":
             gap = gap.where(possible, 0.0)
-        found[name] = float(gap.fillna(np.inf).mask(alone, np.inf).max()) if len(gap) else 0.0
-    return found
+        found[name] = gap.fillna(np.inf).mask(alone, np.inf)
+    return found.set_index(key)
 
 
 @dataclass(frozen=True)
