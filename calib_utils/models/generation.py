@@ -127,13 +127,12 @@ class Continuations:
         self._batch = Batch(batch_size or max(1, rows), self._device)
         ids = torch.tensor([list(prompt_ids)], device=self._device)
         try:
-            logits, self._cache = forward(self._network, ids, None, keep=1)
+            logits, state = forward(self._network, ids, None, keep=1)
         except RuntimeError as error:
             self._batch.shrink(error, 1, f"the prompt of {len(prompt_ids)} tokens")
         self._logits = logits[:, -1]
+        self._cache = shared(self._network, state)
         self._can_be_filled = can_be_filled(self._network)
-        if self._can_be_filled:
-            self._cache = shared(self._network, self._cache)
 
     @property
     def batch_size(self) -> int:

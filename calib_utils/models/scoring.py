@@ -359,9 +359,10 @@ def continue_rows(state: State, rows: torch.Tensor) -> State:
 def shared(network, state: State) -> State:
     """A state of one row that rows continue without a copy of its keys and values each.
 
-    For networks of which `can_be_filled` is true; with an attention of their own, as it was.
+    The state as it is, where `can_be_filled` is false or the network has an attention of its own.
     """
-    if network.config._attn_implementation not in ("sdpa", _SHARED):
+    kinds = ("sdpa", _SHARED)
+    if not can_be_filled(network) or network.config._attn_implementation not in kinds:
         return state
     branch = copy.copy(state.cache)
     branch.layers = [_of_all_rows()(layer) for layer in state.cache.layers]

@@ -21,7 +21,7 @@ from calib_utils.core.ranking import Ranking
 from calib_utils.core.tasks import Task, get_task
 from calib_utils.errors import ResultsError, whole_number
 from calib_utils.models.loading import Model, load_model
-from calib_utils.models.scoring import continue_rows, forward
+from calib_utils.models.scoring import continue_rows, forward, shared
 from calib_utils.results import conventions, records
 from calib_utils.results.conventions import DRAWS
 from calib_utils.results.evaluation import Request, keys, render_prompt
@@ -32,7 +32,7 @@ N_DRAWS, SEED = 10, 0
 COLUMNS = {"rule": str, "parameter": float, "temperature": float, "draw": int}
 COLUMNS |= {"text": str, "valid": bool, "ended": bool}
 _COMPLETE, _OFF = -1, -2  # where the last token of a valid answer leads, and where a wrong one does
-_ROWS = 32  # prefixes per forward pass: each holds a copy of the prompt's keys
+_ROWS = 32  # prefixes per forward pass: each may hold a copy of the prompt's keys
 _AGAIN = "delete it and run 03_oracle_cutoffs"
 
 
@@ -83,6 +83,7 @@ def _draw_freely(model: Model, prompt: Prompt, n: int, length: int, temperature:
     device = network.get_input_embeddings().weight.device
     generator = torch.Generator().manual_seed(seed)
     logits, cache = forward(network, torch.tensor([prompt.ids], device=device), None, keep=1)
+    cache = shared(network, cache)
     drawn = torch.zeros(n, length, dtype=torch.int64)
     ends = torch.tensor(prompt.end_ids, dtype=torch.int64)
     going, row = torch.arange(n), torch.zeros(n, dtype=torch.int64)
@@ -157,7 +158,8 @@ def draw(
 
     def ask(nodes, state=None) -> None:
         ids = trie.node_symbol[nodes][:, None] if state else np.array([prompt.ids])
-        logits, state = forward(network, torch.as_tensor(ids, device=device), state, keep=1)
+        new = forward(network, torch.as_tensor(ids, device=device), state, keep=1)
+        logits, state = new if state else (new[0], shared(network, new[1]))
         bar.update(len(nodes))
         grow(nodes, logits[:, -1], state)
 

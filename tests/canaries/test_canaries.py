@@ -34,7 +34,7 @@ from calib_utils.core.split import REPAIRS, TokenTable
 from calib_utils.figures import explorer
 from calib_utils.models import generation
 from calib_utils.openended import precision_recall, table1, verifiers
-from calib_utils.results import evaluation
+from calib_utils.results import draws, evaluation
 from calib_utils.studies import formal_framework, logit_shape
 from calib_utils.theory import curves as curves_module
 from calib_utils.theory import laws, theorems
@@ -937,6 +937,21 @@ def draws_by_seed(get):
         for seed in (0, 1)
     }
     return {key: [[one.sample, *one.token_ids] for one in done] for key, done in drawn.items()}
+
+
+@canary("draws", EXACT, "seeded numbers of NumPy against shares far from them", "tiny")
+def draws_under_settings(get):
+    """Draws of every rule share their numbers; one that stays valid goes on to the end."""
+    task = get("small_task")
+    models = {"llama": get("tiny")("llama", chat=True)}
+    models["leaky"] = cu.reference_model(cu.LeakyShape(0.8), task)
+    settings, found = settings_of([*FEW_RULES, "oracle_size+top_p=0.7"], (0.05, 1.0)), {}
+    for name, model in models.items():
+        drawn = draws.draw(model, cu.render_prompt(model, task), settings, n=4, seed=3)
+        for (rule, temperature), own in zip(settings, drawn, strict=True):
+            texts = [[*one.token_ids, one.valid, one.ended] for one in own]
+            found[f"{name} {rule.key} {temperature}"] = texts
+    return found
 
 
 TEXTS = (
