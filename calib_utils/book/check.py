@@ -166,6 +166,8 @@ def _beside_the_edge(measured: Callable[[list], dict], then: dict, now: dict, mo
     of what is kept in either case by less than the tolerance; so a number may lie between these.
     """
     names = [name for name in _BY_SETTING if name in then and not then[name].empty]
+    if not names:
+        return now
     gaps = [storage.row_differences(then[n], now[n], storage.ROW_KEYS[n]) for n in names]
     rows = pd.concat([g.index[g.max(axis=1) > most].to_frame()[KEY] for g in gaps])
     if (rows := rows.drop_duplicates(ignore_index=True)).empty:
@@ -207,24 +209,24 @@ def _at_same_recalls(*frontiers: pd.DataFrame) -> Iterator[pd.DataFrame]:
 
 def _study_again(path: Path, record: dict, update: bool, **_) -> tuple[int, dict]:
     request = request_for(_model(path, record), record["task"], end=record["end"])
-    names = {"settings": KEY, "tokens": []}
-    old = {name: path.with_name(path.name.replace(".settings.", f".{name}.")) for name in names}
+    rows = path.name.removesuffix(".settings.parquet")
+    old = formal_framework.paths_of(path.parent.parent / rows)
     with tempfile.TemporaryDirectory() as scratch:
         formal_framework.study(request.model, request.task, record["end"], scratch)
-        new = {n: Path(scratch) / request.model.key / FRAMEWORK / p.name for n, p in old.items()}
+        new = formal_framework.paths_of(Path(scratch) / request.model.key / rows)
         one, other = (
             {name: formal_framework.read(place)[0] for name, place in places.items()}
             for places in (old, new)
         )
         if update:
-            for name in names:
-                files.keep(old[name], new[name].read_bytes())
+            for name, place in old.items():
+                files.keep(place, new[name].read_bytes())
 
     def at(settings: list) -> dict:
         return formal_framework.measured(request, [*settings, (NoCutoff(), 1.0)])
 
     other = _beside_the_edge(at, one, other, storage.tolerance_of(record))
-    return len(one["settings"]), _gaps(one, other, names)
+    return len(one["settings"]), _gaps(one, other, {"settings": KEY, "tokens": []})
 
 
 def _levers_again(path: Path, record: dict, **_) -> tuple[int, dict]:

@@ -395,33 +395,40 @@ def _of_all_rows() -> type:
                 super().reorder_cache(rows)
 
     def attention(module, query, key, value, mask, scaling, **kwargs):
-        if not isinstance(key, tuple):
-            return sdpa_attention_forward(
-                module, query, key, value, mask, scaling=scaling, **kwargs
-            )
-        n_rows, n_heads, n, width = query.shape
-        if n > 1:  # the kernel keeps no scores, which would be large
-            key, value = (
-                torch.cat([prompt.expand(n_rows, -1, -1, -1), own], dim=2)
+        if isinstance(key, tuple):
+            if query.shape[2] == 1:
+                return _of_one_token(query, key, value, mask, scaling), None
+            key, value = (  # the kernel keeps no scores, which would be large
+                torch.cat([prompt.expand(len(own), -1, -1, -1), own], dim=2)
                 for prompt, own in (key, value)
             )
-            return sdpa_attention_forward(
-                module, query, key, value, mask, scaling=scaling, **kwargs
-            )
-        # [row, head of keys, query head of it, ...]. To the prompt's keys all rows are one matrix.
-        query = query.reshape(n_rows, key[0].shape[1], -1, width) * scaling
-        with_prompt = torch.einsum("rhqd,hkd->rhqk", query, key[0][0])
-        with_own = torch.einsum("rhqd,rhkd->rhqk", query, key[1])
-        scores = torch.cat([with_prompt, with_own], dim=3)
-        if mask is not None:
-            scores.masked_fill_(~mask, torch.finfo(scores.dtype).min)
-        to_prompt, to_own = scores.softmax(dim=3).tensor_split([key[0].shape[2]], dim=3)
-        found = torch.einsum("rhqk,hkd->rhqd", to_prompt, value[0][0]) + to_own @ value[1]
-        return found.reshape(n_rows, 1, n_heads, width), None
+        return sdpa_attention_forward(module, query, key, value, mask, scaling=scaling, **kwargs)
 
     AttentionInterface.register(_SHARED, attention)
     AttentionMaskInterface.register(_SHARED, sdpa_mask)
     return OfAllRows
+
+
+def _of_one_token(query, key, value, mask, scaling) -> torch.Tensor:
+    """What one token of each row attends to [row, 1, head, ...], of the prompt and of its row.
+
+    Args:
+        query: [row, head, 1, ...].
+        key, value: the prompt's [1, head of keys, token, ...], and the rows' own.
+        mask: bool [row, 1, 1, token] over both, or None for all.
+    """
+    (prompt_key, own_key), (prompt_value, own_value) = key, value
+    n_rows, n_heads, _, width = query.shape
+    # [row, head of keys, query head of it, ...]. To the prompt's keys all rows are one matrix.
+    query = query.reshape(n_rows, own_key.shape[1], -1, width) * scaling
+    with_prompt = torch.einsum("rhqd,hkd->rhqk", query, prompt_key[0])
+    with_own = torch.einsum("rhqd,rhkd->rhqk", query, own_key)
+    scores = torch.cat([with_prompt, with_own], dim=3)
+    if mask is not None:
+        scores.masked_fill_(~mask, torch.finfo(scores.dtype).min)
+    to_prompt, to_own = scores.softmax(dim=3).tensor_split([prompt_key.shape[2]], dim=3)
+    found = torch.einsum("rhqk,hkd->rhqd", to_prompt, prompt_value[0]) + to_own @ own_value
+    return found.reshape(n_rows, 1, n_heads, width)
 
 
 def logits_after(model: Model, prompt: Prompt, path: Sequence[int]) -> np.ndarray:

@@ -158,10 +158,9 @@ def draw(
 
     def ask(nodes, state=None) -> None:
         ids = trie.node_symbol[nodes][:, None] if state else np.array([prompt.ids])
-        new = forward(network, torch.as_tensor(ids, device=device), state, keep=1)
-        logits, state = new if state else (new[0], shared(network, new[1]))
+        logits, grown = forward(network, torch.as_tensor(ids, device=device), state, keep=1)
         bar.update(len(nodes))
-        grow(nodes, logits[:, -1], state)
+        grow(nodes, logits[:, -1], grown if state else shared(network, grown))
 
     network = model.network
     device = network.get_input_embeddings().weight.device

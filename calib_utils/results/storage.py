@@ -50,8 +50,9 @@ ROW_KEYS = {
 FILES = {name: f"{name}.{'csv' if name == 'settings' else 'parquet'}" for name in _KINDS}
 _SLACK = 1e-9
 # Nats, at temperature 1 and above, by which the numbers of the same weights lie apart between
-# machines. In float32 1.5e-4 was seen at most, of losses over three steps. bfloat16 has eight bits,
-# and kernels round apart: .25 was seen without a cutoff, and 2.8 where a cutoff keeps few tokens.
+# machines. In float32 2e-4 was seen without a cutoff, and 1e-2 where one ends among nearly equal
+# tokens. bfloat16 has eight bits, and kernels round apart: .25 was seen without a cutoff, and 2.8
+# where a cutoff keeps few tokens.
 TOLERANCE = {"float32": 1e-3, "float16": 0.1, "bfloat16": 0.5}
 _LEAST = 1e-300  # the logarithm of a probability below is rounding
 # A cutoff by probability that ends among thousands of unlikely tokens keeps some more or less by

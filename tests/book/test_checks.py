@@ -616,6 +616,8 @@ def test_in_half_precision_what_a_cutoff_keeps_is_not_compared(world):
         moved.loc[moved.rule == rule, "validity"] /= 2
         storage.write(folder, Tables(moved), whole.record)
         assert check.recompute(folder).same.item() == same
+    storage.write(folder, Tables(whole.settings[whole.settings.rule == "top_k"]), whole.record)
+    assert check.recompute(folder).same.item(), "nothing is left to compare"
 
 
 def test_a_validity_however_small_has_to_fit_its_losses(tiny, tmp_path):

@@ -190,6 +190,7 @@ def test_what_is_not_scored_is_completed_alike(tiny):
     assert [replace(one, prefix_log_p=()) for one in scored] == found
 
 
+@pytest.mark.usefixtures("pace")
 def test_a_prefix_that_ends_is_complete(tiny):
     found = complete(tiny(), PROMPT, [(70, 5), (70, 6), (5,)], 4, [5])
     assert [(f.token_ids == (), f.ended) for f in found][::2] == [(True, True)] * 2
