@@ -119,6 +119,12 @@ class Ranking:
             self._running = mass, sums
         return self._running[1]
 
+    @cached_property
+    def finite(self) -> torch.Tensor:
+        """How many of each node's tokens are not masked. [node, 1]"""
+        # A limit in float64 would copy the whole table.
+        return torch.searchsorted(self.negated, torch.full_like(self.top, math.inf))
+
     def between(self, start: torch.Tensor, stop: torch.Tensor) -> torch.Tensor:
         """Which ranks lie from `start` to before `stop` [node]: bool [node, vocab]."""
         ranks = torch.arange(self.logits.shape[1], device=start.device)
@@ -277,20 +283,14 @@ class Step:
         """
         gap, sums = self._ranking.sorted_gap, self._ranking.running(self._mass)
         centre = ((log_p + self.log_mass) * self.temperature)[:, None]
-        infinite = torch.full_like(centre, math.inf)
-        first, finite = self.start[:, None], torch.searchsorted(self._ranking.negated, infinite)
-        end = torch.minimum(self.stop[:, None], finite)
-        # A token above the centre and one below it set how far the window has to reach, the nearer
-        # of two. Either is the least far of its side that, with all as near on the other, holds
-        # enough. They are searched by their places, counted from the centre from 1.
+        first, end = self.start[:, None], self.stop[:, None].minimum(self._ranking.finite)
         middle = self._count(centre, strict=True).clamp(first, end)
-        size = torch.stack([middle - first, end - middle], 1)  # [node, side, 1]
-        rows = torch.arange(len(gap), device=gap.device)[:, None, None]
+        target, above = share * self._total[:, None], middle - first
 
         def distance(places):
-            ranks = torch.stack([middle - places[:, 0], middle + places[:, 1] - 1], 1)
-            away = (gap[rows, ranks.clamp(0, gap.shape[1] - 1)] - centre[..., None]).abs()
-            return torch.where(places > size, math.inf, away + _AS_NEAR)
+            """Of the token at this place above the centre, counted from 1."""
+            away = gap.gather(1, (middle - places).clamp(min=0)) - centre
+            return torch.where(places > above, math.inf, away + _AS_NEAR)
 
         def start_within(distance):
             return self._count(centre + distance, strict=True).clamp(min=first)
@@ -298,27 +298,26 @@ class Step:
         def stop_within(distance):
             return self._count(centre - distance).clamp(max=end)
 
-        def held(places):
-            above, below = distance(places).unbind(1)
-            own = places.minimum(size)
-            start = torch.stack([middle - own[:, 0], start_within(below)], 1)
-            stop = torch.stack([stop_within(above), middle + own[:, 1]], 1)
-            mass = sums.gather(1, stop.flatten(1)) - sums.gather(1, start.flatten(1))
-            return mass.unflatten(1, places.shape[1:])
-
-        target, short, enough = share * self._total[:, None, None], torch.zeros_like(size), size + 1
+        # The first token above that, with all as near below, holds enough.
+        short, enough = torch.zeros_like(above), above + 1
         bits = torch.arange((self.n_vocab + 1).bit_length(), device=gap.device)
-        tried = (1 << bits).expand(*size.shape[:2], -1).minimum(enough)  # most windows are small
+        tried = (1 << bits).expand(len(gap), -1).minimum(enough)  # most windows are small
         parts = torch.arange(1, _PARTS, device=gap.device)
         for _ in range(1 + math.ceil(math.log(self.n_vocab + 1, _PARTS))):
-            bounds = torch.cat([short, tried, enough], 2)
+            bounds = torch.cat([short, tried, enough], 1)
+            held = sums.gather(1, stop_within(distance(tried)))
+            held -= sums.gather(1, middle - tried.minimum(above))
             # Between the last place that is too short and the first that is not.
-            last = ((held(tried) < target) | (tried <= short)).sum(2, keepdim=True)
-            short, enough = bounds.gather(2, last), bounds.gather(2, last + 1)
+            last = ((held < target) | (tried <= short)).sum(1, keepdim=True)
+            short, enough = bounds.gather(1, last), bounds.gather(1, last + 1)
             if self._ranking._by_row and (enough - short).max() <= 1:
                 break
             tried = short + (enough - short) * parts // _PARTS
-        near = distance(enough).amin(1)
+        # A token below may be nearer than that one. All above that are nearer still then stay.
+        filled = torch.searchsorted(sums, sums.gather(1, middle - short) + target)
+        last = filled.maximum(middle + 1) - 1
+        away = centre - gap.gather(1, last.clamp(max=self.n_vocab - 1)) + _AS_NEAR
+        near = distance(enough).minimum(torch.where(last < end, away, math.inf))
         return start_within(near)[:, 0], stop_within(near)[:, 0]
 
     def _in_window(self, gap: torch.Tensor) -> torch.Tensor:
