@@ -16,7 +16,7 @@ from calib_utils.core.prompts import Policies
 from calib_utils.core.tasks import OpenPrompt, Task
 from calib_utils.errors import InvalidRequestError, ModelFormatError, whole_number
 from calib_utils.models.loading import Model
-from calib_utils.models.scoring import Batch, can_be_filled, continue_rows, forward, shared
+from calib_utils.models.scoring import Batch, can_be_filled, continue_rows, forward, read_shared
 
 Tokens = tuple[int, ...]
 
@@ -120,18 +120,11 @@ class Continuations:
         if batch_size is not None:
             batch_size = whole_number("batch_size", batch_size)
         self._network, self._scored = model.network, scored
-        self._device = self._network.get_input_embeddings().weight.device
-        self.vocab_size = self._network.get_output_embeddings().weight.shape[0]
+        self._logits, self._cache = read_shared(self._network, prompt_ids)
+        self._device, self.vocab_size = self._cache.ids.device, self._logits.shape[1]
         self._pace = _pace(self._device)
         rows = min(self._pace.rows, int(self._pace.logits_bytes / (4 * self.vocab_size)))
         self._batch = Batch(batch_size or max(1, rows), self._device)
-        ids = torch.tensor([list(prompt_ids)], device=self._device)
-        try:
-            logits, state = forward(self._network, ids, None, keep=1)
-        except RuntimeError as error:
-            self._batch.shrink(error, 1, f"the prompt of {len(prompt_ids)} tokens")
-        self._logits = logits[:, -1]
-        self._cache = shared(self._network, state)
         self._can_be_filled = can_be_filled(self._network)
 
     @property

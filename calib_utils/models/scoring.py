@@ -59,28 +59,20 @@ def score(
     Raises:
         OutOfMemoryError: even one node does not fit.
     """
-    network = model.network
-    device = network.get_input_embeddings().weight.device
+    from transformers import DynamicCache
+
+    network, root = model.network, np.zeros(1, dtype=np.int64)
     if packed is None:
         packed = _is_proven(network.config, PACKABLE)
-    vocabulary = network.get_output_embeddings().weight.shape[0]
-    batch = Batch(batch_size or default_batch(device.type, vocabulary, packed), device)
-    ids = torch.tensor([prompt.ids], device=device)
-    state = None
-    if packed:
-        # Built without the config: a cache with sliding layers would forget by order of arrival.
-        from transformers import DynamicCache
-
-        state = State(ids[:, :0], DynamicCache())
-    try:
-        logits, state = forward(network, ids, state, keep=1)
-    except RuntimeError as error:
-        batch.shrink(error, 1, f"the prompt of {len(prompt.ids)} tokens")
-    yield np.zeros(1, dtype=np.int64), logits[:, -1]
+    # Built without the config: a cache with sliding layers would forget by order of arrival.
+    logits, state = read_prompt(network, prompt.ids, DynamicCache() if packed else None)
+    device = state.ids.device
+    batch = Batch(batch_size or default_batch(device.type, logits.shape[1], packed), device)
+    yield root, logits
     if packed:
         yield from _packed(network, prompt.trie, state, len(prompt.ids), batch)
     else:
-        yield from _Branched(network, prompt.trie, batch).below(np.zeros(1, dtype=np.int64), state)
+        yield from _Branched(network, prompt.trie, batch).below(root, state)
 
 
 def default_batch(device_type: str, vocabulary: int, packed: bool) -> int:
@@ -130,6 +122,36 @@ class State:
     cache: object | None = None
     seen: torch.Tensor | None = None
     at_once: int = 1 << 30
+
+
+def read_prompt(network, prompt_ids: Sequence[int], cache=None) -> tuple[torch.Tensor, State]:
+    """Logits [1, vocab] after a prompt, and its state; read into an empty `cache`, if one is given.
+
+    Raises:
+        OutOfMemoryError: the prompt does not fit.
+    """
+    device = network.get_input_embeddings().weight.device
+    ids = torch.tensor([list(prompt_ids)], device=device)
+    state = None if cache is None else State(ids[:, :0], cache)
+    try:
+        logits, state = forward(network, ids, state, keep=1)
+    except RuntimeError as error:
+        Batch(1, device).shrink(error, 1, f"the prompt of {len(prompt_ids)} tokens")
+    return logits[:, -1], state
+
+
+def read_shared(network, prompt_ids: Sequence[int]) -> tuple[torch.Tensor, State]:
+    """`read_prompt` for rows that continue it without a copy of its keys and values each.
+
+    With a copy where `can_be_filled` is false or the network has an attention of its own.
+    """
+    logits, state = read_prompt(network, prompt_ids)
+    if can_be_filled(network) and network.config._attn_implementation in ("sdpa", _SHARED):
+        branch = copy.copy(state.cache)
+        branch.layers = [_of_all_rows()(layer) for layer in state.cache.layers]
+        network.set_attn_implementation(_SHARED)  # which with other caches is sdpa
+        state = replace(state, cache=branch)
+    return logits, state
 
 
 @torch.inference_mode()
@@ -353,20 +375,6 @@ def continue_rows(state: State, rows: torch.Tensor) -> State:
             if isinstance(value, dict):
                 setattr(layer, name, dict(value))
     branch.reorder_cache(rows)
-    return replace(state, cache=branch)
-
-
-def shared(network, state: State) -> State:
-    """A state of one row that rows continue without a copy of its keys and values each.
-
-    The state as it is, where `can_be_filled` is false or the network has an attention of its own.
-    """
-    kinds = ("sdpa", _SHARED)
-    if not can_be_filled(network) or network.config._attn_implementation not in kinds:
-        return state
-    branch = copy.copy(state.cache)
-    branch.layers = [_of_all_rows()(layer) for layer in state.cache.layers]
-    network.set_attn_implementation(_SHARED)  # which with other caches is sdpa
     return replace(state, cache=branch)
 
 

@@ -106,9 +106,9 @@ def test_rows_that_ended_are_not_forwarded(tiny, monkeypatch, gpu_pace):
 
     monkeypatch.setattr(generation, "forward", counting)
     found = complete(model, PROMPT, prefixes, 30, ends)
-    assert rows[:2] == [1, 20]
-    # The prompt; then of each row its prefix and every token but the last.
-    assert sum(rows) == 1 + sum(len(completion.token_ids) for completion in found)
+    assert rows[0] == 20
+    # After the prompt, of each row its prefix and every token but the last.
+    assert sum(rows) == sum(len(completion.token_ids) for completion in found)
     assert rows[-1] < 20
 
     rows.clear()
@@ -116,7 +116,7 @@ def test_rows_that_ended_are_not_forwarded(tiny, monkeypatch, gpu_pace):
     assert [f.token_ids for f in complete(model, PROMPT, prefixes, 30, ends)] == [
         f.token_ids for f in found
     ]
-    groups = [set(rows[at : at + 8]) for at in range(1, len(rows), 8)]
+    groups = [set(rows[at : at + 8]) for at in range(0, len(rows), 8)]
     assert all(len(group) == 1 for group in groups), "rows leave after each eighth step alone"
     sizes = [group.pop() for group in groups]
     assert all(b in (a, min(b, 0.75 * a)) for a, b in itertools.pairwise(sizes)), "in groups"
