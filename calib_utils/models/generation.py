@@ -249,7 +249,7 @@ class Continuations:
         log_p = _read([_log_p(self._logits, first)[0], *later])
         log_p[np.arange(len(prefixes)), blank] = log_p[:, 0].copy()
         found = [tuple(row[n:]) for row, n in zip(log_p.tolist(), blank, strict=True)]
-        _checked(np.concatenate(found))
+        _require_numbers(np.concatenate(found))
         return found, logits[:, -1], state
 
     def _finish(self, rows, max_tokens, ends, uniforms, temperature) -> Iterable[Completion]:
@@ -287,7 +287,7 @@ class Continuations:
             closing = np.isin(tokens[cells], ends) & (length[going] > max_tokens)[:, None]
             closed = closing.any(axis=1)
             length[going[closed]] = start + 1 + closing[closed].argmax(axis=1)
-            _checked(log_p[cells][steps < length[going, None]])
+            _require_numbers(log_p[cells][steps < length[going, None]])
         for row, (prefix, sample) in enumerate(rows):
             n = length[row]
             done = (tuple(values[row, :n].tolist()) for values in (tokens, log_p))
@@ -306,13 +306,12 @@ def _read(columns: Iterable[torch.Tensor]) -> np.ndarray:
     return torch.stack(list(columns), dim=1).cpu().numpy()
 
 
-def _checked(log_p: np.ndarray) -> np.ndarray:
+def _require_numbers(log_p: np.ndarray) -> None:
     if np.isnan(log_p).any():
         raise ModelFormatError(
             "the model returned NaN or infinite logits: try dtype='float32', or check that the "
             "weight files are intact"
         )
-    return log_p
 
 
 def _pace(device: torch.device) -> Pace:

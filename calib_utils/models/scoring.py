@@ -28,17 +28,12 @@ from calib_utils.models.loading import Model
 # Proven equal to a plain forward pass per sequence in tests/models/test_parity.py: packed, or with
 # any number of tokens read at a time on a filled cache.
 PACKABLE = frozenset({"gemma3_text", "llama", "olmo3", "qwen2", "qwen3"})
-PROVEN = PACKABLE | {
-    *("gemma3", "qwen3_moe", "qwen3_5_text", "qwen3_5_moe_text"),
-}
+PROVEN = PACKABLE | {"gemma3", "qwen3_moe", "qwen3_5_text", "qwen3_5_moe_text"}
 # Nodes per forward pass: enough for matrix products to run near the machine's limit, few enough
 # that the logits of a batch (float32) stay below the second number, in bytes.
 _BATCH = {"cpu": (256, 160e6), "mps": (512, 160e6), "cuda": (1024, 2e9)}
 _BRANCHED_SHARE = 8
 _SHARED = "calib_utils_shared_prompt"
-_MEMORY_REMEDY = (
-    "use dtype='bfloat16', a smaller model, or device_map='auto' to spread it over devices"
-)
 
 
 def score(
@@ -96,7 +91,8 @@ class Batch:
             torch.cuda.empty_cache()
         if tried <= 1:
             raise OutOfMemoryError(
-                f"{what} does not fit into memory (batch size tried: 1): {_MEMORY_REMEDY}"
+                f"{what} does not fit into memory (batch size tried: 1): use dtype='bfloat16', a "
+                "smaller model, or device_map='auto' to spread it over devices"
             ) from error
         self.size = tried // 2
 
@@ -236,8 +232,8 @@ def _disagreement(network, ids) -> str:
     state = State(ids[:, :0], at_once=1)
     try:
         _, state = forward(network, ids, state, keep=1)
-        _, state = forward(network, after, continue_rows(state, _rows(ids, 0, 0)), keep=1)
-        after, state = after[[0, 1, 0]], continue_rows(state, _rows(ids, 1, 0, 1))
+        _, state = forward(network, after, continue_rows(state, ids.new_tensor([0, 0])), keep=1)
+        after, state = after[[0, 1, 0]], continue_rows(state, ids.new_tensor([1, 0, 1]))
         found, _ = forward(network, after, state, keep=after.shape[1])
     except Exception as error:
         if _is_memory(error):
@@ -248,10 +244,6 @@ def _disagreement(network, ids) -> str:
     if gap <= (_ROUNDING if plain.dtype == torch.float32 else _HALF_ROUNDING):
         return ""
     return f"its logits are off by {gap:.1g} standard deviations"
-
-
-def _rows(ids, *rows: int) -> torch.Tensor:
-    return torch.tensor(rows, device=ids.device)
 
 
 def _packed(network, trie: Trie, state: State, prompt_length: int, batch: Batch):
