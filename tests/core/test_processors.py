@@ -1,4 +1,4 @@
-"""Any logits processor of transformers, evaluated at every node with the node's own prefix."""
+"""Rules, and any logits processor of transformers, against a loop over answers and tokens."""
 
 import math
 
@@ -13,6 +13,7 @@ from transformers.generation.logits_process import (
     NoRepeatNGramLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
+    TopKLogitsWarper,
     TopPLogitsWarper,
     TypicalLogitsWarper,
     UnbatchedClassifierFreeGuidanceLogitsProcessor,
@@ -102,7 +103,7 @@ def brute_force(model, prompt, plain_logits, processors, temperature_at, tempera
             p[answer] *= float(step_p[token])
             uniform[answer] *= float(step_p[token] > 0) / int((step_p > 0).sum())
     share = p[p > 0] / p.sum()
-    diversity = np.exp(-(share * np.log(share)).sum()) / len(p)
+    diversity = np.exp(-(share * np.log(share)).sum()) / len(p) if len(share) else np.nan
     return [p.sum(), diversity, uniform.sum(), (uniform > 0).mean()]
 
 
@@ -129,6 +130,28 @@ def test_other_architectures_and_batches_see_their_own_prefixes(tiny, plain_logi
     for batch_size in (1, 3, None):
         found = cu.evaluate(model, TASK, [sampler], [3.0], batch_size=batch_size)
         np.testing.assert_allclose(found[NUMBERS].to_numpy()[0], expected, rtol=3e-4)
+
+
+WARPERS = {
+    "none": [],
+    **{f"top_k={k}": [TopKLogitsWarper(k)] for k in (60, 200)},
+    **{f"top_p={p}": [TopPLogitsWarper(p)] for p in (0.97, 0.99)},
+    "min_p=0.005": [MinPLogitsWarper(0.005)],
+}
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3.5", "gemma3"])
+def test_evaluate_is_enumeration_with_the_transformers_warpers(tiny, plain_logits, architecture):
+    model, temperatures = tiny(architecture, chat=True), [0.8, 2.5]
+    prompt = cu.render_prompt(model, TASK)
+    expected = [
+        brute_force(model, prompt, plain_logits, warpers, 0, temperature)
+        for warpers in WARPERS.values()
+        for temperature in temperatures
+    ]
+    found = cu.evaluate(model, TASK, WARPERS, temperatures)[NUMBERS].to_numpy()
+    np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-14)
+    assert ((found[:, 3] > 0) & (found[:, 3] < 1)).any(), "some cutoff must cut some answers"
 
 
 @pytest.mark.parametrize("temperature", [0.8, 1.0, 2.0])
