@@ -298,17 +298,19 @@ def test_the_batch_halves_where_memory_is_short(tiny, monkeypatch):
     assert (tree.candidates(PREFIXES, [0])[:, 0] == [e.token_ids[0] for e in expected]).all()
 
 
-def test_one_row_that_does_not_fit_is_a_named_error(tiny, monkeypatch):
+@pytest.mark.parametrize(
+    ("message", "error", "said"),
+    [
+        ("can't allocate memory", OutOfMemoryError, "batch size tried: 1"),
+        ("shapes do not match", RuntimeError, "shapes do not match"),
+    ],
+)
+def test_one_row_that_does_not_fit_is_a_named_error_and_no_other(
+    tiny, monkeypatch, message, error, said
+):
     tree = Continuations(tiny(), PROMPT)
-    limited(monkeypatch, rows=0)
-    with pytest.raises(OutOfMemoryError, match="batch size tried: 1"):
-        tree.complete([(70,)], 2)
-
-
-def test_other_errors_are_not_taken_for_memory(tiny, monkeypatch):
-    tree = Continuations(tiny(), PROMPT)
-    limited(monkeypatch, rows=0, message="shapes do not match")
-    with pytest.raises(RuntimeError, match="shapes do not match"):
+    limited(monkeypatch, 0, message)
+    with pytest.raises(error, match=said):
         tree.complete([(70,)], 2)
 
 
