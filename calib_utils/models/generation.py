@@ -127,11 +127,6 @@ class Continuations:
         self._batch = Batch(batch_size or max(1, rows), self._device)
         self._can_be_filled = can_be_filled(self._network)
 
-    @property
-    def batch_size(self) -> int:
-        """Rows per forward pass, after what memory has allowed so far."""
-        return self._batch.size
-
     @torch.inference_mode()
     def candidates(self, prefixes: Sequence[Tokens], ranks: Sequence[int]) -> np.ndarray:
         """The tokens at `ranks` (from 0, ties by ascending id) after each prefix: [prefix, rank].
