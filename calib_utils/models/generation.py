@@ -5,7 +5,7 @@ nothing of sweeps, judges or stored files.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -145,12 +145,13 @@ class Continuations:
         found = np.empty((len(prefixes), len(ranks)), dtype=np.int64)
         columns = torch.tensor(list(ranks), device=self._device)
 
-        def rank(places: list[int]):
+        def ranked(places: list[int]):
             _, logits, _ = self._force([prefixes[i] for i in places], scored=False)
             order = torch.sort(logits, dim=-1, descending=True, stable=True).indices
-            found[places] = order.index_select(1, columns).cpu().numpy()
+            return places, order.index_select(1, columns).cpu().numpy()
 
-        self._in_batches(prefixes, rank)
+        for places, tokens in self._in_batches(prefixes, ranked):
+            found[places] = tokens
         return found
 
     @torch.inference_mode()
@@ -193,35 +194,27 @@ class Continuations:
         ends = np.array(sorted(ends), dtype=np.int64)
         done: list[Completion | None] = [None] * len(rows)
 
-        def finish(places: list[int]):
+        def finished(places: list[int]):
             batch = [rows[i] for i in places]
             uniforms = None
             if n_samples:
                 uniforms = np.stack([_uniforms(seed, *row, max_tokens) for row in batch])
-            found = self._finish(batch, max_tokens, ends, uniforms, temperature)
+            return places, list(self._finish(batch, max_tokens, ends, uniforms, temperature))
+
+        for places, found in self._in_batches([prefix for prefix, _ in rows], finished):
             for place, completion in zip(places, found, strict=True):
                 done[place] = completion
             advance(len(places))
-
-        self._in_batches([prefix for prefix, _ in rows], finish)
         return done
 
-    def _in_batches(self, prefixes: list[Tokens], work: Callable[[list[int]], None]) -> None:
-        """Calls `work` with places of prefixes that go together, fewer if memory is short."""
+    def _in_batches(self, prefixes: list[Tokens], work: Callable[[list[int]], object]) -> Iterator:
+        """What `work` gives for places of prefixes that go together."""
         groups: dict[int, list[int]] = {}
         for place in sorted(range(len(prefixes)), key=lambda place: len(prefixes[place])):
             n = len(prefixes[place])
             groups.setdefault(min(n, 1) if self._can_be_filled else n, []).append(place)
         for places in groups.values():
-            start = 0
-            while start < len(places):
-                part = places[start : start + self._batch.size]
-                try:
-                    work(part)
-                except RuntimeError as error:
-                    self._batch.shrink(error, len(part))
-                    continue
-                start += len(part)
+            yield from self._batch.each(places, work)
 
     def _force(self, prefixes: list[Tokens], scored: bool):
         """Forwards prefixes: log-probabilities of each one's tokens, logits [row, vocab], state."""

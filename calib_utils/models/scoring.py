@@ -11,7 +11,7 @@ every prefix is read from its start.
 
 import copy
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from inspect import signature
@@ -95,6 +95,19 @@ class Batch:
                 "smaller model, or device_map='auto' to spread it over devices"
             ) from error
         self.size = tried // 2
+
+    def each(self, items: Sequence | np.ndarray, work: Callable) -> Iterator:
+        """What `work` gives for some of the items at a time, fewer where memory runs out."""
+        start = 0
+        while start < len(items):
+            part = items[start : start + self.size]
+            try:
+                found = [work(part)]
+            except RuntimeError as error:
+                self.shrink(error, len(part))
+                continue
+            start += len(part)
+            yield found.pop()  # and keeps no logits alive
 
 
 def _is_memory(error: Exception) -> bool:
@@ -252,12 +265,11 @@ def _packed(network, trie: Trie, state: State, prompt_length: int, batch: Batch)
     dtype = network.get_input_embeddings().weight.dtype
     end = _subtree_end(trie)
     path: list[int] = []  # nodes whose keys the cache holds after the prompt's
-    start = 1
-    while start < trie.n_nodes:
-        stop = min(start + batch.size, trie.n_nodes)
-        above = (np.flatnonzero(end[1:start] > start) + 1).tolist()
+
+    def run(nodes: np.ndarray) -> tuple[np.ndarray, torch.Tensor]:
+        nonlocal state, path
+        above = (np.flatnonzero(end[1 : nodes[0]] > nodes[0]) + 1).tolist()
         held = list(range(prompt_length)) + [prompt_length + path.index(node) for node in above]
-        nodes = np.arange(start, stop)
         columns = np.array([*above, *nodes], dtype=np.int64)
         depth = np.concatenate(
             [np.arange(prompt_length) + 1, prompt_length + trie.node_depth[columns]]
@@ -276,14 +288,11 @@ def _packed(network, trie: Trie, state: State, prompt_length: int, batch: Batch)
         }
         ids = torch.as_tensor(trie.node_symbol[nodes], device=batch.device)[None]
         branch = replace(state, cache=_columns(state.cache, held))
-        try:
-            logits, grown = forward(network, ids, branch, keep=len(nodes), **inputs)
-        except RuntimeError as error:
-            batch.shrink(error, stop - start)
-            continue
-        state, path, start = grown, columns.tolist(), stop
-        yield nodes, logits[0]
-        del logits
+        logits, state = forward(network, ids, branch, keep=len(nodes), **inputs)
+        path = columns.tolist()
+        return nodes, logits[0]
+
+    yield from batch.each(np.arange(1, trie.n_nodes), run)
 
 
 def _subtree_end(trie: Trie) -> np.ndarray:
@@ -328,23 +337,18 @@ class _Branched:
         """All nodes below `parents`, which the rows of `state` have read."""
         nodes = np.concatenate([self.children[p] for p in parents])
         origin = np.repeat(np.arange(len(parents)), [len(self.children[p]) for p in parents])
-        start = 0
-        while start < len(nodes):
-            stop = min(start + self.batch.size, len(nodes))
-            run = self._run(nodes[start:stop])
+
+        def forwarded(places: np.ndarray):
+            run = self._run(nodes[places])
             ids = torch.as_tensor(self.trie.node_symbol[run], device=self.batch.device)
-            rows = torch.as_tensor(origin[start:stop], device=self.batch.device)
-            try:
-                branch = continue_rows(state, rows)
-                logits, grown = forward(self.network, ids, branch, keep=run.shape[1])
-            except RuntimeError as error:
-                self.batch.shrink(error, stop - start)
-                continue
+            rows = torch.as_tensor(origin[places], device=self.batch.device)
+            return run, *forward(self.network, ids, continue_rows(state, rows), keep=run.shape[1])
+
+        for run, logits, grown in self.batch.each(np.arange(len(nodes)), forwarded):
             for column in range(run.shape[1]):
                 yield run[:, column], logits[:, column]
-            del logits, branch
+            del logits
             yield from self.below(run[:, -1], grown)
-            start = stop
 
     def _run(self, nodes: np.ndarray) -> np.ndarray:
         """Nodes [row, step] to forward together: on while every row has exactly one way down."""
