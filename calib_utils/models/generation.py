@@ -63,8 +63,8 @@ def _config(model: Model):
     return AutoConfig.from_pretrained(model.folder, trust_remote_code=False)
 
 
-# The prompt is forwarded once. Rows share its keys where `scoring.shared` knows how; else each
-# continues a copy of its cache, recurrent state too. So what follows is right for every
+# The prompt is forwarded once. Rows share its keys where `scoring.read_shared` knows how; else
+# each continues a copy of its cache, recurrent state too. So what follows is right for every
 # architecture that `scoring`'s branched way is right for.
 
 

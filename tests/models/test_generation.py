@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import calib_utils as cu
 from calib_utils.errors import InvalidRequestError, ModelFormatError, OutOfMemoryError
 from calib_utils.models import generation
 from calib_utils.models.generation import Continuations
@@ -311,6 +312,18 @@ def test_one_row_that_does_not_fit_is_a_named_error_and_no_other(
     limited(monkeypatch, 0, message)
     with pytest.raises(error, match=said):
         tree.complete([(70,)], 2)
+
+
+def test_a_prompt_that_does_not_fit_is_a_named_error(fresh_tiny, monkeypatch):
+    model = fresh_tiny()
+
+    def forward(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(model.network, "forward", forward)
+    for ask in (lambda: Continuations(model, PROMPT), lambda: cu.sample_answers(model, "rng-1")):
+        with pytest.raises(OutOfMemoryError, match="the prompt of"):
+            ask()
 
 
 @pytest.mark.parametrize(
