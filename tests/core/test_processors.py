@@ -30,23 +30,11 @@ TASK = cu.Task(
     "again", "Say one of x, ab, 1. Answer:", ["x", "xx", "xxx", "abab", "1,1", "ab", "1"]
 )
 NUMBERS = ["validity", "diversity", "sequence_precision", "sequence_recall"]
-SEEDS = range(2)
 
 
 @pytest.fixture
 def model(tiny):
     return tiny("llama", chat=True)
-
-
-def keep_some(keep):
-    """A plain function that drops all tokens but some."""
-
-    def process(ids, scores):
-        out = torch.full_like(scores, -torch.inf)
-        out[:, keep] = scores[:, keep]
-        return out
-
-    return process
 
 
 def like_the_last(ids, scores):
@@ -229,23 +217,22 @@ def test_a_name_of_a_rule_is_refused_since_tables_could_not_tell_them_apart(fami
         cu.evaluate("m", "rng-1", [cu.Processors(like_the_last, family)])
 
 
-def wrong(value):
-    return lambda ids, scores: value(scores)
-
-
 BROKEN = {
-    "drops all": (lambda s: s - torch.inf, "drops every token, or gives NaN.*must keep at least"),
+    "drops all": (
+        lambda _, s: s - torch.inf,
+        "drops every token, or gives NaN.*must keep at least",
+    ),
     "drops all of one row": (
-        lambda s: s.index_fill(0, torch.tensor([0]), -torch.inf),
+        lambda _, s: s.index_fill(0, torch.tensor([0]), -torch.inf),
         "drops every",
     ),
-    "NaN": (lambda s: s * torch.nan, "gives NaN"),
-    "one NaN": (lambda s: s.index_fill(1, torch.tensor([3]), torch.nan), "gives NaN"),
-    "+inf": (lambda s: s + torch.inf, "drops every token, or gives NaN"),
-    "wrong width": (lambda s: s[:, :-1], r"instead of scores of the\s+shape \(\d+, \d+\)"),
-    "one row of many": (lambda s: s[0], "instead of scores"),
-    "nothing": (lambda s: None, "NoneType instead of scores"),
-    "an array": (lambda s: s.numpy(), "ndarray instead of scores"),
+    "NaN": (lambda _, s: s * torch.nan, "gives NaN"),
+    "one NaN": (lambda _, s: s.index_fill(1, torch.tensor([3]), torch.nan), "gives NaN"),
+    "+inf": (lambda _, s: s + torch.inf, "drops every token, or gives NaN"),
+    "wrong width": (lambda _, s: s[:, :-1], r"instead of scores of the\s+shape \(\d+, \d+\)"),
+    "one row of many": (lambda _, s: s[0], "instead of scores"),
+    "nothing": (lambda _, s: None, "NoneType instead of scores"),
+    "an array": (lambda _, s: s.numpy(), "ndarray instead of scores"),
 }
 
 
@@ -325,8 +312,8 @@ def test_a_score_that_is_masked_by_the_lowest_number_is_dropped(model, lowest, t
 @pytest.mark.parametrize("position", ["last", "before temperature"])
 @pytest.mark.parametrize("case", BROKEN)
 def test_a_processor_that_returns_no_distribution_is_a_named_error(model, case, position):
-    value, message = BROKEN[case]
-    row = [wrong(value)] if position == "last" else [wrong(value), like_the_last]
+    broken, message = BROKEN[case]
+    row = [broken] if position == "last" else [broken, like_the_last]
     sampler = cu.Processors(row, "broken", temperature_at=len(row) - 1)
     with pytest.raises(InvalidRuleError, match=f"(?s)'broken'.*{message}"):
         cu.evaluate(model, TASK, [sampler], [0.5])
