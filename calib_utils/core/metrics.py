@@ -190,8 +190,6 @@ def cluster_interval(
     """
     pairs = _pair_means(table, value, outer, inner)
     means = pairs.groupby(level=0, sort=True).mean()
-    if not len(means):
-        return Interval(np.nan, np.nan, np.nan, 0, 0)
     centre = float(means.mean())
     if len(pairs) < LEAST:
         return Interval(centre, np.nan, np.nan, len(means), len(pairs))

@@ -106,7 +106,10 @@ def render(tokenizer, task: Task, policies: Policies | None = None) -> Prompt:
     asked = _chat(tokenizer, task.prompt, task.system) if is_chat else _raw(task.prompt)
     text, lead, closing = asked
     _require_plain(tokenizer, _plain_ids(tokenizer, task.system + task.prompt), "prompt")
-    prompt_ids = _encode(tokenizer, text, is_chat)
+    # A template writes its own special tokens; before a raw prompt go the tokenizer's. An end token
+    # that a tokenizer appends on its own account never gets in.
+    first = [] if is_chat else _put_first(tokenizer)
+    prompt_ids = (*first, *_plain_ids(tokenizer, text))
     if prompt_ids[:2] == (tokenizer.bos_token_id,) * 2:
         raise ModelFormatError(
             f"the prompt begins with {tokenizer.bos_token!r} twice: remove it from the chat "
@@ -238,19 +241,11 @@ def _pinned_template(text: str):
     return sandbox.from_string(text)
 
 
-def _encode(tokenizer, text: str, is_chat: bool) -> tuple[int, ...]:
-    """Token ids; a template writes its own special tokens, before a raw prompt the tokenizer's go.
-    An end token that a tokenizer appends on its own account never gets in."""
-    ids = _plain_ids(tokenizer, text)
-    return (*ids,) if is_chat else (*_put_first(tokenizer), *ids)
-
-
 def _plain_ids(tokenizer, text: str | list[str]) -> list:
     """Token ids of a text, or of each of several."""
     return tokenizer(text, add_special_tokens=False, return_attention_mask=False).input_ids
 
 
-@lru_cache(maxsize=8)
 def _put_first(tokenizer) -> list[int]:
     """The special tokens, most often BOS, that the tokenizer puts before a text."""
     whole, bare = tokenizer("a").input_ids, _plain_ids(tokenizer, "a")

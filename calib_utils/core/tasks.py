@@ -6,6 +6,7 @@ The paper's (App. C.1), the closed lists of `data/tasks/lists`, and a user's own
 import csv
 import itertools
 import json
+import operator
 import re
 import reprlib
 import unicodedata
@@ -34,9 +35,9 @@ _HIDDEN = re.compile(
 _FLAG = re.compile("\U0001f3f4[\U000e0030-\U000e0039\U000e0061-\U000e007a]{3,6}\U000e007f")
 _SELECTOR = re.compile("[\ufe00-\ufe0f]")
 _ODD_SPACE = re.compile("[\xa0\u1680\u2000-\u200a\u202f\u205f]")
-_DIGITS = (0, 9)
 _STATES_PROMPT = "Randomly name a US state with no additional explanation. Answer:"
-_SUM_WORDS = {"at-most": "sum to at most", "equals": "sum to exactly"}
+# What a sum is to be to a number, in words and as a test.
+_RELATIONS = {"at-most": ("sum to at most", operator.le), "equals": ("sum to exactly", operator.eq)}
 # Of a task file: what it must have, and may have.
 _FIELDS, _MORE = ("name", "prompt", "answers"), ("system", "aliases", "end")
 _FILES = (".json", ".yaml", ".yml")
@@ -267,7 +268,7 @@ def get_task(name: Task | str | Path) -> Task:
 
 def list_tasks() -> list[str]:
     """The names of the book's tasks: the paper's, then the closed lists."""
-    sums = [f"rng-{n}-sum-{kind}-10" for kind in _SUM_WORDS for n in (2, 3, 4)]
+    sums = [f"rng-{n}-sum-{kind}-10" for kind in _RELATIONS for n in (2, 3, 4)]
     return ["rng-2", "rng-3", "rng-4", *sums, "us-states", *_list_tasks()]
 
 
@@ -327,19 +328,16 @@ def _list_file(name: str) -> Path:
 
 
 def _random_digits(name: str, length: int, relation: str | None, total: int | None) -> Task:
-    start, end = _DIGITS
     if not 1 <= length <= 5:
         raise InvalidTaskError(f"task {name!r}: the number of integers must be from 1 to 5")
-    fits = {"equals": lambda d: sum(d) == total, "at-most": lambda d: sum(d) <= total, None: None}
-    digits = itertools.product(range(start, end + 1), repeat=length)
-    if total is not None and not length * start <= total <= length * end:
-        raise InvalidTaskError(
-            f"task {name!r}: no {length} integers from {start} to {end} sum to {total}; "
-            f"choose a sum from {length * start} to {length * end}"
-        )
-    answers = tuple(",".join(map(str, d)) for d in digits if not relation or fits[relation](d))
+    if relation and total > 9 * length:
+        raise InvalidTaskError(f"task {name!r}: choose a sum from 0 to {9 * length}")
+    digits = itertools.product(range(10), repeat=length)
+    if relation:
+        digits = (some for some in digits if _RELATIONS[relation][1](sum(some), total))
+    answers = [",".join(map(str, some)) for some in digits]
     prompt = (
-        f"Generate {length} random integers between {start} and {end} (inclusive)"
+        f"Generate {length} random integers between 0 and 9 (inclusive)"
         f"{_sum_clause(relation, total)}. "
         f"Your response should be {length} integers separated by commas and no white spaces. "
         "Answer:"
@@ -348,7 +346,7 @@ def _random_digits(name: str, length: int, relation: str | None, total: int | No
 
 
 def _sum_clause(relation: str | None, total: int | str) -> str:
-    return f" that {_SUM_WORDS[relation]} {total}" if relation else ""
+    return f" that {_RELATIONS[relation][0]} {total}" if relation else ""
 
 
 def paraphrases(task: Task | str) -> list[Task]:
@@ -358,8 +356,8 @@ def paraphrases(task: Task | str) -> list[Task]:
     own, values = prompts.get(task.name, []), {}
     if match := _RNG_NAME.fullmatch(task.name):
         length, relation, total = match.groups()
-        own, (start, end) = prompts["rng"], _DIGITS
-        values = {"n": length, "start": start, "end": end, "clause": _sum_clause(relation, total)}
+        own, clause = prompts["rng"], _sum_clause(relation, total)
+        values = {"n": length, "start": 0, "end": 9, "clause": clause}
     return [
         Task(f"{task.name}-paraphrase-{number}", prompt.format(**values), task.answers)
         for number, prompt in enumerate(own, start=1)

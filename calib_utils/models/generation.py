@@ -5,7 +5,7 @@ nothing of sweeps, judges or stored files.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +16,7 @@ from calib_utils.core.prompts import Policies
 from calib_utils.core.tasks import OpenPrompt, Task
 from calib_utils.errors import InvalidRequestError, ModelFormatError, whole_number
 from calib_utils.models.loading import Model
-from calib_utils.models.scoring import Batch, can_be_filled, continue_rows, forward, shared
+from calib_utils.models.scoring import Batch, can_be_filled, continue_rows, forward, read_shared
 
 Tokens = tuple[int, ...]
 
@@ -63,8 +63,8 @@ def _config(model: Model):
     return AutoConfig.from_pretrained(model.folder, trust_remote_code=False)
 
 
-# The prompt is forwarded once. Rows share its keys where `scoring.shared` knows how; else each
-# continues a copy of its cache, recurrent state too. So what follows is right for every
+# The prompt is forwarded once. Rows share its keys where `scoring.read_shared` knows how; else
+# each continues a copy of its cache, recurrent state too. So what follows is right for every
 # architecture that `scoring`'s branched way is right for.
 
 
@@ -120,24 +120,12 @@ class Continuations:
         if batch_size is not None:
             batch_size = whole_number("batch_size", batch_size)
         self._network, self._scored = model.network, scored
-        self._device = self._network.get_input_embeddings().weight.device
-        self.vocab_size = self._network.get_output_embeddings().weight.shape[0]
+        self._logits, self._cache = read_shared(self._network, prompt_ids)
+        self._device, self.vocab_size = self._cache.ids.device, self._logits.shape[1]
         self._pace = _pace(self._device)
         rows = min(self._pace.rows, int(self._pace.logits_bytes / (4 * self.vocab_size)))
         self._batch = Batch(batch_size or max(1, rows), self._device)
-        ids = torch.tensor([list(prompt_ids)], device=self._device)
-        try:
-            logits, state = forward(self._network, ids, None, keep=1)
-        except RuntimeError as error:
-            self._batch.shrink(error, 1, f"the prompt of {len(prompt_ids)} tokens")
-        self._logits = logits[:, -1]
-        self._cache = shared(self._network, state)
         self._can_be_filled = can_be_filled(self._network)
-
-    @property
-    def batch_size(self) -> int:
-        """Rows per forward pass, after what memory has allowed so far."""
-        return self._batch.size
 
     @torch.inference_mode()
     def candidates(self, prefixes: Sequence[Tokens], ranks: Sequence[int]) -> np.ndarray:
@@ -157,12 +145,13 @@ class Continuations:
         found = np.empty((len(prefixes), len(ranks)), dtype=np.int64)
         columns = torch.tensor(list(ranks), device=self._device)
 
-        def rank(places: list[int]):
+        def ranked(places: list[int]):
             _, logits, _ = self._force([prefixes[i] for i in places], scored=False)
             order = torch.sort(logits, dim=-1, descending=True, stable=True).indices
-            found[places] = order.index_select(1, columns).cpu().numpy()
+            return places, order.index_select(1, columns).cpu().numpy()
 
-        self._in_batches(prefixes, rank)
+        for places, tokens in self._in_batches(prefixes, ranked):
+            found[places] = tokens
         return found
 
     @torch.inference_mode()
@@ -205,35 +194,27 @@ class Continuations:
         ends = np.array(sorted(ends), dtype=np.int64)
         done: list[Completion | None] = [None] * len(rows)
 
-        def finish(places: list[int]):
+        def finished(places: list[int]):
             batch = [rows[i] for i in places]
             uniforms = None
             if n_samples:
                 uniforms = np.stack([_uniforms(seed, *row, max_tokens) for row in batch])
-            found = self._finish(batch, max_tokens, ends, uniforms, temperature)
+            return places, list(self._finish(batch, max_tokens, ends, uniforms, temperature))
+
+        for places, found in self._in_batches([prefix for prefix, _ in rows], finished):
             for place, completion in zip(places, found, strict=True):
                 done[place] = completion
             advance(len(places))
-
-        self._in_batches([prefix for prefix, _ in rows], finish)
         return done
 
-    def _in_batches(self, prefixes: list[Tokens], work: Callable[[list[int]], None]) -> None:
-        """Calls `work` with places of prefixes that go together, fewer if memory is short."""
+    def _in_batches(self, prefixes: list[Tokens], work: Callable[[list[int]], object]) -> Iterator:
+        """What `work` gives for places of prefixes that go together."""
         groups: dict[int, list[int]] = {}
         for place in sorted(range(len(prefixes)), key=lambda place: len(prefixes[place])):
             n = len(prefixes[place])
             groups.setdefault(min(n, 1) if self._can_be_filled else n, []).append(place)
         for places in groups.values():
-            start = 0
-            while start < len(places):
-                part = places[start : start + self._batch.size]
-                try:
-                    work(part)
-                except RuntimeError as error:
-                    self._batch.shrink(error, len(part))
-                    continue
-                start += len(part)
+            yield from self._batch.each(places, work)
 
     def _force(self, prefixes: list[Tokens], scored: bool):
         """Forwards prefixes: log-probabilities of each one's tokens, logits [row, vocab], state."""
@@ -256,7 +237,7 @@ class Continuations:
         log_p = _read([_log_p(self._logits, first)[0], *later])
         log_p[np.arange(len(prefixes)), blank] = log_p[:, 0].copy()
         found = [tuple(row[n:]) for row, n in zip(log_p.tolist(), blank, strict=True)]
-        _checked(np.concatenate(found))
+        _require_numbers(np.concatenate(found))
         return found, logits[:, -1], state
 
     def _finish(self, rows, max_tokens, ends, uniforms, temperature) -> Iterable[Completion]:
@@ -294,7 +275,7 @@ class Continuations:
             closing = np.isin(tokens[cells], ends) & (length[going] > max_tokens)[:, None]
             closed = closing.any(axis=1)
             length[going[closed]] = start + 1 + closing[closed].argmax(axis=1)
-            _checked(log_p[cells][steps < length[going, None]])
+            _require_numbers(log_p[cells][steps < length[going, None]])
         for row, (prefix, sample) in enumerate(rows):
             n = length[row]
             done = (tuple(values[row, :n].tolist()) for values in (tokens, log_p))
@@ -313,13 +294,12 @@ def _read(columns: Iterable[torch.Tensor]) -> np.ndarray:
     return torch.stack(list(columns), dim=1).cpu().numpy()
 
 
-def _checked(log_p: np.ndarray) -> np.ndarray:
+def _require_numbers(log_p: np.ndarray) -> None:
     if np.isnan(log_p).any():
         raise ModelFormatError(
             "the model returned NaN or infinite logits: try dtype='float32', or check that the "
             "weight files are intact"
         )
-    return log_p
 
 
 def _pace(device: torch.device) -> Pace:

