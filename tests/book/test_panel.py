@@ -4,10 +4,12 @@ import shutil
 
 import pytest
 import torch
+from papermill.exceptions import PapermillExecutionError
 
 import calib_utils as cu
 from calib_utils import paths
 from calib_utils.__main__ import main
+from calib_utils.book import notebooks
 from calib_utils.errors import DeviceError
 from calib_utils.models.registry import checkpoints
 
@@ -141,6 +143,34 @@ def test_a_broken_checkpoint_stops_no_other_and_a_second_run_finds_the_rest(
     assert table[first.hub] == ("current", "2 of 2 pages")
     assert table[broken.hub] == ("done", "2 of 2 pages")
     assert table[last.hub] == ("done", "1 of 2 pages")
+
+
+def test_a_page_that_fails_is_named_though_the_one_from_before_stands(
+    project, models_dir, monkeypatch, capsys
+):
+    """And each page is asked once why it would be executed."""
+    one, asked, why_stale = named("Qwen3-0.6B"), [], notebooks.why_stale
+
+    def execute_file(source, target, parameters):
+        shutil.copy(source, target)
+        return []
+
+    def why(name, *given):
+        asked.append(name)
+        return why_stale(name, *given)
+
+    def fail(*_):
+        raise PapermillExecutionError(1, 1, "1 / 0", "ZeroDivisionError", "no", [])
+
+    monkeypatch.setattr(notebooks, "execute_file", execute_file)
+    monkeypatch.setattr(notebooks, "why_stale", why)
+    command = ["panel", "--models-dir", str(models_dir(one)), "--device", "cpu"]
+    assert main(command) == 0
+    assert told(capsys)[one.hub] == ("done", "2 of 2 pages") and asked == ["00_one", "01_two"]
+    assert main(command) == 0 and told(capsys)[one.hub] == ("current", "2 of 2 pages")
+    monkeypatch.setattr(notebooks, "run", fail)
+    assert main([*command, "--force"]) == 1
+    assert told(capsys)[one.hub] == ("failed", "00_one, 01_two")
 
 
 @pytest.mark.full
