@@ -410,20 +410,39 @@ def small_project(write_notebook):
 
 
 @pytest.fixture(scope="session")
+def write_page():
+    """Writes an executed notebook: `write_page(path, *cells, **glued)`.
+
+    Its last cell printed something and glued these values.
+    """
+    import nbformat
+
+    kind = "application/papermill.record/text/plain"
+
+    def write(path, *cells, **glued):
+        outputs = [nbformat.v4.new_output("stream", text="printed")]
+        for name, value in glued.items():
+            said = {"metadata": {"scrapbook": {"name": name}}, "data": {kind: repr(value)}}
+            outputs.append(nbformat.v4.new_output("display_data", **said))
+        cells = [*cells, nbformat.v4.new_code_cell("x", outputs=outputs)]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
 def glued():
     """Every number that a committed page glues into the book, as text: `glued(model, chapter)`."""
-    import ast
-
     import nbformat
 
     from calib_utils import paths
+    from calib_utils.book import notebooks
 
     def read(model, notebook):
-        page = nbformat.read(paths.executed_dir(model) / f"{notebook}.ipynb", 4)
-        outputs = [output for cell in page.cells for output in cell.get("outputs", ())]
-        named = {o.get("metadata", {}).get("scrapbook", {}).get("name"): o for o in outputs}
-        kind = "application/papermill.record/text/plain"
-        return {name: ast.literal_eval(o.data[kind]) for name, o in named.items() if name}
+        page = paths.executed_dir(model) / f"{notebook}.ipynb"
+        return notebooks.glued(nbformat.read(page, as_version=4))
 
     return read
 

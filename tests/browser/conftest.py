@@ -1,6 +1,7 @@
 """The built book in a real browser with the network off."""
 
 import math
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -68,13 +69,14 @@ def _lacking(request, reason):
 
 @pytest.fixture(scope="session")
 def watch():
-    """Notes what goes wrong on a page: `watch(page, levels, own)` -> a list that grows.
+    """Notes what goes wrong on a page: `watch(page, strict)` -> a list that grows.
 
-    `levels` of console messages count, and requests that begin otherwise than `own`.
+    That is errors, what is missing, and requests that leave the book; strictly also warnings.
     """
 
-    def listen(page, levels, own):
-        wrong = []
+    def listen(page, strict=False):
+        wrong, levels = [], ("error", "warning") if strict else ("error",)
+        own = ("file:", "data:") if strict else ("file:", "data:", "blob:")
         page.on("console", lambda m: m.type in levels and wrong.append(f"console: {m.text}"))
         page.on("pageerror", lambda e: wrong.append(f"script: {e}"))
         page.on("requestfailed", lambda r: wrong.append(f"missing: {r.url}"))
@@ -85,26 +87,40 @@ def watch():
 
 
 @pytest.fixture
-def open_page(browser, watch):
-    """Opens a file with the network off; whatever goes wrong fails the test at its end."""
-    contexts, watched = [], []
+def opened(browser, watch):
+    """Opens a file, or a page of the book by its name, in a window of its own, network off.
+
+    Whatever goes wrong on it fails the test at its end.
+    """
+    watched = []
+    with ExitStack() as contexts:
+
+        def get(page, width=1280, height=800, strict=False, **options):
+            view = {"width": width, "height": height}
+            context = browser.new_context(viewport=view, offline=True, **options)
+            contexts.callback(context.close)
+            found = context.new_page()
+            watched.append(watch(found, strict))
+            path = HTML / f"{page}.html" if isinstance(page, str) else page
+            found.goto(path.as_uri(), wait_until="load")
+            return found
+
+        yield get
+    faults = {fault for of_page in watched for fault in of_page}
+    assert not faults, sorted(faults)
+
+
+@pytest.fixture
+def open_page(opened):
+    """Opens a page with an explorer: `open_page(path, look)`."""
 
     def get(path, look="light", **options):
         scheme, width = LOOKS[look]
-        view = {"width": width, "height": 800}
-        context = browser.new_context(viewport=view, color_scheme=scheme, offline=True, **options)
-        contexts.append(context)
-        page = context.new_page()
-        watched.append(watch(page, ("error", "warning"), ("file:", "data:")))
-        page.goto(path.as_uri(), wait_until="load")
+        page = opened(path, width, strict=True, color_scheme=scheme, **options)
         page.wait_for_selector(".cu-explorer .cu-chart .cu-bar")
         return page
 
-    yield get
-    for context in contexts:
-        context.close()
-    faults = {fault for of_page in watched for fault in of_page}
-    assert not faults, sorted(faults)
+    return get
 
 
 @pytest.fixture(scope="session")

@@ -608,13 +608,9 @@ def test_a_missing_file_is_named_and_the_rest_goes_on(path, browser, tmp_path):
     context.close()
 
 
-def test_without_javascript_a_text_says_where_the_numbers_are(path, browser):
-    context = browser.new_context(offline=True, java_script_enabled=False)
-    page = context.new_page()
-    page.goto(path.as_uri())
-    text = page.locator(".cu-page").inner_text()
+def test_without_javascript_a_text_says_where_the_numbers_are(path, opened):
+    text = opened(path, java_script_enabled=False).locator(".cu-page").inner_text()
     assert "need JavaScript" in text and "data/results" in text
-    context.close()
 
 
 @pytest.mark.full
