@@ -15,6 +15,7 @@ import shutil
 import socket
 from collections import Counter
 from contextlib import contextmanager, suppress
+from functools import partial
 from types import SimpleNamespace
 from unittest.mock import patch
 
@@ -267,16 +268,12 @@ def tiny(tiny_folder):
     return get
 
 
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """Puts a folder into a hub cache of the test's own: `hub(folder, "owner/name")` -> commit."""
-    from huggingface_hub import constants
+@pytest.fixture(scope="session")
+def cached():
+    """Puts a folder into a cache of the hub's: `cached(cache, folder, "owner/name")` -> commit."""
+    commit = "0123456789" * 4
 
-    cache, commit = tmp_path / "hub", "0123456789" * 4
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
-    monkeypatch.setenv("HF_HUB_CACHE", str(cache))  # for kernels and other children
-
-    def put(folder, repository):
+    def put(cache, folder, repository):
         where = cache / f"models--{repository.replace('/', '--')}"
         shutil.copytree(folder, where / "snapshots" / commit)
         (where / "refs").mkdir()
@@ -284,6 +281,17 @@ def hub(tmp_path, monkeypatch):
         return commit
 
     return put
+
+
+@pytest.fixture
+def hub(cached, tmp_path, monkeypatch):
+    """Puts a folder into a hub cache of the test's own: `hub(folder, "owner/name")` -> commit."""
+    from huggingface_hub import constants
+
+    cache = tmp_path / "hub"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setenv("HF_HUB_CACHE", str(cache))  # for kernels and other children
+    return partial(cached, cache)
 
 
 @pytest.fixture
@@ -401,12 +409,26 @@ def small_project(write_notebook):
             shutil.copytree(paths.project_root() / name, folder / name, ignore=skip)
         shutil.copy(paths.project_root() / "_config.yml", folder)
         for name in ("notebooks", "book"):
-            (folder / name).mkdir()
+            (folder / name).mkdir(exist_ok=True)
         for name, content in notebooks.items():
             write_notebook(folder, name, content)
         return folder
 
     return copy
+
+
+@pytest.fixture
+def as_project(monkeypatch):
+    """Makes a folder the project of this process and of the kernels that it starts."""
+    from calib_utils import paths
+
+    def enter(folder):
+        monkeypatch.setattr(paths, "project_root", lambda: folder)
+        monkeypatch.setenv("PYTHONPATH", str(folder))
+        monkeypatch.chdir(folder)
+        return folder
+
+    return enter
 
 
 @pytest.fixture(scope="session")

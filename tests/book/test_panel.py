@@ -7,7 +7,6 @@ import torch
 from papermill.exceptions import PapermillExecutionError
 
 import calib_utils as cu
-from calib_utils import paths
 from calib_utils.__main__ import main
 from calib_utils.book import notebooks
 from calib_utils.errors import DeviceError
@@ -36,13 +35,10 @@ def kind_of(one):
 
 
 @pytest.fixture
-def project(small_project, tmp_path, monkeypatch, own_cache):
+def project(small_project, as_project, tmp_path, own_cache):
     """A project of two small notebooks, for this process and for the kernels it starts."""
-    folder = small_project(tmp_path / "project", {"00_one": [EVALUATE], "01_two": [EVALUATE]})
-    monkeypatch.setattr(paths, "project_root", lambda: folder)
-    monkeypatch.setenv("PYTHONPATH", str(folder))
-    monkeypatch.chdir(folder)
-    return folder
+    notebooks = {"00_one": [EVALUATE], "01_two": [EVALUATE]}
+    return as_project(small_project(tmp_path / "project", notebooks))
 
 
 @pytest.fixture
@@ -62,14 +58,6 @@ def models_dir(tiny_folder, tmp_path):
 def named(name):
     (one,) = (one for one in PAPER if one.name == name)
     return one
-
-
-def cached(folder, one, source):
-    """A checkpoint as a cache of the hub's holds it."""
-    at = folder / f"models--{one.key}"
-    shutil.copytree(source, at / "snapshots" / "1234")
-    (at / "refs").mkdir()
-    (at / "refs" / "main").write_text("1234")
 
 
 def told(capsys):
@@ -113,7 +101,7 @@ def test_the_plan_is_all_of_the_paper_by_size_with_what_cannot_be_run(models_dir
 
 @pytest.mark.notebooks
 def test_a_broken_checkpoint_stops_no_other_and_a_second_run_finds_the_rest(
-    project, models_dir, tiny_folder, capsys
+    project, models_dir, tiny_folder, cached, capsys
 ):
     first, broken, last = map(named, ("Qwen3-0.6B", "Llama-3.2-1B-Instruct", "Qwen3.5-0.8B"))
     folder = models_dir(first)
@@ -121,7 +109,7 @@ def test_a_broken_checkpoint_stops_no_other_and_a_second_run_finds_the_rest(
     config = folder / broken.key / "config.json"
     whole = config.read_text()
     config.write_text("{")
-    cached(folder, last, tiny_folder(kind_of(last), chat=True))
+    cached(folder, tiny_folder(kind_of(last), chat=True), last.hub)
     command = ["panel", "--models-dir", str(folder), "--device", "cpu"]
     assert main(command) == 1
     table = told(capsys)

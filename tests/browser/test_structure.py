@@ -92,11 +92,13 @@ def test_the_line_of_models_leads_to_the_same_section(opened, width):
     assert page.locator(".cu-top").bounding_box()["y"] < top < 400, "covered, or not there"
 
 
-def test_the_line_of_models_needs_no_script(opened):
-    page = opened(of(HEADLINE), java_script_enabled=False)
+def test_the_line_of_models_needs_no_script(browser):
+    page = browser.new_page(offline=True, java_script_enabled=False)
+    page.goto((HTML / f"{of(HEADLINE)}.html").as_uri())
     page.locator(".cu-top a", has_text=human_name(OTHER)).click()
     page.wait_for_url(f"**/{of(OTHER)}.html")
     assert human_name(OTHER) in page.locator("article h1").inner_text()
+    page.close()
 
 
 def test_every_model_has_its_place_in_the_line():
