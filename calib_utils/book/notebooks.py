@@ -102,8 +102,6 @@ def check_parameters(name: str, parameters: Mapping) -> dict:
         NotebookParameterError: an unknown parameter, or a value of another type.
     """
     known = parameters_of(name)
-    if not isinstance(parameters, Mapping):
-        raise NotebookParameterError(f"notebook {name}: {parameters!r} are no parameters by name")
     for key, value in parameters.items():
         if key not in known:
             near = UnknownNameError("parameter", key, known)

@@ -123,19 +123,14 @@ PARAMETERS = {
     "part for number": ("00_quickstart", {"seed": 1.5}, "NotebookParameter", "1.5", "a int"),
     "number for text": ("00_quickstart", {"model": 5}, "NotebookParameter", "model=5", "a str"),
     "model of all": (
-        "05_model_panel",
-        {"model": "x"},
-        "NotebookParameter",
-        "'model'",
-        "results_dir",
+        "05_model_panel", {"model": "x"}, "NotebookParameter", "'model'", "results_dir"
     ),
     "no notebook": ("00_quick", {}, "UnknownName", "00_quick", "'00_quickstart'"),
     "number for a name": (5, {}, "UnknownName", "'5'", "Known"),
     "name that is a number": ("00_quickstart", {5: 1}, "NotebookParameter", "'5'", "Known"),
-    "no mapping": ("00_quickstart", None, "NotebookParameter", "None", "by name"),
     "half a pair": ("00_quickstart", {"model": "\ud800"}, "NotebookParameter", r"\ud800", "UTF-8"),
     "notebook elsewhere": (OTHER_PAGE, {}, "UnknownName", "../book", "Known"),
-}
+}  # fmt: skip
 
 GOOD = {"name": "t", "prompt": "Name one. Answer:", "answers": ["ab", "zoo"]}
 # content of the file (JSON, text or bytes), the value in the message, the remedy in it

@@ -162,23 +162,15 @@ def test_every_verdict_is_a_letter_that_leads_to_its_numbers(judged):
             "name",
         ]
         letters = {a.get("aria-label"): (a.text, a.get("href")) for a in tree.xpath("//a[@title]")}
+        own, other, panel = (
+            f"page:{page}#claims-and-findings"
+            for page in (f"results/{HEADLINE}/02_x", f"results/{NEW}/02_x", "panel/05_all")
+        )
         assert letters == {
-            f"reproduced: It's so & so ({human_name(HEADLINE)})": (
-                "R",
-                f"page:results/{HEADLINE}/02_x#claims-and-findings",
-            ),
-            f"excluded: Another ({human_name(HEADLINE)})": (
-                "–",
-                f"page:results/{HEADLINE}/02_x#claims-and-findings",
-            ),
-            "not reproduced: It's so & so (name)": (
-                "N",
-                f"page:results/{NEW}/02_x#claims-and-findings",
-            ),
-            "not decided: All alike (all models)": (
-                "?",
-                "page:panel/05_all#claims-and-findings",
-            ),
+            f"reproduced: It's so & so ({human_name(HEADLINE)})": ("R", own),
+            f"excluded: Another ({human_name(HEADLINE)})": ("–", own),
+            "not reproduced: It's so & so (name)": ("N", other),
+            "not decided: All alike (all models)": ("?", panel),
         }
         assert len(tree.xpath("//td[@colspan=2]")) == 1
     others = lxml.html.fromstring(verdicts.in_words(False, judged))

@@ -1,5 +1,6 @@
 """One command for the paper's checkpoints: what is run, in which order, past a failure, again."""
 
+import re
 import shutil
 
 import pytest
@@ -62,15 +63,9 @@ def named(name):
 
 def told(capsys):
     """The table at the end: hub id -> (outcome, why), in its order."""
-    lines = capsys.readouterr().out.splitlines()
-    start = next(
-        n for n, line in enumerate(lines) if line.split() == ["model", "GB", "outcome", "why"]
-    )
-    columns = [lines[start].index(name) for name in ("outcome", "why")]
-    return {
-        line.split()[0]: (line[columns[0] : columns[1]].strip(), line[columns[1] :].strip())
-        for line in lines[start + 1 :]
-    }
+    head, *rows = re.search(r"(?ms)^model +GB .*", capsys.readouterr().out)[0].splitlines()
+    outcome, why = head.index("outcome"), head.index("why")
+    return {row.split()[0]: (row[outcome:why].strip(), row[why:].strip()) for row in rows}
 
 
 def test_the_plan_is_all_of_the_paper_by_size_with_what_cannot_be_run(models_dir, project, capsys):
@@ -90,13 +85,10 @@ def test_the_plan_is_all_of_the_paper_by_size_with_what_cannot_be_run(models_dir
     assert told(capsys)[large.hub][0] == "to do"
     assert not [*(project / "book").rglob("*.ipynb")]
     for wrong in (
-        ["--memory-gb", "0"],
-        ["--models-dir", "nowhere"],
-        ["--dtype", "int4"],
-        ["--notebook", "02_three"],
-        ["-p", "quikc=True"],
+        *("--memory-gb=0", "--models-dir=nowhere", "--dtype=int4"),
+        *("--notebook=02_three", "--parameter=quikc=True"),
     ):
-        assert main(["panel", "--dry-run", "--device", "cpu", *wrong]) == 2
+        assert main(["panel", "--dry-run", "--device", "cpu", wrong]) == 2
 
 
 @pytest.mark.notebooks
@@ -113,11 +105,8 @@ def test_a_broken_checkpoint_stops_no_other_and_a_second_run_finds_the_rest(
     command = ["panel", "--models-dir", str(folder), "--device", "cpu"]
     assert main(command) == 1
     table = told(capsys)
-    assert [hub for hub, (outcome, _) in table.items() if outcome != "skipped"] == [
-        first.hub,
-        broken.hub,
-        last.hub,
-    ]
+    tried = [hub for hub, (outcome, _) in table.items() if outcome != "skipped"]
+    assert tried == [first.hub, broken.hub, last.hub]
     assert table[first.hub] == table[last.hub] == ("done", "2 of 2 pages")
     outcome, why = table[broken.hub]
     assert outcome == "failed" and "ModelFormatError" in why and "fetch the model again" in why
