@@ -101,17 +101,6 @@ def test_the_form_of_a_table_is_what_its_file_ends_in(here, ending, begins):
     assert text.startswith(begins) and text.endswith("\n") and not text.endswith("\n\n")
 
 
-def test_an_option_of_one_value_is_refused_the_second_time(here, capsys):
-    for twice in (
-        ["evaluate", "--task", "rng-1", "--dtype", "float32", "--dtype", "bfloat16"],
-        ["evaluate", "--task", "rng-1", "--chat", "--no-chat"],
-        ["prompt", "--task", "rng-1", "--task", "rng-2"],
-    ):
-        with pytest.raises(SystemExit) as stopped:
-            main(twice)
-        assert stopped.value.code == 2 and "is given twice" in capsys.readouterr().err
-
-
 def test_tasks_and_rules_are_listed(capsys):
     for command, names in (("tasks", list_tasks()), ("rules", FAMILIES)):
         assert main([command]) == 0
