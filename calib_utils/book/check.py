@@ -761,7 +761,7 @@ def _label_faults(path: Path, table: pd.DataFrame, record: Mapping) -> Iterator[
 
 
 def _folder_faults(folder: Path, kind: str, record: Mapping) -> Iterator[Fault]:
-    """Of rows and texts: the files that the record names and no others, its environment, whose."""
+    """Of rows and texts: files that the record does not name, its identity, model, environment."""
     for entry in sorted(folder.iterdir()):
         if entry.is_symlink():
             yield Fault(f"{entry.name} is a link: put the file itself there")
@@ -773,11 +773,11 @@ def _folder_faults(folder: Path, kind: str, record: Mapping) -> Iterator[Fault]:
     if not isinstance(environment, dict):
         yield Fault(f"the environment is {environment!r}, not fields with their values: {_RESTORE}")
         return
-    for name, kind in _ENVIRONMENT.items():
+    for name, type_ in _ENVIRONMENT.items():
         if name not in environment:
             yield Fault(f"the environment lacks {name}: measure again")
-        elif not isinstance(value := environment[name], kind):
-            yield Fault(f"{name} of the environment is {value!r}, no {kind.__name__}: {_RESTORE}")
+        elif not isinstance(value := environment[name], type_):
+            yield Fault(f"{name} of the environment is {value!r}, no {type_.__name__}: {_RESTORE}")
 
 
 def _identity_faults(kind: str, record: dict, remedy: str) -> Iterator[Fault]:

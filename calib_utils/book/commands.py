@@ -622,9 +622,8 @@ def _run(options) -> int:
 
     parts = _jobs(options)
     if options.dry_run:
-        for folder, jobs in parts.items():
-            for name, why in notebooks.reasons(jobs, folder, options.force).items():
-                print(f"{name} on {folder.name}: {'; '.join(why) or 'current'}", flush=True)
+        for name, why in _reasons(options, parts).items():
+            print(f"{name}: {'; '.join(why) or 'current'}", flush=True)
         return 0
     done = _execute(options, parts)
     if not all(done.values()):
@@ -652,6 +651,15 @@ def _jobs(options) -> dict[Path, dict]:
             (panel_jobs if about_all else jobs)[name] = _parameters(options, name)
     parts = {paths.executed_dir(_key(options), options.book_dir): jobs} if jobs else {}
     return parts | ({paths.panel_dir(options.book_dir): panel_jobs} if panel_jobs else {})
+
+
+def _reasons(options, parts: dict[Path, dict]) -> dict[str, list[str]]:
+    """Why each notebook would be executed, by its name and what it is about."""
+    return {
+        f"{name} on {folder.name}": why
+        for folder, jobs in parts.items()
+        for name, why in notebooks.reasons(jobs, folder, options.force).items()
+    }
 
 
 def _execute(options, parts: dict[Path, dict]) -> dict[str, bool]:
@@ -694,10 +702,7 @@ def _one_of_panel(options) -> tuple[str, str]:
     try:
         parts = _jobs(options)
         if options.dry_run:
-            outcome, why = "to do", {}
-            for folder, jobs in parts.items():
-                why |= notebooks.reasons(jobs, folder, options.force)
-            n_done = sum(map(bool, why.values()))
+            outcome, n_done = "to do", sum(map(bool, _reasons(options, parts).values()))
         else:
             outcome, done = "done", _execute(options, parts)
             if failed := [name for name, well in done.items() if not well]:
