@@ -397,8 +397,7 @@ FORGED |= {"frontier": frontier_moved}
 def test_recomputing_finds_what_is_consistent_and_made_up(world, what, capsys):
     folder = world / KEY / "rng-1"
     whole = storage.read(folder)
-    tables = FORGED[what](Tables(whole.settings, whole.answers, whole.losses, whole.frontier))
-    storage.write(folder, tables, whole.record)
+    storage.write(folder, FORGED[what](whole), whole.record)
     assert not errors(world)
     (one,) = check.recompute_some(check.check(folder), 1)
     assert "computed again" in one.faults[0].what
@@ -577,8 +576,7 @@ def test_a_corner_on_a_straight_line_is_no_difference(world):
     middle = (points + points.shift(-1)).dropna() / 2
     more = pd.concat([points, middle]).sort_values("sequence_recall", ignore_index=True)
     assert len(more) > len(points)
-    whole = Tables(whole.settings, whole.answers, whole.losses, more), whole.record
-    storage.write(folder, *whole)
+    storage.write(folder, replace(whole, frontier=more), whole.record)
     assert check.recompute(folder).same.item()
 
 
@@ -608,7 +606,7 @@ def test_a_validity_however_small_has_to_fit_its_losses(tiny, tmp_path):
         whole.settings[~least],
     ):
         with pytest.raises(ResultsError, match="losses"):
-            Tables(rows, whole.answers, whole.losses, whole.frontier).check("here")
+            replace(whole, settings=rows).check("here")
 
 
 def test_recomputing_finds_answers_and_prompts_of_another_tokenizer(world):
