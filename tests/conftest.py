@@ -15,6 +15,7 @@ import shutil
 import socket
 from collections import Counter
 from contextlib import contextmanager, suppress
+from functools import partial
 from types import SimpleNamespace
 from unittest.mock import patch
 
@@ -267,16 +268,12 @@ def tiny(tiny_folder):
     return get
 
 
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """Puts a folder into a hub cache of the test's own: `hub(folder, "owner/name")` -> commit."""
-    from huggingface_hub import constants
+@pytest.fixture(scope="session")
+def cached():
+    """Puts a folder into a cache of the hub's: `cached(cache, folder, "owner/name")` -> commit."""
+    commit = "0123456789" * 4
 
-    cache, commit = tmp_path / "hub", "0123456789" * 4
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
-    monkeypatch.setenv("HF_HUB_CACHE", str(cache))  # for kernels and other children
-
-    def put(folder, repository):
+    def put(cache, folder, repository):
         where = cache / f"models--{repository.replace('/', '--')}"
         shutil.copytree(folder, where / "snapshots" / commit)
         (where / "refs").mkdir()
@@ -284,6 +281,17 @@ def hub(tmp_path, monkeypatch):
         return commit
 
     return put
+
+
+@pytest.fixture
+def hub(cached, tmp_path, monkeypatch):
+    """Puts a folder into a hub cache of the test's own: `hub(folder, "owner/name")` -> commit."""
+    from huggingface_hub import constants
+
+    cache = tmp_path / "hub"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setenv("HF_HUB_CACHE", str(cache))  # for kernels and other children
+    return partial(cached, cache)
 
 
 @pytest.fixture
@@ -401,7 +409,7 @@ def small_project(write_notebook):
             shutil.copytree(paths.project_root() / name, folder / name, ignore=skip)
         shutil.copy(paths.project_root() / "_config.yml", folder)
         for name in ("notebooks", "book"):
-            (folder / name).mkdir()
+            (folder / name).mkdir(exist_ok=True)
         for name, content in notebooks.items():
             write_notebook(folder, name, content)
         return folder
@@ -409,21 +417,54 @@ def small_project(write_notebook):
     return copy
 
 
+@pytest.fixture
+def as_project(monkeypatch):
+    """Makes a folder the project of this process and of the kernels that it starts."""
+    from calib_utils import paths
+
+    def enter(folder):
+        monkeypatch.setattr(paths, "project_root", lambda: folder)
+        monkeypatch.setenv("PYTHONPATH", str(folder))
+        monkeypatch.chdir(folder)
+        return folder
+
+    return enter
+
+
+@pytest.fixture(scope="session")
+def write_page():
+    """Writes an executed notebook: `write_page(path, *cells, **glued)`.
+
+    Its last cell printed something and glued these values.
+    """
+    import nbformat
+
+    kind = "application/papermill.record/text/plain"
+
+    def write(path, *cells, **glued):
+        outputs = [nbformat.v4.new_output("stream", text="printed")]
+        for name, value in glued.items():
+            said = {"metadata": {"scrapbook": {"name": name}}, "data": {kind: repr(value)}}
+            outputs.append(nbformat.v4.new_output("display_data", **said))
+        cells = [*cells, nbformat.v4.new_code_cell("x", outputs=outputs)]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+        return path
+
+    return write
+
+
 @pytest.fixture(scope="session")
 def glued():
     """Every number that a committed page glues into the book, as text: `glued(model, chapter)`."""
-    import ast
-
     import nbformat
 
     from calib_utils import paths
+    from calib_utils.book import notebooks
 
     def read(model, notebook):
-        page = nbformat.read(paths.executed_dir(model) / f"{notebook}.ipynb", 4)
-        outputs = [output for cell in page.cells for output in cell.get("outputs", ())]
-        named = {o.get("metadata", {}).get("scrapbook", {}).get("name"): o for o in outputs}
-        kind = "application/papermill.record/text/plain"
-        return {name: ast.literal_eval(o.data[kind]) for name, o in named.items() if name}
+        page = paths.executed_dir(model) / f"{notebook}.ipynb"
+        return notebooks.glued(nbformat.read(page, as_version=4))
 
     return read
 

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from calib_utils import files
+from calib_utils.book import notebooks
 from calib_utils.core.processors import parse_rule
 from calib_utils.core.prompts import Policies, exact_text
 from calib_utils.core.rules import NoCutoff
@@ -76,7 +77,7 @@ def reproduce(
     """
     for kind in _KINDS:
         for path in stored(results_dir, model, kind):
-            if _can_be_again(path, kind):
+            if _can_be_again(kind, _KINDS[kind].read(path)[1]):
                 yield recompute(path, update)
 
 
@@ -126,16 +127,13 @@ def _kind_of(path: Path) -> str:
 
 def _rows_again(folder: Path, record: dict, update: bool, **_) -> tuple[int, dict]:
     found = storage.read(folder)
+    settings, losses = _settings_of(found.settings), not found.losses.empty
     with tempfile.TemporaryDirectory() as scratch:
         request = request_for(
             _model(folder, record), record["task"], results_dir=scratch, **record["policies"]
         )
-        request.tables(
-            settings := _settings_of(found.settings),
-            list(dict.fromkeys(found.answers.temperature)),
-            losses=not found.losses.empty,
-            frontier=not found.frontier.empty,
-        )
+        temperatures = list(found.answers.temperature.unique())
+        request.tables(settings, temperatures, losses=losses, frontier=not found.frontier.empty)
         again = storage.read(request.folder)
         # Where answers, or losses of some settings alone, are stored, more is measured than that.
         one, other = ({name: getattr(t, name) for name in storage.ROW_KEYS} for t in (found, again))
@@ -145,8 +143,8 @@ def _rows_again(folder: Path, record: dict, update: bool, **_) -> tuple[int, dic
             for tables, name in itertools.product((one, other), _BY_SETTING):
                 tables[name] = tables[name][tables[name].rule == "none"]
 
-        def at(settings: list) -> dict:
-            return vars(request.tables(settings, losses=not found.losses.empty))
+        def at(chosen: list) -> dict:
+            return vars(request.tables(chosen, losses=losses))
 
         other = _beside_the_edge(at, one, other, storage.tolerance_of(record))
     if not found.frontier.empty:
@@ -290,16 +288,17 @@ class _Kind:
     tolerance: float = 0
 
 
-def _only_record(kind: str) -> Callable[[Path], tuple]:
-    return lambda path: (None, records.read_record(path, kind))
-
-
 def _run(notebook: str) -> str:
     return f"delete {{}} and run {notebook}"
 
 
 _KINDS = {
-    ROWS: _Kind(f"*/{storage.RECORD}", _only_record(ROWS), _rows_again, _ROWS_AGAIN),
+    ROWS: _Kind(
+        f"*/{storage.RECORD}",
+        lambda folder: (None, records.read_record(folder, ROWS)),
+        _rows_again,
+        _ROWS_AGAIN,
+    ),
     FRAMEWORK: _Kind(
         f"{FRAMEWORK}/*.settings.parquet",
         formal_framework.read,
@@ -314,9 +313,9 @@ _KINDS = {
     DRAWS: _Kind(f"{DRAWS}/*.parquet", draws.read, _draws_again, _run("03_oracle_cutoffs"), 0.02),
     TEXTS: _Kind(
         f"{TEXTS}/*/{storage.RECORD}",
-        _only_record(TEXTS),
+        lambda folder: (None, records.read_record(folder, TEXTS)),
         _texts_again,
-        "delete the folder and sweep again",
+        "delete the folder and run the same request again",
         TEXT_TOLERANCE,
     ),
     LABELS: _Kind(
@@ -339,8 +338,7 @@ def _model(path: Path, record: Mapping) -> Model:
     return load_model(name, **settings)
 
 
-def _can_be_again(path: Path, kind: str) -> bool:
-    record = _KINDS[kind].read(path)[1]
+def _can_be_again(kind: str, record: Mapping) -> bool:
     if kind == LABELS:
         return _judge_of(record) is not None
     return kind != TEXTS or ({"sweep", "files"} <= set(record) and record.get("dtype") == "float32")
@@ -424,17 +422,11 @@ def rescore(
     return len(table), float(largest)
 
 
-def _sweep_of(record: dict) -> Sweep:
-    """The sweep that the record of stored texts describes; raises KeyError where it does not."""
-    asked = record["sweep"]
-    names = ("depth", "n_samples", "max_tokens", "temperature", "end")
-    return Sweep(
-        prompts=tuple(OpenPrompt(**prompt) for prompt in asked["prompts"]),
-        seeds=tuple(asked["seeds"]),
-        position=tuple(asked["position"]),
-        ranks=tuple(asked["candidates"]),
-        **{name: asked[name] for name in names},
-    )
+def _sweep_of(record: Mapping) -> Sweep:
+    """The sweep that the record of stored texts describes."""
+    asked = dict(record["sweep"])
+    prompts = [OpenPrompt(**prompt) for prompt in asked.pop("prompts")]
+    return Sweep(prompts, ranks=asked.pop("candidates"), **asked)
 
 
 # Looking at what is stored: each kind of thing by one list of faults.
@@ -517,8 +509,8 @@ def recompute_some(
         model, kind = one.folder.parents[one.kind == TEXTS], _kind_of(one.folder)
         own = [one.folder] if kind in (ROWS, TEXTS) else stored(model.parent, model.name, kind)
         for path in own:
-            quick = _KINDS[kind].read(path)[1].get("seconds", 0) <= longest
-            if quick and _can_be_again(path, kind):
+            record = _KINDS[kind].read(path)[1]
+            if record.get("seconds", 0) <= longest and _can_be_again(kind, record):
                 drawn_as = TEXTS if kind in _TEXTUAL else TABLE
                 places.setdefault((drawn_as, model.name), []).append(path)
     checked = []
@@ -557,13 +549,7 @@ def _at_hand(record: dict) -> bool:
     name = loading.recorded_name(record)
     if name in EMBEDDED:
         return weights.gguf_path(EMBEDDED[name]).is_file()
-    if Path(name).exists():
-        return True
-    try:
-        folder = weights.hub_folder(name, record["revision"], local_only=True)
-    except CalibUtilsError:
-        return False
-    return any(folder.glob("*.safetensors"))
+    return notebooks.identity(name, record["revision"]).weights_sha256 is not None
 
 
 def _walk(folder: Path, in_model: bool = False) -> Iterator[Checked]:
@@ -598,12 +584,7 @@ def _looked_at(folder: Path) -> Checked:
     kind = kind if kind in conventions.FOLDERS else TABLE
     faults = []
     try:
-        if kind == TABLE:
-            faults.extend(_table_faults(folder))
-        elif kind == TEXTS:
-            faults.extend(_text_faults(folder))
-        else:
-            faults.extend(_kept_faults(folder, kind))
+        faults.extend({TABLE: _table_faults, TEXTS: _text_faults}.get(kind, _kept_faults)(folder))
     except CalibUtilsError as error:
         faults.append(Fault(str(error)))
     except Exception as error:  # a hostile record may hold anything
@@ -617,10 +598,8 @@ def _looked_at(folder: Path) -> Checked:
 
 def _table_faults(folder: Path) -> Iterator[Fault]:
     record = records.read_record(folder, ROWS)
-    yield from _entry_faults(folder, record)
+    yield from _folder_faults(folder, ROWS, record)
     stored = storage.read(folder)
-    yield from _identity_faults(ROWS, record, _ROWS_AGAIN)
-    yield from _model_faults(folder.parent.name, record)
     for name in ("model", "task"):
         if (of := set(stored.settings[name])) != {record[name]}:
             what = f"the table is of {sorted(of)}, the record of {record[name]!r}"
@@ -646,7 +625,6 @@ def _table_faults(folder: Path) -> Iterator[Fault]:
             f"the folder is called {folder.name!r}: rename it, or measure again"
         )
     yield from _task_faults(record, stored)
-    yield from _environment_faults(record)
 
 
 def _task_faults(record: dict, stored: storage.Stored) -> Iterator[Fault]:
@@ -675,22 +653,19 @@ def _text_faults(folder: Path) -> Iterator[Fault]:
     if "files" not in record:
         yield Fault("is unfinished: run the same request again, it goes on; or delete the folder")
         return
-    yield from _entry_faults(folder, record)
-    yield from _identity_faults(TEXTS, record, "run the same request again")
-    yield from _model_faults(folder.parent.parent.name, record)
+    yield from _folder_faults(folder, TEXTS, record)
     table = records.read_completions(folder)
     if "sweep" in record:
         yield from _sweep_faults(record, table)
-    else:
-        if "text" not in table or not table.text.map(lambda text: isinstance(text, str)).all():
-            yield Fault("a reply has no text: delete the folder and draw again")
-        if "outcome" in table:
-            passed = table.outcome == programs.PASSED
-            if (passed != (table.n_passed == table.n_tests)).any():
-                yield Fault("a program passed with a failed test, or the reverse: draw again")
-        if "log_p" in table and (table.log_p > _SLACK).any():
-            yield Fault("a log-probability is above 0: delete the folder and draw again")
-    yield from _environment_faults(record)
+        return
+    if "text" not in table or not table.text.map(lambda text: isinstance(text, str)).all():
+        yield Fault("a reply has no text: delete the folder and draw again")
+    if "outcome" in table:
+        passed = table.outcome == programs.PASSED
+        if (passed != (table.n_passed == table.n_tests)).any():
+            yield Fault("a program passed with a failed test, or the reverse: draw again")
+    if "log_p" in table and (table.log_p > _SLACK).any():
+        yield Fault("a log-probability is above 0: delete the folder and draw again")
 
 
 def _sweep_faults(record: dict, table: pd.DataFrame) -> Iterator[Fault]:
@@ -721,8 +696,8 @@ def _sweep_faults(record: dict, table: pd.DataFrame) -> Iterator[Fault]:
             yield Fault("a token of a lower rank is said to be more probable: sweep again")
 
 
-def _kept_faults(folder: Path, kind: str) -> Iterator[Fault]:
-    kept = _KINDS[kind]
+def _kept_faults(folder: Path) -> Iterator[Fault]:
+    kept = _KINDS[kind := folder.name]
     for path in sorted(folder.iterdir()):
         plain = files.PLAIN_NAME.fullmatch(path.name) and not path.is_symlink()
         if not plain or not path.is_file() or path.suffix != Path(kept.files).suffix:
@@ -785,13 +760,24 @@ def _label_faults(path: Path, table: pd.DataFrame, record: Mapping) -> Iterator[
 # What is the same for all kinds
 
 
-def _entry_faults(folder: Path, record: dict) -> Iterator[Fault]:
-    """The folder holds the files that the record names, and nothing else."""
+def _folder_faults(folder: Path, kind: str, record: Mapping) -> Iterator[Fault]:
+    """Of rows and texts: files that the record does not name, its identity, model, environment."""
     for entry in sorted(folder.iterdir()):
         if entry.is_symlink():
             yield Fault(f"{entry.name} is a link: put the file itself there")
         elif entry.name != storage.RECORD and entry.name not in record["files"]:
             yield Fault(f"{entry.name} is not in the record: delete it")
+    yield from _identity_faults(kind, record, _KINDS[kind].anew)
+    yield from _model_faults(folder.parents[kind == TEXTS].name, record)
+    environment = record["environment"]
+    if not isinstance(environment, dict):
+        yield Fault(f"the environment is {environment!r}, not fields with their values: {_RESTORE}")
+        return
+    for name, type_ in _ENVIRONMENT.items():
+        if name not in environment:
+            yield Fault(f"the environment lacks {name}: measure again")
+        elif not isinstance(value := environment[name], type_):
+            yield Fault(f"{name} of the environment is {value!r}, no {type_.__name__}: {_RESTORE}")
 
 
 def _identity_faults(kind: str, record: dict, remedy: str) -> Iterator[Fault]:
@@ -835,15 +821,3 @@ def _model_faults(folder: str, record: dict) -> Iterator[Fault]:
             f"revision {revision!r} of {name} may move: measure again with --revision and a commit",
             NOTE,
         )
-
-
-def _environment_faults(record: dict) -> Iterator[Fault]:
-    environment = record["environment"]
-    if not isinstance(environment, dict):
-        yield Fault(f"the environment is {environment!r}, not fields with their values: {_RESTORE}")
-        return
-    if missing := sorted(set(_ENVIRONMENT) - set(environment)):
-        yield Fault(f"the environment lacks {', '.join(missing)}: measure again")
-    for name, kind in _ENVIRONMENT.items():
-        if not isinstance(value := environment.get(name, kind()), kind):
-            yield Fault(f"{name} of the environment is {value!r}, no {kind.__name__}: {_RESTORE}")

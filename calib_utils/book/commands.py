@@ -618,27 +618,23 @@ def _called(model: str, name: str) -> str:
 
 
 def _run(options) -> int:
-    from calib_utils.book import build, contents
+    from calib_utils.book import build
 
-    jobs, panel_jobs = _jobs(options)
-    book_dir, failed = Path(options.book_dir or paths.book_dir()).resolve(), []
-    how = {"force": options.force, "dry_run": options.dry_run}
-    if jobs:
-        folder = paths.executed_dir(_key(options), book_dir)
-        failed += notebooks.execute(jobs, folder, prepare=lambda: _prepare(options), **how)
-    if panel_jobs:
-        failed += notebooks.execute(panel_jobs, paths.panel_dir(book_dir), **how)
+    parts = _jobs(options)
     if options.dry_run:
+        for name, why in _reasons(options, parts).items():
+            print(f"{name}: {'; '.join(why) or 'current'}", flush=True)
         return 0
-    contents.write_table_of_contents(book_dir)
-    own_book = book_dir == paths.book_dir().resolve()
-    if jobs and options.model == HEADLINE and own_book and not failed:
+    done = _execute(options, parts)
+    if not all(done.values()):
+        return 1
+    if paths.executed_dir(HEADLINE, paths.book_dir().resolve()) in parts:
         build.write_readme_figure()
-    return 1 if failed else 0
+    return 0
 
 
-def _jobs(options) -> tuple[dict, dict]:
-    """Notebooks with their parameters, about the model and about all; settles `options`.
+def _jobs(options) -> dict[Path, dict]:
+    """Folder of executed copies -> its notebooks with their parameters; settles `options`.
 
     All parameters are checked before a model is fetched and a notebook takes its minutes.
     """
@@ -647,13 +643,36 @@ def _jobs(options) -> tuple[dict, dict]:
         options.model = _called(options.model, options.name)
     if quick := any(pair.replace(" ", "") == "quick=True" for pair in options.parameter):
         _apart(options)
-    names = options.notebook or [*notebooks.notebook_names(), *notebooks.panel_names()]
+    options.book_dir = Path(options.book_dir or paths.book_dir()).resolve()
     jobs, panel_jobs = {}, {}
-    for name in names:
+    for name in options.notebook or [*notebooks.notebook_names(), *notebooks.panel_names()]:
         about_all = notebooks.is_about_all(name)
         if options.panel in (None, about_all) and not (quick and about_all):
             (panel_jobs if about_all else jobs)[name] = _parameters(options, name)
-    return jobs, panel_jobs
+    parts = {paths.executed_dir(_key(options), options.book_dir): jobs} if jobs else {}
+    return parts | ({paths.panel_dir(options.book_dir): panel_jobs} if panel_jobs else {})
+
+
+def _reasons(options, parts: dict[Path, dict]) -> dict[str, list[str]]:
+    """Why each notebook would be executed, by its name and what it is about."""
+    return {
+        f"{name} on {folder.name}": why
+        for folder, jobs in parts.items()
+        for name, why in notebooks.reasons(jobs, folder, options.force).items()
+    }
+
+
+def _execute(options, parts: dict[Path, dict]) -> dict[str, bool]:
+    """Executes what is not current, a model's notebooks first: which, and whether it went well."""
+    from calib_utils.book import contents
+
+    done = {}
+    for folder, jobs in parts.items():
+        about_all = folder == paths.panel_dir(options.book_dir)
+        prepare = (lambda: None) if about_all else (lambda: _prepare(options))
+        done |= notebooks.execute(jobs, folder, force=options.force, prepare=prepare)
+    contents.write_table_of_contents(options.book_dir)
+    return done
 
 
 def _panel(options) -> int:
@@ -681,19 +700,16 @@ def _panel(options) -> int:
 def _one_of_panel(options) -> tuple[str, str]:
     """Runs one model for `_panel`: what came of it, and why."""
     try:
-        asked = argparse.Namespace(**vars(options))
-        jobs, _ = _jobs(asked)
-        folder = paths.executed_dir(_key(asked), Path(asked.book_dir or paths.book_dir()).resolve())
-        todo = {name for name, why in notebooks.reasons(jobs, folder, options.force).items() if why}
-        if not todo:
-            return "current", f"{len(jobs)} of {len(jobs)} pages"
+        parts = _jobs(options)
         if options.dry_run:
-            return "to do", f"{len(todo)} of {len(jobs)} pages"
-        status = _run(options)
-        if status:
-            left = [name for name, why in notebooks.reasons(jobs, folder).items() if why]
-            return "failed", ", ".join(left)
-        return "done", f"{len(todo)} of {len(jobs)} pages"
+            outcome, n_done = "to do", sum(map(bool, _reasons(options, parts).values()))
+        else:
+            outcome, done = "done", _execute(options, parts)
+            if failed := [name for name, well in done.items() if not well]:
+                return "failed", ", ".join(failed)
+            n_done = len(done)
+        n = sum(map(len, parts.values()))
+        return (outcome, f"{n_done} of {n} pages") if n_done else ("current", f"{n} of {n} pages")
     except (CalibUtilsError, OSError) as error:  # the others can still be run
         _say_error(error)
         return "failed", f"{type(error).__name__}: {error}"
@@ -774,7 +790,7 @@ def _remove(options) -> int:
         return 0
     given = {"results_dir": str(folders[1].resolve())} if options.results_dir else {}
     jobs = {name: notebooks.check_parameters(name, given) for name in notebooks.panel_names()}
-    return 1 if notebooks.execute(jobs, paths.panel_dir(book_dir)) else 0
+    return 0 if all(notebooks.execute(jobs, paths.panel_dir(book_dir)).values()) else 1
 
 
 # The book, and stored results

@@ -102,8 +102,6 @@ def check_parameters(name: str, parameters: Mapping) -> dict:
         NotebookParameterError: an unknown parameter, or a value of another type.
     """
     known = parameters_of(name)
-    if not isinstance(parameters, Mapping):
-        raise NotebookParameterError(f"notebook {name}: {parameters!r} are no parameters by name")
     for key, value in parameters.items():
         if key not in known:
             near = UnknownNameError("parameter", key, known)
@@ -202,16 +200,15 @@ def why_stale(name: str, parameters: Mapping, executed: Path) -> list[str]:
     """
     if not executed.is_file():
         return ["never run"]
-    sha256, store = _inputs(name, parameters)
     try:
         kept = files.json_of(executed)["metadata"][_METADATA]
         then = kept.get("made_from")
         if then is None:
             return ["no record of what it was made from"]
         why = [] if kept["source_sha256"] == source_sha256(name) else ["its source changed"]
-        if sha256 is not None and then["weights"] != sha256:
+        now = _record(name, parameters, then["rows"], then["data"])
+        if now["weights"] not in (None, then["weights"]):
             why.append("the weights changed")
-        now = _record(name, parameters, sha256, then["rows"], then["data"], store)
         for part, words in _CHANGED.items():
             either = sorted({*then[part], *now[part]})
             names = [name for name in either if then[part].get(name) != now[part].get(name)]
@@ -223,42 +220,38 @@ def why_stale(name: str, parameters: Mapping, executed: Path) -> list[str]:
     return why
 
 
-def _inputs(name: str, parameters: Mapping) -> tuple[str | None, Path]:
-    """The SHA-256 of the weights a notebook would use now, and where its rows are."""
+def _store(name: str, parameters: Mapping) -> Path:
+    """Where the rows of a notebook are."""
     given = {**parameters_of(name), **parameters}
-    store = Path(given.get("results_dir") or paths.default_results_dir())
-    if is_about_all(name):
-        return None, store
-    return identity(given["model"], given["revision"] or None).weights_sha256, store
+    return Path(given.get("results_dir") or paths.default_results_dir())
 
 
 def _made_from(name: str, parameters: Mapping, read: Iterable[str]) -> dict:
     """The record of what a copy depends on; `read` is what `paths.note_read` was told."""
-    sha256, store = _inputs(name, parameters)
     rows, data = set(), set()
-    places = ((rows, store.absolute()), (data, paths.project_root() / "data"))
+    # Committed results lie below `data`, and are rows of the page that names them.
+    places = ((rows, _store(name, parameters).absolute()), (data, paths.project_root() / "data"))
     for path in map(Path, read):
-        # Committed results lie below `data`, and are rows of the page that names them.
         names, place = next((p for p in places if path.is_relative_to(p[1])), (None, None))
         if names is not None:
             names.add(path.relative_to(place).as_posix())
-    return _record(name, parameters, sha256, rows, data, store)
+    return _record(name, parameters, rows, data)
 
 
-def _record(
-    notebook: str, parameters: Mapping, sha256: str | None, rows: Iterable, data: Iterable, store
-) -> dict:
-    """Contents by name: of rows below `store` and files below `data`; None where none are.
+def _record(name: str, parameters: Mapping, rows: Iterable[str], data: Iterable[str]) -> dict:
+    """Contents by name, None where none are: of these rows and files of `data`, and the weights.
 
     A page about all models shows whatever rows there are, one about a model those that it asks for.
     """
-    whole = is_about_all(notebook)
-    found = {name: records.identity_of(Path(store) / name, whole) for name in sorted(rows)}
+    store, whole = _store(name, parameters), is_about_all(name)
+    found = {row: records.identity_of(store / row, whole) for row in sorted(rows)}
+    given = {**parameters_of(name), **parameters}
+    model = None if whole else identity(given["model"], given["revision"] or None)
     return {
         "parameters": {k: v for k, v in sorted(parameters.items()) if k not in _BY_CONTENT},
-        "weights": sha256,
-        "rows": {name: digest and digest[:_DIGITS] for name, digest in found.items()},
-        "data": {name: _digest(paths.project_root() / "data" / name) for name in sorted(data)},
+        "weights": model and model.weights_sha256,
+        "rows": {row: digest and digest[:_DIGITS] for row, digest in found.items()},
+        "data": {file: _digest(paths.project_root() / "data" / file) for file in sorted(data)},
     }
 
 
@@ -457,9 +450,8 @@ def execute(
     folder: Path,
     *,
     force: bool = False,
-    dry_run: bool = False,
     prepare: Callable[[], object] = lambda: None,
-) -> list[str]:
+) -> dict[str, bool]:
     """Executes the notebooks whose copies in `folder` are not current, and prints what it wrote.
 
     A notebook that fails does not keep the others from running. A second run on the same folder
@@ -469,17 +461,12 @@ def execute(
         jobs: notebook -> parameters, checked.
         folder: of the executed copies of one model, or of all models' notebooks.
         force: executes all of them.
-        dry_run: prints what would be executed and why, and does nothing.
         prepare: called once, before the first is executed.
 
     Returns:
-        The notebooks that failed.
+        The notebooks that were executed, and whether each went well.
     """
-    failed = []
-    if dry_run:
-        for name, why in reasons(jobs, folder, force).items():
-            print(f"{name} on {folder.name}: {'; '.join(why) or 'current'}", flush=True)
-        return failed
+    done = {}
     with _alone(folder):
         for draft in folder.iterdir():  # of a run that was killed
             if _DRAFT.fullmatch(draft.name):
@@ -490,9 +477,9 @@ def execute(
         for name, why in todo.items():
             said = f"{'; '.join(why)}; executing ..." if why else "current"
             _say(f"{name} on {folder.name}: {said}")
-            if why and not _execute(name, jobs[name], folder / f"{name}.ipynb"):
-                failed.append(name)
-    return failed
+            if why:
+                done[name] = _execute(name, jobs[name], folder / f"{name}.ipynb")
+    return done
 
 
 def reasons(jobs: Mapping[str, Mapping], folder: Path, force: bool = False) -> dict[str, list[str]]:

@@ -7,6 +7,7 @@ import shutil
 
 import nbformat
 import pytest
+from papermill.exceptions import PapermillExecutionError
 
 import calib_utils as cu
 from calib_utils import paths
@@ -26,19 +27,22 @@ HUB_ID, KEY = "Qwen/Qwen3-0.6B", "Qwen--Qwen3-0.6B"
 @pytest.fixture
 def run_from_hub(tiny_folder, hub, tmp_path):
     """Exact evaluation from the shell and the open-ended sweep, on what a hub's cache holds."""
-    return lambda *kind: _run_from_hub(hub(tiny_folder(*kind), "owner/model"), tmp_path)
 
+    def run(*kind):
+        commit = hub(tiny_folder(*kind), "owner/model")
+        command = ["evaluate", "--model", "owner/model", "--device", "cpu", "--task", "rng-1"]
+        assert main([*command, "--end", "line", "--results-dir", str(tmp_path / "rows")]) == 0
+        model = cu.load_model("owner/model", device="cpu")
+        table = sweep(model, Sweep((PROMPT,), ranks=(0, 5), max_tokens=2), tmp_path / "rows")
+        assert len(table) == 2
+        assert main(["check", str(tmp_path / "rows"), "--recompute", "1"]) == 0
+        for name in ("rng-1@end=line", "texts/sweep"):
+            record = json.loads(
+                (tmp_path / "rows/owner--model" / name / "provenance.json").read_text()
+            )
+            assert (record["model"], record["revision"]) == ("owner/model", commit)
 
-def _run_from_hub(commit, tmp_path):
-    command = ["evaluate", "--model", "owner/model", "--device", "cpu", "--task", "rng-1"]
-    assert main([*command, "--end", "line", "--results-dir", str(tmp_path / "rows")]) == 0
-    model = cu.load_model("owner/model", device="cpu")
-    table = sweep(model, Sweep((PROMPT,), ranks=(0, 5), max_tokens=2), tmp_path / "rows")
-    assert len(table) == 2
-    assert main(["check", str(tmp_path / "rows"), "--recompute", "1"]) == 0
-    for name in ("rng-1@end=line", "texts/sweep"):
-        record = json.loads((tmp_path / "rows/owner--model" / name / "provenance.json").read_text())
-        assert (record["model"], record["revision"]) == ("owner/model", commit)
+    return run
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3-multimodal", "qwen3.5-moe-multimodal"])
@@ -53,21 +57,14 @@ def test_every_architecture_runs_from_a_hub_id(run_from_hub, architecture, chat)
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
-    """A copy of the project for this process and for the kernels it starts."""
-    copy = tmp_path / "project"
-    skip = shutil.ignore_patterns("__pycache__", "reference")
-    for name in ("calib_utils", "notebooks"):
-        shutil.copytree(ROOT / name, copy / name, ignore=skip)
-    for name in ("data/tasks", "data/panel", "data/published", "book/results", "book/panel"):
-        shutil.copytree(ROOT / name, copy / name, ignore=skip)
-    for name in ("_config.yml", "book/_toc.yml"):
-        shutil.copy(ROOT / name, copy / name)
+def project(small_project, as_project, tmp_path):
+    """A copy of the project with its pages and no rows."""
+    parts = ["calib_utils", "notebooks", "book/results", "book/panel"]
+    parts += ["data/tasks", "data/panel", "data/published"]
+    copy = small_project(tmp_path / "project", {}, parts)
+    shutil.copy(ROOT / "book" / "_toc.yml", copy / "book")
     (copy / "data" / "results").mkdir()
-    monkeypatch.setattr(paths, "project_root", lambda: copy)
-    monkeypatch.setenv("PYTHONPATH", str(copy))
-    monkeypatch.chdir(copy)
-    return copy
+    return as_project(copy)
 
 
 @pytest.mark.full
@@ -90,18 +87,14 @@ def test_the_commands_of_the_page_run_as_printed(project, tiny_folder, hub, caps
     notebook = nbformat.read(executed, 4)
     outputs = [o for cell in notebook.cells for o in cell.get("outputs", ())]
     assert outputs and not [o for o in outputs if o.output_type == "error"]
-    assert notebook.metadata["calib_utils"]["source_sha256"] == notebooks.source_sha256(
-        executed.stem
-    )
-    assert "(SHA-256" in json.dumps(notebook) and str(tiny_folder("qwen3", chat=True)) not in str(
-        notebook
-    )
+    source = notebook.metadata["calib_utils"]["source_sha256"]
+    assert source == notebooks.source_sha256(executed.stem)
+    assert "(SHA-256" in str(notebook) and str(tiny_folder("qwen3", chat=True)) not in str(notebook)
     assert "recomputed,ok" in told["check"]
     # Under the quickstart after the embedded models, the rest as before; a command removes it.
     after = (project / "book" / "_toc.yml").read_text().splitlines()
-    assert after[(at := after.index(f"    - file: results/{KEY}/00_quickstart")) - 1].startswith(
-        "      title: "
-    )
+    at = after.index(f"    - file: results/{KEY}/00_quickstart")
+    assert after[at - 1].startswith("      title: ")
     assert after[:at] + after[at + 2 :] == before
     assert after[at + 1] == "      title: Qwen3-0.6B"
     assert main(["remove", HUB_ID]) == 0
@@ -121,11 +114,7 @@ def test_a_local_folder_runs_from_anywhere_into_given_places(
 
     def failing(name, parameters, output):
         if name == "01_formal_framework":
-            from papermill.exceptions import PapermillExecutionError
-
-            raise PapermillExecutionError(
-                1, 1, "1 / 0", "ZeroDivisionError", "division by zero", []
-            )
+            raise PapermillExecutionError(1, 1, "1 / 0", "ZeroDivisionError", "by zero", [])
         return real(name, parameters, output)
 
     monkeypatch.setattr(notebooks, "run", failing)
@@ -135,17 +124,15 @@ def test_a_local_folder_runs_from_anywhere_into_given_places(
     assert main([*command, "-p", "quick=True", "--device", "cpu"]) == 1
     out, err = capsys.readouterr()
     assert "FORECAST for" in err
-    assert "01_formal_framework failed (ZeroDivisionError: division by zero)" in err
+    assert "01_formal_framework failed (ZeroDivisionError: by zero)" in err
     executed = tmp_path / "book" / "results" / "mine" / "00_quickstart.ipynb"
     assert out.strip() == str(executed)
     # Labels carry the folder's name, not its path.
     text = executed.read_text()
     assert "fig-quickstart-mine" in text and f"fig-quickstart-{tmp_path.name}" not in text
-    parameters = next(
-        c.source for c in nbformat.read(executed, 4).cells
-        if "injected-parameters" in c.metadata.get("tags", ())
-    )  # fmt: skip
-    assert 'model = "mine"' in parameters and 'results_dir = "rows"' in parameters
+    cells = nbformat.read(executed, 4).cells
+    (given,) = (c.source for c in cells if "injected-parameters" in c.metadata.get("tags", ()))
+    assert 'model = "mine"' in given and 'results_dir = "rows"' in given
     assert str(tmp_path) not in text, "where things lie on this machine is nobody's business"
     assert "file: results/mine/00_quickstart" in (tmp_path / "book" / "_toc.yml").read_text()
 

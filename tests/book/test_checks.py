@@ -34,15 +34,12 @@ SMALL = "smollm2-135m-instruct"
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory, tiny_folder):
+def template(tmp_path_factory, tiny_folder, cached):
     """Results of a tiny model of the hub: two tables with all parts, a sweep, drawn replies."""
     from huggingface_hub import constants
 
     root = tmp_path_factory.mktemp("checks")
-    where = root / "hub" / f"models--{KEY}"
-    shutil.copytree(tiny_folder("llama", chat=True), where / "snapshots" / ("0" * 40))
-    (where / "refs").mkdir()
-    (where / "refs" / "main").write_text("0" * 40)
+    cached(root / "hub", tiny_folder("llama", chat=True), HUB_ID)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(constants, "HF_HUB_CACHE", str(root / "hub"))
         patch.setenv("CALIB_UTILS_CACHE", str(root / "cache"))
@@ -134,6 +131,12 @@ def edit(folder, **changes):
     (folder / "provenance.json").write_text(text)
 
 
+def without(folder, name):
+    record = record_of(folder)
+    del record[name]
+    (folder / "provenance.json").write_text(json.dumps(record))
+
+
 def flip(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -213,12 +216,7 @@ TABLE = {
         lambda f: nested(f, "environment", packages=["torch"]), "packages of the environment is"
     ),
     "a number for a revision": (lambda f: edit(f, revision=5), "revision is 5, neither a commit"),
-    "a field is missing": (
-        lambda f: (f / "provenance.json").write_text(
-            json.dumps({k: v for k, v in record_of(f).items() if k != "policies"})
-        ),
-        "'policies'",
-    ),
+    "a field is missing": (lambda f: without(f, "policies"), "'policies'"),
 }  # fmt: skip
 
 
@@ -261,17 +259,18 @@ def test_what_lies_where_it_should_not_is_found(world, name):
     assert any(said in fault.what for fault in found), found
 
 
-def retext(folder, change):
-    """Changes the first file of texts and has the record vouch for it."""
-    path = folder / next(iter(record_of(folder)["files"]))
-    table = records.pq.read_table(path)
-    rows = [change(dict(row)) for row in table.to_pylist()]
-    records.pq.write_table(records.pa.Table.from_pylist(rows, schema=table.schema), path)
-    rehash(folder)
-
-
 def first_file(folder):
     return folder / next(iter(record_of(folder)["files"]))
+
+
+def retext(folder, **changes):
+    """Changes columns of the first file, by a value or from it; the record vouches for the new."""
+    table = records.pq.read_table(path := first_file(folder))
+    rows = table.to_pylist()
+    for row in rows:
+        row |= {n: new(row[n]) if callable(new) else new for n, new in changes.items()}
+    records.pq.write_table(records.pa.Table.from_pylist(rows, schema=table.schema), path)
+    rehash(folder)
 
 
 TEXTS = {
@@ -279,48 +278,25 @@ TEXTS = {
     "a file is missing": ("sweep", lambda f: first_file(f).unlink(), "SHA-256 differs"),
     "a file too many": ("sweep", lambda f: (f / "x.parquet").touch(), "not in the record"),
     "no sidecar": ("repeats", lambda f: (f / "provenance.json").unlink(), "unreadable"),
-    "unfinished": (
-        "sweep",
-        lambda f: (f / "provenance.json").write_text(
-            json.dumps({k: v for k, v in record_of(f).items() if k != "files"})
-        ),
-        "unfinished",
-    ),
+    "unfinished": ("sweep", lambda f: without(f, "files"), "unfinished"),
     "a name that leads out": (
         "sweep", lambda f: nested(f, "files", **{"../../x.parquet": "0" * 64}), "among its files"
     ),
     "a name of another kind": (
         "repeats", lambda f: nested(f, "files", **{"x.csv": "0" * 64}), "SHA-256 differs"
     ),
-    "another sweep": (
-        "sweep", lambda f: nested(f, "sweep", max_tokens=4), "not the one of its hash"
-    ),
+    "another sweep": ("sweep", lambda f: nested(f, "sweep", max_tokens=4), "the one of its hash"),
     "an impossible sweep": ("sweep", lambda f: nested(f, "sweep", depth=9), "depth=9"),
-    "a log-probability above 0": (
-        "sweep", lambda f: retext(f, lambda row: row | {"log_p": 1.0}), "above 0"
-    ),
-    "a reply more probable than can be": (
-        "repeats", lambda f: retext(f, lambda row: row | {"log_p": 1.0}), "above 0"
-    ),
-    "a reply without text": (
-        "repeats", lambda f: retext(f, lambda row: row | {"text": None}), "has no text"
-    ),
-    "a foreign rank": (
-        "sweep", lambda f: retext(f, lambda row: row | {"path_ranks": [7]}), "does not have"
-    ),
+    "a log-probability above 0": ("sweep", lambda f: retext(f, log_p=1.0), "above 0"),
+    "a reply more probable than can be": ("repeats", lambda f: retext(f, log_p=1.0), "above 0"),
+    "a reply without text": ("repeats", lambda f: retext(f, text=None), "has no text"),
+    "a foreign rank": ("sweep", lambda f: retext(f, path_ranks=[7]), "does not have"),
     "ranks in another order": (
-        "sweep", lambda f: retext(f, lambda row: row | {"path_ranks": [3 - row["path_ranks"][0]]}),
-        "lower rank"
+        "sweep", lambda f: retext(f, path_ranks=lambda ranks: [3 - ranks[0]]), "lower rank"
     ),
-    "a path of another length": (
-        "sweep", lambda f: retext(f, lambda row: row | {"path_ids": []}), "than its depth"
-    ),
-    "a tree of another prompt": (
-        "sweep", lambda f: retext(f, lambda row: row | {"prompt_id": "two"}), "the trees"
-    ),
-    "an older convention": (
-        "sweep", lambda f: edit(f, convention=0), "of convention 0 of texts"
-    ),
+    "a path of another length": ("sweep", lambda f: retext(f, path_ids=[]), "than its depth"),
+    "a tree of another prompt": ("sweep", lambda f: retext(f, prompt_id="two"), "the trees"),
+    "an older convention": ("sweep", lambda f: edit(f, convention=0), "of convention 0 of texts"),
     "another model": ("repeats", lambda f: edit(f, model=SMALL), "not those of"),
 }  # fmt: skip
 
@@ -421,8 +397,7 @@ FORGED |= {"frontier": frontier_moved}
 def test_recomputing_finds_what_is_consistent_and_made_up(world, what, capsys):
     folder = world / KEY / "rng-1"
     whole = storage.read(folder)
-    tables = FORGED[what](Tables(whole.settings, whole.answers, whole.losses, whole.frontier))
-    storage.write(folder, tables, whole.record)
+    storage.write(folder, FORGED[what](whole), whole.record)
     assert not errors(world)
     (one,) = check.recompute_some(check.check(folder), 1)
     assert "computed again" in one.faults[0].what
@@ -601,8 +576,7 @@ def test_a_corner_on_a_straight_line_is_no_difference(world):
     middle = (points + points.shift(-1)).dropna() / 2
     more = pd.concat([points, middle]).sort_values("sequence_recall", ignore_index=True)
     assert len(more) > len(points)
-    whole = Tables(whole.settings, whole.answers, whole.losses, more), whole.record
-    storage.write(folder, *whole)
+    storage.write(folder, replace(whole, frontier=more), whole.record)
     assert check.recompute(folder).same.item()
 
 
@@ -632,7 +606,7 @@ def test_a_validity_however_small_has_to_fit_its_losses(tiny, tmp_path):
         whole.settings[~least],
     ):
         with pytest.raises(ResultsError, match="losses"):
-            Tables(rows, whole.answers, whole.losses, whole.frontier).check("here")
+            replace(whole, settings=rows).check("here")
 
 
 def test_recomputing_finds_answers_and_prompts_of_another_tokenizer(world):
@@ -643,7 +617,7 @@ def test_recomputing_finds_answers_and_prompts_of_another_tokenizer(world):
 
 @pytest.mark.parametrize("change", [{"log_p": -1e-3}, {"text": "Another text."}])
 def test_rescoring_finds_texts_that_the_model_does_not_write_so(world, change):
-    retext(world / KEY / "texts" / "sweep", lambda row: row | change)
+    retext(world / KEY / "texts" / "sweep", **change)
     assert not errors(world)
     (one,) = check.recompute_some(check.check(world / KEY / "texts" / "sweep"), 2)
     assert "log_p: computed again" in one.faults[0].what

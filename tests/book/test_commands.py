@@ -101,17 +101,6 @@ def test_the_form_of_a_table_is_what_its_file_ends_in(here, ending, begins):
     assert text.startswith(begins) and text.endswith("\n") and not text.endswith("\n\n")
 
 
-def test_an_option_of_one_value_is_refused_the_second_time(here, capsys):
-    for twice in (
-        ["evaluate", "--task", "rng-1", "--dtype", "float32", "--dtype", "bfloat16"],
-        ["evaluate", "--task", "rng-1", "--chat", "--no-chat"],
-        ["prompt", "--task", "rng-1", "--task", "rng-2"],
-    ):
-        with pytest.raises(SystemExit) as stopped:
-            main(twice)
-        assert stopped.value.code == 2 and "is given twice" in capsys.readouterr().err
-
-
 def test_tasks_and_rules_are_listed(capsys):
     for command, names in (("tasks", list_tasks()), ("rules", FAMILIES)):
         assert main([command]) == 0
@@ -142,25 +131,23 @@ def test_every_command_shows_defaults_and_an_example_that_parses(capsys):
     assert capsys.readouterr().out == f"calib-utils {__version__}\n"
 
 
-def page(folder, name, *outputs):
-    cells = []
-    for data, figure in outputs:
-        cell = nbformat.v4.new_code_cell("", outputs=[nbformat.v4.new_output("display_data", data)])
-        cell.metadata["mystnb"] = {"figure": figure} if figure else {}
-        cells.append(cell)
-    folder.mkdir(parents=True, exist_ok=True)
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / f"{name}.ipynb")
+def shown(data, figure=None):
+    """A code cell that displayed something."""
+    metadata = {"mystnb": {"figure": figure}} if figure else {}
+    output = nbformat.v4.new_output("display_data", data)
+    return nbformat.v4.new_code_cell("", outputs=[output], metadata=metadata)
 
 
-def test_tables_and_figures_of_pages_become_files(tmp_path, monkeypatch):
+def test_tables_and_figures_of_pages_become_files(write_page, tmp_path):
     book, out = tmp_path / "book", tmp_path / "paper"
     table = pd.DataFrame({"rule": ["top_p", "a & b"], "Val ≥ 0.8": ["0.50 (0.1 to 0.9)", "–"]})
-    shown = f"<details><summary>Both (2 rows)</summary>{table.to_html(index=False)}</details>"
+    folded = f"<details><summary>Both (2 rows)</summary>{table.to_html(index=False)}</details>"
     svg = '<svg width="72pt" height="36pt" viewBox="0 0 72 36"><metadata><![CDATA[<svg/>]]>'
     svg += '</metadata><desc>x</desc><rect width="72" height="36" fill="#0072b2"/></svg>'
     figure = {"name": "fig-val-div-mine", "caption": "Val and Div."}
-    page(book / "results" / "mine", "02_a", ({"text/html": shown}, None))
-    page(book / "panel", "05_b", ({"image/svg+xml": svg, "text/html": "<b>no</b>"}, figure))
+    write_page(book / "results" / "mine" / "02_a.ipynb", shown({"text/html": folded}))
+    drawn = shown({"image/svg+xml": svg, "text/html": "<b>no</b>"}, figure)
+    write_page(book / "panel" / "05_b.ipynb", drawn)
     try:
         build.browser_path()
     except BookBuildError:

@@ -15,21 +15,20 @@ from calib_utils.studies.reporting import CLAIM, HYPOTHESIS, KINDS
 NEW = "owner--name"
 
 
-def page(book, folder, name, *told):
+@pytest.fixture
+def page(write_page):
     """An executed notebook with a heading and what it glued as verdicts."""
-    output = nbformat.v4.new_output(
-        "display_data",
-        {"application/papermill.record/text/plain": repr(json.dumps(told))},
-        metadata={"scrapbook": {"name": "verdicts"}},
-    )
-    heading = nbformat.v4.new_markdown_cell(f"# {name[3:].title()}: a question\n\n**Question.**")
-    code = nbformat.v4.new_code_cell("x", outputs=[output])
-    (book / folder).mkdir(parents=True, exist_ok=True)
-    nbformat.write(nbformat.v4.new_notebook(cells=[heading, code]), book / folder / f"{name}.ipynb")
+
+    def write(book, folder, name, *told):
+        heading = f"# {name[3:].title()}: a question\n\n**Question.**"
+        cell = nbformat.v4.new_markdown_cell(heading)
+        write_page(book / folder / f"{name}.ipynb", cell, verdicts=json.dumps(told))
+
+    return write
 
 
 @pytest.fixture
-def book(tmp_path):
+def book(tmp_path, page):
     """Two chapters of the headline model, one of them and another of a new model, one of all."""
     for folder, name in (
         (f"results/{HEADLINE}", "00_first"),
@@ -88,7 +87,7 @@ def yaml_files(book):
 
 
 @pytest.mark.parametrize("key", ["007", "null", "Yes", "1e3", "@me", "a b: c", "owner--name@main"])
-def test_any_folder_name_is_a_model(tmp_path, key):
+def test_any_folder_name_is_a_model(tmp_path, page, key):
     page(tmp_path, f"results/{HEADLINE}", "00_quickstart")
     page(tmp_path, f"results/{key}", "00_quickstart")
     (chapter,) = parts(tmp_path)["Chapters"]
@@ -112,7 +111,7 @@ def test_a_model_is_removed_and_the_book_is_as_before(book, capsys):
 
 
 @pytest.mark.notebooks
-def test_with_its_rows_a_model_leaves_the_page_of_all_models_too(book, tiny_folder, tmp_path):
+def test_with_its_rows_a_model_leaves_the_page_of_all_models_too(book, page, tiny_folder, tmp_path):
     """The page is executed on what is left; here no model is, and it says so without failing."""
     rows = tmp_path / "rows"
     folder = tiny_folder().parent / tiny_folder().name
@@ -141,7 +140,7 @@ def claim(text, verdict, kind=CLAIM):
 
 
 @pytest.fixture
-def judged(tmp_path):
+def judged(tmp_path, page):
     """Two models and the page of all, whose verdicts differ."""
     yes, no, neither = KINDS[CLAIM][1:]
     other = claim("A premise", KINDS[HYPOTHESIS].no, HYPOTHESIS)
@@ -163,23 +162,15 @@ def test_every_verdict_is_a_letter_that_leads_to_its_numbers(judged):
             "name",
         ]
         letters = {a.get("aria-label"): (a.text, a.get("href")) for a in tree.xpath("//a[@title]")}
+        own, other, panel = (
+            f"page:{page}#claims-and-findings"
+            for page in (f"results/{HEADLINE}/02_x", f"results/{NEW}/02_x", "panel/05_all")
+        )
         assert letters == {
-            f"reproduced: It's so & so ({human_name(HEADLINE)})": (
-                "R",
-                f"page:results/{HEADLINE}/02_x#claims-and-findings",
-            ),
-            f"excluded: Another ({human_name(HEADLINE)})": (
-                "–",
-                f"page:results/{HEADLINE}/02_x#claims-and-findings",
-            ),
-            "not reproduced: It's so & so (name)": (
-                "N",
-                f"page:results/{NEW}/02_x#claims-and-findings",
-            ),
-            "not decided: All alike (all models)": (
-                "?",
-                "page:panel/05_all#claims-and-findings",
-            ),
+            f"reproduced: It's so & so ({human_name(HEADLINE)})": ("R", own),
+            f"excluded: Another ({human_name(HEADLINE)})": ("–", own),
+            "not reproduced: It's so & so (name)": ("N", other),
+            "not decided: All alike (all models)": ("?", panel),
         }
         assert len(tree.xpath("//td[@colspan=2]")) == 1
     others = lxml.html.fromstring(verdicts.in_words(False, judged))
@@ -222,11 +213,11 @@ def test_the_book_has_a_page_for_each_entry():
         assert (paths.book_dir() / f"{file}{suffix}").is_file(), file
 
 
-def test_a_chapter_that_failed_is_named_with_its_error(book):
+def test_a_chapter_that_failed_is_named_with_its_error(book, page):
     """Where a page would be: in the line of models, and in the matrix of verdicts."""
-    claim = {"claim": "A claim", "kind": CLAIM, "verdict": KINDS[CLAIM].yes}
-    page(book, f"results/{HEADLINE}", "05_fifth", claim)
-    page(book, f"results/{NEW}", "03_third", claim)
+    own = claim("A claim", KINDS[CLAIM].yes)
+    page(book, f"results/{HEADLINE}", "05_fifth", own)
+    page(book, f"results/{NEW}", "03_third", own)
     error = nbformat.v4.new_output("error", ename="ValueError", evalue="<no rows>", traceback=[])
     cells = [nbformat.v4.new_code_cell("1 / 0", outputs=[error])]
     kept = book / "results" / NEW / ".failed-05_fifth.ipynb"
@@ -234,5 +225,5 @@ def test_a_chapter_that_failed_is_named_with_its_error(book):
     assert contents.failures("05_fifth", book) == {NEW: "ValueError: <no rows>"}
     for table in (verdicts.at_a_glance(book), verdicts.in_words(True, book)):
         assert '<i title="ValueError: &lt;no rows&gt;">failed</i>' in table
-    page(book, f"results/{NEW}", "05_fifth", claim)  # a page from before: it stands
+    page(book, f"results/{NEW}", "05_fifth", own)  # a page from before: it stands
     assert contents.failures("05_fifth", book) == {}

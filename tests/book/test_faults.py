@@ -19,6 +19,7 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import nbformat
 import pandas as pd
@@ -49,6 +50,14 @@ def python(code, *arguments, **options):
     return subprocess.Popen(
         [*command, *map(str, arguments)], stdout=subprocess.PIPE, text=True, **options
     )
+
+
+def apart(space, probe):
+    """What a command begins with to have its own disks or network; skips where nobody can."""
+    command = ["unshare", *(["-r"] if os.geteuid() else []), space]
+    if not shutil.which("unshare") or subprocess.run([*command, *probe]).returncode:
+        pytest.skip(f"no unshare {space} here: neither root nor user namespaces")
+    return command
 
 
 def kill(process):
@@ -188,16 +197,10 @@ def test_a_writer_killed_between_its_two_renames_loses_no_row(stored, reader):
     assert hidden(stored.parent) == []
 
 
-CONVERT = """
-import sys
-import calib_utils as cu
-cu.load_model(sys.argv[1], device="cpu")
-"""
-
-
 def test_a_conversion_killed_or_damaged_is_made_anew(tiny_gguf, own_cache):
     converted = own_cache / "converted"
-    process = python(CONVERT, tiny_gguf, env=environment(CALIB_UTILS_CACHE=str(own_cache)))
+    convert = "import sys, calib_utils; calib_utils.load_model(sys.argv[1], device='cpu')"
+    process = python(convert, tiny_gguf, env=environment(CALIB_UTILS_CACHE=str(own_cache)))
     kill_when(lambda: any(converted.glob(".*.draft")), process)
     model = cu.load_model(tiny_gguf, device="cpu")
     rows = cu.evaluate(model, TASK)
@@ -371,9 +374,7 @@ def test_a_build_that_fails_leaves_the_old_book(tmp_path, monkeypatch):
 
 
 def test_a_live_run_without_space_is_a_named_error(monkeypatch, capsys):
-    def full(model):
-        raise OSError(28, "No space left on device")
-
+    full = Mock(side_effect=OSError(28, "No space left on device"))
     monkeypatch.setattr(build, "load_model", lambda name: name)
     monkeypatch.setattr(build, "_executed_here", full)
     assert main(["book", "--live"]) == 2
@@ -509,17 +510,8 @@ print(json.dumps(told))
 @pytest.fixture(scope="module")
 def on_disk(tiny_folder, tiny_gguf, tmp_path_factory):
     """What happened on a disk of 2 MB that was full, then read-only, then neither."""
-    if sys.platform != "linux":
-        pytest.skip("disks are mounted as on Linux")
-    spaces = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "-r", "--mount"]
     place = tmp_path_factory.mktemp("disk")
-    probe = [*spaces, "mount", "-t", "tmpfs", "none", str(place)]
-    try:
-        possible = subprocess.run(probe, capture_output=True).returncode == 0
-    except FileNotFoundError:
-        possible = False
-    if not possible:
-        pytest.skip("no disk can be mounted here: neither root nor user namespaces")
+    spaces = apart("--mount", ["mount", "-t", "tmpfs", "none", str(place)])
     process = python(
         ON_DISK, tiny_folder("llama"), tiny_gguf, place, before=spaces, env=environment()
     )
@@ -719,14 +711,7 @@ def test_a_hub_that_stalls_is_given_up(online):
 
 @pytest.mark.full
 def test_without_any_network_a_hub_model_is_a_named_error(online):
-    spaces = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "-r", "--net"]
-    try:
-        possible = subprocess.run([*spaces, "true"], capture_output=True).returncode == 0
-    except FileNotFoundError:
-        possible = False
-    if not possible:
-        pytest.skip("the network cannot be taken away here")
-    assert asked(online, before=spaces) < 60
+    assert asked(online, before=apart("--net", ["true"])) < 60
 
 
 # Hostile files

@@ -87,22 +87,6 @@ def test_what_does_not_fit_is_said(monkeypatch):
     assert "the disk is too small" in told and "memory here" not in told
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--model", "owner/nothing"], "HubUnreachableError: owner/nothing"),
-        (["--model", "smollm"], "UnknownNameError"),
-        (["--model", "nowhere/x.gguf"], "UnknownNameError"),
-        (["--model", SMALL, "--dtype", "int4"], "dtype='int4' does not exist"),
-        (["--model", SMALL, "--device", "tpu"], "DeviceError"),
-    ],
-)
-def test_a_mistake_is_one_line(arguments, said, hub, capsys):
-    assert main(["forecast", *arguments]) == 2
-    err = capsys.readouterr().err
-    assert said in err and len(err.splitlines()) == 1
-
-
 def test_a_forecast_is_made_for_a_gpu_that_is_not_here(capsys):
     command = ["forecast", "--model", "meta-llama/Llama-3.1-8B-Instruct"]
     assert main([*command, "--gpu", "l4"]) == 0

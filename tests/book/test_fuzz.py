@@ -79,6 +79,13 @@ def place(tmp_path_factory):
     return tmp_path_factory.mktemp("fuzz")
 
 
+def copied(folder, place):
+    """A copy that a case may spoil, in the place of the last one's."""
+    copy = place / folder.name
+    shutil.rmtree(copy, ignore_errors=True)
+    return shutil.copytree(folder, copy)
+
+
 # Task files
 
 GOOD_TASK = {"name": "t", "prompt": "Name one. Answer:", "answers": ["ab", "1,2", "zoo"]}
@@ -168,9 +175,7 @@ def measured(tiny, tmp_path_factory):
 @given(data=st.data(), changes=mutations())
 def test_damaged_rows_are_the_same_rows_or_a_named_error(measured, place, data, changes):
     folder, whole = measured
-    copy = place / "few"
-    shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(folder, copy)
+    copy = copied(folder, place)
     names = sorted(path.name for path in folder.iterdir())
     file = copy / data.draw(st.sampled_from(names))
     file.write_bytes(mutated(file.read_bytes(), changes))
@@ -187,9 +192,7 @@ def test_damaged_rows_are_the_same_rows_or_a_named_error(measured, place, data, 
 @given(data=st.data(), value=JSON)
 def test_a_sidecar_with_any_value_is_read_or_a_named_error(measured, place, data, value):
     folder, whole = measured
-    copy = place / "sidecar"
-    shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(folder, copy)
+    copy = copied(folder, place)
     record = dict(whole.record)
     record[data.draw(st.sampled_from(sorted(record)))] = value
     (copy / storage.RECORD).write_text(json.dumps(record))
@@ -220,9 +223,7 @@ def swept(tmp_path_factory):
 @given(data=st.data(), changes=mutations(), forged=st.booleans())
 def test_damaged_completions_are_the_same_or_a_named_error(swept, place, data, changes, forged):
     folder, whole = swept
-    copy = place / "sweep"
-    shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(folder, copy)
+    copy = copied(folder, place)
     file = copy / data.draw(st.sampled_from(["one@0.parquet", "provenance.json"]))
     file.write_bytes(mutated(file.read_bytes(), changes))
     forged = forged and file.suffix == ".parquet"

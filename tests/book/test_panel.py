@@ -1,13 +1,15 @@
 """One command for the paper's checkpoints: what is run, in which order, past a failure, again."""
 
+import re
 import shutil
 
 import pytest
 import torch
+from papermill.exceptions import PapermillExecutionError
 
 import calib_utils as cu
-from calib_utils import paths
 from calib_utils.__main__ import main
+from calib_utils.book import notebooks
 from calib_utils.errors import DeviceError
 from calib_utils.models.registry import checkpoints
 
@@ -34,13 +36,10 @@ def kind_of(one):
 
 
 @pytest.fixture
-def project(small_project, tmp_path, monkeypatch, own_cache):
+def project(small_project, as_project, tmp_path, own_cache):
     """A project of two small notebooks, for this process and for the kernels it starts."""
-    folder = small_project(tmp_path / "project", {"00_one": [EVALUATE], "01_two": [EVALUATE]})
-    monkeypatch.setattr(paths, "project_root", lambda: folder)
-    monkeypatch.setenv("PYTHONPATH", str(folder))
-    monkeypatch.chdir(folder)
-    return folder
+    notebooks = {"00_one": [EVALUATE], "01_two": [EVALUATE]}
+    return as_project(small_project(tmp_path / "project", notebooks))
 
 
 @pytest.fixture
@@ -62,25 +61,11 @@ def named(name):
     return one
 
 
-def cached(folder, one, source):
-    """A checkpoint as a cache of the hub's holds it."""
-    at = folder / f"models--{one.key}"
-    shutil.copytree(source, at / "snapshots" / "1234")
-    (at / "refs").mkdir()
-    (at / "refs" / "main").write_text("1234")
-
-
 def told(capsys):
     """The table at the end: hub id -> (outcome, why), in its order."""
-    lines = capsys.readouterr().out.splitlines()
-    start = next(
-        n for n, line in enumerate(lines) if line.split() == ["model", "GB", "outcome", "why"]
-    )
-    columns = [lines[start].index(name) for name in ("outcome", "why")]
-    return {
-        line.split()[0]: (line[columns[0] : columns[1]].strip(), line[columns[1] :].strip())
-        for line in lines[start + 1 :]
-    }
+    head, *rows = re.search(r"(?ms)^model +GB .*", capsys.readouterr().out)[0].splitlines()
+    outcome, why = head.index("outcome"), head.index("why")
+    return {row.split()[0]: (row[outcome:why].strip(), row[why:].strip()) for row in rows}
 
 
 def test_the_plan_is_all_of_the_paper_by_size_with_what_cannot_be_run(models_dir, project, capsys):
@@ -100,18 +85,15 @@ def test_the_plan_is_all_of_the_paper_by_size_with_what_cannot_be_run(models_dir
     assert told(capsys)[large.hub][0] == "to do"
     assert not [*(project / "book").rglob("*.ipynb")]
     for wrong in (
-        ["--memory-gb", "0"],
-        ["--models-dir", "nowhere"],
-        ["--dtype", "int4"],
-        ["--notebook", "02_three"],
-        ["-p", "quikc=True"],
+        *("--memory-gb=0", "--models-dir=nowhere", "--dtype=int4"),
+        *("--notebook=02_three", "--parameter=quikc=True"),
     ):
-        assert main(["panel", "--dry-run", "--device", "cpu", *wrong]) == 2
+        assert main(["panel", "--dry-run", "--device", "cpu", wrong]) == 2
 
 
 @pytest.mark.notebooks
 def test_a_broken_checkpoint_stops_no_other_and_a_second_run_finds_the_rest(
-    project, models_dir, tiny_folder, capsys
+    project, models_dir, tiny_folder, cached, capsys
 ):
     first, broken, last = map(named, ("Qwen3-0.6B", "Llama-3.2-1B-Instruct", "Qwen3.5-0.8B"))
     folder = models_dir(first)
@@ -119,15 +101,12 @@ def test_a_broken_checkpoint_stops_no_other_and_a_second_run_finds_the_rest(
     config = folder / broken.key / "config.json"
     whole = config.read_text()
     config.write_text("{")
-    cached(folder, last, tiny_folder(kind_of(last), chat=True))
+    cached(folder, tiny_folder(kind_of(last), chat=True), last.hub)
     command = ["panel", "--models-dir", str(folder), "--device", "cpu"]
     assert main(command) == 1
     table = told(capsys)
-    assert [hub for hub, (outcome, _) in table.items() if outcome != "skipped"] == [
-        first.hub,
-        broken.hub,
-        last.hub,
-    ]
+    tried = [hub for hub, (outcome, _) in table.items() if outcome != "skipped"]
+    assert tried == [first.hub, broken.hub, last.hub]
     assert table[first.hub] == table[last.hub] == ("done", "2 of 2 pages")
     outcome, why = table[broken.hub]
     assert outcome == "failed" and "ModelFormatError" in why and "fetch the model again" in why
@@ -141,6 +120,34 @@ def test_a_broken_checkpoint_stops_no_other_and_a_second_run_finds_the_rest(
     assert table[first.hub] == ("current", "2 of 2 pages")
     assert table[broken.hub] == ("done", "2 of 2 pages")
     assert table[last.hub] == ("done", "1 of 2 pages")
+
+
+def test_a_page_that_fails_is_named_though_the_one_from_before_stands(
+    project, models_dir, monkeypatch, capsys
+):
+    """And each page is asked once why it would be executed."""
+    one, asked, why_stale = named("Qwen3-0.6B"), [], notebooks.why_stale
+
+    def execute_file(source, target, parameters):
+        shutil.copy(source, target)
+        return []
+
+    def why(name, *given):
+        asked.append(name)
+        return why_stale(name, *given)
+
+    def fail(*_):
+        raise PapermillExecutionError(1, 1, "1 / 0", "ZeroDivisionError", "no", [])
+
+    monkeypatch.setattr(notebooks, "execute_file", execute_file)
+    monkeypatch.setattr(notebooks, "why_stale", why)
+    command = ["panel", "--models-dir", str(models_dir(one)), "--device", "cpu"]
+    assert main(command) == 0
+    assert told(capsys)[one.hub] == ("done", "2 of 2 pages") and asked == ["00_one", "01_two"]
+    assert main(command) == 0 and told(capsys)[one.hub] == ("current", "2 of 2 pages")
+    monkeypatch.setattr(notebooks, "run", fail)
+    assert main([*command, "--force"]) == 1
+    assert told(capsys)[one.hub] == ("failed", "00_one, 01_two")
 
 
 @pytest.mark.full

@@ -151,16 +151,14 @@ def test_an_svg_stands_in_the_page_and_its_source_below_the_caption(figure, svg,
         assert image["alt"] == "Figure: Val against Div."
 
 
-def test_prose_pages_show_the_figures_of_executed_notebooks(tmp_path):
-    folder = paths.executed_dir(HEADLINE, tmp_path)
-    folder.mkdir(parents=True)
+def test_prose_pages_show_the_figures_of_executed_notebooks(write_page, tmp_path):
     png = base64.b64encode(b"png").decode()
     output = nbformat.v4.new_output(
         "display_data", data={"image/png": png, "image/svg+xml": "<svg/>"}
     )
     metadata = {"mystnb": {"figure": {"name": "fig-a"}}}
     cell = nbformat.v4.new_code_cell("", metadata=metadata, outputs=[output])
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), folder / "02_x.ipynb")
+    write_page(paths.executed_dir(HEADLINE, tmp_path) / "02_x.ipynb", cell)
     (tmp_path / "page.md").write_text("```{figure} figures/fig-a.svg\n```\n")
     (written,) = build.write_figures(tmp_path)
     assert written == tmp_path / "figures" / "fig-a.svg" and written.read_bytes() == b"<svg/>"

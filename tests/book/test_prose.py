@@ -59,9 +59,7 @@ def test_what_a_chapter_says_of_itself_is_glued_in_it(name):
     asked = set(re.findall(r"\{glue:text\}`([\w-]+)`", text))
     page = contents.chapters()[name][0]
     executed = nbformat.read(ROOT / "book" / f"{page}.ipynb", as_version=4)
-    outputs = (o for c in executed.cells for o in c.get("outputs", ()))
-    glued = {o.get("metadata", {}).get("scrapbook", {}).get("name") for o in outputs}
-    assert asked <= glued
+    assert asked <= set(notebooks.glued(executed))
 
 
 def said(*verdicts, kind=reporting.CLAIM):
@@ -158,27 +156,12 @@ def test_fewer_than_ten_clusters_have_points_and_no_interval():
     assert list(shown.area) == ["0.50 (no interval)", "0.50 (0.40 to 0.60)"]
 
 
-def executed(folder, name, **glued):
-    """An executed notebook that glued some values."""
-    outputs = [
-        nbformat.v4.new_output(
-            "display_data",
-            {"application/papermill.record/text/plain": repr(value)},
-            metadata={"scrapbook": {"name": key}},
-        )
-        for key, value in glued.items()
-    ]
-    outputs.append(nbformat.v4.new_output("stream", text="printed"))
-    folder.mkdir(parents=True, exist_ok=True)
-    cell = nbformat.v4.new_code_cell("", outputs=outputs)
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), folder / f"{name}.ipynb")
-
-
-def test_the_history_of_verdicts_is_filled_from_executed_notebooks(tmp_path):
+def test_the_history_of_verdicts_is_filled_from_executed_notebooks(write_page, tmp_path):
     for model in ("zeta", "smollm2-135m-instruct", HEADLINE):
         told = {"claim": "It's so", "kind": reporting.CLAIM, "verdict": "reproduced"}
         one = [told, told | {"claim": "Another"}] if model == "zeta" else [told]
-        executed(paths.executed_dir(model, tmp_path), "02_x", verdicts=json.dumps(one))
+        page = paths.executed_dir(model, tmp_path) / "02_x.ipynb"
+        write_page(page, verdicts=json.dumps(one))
     (tmp_path / "verdict_changes.csv").write_text(
         "chapter,before,zeta,now,reason\n"
         "02_x,Was so,not testable here,It's so,why\n"

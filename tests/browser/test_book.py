@@ -76,16 +76,14 @@ def test_pages_have_a_bearable_weight(trees, capsys):
     assert total < MAX_BOOK_MB
 
 
-def test_search_works_from_a_file(browser, pages):
-    page = browser.new_page(offline=True)
-    page.goto((HTML / "intro.html").as_uri())
+def test_search_works_from_a_file(opened, pages):
+    page = opened("intro")
     page.locator("button.search-button-field").click()
     page.keyboard.type("Kubernetes")
     page.keyboard.press("Enter")
     page.wait_for_url("**/search.html?q=Kubernetes*")
     page.locator("#search-results li a", has_text="machines").first.click()
     page.wait_for_url("**/scale_out.html*")
-    page.close()
 
 
 def test_every_chapter_can_be_downloaded_as_the_notebook_that_was_run(trees):
@@ -199,16 +197,14 @@ def test_a_page_is_printed_with_its_outline(browser, pages, tmp_path):
 
 
 @pytest.mark.full
-def test_on_paper_nothing_is_cut(browser, pages):
-    page = browser.new_page(offline=True, viewport={"width": 690, "height": 1000})
-    page.emulate_media(media="print")
+def test_on_paper_nothing_is_cut(opened, pages):
     cut = {}
     for path in pages:
         if path.name in ("03_oracle_cutoffs.html", "05_model_panel.html", "errata.html"):
-            page.goto(path.as_uri())
+            page = opened(path, 690, 1000)
+            page.emulate_media(media="print")
             cut[path] = page.evaluate("""() => [...document.querySelectorAll(
                 '.bd-article :is(table, pre, img, mjx-container[display])')]
                 .filter(e => e.getBoundingClientRect().right > innerWidth)
                 .map(e => e.outerHTML.slice(0, 100))""")
-    page.close()
     assert len(cut) > 3 and not any(cut.values()), json.dumps([*cut.values()])

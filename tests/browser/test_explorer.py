@@ -15,6 +15,7 @@ from playwright.sync_api import expect
 import calib_utils as cu
 from calib_utils import paths
 from calib_utils.book import pages
+from calib_utils.core.ranking import Ranking
 from calib_utils.core.rules import TABLE3_TEMPERATURES, rule_name
 from calib_utils.figures import explorer
 from calib_utils.models.registry import DEFAULT_MODEL, HEADLINE
@@ -31,6 +32,19 @@ PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>expl
 <style>:root {{ color-scheme: light dark }}</style>
 <link rel="stylesheet" href="_static/explorer.css"><script src="_static/explorer.js"></script>
 </head><body>{body}</body></html>"""
+# What is behind an explorer, and the shade of every text in it.
+COLOURS = """() => { const root = document.querySelector('.cu-explorer');
+    const paint = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+    const shade = c => { paint.clearRect(0, 0, 1, 1); paint.fillStyle = c;
+        paint.fillRect(0, 0, 1, 1); const d = paint.getImageData(0, 0, 1, 1).data;
+        return d[3] ? (d[0] + d[1] + d[2]) / 3 : null; };
+    let e = root, back = null;
+    while (e && back === null) { back = shade(getComputedStyle(e).backgroundColor);
+        e = e.parentElement; }
+    const scheme = matchMedia('(prefers-color-scheme: dark)').matches ? 0 : 255;
+    const texts = root.querySelectorAll('dt, dd, .cu-said, .cu-chart .cu-good');
+    return [back ?? scheme, ...[...texts]
+        .map(n => shade(getComputedStyle(n)[n instanceof SVGElement ? 'fill' : 'color']))]; }"""
 STEP_SETTINGS = [
     ("none", None, 1.0),
     ("none", None, 0.1),
@@ -120,53 +134,85 @@ def figures(tiny, small_task, tmp_path_factory):
     return write_figures(folder, tiny("llama", chat=True), small_task, ("1,", ""))
 
 
-@pytest.fixture(scope="module")
-def choose(slide):
-    """Sets the page by keyboard alone, lists and sliders by arrows."""
+def slide(page, slider, wanted):
+    """By keyboard: page keys until a slider has passed `wanted`, arrows until it says it."""
 
-    def pick(page, name, wanted):
-        select = page.get_by_role("combobox", name=name)
-        select.focus()
-        page.keyboard.press("Home")
-        for _ in range(20):
-            if select.input_value() == str(wanted):
+    def said():
+        return float(slider.get_attribute("aria-valuetext").split()[-1])
+
+    slider.focus()
+    for down, up in (("PageDown", "PageUp"), ("ArrowLeft", "ArrowRight")):
+        below = said() < wanted
+        for _ in range(200):
+            if said() == wanted:
                 return
-            page.keyboard.press("ArrowDown")
-        raise AssertionError(f"{name} has no {wanted}")
-
-    def get(page, model=None, task=None, step=None, rule=None, parameter=None, temperature=None):
-        for name, wanted in (("model", model), ("task", task), ("step", step), ("cutoff", rule)):
-            if wanted is not None:
-                pick(page, name, wanted)
-                page.wait_for_selector(".cu-explorer-page .cu-source:not(:empty)")
-                if name == "model":
-                    page.wait_for_function(
-                        "m => document.querySelector('.cu-source').textContent.includes(m)",
-                        arg=model,
-                    )
-        if parameter is not None:
-            slide(page, page.locator(".cu-how input").nth(0), parameter)
-        if temperature is not None:
-            slide(page, page.locator(".cu-how input").nth(1), temperature)
-
-    return get
+            if (said() < wanted) != below:
+                break
+            page.keyboard.press(up if below else down)
+    raise AssertionError(f"the slider never says {wanted}")
 
 
-@pytest.fixture(scope="module")
-def choose_step(slide):
-    """Sets a figure by keyboard: `choose_step(page, root, rule, parameter, temperature)`."""
+def pick(page, select, wanted):
+    """Goes down a list by keyboard."""
+    select.focus()
+    page.keyboard.press("Home")
+    for _ in range(20):
+        if select.input_value() == str(wanted):
+            return
+        page.keyboard.press("ArrowDown")
+    raise AssertionError(f"there is no {wanted}")
 
-    def get(page, root, name, parameter, temperature):
-        select = root.locator("select")
-        select.focus()
-        page.keyboard.press("Home")
-        while select.input_value() != name:
-            page.keyboard.press("ArrowDown")
-        if parameter is not None:
-            slide(page, root.locator(".cu-controls input").nth(0), parameter)
-        slide(page, root.locator(".cu-controls input").nth(1), temperature)
 
-    return get
+def choose(page, model=None, task=None, step=None, rule=None, parameter=None, temperature=None):
+    """Sets the page by keyboard alone, lists and sliders by arrows."""
+    for name, wanted in (("model", model), ("task", task), ("step", step), ("cutoff", rule)):
+        if wanted is not None:
+            pick(page, page.get_by_role("combobox", name=name), wanted)
+            page.wait_for_selector(".cu-explorer-page .cu-source:not(:empty)")
+            if name == "model":
+                expect(page.locator(".cu-explorer-page .cu-source")).to_contain_text(model)
+    for number, wanted in enumerate((parameter, temperature)):
+        if wanted is not None:
+            slide(page, page.locator(".cu-how input").nth(number), wanted)
+
+
+def choose_step(page, root, name, parameter, temperature):
+    """Sets a figure by keyboard."""
+    pick(page, root.locator("select"), name)
+    for number, wanted in enumerate((parameter, temperature)):
+        if wanted is not None:
+            slide(page, root.locator(".cu-controls input").nth(number), wanted)
+
+
+def numbers_of(rule, temperature, logits, answers):
+    """The five numbers of a step, by ranking.py and rules.py on all logits."""
+    tokens = list(answers)
+    ranking = Ranking(logits, [len(tokens)])
+    kept = int(rule.n_kept(ranking.at(temperature))[0])
+    rank = ranking.rank(torch.tensor([tokens]))[0].numpy()
+    gap = -np.sort(-logits[0].double().numpy())[:kept] - float(logits.max())
+    mass = np.exp(gap / temperature).sum()
+    inside = rank < kept
+    weight = np.exp(ranking.gap(torch.tensor([tokens]))[0].numpy()[inside] / temperature)
+    n = np.array(list(answers.values()), dtype=float)
+    q, target = weight / weight.sum(), n[inside] / n.sum()
+    return {
+        "validity": weight.sum() / mass,
+        "diversity": np.exp(-(q * np.log(q / target)).sum()) if inside.any() else math.nan,
+        "kept": kept,
+        "local_precision": inside.sum() / kept,
+        "local_recall": n[inside].sum() / n.sum(),
+    }
+
+
+def fits_and_can_be_read(page):
+    """Fails where a page is too wide, a text too faint, or a control too small for a finger."""
+    excess = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert page.evaluate(excess) <= 0
+    background, *texts = page.evaluate(COLOURS)
+    assert len(texts) > 10 and all(abs(text - background) > 100 for text in texts)
+    for control in page.locator(".cu-explorer input:not(:disabled), .cu-explorer select").all():
+        assert control.bounding_box()["height"] >= 32
 
 
 @cache
@@ -210,7 +256,7 @@ def shown(page):
 
 
 @pytest.mark.parametrize("setting", list(one_of_each_model_at_a_push(SETTINGS)))
-def test_a_setting_shows_exactly_the_stored_numbers(path, open_page, choose, setting):
+def test_a_setting_shows_exactly_the_stored_numbers(path, open_page, setting):
     page = open_page(path)
     model, task, rule, parameter, temperature = setting
     choose(page, model, task, None, rule, parameter, temperature)
@@ -225,7 +271,7 @@ def test_a_setting_shows_exactly_the_stored_numbers(path, open_page, choose, set
 
 
 @pytest.mark.parametrize("look", PHONE_AT_A_PUSH)
-def test_ten_draws_of_the_setting_are_shown_and_read_out(path, open_page, choose, look):
+def test_ten_draws_of_the_setting_are_shown_and_read_out(path, open_page, look):
     table, _ = draws.read(draws.path_of(STORE / DEFAULT_MODEL / "us-states"))
     page = open_page(path, look)
     for setting in (("none", None, 1.4), ("top_p", 0.9, 2.0), ("oracle_size", None, 0.3)):
@@ -269,7 +315,7 @@ def test_on_a_chapters_page_its_own_model_comes_first(path, open_page):
     assert "#" not in opened.url
 
 
-def test_two_models_stand_on_one_plane_and_a_point_is_read_and_chosen(path, open_page, choose):
+def test_two_models_stand_on_one_plane_and_a_point_is_read_and_chosen(path, open_page):
     page = open_page(path)
     choose(page, DEFAULT_MODEL, "us-states", None, "top_p", 0.9, 1.0)
     assert page.locator(".cu-line-name").all_text_contents().count("min-p") == 1
@@ -293,7 +339,7 @@ def test_two_models_stand_on_one_plane_and_a_point_is_read_and_chosen(path, open
 
 
 @pytest.mark.full
-def test_every_temperature_and_the_marker_on_the_frontier(path, open_page, choose):
+def test_every_temperature_and_the_marker_on_the_frontier(path, open_page):
     """A cutoff at each temperature: numbers, the marker's place, whether it is on the frontier."""
     page = open_page(path)
     choose(page, DEFAULT_MODEL, "us-states", None, "top_k", 20, 0.01)
@@ -318,7 +364,7 @@ def test_every_temperature_and_the_marker_on_the_frontier(path, open_page, choos
 
 
 @pytest.mark.full
-def test_the_slider_along_the_frontier_and_its_table(path, open_page, choose):
+def test_the_slider_along_the_frontier_and_its_table(path, open_page):
     page = open_page(path)
     choose(page, BASE, "us-states", None, "top_p")
     rows, _ = stored(BASE, "us-states")
@@ -349,32 +395,30 @@ def expanded(step):
     return logits, answers
 
 
-def assert_figure(case, open_page, choose_step, numbers_of):
+def assert_figure(case, open_page):
     path, answers, logits = case
     page = open_page(path)
     root = page.locator(".cu-explorer").first
     for setting in STEP_SETTINGS:
         choose_step(page, root, *setting)
-        assert_step(root, numbers_of, setting, logits, answers)
+        assert_step(root, setting, logits, answers)
 
 
-def test_a_figures_numbers_are_those_of_python(figures, open_page, choose_step, numbers_of):
-    assert_figure(figures, open_page, choose_step, numbers_of)
+def test_a_figures_numbers_are_those_of_python(figures, open_page):
+    assert_figure(figures, open_page)
 
 
 @pytest.mark.full
 @pytest.mark.models
 @pytest.mark.parametrize(("task", "prefix"), [("us-states", ""), ("rng-3", "1,")])
-def test_a_figures_numbers_of_a_real_model_are_those_of_python(
-    tmp_path, open_page, choose_step, numbers_of, task, prefix
-):
+def test_a_figures_numbers_of_a_real_model_are_those_of_python(tmp_path, open_page, task, prefix):
     """With a vocabulary of 49,152, nearly all of it in the binned tail."""
     case = write_figures(tmp_path, cu.load_model(SMALL), task, (prefix,))
-    assert_figure(case, open_page, choose_step, numbers_of)
+    assert_figure(case, open_page)
 
 
 @pytest.mark.full
-def test_two_figures_are_independent(figures, open_page, choose_step):
+def test_two_figures_are_independent(figures, open_page):
     page = open_page(figures[0])
     first, second = page.locator(".cu-explorer").all()
     before = shown_step(second)
@@ -401,7 +445,7 @@ def test_a_bar_says_what_it_is_by_keyboard_and_by_touch(figures, open_page):
 
 
 @pytest.mark.full
-def test_a_figures_numbers_are_read_out_once_the_slider_rests(figures, open_page, choose_step):
+def test_a_figures_numbers_are_read_out_once_the_slider_rests(figures, open_page):
     page = open_page(figures[0])
     root = page.locator(".cu-explorer").first
     live = root.get_by_role("status")
@@ -422,7 +466,7 @@ def test_a_figures_numbers_are_read_out_once_the_slider_rests(figures, open_page
         pytest.param(BASE, "rng-3", marks=pytest.mark.full),
     ],
 )
-def test_a_steps_numbers_are_those_of_python(path, open_page, choose, numbers_of, key, task):
+def test_a_steps_numbers_are_those_of_python(path, open_page, key, task):
     page = open_page(path)
     steps, _ = explorer.read(explorer.path_of(STORE, key, task))
     assert page.get_by_role("combobox", name="step").locator("option").count() == 2
@@ -434,7 +478,7 @@ def test_a_steps_numbers_are_those_of_python(path, open_page, choose, numbers_of
             ("top_p", 0.9, 1.0),
         ):
             choose(page, key, task, number, name, parameter, temperature)
-            assert_step(page, numbers_of, (name, parameter, temperature), logits, answers)
+            assert_step(page, (name, parameter, temperature), logits, answers)
         where = f"after “{step.prefix}”" if step.prefix else "first token"
         assert page.locator("h2").nth(1).inner_text() == f"One step of it: {where}"
 
@@ -442,14 +486,14 @@ def test_a_steps_numbers_are_those_of_python(path, open_page, choose, numbers_of
 @pytest.mark.full
 @pytest.mark.models
 @pytest.mark.parametrize(("task", "number"), [("us-states", 1), ("rng-3-sum-at-most-10", 2)])
-def test_a_kept_step_shows_what_the_weights_give(path, open_page, choose, numbers_of, task, number):
+def test_a_kept_step_shows_what_the_weights_give(path, open_page, task, number):
     """With all logits of a fresh forward pass."""
     page, model = open_page(path), cu.load_model(SMALL)
     steps, record = explorer.read(explorer.path_of(STORE, SMALL, task))
     answers, logits = logits_of(model, task, steps[number], record["end"])
     for setting in (("none", None, 1.0), ("min_p", 0.1, 1.4), ("oracle_size", None, 2.0)):
         choose(page, SMALL, task, number, *setting)
-        assert_step(page, numbers_of, setting, logits, answers)
+        assert_step(page, setting, logits, answers)
 
 
 def shown_step(root):
@@ -462,7 +506,7 @@ def shown_step(root):
     return found, "≈" not in kept
 
 
-def assert_step(root, numbers_of, setting, logits, answers):
+def assert_step(root, setting, logits, answers):
     name, parameter, temperature = setting
     rule = cu.parse_rule(name if parameter is None else f"{name}={parameter}")
     right = numbers_of(rule, temperature, logits, answers)
@@ -473,7 +517,7 @@ def assert_step(root, numbers_of, setting, logits, answers):
 
 
 @pytest.mark.full
-def test_the_table_of_tokens_says_what_is_kept(path, open_page, choose):
+def test_the_table_of_tokens_says_what_is_kept(path, open_page):
     page = open_page(path)
     choose(page, SMALL, "us-states", 0, "top_k", 10, 1.0)
     (step, *_), _ = explorer.read(explorer.path_of(STORE, SMALL, "us-states"))
@@ -492,7 +536,7 @@ def test_the_table_of_tokens_says_what_is_kept(path, open_page, choose):
 
 
 @pytest.mark.full
-def test_between_the_stored_settings_only_the_step_moves(path, open_page, choose, slide):
+def test_between_the_stored_settings_only_the_step_moves(path, open_page):
     page = open_page(path)
     choose(page, DEFAULT_MODEL, "us-states", 0, "top_p", 0.9, 1.0)
     before = shown(page)
@@ -512,7 +556,7 @@ def test_between_the_stored_settings_only_the_step_moves(path, open_page, choose
 
 
 @pytest.mark.full
-def test_a_task_without_steps_shows_its_answers_all_the_same(path, open_page, choose):
+def test_a_task_without_steps_shows_its_answers_all_the_same(path, open_page):
     page = open_page(path)
     choose(page, SMALL, "rng-2-sum-equals-10", None, "top_p", 0.9, 1.0)
     assert page.get_by_text("No step of this task is stored").is_visible()
@@ -550,7 +594,7 @@ def test_tab_reaches_every_control_and_shows_where_it_is(path, open_page):
     assert "none" not in outlines.values()
 
 
-def test_what_changed_is_read_out_and_kept_in_the_address(path, open_page, choose):
+def test_what_changed_is_read_out_and_kept_in_the_address(path, open_page):
     page = open_page(path)
     assert "#" not in page.url
     choose(page, SMALL, "rng-3", 1, "top_k", 50, 1.6)
@@ -608,18 +652,14 @@ def test_a_missing_file_is_named_and_the_rest_goes_on(path, browser, tmp_path):
     context.close()
 
 
-def test_without_javascript_a_text_says_where_the_numbers_are(path, browser):
-    context = browser.new_context(offline=True, java_script_enabled=False)
-    page = context.new_page()
-    page.goto(path.as_uri())
-    text = page.locator(".cu-page").inner_text()
+def test_without_javascript_a_text_says_where_the_numbers_are(path, opened):
+    text = opened(path, java_script_enabled=False).locator(".cu-page").inner_text()
     assert "need JavaScript" in text and "data/results" in text
-    context.close()
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("look", LOOKS)
-def test_it_fits_and_can_be_read(path, figures, open_page, fits_and_can_be_read, look):
+def test_it_fits_and_can_be_read(path, figures, open_page, look):
     fits_and_can_be_read(open_page(figures[0], look))
     page = open_page(path, look)
     fits_and_can_be_read(page)
@@ -646,7 +686,7 @@ def test_on_paper_the_sliders_go_and_the_values_stay(figures, open_page):
 
 
 @pytest.mark.parametrize("look", PHONE_AT_A_PUSH)
-def test_the_books_own_page_works(pages, open_page, fits_and_can_be_read, look):
+def test_the_books_own_page_works(pages, open_page, look):
     (built,) = [page for page in pages if page.name == "explorer.html"]
     page = open_page(built, look)
     fits_and_can_be_read(page)
@@ -659,9 +699,7 @@ def test_the_books_own_page_works(pages, open_page, fits_and_can_be_read, look):
     ("look", "most"),
     [("phone", 1), *(pytest.param(x, None, marks=pytest.mark.full) for x in LOOKS)],
 )
-def test_the_books_own_figures_work(
-    pages, open_page, choose_step, fits_and_can_be_read, look, most
-):
+def test_the_books_own_figures_work(pages, open_page, look, most):
     found = [p for p in pages if 'class="cu-explorer"' in p.read_text(encoding="utf-8")]
     assert found, "no page of the book holds a figure"
     for path in found[:most]:

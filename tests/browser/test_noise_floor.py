@@ -26,9 +26,8 @@ def page_path(tmp_path_factory):
 
 
 @pytest.mark.parametrize("shares", [(20, 19, 19), (50, 10, 10), (5, 30, 5)])
-def test_the_sliders_say_what_a_simulated_judge_measures(page_path, browser, shares):
-    page = browser.new_page()
-    page.goto(page_path.as_uri())
+def test_the_sliders_say_what_a_simulated_judge_measures(page_path, opened, shares):
+    page = opened(page_path)
     for number, share in enumerate(shares):
         slider = page.locator(".cu-noise input").nth(number)
         slider.focus()
@@ -45,4 +44,3 @@ def test_the_sliders_say_what_a_simulated_judge_measures(page_path, browser, sha
     # The expected curve lies above 0.8 or not; a drawn one crosses it here and there.
     assert recall == pytest.approx(expected.recall_at, abs=0.15)
     assert page.locator(".cu-noise polyline").count() == 3
-    page.close()

@@ -88,7 +88,7 @@ def visit(browser, watch):
 
     def get(path, axe=()):
         page = context.new_page()
-        wrong = watch(page, ("error",), ("file:", "data:", "blob:"))
+        wrong = watch(page)
         page.goto(path.as_uri(), wait_until="load")
         page.wait_for_function(build.FORMULAS_SET)
         wrong += [f"image: {told}" for told in page.evaluate(IMAGES)]
@@ -186,10 +186,10 @@ def test_the_visit_sees_what_is_wrong(visit, tmp_path):
         assert each in f"\n{told}", each
 
 
-def test_the_pages_follow_the_theme_of_the_system(browser, pages):
+def test_the_pages_follow_the_theme_of_the_system(opened, pages):
     """Without which nothing would be looked at in the dark."""
-    page = browser.new_page(color_scheme="light", offline=True)
-    page.goto(next(p for p in pages if p.stem == "02_controlled_tasks").as_uri())
+    chapter = next(p for p in pages if p.stem == "02_controlled_tasks")
+    page = opened(chapter, color_scheme="light")
     shade = """() => [document.querySelector('table.numbers td'), document.body].map(e =>
         getComputedStyle(e)[e === document.body ? 'backgroundColor' : 'color']
         .match(/[0-9.]+/g).slice(0, 3).reduce((a, b) => a + +b, 0) / 3)"""
@@ -197,13 +197,3 @@ def test_the_pages_follow_the_theme_of_the_system(browser, pages):
     assert text < ground - 80
     page.emulate_media(color_scheme="dark")
     page.wait_for_function(f"(([text, ground]) => text > ground + 80)(({shade})())")
-    page.close()
-
-
-def test_formulas_are_set_without_the_network(browser, pages):
-    page = browser.new_page(offline=True)
-    page.goto((HTML / "intro.html").as_uri())
-    page.wait_for_selector("mjx-container mjx-math")
-    page.wait_for_function(build.FORMULAS_SET)
-    assert page.locator(".math.notranslate").count() == page.locator("mjx-container").count()
-    page.close()

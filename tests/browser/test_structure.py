@@ -18,30 +18,12 @@ HTML = paths.project_root() / "_build" / "_build" / "html"
 OTHER = "smollm2-135m-instruct"
 CHAPTER = "03_oracle_cutoffs"
 SECTION = "claims-and-findings"
+pytestmark = pytest.mark.usefixtures("pages")
 
 
 def nightly(*values):
     """A case of the full tier, beside one of its like on every push."""
     return pytest.param(*values, marks=pytest.mark.full)
-
-
-@pytest.fixture
-def opened(browser, pages, watch):
-    """Opens a page of the book in a window of some width; what goes wrong on it fails the test."""
-    contexts, watched = [], []
-
-    def get(page, width=1280, height=800, **options):
-        view = {"width": width, "height": height}
-        contexts.append(browser.new_context(viewport=view, offline=True, **options))
-        found = contexts[-1].new_page()
-        watched.append(watch(found, ("error",), ("file:", "data:", "blob:")))
-        found.goto((HTML / f"{page}.html").as_uri(), wait_until="load")
-        return found
-
-    yield get
-    for context in contexts:
-        context.close()
-    assert not {fault for of_page in watched for fault in of_page}
 
 
 def of(model, chapter=CHAPTER):
@@ -67,7 +49,7 @@ def following(page):
     return name, next(iter(back), None)
 
 
-def test_next_leads_from_the_first_page_through_each_chapter_once(pages):
+def test_next_leads_from_the_first_page_through_each_chapter_once():
     page, walked = contents.ROOT, [contents.ROOT]
     while links(page, "//a[contains(@class, 'right-next')]"):
         page, back = following(page)
@@ -110,7 +92,7 @@ def test_the_line_of_models_leads_to_the_same_section(opened, width):
     assert page.locator(".cu-top").bounding_box()["y"] < top < 400, "covered, or not there"
 
 
-def test_the_line_of_models_needs_no_script(browser, pages):
+def test_the_line_of_models_needs_no_script(browser):
     page = browser.new_page(offline=True, java_script_enabled=False)
     page.goto((HTML / f"{of(HEADLINE)}.html").as_uri())
     page.locator(".cu-top a", has_text=human_name(OTHER)).click()
@@ -119,7 +101,7 @@ def test_the_line_of_models_needs_no_script(browser, pages):
     page.close()
 
 
-def test_every_model_has_its_place_in_the_line(pages):
+def test_every_model_has_its_place_in_the_line():
     for chapter, names in contents.chapters().items():
         for page in names:
             models = {human_name(m): p for p in names if (m := contents.model_of(p))}
@@ -144,7 +126,7 @@ def test_code_is_folded_and_one_button_opens_all(opened, page):
     assert not any(one.is_visible() for one in code.all())
 
 
-def test_a_folded_table_is_saved_as_csv(opened, pages, tmp_path):
+def test_a_folded_table_is_saved_as_csv(opened, tmp_path):
     """As the page that shows it has it, commas and quotes included."""
     table = pd.DataFrame({"task": ["a, b", 'say "c"'], "Val × Div": [0.123456, 2]})
     html = reporting.fold(table, "All tasks: the numbers").data
