@@ -69,7 +69,7 @@ class Panel:
 def read(results_dir: str | Path) -> Panel:
     """Everything that is stored of every model; broken folders are left out and named."""
     results_dir, known = Path(results_dir), models(keys_in(results_dir), results_dir)
-    settings, losses, left_out, others = [], [], [], {_order_of: [], _logits_of: []}
+    settings, losses, order, logits, left_out = {}, {}, {}, {}, []
     for key in known.model:
         for task in TASKS:
             stored, missing = study_of(results_dir, key, task)
@@ -78,19 +78,24 @@ def read(results_dir: str | Path) -> Panel:
                 rows, parts = map(oracle_cutoffs.in_study, (stored.settings, stored.losses))
                 weights = stored.record["weights_sha256"][:12]
                 end = stored.record["policies"]["end"]
-                settings.append((key, rows.assign(end=end, weights=weights)))
-                losses.append((key, parts.assign(task=task)))
-        for own, folder in ((_order_of, "texts"), (_logits_of, f"{logit_shape.STUDY}.parquet")):
+                rows = rows.drop(columns=["model", "task"])
+                settings[key, task] = rows.assign(end=end, weights=weights)
+                losses[key, task] = parts
+        for folder, own, found in (
+            ("texts", _order_of, order),
+            (f"{logit_shape.STUDY}.parquet", _logits_of, logits),
+        ):
             try:
-                others[own] += [(key, table) for table in own(results_dir, key)]
+                if (table := own(results_dir, key)) is not None:
+                    found[key] = table
             except ResultsError as error:
                 left_out.append((f"{key}/{folder}", str(error)))
     return Panel(
         known,
-        _joined(settings, ["end", "weights", *COLUMNS[1:]]),
-        _joined(losses, ["task", *LOSS_COLUMNS]),
-        _joined(others[_order_of], _OF_ORDER),
-        dict(others[_logits_of]),
+        reporting.stacked(settings, ["model", "task"], [*COLUMNS[2:], "end", "weights"]),
+        reporting.stacked(losses, ["model", "task"], LOSS_COLUMNS),
+        reporting.stacked(order, ["model"], _OF_ORDER),
+        logits,
         pd.DataFrame(left_out, columns=["folder", "why"]),
     )
 
@@ -100,15 +105,6 @@ def keys_in(results_dir: str | Path) -> list[str]:
     paths.note_read(results_dir)
     folders = (path for path in Path(results_dir).iterdir() if path.is_dir())
     return sorted(path.name for path in folders if not path.name.startswith("."))
-
-
-def _joined(parts: Iterable[tuple[str, pd.DataFrame]], columns: Iterable[str]) -> pd.DataFrame:
-    """The models' tables in one with `model` in front; where there is none, empty `columns`."""
-    tables = [table.assign(model=key) for key, table in parts]
-    if not tables:
-        return pd.DataFrame(columns=["model", *columns])
-    table = pd.concat(tables, ignore_index=True)
-    return table[["model", *table.columns.drop("model")]]
 
 
 def models(keys: Iterable[str], results_dir: str | Path | None = None) -> pd.DataFrame:
@@ -155,23 +151,23 @@ def study_of(
     return None, left_out
 
 
-def _order_of(results_dir: Path, key: str) -> list[pd.DataFrame]:
+def _order_of(results_dir: Path, key: str) -> pd.DataFrame | None:
     """Measures of the sweeps of chapter 04 whose texts are stored, labelled by its judges."""
     for end in ("eos", "line"):
         study = order_calibration.read(order_calibration.laptop(end=end), results_dir, key)
         if len(measured := order_calibration.measures(study)):
-            return [measured]
-    return []
+            return measured
+    return None
 
 
-def _logits_of(results_dir: Path, key: str) -> list[pd.DataFrame]:
+def _logits_of(results_dir: Path, key: str) -> pd.DataFrame | None:
     path = records.logits_path(results_dir, key, logit_shape.STUDY)
     if not path.is_file():
-        return []
+        return None
     curves, record = records.read_logits(path)
     if not conventions.is_current(conventions.LOGITS, record):
         raise ResultsError("of an older convention: run 06_logit_shape again")
-    return [curves]
+    return curves
 
 
 def sources(panel: Panel) -> pd.DataFrame:
@@ -189,8 +185,9 @@ def sources(panel: Panel) -> pd.DataFrame:
 
 
 def _of_each(table: pd.DataFrame, of: Callable, columns: Iterable[str]) -> pd.DataFrame:
-    """What `of` makes of each model's rows, as `_joined`."""
-    return _joined(((key, of(own)) for key, own in table.groupby("model", sort=False)), columns)
+    """What `of` makes of each model's rows, `stacked`."""
+    made = {key: of(own) for key, own in table.groupby("model", sort=False)}
+    return reporting.stacked(made, ["model"], columns)
 
 
 def split_table(panel: Panel) -> pd.DataFrame:
@@ -211,8 +208,8 @@ def order_table(panel: Panel) -> pd.DataFrame:
 
 def shape_table(panel: Panel) -> pd.DataFrame:
     """The fitted parameters of App. I: a row per model and query, `logit_shape.fit_table`."""
-    fits = ((key, logit_shape.fit_table(own)) for key, own in panel.logits.items())
-    return _joined(fits, ["query", "c", "mse", "r2", "m", "B", "C", "jump"])
+    fits = {key: logit_shape.fit_table(own) for key, own in panel.logits.items()}
+    return reporting.stacked(fits, ["model"], ["query", "c", "mse", "r2", "m", "B", "C", "jump"])
 
 
 def sized(table: pd.DataFrame, models: pd.DataFrame) -> pd.DataFrame:

@@ -1,10 +1,5 @@
 """Figures of order and of Table 1: what is drawn is what the tables hold."""
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,11 +7,7 @@ import pytest
 from calib_utils.figures import order_calibration
 from calib_utils.openended import precision_recall, table1
 
-
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("book_style")
 
 
 @pytest.fixture(scope="module")
