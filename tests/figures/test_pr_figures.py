@@ -54,10 +54,10 @@ def test_where_nothing_is_valid_the_figures_say_so(curves):
 
 def test_cutoffs_are_counted_from_1_and_recall_is_named(curves):
     one = curves[(curves.prompt_id == "p") & (curves.depth == 1)]
-    ax = order_calibration.cutoff_curves(one, "recall_weighted")
+    ax = order_calibration.cutoff_curves(one)
     drawn = lines(ax)
     assert drawn["precision"].get_xdata().tolist() == list(range(1, 11))
-    assert drawn["recall, weighted"].get_ydata().tolist() == one.recall_weighted.tolist()
+    assert drawn["recall, unweighted"].get_ydata().tolist() == one.recall_unweighted.tolist()
     assert drawn["prevalence"].get_ydata()[0] == one.precision.iloc[-1]
 
 
