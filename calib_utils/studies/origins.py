@@ -390,7 +390,7 @@ def train(
 
         def seen(step: int, network=network, corpus=corpus, marks=marks) -> None:
             if step in marks:
-                losses = _measured(network, lambda model: losses_of(model, questions))
+                losses = _measured(losses_of, network, questions)
                 names = {"corpus": corpus, "share": marks[step], "seed": seed}
                 found["course"].append(losses.assign(**names))
 
@@ -401,10 +401,10 @@ def train(
             stages |= _later(network, questions, seed, short)
         for stage, trained in stages.items():
             names = {"corpus": corpus, "scale": scale, "stage": stage, "seed": seed}
-            losses = _measured(trained, lambda model: losses_of(model, questions))
+            losses = _measured(losses_of, trained, questions)
             found["losses"].append(losses.assign(**names))
             if corpus in ("geometric", MAIN) and stage == "pretrained":
-                strings = _measured(trained, lambda model: strings_of(model, questions))
+                strings = _measured(strings_of, trained, questions)
                 found["strings"].append(strings.assign(**names))
             if checkpoints:
                 name = "-".join(map(str, names.values())).replace(" ", "_").replace(",", "")
@@ -412,9 +412,9 @@ def train(
     return {name: pd.concat(parts, ignore_index=True) for name, parts in found.items()}
 
 
-def _measured(network, measure: Callable[[Model], pd.DataFrame]) -> pd.DataFrame:
+def _measured(measure: Callable, network, questions: list[Question]) -> pd.DataFrame:
     with tempfile.TemporaryDirectory() as scratch:
-        return measure(load_model(save(network, Path(scratch) / "model")))
+        return measure(load_model(save(network, Path(scratch) / "model")), questions)
 
 
 def _n_steps(stage: str, short: float) -> int:
