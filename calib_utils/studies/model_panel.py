@@ -21,25 +21,24 @@ from calib_utils.openended.table1 import LEVEL
 from calib_utils.results import conventions, records, storage
 from calib_utils.results.storage import COLUMNS, LOSS_COLUMNS
 from calib_utils.studies import logit_shape, oracle_cutoffs, order_calibration, reporting
-from calib_utils.studies.oracle_cutoffs import PRACTICAL, TASKS
+from calib_utils.studies.oracle_cutoffs import TASKS
 from calib_utils.studies.order_calibration import EXACT, JUDGES
 from calib_utils.studies.reporting import NOT_DECIDED, NOT_REPRODUCED, REPRODUCED, decided, voted
 
 # Enough to see what a model does, and few enough for one figure.
 SHOWN_TASKS = ("us-states", "rng-2", "rng-3", "rng-3-sum-at-most-10")
 ORACLE = "oracle_size"
-_RULES = (*PRACTICAL, ORACLE)
 PARTS = ("total", "order", "shape", "size")
 ALONE = "T = 1 alone"
 SIZE, STAGE = "size", "stage"
 _SUFFIXES = ("", "@end=line")  # the study of cutoffs asks chat models and base models so
 _FACTS = ("name", "panel", "family", "stage", "dtype", "parameters", "active")
 _OF_ORDER = ("kind", "forced", "depth", "area", "recall_at")
-_COUNTS = ("n_nodes", "n_undefined", "n_prompts", "n_runs")
 _OF_DEPTHS = (  # where no model has texts
     *("kind", "forced", "depth"),
     *(f"{name}{end}" for name in precision_recall.MEASURES for end in ("", "_low", "_high")),
-    *("prevalence", "prevalence_all", "random_area", "random_recall_at", *_COUNTS),
+    *("prevalence", "prevalence_all", "random_area", "random_recall_at"),
+    *("n_nodes", "n_undefined", "n_prompts", "n_runs"),
 )
 _TASK_MEASURES = {
     "oracle size": "best Val × Div, oracle size",
@@ -301,10 +300,7 @@ def findings(found: Panel) -> pd.DataFrame:
     pairs, models = _pairs(found, tasks), list(dict.fromkeys(found.settings.model))
     of = {kind: f"({kind}, {JUDGES[kind]})" for kind in EXACT}
     rows = [_rise(f"{_RISES} {words}", kind, pairs) for kind, words in of.items()]
-    can = {
-        model: order_calibration.answered(own)
-        for model, own in found.order.groupby("model", sort=False)
-    }
+    can = {model: order_calibration.answered(own) for model, own in found.order.groupby("model")}
     rows += [_low_recall(f"{_KEEPS} {words}", kind, order, can) for kind, words in of.items()]
     for by in oracle_cutoffs.COMPARED_BY:
         own = beside[beside.by == by].set_index(["model", "task"])
@@ -370,11 +366,10 @@ def _low_recall(
         n, asked = can[row.model][kind]
         if n < DECIDES:
             out.append(f"{row.model} (greedy answer valid on {n} of {asked} prompts)")
-            continue
-        if row.random_recall_at >= 0.5:
+        elif row.random_recall_at >= 0.5:
             out.append(f"{row.model} (a random order keeps {row.random_recall_at:.2f})")
-            continue
-        recall = as_text(row.recall_at, row.recall_at_low, row.recall_at_high)
-        told.append(f"{row.model} {recall}, {row.n_prompts:.0f} prompts")
-        sides[row.model] = _SIDE[order_calibration.keeps_less_than_half(row)]
+        else:
+            recall = as_text(row.recall_at, row.recall_at_low, row.recall_at_high)
+            told.append(f"{row.model} {recall}, {row.n_prompts:.0f} prompts")
+            sides[row.model] = _SIDE[order_calibration.keeps_less_than_half(row)]
     return voted(claim, _FOURTH, ", ".join(told), sides, out, of="model")
