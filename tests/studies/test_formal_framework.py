@@ -20,25 +20,17 @@ from calib_utils.results import records, storage
 from calib_utils.studies import errata, formal_framework
 from calib_utils.studies.reporting import EXCLUDED, TESTABLE
 from calib_utils.theory import theorems
-from calib_utils.theory.laws import (
-    Displaced,
-    EquallySharp,
-    Geometric,
-    UniformOverG,
-    UniformOverV,
-    reference_model,
-)
 
-SHARP = EquallySharp(3.0)
+SHARP = cu.EquallySharp(3.0)
 items = functools.cache(errata.items)
-LAWS = {"sharp": SHARP, "displaced": Displaced(SHARP, 2), "uniform": UniformOverV()}
+LAWS = {"sharp": SHARP, "displaced": cu.Displaced(SHARP, 2), "uniform": cu.UniformOverV()}
 FREE, BOUND, NAMES = "rng-2", "rng-2-sum-at-most-10", "us-states-shortest-11"
 
 
 @pytest.fixture(scope="module")
 def studies():
     return {
-        (name, task): formal_framework.study(reference_model(law, task), task)
+        (name, task): formal_framework.study(cu.reference_model(law, task), task)
         for name, law in LAWS.items()
         for task in ((FREE, BOUND, NAMES) if name == "sharp" else (FREE, NAMES))
     }
@@ -58,7 +50,7 @@ def test_the_worked_example_is_what_one_gets_by_hand():
 def test_factors_multiply_to_what_the_book_reports(studies):
     assert formal_framework.factor_gap(studies.values()) < 1e-9
     study = studies["displaced", NAMES]
-    table = cu.evaluate(reference_model(LAWS["displaced"], NAMES), NAMES, ["top_k=5"], [1.0])
+    table = cu.evaluate(cu.reference_model(LAWS["displaced"], NAMES), NAMES, ["top_k=5"], [1.0])
     precision = study.factors.precision[study.settings.index((cu.TopK(5), 1.0))]
     assert precision == pytest.approx(table.sequence_precision[0], rel=1e-6)
 
@@ -262,7 +254,7 @@ def test_the_committed_study_is_what_the_weights_give(task, tmp_path):
 
 
 def test_groups_of_a_step_and_their_masses():
-    model = reference_model(Displaced(SHARP, 2), "us-states")
+    model = cu.reference_model(cu.Displaced(SHARP, 2), "us-states")
     step = step_data(model, "us-states")
     groups = groups_of(step)
     valid = [t.n_answers > 0 for t in step.tokens]
@@ -292,14 +284,14 @@ def test_every_figure_is_drawn_from_what_it_is_given(studies):
     assert ax.get_xlabel() == "sequence precision"
     formal_framework_figures.price_of_validity({"rng-2": price}, ax=plt.subplots()[1])
     published = formal_framework.published_masses()
-    step = step_data(reference_model(SHARP, "us-states"), "us-states")
+    step = step_data(cu.reference_model(SHARP, "us-states"), "us-states")
     figure = formal_framework_figures.head_and_tail(step, published)
     assert figure.axes[1].get_xlim()[1] > 7.9
 
 
 @pytest.mark.usefixtures("book_style")
 def test_the_figures_data_and_the_figure():
-    laws = {"V": UniformOverV(), "G": UniformOverG(), "geometric": Geometric(0.5)}
+    laws = {"V": cu.UniformOverV(), "G": cu.UniformOverG(), "geometric": cu.Geometric(0.5)}
     steps = formal_framework.first_steps("rng-2-sum-at-most-10", laws)
     assert steps.groupby("law").p.sum().to_numpy() == pytest.approx(1)
     first = steps[steps.law == "V"].head(10)
