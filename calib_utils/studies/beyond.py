@@ -213,7 +213,7 @@ def ask(
     # Part of the identity of stored replies, though all are drawn without cutoff.
     request = {"n": n, "settings": "plain", **drawn, "max_tokens": REPLY_TOKENS}
     request["own_settings"] = programs.own_settings(model)
-    name = _kept_as(f"repeats-{question.label}", n=(n, N_REPLIES), seed=(seed, 0))
+    name = _kept_as(f"repeats-{question.label}", n, N_REPLIES, seed)
     return records.kept(
         records.folder_of(results_dir, model.key, name),
         programs.record_of(model, prompts, request),
@@ -255,7 +255,6 @@ def draw_programs(
     """
     if not model.tokenizer.chat_template:
         return pd.DataFrame(columns=programs.TESTED_COLUMNS)
-    usual = {"n": (n, N_PROGRAMS), "seed": (seed, 0)}
     return programs.sample_programs(
         model,
         read_problems()[: QUICK_PROBLEMS if quick else None],
@@ -263,14 +262,13 @@ def draw_programs(
         max_tokens=QUICK_TOKENS if quick else PROGRAM_TOKENS,
         seed=seed,
         results_dir=results_dir,
-        name=_kept_as("programs-quick" if quick else "programs", **usual),
+        name=_kept_as("programs-quick" if quick else "programs", n, N_PROGRAMS, seed),
     )
 
 
-def _kept_as(name: str, **settings: tuple) -> str:
-    """The name with every setting, given as (value, usual value), that is unusual."""
-    unusual = (f"-{key}{value}" for key, (value, usual) in settings.items() if value != usual)
-    return name + "".join(unusual)
+def _kept_as(name: str, n: int, usual: int, seed: int) -> str:
+    """The name with a number of draws and a seed that are not the usual ones."""
+    return name + f"-n{n}" * (n != usual) + f"-seed{seed}" * (seed != 0)
 
 
 # Tables: replies and tested programs in, rows for people out.
