@@ -34,7 +34,8 @@ def lever_dots(compared: pd.DataFrame) -> Figure:
 def task_arrows(before: pd.DataFrame, after: pd.DataFrame) -> Figure:
     """Validity and diversity of every task (index) as it is, and after the best lever."""
     figure, ax = plt.subplots(figsize=(5.6, 5.2))
-    for task in before.index.intersection(after.index):
+    shared = before.index.intersection(after.index)
+    for task in shared:
         start, end = before.loc[task], after.loc[task]
         way = {"arrowstyle": "->", "color": GREY, "linewidth": 1}
         places = (end.validity, end.diversity), (start.validity, start.diversity)
@@ -47,7 +48,6 @@ def task_arrows(before: pd.DataFrame, after: pd.DataFrame) -> Figure:
         ax.plot(points.validity, points.diversity, label=name, **style)
     unit_square(ax, "validity", "diversity")
     name_lines(ax, 2)
-    shared = before.index.intersection(after.index)
     old, new = before.diversity[shared].mean(), after.diversity[shared].mean()
     figure.says = f"Mean diversity over {len(shared)} lists goes from {old:.2f} to {new:.2f}."
     return figure

@@ -78,28 +78,29 @@ def prompt_points(measures: pd.DataFrame) -> Figure:
     return figure
 
 
-def cutoff_curves(curves: pd.DataFrame, recall: str = "recall_unweighted") -> Axes:
+def cutoff_curves(curves: pd.DataFrame) -> Axes:
     """`local_curves` of one node against the rank of the last token kept (Fig. 3)."""
     _, ax = plt.subplots(figsize=(6.4, 3.2))
     rank = curves["rank"] + 1
     # A dot for every swept rank while they can be told apart.
     mark = {"marker": ".", "linewidth": 1.5} if len(curves) <= 100 else {}
     ax.plot(rank, curves.precision, "-", color=VALID, label="precision", **mark)
-    ax.plot(rank, curves[recall], "--", color=INK, label=recall.replace("_", ", "), **mark)
+    recall = {"color": INK, "label": "recall, unweighted"}
+    ax.plot(rank, curves.recall_unweighted, "--", **recall, **mark)
     prevalence = curves.precision.iloc[-1]
     ax.axhline(prevalence, color=GREY, linestyle=":", linewidth=1.3, label="prevalence")
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.set(xlabel="tokens kept, by rank", ylim=(-0.03, 1.03), yticks=TICKS)
     name_lines(ax)
+    ax.figure.says = "No cutoff has a precision of 0.8."
     precise = curves[curves.precision >= 0.8]
-    last = precise.iloc[-1] if len(precise) else None
-    ax.figure.says = (
-        "No cutoff has a precision of 0.8."
-        if last is None
-        else f"The last cutoff with a precision of 0.8 keeps {int(last['rank']) + 1:,} tokens, "
-        f"with a recall of {last[recall]:.2f}."
-    )
+    if len(precise):
+        last = precise.iloc[-1]
+        ax.figure.says = (
+            f"The last cutoff with a precision of 0.8 keeps {int(last['rank']) + 1:,} tokens, with "
+            f"a recall of {last.recall_unweighted:.2f}."
+        )
     return ax
 
 
@@ -122,7 +123,7 @@ def compared_frontiers(frontiers: pd.DataFrame, by: str) -> Axes:
     return ax
 
 
-def strategy_dots(comparison: pd.DataFrame, published: pd.DataFrame | None = None) -> Figure:
+def strategy_dots(comparison: pd.DataFrame, published: pd.DataFrame) -> Figure:
     """Table 1 as dots with intervals over prompts, a panel per measure.
 
     Hollow diamonds are the paper's own numbers, of other models, prompts, judge and embedder: where
@@ -144,7 +145,7 @@ def strategy_dots(comparison: pd.DataFrame, published: pd.DataFrame | None = Non
                 continue
             ax.plot([row[f"{name}_low"], row[f"{name}_high"]], [y, y], color=colour)
             ax.plot(row[name], y, "o", color=colour, markersize=7)
-        if published is not None and name in published:
+        if name in published:
             own = published[published.strategy.isin(place)]
             hollow = {"mfc": "none", "mec": GREY, "linestyle": "none", "markersize": 6}
             ax.plot(own[name], own.strategy.map(place) + 0.22, "D", label="paper", **hollow)
@@ -154,8 +155,7 @@ def strategy_dots(comparison: pd.DataFrame, published: pd.DataFrame | None = Non
     labels = [strategy_name(name) for name in place]
     axes[0].set_yticks(list(place.values()), labels, fontsize=10)
     axes[0].set_ylim(len(place) - 0.5, -0.5)
-    if published is not None:
-        name_lines(axes[0])
+    name_lines(axes[0])
     usable = comparison.dropna(subset="embedding_diversity")
     found = (
         f"{strategy_name(r.strategy)} {r.embedding_diversity:.2f}" for r in usable.itertuples()

@@ -46,7 +46,7 @@ def order_and_shape(seeds: pd.DataFrame, course: pd.DataFrame) -> Figure:
         beside = _BESIDE.get(stage, _OTHER)
         side = {"ha": "right" if beside[0] < 0 else "left", "fontsize": 10}
         right.annotate(stage, (x, y), xytext=beside, textcoords="offset points", **side)
-        if before := STAGES[stage].after:
+        if before := STAGES[stage]:
             style = {"arrowstyle": "->", "color": _STRONG, "shrinkA": 6, "shrinkB": 6}
             right.annotate("", (x, y), xytext=stages.loc[before], arrowprops=style)
     right.set(title="what follows", xlim=(0, 0.6), ylim=(0, None))

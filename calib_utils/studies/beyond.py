@@ -38,9 +38,7 @@ NAMES_NEEDED = 30  # for a share of them to say something
 N_RESAMPLES, Z = 500, 1.96
 _TAIL = 40.0  # e^-40 is nothing beside what is summed
 _LONGEST = 40  # characters of an answer in a table
-_OTHERS_TOO = "One name also outnumbers all others for other questions"
-_MIXED = "Passing and failing programs are mixed when sorted by log-probability"
-_NOTHING = "There is nothing to show here: too few complete replies of this model pass."
+
 _DRAWS = 4  # passing draws among which pairs are compared
 # Where claims are decided.
 _DOMINATES = 0.5
@@ -215,7 +213,7 @@ def ask(
     # Part of the identity of stored replies, though all are drawn without cutoff.
     request = {"n": n, "settings": "plain", **drawn, "max_tokens": REPLY_TOKENS}
     request["own_settings"] = programs.own_settings(model)
-    name = _kept_as(f"repeats-{question.label}", n=(n, N_REPLIES), seed=(seed, 0))
+    name = _kept_as(f"repeats-{question.label}", n, N_REPLIES, seed)
     return records.kept(
         records.folder_of(results_dir, model.key, name),
         programs.record_of(model, prompts, request),
@@ -257,7 +255,6 @@ def draw_programs(
     """
     if not model.tokenizer.chat_template:
         return pd.DataFrame(columns=programs.TESTED_COLUMNS)
-    usual = {"n": (n, N_PROGRAMS), "seed": (seed, 0)}
     return programs.sample_programs(
         model,
         read_problems()[: QUICK_PROBLEMS if quick else None],
@@ -265,14 +262,13 @@ def draw_programs(
         max_tokens=QUICK_TOKENS if quick else PROGRAM_TOKENS,
         seed=seed,
         results_dir=results_dir,
-        name=_kept_as("programs-quick" if quick else "programs", **usual),
+        name=_kept_as("programs-quick" if quick else "programs", n, N_PROGRAMS, seed),
     )
 
 
-def _kept_as(name: str, **settings: tuple) -> str:
-    """The name with every setting, given as (value, usual value), that is unusual."""
-    unusual = (f"-{key}{value}" for key, (value, usual) in settings.items() if value != usual)
-    return name + "".join(unusual)
+def _kept_as(name: str, n: int, usual: int, seed: int) -> str:
+    """The name with a number of draws and a seed that are not the usual ones."""
+    return name + f"-n{n}" * (n != usual) + f"-seed{seed}" * (seed != 0)
 
 
 # Tables: replies and tested programs in, rows for people out.
@@ -387,7 +383,8 @@ def example_programs(table: pd.DataFrame) -> str:
 
 def why_not(table: pd.DataFrame) -> str:
     """What stands in the place of a table or figure of programs that cannot be."""
-    return _NOTHING if len(table) else NOT_RUN
+    nothing = "There is nothing to show here: too few complete replies of this model pass."
+    return nothing if len(table) else NOT_RUN
 
 
 def share_of(hits: int, n: int) -> str:
@@ -413,17 +410,18 @@ def findings(replies: pd.DataFrame, asked: Sequence[Question], table: pd.DataFra
     first, *others = asked
     others = [question for question in others if question.prompt != first.prompt]
     one = "One name outnumbers all other answers to Fig. 11's question"
-    rows = [
-        _one_dominates(replies, [first], one, "Fig. 11", CLAIM),
-        _one_dominates(replies, others, _OTHERS_TOO, "Fig. 11", OURS),
-    ]
+    more = "One name also outnumbers all others for other questions"
+    rows = [_one_dominates(replies, [first], one, CLAIM)]
+    rows.append(_one_dominates(replies, others, more, OURS))
     order = programs.order_by_problem(table).dropna(subset="auc")
     passing = f"; {order.prevalence.mean():.0%} of their programs pass" if len(order) else ""
     same = same_program(table).query("passing >= @_DRAWS")
+    n_passed = (table.outcome == PASSED).sum()
+    excluded = f"excluded: {n_passed} of {len(table)} replies pass" if len(table) else NOT_RUN
     for claim, source, kind, kept, column, sign, at, told in (
         (
-            *(_MIXED, "Fig. 12 (order)"),
-            *(CLAIM, order, "auc", -1, _ORDERED),
+            "Passing and failing programs are mixed when sorted by log-probability",
+            *("Fig. 12 (order)", CLAIM, order, "auc", -1, _ORDERED),
             f"AUC {{}}{passing} (decided at {_ORDERED:g}; 1 is a perfect order)",
         ),
         (
@@ -438,9 +436,8 @@ def findings(replies: pd.DataFrame, asked: Sequence[Question], table: pd.DataFra
         ),
     ):
         found = told.format(mean_text(kept, column, "problem")) + f"; problems: {len(kept)}"
-        if not len(table) or (table.outcome == PASSED).mean() < TESTABLE:
-            share = f"excluded: {(table.outcome == PASSED).sum()} of {len(table)} replies pass"
-            rows.append(Finding(claim, source, share if len(table) else NOT_RUN, EXCLUDED, kind))
+        if not n_passed or n_passed < TESTABLE * len(table):
+            rows.append(Finding(claim, source, excluded, EXCLUDED, kind))
             continue
         mean, points = cluster_interval(kept, column, "problem", None), kept[column]
         low, high = mean.low, mean.high
@@ -464,9 +461,8 @@ def headline(replies: pd.DataFrame, asked: Sequence[Question], table: pd.DataFra
     return said
 
 
-def _one_dominates(
-    replies: pd.DataFrame, asked: Sequence[Question], claim: str, source: str, kind: str
-) -> Finding:
+def _one_dominates(replies: pd.DataFrame, asked: Sequence[Question], claim: str, kind: str):
+    """The claim, decided by the share of each question's most frequent name."""
     told, margins, excluded = [], {}, []
     for question in asked:
         _, given = _texts_and_names(replies, question)
@@ -479,4 +475,4 @@ def _one_dominates(
         low, high = share.low - _DOMINATES, share.high - _DOMINATES
         margins[question.label] = low if low > 0 else min(high, 0.0)
     found = f"{', '.join(told)} (decided at {_DOMINATES:g})"
-    return voted(claim, source, found, margins, excluded, kind=kind, of="question")
+    return voted(claim, "Fig. 11", found, margins, excluded, kind=kind, of="question")

@@ -82,21 +82,31 @@ def list_curves(page: Page, names: Iterable[str] = LISTS) -> pd.DataFrame:
 
 
 def list_table(page: Page, curves: pd.DataFrame) -> pd.DataFrame:
-    """What the claims of this chapter rest on, list by list: a row each, of `list_curves`.
+    """`decisive` of `list_curves`."""
+    lists, asked = curves.task.unique(), page.asked
+    at_one = over(lists, lambda name: answer_probabilities(page.model, name, [1.0], **asked))
+    return decisive(curves, at_one)
+
+
+def decisive(curves: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
+    """What the claims of this chapter rest on: a row per task of `curves`, columns by name.
 
     Validity lost and diversity won are those of heating from T = .5 to 1.6; `best of both` is the
     largest min(Val, Div), `half the mass` the share of the answers that hold half the valid mass.
     """
-    rows, both = [], _best_of_both(curves)
-    for task, own in curves.groupby("task", sort=False):
-        at = own.set_index("temperature")
-        log_p = answer_probabilities(page.model, task, [1.0], **page.asked).log_p
-        row = {"task": task, "answers": at.n_answers.iloc[0], "best validity": at.validity.max()}
-        row |= {"validity": at.validity[1.0], "diversity": at.diversity[1.0]}
-        row |= {"validity lost": at.validity[_COOL] - at.validity[_HOT]}
-        row |= {"diversity won": at.diversity[_HOT] - at.diversity[_COOL]}
-        rows.append(row | {"best of both": both[task], "half the mass": _half(log_p)})
-    return pd.DataFrame(rows)
+    at = curves.pivot(index="task", columns="temperature", values=["validity", "diversity"])
+    log_p = answers[answers.temperature == 1].groupby("task").log_p
+    numbers = {
+        "answers": log_p.size(),
+        "best validity": at.validity.max(axis=1),
+        "validity": at.validity[1.0],
+        "diversity": at.diversity[1.0],
+        "validity lost": at.validity[_COOL] - at.validity[_HOT],
+        "diversity won": at.diversity[_HOT] - at.diversity[_COOL],
+        "best of both": _best_of_both(curves),
+        "half the mass": log_p.agg(_half),
+    }
+    return pd.DataFrame(numbers, curves.task.unique()).rename_axis("task").reset_index()
 
 
 def _best_of_both(curves: pd.DataFrame) -> pd.Series:
@@ -182,41 +192,37 @@ def findings(curves: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
         index="family", columns="length", values="area", dropna=False
     )
     for family in ("unconstrained", "sum at most 10"):
-        own, out = areas.loc[family].dropna(), _of_family(failed, family)
+        own, out = areas.loc[family].dropna(), [t for t in failed if summary.family[t] == family]
         apart = -pd.Series(own.to_numpy(), own.index).diff().iloc[1:]
         told = "area under the Val–Div curve " + listed(own.index, own, "n = {}: {:.3f}")
         claim = f"Longer answers have a worse validity–diversity curve, by its area ({family})"
         rows.append(voted(claim, _LEFT, told, apart, out, of="comparison"))
     gap = (areas.loc["unconstrained"] - areas.loc["sum at most 10"]).dropna()
     told = "area lost to the constraint " + listed(gap.index, gap, "n = {}: {:+.3f}")
-    out = [*_of_family(failed, "unconstrained"), *_of_family(failed, "sum at most 10")]
+    out = [t for t in failed if summary.family[t] in ("unconstrained", "sum at most 10")]
     claim = "A sum constraint makes the curve worse at the same length"
     rows.append(voted(claim, _LEFT, told, gap, out, of="length"))
 
-    by_task = {name: own.set_index("temperature") for name, own in curves.groupby("task")}
-    lost = {t: by_task[t].validity[_COOL] - by_task[t].validity[_HOT] for t in done}
-    won = {t: by_task[t].diversity[_HOT] - by_task[t].diversity[_COOL] for t in done}
+    own = decisive(curves, answers).set_index("task").loc[done]
+    moved = own[["validity lost", "diversity won"]]
     told = "change of validity and diversity " + ", ".join(
-        f"{t}: {-lost[t]:+.2f}, {won[t]:+.2f}" for t in done
+        f"{task}: {-lost:+.2f}, {won:+.2f}" for task, lost, won in moved.itertuples()
     )
     claim = f"Raising T from {_COOL:g} to {_HOT:g} lowers validity and raises diversity"
-    margins = {task: min(lost[task], won[task]) for task in done}
-    rows.append(voted(claim, "Sec. 5, Fig. 5", told, margins, failed))
+    rows.append(voted(claim, "Sec. 5, Fig. 5", told, moved.min(axis=1), failed))
 
-    best = _best_of_both(curves)[done]
+    best = own["best of both"]
     told = f"best of min(Val, Div), decided at {_HAS_BOTH:g}: " + listed(done, best, "{}: {:.2f}")
     claim = "No temperature brings both validity and diversity near 1"
     rows.append(voted(claim, _LEFT, told, _HAS_BOTH - best, failed))
 
-    shares, told = {}, []
-    for task, own in answers[(answers.temperature == 1) & answers.task.isin(done)].groupby("task"):
-        shares[task] = _half(own.log_p)
-        most = round(shares[task] * len(own))
-        told.append(f"{task}: {most} of {len(own):,} ({shares[task]:.0%})")
-    held = "answers that have half of the valid mass (decided at a quarter of all answers) "
-    told = held + ", ".join(told)
+    held = own[["answers", "half the mass"]].dropna().sort_index()
+    told = "answers that have half of the valid mass (decided at a quarter of all answers) "
+    told += ", ".join(
+        f"{task}: {n * share:.0f} of {n:,.0f} ({share:.0%})" for task, n, share in held.itertuples()
+    )
     claim = "At T = 1 a few valid answers have most of the valid mass"
-    rows.append(voted(claim, _RIGHT, told, _FEW - pd.Series(shares, dtype=float), failed))
+    rows.append(voted(claim, _RIGHT, told, _FEW - held["half the mass"], failed))
 
     hot = curves[curves.temperature == curves.temperature.max()].set_index("task")
     invalid = 1 - hot.validity[done]
@@ -224,7 +230,3 @@ def findings(curves: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     claim = "At high temperature the invalid tail has nearly all mass"
     rows.append(voted(claim, _RIGHT, told, invalid - (1 - _TAIL), failed))
     return reporting.table_of(rows)
-
-
-def _of_family(tasks: list[str], family: str) -> list[str]:
-    return [task for task in tasks if task in [FAMILIES[family].format(n=n) for n in range(1, 6)]]

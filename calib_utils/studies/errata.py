@@ -10,18 +10,10 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import zeta
 
-from calib_utils.core import metrics
+from calib_utils.core import metrics, tries
 from calib_utils.core.rules import TABLE3_TEMPERATURES, table3_rules
 from calib_utils.core.split import TokenTable, step_losses
 from calib_utils.core.tasks import get_task
-from calib_utils.core.tries import (
-    Sequences,
-    Trie,
-    build_trie,
-    trie_of_strings,
-    uniform_over_valid,
-    weighted_by_count,
-)
 from calib_utils.openended import precision_recall
 from calib_utils.results.evaluation import diversity_of
 from calib_utils.theory import theorems
@@ -72,14 +64,14 @@ def ranked_trie(*labels: str) -> tuple[TokenTable, np.ndarray]:
     words = [(rank,) for rank in first]
     if below:
         words = [(r, i) for r, own in zip(first, below, strict=True) for i in own]
-    sequences = Sequences(tuple(words), tuple(range(len(words))), (), len(words))
-    tokens = TokenTable(build_trie(sequences))
+    sequences = tries.Sequences(tuple(words), tuple(range(len(words))), (), len(words))
+    tokens = TokenTable(tries.build_trie(sequences))
     return tokens, tokens.symbol  # symbols were chosen to be ranks
 
 
-def _digits(task: str) -> Trie:
+def _digits(task: str) -> tries.Trie:
     """A digit task's answers, a symbol per digit."""
-    return trie_of_strings([answer.split(",") for answer in get_task(task).answers])
+    return tries.trie_of_strings([answer.split(",") for answer in get_task(task).answers])
 
 
 def _factors(*labels: str, keep: list[int]) -> tuple[float, float]:
@@ -242,7 +234,7 @@ def structural_ceiling() -> dict[str, float]:
     {equals:.3f} on three digits with sum 10, {at_most:.3f} with sum at most 10, and {four:.3f} on
     four digits with sum at most 10"""
     tasks = ("rng-3-sum-equals-10", "rng-3-sum-at-most-10", "rng-4-sum-at-most-10")
-    div = [diversity_of(trie, uniform_over_valid(trie)) for trie in map(_digits, tasks)]
+    div = [diversity_of(trie, tries.uniform_over_valid(trie)) for trie in map(_digits, tasks)]
     return dict(zip(("equals", "at_most", "four"), div, strict=True))
 
 
@@ -250,11 +242,11 @@ def structural_ceiling() -> dict[str, float]:
 def states_ceiling() -> dict[str, float]:
     """word by word, the uniform law over the valid words has Div {even:.3f}. With the right
     weights, such as {new:.0f} times as much on New as on Ohio, it has {weighted:.3f}"""
-    trie = trie_of_strings([answer.split() for answer in get_task("us-states").answers])
+    trie = tries.trie_of_strings([answer.split() for answer in get_task("us-states").answers])
     top = trie.edge_count[trie.edge_node == 0].max()
     return {
-        "even": diversity_of(trie, uniform_over_valid(trie)),
-        "weighted": diversity_of(trie, weighted_by_count(trie)),
+        "even": diversity_of(trie, tries.uniform_over_valid(trie)),
+        "weighted": diversity_of(trie, tries.weighted_by_count(trie)),
         "new": float(top),
     }
 

@@ -106,7 +106,7 @@ def when_measured(found: Iterable[Study]) -> str:
 
 def settings() -> Settings:
     """The grid of Table 3, fixed sizes, and temperature alone; each once."""
-    grid = [(rule, t) for rule in table3_rules() for t in TABLE3_TEMPERATURES]
+    grid = product(table3_rules(), TABLE3_TEMPERATURES)
     sizes: Settings = [(TopK(k), 1.0) for k in SIZES]
     return list(dict.fromkeys([*grid, *sizes, *untouched(list(CURVE_TEMPERATURES))]))
 

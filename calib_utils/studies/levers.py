@@ -72,7 +72,7 @@ def answers(page: Page, tasks: Iterable[str] = TASKS) -> pd.DataFrame:
     """
     waited_for = tqdm(list(tasks), desc="prompts", unit="task", leave=False, delay=1)
     tables = {task: answers_of(page.model, task, page.end, page.store) for task in waited_for}
-    return stacked(tables, ["task"]) if tables else pd.DataFrame(columns=["task", *_COLUMNS])
+    return stacked(tables, ["task"], _COLUMNS)
 
 
 def answers_of(

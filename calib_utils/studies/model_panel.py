@@ -21,25 +21,24 @@ from calib_utils.openended.table1 import LEVEL
 from calib_utils.results import conventions, records, storage
 from calib_utils.results.storage import COLUMNS, LOSS_COLUMNS
 from calib_utils.studies import logit_shape, oracle_cutoffs, order_calibration, reporting
-from calib_utils.studies.oracle_cutoffs import PRACTICAL, TASKS
+from calib_utils.studies.oracle_cutoffs import TASKS
 from calib_utils.studies.order_calibration import EXACT, JUDGES
 from calib_utils.studies.reporting import NOT_DECIDED, NOT_REPRODUCED, REPRODUCED, decided, voted
 
 # Enough to see what a model does, and few enough for one figure.
 SHOWN_TASKS = ("us-states", "rng-2", "rng-3", "rng-3-sum-at-most-10")
 ORACLE = "oracle_size"
-_RULES = (*PRACTICAL, ORACLE)
 PARTS = ("total", "order", "shape", "size")
 ALONE = "T = 1 alone"
 SIZE, STAGE = "size", "stage"
 _SUFFIXES = ("", "@end=line")  # the study of cutoffs asks chat models and base models so
 _FACTS = ("name", "panel", "family", "stage", "dtype", "parameters", "active")
 _OF_ORDER = ("kind", "forced", "depth", "area", "recall_at")
-_COUNTS = ("n_nodes", "n_undefined", "n_prompts", "n_runs")
 _OF_DEPTHS = (  # where no model has texts
     *("kind", "forced", "depth"),
     *(f"{name}{end}" for name in precision_recall.MEASURES for end in ("", "_low", "_high")),
-    *("prevalence", "prevalence_all", "random_area", "random_recall_at", *_COUNTS),
+    *("prevalence", "prevalence_all", "random_area", "random_recall_at"),
+    *("n_nodes", "n_undefined", "n_prompts", "n_runs"),
 )
 _TASK_MEASURES = {
     "oracle size": "best Val × Div, oracle size",
@@ -69,7 +68,7 @@ class Panel:
 def read(results_dir: str | Path) -> Panel:
     """Everything that is stored of every model; broken folders are left out and named."""
     results_dir, known = Path(results_dir), models(keys_in(results_dir), results_dir)
-    settings, losses, left_out, others = [], [], [], {_order_of: [], _logits_of: []}
+    settings, losses, order, logits, left_out = {}, {}, {}, {}, []
     for key in known.model:
         for task in TASKS:
             stored, missing = study_of(results_dir, key, task)
@@ -78,19 +77,24 @@ def read(results_dir: str | Path) -> Panel:
                 rows, parts = map(oracle_cutoffs.in_study, (stored.settings, stored.losses))
                 weights = stored.record["weights_sha256"][:12]
                 end = stored.record["policies"]["end"]
-                settings.append((key, rows.assign(end=end, weights=weights)))
-                losses.append((key, parts.assign(task=task)))
-        for own, folder in ((_order_of, "texts"), (_logits_of, f"{logit_shape.STUDY}.parquet")):
+                rows = rows.drop(columns=["model", "task"])
+                settings[key, task] = rows.assign(end=end, weights=weights)
+                losses[key, task] = parts
+        for folder, own, found in (
+            ("texts", _order_of, order),
+            (f"{logit_shape.STUDY}.parquet", _logits_of, logits),
+        ):
             try:
-                others[own] += [(key, table) for table in own(results_dir, key)]
+                if (table := own(results_dir, key)) is not None:
+                    found[key] = table
             except ResultsError as error:
                 left_out.append((f"{key}/{folder}", str(error)))
     return Panel(
         known,
-        _joined(settings, ["end", "weights", *COLUMNS[1:]]),
-        _joined(losses, ["task", *LOSS_COLUMNS]),
-        _joined(others[_order_of], _OF_ORDER),
-        dict(others[_logits_of]),
+        reporting.stacked(settings, ["model", "task"], [*COLUMNS[2:], "end", "weights"]),
+        reporting.stacked(losses, ["model", "task"], LOSS_COLUMNS),
+        reporting.stacked(order, ["model"], _OF_ORDER),
+        logits,
         pd.DataFrame(left_out, columns=["folder", "why"]),
     )
 
@@ -100,15 +104,6 @@ def keys_in(results_dir: str | Path) -> list[str]:
     paths.note_read(results_dir)
     folders = (path for path in Path(results_dir).iterdir() if path.is_dir())
     return sorted(path.name for path in folders if not path.name.startswith("."))
-
-
-def _joined(parts: Iterable[tuple[str, pd.DataFrame]], columns: Iterable[str]) -> pd.DataFrame:
-    """The models' tables in one with `model` in front; where there is none, empty `columns`."""
-    tables = [table.assign(model=key) for key, table in parts]
-    if not tables:
-        return pd.DataFrame(columns=["model", *columns])
-    table = pd.concat(tables, ignore_index=True)
-    return table[["model", *table.columns.drop("model")]]
 
 
 def models(keys: Iterable[str], results_dir: str | Path | None = None) -> pd.DataFrame:
@@ -155,23 +150,23 @@ def study_of(
     return None, left_out
 
 
-def _order_of(results_dir: Path, key: str) -> list[pd.DataFrame]:
+def _order_of(results_dir: Path, key: str) -> pd.DataFrame | None:
     """Measures of the sweeps of chapter 04 whose texts are stored, labelled by its judges."""
     for end in ("eos", "line"):
         study = order_calibration.read(order_calibration.laptop(end=end), results_dir, key)
         if len(measured := order_calibration.measures(study)):
-            return [measured]
-    return []
+            return measured
+    return None
 
 
-def _logits_of(results_dir: Path, key: str) -> list[pd.DataFrame]:
+def _logits_of(results_dir: Path, key: str) -> pd.DataFrame | None:
     path = records.logits_path(results_dir, key, logit_shape.STUDY)
     if not path.is_file():
-        return []
+        return None
     curves, record = records.read_logits(path)
     if not conventions.is_current(conventions.LOGITS, record):
         raise ResultsError("of an older convention: run 06_logit_shape again")
-    return [curves]
+    return curves
 
 
 def sources(panel: Panel) -> pd.DataFrame:
@@ -189,8 +184,9 @@ def sources(panel: Panel) -> pd.DataFrame:
 
 
 def _of_each(table: pd.DataFrame, of: Callable, columns: Iterable[str]) -> pd.DataFrame:
-    """What `of` makes of each model's rows, as `_joined`."""
-    return _joined(((key, of(own)) for key, own in table.groupby("model", sort=False)), columns)
+    """What `of` makes of each model's rows, `stacked`."""
+    made = {key: of(own) for key, own in table.groupby("model", sort=False)}
+    return reporting.stacked(made, ["model"], columns)
 
 
 def split_table(panel: Panel) -> pd.DataFrame:
@@ -211,8 +207,8 @@ def order_table(panel: Panel) -> pd.DataFrame:
 
 def shape_table(panel: Panel) -> pd.DataFrame:
     """The fitted parameters of App. I: a row per model and query, `logit_shape.fit_table`."""
-    fits = ((key, logit_shape.fit_table(own)) for key, own in panel.logits.items())
-    return _joined(fits, ["query", "c", "mse", "r2", "m", "B", "C", "jump"])
+    fits = {key: logit_shape.fit_table(own) for key, own in panel.logits.items()}
+    return reporting.stacked(fits, ["model"], ["query", "c", "mse", "r2", "m", "B", "C", "jump"])
 
 
 def sized(table: pd.DataFrame, models: pd.DataFrame) -> pd.DataFrame:
@@ -304,10 +300,7 @@ def findings(found: Panel) -> pd.DataFrame:
     pairs, models = _pairs(found, tasks), list(dict.fromkeys(found.settings.model))
     of = {kind: f"({kind}, {JUDGES[kind]})" for kind in EXACT}
     rows = [_rise(f"{_RISES} {words}", kind, pairs) for kind, words in of.items()]
-    can = {
-        model: order_calibration.answered(own)
-        for model, own in found.order.groupby("model", sort=False)
-    }
+    can = {model: order_calibration.answered(own) for model, own in found.order.groupby("model")}
     rows += [_low_recall(f"{_KEEPS} {words}", kind, order, can) for kind, words in of.items()]
     for by in oracle_cutoffs.COMPARED_BY:
         own = beside[beside.by == by].set_index(["model", "task"])
@@ -373,11 +366,10 @@ def _low_recall(
         n, asked = can[row.model][kind]
         if n < DECIDES:
             out.append(f"{row.model} (greedy answer valid on {n} of {asked} prompts)")
-            continue
-        if row.random_recall_at >= 0.5:
+        elif row.random_recall_at >= 0.5:
             out.append(f"{row.model} (a random order keeps {row.random_recall_at:.2f})")
-            continue
-        recall = as_text(row.recall_at, row.recall_at_low, row.recall_at_high)
-        told.append(f"{row.model} {recall}, {row.n_prompts:.0f} prompts")
-        sides[row.model] = _SIDE[order_calibration.keeps_less_than_half(row)]
+        else:
+            recall = as_text(row.recall_at, row.recall_at_low, row.recall_at_high)
+            told.append(f"{row.model} {recall}, {row.n_prompts:.0f} prompts")
+            sides[row.model] = _SIDE[order_calibration.keeps_less_than_half(row)]
     return voted(claim, _FOURTH, ", ".join(told), sides, out, of="model")

@@ -173,19 +173,13 @@ def oracle_table(table: pd.DataFrame, facts: pd.DataFrame, hulls: dict) -> pd.Da
         worth = (group.validity * group.diversity).fillna(0.0)
         best = group.loc[worth.idxmax(), wanted].astype(float)
         best = best if worth.max() > 0 else best * np.nan  # nothing is valid
+        *numbers, precision, recall = best
         hull = hulls[task].astype(float).to_numpy()
-        rows.append(
-            {
-                "task": task,
-                **best.iloc[:3],
-                "ceiling": ceilings[task],
-                "precision": best.sequence_precision,
-                "recall": best.sequence_recall,
-                "best recall there": recall_at(hull, best.sequence_precision),
-                "precision at recall 1": float(hull[-1, 0]) if hull[-1, 1] >= 1 else np.nan,
-            }
-        )
-    return pd.DataFrame(rows)
+        whole = float(hull[-1, 0]) if hull[-1, 1] >= 1 else np.nan
+        there = recall_at(hull, precision)
+        rows.append((task, *numbers, ceilings[task], precision, recall, there, whole))
+    names = ["task", *wanted[:3], "ceiling", "precision", "recall"]
+    return pd.DataFrame(rows, columns=[*names, "best recall there", "precision at recall 1"])
 
 
 def recall_at(hull: np.ndarray, precision: float) -> float:

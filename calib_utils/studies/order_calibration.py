@@ -167,13 +167,13 @@ def run(model: Model, plan: Plan, results_dir: str | Path | None = None) -> Stud
 
 
 def read(plan: Plan, results_dir: str | Path, model_key: str) -> Study:
-    """What is stored of a plan's sweeps, labelled as `run` labels them; loads no model.
+    """What is stored of a plan's trees, labelled as `run` labels them; loads no model.
 
     Sweeps of another request or of an older convention are left out; an unfinished one, or files
     that are not those recorded, raise a ResultsError.
     """
     texts = {}
-    for sweep in plan.sweeps:
+    for sweep in chain(*plan.trees.values()):
         folder = records.folder_of(results_dir, model_key, sweep.name)
         if folder.is_dir():
             record = records.read_record(folder)

@@ -86,12 +86,12 @@ def world(seed: int = 0) -> list[Question]:
 
 
 MAIN = "zipf with errors"
-CORPORA = {
-    "uniform": "every answer is as frequent as any other",
-    "zipf": "the r-th answer has a frequency of 1/r",
-    MAIN: f"the same, and {ERRORS:.0%} are answers to another question",
-    "geometric": "letters of strings fall by a constant factor, valid ones first",
-}
+CORPORA = (
+    "uniform",  # every answer is as frequent as any other
+    "zipf",  # the r-th answer has a frequency of 1/r
+    MAIN,  # the same, and a share `ERRORS` are answers to another question
+    "geometric",  # letters of strings fall by a constant factor, valid ones first
+)
 
 
 def draw(questions: list[Question], corpus: str, n: int, rng: np.random.Generator) -> list[str]:
@@ -229,21 +229,15 @@ _BETA = {"": 0.1, "held": 0.5}  # of DPO
 _HOLD = {"KL": 0.1, "entropy": 0.02}
 
 
-class Stage(NamedTuple):
-    """What is done to which earlier stage."""
-
-    after: str
-    what: str
-
-
+# Each with the stage that it goes on from.
 STAGES = {
-    "pretrained": Stage("", "next-token prediction on the corpus with errors"),
-    "fine-tuned": Stage("pretrained", f"{_DEMONSTRATIONS} demonstrations a question"),
-    "preferences": Stage("fine-tuned", "DPO on its own valid and invalid answers, beta 0.1"),
-    "preferences, held": Stage("fine-tuned", "the same with beta 0.5"),
-    "reward": Stage("fine-tuned", "policy gradient, 1 for a valid answer"),
-    "reward, KL": Stage("fine-tuned", f"the same less {_HOLD['KL']} ln(pi / fine-tuned)"),
-    "reward, entropy": Stage("fine-tuned", f"the same less {_HOLD['entropy']} ln pi"),
+    "pretrained": "",  # next-token prediction on the corpus with errors
+    "fine-tuned": "pretrained",  # demonstrations
+    "preferences": "fine-tuned",  # DPO on its own valid and invalid answers
+    "preferences, held": "fine-tuned",  # the same with a larger beta
+    "reward": "fine-tuned",  # policy gradient, 1 for a valid answer
+    "reward, KL": "fine-tuned",  # the same less a part of ln(pi / fine-tuned)
+    "reward, entropy": "fine-tuned",  # the same less a part of ln pi
 }
 
 
@@ -346,12 +340,11 @@ def save(network, folder: Path) -> Path:
 
 def losses_of(model: Model, questions: list[Question]) -> pd.DataFrame:
     """A row per question at T = 1 without a cutoff: validity, diversity, parts of the loss."""
-    rows = []
-    for question in questions:
-        columns = ["task", "validity", "diversity", *PARTS, "size", "total"]
-        own = split(model, question.task)[columns]
-        rows.append(own.assign(family=question.family, length=question.length))
-    return pd.concat(rows, ignore_index=True)
+    columns = ["task", "validity", "diversity", *PARTS, "size", "total"]
+    parts = (
+        split(model, q.task)[columns].assign(family=q.family, length=q.length) for q in questions
+    )
+    return pd.concat(parts, ignore_index=True)
 
 
 def strings_of(model: Model, questions: list[Question]) -> pd.DataFrame:
@@ -390,14 +383,14 @@ def train(
     plan = [(corpus, "medium") for corpus in CORPORA]
     plan += [(MAIN, size) for size in SIZES if size != "medium"]
     for corpus, scale in plan:
-        rng = np.random.default_rng([seed, list(CORPORA).index(corpus)])
+        rng = np.random.default_rng([seed, CORPORA.index(corpus)])
         network = new_model(scale, seed)
         n_steps = _n_steps("pretrained", short)
         marks = {round(share * n_steps): share for share in _SEEN} if scale == "medium" else {}
 
         def seen(step: int, network=network, corpus=corpus, marks=marks) -> None:
             if step in marks:
-                losses = _measured(network, lambda model: losses_of(model, questions))
+                losses = _measured(losses_of, network, questions)
                 names = {"corpus": corpus, "share": marks[step], "seed": seed}
                 found["course"].append(losses.assign(**names))
 
@@ -408,10 +401,10 @@ def train(
             stages |= _later(network, questions, seed, short)
         for stage, trained in stages.items():
             names = {"corpus": corpus, "scale": scale, "stage": stage, "seed": seed}
-            losses = _measured(trained, lambda model: losses_of(model, questions))
+            losses = _measured(losses_of, trained, questions)
             found["losses"].append(losses.assign(**names))
             if corpus in ("geometric", MAIN) and stage == "pretrained":
-                strings = _measured(trained, lambda model: strings_of(model, questions))
+                strings = _measured(strings_of, trained, questions)
                 found["strings"].append(strings.assign(**names))
             if checkpoints:
                 name = "-".join(map(str, names.values())).replace(" ", "_").replace(",", "")
@@ -419,9 +412,9 @@ def train(
     return {name: pd.concat(parts, ignore_index=True) for name, parts in found.items()}
 
 
-def _measured(network, measure: Callable[[Model], pd.DataFrame]) -> pd.DataFrame:
+def _measured(measure: Callable, network, questions: list[Question]) -> pd.DataFrame:
     with tempfile.TemporaryDirectory() as scratch:
-        return measure(load_model(save(network, Path(scratch) / "model")))
+        return measure(load_model(save(network, Path(scratch) / "model")), questions)
 
 
 def _n_steps(stage: str, short: float) -> int:
@@ -492,10 +485,10 @@ def results(
             jobs = [workers.submit(_keep, folder, seed, short) for seed in missing]
             for job in tqdm(as_completed(jobs), total=len(jobs), desc="training", unit="seed"):
                 job.result()
+    folders = [folder / f"seed-{seed}" for seed in seeds]
     return {
         name: pd.concat(
-            [pd.read_parquet(folder / f"seed-{seed}" / f"{name}.parquet") for seed in seeds],
-            ignore_index=True,
+            [pd.read_parquet(one / f"{name}.parquet") for one in folders], ignore_index=True
         )
         for name in TABLES
     }
@@ -520,17 +513,12 @@ def by_share(course: pd.DataFrame) -> pd.DataFrame:
     return course.groupby(["corpus", "share"], sort=False)[columns].mean().reset_index()
 
 
-_SHOWN = (*PARTS, "validity", "diversity")
-
-
 def overview(seeds: pd.DataFrame) -> pd.DataFrame:
     """Means over seeds with intervals, in words: a row per trained model, by corpus or by stage."""
-    rows = []
-    for (corpus, scale, stage), own in seeds.groupby(_OF_ALL, sort=False):
-        name = corpus if scale == "medium" else f"{corpus}, {scale}"
-        told = {value: _told(own, value) for value in _SHOWN}
-        rows.append({"model": name if stage == "pretrained" else stage, **told})
-    return pd.DataFrame(rows)
+    names = seeds.corpus.where(seeds.scale == "medium", seeds.corpus + ", " + seeds.scale)
+    return _in_words(
+        seeds.assign(model=names.where(seeds.stage == "pretrained", seeds.stage)), "model"
+    )
 
 
 def changes(seeds: pd.DataFrame) -> pd.DataFrame:
@@ -538,28 +526,33 @@ def changes(seeds: pd.DataFrame) -> pd.DataFrame:
     at = seeds[(seeds.corpus == MAIN) & (seeds.scale == "medium")].set_index(["stage", "seed"])
     columns = ["validity", "diversity", *PARTS, "total"]
     parts = []
-    for name, stage in STAGES.items():
-        if stage.after:
-            moved = at.loc[name, columns] - at.loc[stage.after, columns]
-            parts.append(moved.reset_index().assign(stage=name, after=stage.after))
+    for stage, after in list(STAGES.items())[1:]:
+        moved = at.loc[stage, columns] - at.loc[after, columns]
+        parts.append(moved.reset_index().assign(stage=stage, after=after))
     return pd.concat(parts, ignore_index=True)
 
 
 def change_table(moved: pd.DataFrame) -> pd.DataFrame:
     """`changes` over seeds, with intervals, in words: a row per stage."""
-    rows = []
-    for stage, own in moved.groupby("stage", sort=False):
-        rows.append({"stage": stage, **{name: _told(own, name) for name in _SHOWN}})
+    return _in_words(moved, "stage")
+
+
+def _in_words(table: pd.DataFrame, by: str) -> pd.DataFrame:
+    shown = (*PARTS, "validity", "diversity")
+    rows = [
+        {by: name, **{value: _told(own, value) for value in shown}}
+        for name, own in table.groupby(by, sort=False)
+    ]
     return pd.DataFrame(rows)
 
 
-def tightness(strings: pd.DataFrame, validity: float = 0.8) -> pd.DataFrame:
+def tightness(strings: pd.DataFrame) -> pd.DataFrame:
     """Where the hypotheses of Theorem F.4 nearly hold: diversity over its bound, by seed.
 
-    Of the strings of the geometric corpus, at the hottest temperature with that validity: a row per
+    Of the strings of the geometric corpus, at the hottest temperature with validity 0.8: a row per
     seed and length.
     """
-    own = strings[(strings.corpus == "geometric") & (strings.validity >= validity)]
+    own = strings[(strings.corpus == "geometric") & (strings.validity >= 0.8)]
     hottest = own.loc[own.groupby(["seed", "task"]).temperature.idxmax()]
     hottest = hottest.assign(ratio=hottest.diversity / hottest.bound)
     return hottest.groupby(["seed", "length"])[["validity", "ratio"]].mean().reset_index()
@@ -588,11 +581,9 @@ def findings(seeds: pd.DataFrame, strings: pd.DataFrame) -> pd.DataFrame:
         verdict = decided(found.low, found.high, 0.0) if found.n_outer >= DECIDES else NOT_DECIDED
         return Finding(claim, source, text, verdict, OURS)
 
-    def of(corpus: str, scale: str = "medium", stage: str = "pretrained") -> pd.DataFrame:
-        where = (seeds.corpus == corpus) & (seeds.scale == scale) & (seeds.stage == stage)
-        return seeds[where].set_index("seed")
-
-    uniform, zipf, small, large = of("uniform"), of("zipf"), of(MAIN, "small"), of(MAIN, "large")
+    first = seeds[seeds.stage == "pretrained"].set_index(["corpus", "scale", "seed"]).sort_index()
+    uniform, zipf = first.xs(("uniform", "medium")), first.xs(("zipf", "medium"))
+    small, large = first.xs((MAIN, "small")), first.xs((MAIN, "large"))
     gone = {part: 1 - large[part] / small[part] for part in PARTS}
     moved = changes(seeds).drop(columns="after").set_index(["stage", "seed"])
     entropy = moved.loc["reward, entropy"] - moved.loc["reward"]
@@ -667,9 +658,8 @@ def questions_table(questions: list[Question]) -> pd.DataFrame:
 
 def key_numbers(seeds: pd.DataFrame, moved: pd.DataFrame) -> dict[str, str]:
     """What the prose quotes."""
-    first = seeds[(seeds.scale == "medium") & (seeds.stage == "pretrained")].groupby("corpus")
-    own = {corpus: table for corpus, table in first}
-    after = dict(list(moved.groupby("stage")))
+    first = seeds[(seeds.scale == "medium") & (seeds.stage == "pretrained")]
+    own, after = dict(list(first.groupby("corpus"))), dict(list(moved.groupby("stage")))
     return {
         "uniform_shape": _told(own["uniform"], "shape"),
         "zipf_shape": _told(own["zipf"], "shape"),

@@ -151,10 +151,10 @@ def over(tasks: Iterable[str], table: Callable[[str], pd.DataFrame]) -> pd.DataF
     return pd.concat([table(task).assign(task=task) for task in waited_for], ignore_index=True)
 
 
-def stacked(tables: Mapping, names: list[str]) -> pd.DataFrame:
-    """Tables below each other, their keys in columns in front."""
+def stacked(tables: Mapping, names: list[str], columns: Iterable[str] = ()) -> pd.DataFrame:
+    """Tables below each other, their keys in columns in front; without any, empty `columns`."""
     if not tables:
-        return pd.DataFrame()
+        return pd.DataFrame(columns=[*names, *columns])
     return pd.concat(tables, names=[*names, None]).reset_index(names).reset_index(drop=True)
 
 

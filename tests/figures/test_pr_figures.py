@@ -1,10 +1,5 @@
 """Figures of order and of Table 1: what is drawn is what the tables hold."""
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,11 +7,7 @@ import pytest
 from calib_utils.figures import order_calibration
 from calib_utils.openended import precision_recall, table1
 
-
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("book_style")
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +54,10 @@ def test_where_nothing_is_valid_the_figures_say_so(curves):
 
 def test_cutoffs_are_counted_from_1_and_recall_is_named(curves):
     one = curves[(curves.prompt_id == "p") & (curves.depth == 1)]
-    ax = order_calibration.cutoff_curves(one, "recall_weighted")
+    ax = order_calibration.cutoff_curves(one)
     drawn = lines(ax)
     assert drawn["precision"].get_xdata().tolist() == list(range(1, 11))
-    assert drawn["recall, weighted"].get_ydata().tolist() == one.recall_weighted.tolist()
+    assert drawn["recall, unweighted"].get_ydata().tolist() == one.recall_unweighted.tolist()
     assert drawn["prevalence"].get_ydata()[0] == one.precision.iloc[-1]
 
 

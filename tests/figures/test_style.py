@@ -3,13 +3,10 @@
 import io
 import pickle
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 
 from calib_utils import figures
 
@@ -65,6 +62,6 @@ def test_names_are_dark_enough_to_read():
     _, ax = curves(1)
     red, green, blue = (
         c / 12.92 if c <= 0.04 else ((c + 0.055) / 1.055) ** 2.4
-        for c in matplotlib.colors.to_rgb(ax.names[0].get_color())
+        for c in to_rgb(ax.names[0].get_color())
     )
     assert 1.05 / (0.2126 * red + 0.7152 * green + 0.0722 * blue + 0.05) >= 4.5

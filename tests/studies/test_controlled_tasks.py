@@ -13,6 +13,7 @@ from calib_utils.studies.reporting import EXCLUDED, NOT_REPRODUCED, REPRODUCED
 
 full = pytest.mark.full
 TASKS = controlled_tasks.task_names((2, 3))
+NONE = pd.DataFrame({"task": [], "temperature": [], "log_p": []})  # no answers
 
 
 def curves(scale):
@@ -51,12 +52,11 @@ def test_claims_follow_the_curves():
 
 
 def test_tasks_that_a_model_hardly_does_are_excluded_by_name():
-    none = pd.DataFrame({"task": [], "temperature": [], "log_p": []})
     table = curves(1.0)
-    nothing = controlled_tasks.findings(table.assign(validity=table.validity / 100), none)
+    nothing = controlled_tasks.findings(table.assign(validity=table.validity / 100), NONE)
     assert set(nothing.verdict) == {EXCLUDED}
     one = table.task == "rng-3"
-    found = controlled_tasks.findings(table.assign(validity=table.validity.where(~one, 0.01)), none)
+    found = controlled_tasks.findings(table.assign(validity=table.validity.where(~one, 0.01)), NONE)
     told = found.set_index("claim").found
     heating = next(claim for claim in told.index if claim.startswith("Raising T"))
     assert told[heating].startswith(f"on {len(TASKS) - 1} of {len(TASKS) - 1} tasks")
@@ -69,8 +69,7 @@ def test_most_tasks_decide():
     table = curves(0.9)
     hot = (table.task == "us-states") & (table.temperature == 1.6)
     table.loc[hot, "validity"] = 0.9  # one task of seven that heating makes more valid
-    none = pd.DataFrame({"task": [], "temperature": [], "log_p": []})
-    found = controlled_tasks.findings(table, none).set_index("claim")
+    found = controlled_tasks.findings(table, NONE).set_index("claim")
     row = found[found.index.str.startswith("Raising T")].iloc[0]
     assert row.verdict == REPRODUCED and row.found.startswith("on 6 of 7 tasks")
 

@@ -4,7 +4,6 @@ import functools
 import shutil
 from dataclasses import replace
 
-import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -21,28 +20,17 @@ from calib_utils.results import records, storage
 from calib_utils.studies import errata, formal_framework
 from calib_utils.studies.reporting import EXCLUDED, TESTABLE
 from calib_utils.theory import theorems
-from calib_utils.theory.laws import (
-    Displaced,
-    EquallySharp,
-    Geometric,
-    UniformOverG,
-    UniformOverV,
-    reference_model,
-)
 
-matplotlib.use("Agg")
-SHARP = EquallySharp(3.0)
+SHARP = cu.EquallySharp(3.0)
 items = functools.cache(errata.items)
-LAWS = {"sharp": SHARP, "displaced": Displaced(SHARP, 2), "uniform": UniformOverV()}
-
-
+LAWS = {"sharp": SHARP, "displaced": cu.Displaced(SHARP, 2), "uniform": cu.UniformOverV()}
 FREE, BOUND, NAMES = "rng-2", "rng-2-sum-at-most-10", "us-states-shortest-11"
 
 
 @pytest.fixture(scope="module")
 def studies():
     return {
-        (name, task): formal_framework.study(reference_model(law, task), task)
+        (name, task): formal_framework.study(cu.reference_model(law, task), task)
         for name, law in LAWS.items()
         for task in ((FREE, BOUND, NAMES) if name == "sharp" else (FREE, NAMES))
     }
@@ -62,7 +50,7 @@ def test_the_worked_example_is_what_one_gets_by_hand():
 def test_factors_multiply_to_what_the_book_reports(studies):
     assert formal_framework.factor_gap(studies.values()) < 1e-9
     study = studies["displaced", NAMES]
-    table = cu.evaluate(reference_model(LAWS["displaced"], NAMES), NAMES, ["top_k=5"], [1.0])
+    table = cu.evaluate(cu.reference_model(LAWS["displaced"], NAMES), NAMES, ["top_k=5"], [1.0])
     precision = study.factors.precision[study.settings.index((cu.TopK(5), 1.0))]
     assert precision == pytest.approx(table.sequence_precision[0], rel=1e-6)
 
@@ -149,10 +137,18 @@ def test_calibration_is_counted_prefix_by_prefix(studies):
 
 
 @pytest.fixture(scope="module")
-def kept(tiny, tmp_path_factory):
-    """A tiny model, its study of two digits, and where it is kept."""
-    model, store = tiny("llama", chat=True), tmp_path_factory.mktemp("rows")
-    return model, formal_framework.study(model, "rng-2", results_dir=store), store
+def original(tiny, tmp_path_factory):
+    """The study of two digits by a tiny model, and the folder in which it is kept."""
+    store = tmp_path_factory.mktemp("rows")
+    return formal_framework.study(tiny("llama", chat=True), "rng-2", results_dir=store), store
+
+
+@pytest.fixture
+def kept(original, tiny, tmp_path):
+    """The model, its study, and a copy to spoil of where it is kept: folder and both tables."""
+    measured, store = original
+    model, store = tiny("llama", chat=True), shutil.copytree(store, tmp_path / "rows")
+    return model, measured, store, *files_of(store, model.key)
 
 
 def files_of(store, key):
@@ -160,13 +156,11 @@ def files_of(store, key):
 
 
 def test_a_kept_study_is_the_measured_one_and_stays(kept):
-    model, measured, store = kept
-    before = {
-        path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files_of(store, model.key)
-    }
+    model, measured, store, *tables = kept
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in tables}
     assert len(before) == 2
     again = formal_framework.study(model, "rng-2", results_dir=store)
-    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in before} == before
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in tables} == before
     pd.testing.assert_frame_equal(again.numbers, measured.numbers, check_exact=True)
     assert (again.edge_log_p == measured.edge_log_p).all() and again.record == measured.record
     assert (again.factors.alpha == measured.factors.alpha).all()
@@ -175,10 +169,8 @@ def test_a_kept_study_is_the_measured_one_and_stays(kept):
     assert formal_framework.factor_gap([again]) < 1e-9
 
 
-def test_only_a_study_of_this_convention_with_both_tables_is_reused(kept, tmp_path):
-    model, measured, store = kept
-    store = shutil.copytree(store, tmp_path / "rows")
-    settings, tokens = files_of(store, model.key)
+def test_only_a_study_of_this_convention_with_both_tables_is_reused(kept):
+    model, measured, store, settings, tokens = kept
     table, record = formal_framework.read(settings)
     table.loc[0, "validity"] = 0.123
     records.write(settings, table, record)
@@ -195,18 +187,15 @@ def test_only_a_study_of_this_convention_with_both_tables_is_reused(kept, tmp_pa
     assert files_of(store, model.key) == [settings, tokens]
 
 
-def test_a_study_of_another_model_is_not_replaced(kept, tmp_path):
-    model, _, store = kept
-    store = shutil.copytree(store, tmp_path / "rows")
+def test_a_study_of_another_model_is_not_replaced(kept):
+    model, _, store, *_ = kept
     other = replace(model, weights_sha256="0" * 64)
     with pytest.raises(ResultsError, match=r"differs in weights_sha256.*delete it"):
         formal_framework.study(other, "rng-2", results_dir=store)
 
 
-def test_a_broken_study_names_itself_and_is_a_fault(kept, tmp_path):
-    model, _, store = kept
-    store = shutil.copytree(store, tmp_path / "rows")
-    settings, tokens = files_of(store, model.key)
+def test_a_broken_study_names_itself_and_is_a_fault(kept):
+    model, _, store, settings, tokens = kept
     (found,) = check.check(store)
     assert found.kind == "framework" and found.verdict != "error"
     whole = {path: path.read_bytes() for path in (settings, tokens)}
@@ -265,7 +254,7 @@ def test_the_committed_study_is_what_the_weights_give(task, tmp_path):
 
 
 def test_groups_of_a_step_and_their_masses():
-    model = reference_model(Displaced(SHARP, 2), "us-states")
+    model = cu.reference_model(cu.Displaced(SHARP, 2), "us-states")
     step = step_data(model, "us-states")
     groups = groups_of(step)
     valid = [t.n_answers > 0 for t in step.tokens]
@@ -281,9 +270,9 @@ def test_groups_of_a_step_and_their_masses():
     assert 1 - masses.invalid.to_numpy() == pytest.approx([step.validity(t) for t in (0.2, 1, 5)])
 
 
+@pytest.mark.usefixtures("book_style")
 def test_every_figure_is_drawn_from_what_it_is_given(studies):
     example, study = formal_framework.worked_example(), studies["displaced", FREE]
-    plt.close("all")
     ax = formal_framework_figures.tree(example)
     assert {"at\nN = 1", "t\nN = 2", "(start)\nN = 3"} <= {t.get_text() for t in ax.texts}
     ax = formal_framework_figures.compounding(study, ax=plt.subplots()[1])
@@ -295,14 +284,14 @@ def test_every_figure_is_drawn_from_what_it_is_given(studies):
     assert ax.get_xlabel() == "sequence precision"
     formal_framework_figures.price_of_validity({"rng-2": price}, ax=plt.subplots()[1])
     published = formal_framework.published_masses()
-    step = step_data(reference_model(SHARP, "us-states"), "us-states")
+    step = step_data(cu.reference_model(SHARP, "us-states"), "us-states")
     figure = formal_framework_figures.head_and_tail(step, published)
     assert figure.axes[1].get_xlim()[1] > 7.9
-    plt.close("all")
 
 
+@pytest.mark.usefixtures("book_style")
 def test_the_figures_data_and_the_figure():
-    laws = {"V": UniformOverV(), "G": UniformOverG(), "geometric": Geometric(0.5)}
+    laws = {"V": cu.UniformOverV(), "G": cu.UniformOverG(), "geometric": cu.Geometric(0.5)}
     steps = formal_framework.first_steps("rng-2-sum-at-most-10", laws)
     assert steps.groupby("law").p.sum().to_numpy() == pytest.approx(1)
     first = steps[steps.law == "V"].head(10)
@@ -315,7 +304,6 @@ def test_the_figures_data_and_the_figure():
     assert bars == pytest.approx(first.p)
     titles = [ax.get_title(loc="right") for ax in figure.axes]
     assert titles[1] == "at T = 1\nVal 1.00, Div 1.00" and titles[2] == "invalid 0.0%"
-    plt.close(figure)
 
 
 @pytest.mark.models

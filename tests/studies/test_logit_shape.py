@@ -2,10 +2,6 @@
 
 import functools
 
-import matplotlib
-
-matplotlib.use("agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -201,6 +197,7 @@ def test_tables_hold_each_query_once_and_the_interval_of_c_its_breakpoint():
     assert set(both.model[both.whose == "here"]) == {"ours"}
 
 
+@pytest.mark.usefixtures("book_style")
 def test_figures_show_what_the_tables_hold():
     curves, table, held_out = tables_of(*THREE)
     fits = logit_shape.fits_of(curves)
@@ -216,4 +213,3 @@ def test_figures_show_what_the_tables_hold():
     ):
         plt.figure()
         assert draw(*tables).figure.says
-    plt.close("all")

@@ -16,14 +16,6 @@ from calib_utils.openended import table1, verifiers
 from calib_utils.openended.prompts import open_prompts
 from calib_utils.openended.sweeps import node_table
 from calib_utils.openended.table1 import plan_generations
-from calib_utils.openended.verifiers import (
-    ExactJudge,
-    LanguageChecker,
-    Verdict,
-    known_prompts,
-    label_table,
-    write_sheet,
-)
 from calib_utils.paths import default_results_dir
 from calib_utils.results.records import read_completions
 from calib_utils.studies import order_calibration, reporting
@@ -46,8 +38,8 @@ class Counting:
 
     def judge(self, items):
         self.asked += list(items.text)
-        verdicts = (Verdict(overall=10 if "a" in text else 1) for text in items.text)
-        return label_table(verdicts, ["overall"])
+        verdicts = (verifiers.Verdict(overall=10 if "a" in text else 1) for text in items.text)
+        return verifiers.label_table(verdicts, ["overall"])
 
 
 def texts(*rows):
@@ -93,17 +85,17 @@ def test_kept_labels_that_cannot_be_read_are_made_anew(tmp_path, damage):
 
 def test_missing_verdicts_survive_the_file(tmp_path):
     rows, path = texts(("Kashmir", True), ("", False)), tmp_path / "x.parquet"
-    first, again = (verifiers.labels_of(rows, (ITEM,), ExactJudge(), path) for _ in "12")
+    first, again = (verifiers.labels_of(rows, (ITEM,), verifiers.ExactJudge(), path) for _ in "12")
     assert first.valid.isna().any()
     pd.testing.assert_frame_equal(first, again)
 
 
 def test_the_lists_decide_every_item_prompt_of_the_project():
     own = open_prompts(["item"])
-    assert {known_prompts()[prompt.prompt] for prompt in own} == {p.verifier for p in own}
-    assert isinstance(order_calibration.judge_of(own), ExactJudge)
-    assert isinstance(order_calibration.judge_of(open_prompts()), LanguageChecker)
-    for judge in (ExactJudge(), LanguageChecker()):
+    assert {verifiers.known_prompts()[prompt.prompt] for prompt in own} == {p.verifier for p in own}
+    assert isinstance(order_calibration.judge_of(own), verifiers.ExactJudge)
+    assert isinstance(order_calibration.judge_of(open_prompts()), verifiers.LanguageChecker)
+    for judge in (verifiers.ExactJudge(), verifiers.LanguageChecker()):
         assert json.loads(json.dumps(judge.identity)) == judge.identity
 
 
@@ -139,8 +131,8 @@ def test_the_study_is_read_back_without_running_anything(study, tiny, store, mon
         raise AssertionError("the model ran")
 
     monkeypatch.setattr("calib_utils.openended.sweeps.grow", run)
-    monkeypatch.setattr(ExactJudge, "judge", run)
-    monkeypatch.setattr(LanguageChecker, "judge", run)
+    monkeypatch.setattr(verifiers.ExactJudge, "judge", run)
+    monkeypatch.setattr(verifiers.LanguageChecker, "judge", run)
     again = order_calibration.run(tiny("llama", chat=True), order_calibration.quick(), store)
     for name, own in study.candidates.items():
         pd.testing.assert_frame_equal(own, again.candidates[name])
@@ -341,7 +333,7 @@ def test_agreement_and_noise_of_a_judge_with_known_errors():
 
 def test_texts_for_people_make_a_sheet(study, tmp_path):
     items = order_calibration.to_annotate(study, 2)
-    sheet = write_sheet(tmp_path / "sheet.csv", items).read_text("utf-8")
+    sheet = verifiers.write_sheet(tmp_path / "sheet.csv", items).read_text("utf-8")
     assert all(prompt in sheet for prompt in set(items.prompt))
 
 
