@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.helpers import extract_all_word_ngrams
 
@@ -430,8 +431,6 @@ def draw_texts(
         Of each setting the texts with their forced tokens and without their end token, each with
         whether it ended. A text whose forced tokens hold an end token stops there.
     """
-    import torch
-
     device = model.network.get_input_embeddings().weight.device
     found, at_once = [[] for _ in settings], max(1, _TOGETHER // min(len(forced), ROWS))
     fork = torch.random.fork_rng([device] if device.type == "cuda" else [])
@@ -461,7 +460,6 @@ def _chain(setting: Mapping):
 
 def _chooser(chains: list, generators: list):
     """Draws for each chain of cutoffs from its own generator, and leaves only what it drew."""
-    import torch
     from transformers import LogitsProcessor
 
     class Chosen(LogitsProcessor):
@@ -480,8 +478,6 @@ def _generated(
     model: Model, start: Start, forced: list[tuple[int, ...]], max_tokens: int, chooser
 ) -> list[tuple[str, bool]]:
     """One text after each forced beginning: without the end token, and whether it ended."""
-    import torch
-
     network, ends = model.network, start.end_ids
     options = programs.NEUTRAL | {"do_sample": True, "max_new_tokens": max_tokens}
     options |= {"eos_token_id": list(ends), "pad_token_id": ends[0], "logits_processor": [chooser]}
@@ -501,8 +497,6 @@ def _prompt_once(model: Model, start: Start, n: int) -> dict:
 
     All but its last token, whose logits `generate` has to compute itself.
     """
-    import torch
-
     device = model.network.get_input_embeddings().weight.device
     ids = torch.tensor([start.ids[:-1]], device=device)
     if not ids.numel():
