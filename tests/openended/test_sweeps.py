@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -321,12 +322,11 @@ def test_a_stored_sweep_is_the_same_and_needs_no_weights(stored):
 def test_another_sweep_under_the_same_name_is_refused(stored, changes, differs):
     model, results_dir, folder = stored
     before = contents(folder)
-    plan = {name: getattr(PLAN, name) for name in ("prompts", "seeds", "position", "ranks")}
-    other = Sweep(**{**plan, "max_tokens": 3, **changes})
+    other = replace(PLAN, **changes)
     with pytest.raises(ResultsError, match=differs):
         sweep(model, other, results_dir)
     assert contents(folder) == before
-    assert len(sweep(model, Sweep(**{**vars(other), "name": "other"}), results_dir))
+    assert len(sweep(model, replace(other, name="other"), results_dir))
 
 
 @pytest.mark.parametrize("name", ["weights_sha256", "dtype", "prompts_sha256"])
