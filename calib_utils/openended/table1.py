@@ -436,11 +436,9 @@ def draw_texts(
     fork = torch.random.fork_rng([device] if device.type == "cuda" else [])
     with fork, torch.inference_mode():
         for first in range(0, len(settings), at_once):
-            texts = found[first : first + at_once]
-            chains = list(map(_chain, settings[first : first + at_once]))
-            own_seeds = seeds[first : first + at_once]
-            generators = [torch.Generator(device).manual_seed(seed) for seed in own_seeds]
-            chooser = _chooser(chains, generators)
+            together = slice(first, first + at_once)
+            texts = found[together]
+            chooser = _chooser(settings[together], seeds[together], device)
             for begun in range(0, len(forced), ROWS):
                 openings = forced[begun : begun + ROWS]
                 drawn = _generated(model, start, [*openings] * len(texts), max_tokens, chooser)
@@ -458,9 +456,12 @@ def _chain(setting: Mapping):
     return LogitsProcessorList(make(setting[key]) for key, make in kinds.items() if key in setting)
 
 
-def _chooser(chains: list, generators: list):
-    """Draws for each chain of cutoffs from its own generator, and leaves only what it drew."""
+def _chooser(settings: Sequence[Mapping], seeds: Sequence[int], device: torch.device):
+    """Draws under each setting from its own generator, and leaves only what it drew."""
     from transformers import LogitsProcessor
+
+    chains = list(map(_chain, settings))
+    generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
     class Chosen(LogitsProcessor):
         def __call__(self, ids, scores):

@@ -177,9 +177,8 @@ def test_the_folder_says_what_the_loaded_model_would(tiny, architecture):
     model = tiny(architecture)
     own = model.network.generation_config.eos_token_id
     assert list(generation.own_end_ids(model)) == ([] if own is None else [own])
-    assert (
-        generation.vocabulary_size(model) == model.network.get_output_embeddings().weight.shape[0]
-    )
+    size = len(model.network.get_output_embeddings().weight)
+    assert generation.vocabulary_size(model) == size
 
 
 @pytest.mark.parametrize("content", ['{"eos_token_id": [9, 4]}', '{"eos_token_id": 9}'])
@@ -550,9 +549,7 @@ def test_node_table_by_brute_force(depth, ranks, rule, seed):
 
 def test_rounding_between_batches_does_not_split_a_candidate():
     table, labels = synthetic(2, (0, 1, 2), 0, np.random.default_rng(0))
-    table["path_log_p"] = [
-        [value + 1e-7 * i for value in values] for i, values in enumerate(table.path_log_p)
-    ]
+    table["path_log_p"] = [np.add(p, 1e-7 * i).tolist() for i, p in enumerate(table.path_log_p)]
     labels["valid"] = True
     found = sweeps.node_table(table, labels)
     assert not found.duplicated(["node", "rank"]).any()
@@ -564,8 +561,7 @@ def test_labels_of_any_boolean_kind_and_all_missing():
     for valid in (True, 1.0, np.bool_(True)):
         assert sweeps.node_table(table, labels.assign(valid=valid)).valid.all()
     none = sweeps.node_table(table, labels.assign(valid=None))
-    assert none.empty
-    assert none.attrs["dropped"] == 2 + 2
+    assert none.empty and none.attrs["dropped"] == 2 + 2
     assert sweeps.node_table(table, labels.iloc[:0]).attrs["dropped"] == 4
     assert sweeps.node_table(table.iloc[:0], labels).empty
 
@@ -577,10 +573,8 @@ def test_labels_that_contradict_are_refused():
 
 
 def test_identical_completions_are_judged_once(tiny):
-    table = sweep(
-        tiny(chat=True),
-        Sweep(PROMPTS, ranks=RANKS, n_samples=5, max_tokens=1, temperature=0.05),
-    )
+    plan = Sweep(PROMPTS, ranks=RANKS, n_samples=5, max_tokens=1, temperature=0.05)
+    table = sweep(tiny(chat=True), plan)
     texts = sweeps.unique_texts(table)
     pairs = list(zip(table.prompt_id, table.text, strict=True))
     assert list(zip(texts.prompt_id, texts.text, strict=True)) == list(dict.fromkeys(pairs))
