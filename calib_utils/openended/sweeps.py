@@ -215,9 +215,9 @@ def grow(
     sweep: Sweep,
     prompt: OpenPrompt,
     seed: int,
-    batch_size: int | None = None,
-    advance: Callable[[int], object] | None = None,
-    generator: Callable = Continuations,
+    batch_size: int | None,
+    advance: Callable[[int], object],
+    generator: Callable,
 ) -> Iterator[dict]:
     """One tree: every completion as a row with the columns of `records.SCHEMA`.
 
