@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -196,15 +197,11 @@ def test_end_tokens_are_those_of_the_generation_settings(tiny_folder, tmp_path, 
 
 PLAN = Sweep(PROMPTS, (0, 1, 2), position=(1, 3), ranks=RANKS, max_tokens=3)
 CHILD = """
-import json, os, sys, time
+import os, pathlib, pickle, sys, time
 import calib_utils as cu
 from calib_utils.openended import sweeps
-from calib_utils.models.generation import Continuations
-from calib_utils.core.tasks import OpenPrompt
 
 folder, results, point, plan = sys.argv[1:]
-plan = json.loads(plan)
-plan["prompts"] = [OpenPrompt(**prompt) for prompt in plan["prompts"]]
 
 
 def wait():
@@ -230,14 +227,9 @@ def replace_and_wait(draft, target):
 
 
 sweeps.grow, os.replace = grow_and_wait, replace_and_wait
-sweeps.sweep(cu.load_model(folder, device="cpu"), sweeps.Sweep(**plan), results)
+plan = pickle.loads(pathlib.Path(plan).read_bytes())
+sweeps.sweep(cu.load_model(folder, device="cpu"), plan, results)
 """
-
-
-def as_json(plan):
-    fields = ("seeds", "position", "ranks", "max_tokens")
-    prompts = [vars(prompt) for prompt in plan.prompts]
-    return json.dumps({"prompts": prompts, **{name: getattr(plan, name) for name in fields}})
 
 
 def contents(folder):
@@ -252,7 +244,8 @@ def test_a_kill_in_mid_sweep_loses_one_tree_at_most(
     model = tiny(chat=True)
     whole = sweep(model, PLAN, tmp_path / "whole")
     folder = tmp_path / "killed" / model.key / "texts" / PLAN.name
-    arguments = [tiny_folder(chat=True), tmp_path / "killed", point, as_json(PLAN)]
+    (tmp_path / "plan").write_bytes(pickle.dumps(PLAN))
+    arguments = [tiny_folder(chat=True), tmp_path / "killed", point, tmp_path / "plan"]
     command = [sys.executable, "-c", CHILD, *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
     with subprocess.Popen(command, **pipes) as child:
