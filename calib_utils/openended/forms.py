@@ -206,10 +206,6 @@ def _plain(phonemes: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _numbers(answer: str) -> list[int]:
-    return [int(digits) for digits in regex.findall(r"[0-9]+", answer)]
-
-
-def _signed(answer: str) -> list[int]:
     return [int(number) for number in regex.findall(r"-?[0-9]+", answer)]
 
 
@@ -300,7 +296,7 @@ _RULES: dict[str, Callable[[str], bool | None]] = {
     "leap-year": lambda answer: calendar.isleap(int(answer)),
     "expression-24": lambda answer: "//" not in answer and _equals(24, _usual(answer), Fraction),
     "python-10": lambda answer: "//" in answer and _equals(10, answer),
-    "python-list": lambda answer: (n := _signed(answer))[0] < n[1] < n[2],
+    "python-list": lambda answer: (n := _numbers(answer))[0] < n[1] < n[2],
     "private-ipv4": _private,
     "five-words": _running,
     "palindrome": _word(lambda word: word == word[::-1]),
@@ -313,7 +309,7 @@ _RULES: dict[str, Callable[[str], bool | None]] = {
     "square": lambda answer: (n := int(answer)) > 100 and math.isqrt(n) ** 2 == n,
     "roman": lambda answer: answer.upper() not in _BELOW_11,
     "fraction": lambda answer: (n := _numbers(answer))[0] > 0 and 2 * n[0] < n[1],
-    "equation": lambda answer: (n := _signed(answer))[0] + n[1] == n[2],
+    "equation": lambda answer: (n := _numbers(answer))[0] + n[1] == n[2],
 }
 
 

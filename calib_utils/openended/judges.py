@@ -309,12 +309,11 @@ def local_judge(model: Model | str, *, cache_dir="default", **settings) -> Langu
 _RESAMPLES = {"f1": 10_000, "alpha": 2_000}
 
 
-def compare(valid, reference, *, seed: int = 0) -> dict[str, float]:
+def compare(valid, reference) -> dict[str, float]:
     """One judge's labels against a reference's, on the items that both labelled.
 
     Args:
         valid, reference: True, False or NA per item, in the same order.
-        seed: of the bootstraps over items.
 
     Returns:
         n (items that both labelled), unreadable (share that the first did not label), says_valid
@@ -339,7 +338,7 @@ def compare(valid, reference, *, seed: int = 0) -> dict[str, float]:
     # Both say valid, only the first, only the second, neither.
     counts = np.array([(a & b).sum(), (a & ~b).sum(), (~a & b).sum(), (~a & ~b).sum()])
     n, hits = len(a), int(counts[0] + counts[3])
-    draws = np.random.default_rng(seed).multinomial(n, counts / n, size=_RESAMPLES["f1"])
+    draws = np.random.default_rng(0).multinomial(n, counts / n, size=_RESAMPLES["f1"])
     labels = np.stack([first, second], axis=1)
 
     def estimate(name: str, value: float, interval: tuple[float, float]) -> dict[str, float]:
@@ -353,7 +352,7 @@ def compare(valid, reference, *, seed: int = 0) -> dict[str, float]:
         **estimate("accuracy", hits / n, share_interval(hits, n)),
         "always_invalid": 1 - b.mean(),
         **estimate("f1", _f1(counts[None])[0], _percentiles(_f1(draws))),
-        **estimate("alpha", krippendorff_alpha(labels), alpha_interval(labels, seed=seed)),
+        **estimate("alpha", krippendorff_alpha(labels), alpha_interval(labels)),
         "false_positive": a[~b].mean() if (~b).any() else float("nan"),
         "false_negative": (~a[b]).mean() if b.any() else float("nan"),
     }

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -214,9 +215,9 @@ def grow(
     sweep: Sweep,
     prompt: OpenPrompt,
     seed: int,
-    batch_size: int | None = None,
-    advance: Callable[[int], object] | None = None,
-    generator: Callable = Continuations,
+    batch_size: int | None,
+    advance: Callable[[int], object],
+    generator: Callable,
 ) -> Iterator[dict]:
     """One tree: every completion as a row with the columns of `records.SCHEMA`.
 
@@ -234,7 +235,9 @@ def grow(
     options = {"n_samples": sweep.n_samples, "temperature": _temperature(sweep) or 1.0}
     options |= {"seed": key, "advance": advance}
     done = tree.complete(ranks, sweep.max_tokens, start.end_ids, **options)
-    before = _text(model, written)
+    # Special tokens are shown: one that was forced must not look like nothing to a judge.
+    text_of = partial(exact_text, model.tokenizer)
+    before = text_of(written)
     for leaf in done:
         tokens = leaf.prefix + leaf.token_ids
         yield {
@@ -244,7 +247,7 @@ def grow(
             "path_ids": list(leaf.prefix),
             "path_log_p": list(leaf.prefix_log_p),
             "sample": leaf.sample,
-            "text": _text(model, written + (tokens[:-1] if leaf.ended else tokens)),
+            "text": text_of(written + (tokens[:-1] if leaf.ended else tokens)),
             "token_ids": list(tokens),
             "log_p": math.fsum(leaf.log_p),
             "ended": leaf.ended,
@@ -284,11 +287,6 @@ def _leaves(tree: Continuations, sweep: Sweep, end_ids) -> dict[tuple[int, ...],
     return level
 
 
-def _text(model: Model, ids: Sequence[int]) -> str:
-    """Special tokens are shown: one that was forced must not look like nothing to a judge."""
-    return exact_text(model.tokenizer, ids)
-
-
 # From judged completions to candidates: tables in, tables out.
 
 _TREE = ["prompt_id", "category", "seed"]
@@ -299,11 +297,10 @@ COLUMNS = [*_CANDIDATE, "token_id", "log_p", "valid", "weight", "n_leaves", "n_u
 def unique_texts(completions: pd.DataFrame) -> pd.DataFrame:
     """Each text once per prompt, in the order of appearance, for judges.
 
-    Beside it `ended`, whether any of its completions was, and `n_completions`.
+    Beside it `ended`, whether any of its completions was.
     """
     groups = completions.groupby(["prompt_id", "category", "text"], sort=False)
-    found = groups.agg(ended=("ended", "any"), n_completions=("ended", "size"))
-    return found.reset_index()
+    return groups.ended.any().reset_index()
 
 
 def node_table(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.helpers import extract_all_word_ngrams
 
@@ -430,18 +431,14 @@ def draw_texts(
         Of each setting the texts with their forced tokens and without their end token, each with
         whether it ended. A text whose forced tokens hold an end token stops there.
     """
-    import torch
-
     device = model.network.get_input_embeddings().weight.device
     found, at_once = [[] for _ in settings], max(1, _TOGETHER // min(len(forced), ROWS))
     fork = torch.random.fork_rng([device] if device.type == "cuda" else [])
     with fork, torch.inference_mode():
         for first in range(0, len(settings), at_once):
-            texts = found[first : first + at_once]
-            chains = list(map(_chain, settings[first : first + at_once]))
-            own_seeds = seeds[first : first + at_once]
-            generators = [torch.Generator(device).manual_seed(seed) for seed in own_seeds]
-            chooser = _chooser(chains, generators)
+            together = slice(first, first + at_once)
+            texts = found[together]
+            chooser = _chooser(settings[together], seeds[together], device)
             for begun in range(0, len(forced), ROWS):
                 openings = forced[begun : begun + ROWS]
                 drawn = _generated(model, start, [*openings] * len(texts), max_tokens, chooser)
@@ -459,10 +456,12 @@ def _chain(setting: Mapping):
     return LogitsProcessorList(make(setting[key]) for key, make in kinds.items() if key in setting)
 
 
-def _chooser(chains: list, generators: list):
-    """Draws for each chain of cutoffs from its own generator, and leaves only what it drew."""
-    import torch
+def _chooser(settings: Sequence[Mapping], seeds: Sequence[int], device: torch.device):
+    """Draws under each setting from its own generator, and leaves only what it drew."""
     from transformers import LogitsProcessor
+
+    chains = list(map(_chain, settings))
+    generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
     class Chosen(LogitsProcessor):
         def __call__(self, ids, scores):
@@ -480,8 +479,6 @@ def _generated(
     model: Model, start: Start, forced: list[tuple[int, ...]], max_tokens: int, chooser
 ) -> list[tuple[str, bool]]:
     """One text after each forced beginning: without the end token, and whether it ended."""
-    import torch
-
     network, ends = model.network, start.end_ids
     options = programs.NEUTRAL | {"do_sample": True, "max_new_tokens": max_tokens}
     options |= {"eos_token_id": list(ends), "pad_token_id": ends[0], "logits_processor": [chooser]}

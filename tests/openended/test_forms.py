@@ -40,14 +40,8 @@ def test_rejected(name, text):
 def test_what_stands_around_an_answer(name):
     for answer in FORMS[name].accepted:
         same = [f" {answer}\n", f"`{answer}`", f'"{answer}"', f"**{answer}**.", f"“{answer}”"]
-        same += [
-            f"```\n{answer}\n```",
-            f"```python\n{answer}\n```",
-            f"${answer}$",
-            rf"\({answer}\)",
-            rf"\[ {answer} \]",
-            f"*'{answer}'*",
-        ]
+        same += [f"```\n{answer}\n```", f"```python\n{answer}\n```", f"*'{answer}'*"]
+        same += [f"${answer}$", rf"\({answer}\)", rf"\[ {answer} \]"]
         for text in same:
             assert decide(name, text)[0] is True, text
         more = ["", "  \n", f"The answer that I would like to give is {answer}", f"Sure! {answer}"]
@@ -69,12 +63,8 @@ def test_a_text_cut_off_is_not_punished_and_a_lost_one_is_seen(name):
             assert decide(name, f"**`{answer[:stop]}", ended=False)[0] is not False
     for empty in ("", "  ", "```", "```json", '"'):
         assert decide(name, empty, ended=False)[0] is None, empty
-    for lost in (
-        "Here is one that you can take:",
-        "Sure, I can do that for you now!\n",
-        "¿? ",
-        "The answer:",
-    ):
+    lead_in = ("Here is one that you can take:", "Sure, I can do that for you now!\n")
+    for lost in (*lead_in, "¿? ", "The answer:"):
         assert decide(name, lost, ended=False)[0] is False, lost
 
 
@@ -140,24 +130,25 @@ def test_any_text_gets_a_label(name, text, ended):
     assert valid in (True, False, None) and reason
 
 
+DAYS = [f"2023-{m:02}-{d:02}" for m in range(20) for d in range(40)]
+NUMBERS = list(map(str, range(2200)))
+SQUARES = [f + r for f in "abcdefgh" for r in "12345678"]
+SHORT = [piece + square for piece in ("", *"NBRQK") for square in SQUARES]
+LONG = [one + other for one in SQUARES for other in SQUARES]
+
+
 @pytest.mark.parametrize(
-    ("name", "n"),
-    [("iso-date", 365), ("leap-year", 73), ("prime", 168)],
+    ("name", "texts", "n"),
+    [
+        ("iso-date", DAYS, 365),
+        ("leap-year", NUMBERS, 73),
+        ("prime", NUMBERS, 168),
+        ("chess-opening", SHORT, 20),
+        ("chess-opening", LONG, 20),
+    ],
 )
-def test_a_form_of_few_answers_has_as_many_as_it_should(name, n):
-    if name == "iso-date":
-        texts = [f"2023-{m:02}-{d:02}" for m in range(20) for d in range(40)]
-    else:
-        texts = map(str, range(2200))
+def test_a_form_of_few_answers_has_as_many_as_it_should(name, texts, n):
     assert sum(decide(name, text)[0] is True for text in texts) == n
-
-
-def test_white_has_twenty_first_moves():
-    squares = [f + r for f in "abcdefgh" for r in "12345678"]
-    short = [piece + square for piece in ("", "N", "B", "R", "Q", "K") for square in squares]
-    assert sum(decide("chess-opening", move)[0] for move in short) == 20
-    long = [one + other for one in squares for other in squares]
-    assert sum(decide("chess-opening", move)[0] for move in long) == 20
 
 
 def test_roman_numerals_are_those_of_their_numbers():
@@ -203,9 +194,5 @@ def test_the_word_lists_are_those_of_the_readme():
     for file in folder.iterdir():
         if file.suffix in (".gz", ".LICENSE"):
             assert hashlib.sha256(file.read_bytes()).hexdigest() in told, file.name
-    assert [_is_word(w) for w in ("Anna", "racecar", "chicago", "qwrt")] == [
-        True,
-        True,
-        None,
-        False,
-    ]
+    known = [_is_word(word) for word in ("Anna", "racecar", "chicago", "qwrt")]
+    assert known == [True, True, None, False]

@@ -1,6 +1,6 @@
 """Local curves, areas, baselines and intervals: by hand, by loops, and on the published points."""
 
-from itertools import combinations, permutations
+from itertools import combinations, permutations, product
 
 import numpy as np
 import pandas as pd
@@ -181,18 +181,13 @@ def test_a_judge_that_errs_makes_a_perfect_order_look_poor():
 # Means by depth
 
 
-def sweep(seed=0, prompts=4, seeds=3, lose=0.0):
+def sweep(lose):
     """A random labelled sweep; the share `lose` of deeper candidates is invalid besides."""
-    rng = np.random.default_rng(seed)
-    parts = []
-    for prompt in range(prompts):
-        for own in range(seeds):
-            for depth, nodes in ((1, 1), (2, 3)):
-                for node in range(nodes):
-                    p = np.linspace(0.9, 0.3, 10) * (1 - lose * (depth - 1))
-                    weights = rng.integers(1, 4, 10) * (rng.random(10) < p)
-                    path = () if depth == 1 else (node,)
-                    parts.append(node_of(weights, depth, path, f"p{prompt}", own))
+    rng, parts = np.random.default_rng(0), []
+    for prompt, seed, path in product(range(4), range(3), [(), (0,), (1,), (2,)]):
+        p = np.linspace(0.9, 0.3, 10) * (1 - lose * len(path))
+        weights = rng.integers(1, 4, 10) * (rng.random(10) < p)
+        parts.append(node_of(weights, len(path) + 1, path, f"p{prompt}", seed))
     return precision_recall.local_curves(pd.concat(parts, ignore_index=True))
 
 
@@ -295,16 +290,10 @@ def test_resampling_is_that_of_a_loop(sizes, seed):
         patch.setattr(metrics, "N_RESAMPLES", 4000)
         patch.setattr(metrics, "COVERAGE", 0.6)
         found = cluster_interval(table, "x")
-    looped = [
-        np.mean(
-            [
-                rng.choice(groups[g], len(groups[g])).mean()
-                for g in rng.integers(len(groups), size=len(groups))
-            ]
-        )
-        for _ in range(3000)
-    ]
-    n = len(groups)
+    n, looped = len(groups), []
+    for _ in range(3000):
+        drawn = [groups[g] for g in rng.integers(n, size=n)]
+        looped.append(np.mean([rng.choice(group, len(group)).mean() for group in drawn]))
     tail = norm.cdf(-np.sqrt(n / (n - 1)) * t.ppf(0.8, n - 1))
     low, high = np.quantile(looped, [tail, 1 - tail])
     scale = max(np.ptp(np.concatenate(groups)), 1e-9)

@@ -253,10 +253,7 @@ def test_pass_at_k_is_the_share_of_all_subsets(n, data):
 
 
 def test_pass_rates():
-    rows = [("a", str(i), -1.0, i < 2) for i in range(4)] + [
-        ("b", str(i), -1.0, 0) for i in range(4)
-    ]
-    table = table_of([(p, t, q, bool(ok)) for p, t, q, ok in rows])
+    table = table_of([(p, str(i), -1.0, p == "a" and i < 2) for p in "ab" for i in range(4)])
     rates = programs.pass_rates(table, (1, 2)).set_index("k")
     assert rates.estimate[1] == pytest.approx((0.5 + 0) / 2)
     assert rates.estimate[2] == pytest.approx((5 / 6 + 0) / 2)

@@ -31,14 +31,18 @@ def run(source, limits=TIGHT, tests=TESTS):
     return run_tests(textwrap.dedent(source), "f", tests, limits)
 
 
+def assert_passes(source, limits=TIGHT, tests=TESTS):
+    verdict = run(source, limits, tests)
+    assert verdict.outcome == "passed", verdict
+
+
 def value_of(expression):
     """What an expression gives inside, or the name of its error."""
-    body = f"try:\n            return [{expression}]\n        except Exception as e:"
     source = f"""
     import os, sys, socket
     def f():
-        {body}
-            return type(e).__name__
+        try: return [{expression}]
+        except Exception as e: return type(e).__name__
     """
     verdict = run(source, tests=[((), "no such value")])
     assert verdict.outcome == "failed", verdict
@@ -74,7 +78,7 @@ def test_a_program_that_does_not_reach_its_tests_is_an_error(source, reason):
 
 
 def test_a_program_is_a_module_as_any_other():
-    verdict = run("""
+    assert_passes("""
     from __future__ import annotations
     import pickle
     from dataclasses import dataclass
@@ -83,7 +87,6 @@ def test_a_program_is_a_module_as_any_other():
         value: int
     def f(x): return pickle.loads(pickle.dumps(N(x + 1))).value
     """)
-    assert verdict.outcome == "passed", verdict
 
 
 def test_an_exception_fails_its_test_only():
@@ -178,7 +181,7 @@ def test_what_counts_as_equal():
 def test_arguments_arrive_as_they_are():
     given_values = [1, HUGE, (2, "\ud800"), {"a": {3: None}}, frozenset([True])]
     source = "def f(*given):\n    return [list(given), type(given[2]).__name__]\n"
-    assert run(source, tests=[(given_values, [given_values, "tuple"])]).outcome == "passed"
+    assert_passes(source, tests=[(given_values, [given_values, "tuple"])])
 
 
 @pytest.mark.parametrize(
@@ -203,10 +206,8 @@ def test_odd_exceptions_and_values_fail_their_test_and_end_nothing(body):
     verdict = run(source)
     assert (verdict.outcome, verdict.n_passed) == ("failed", 1)
     verdict.reason.encode()
-    loaded = run(
-        f"class Silent(Exception):\n    def __str__(self): raise self\n{body[:5]} Silent\n"
-    )
-    assert loaded.outcome == "error"
+    silent = "class Silent(Exception):\n    def __str__(self): raise self\n"
+    assert run(f"{silent}{body[:5]} Silent\n").outcome == "error"
 
 
 VALUES = st.recursive(
@@ -267,23 +268,16 @@ def test_memory_is_limited():
 def test_output_and_answers_are_capped(body):
     verdict = run(f"def f(x):\n    {body}\n")
     assert (verdict.outcome, verdict.reason) == ("killed", "too much output")
-    some = run("import sys\nprint('hello')\nprint('err', file=sys.stderr)\n" + RIGHT)
-    assert some.outcome == "passed"
+    assert_passes("import sys\nprint('hello')\nprint('err', file=sys.stderr)\n" + RIGHT)
 
 
-@pytest.mark.parametrize(
-    "source, reason",
-    [
-        ('with open("big", "wb") as file:\n            while True: file.write(bytes(10 ** 5))', ""),
-        (
-            'for i in range(100):\n            with open(f"file{i}", "wb") as file: '
-            "file.write(bytes(10 ** 5))",
-            "No space left",
-        ),
-    ],
-)
-def test_files_are_capped_each_and_together(source, reason):
-    verdict = run(f"def f(x):\n        {source}\n")
+@pytest.mark.parametrize(("name", "reason"), [("big", ""), ("file{i}", "No space left")])
+def test_files_are_capped_each_and_together(name, reason):
+    verdict = run(f"""
+    def f(x):
+        for i in range(100):
+            with open(f"{name}", "ab") as file: file.write(bytes(10 ** 5))
+    """)
     assert verdict.outcome in ("killed", "failed") and verdict.n_passed == 0
     assert reason in verdict.reason
 
@@ -297,7 +291,7 @@ def test_its_own_folder_is_its_own_and_gone_afterwards(monkeypatch, tmp_path):
         os.mkdir("deep")
         with open("note") as file: return file.read()
     """
-    assert run(source, tests=[((), "kept")]).outcome == "passed"
+    assert_passes(source, tests=[((), "kept")])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -332,8 +326,7 @@ def test_a_project_or_package_inside_what_is_shown_is_hidden(link, tmp_path, mon
     source = f"import os\ndef f():\n    return sorted(n for _, d, fs in os.walk({str(tmp_path)!r})"
     source += " for n in d + fs)\n"
     shown = ["lib", "lib", "libshown.so", "project", "python3.99", "site-packages", "usr"]
-    verdict = run(source, tests=[((), shown)])
-    assert verdict.outcome == "passed", verdict
+    assert_passes(source, tests=[((), shown)])
     assert "[[]]" in value_of(f"os.listdir({str((other if link else library) / 'project')!r})")
 
 
@@ -354,10 +347,9 @@ def test_the_callers_key_ring_is_out_of_reach():
     call = f"__import__('ctypes').CDLL(None).syscall({{}}, {search}, {{}}, b'user', {name!r}, 0)"
     calls = [call.format(n, r) for n in (250, 219, 271, 280) for r in (-1, -2, -3, -4, -5)]
     try:
-        verdict = run(f"def f():\n    return max({', '.join(calls)})\n", tests=[((), -1)])
+        assert_passes(f"def f():\n    return max({', '.join(calls)})\n", tests=[((), -1)])
     finally:
         keyctl(unlink, key, ring)
-    assert verdict.outcome == "passed", verdict
 
 
 def test_files_outside_cannot_be_reached_by_links_or_changes_of_folder(tmp_path):
@@ -390,8 +382,7 @@ def test_what_is_shown_of_the_system_is_read_only_whoever_owns_it():
         shown = ("/usr/lib", os.path.dirname(os.__file__))
         return [bool(os.statvfs(path).f_flag & os.ST_RDONLY) for path in (*shown, "/box")]
     """
-    verdict = run(source, tests=[((), [True, True, False])])
-    assert verdict.outcome == "passed", verdict
+    assert_passes(source, tests=[((), [True, True, False])])
 
 
 def test_the_network_is_out_of_reach():
@@ -457,7 +448,7 @@ def test_a_fork_bomb_is_contained_and_not_counted_against_the_next_program():
     """
     alone = f"import os, time\ndef f():\n    for _ in range(5):\n        {fork}\n    return True\n"
     assert run(bomb, Limits(wall_seconds=1, processes=8)).outcome == "timeout"
-    assert run(alone, Limits(processes=8), [((), True)]).outcome == "passed"
+    assert_passes(alone, Limits(processes=8), [((), True)])
     counted = f"""
     import os, time
     def f():
@@ -469,7 +460,7 @@ def test_a_fork_bomb_is_contained_and_not_counted_against_the_next_program():
         except OSError:
             return n < 8
     """
-    assert run(counted, tests=[((), True)]).outcome == "passed"
+    assert_passes(counted, tests=[((), True)])
 
 
 @pytest.mark.parametrize(

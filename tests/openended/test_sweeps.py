@@ -3,10 +3,12 @@
 import itertools
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -176,9 +178,8 @@ def test_the_folder_says_what_the_loaded_model_would(tiny, architecture):
     model = tiny(architecture)
     own = model.network.generation_config.eos_token_id
     assert list(generation.own_end_ids(model)) == ([] if own is None else [own])
-    assert (
-        generation.vocabulary_size(model) == model.network.get_output_embeddings().weight.shape[0]
-    )
+    size = len(model.network.get_output_embeddings().weight)
+    assert generation.vocabulary_size(model) == size
 
 
 @pytest.mark.parametrize("content", ['{"eos_token_id": [9, 4]}', '{"eos_token_id": 9}'])
@@ -196,15 +197,11 @@ def test_end_tokens_are_those_of_the_generation_settings(tiny_folder, tmp_path, 
 
 PLAN = Sweep(PROMPTS, (0, 1, 2), position=(1, 3), ranks=RANKS, max_tokens=3)
 CHILD = """
-import json, os, sys, time
+import os, pathlib, pickle, sys, time
 import calib_utils as cu
 from calib_utils.openended import sweeps
-from calib_utils.models.generation import Continuations
-from calib_utils.core.tasks import OpenPrompt
 
 folder, results, point, plan = sys.argv[1:]
-plan = json.loads(plan)
-plan["prompts"] = [OpenPrompt(**prompt) for prompt in plan["prompts"]]
 
 
 def wait():
@@ -230,14 +227,9 @@ def replace_and_wait(draft, target):
 
 
 sweeps.grow, os.replace = grow_and_wait, replace_and_wait
-sweeps.sweep(cu.load_model(folder, device="cpu"), sweeps.Sweep(**plan), results)
+plan = pickle.loads(pathlib.Path(plan).read_bytes())
+sweeps.sweep(cu.load_model(folder, device="cpu"), plan, results)
 """
-
-
-def as_json(plan):
-    fields = ("seeds", "position", "ranks", "max_tokens")
-    prompts = [vars(prompt) for prompt in plan.prompts]
-    return json.dumps({"prompts": prompts, **{name: getattr(plan, name) for name in fields}})
 
 
 def contents(folder):
@@ -252,7 +244,8 @@ def test_a_kill_in_mid_sweep_loses_one_tree_at_most(
     model = tiny(chat=True)
     whole = sweep(model, PLAN, tmp_path / "whole")
     folder = tmp_path / "killed" / model.key / "texts" / PLAN.name
-    arguments = [tiny_folder(chat=True), tmp_path / "killed", point, as_json(PLAN)]
+    (tmp_path / "plan").write_bytes(pickle.dumps(PLAN))
+    arguments = [tiny_folder(chat=True), tmp_path / "killed", point, tmp_path / "plan"]
     command = [sys.executable, "-c", CHILD, *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
     with subprocess.Popen(command, **pipes) as child:
@@ -321,12 +314,11 @@ def test_a_stored_sweep_is_the_same_and_needs_no_weights(stored):
 def test_another_sweep_under_the_same_name_is_refused(stored, changes, differs):
     model, results_dir, folder = stored
     before = contents(folder)
-    plan = {name: getattr(PLAN, name) for name in ("prompts", "seeds", "position", "ranks")}
-    other = Sweep(**{**plan, "max_tokens": 3, **changes})
+    other = replace(PLAN, **changes)
     with pytest.raises(ResultsError, match=differs):
         sweep(model, other, results_dir)
     assert contents(folder) == before
-    assert len(sweep(model, Sweep(**{**vars(other), "name": "other"}), results_dir))
+    assert len(sweep(model, replace(other, name="other"), results_dir))
 
 
 @pytest.mark.parametrize("name", ["weights_sha256", "dtype", "prompts_sha256"])
@@ -550,9 +542,7 @@ def test_node_table_by_brute_force(depth, ranks, rule, seed):
 
 def test_rounding_between_batches_does_not_split_a_candidate():
     table, labels = synthetic(2, (0, 1, 2), 0, np.random.default_rng(0))
-    table["path_log_p"] = [
-        [value + 1e-7 * i for value in values] for i, values in enumerate(table.path_log_p)
-    ]
+    table["path_log_p"] = [np.add(p, 1e-7 * i).tolist() for i, p in enumerate(table.path_log_p)]
     labels["valid"] = True
     found = sweeps.node_table(table, labels)
     assert not found.duplicated(["node", "rank"]).any()
@@ -564,8 +554,7 @@ def test_labels_of_any_boolean_kind_and_all_missing():
     for valid in (True, 1.0, np.bool_(True)):
         assert sweeps.node_table(table, labels.assign(valid=valid)).valid.all()
     none = sweeps.node_table(table, labels.assign(valid=None))
-    assert none.empty
-    assert none.attrs["dropped"] == 2 + 2
+    assert none.empty and none.attrs["dropped"] == 2 + 2
     assert sweeps.node_table(table, labels.iloc[:0]).attrs["dropped"] == 4
     assert sweeps.node_table(table.iloc[:0], labels).empty
 
@@ -577,15 +566,12 @@ def test_labels_that_contradict_are_refused():
 
 
 def test_identical_completions_are_judged_once(tiny):
-    table = sweep(
-        tiny(chat=True),
-        Sweep(PROMPTS, ranks=RANKS, n_samples=5, max_tokens=1, temperature=0.05),
-    )
+    plan = Sweep(PROMPTS, ranks=RANKS, n_samples=5, max_tokens=1, temperature=0.05)
+    table = sweep(tiny(chat=True), plan)
     texts = sweeps.unique_texts(table)
     pairs = list(zip(table.prompt_id, table.text, strict=True))
     assert list(zip(texts.prompt_id, texts.text, strict=True)) == list(dict.fromkeys(pairs))
-    assert texts.n_completions.tolist() == [pairs.count(pair) for pair in dict.fromkeys(pairs)]
-    assert len(texts) < len(table) == texts.n_completions.sum()
+    assert len(texts) < len(table)
     # Labels of the merged texts reach every completion.
     found = sweeps.node_table(table, texts.assign(valid=True))
     assert (found.weight == found.n_leaves).all()

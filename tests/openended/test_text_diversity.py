@@ -64,17 +64,6 @@ def test_self_bleu_is_sacrebleus_sentence_score_text_by_text(some, order):
     assert 0 <= self_bleu(some, order) <= 1 + 1e-12
 
 
-@pytest.fixture
-def reference_texts():
-    return [
-        "In a small town by the sea, a baker woke before the sun rose.",
-        "In a small town by the hills, a baker slept after the sun rose.",
-        "The lighthouse keeper's daughter counted 1,000 ships; none of them stopped.",
-        "In a small town by the sea, a baker woke before the sun rose.",
-        "No one knew why the clock had stopped at noon.",
-    ]
-
-
 def test_copies_score_1_and_strangers_0():
     assert self_bleu(["one and the same text"] * 5) == pytest.approx(1)
     assert self_bleu(["a b c d", "e f g h", "i j k l"]) == 0
@@ -91,11 +80,18 @@ def test_the_two_meanings_of_n_differ():
     assert few == pytest.approx(self_bleu_in_groups(many), abs=0.02)
 
 
-def test_groups_are_seeded_and_are_self_bleu_where_one_group_holds_all(reference_texts):
-    four = reference_texts[:4]
+def test_groups_are_seeded_and_are_self_bleu_where_one_group_holds_all():
+    five = [
+        "In a small town by the sea, a baker woke before the sun rose.",
+        "In a small town by the hills, a baker slept after the sun rose.",
+        "The lighthouse keeper's daughter counted 1,000 ships; none of them stopped.",
+        "In a small town by the sea, a baker woke before the sun rose.",
+        "No one knew why the clock had stopped at noon.",
+    ]
+    four = five[:4]
     assert self_bleu_in_groups(four) == pytest.approx(self_bleu(four))
-    first, again = (self_bleu_in_groups(reference_texts, rounds=1, seed=1) for _ in range(2))
-    assert first == again != self_bleu_in_groups(reference_texts, rounds=1, seed=2)
+    first, again = (self_bleu_in_groups(five, rounds=1, seed=1) for _ in range(2))
+    assert first == again != self_bleu_in_groups(five, rounds=1, seed=2)
     assert np.isnan(self_bleu_in_groups(four[:3]))
 
 

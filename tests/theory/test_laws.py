@@ -58,10 +58,6 @@ UNEQUAL = cu.Task("unequal", "Say one:", ["a", "ab", "abc", "abd", "b", "cab", "
 EXACT = 1e-12  # where float32 holds the logits
 
 
-def model_id(law):
-    return repr(law)
-
-
 def float32_limit(law, task, temperature, end="eos"):
     """How far ln p of an answer may move when every logit is rounded to float32 (2^-24 of it)."""
     worst, depth = 0.0, 0
@@ -151,7 +147,7 @@ def assert_close(law, task, temperature, row, validity, diversity, end="eos"):
 # Every law and rule against brute force.
 
 
-@pytest.mark.parametrize("law", LAWS, ids=model_id)
+@pytest.mark.parametrize("law", LAWS, ids=repr)
 @pytest.mark.parametrize("end", ["eos", "line"])
 def test_every_rule_and_temperature_agrees_with_listing_the_answers(law, end):
     model = reference_model(law, UNEQUAL, end=end)
@@ -180,7 +176,7 @@ MASSES = {
 
 
 @pytest.mark.parametrize("k", [0, 1, 4, 10])
-@pytest.mark.parametrize("law", MASSES, ids=model_id)
+@pytest.mark.parametrize("law", MASSES, ids=repr)
 def test_laws_by_rank_and_displaced(law, k):
     moved, n = Displaced(law, k) if k else law, len(character_tokenizer(FIXED))
     table = cu.evaluate(reference_model(moved, FIXED), FIXED, ["none", "oracle_size"], TEMPERATURES)
@@ -233,9 +229,8 @@ def test_uniform_over_v_is_perfect_everywhere(task, end):
     rules = ["none", "top_p=1", "min_p=0.000001"]
     table = cu.evaluate(model, task, [*rules, "oracle_size"], end=end)
     assert table[["validity", "diversity"]].to_numpy() == pytest.approx(1, abs=1e-11)
-    assert table[["sequence_precision", "sequence_recall"]].iloc[-1].tolist() == pytest.approx(
-        [1, 1]
-    )
+    sequence = table[["sequence_precision", "sequence_recall"]].iloc[-1]
+    assert sequence.tolist() == pytest.approx([1, 1])
     losses = cu.step_losses(model, task, end=end)
     assert losses[["validity_loss", "diversity_loss"]].to_numpy() == pytest.approx(0, abs=1e-11)
     parts = split_table(losses.assign(task="t"))[["total", "order", "shape", "size"]]
@@ -263,14 +258,10 @@ def test_uniform_over_g_is_the_structural_ceiling_at_every_temperature(task):
     assert table.diversity.to_numpy() == pytest.approx(ceiling, abs=EXACT)
 
 
-def parts_of(law, task=UNEQUAL):
-    losses = cu.step_losses(reference_model(law, task), task).assign(task="t")
-    return split_table(losses).iloc[0]
-
-
-@pytest.mark.parametrize("law", LAWS, ids=model_id)
+@pytest.mark.parametrize("law", LAWS, ids=repr)
 def test_parts_of_the_loss_are_positive_where_order_or_shape_is_wrong(law):
-    parts = parts_of(law)
+    losses = cu.step_losses(reference_model(law, UNEQUAL), UNEQUAL).assign(task="t")
+    parts = split_table(losses).iloc[0]
     assert parts.order > 0.01 if law in (LAWS[3], LAWS[7], LAWS[8]) else parts.order == 0
     # In proportion to N, and in order.
     if law in (LAWS[0], LAWS[2]):
@@ -279,7 +270,7 @@ def test_parts_of_the_loss_are_positive_where_order_or_shape_is_wrong(law):
         assert parts["shape"] > 1e-3
 
 
-@pytest.mark.parametrize("law", [Geometric(0.31), Zipf(1.3)], ids=model_id)
+@pytest.mark.parametrize("law", [Geometric(0.31), Zipf(1.3)], ids=repr)
 @pytest.mark.parametrize("temperature", [0.6, 1.0])
 def test_repairing_the_order_of_a_displaced_law_gives_the_law(law, temperature):
     def losses(law, repair):
@@ -292,13 +283,13 @@ def test_repairing_the_order_of_a_displaced_law_gives_the_law(law, temperature):
 
 
 def test_the_best_adaptive_cutoff_reaches_both_only_where_order_is_calibrated():
-    assert cu.adaptive_frontier(reference_model(Zipf(1.3), FIXED), FIXED).to_numpy()[
-        -1
-    ] == pytest.approx([1, 1])
-    found = cu.adaptive_frontier(reference_model(Displaced(Zipf(1.3), 1), FIXED), FIXED)
+    zipf = Zipf(1.3)
+    models = [reference_model(law, FIXED) for law in (zipf, Displaced(zipf, 1))]
+    ordered, found = (cu.adaptive_frontier(model, FIXED).to_numpy() for model in models)
+    assert ordered[-1] == pytest.approx([1, 1])
     # Keeping all ten means eleven ranks; stopping at nine loses a tenth, and no invalid one.
-    assert found.to_numpy()[0] == pytest.approx([1, 0.81], abs=EXACT)
-    assert found.to_numpy()[-1] == pytest.approx([(10 / 11) ** 2, 1], abs=EXACT)
+    assert found[0] == pytest.approx([1, 0.81], abs=EXACT)
+    assert found[-1] == pytest.approx([(10 / 11) ** 2, 1], abs=EXACT)
 
 
 # What the theory says of these laws.

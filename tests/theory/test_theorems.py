@@ -24,7 +24,14 @@ from calib_utils.theory.laws import (
 )
 
 LETTERS = 4
-trees = st.integers(0, 300).map(lambda seed: theorems.small_tree(seed))
+trees = st.integers(0, 300).map(theorems.small_tree)
+
+
+def measured(law, task, end):
+    """What `measure` finds, with ranks, of a model that follows a law."""
+    model = reference_model(law, task, end=end)
+    prompt = cu.render_prompt(model, task, end=end)
+    return measure(model, prompt, untouched([1.0]), ranks=True)
 
 
 @st.composite
@@ -47,10 +54,8 @@ def retained(tree, size):
 def walk(tree, size):
     """Every valid prefix with its probability under Q_S: (prefix, node or None, mass)."""
     trie, kept = tree.tokens.trie, retained(tree, size)
-    child = {
-        (int(n), int(s)): int(c)
-        for n, s, c in zip(trie.edge_node, trie.edge_symbol, trie.edge_child, strict=True)
-    }
+    edges = np.stack([trie.edge_node, trie.edge_symbol, trie.edge_child], axis=1).tolist()
+    child = {(node, symbol): below for node, symbol, below in edges}
     level = [((), 0, Fraction(1))]
     yield from level
     while level:
@@ -117,14 +122,13 @@ def test_nothing_to_condition_on_makes_the_product_zero():
 
 def test_two_end_tokens_of_one_edge_count_twice_in_precision_and_once_in_recall():
     task = cu.Task(name="one", prompt="Say a.", answers=["a"])
-    model = reference_model(UniformOverG(), task, end="line")
-    prompt = cu.render_prompt(model, task, end="line")
-    steps = measure(model, prompt, untouched([1.0]), ranks=True).steps
+    steps = measured(UniformOverG(), task, "line").steps
+    trie = steps.tokens.trie
     share = theorems.shares(steps.tokens, steps.rank, np.array([1, 2]), exact=True)
-    factors = theorems.factorise(prompt.trie, share)
-    assert len(prompt.end_ids) == 2
+    factors = theorems.factorise(trie, share)
+    assert len(steps.tokens.edge) == trie.n_edges + 1
     assert factors.precision == 1 and factors.recall == 1
-    assert theorems.factorise(prompt.trie, share / 2).precision == Fraction(1, 4)
+    assert theorems.factorise(trie, share / 2).precision == Fraction(1, 4)
 
 
 @pytest.mark.parametrize("eta", [0.05, 0.3, 1.0])
@@ -171,14 +175,9 @@ def test_no_cutoff_of_a_step_lies_outside_its_frontier(seed):
 
 
 def test_the_step_frontier_refuses_steps_after_an_end():
-    tree = next(t for t in map(theorems.small_tree, range(50)) if _ends_early(t))
+    tree = next(t for t in map(theorems.small_tree, range(50)) if len({*map(len, words(t))}) > 1)
     with pytest.raises(InvalidRequestError, match="end before step 3"):
         theorems.step_frontier(tree.tokens, tree.rank, 2)
-
-
-def _ends_early(tree):
-    trie = tree.tokens.trie
-    return len(set(trie.node_depth[trie.edge_node[trie.sequence_edge]])) > 1
 
 
 @pytest.mark.parametrize(
@@ -186,12 +185,9 @@ def _ends_early(tree):
     [(UniformOverV(), True, True), (UniformOverG(), True, False), (LeakyShape(0.25), True, False)],
 )
 def test_calibration_of_known_laws(law, ordered, shaped):
-    task = cu.get_task("rng-2-sum-at-most-10")
-    model = reference_model(law, task)
-    prompt = cu.render_prompt(model, task)
-    found = measure(model, prompt, untouched([1.0]), ranks=True)
+    found = measured(law, "rng-2-sum-at-most-10", "eos")
     assert theorems.order_calibrated(found.steps).all() == ordered
-    error = theorems.shape_error(prompt.trie, found.edge_log_p[:, 0])
+    error = theorems.shape_error(found.steps.tokens.trie, found.edge_log_p[:, 0])
     assert (error < 1e-6).all() == shaped
     if isinstance(law, LeakyShape):
         assert error == pytest.approx(0.75, abs=1e-6)  # all that is missing is on invalid tokens
@@ -263,11 +259,8 @@ def test_the_least_loss_is_the_binary_closed_form():
         assert theorems.least_loss(eps) == pytest.approx(np.log(2) - h, abs=1e-12)
 
 
-def heads_of(law, task="rng-2"):
-    task = cu.get_task(task)
-    model = reference_model(law, task, end="none")
-    prompt = cu.render_prompt(model, task, end="none")
-    return theorems.heads(measure(model, prompt, untouched([1.0]), ranks=True).steps)
+def heads_of(law):
+    return theorems.heads(measured(law, "rng-2", "none").steps)
 
 
 def test_heads_of_a_geometric_law_meet_every_hypothesis():
