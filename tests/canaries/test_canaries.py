@@ -381,8 +381,12 @@ def structure_of_answers(get):
         ("words", tries.trie_of_strings([["New", "York"], ["New", "Mexico"], ["Ohio"]])),
     ):
         fields = {key: value for key, value in vars(trie).items() if not key.startswith("_")}
+        table = TokenTable(trie)
+        sequences = tries.Sequences(((1, 2), (3,)), (0, 1), trie.end_symbols, 2)
         found[name] = {
             **fields,
+            "fingerprint": sequences.fingerprint(),
+            "token": [table.edge, table.symbol, table.node, table.first],
             "children": trie.children(),
             "valid": [trie.valid_symbols(node) for node in range(trie.n_nodes)],
             "prefix": [trie.prefix(node) for node in range(trie.n_nodes)],
@@ -392,10 +396,6 @@ def structure_of_answers(get):
             "ceiling": evaluation.diversity_of(trie, tries.uniform_over_valid(trie)),
             "G by step": evaluation.branching_by_step(trie),
         }
-        table = TokenTable(trie)
-        sequences = tries.Sequences(((1, 2), (3,)), (0, 1), trie.end_symbols, 2)
-        found[name] |= {"fingerprint": sequences.fingerprint()}
-        found[name] |= {"token": [table.edge, table.symbol, table.node, table.first]}
     return found
 
 
@@ -492,7 +492,7 @@ def structure_of_tasks(get):
     model = get("tiny")("llama", chat=True)
     tasks = ["us-states", "rng-2", "rng-2-sum-at-most-10", "rng-3-sum-equals-10"]
     names = ["us-states-paraphrase-1", "rng-2-paraphrase-2", "us-states-shortest-11"]
-    prompts = {name: [cu.get_task(name).prompt, len(cu.get_task(name).answers)] for name in names}
+    prompts = {own.name: [own.prompt, len(own.answers)] for own in map(cu.get_task, names)}
     return records(cu.structural_facts(model, tasks)) | {"tasks": prompts}
 
 
@@ -905,14 +905,12 @@ def draws_by_seed(get):
     model = get("tiny")("llama", chat=True)
     prompt = cu.render_prompt(model, get("small_task"))
     tree = generation.Continuations(model, prompt.ids)
-    drawn = {
-        f"T={t:g} seed {seed}": tree.complete(
-            [(), (65,)], 4, prompt.end_ids, n_samples=3, temperature=t, seed=seed
-        )
-        for t in (0.5, 1.0, 1.5)
-        for seed in (0, 1)
-    }
-    return {key: [[one.sample, *one.token_ids] for one in done] for key, done in drawn.items()}
+    found = {}
+    for t, seed in product((0.5, 1.0, 1.5), (0, 1)):
+        options = {"n_samples": 3, "temperature": t, "seed": seed}
+        drawn = tree.complete([(), (65,)], 4, prompt.end_ids, **options)
+        found[f"T={t:g} seed {seed}"] = [[one.sample, *one.token_ids] for one in drawn]
+    return found
 
 
 @canary("draws", EXACT, "seeded numbers of NumPy against shares far from them", "tiny")
