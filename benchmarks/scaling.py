@@ -30,7 +30,10 @@ def main() -> None:
     found = {}
     for task in options.tasks:
         with ProcessPoolExecutor(
-            1, multiprocessing.get_context("spawn"), torch.set_num_threads, (torch.get_num_threads(),)
+            1,
+            multiprocessing.get_context("spawn"),
+            torch.set_num_threads,
+            (torch.get_num_threads(),),
         ) as process:
             call = process.submit(one_task, options.model, task, options.repeats)
             found[task] = call.result()
