@@ -335,14 +335,9 @@ def read_logits(path: Path) -> tuple[pd.DataFrame, dict]:
         ResultsError: not such a file, or one that cannot be: logits that rise, or are not finite.
     """
     curves, record = read(path, LOGITS, ("model", "revision"), _AGAIN)
-    try:
-        values = curves.to_numpy(dtype=float)
-        possible = (
-            values.size and np.isfinite(values).all() and (np.diff(values, axis=0) <= 0).all()
-        )
-    except (TypeError, ValueError):
-        possible = False
-    if not possible:
+    values = curves.to_numpy()
+    wrong = wrong_columns(curves, dict.fromkeys(curves, float)) or not values.size
+    if wrong or not np.isfinite(values).all() or (np.diff(values, axis=0) > 0).any():
         raise ResultsError(f"{path} is no table of sorted logits: {_AGAIN}")
     rank = pd.RangeIndex(1, len(curves) + 1, name="rank")
     return curves.astype(float).set_index(rank), record

@@ -549,6 +549,13 @@ def measured_steps(*asked):
     return measured(*asked, ranks=True).steps
 
 
+def by_end(prefix_free):
+    """One end token, two, and none: tries with their logits."""
+    yield "one end", (trie := trie_of()), tied_logits(trie)
+    yield "two ends", (trie := trie_of(ends=(0, 7))), bfloat16_logits(trie)
+    yield "no end", (trie := trie_of(prefix_free, ())), tied_logits(trie)
+
+
 LOSS_RULES = ("none", "top_k=3", "top_p=0.9", "min_p=0.1", "oracle_size", "top_k=20+top_p=0.9")
 
 
@@ -556,13 +563,8 @@ LOSS_RULES = ("none", "top_k=3", "top_p=0.9", "min_p=0.1", "oracle_size", "top_k
 def losses_and_their_split(get):
     """Losses by step, of the decoder as it is and repaired; Shapley's shares of order and shape."""
     found = {}
-    cases = {
-        "one end": (trie_of(), tied_logits),
-        "two ends": (trie_of(ends=(0, 7)), bfloat16_logits),
-        "no end": (trie_of((*PREFIX_FREE, (299,)), ()), tied_logits),
-    }
-    for name, (trie, logits) in cases.items():
-        steps = measured_steps(get, trie, logits(trie), LOSS_RULES, (0.3, 1.0, 2.0))
+    for name, trie, logits in by_end((*PREFIX_FREE, (299,))):
+        steps = measured_steps(get, trie, logits, LOSS_RULES, (0.3, 1.0, 2.0))
         edges = {repair: steps.edge_log_p(slice(None), repair) for repair in REPAIRS}
         losses = {repair: split.step_losses(trie, edges[repair]) for repair in REPAIRS}
         shares = {
@@ -591,13 +593,8 @@ def losses_and_their_split(get):
 @canary("rows", ARITHMETIC, ARITHMETIC_WHY)
 def adaptive_frontiers(get):
     found = {}
-    cases = {
-        "one end": (trie_of(), tied_logits),
-        "two ends": (trie_of(ends=(0, 7)), bfloat16_logits),
-        "no end": (trie_of(PREFIX_FREE, ()), tied_logits),
-    }
-    for name, (trie, logits) in cases.items():
-        steps = measured_steps(get, trie, logits(trie), ["none"], [1.0])
+    for name, trie, logits in by_end(PREFIX_FREE):
+        steps = measured_steps(get, trie, logits, ["none"], [1.0])
         found[name] = split.adaptive_frontier(steps.tokens, steps.rank)
     # Each of two subtrees is worth (1, 1) or (1/2, 2), so one of them in full is half way.
     level = TokenTable(trie_of(((1, 1), (1, 2), (2, 1), (2, 2)), ()))
@@ -1138,9 +1135,8 @@ def test_the_smallest_model_gives_its_stored_rows_and_the_independent_answers(
     both = rows.merge(known, on=KEY, suffixes=("", "_known"))
     assert len(both) >= 10
     for name in ("n_answers", "n_nodes", *NUMBERS):
-        allowed = np.minimum(1e-4, 1e-3 * both[f"{name}_known"].abs())
-        off = (both[name] - both[f"{name}_known"]).abs() > allowed
-        assert not (off | (both[name].isna() != both[f"{name}_known"].isna())).any(), both[off]
+        for near in ({"rtol": 0, "atol": 1e-4}, {"rtol": 1e-3}):
+            np.testing.assert_allclose(both[name], both[f"{name}_known"], **near, err_msg=name)
 
 
 def _parameter(one: Canary):

@@ -296,13 +296,6 @@ def test_a_cache_that_cannot_be_written_is_no_mystery(world):
         assert "CALIB_UTILS_CACHE" in str(error)
 
 
-def test_the_hash_of_a_folder_follows_its_weights(world):
-    before = cu.load_model(world.model.folder).weights_sha256
-    assert cu.load_model(world.model.folder).weights_sha256 == before
-    changed = world.folder_with("model.safetensors", lambda b: b[:-1] + bytes([b[-1] ^ 1]))
-    assert cu.load_model(changed).weights_sha256 != before
-
-
 def limit_memory(model, most, monkeypatch, kind=torch.OutOfMemoryError):
     """Forward passes of more than `most` nodes (rows, or columns of one row) fail after the
     prompt's; the list grows by each pass's number of nodes."""
