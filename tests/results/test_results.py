@@ -328,9 +328,8 @@ def test_details_store_all_tables_in_one_pass(model, tmp_path, passes):
     assert passes == [1]
     stored = cu.stored_measurement(model, TASK, tmp_path)
     assert not any(getattr(stored, name).empty for name in TABLES)
-    assert set(stored.record["files"]) == {
-        *("settings.csv", "answers.parquet", "losses.parquet", "frontier.parquet")
-    }
+    bulk = {f"{name}.parquet" for name in ("answers", "losses", "frontier")}
+    assert set(stored.record["files"]) == {"settings.csv", *bulk}
     rank_cutoffs = {"none", "top_k", "top_k=200+top_p=0.99@llama.cpp"}
     assert set(stored.losses.rule) == rank_cutoffs
     second = cu.evaluate(model, TASK, DETAILED, [0.5, 2.0], **options)
