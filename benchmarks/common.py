@@ -18,7 +18,10 @@ from typing import Any
 
 os.environ.setdefault("TQDM_DISABLE", "1")  # before anything imports tqdm
 
+import numpy as np
 import torch
+
+from calib_utils.models import scoring
 
 _PACKAGES = ("calib-utils", "torch", "transformers", "numpy", "lm-eval", "minicons")
 _QUIET = 0.1  # cores that others may keep busy
@@ -87,6 +90,16 @@ def gemm_peak_flops() -> float:
             torch.mm(a, b, out=out)
             best = max(best, 2 * size**3 / (time.perf_counter() - began))
     return best
+
+
+def forward_only(model, prompt) -> int:
+    """Our forward passes with nothing done to the logits."""
+    return sum(len(nodes) for nodes, _ in scoring.score(model, prompt))
+
+
+def spread(n: int, count: int) -> np.ndarray:
+    """`count` of so many indices, evenly spread; all of them where there are fewer."""
+    return np.linspace(0, n - 1, min(n, count)).astype(int)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

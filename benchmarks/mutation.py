@@ -151,8 +151,7 @@ def main() -> None:
             scratch = options.scratch or Path(temporary)
             scratch.mkdir(parents=True, exist_ok=True)
             found = run(options.module or list(MODULES), scratch)
-        old = json.loads(RECORD.read_text()) if RECORD.is_file() else {}
-        record = {name: (old | found)[name] for name in MODULES if name in old | found}
+        record = json.loads(RECORD.read_text()) | found
         RECORD.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     PAGE.write_text(page())
 

@@ -23,8 +23,6 @@ def page() -> str:
         "is taken is in `benchmarks/README.md`. A ratio is the other's time over ours, on the same",
         "(prompt, answer) pairs in one run on one machine.",
     ]
-    if not records:
-        parts += ["", "No run on a quiet machine has been recorded yet."]
     writers = {"scoring": _scoring, "scaling": _scaling, "sweep": _sweep, "device": _device}
     for record in records:
         parts += ["", *writers[record["benchmark"]](record), "", _run(record)]

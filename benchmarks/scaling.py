@@ -4,14 +4,15 @@ Each task runs in a process of its own, so that no task inherits another's memor
 """
 
 import argparse
-import json
 import math
+import multiprocessing
 import re
-import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import common
+import torch
 
 import calib_utils as cu
 
@@ -21,18 +22,21 @@ TASKS = ("rng-2", "rng-3", "rng-4")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tasks", nargs="+", default=TASKS)
-    parser.add_argument("--one", metavar="TASK", help=argparse.SUPPRESS)
     common.add_options(parser)
     options = common.parse(parser)
-    if options.one:
-        print(json.dumps(one_task(options.model, options.one, options.repeats)))
-        return
 
     record = {"benchmark": "scaling", "model": options.model, **common.describe()}
     record["tasks"] = " ".join(options.tasks)
     found = {}
     for task in options.tasks:
-        found[task] = _in_own_process(options, task)
+        with ProcessPoolExecutor(
+            1,
+            multiprocessing.get_context("spawn"),
+            torch.set_num_threads,
+            (torch.get_num_threads(),),
+        ) as process:
+            call = process.submit(one_task, options.model, task, options.repeats)
+            found[task] = call.result()
         prefix = task.replace("-", "_")
         record |= {f"{prefix}_{key}": value for key, value in found[task].items()}
         print(f"{task}: {found[task]['wall_s']:.1f} s", file=sys.stderr)
@@ -63,15 +67,6 @@ def one_task(model_name: str, task_name: str, repeats: int) -> dict:
         "node_logits_mb": 4e-6 * n_nodes * vocabulary,
         "answers_times_vocabulary_mb": 4e-6 * len(task.answers) * vocabulary,
     }
-
-
-def _in_own_process(options: argparse.Namespace, task: str) -> dict:
-    command = [sys.executable, __file__, "--one", task, "--model", options.model]
-    command += ["--repeats", str(options.repeats)]
-    if options.threads:
-        command += ["--threads", str(options.threads)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def _status_bytes(field: str) -> int:

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 
 import calib_utils as cu
-from calib_utils.models import scoring
 
 TOLERANCE = 1e-2  # nats; float32 sums in another order differ by less
 SUBSET = 32  # pairs on which a batch size is chosen
@@ -56,7 +55,7 @@ def main() -> None:
 
     peak = common.gemm_peak_flops()
     ours = common.timed(lambda: cu.answer_probabilities(model, task), options.repeats)
-    forward = common.timed(lambda: forward_only(model, prompt), options.repeats)
+    forward = common.timed(lambda: common.forward_only(model, prompt), options.repeats)
     peak = max(peak, common.gemm_peak_flops())
     bound = forward_flops(model.network, prompt) / peak
     record = {
@@ -78,11 +77,11 @@ def main() -> None:
     reference = ours.value.log_p.to_numpy()
 
     def compare(name: str, way: Way, sizes: tuple[int, ...], limit: int = n_pairs) -> None:
-        subset = _spread(n_pairs, max(SUBSET, *sizes))
+        subset = common.spread(n_pairs, max(SUBSET, *sizes))
         way(subset[:4], 4)
         tried = {size: common.timed(partial(way, subset, size), 1).wall_s for size in sizes}
         size = min(tried, key=tried.get)
-        chosen = _spread(n_pairs, limit)
+        chosen = common.spread(n_pairs, limit)
         timing = common.timed(partial(way, chosen, size), options.repeats)
         timing = timing.scaled(n_pairs / len(chosen))
         difference = float(np.abs(timing.value - reference[chosen]).max())
@@ -119,11 +118,6 @@ def make_pairs(model, task) -> Pairs:
         whole = tokenizer(prompt.text + text, add_special_tokens=not prompt.is_chat).input_ids
         assert whole == [*prompt.ids, *expected], f"{text!r} does not tokenize as it is scored"
     return Pairs(prompt.text, list(prompt.ids), prompt.is_chat, texts, ids)
-
-
-def forward_only(model, prompt) -> int:
-    """Our forward passes with nothing done to the logits."""
-    return sum(len(nodes) for nodes, _ in scoring.score(model, prompt))
 
 
 def forward_flops(network, prompt) -> float:
@@ -241,11 +235,6 @@ def minicons(model, pairs: Pairs) -> Way:
         return found
 
     return run
-
-
-def _spread(n: int, count: int) -> np.ndarray:
-    """`count` of so many indices, evenly spread; all of them where there are fewer."""
-    return np.linspace(0, n - 1, min(n, count)).astype(int)
 
 
 if __name__ == "__main__":

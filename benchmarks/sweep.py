@@ -51,9 +51,7 @@ def main() -> None:
     four = {name: [(r, t) for t in TABLE3_TEMPERATURES for r in own] for name, own in four.items()}
     cu.evaluate(model, cu.get_task("rng-1"), table3_rules(), TABLE3_TEMPERATURES)
 
-    forward = common.timed(
-        lambda: sum(len(nodes) for nodes, _ in scoring.score(model, prompt)), options.repeats
-    )
+    forward = common.timed(lambda: common.forward_only(model, prompt), options.repeats)
     whole = common.timed(lambda: measure(model, prompt, settings), options.repeats)
     stored = list(scoring.score(model, prompt))
     with mock.patch.object(scoring, "score", lambda *_: iter(stored)):
@@ -61,7 +59,7 @@ def main() -> None:
         typical = common.timed(lambda: measure(model, prompt, four["typical"]), options.repeats)
         top_p = common.timed(lambda: measure(model, prompt, four["top_p"]), options.repeats)
 
-    sample = np.unique(np.linspace(0, trie.n_nodes - 1, SAMPLE).astype(int))
+    sample = common.spread(trie.n_nodes, SAMPLE)
     logits = _rows(stored, sample)
     edges = [np.flatnonzero(trie.edge_node == node) for node in sample]
     tokens = [

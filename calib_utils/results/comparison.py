@@ -131,10 +131,7 @@ def read_pairs(path: str | Path) -> list[tuple[str, str]]:
     """
     try:
         given = files.written_by_hand(path)
-        names = [
-            name for pair in given if isinstance(pair, list) and len(pair) == 2 for name in pair
-        ]
-        if not given or len(names) < 2 * len(given) or not all(isinstance(n, str) for n in names):
+        if not given or not all(type(p) is list and [*map(type, p)] == [str, str] for p in given):
             raise ValueError("not a list of pairs of names")
         return [tuple(pair) for pair in given]
     except (OSError, ValueError, TypeError, RecursionError) as error:

@@ -59,16 +59,16 @@ def sample_answers(
     prompt = render_prompt(model, task, **policies)
     longest = max(map(len, prompt.sequences.symbols)) + bool(prompt.end_ids)
     drawn = _draw_freely(model, prompt, n, longest, temperature, seed)
-    spelled = dict(zip(prompt.sequences.symbols, prompt.sequences.answer, strict=True))
+    spells = zip(prompt.sequences.symbols, prompt.sequences.answer, strict=True)
+    spelled = {symbols: task.answers[number] for symbols, number in spells}
     rows = []
     for tokens in drawn:
         stops = np.flatnonzero(np.isin(tokens, prompt.end_ids))
         body = tuple(tokens[: stops[0]] if len(stops) else tokens)
-        found = spelled.get(body) if len(stops) else None
+        answer = spelled.get(body) if len(stops) else None
         if not prompt.end_ids:  # the first answer on the way is the answer
-            starts = (spelled[body[:k]] for k in range(1, len(body) + 1) if body[:k] in spelled)
-            found = next(starts, None)
-        answer = None if found is None else task.answers[found]
+            starts = (body[:k] for k in range(1, len(body) + 1))
+            answer = next((spelled[start] for start in starts if start in spelled), None)
         rows.append({"text": model.tokenizer.decode(list(body)), "answer": answer})
     return pd.DataFrame(rows)
 

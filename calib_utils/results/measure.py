@@ -149,11 +149,10 @@ def summarise(
         edge_log_p: [edge, setting], ln p(symbol | prefix) under the sampler.
         edge_uniform: [edge, setting], the same for the sampler uniform in the retained set.
     """
-    by_answer = [
+    answer_log_p, uniform_log_p = (
         metrics.answer_log_probability(trie, metrics.sequence_log_probability(trie, table))
         for table in (edge_log_p, edge_uniform)
-    ]
-    answer_log_p, uniform_log_p = by_answer
+    )
     return Measurement(
         tuple(settings),
         metrics.validity(answer_log_p),

@@ -237,15 +237,15 @@ def kept(
     open_folder(folder, record)
     for name in names:
         if not (path := folder / f"{name}.parquet").exists():
-            table = pa.Table.from_pandas(make(name), _schema(record), preserve_index=False)
-            write_table(path, table)
-    _close(folder, [f"{name}.parquet" for name in names])
+            schema = SCHEMA if "sweep" in record else None  # replies may have any columns
+            write_table(path, pa.Table.from_pandas(make(name), schema, preserve_index=False))
+    stored = read_record(folder)
+    if "files" not in stored:  # now it is complete
+        with writing(folder):
+            parts = [f"{name}.parquet" for name in names]
+            hashes = {part: files.sha256_of_file(folder / part) for part in parts}
+        _write_record(folder, {**stored, "files": hashes})
     return read_completions(folder)
-
-
-def _schema(record: Mapping) -> pa.Schema | None:
-    """What each file holds; replies may have any columns."""
-    return SCHEMA if "sweep" in record else None
 
 
 def open_folder(folder: Path, record: dict) -> None:
@@ -273,19 +273,6 @@ def open_folder(folder: Path, record: dict) -> None:
     _write_record(folder, {"convention": conventions.CURRENT[TEXTS], **record})
 
 
-def _close(folder: Path, names: Iterable[str]) -> None:
-    """Marks a sweep complete: its files and their SHA-256 go into the record, once."""
-    record = read_record(folder)
-    if "files" not in record:
-        try:
-            hashes = {name: files.sha256_of_file(folder / name) for name in names}
-        except OSError as error:
-            raise ResultsError(
-                f"{folder} lost a file while it was written ({error}): run the same request again"
-            ) from error
-        _write_record(folder, {**record, "files": hashes})
-
-
 def read_completions(folder: str | Path) -> pd.DataFrame:
     """Complete texts as they are stored; needs neither model nor prompts.
 
@@ -295,7 +282,7 @@ def read_completions(folder: str | Path) -> pd.DataFrame:
     folder = Path(folder)
     paths.note_read(folder)
     record = read_record(folder)
-    hashes, schema = record.get("files"), _schema(record)
+    hashes = record.get("files")
     if not hashes:
         what = "is unfinished" if hashes is None else "records no file: delete it"
         raise ResultsError(f"{folder} {what}: run the same request again, it will go on")
@@ -304,7 +291,7 @@ def read_completions(folder: str | Path) -> pd.DataFrame:
         tables = [read_parquet(folder / name) for name in hashes]
     except (OSError, pa.ArrowException) as error:
         raise ResultsError(f"{folder} is unreadable ({error}): delete it") from error
-    if schema is not None and not all(table.schema.equals(schema) for table in tables):
+    if "sweep" in record and not all(table.schema.equals(SCHEMA) for table in tables):
         raise ResultsError(f"{folder} has other columns than this version: delete it")
     return pd.concat([table.to_pandas() for table in tables], ignore_index=True)
 
@@ -348,14 +335,9 @@ def read_logits(path: Path) -> tuple[pd.DataFrame, dict]:
         ResultsError: not such a file, or one that cannot be: logits that rise, or are not finite.
     """
     curves, record = read(path, LOGITS, ("model", "revision"), _AGAIN)
-    try:
-        values = curves.to_numpy(dtype=float)
-        possible = (
-            values.size and np.isfinite(values).all() and (np.diff(values, axis=0) <= 0).all()
-        )
-    except (TypeError, ValueError):
-        possible = False
-    if not possible:
+    values = curves.to_numpy()
+    wrong = wrong_columns(curves, dict.fromkeys(curves, float)) or not values.size
+    if wrong or not np.isfinite(values).all() or (np.diff(values, axis=0) > 0).any():
         raise ResultsError(f"{path} is no table of sorted logits: {_AGAIN}")
     rank = pd.RangeIndex(1, len(curves) + 1, name="rank")
     return curves.astype(float).set_index(rank), record

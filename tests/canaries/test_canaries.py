@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import product, starmap
 
 import numpy as np
 import pandas as pd
@@ -35,6 +36,7 @@ from calib_utils.figures import explorer
 from calib_utils.models import generation
 from calib_utils.openended import precision_recall, table1, verifiers
 from calib_utils.results import draws, evaluation
+from calib_utils.results.storage import KEY, NUMBERS
 from calib_utils.studies import formal_framework, logit_shape
 from calib_utils.theory import curves as curves_module
 from calib_utils.theory import laws, theorems
@@ -185,13 +187,18 @@ def settings_of(keys, temperatures):
     return [(cu.parse_rule(key), t) for key in keys for t in temperatures]
 
 
+def measured(get, trie, logits, keys, temperatures, **options):
+    settings = settings_of(keys, temperatures)
+    return get("measure_logits")(trie, logits, settings, **options)
+
+
 def columns_of(found) -> list[str]:
     return [f"{sampler.key} T={temperature:g}" for sampler, temperature in found.settings]
 
 
 def rows_of(found) -> dict:
     """Val, Div, Prec_seq and Rec_seq of every setting."""
-    numbers = [found.validity, found.diversity, found.sequence_precision, found.sequence_recall]
+    numbers = [getattr(found, name) for name in NUMBERS]
     return dict(zip(columns_of(found), np.stack(numbers, axis=1), strict=True))
 
 
@@ -218,7 +225,7 @@ def log_p_of(found, temperatures=(0.01, 0.05, 1.0, 1.7)) -> dict:
 @canary("rows", ARITHMETIC, ARITHMETIC_WHY)
 def rows_with_ties(get):
     trie = trie_of()
-    found = get("measure_logits")(trie, tied_logits(trie), settings_of(RULES, TEMPERATURES))
+    found = measured(get, trie, tied_logits(trie), RULES, TEMPERATURES)
     return {"rows": rows_of(found), "ln p": log_p_of(found), **windows_of(found)}
 
 
@@ -228,8 +235,7 @@ def rows_in_bfloat16(get):
     # What llama.cpp leaves below the top at T = 1 is faint when it is cold: no difference of sums.
     below = ("typical=0.3@llama.cpp", "typical=0.6@llama.cpp")
     rules = (*FEW_RULES, *below, *(f"top_k={k}" for k in (1, 2, 4, 6, 10, 16, 25)))
-    settings = settings_of(rules, FEW_TEMPERATURES)
-    found = get("measure_logits")(trie, bfloat16_logits(trie), settings)
+    found = measured(get, trie, bfloat16_logits(trie), rules, FEW_TEMPERATURES)
     faint = [sampler.key in below for sampler, _ in found.settings]
     mass = found.steps.log_mass[:, faint]
     return {"rows": rows_of(found), "ln p": log_p_of(found), "mass": mass, **windows_of(found)}
@@ -240,8 +246,7 @@ def rows_at_level_logits(get):
     """Shares that are reached exactly: the crossing token is in, all of a tie at min-p is in."""
     trie = trie_of(((10,), (11, 12), (17, 20), (30,)))
     rules = (*FEW_RULES, "top_p=0.25", "top_p=0.125", "top_k=8", "min_p=0.5")
-    settings = settings_of(rules, FEW_TEMPERATURES)
-    found = get("measure_logits")(trie, level_logits(trie), settings)
+    found = measured(get, trie, level_logits(trie), rules, FEW_TEMPERATURES)
     return {"rows": rows_of(found), **windows_of(found)}
 
 
@@ -249,15 +254,10 @@ def rows_at_level_logits(get):
 def rows_by_end(get):
     """One end token, two, and none."""
     found = {}
-    for name, trie in (
-        ("one", trie_of(PREFIX_FREE)),
-        ("two", trie_of(PREFIX_FREE, (0, 7))),
-        ("none", trie_of(PREFIX_FREE, ())),
-    ):
-        measured = get("measure_logits")(
-            trie, tied_logits(trie, 2), settings_of(FEW_RULES, FEW_TEMPERATURES), batch=5
-        )
-        found[name] = {"rows": rows_of(measured), "rank": measured.steps.rank}
+    for name, ends in {"one": (0,), "two": (0, 7), "none": ()}.items():
+        trie = trie_of(PREFIX_FREE, ends)
+        own = measured(get, trie, tied_logits(trie, 2), FEW_RULES, FEW_TEMPERATURES, batch=5)
+        found[name] = {"rows": rows_of(own), "rank": own.steps.rank}
     return found
 
 
@@ -265,8 +265,7 @@ def rows_by_end(get):
 def rows_of_several_spellings(get):
     """Probabilities add up over the sequences of an answer; N and recall count answers."""
     trie = spelled_trie()
-    settings = settings_of(FEW_RULES, FEW_TEMPERATURES)
-    found = get("measure_logits")(trie, tied_logits(trie, 3), settings)
+    found = measured(get, trie, tied_logits(trie, 3), FEW_RULES, FEW_TEMPERATURES)
     return {"rows": rows_of(found), "ln p": log_p_of(found)}
 
 
@@ -274,13 +273,10 @@ def rows_of_several_spellings(get):
 def rows_without_ranks(get):
     """Temperature alone goes without the sort; a single answer and a tiny vocabulary go as well."""
     trie = trie_of()
-    settings = settings_of(["none"], TEMPERATURES)
-    plain = get("measure_logits")(trie, tied_logits(trie), settings)
-    ranked_too = get("measure_logits")(trie, tied_logits(trie), settings, ranks=True)
-    single = trie_of(((1,),))
-    small = get("measure_logits")(
-        single, np.array([[0.0, 2.0, 1.0], [3.0, 1.0, -np.inf]]), settings_of(FEW_RULES, [1.0])
-    )
+    plain = measured(get, trie, tied_logits(trie), ["none"], TEMPERATURES)
+    ranked_too = measured(get, trie, tied_logits(trie), ["none"], TEMPERATURES, ranks=True)
+    logits = np.array([[0.0, 2.0, 1.0], [3.0, 1.0, -np.inf]])
+    small = measured(get, trie_of(((1,),)), logits, FEW_RULES, [1.0])
     return {
         "plain": rows_of(plain),
         "ranked": rows_of(ranked_too),
@@ -303,12 +299,9 @@ def rows_of_processors(get):
     penalty, top_k = RepetitionPenaltyLogitsProcessor(1.3), TopKLogitsWarper(30)
     repeat = NoRepeatNGramLogitsProcessor(2)
     own = LogitsProcessorList([TemperatureLogitsWarper(0.7), top_k])
+    before = [cu.Processors([penalty, top_k], f"at {at}", 1.3, at) for at in (0, 1, 2)]
     settings = [
-        *(
-            (cu.Processors([penalty, top_k], f"at {at}", 1.3, at), t)
-            for at in (0, 1, 2)
-            for t in (0.3, 2.0)
-        ),
+        *product(before, (0.3, 2.0)),
         (cu.Processors(list(own), "own", temperature_at=None), 1.0),
         (cu.Processors([without_repeats, repeat], "repeats"), 1.5),
         (cu.TopK(30), 2.0),
@@ -388,8 +381,12 @@ def structure_of_answers(get):
         ("words", tries.trie_of_strings([["New", "York"], ["New", "Mexico"], ["Ohio"]])),
     ):
         fields = {key: value for key, value in vars(trie).items() if not key.startswith("_")}
+        table = TokenTable(trie)
+        sequences = tries.Sequences(((1, 2), (3,)), (0, 1), trie.end_symbols, 2)
         found[name] = {
             **fields,
+            "fingerprint": sequences.fingerprint(),
+            "token": [table.edge, table.symbol, table.node, table.first],
             "children": trie.children(),
             "valid": [trie.valid_symbols(node) for node in range(trie.n_nodes)],
             "prefix": [trie.prefix(node) for node in range(trie.n_nodes)],
@@ -399,10 +396,6 @@ def structure_of_answers(get):
             "ceiling": evaluation.diversity_of(trie, tries.uniform_over_valid(trie)),
             "G by step": evaluation.branching_by_step(trie),
         }
-        table = TokenTable(trie)
-        sequences = tries.Sequences(((1, 2), (3,)), (0, 1), trie.end_symbols, 2)
-        found[name] |= {"fingerprint": sequences.fingerprint()}
-        found[name] |= {"token": [table.edge, table.symbol, table.node, table.first]}
     return found
 
 
@@ -499,13 +492,12 @@ def structure_of_tasks(get):
     model = get("tiny")("llama", chat=True)
     tasks = ["us-states", "rng-2", "rng-2-sum-at-most-10", "rng-3-sum-equals-10"]
     names = ["us-states-paraphrase-1", "rng-2-paraphrase-2", "us-states-shortest-11"]
-    prompts = {name: [cu.get_task(name).prompt, len(cu.get_task(name).answers)] for name in names}
+    prompts = {own.name: [own.prompt, len(own.answers)] for own in map(cu.get_task, names)}
     return records(cu.structural_facts(model, tasks)) | {"tasks": prompts}
 
 
 # --- rows, losses, explorer: tiny random models ---------------------------------------------------
 
-MEASURES = ["validity", "diversity", "sequence_precision", "sequence_recall"]
 MODEL_RULES = ["none", "top_k=5", "top_p=0.9", "min_p=0.1", "oracle_size", "typical=0.5"]
 
 
@@ -515,7 +507,7 @@ def evaluated(model, task, rules, temperatures, **policies) -> dict:
 
 def by_setting(table: pd.DataFrame) -> dict:
     keys = [f"{row.rule}={row.parameter} T={row.temperature}" for row in table.itertuples()]
-    rows = dict(zip(keys, table[MEASURES].to_numpy(), strict=True))
+    rows = dict(zip(keys, table[NUMBERS].to_numpy(), strict=True))
     return rows | {"size": table[["n_answers", "n_nodes"]].iloc[0].tolist()}
 
 
@@ -541,29 +533,27 @@ def rows_of_every_architecture(get):
 def rows_by_policy_of_a_model(get):
     model = get("tiny")("llama", chat=False)
     task = cu.Task("short", get("small_task").prompt, ["1,2", "ab", "Abc"])
-    return {
-        f"{end} {tokenizations} {surface}": evaluated(
-            model,
-            task,
-            ["none", "top_p=0.9", "oracle_size"],
-            [0.5, 3.0, 6.0],
-            end=end,
-            tokenizations=tokenizations,
-            surface=surface,
-        )
-        for end in ("eos", "line", "none")
-        for tokenizations in ("canonical", "all")
-        for surface in ("exact", "any_case")
-        if end != "none" or (tokenizations, surface) == ("canonical", "exact")
-    }
+    rules, temperatures = ["none", "top_p=0.9", "oracle_size"], [0.5, 3.0, 6.0]
+    policies = [*product(("eos", "line"), ("canonical", "all"), ("exact", "any_case"))]
+    found = {}
+    for values in (*policies, ("none", "canonical", "exact")):
+        own = dict(zip(("end", "tokenizations", "surface"), values, strict=True))
+        found[" ".join(values)] = evaluated(model, task, rules, temperatures, **own)
+    return found
 
 
 # --- losses, frontiers and theory: logits given ---------------------------------------------------
 
 
-def measured_steps(get, trie, logits, keys, temperatures):
-    settings = settings_of(keys, temperatures)
-    return get("measure_logits")(trie, logits, settings, ranks=True).steps
+def measured_steps(*asked):
+    return measured(*asked, ranks=True).steps
+
+
+def by_end(prefix_free):
+    """One end token, two, and none: tries with their logits."""
+    yield "one end", (trie := trie_of()), tied_logits(trie)
+    yield "two ends", (trie := trie_of(ends=(0, 7))), bfloat16_logits(trie)
+    yield "no end", (trie := trie_of(prefix_free, ())), tied_logits(trie)
 
 
 LOSS_RULES = ("none", "top_k=3", "top_p=0.9", "min_p=0.1", "oracle_size", "top_k=20+top_p=0.9")
@@ -573,13 +563,8 @@ LOSS_RULES = ("none", "top_k=3", "top_p=0.9", "min_p=0.1", "oracle_size", "top_k
 def losses_and_their_split(get):
     """Losses by step, of the decoder as it is and repaired; Shapley's shares of order and shape."""
     found = {}
-    cases = {
-        "one end": (trie_of(), tied_logits),
-        "two ends": (trie_of(ends=(0, 7)), bfloat16_logits),
-        "no end": (trie_of((*PREFIX_FREE, (299,)), ()), tied_logits),
-    }
-    for name, (trie, logits) in cases.items():
-        steps = measured_steps(get, trie, logits(trie), LOSS_RULES, (0.3, 1.0, 2.0))
+    for name, trie, logits in by_end((*PREFIX_FREE, (299,))):
+        steps = measured_steps(get, trie, logits, LOSS_RULES, (0.3, 1.0, 2.0))
         edges = {repair: steps.edge_log_p(slice(None), repair) for repair in REPAIRS}
         losses = {repair: split.step_losses(trie, edges[repair]) for repair in REPAIRS}
         shares = {
@@ -608,13 +593,8 @@ def losses_and_their_split(get):
 @canary("rows", ARITHMETIC, ARITHMETIC_WHY)
 def adaptive_frontiers(get):
     found = {}
-    cases = {
-        "one end": (trie_of(), tied_logits),
-        "two ends": (trie_of(ends=(0, 7)), bfloat16_logits),
-        "no end": (trie_of(PREFIX_FREE, ()), tied_logits),
-    }
-    for name, (trie, logits) in cases.items():
-        steps = measured_steps(get, trie, logits(trie), ["none"], [1.0])
+    for name, trie, logits in by_end(PREFIX_FREE):
+        steps = measured_steps(get, trie, logits, ["none"], [1.0])
         found[name] = split.adaptive_frontier(steps.tokens, steps.rank)
     # Each of two subtrees is worth (1, 1) or (1/2, 2), so one of them in full is half way.
     level = TokenTable(trie_of(((1, 1), (1, 2), (2, 1), (2, 2)), ()))
@@ -692,10 +672,7 @@ def factors_of_theory(get):
     kept = theorems.shares(tokens, rank, np.full(trie.n_nodes, 300), exact=True)
     emptied = {"nothing": kept * 0, "not the root": np.where(trie.edge_node == 0, kept * 0, kept)}
     for name, share in emptied.items():
-        exact, floats = (
-            theorems.factorise(trie, share),
-            theorems.factorise(trie, share.astype(float)),
-        )
+        exact, floats = (theorems.factorise(trie, own) for own in (share, share.astype(float)))
         pairs = theorems.factorise(trie, np.stack([share, kept], 1).astype(float))
         found[name] = [fractions(exact.alpha), fractions(exact.beta), floats.alpha, pairs.alpha]
         found[f"kinds, {name}"] = [exact.alpha.dtype.name, pairs.beta.dtype.name]
@@ -765,7 +742,7 @@ def framework_of_a_model(get):
     study = formal_framework.study(get("tiny")("llama", chat=True), task)
     keys = [f"{rule.key} T={t:g}" for rule, t in study.settings]
     every = slice(0, None, 9)
-    numbers = study.numbers[list(formal_framework.NUMBERS)].to_numpy()
+    numbers = study.numbers[NUMBERS].to_numpy()
     frontiers = {str(d): points[::60] for d, points in study.step_frontiers.items()}
     return {
         "log_p": study.edge_log_p,
@@ -792,10 +769,8 @@ def fit_numbers(fit) -> dict:
     names = ("c", "m", "b", "A", "B", "shift", "sse", "mse", "r2", "jump")
     profile = [] if fit.profile is None else fit.profile[:: max(1, fit.n // 8)]
     predicted = fit.predict(np.array([1, 5, fit.c + 1, fit.n, fit.n + 10]))
-    return {name: getattr(fit, name) for name in names} | {
-        "predicted": predicted,
-        "profile": profile,
-    }
+    own = {name: getattr(fit, name) for name in names}
+    return own | {"predicted": predicted, "profile": profile}
 
 
 @canary("logits", SEARCHED, "a bounded search that ends within 1e-6 of log u")
@@ -918,25 +893,21 @@ def stored_texts_scored_again(get):
     return found
 
 
-@canary(
-    "texts",
-    EXACT,
-    "seeded numbers of NumPy, compared with gaps of models far above rounding",
-    "tiny",
-)
+SEEDED_WHY = "seeded numbers of NumPy, compared with gaps of models far above rounding"
+
+
+@canary("texts", EXACT, SEEDED_WHY, "tiny")
 def draws_by_seed(get):
     """The same seed, prefix and number give the same draw, whatever else is drawn."""
     model = get("tiny")("llama", chat=True)
     prompt = cu.render_prompt(model, get("small_task"))
     tree = generation.Continuations(model, prompt.ids)
-    drawn = {
-        f"T={t:g} seed {seed}": tree.complete(
-            [(), (65,)], 4, prompt.end_ids, n_samples=3, temperature=t, seed=seed
-        )
-        for t in (0.5, 1.0, 1.5)
-        for seed in (0, 1)
-    }
-    return {key: [[one.sample, *one.token_ids] for one in done] for key, done in drawn.items()}
+    found = {}
+    for t, seed in product((0.5, 1.0, 1.5), (0, 1)):
+        options = {"n_samples": 3, "temperature": t, "seed": seed}
+        drawn = tree.complete([(), (65,)], 4, prompt.end_ids, **options)
+        found[f"T={t:g} seed {seed}"] = [[one.sample, *one.token_ids] for one in drawn]
+    return found
 
 
 @canary("draws", EXACT, "seeded numbers of NumPy against shares far from them", "tiny")
@@ -987,25 +958,11 @@ ITEMS = {
     "city": (
         *("Paris", "  **Paris**.", "paris, France", "Paris, Japan", "Paris (Texas)", "St. Louis"),
         *("São Paulo", "Sao Paulo", "Saint Petersburg, Russia", "London, England", "Atlantis"),
-        *(
-            "The Hague",
-            "I like Paris",
-            "",
-            "東京",
-            "Constantinople",
-            "Austin, TX",
-            "Portland, Maine",
-        ),
-        *("New York City", "Winston-Salem", "Paris, Nowhere", "Xi'an"),
+        *("The Hague", "I like Paris", "", "東京", "Constantinople", "Austin, TX"),
+        *("Portland, Maine", "New York City", "Winston-Salem", "Paris, Nowhere", "Xi'an"),
     ),
     "country": (
-        "France",
-        "the united states",
-        "Taiwan",
-        "Kosovo",
-        "Côte d'Ivoire",
-        "Yugoslavia",
-        "Fr",
+        *("France", "the united states", "Taiwan", "Kosovo", "Côte d'Ivoire", "Yugoslavia", "Fr"),
     ),
     "element": ("Gold", "Au", "aluminium", "Aluminum", "unobtainium", "H"),
     "us-state": ("Texas", "washington", "D.C.", "Puerto Rico", "new  york", "Tex"),
@@ -1054,22 +1011,18 @@ def labels_by_grammar(get):
 
 
 def labelled_candidates() -> pd.DataFrame:
-    """Nodes of three prompts and two seeds; the valid ones tend to rank first."""
+    """Nodes of five prompts and two seeds, in no order of validity; one without a valid one."""
     rng = np.random.default_rng(8)
     rows = []
-    for prompt in range(5):
-        for seed in range(2):
-            for depth in (1, 2, 3):
-                for node in range(2):
-                    n = int(rng.integers(3, 30))
-                    valid = rng.random(n) < 0.7 * np.exp(-np.arange(n) / (4 * depth))
-                    if (prompt, node) == (2, 1):
-                        valid[:] = False
-                    for rank, v in zip(rng.permutation(n), valid[::-1], strict=True):
-                        rank = int(rank)
-                        weight = int(rng.integers(1, 9)) if v else 0
-                        key = (f"p{prompt}", "cities", seed, depth, f"n{node}")
-                        rows.append((*key, 10 * rank, bool(v), weight))
+    for prompt, seed, depth, node in product(range(5), range(2), (1, 2, 3), range(2)):
+        n = int(rng.integers(3, 30))
+        valid = rng.random(n) < 0.7 * np.exp(-np.arange(n) / (4 * depth))
+        if (prompt, node) == (2, 1):
+            valid[:] = False
+        for rank, v in zip(rng.permutation(n).tolist(), valid[::-1].tolist(), strict=True):
+            weight = int(rng.integers(1, 9)) if v else 0
+            key = (f"p{prompt}", "cities", seed, depth, f"n{node}")
+            rows.append((*key, 10 * rank, v, weight))
     columns = [*precision_recall.NODE, "rank", "valid", "weight"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -1101,13 +1054,9 @@ def order_measures(get):
 @canary("labels", ARITHMETIC, ARITHMETIC_WHY)
 def order_by_chance(get):
     """What a random order and an erring judge give."""
-    exact = [
-        precision_recall.random_order(*numbers) for numbers in ((2, 1), (10, 3), (30, 0), (12, 12))
-    ]
-    cutoffs = (1, 5, 10, 40)
     found = [
-        *exact,
-        precision_recall.random_order(40, 9, 0.3, cutoffs),
+        *starmap(precision_recall.random_order, ((2, 1), (10, 3), (30, 0), (12, 12))),
+        precision_recall.random_order(40, 9, 0.3, (1, 5, 10, 40)),
         precision_recall.random_order(200, 30, cutoffs=(1, 20, 200), seed=3),
     ]
     floors = [
@@ -1182,14 +1131,12 @@ def test_the_smallest_model_gives_its_stored_rows_and_the_independent_answers(
         known = pd.read_csv(
             paths.project_root() / "data/results" / SMALLEST / SMALLEST_TASK / "settings.csv"
         )
-    keys, numbers = ["rule", "parameter", "temperature"], ["n_answers", "n_nodes", *MEASURES]
     known = known.assign(parameter=known.parameter.astype(float))
-    both = rows.merge(known, on=keys, suffixes=("", "_known"))
+    both = rows.merge(known, on=KEY, suffixes=("", "_known"))
     assert len(both) >= 10
-    for name in numbers:
-        allowed = np.minimum(1e-4, 1e-3 * both[f"{name}_known"].abs())
-        off = (both[name] - both[f"{name}_known"]).abs() > allowed
-        assert not (off | (both[name].isna() != both[f"{name}_known"].isna())).any(), both[off]
+    for name in ("n_answers", "n_nodes", *NUMBERS):
+        for near in ({"rtol": 0, "atol": 1e-4}, {"rtol": 1e-3}):
+            np.testing.assert_allclose(both[name], both[f"{name}_known"], **near, err_msg=name)
 
 
 def _parameter(one: Canary):

@@ -14,19 +14,12 @@ from calib_utils.core.ranking import Ranking
 
 
 def replace_everywhere(monkeypatch, original, faulty):
-    """`faulty(original)` instead of a function, in every module that has it."""
-    for key, module in list(sys.modules.items()):
-        if key.split(".")[0] == cu.__name__:
-            for name, held in list(vars(module).items()):
-                if held is original:
-                    monkeypatch.setattr(module, name, faulty(original))
-
-
-def of_ranking(name: str):
-    def replace_method(monkeypatch, _, faulty):
-        monkeypatch.setattr(Ranking, name, faulty(getattr(Ranking, name)))
-
-    return replace_method
+    """`faulty(original)` instead of a function, in every module that has it, or of a ranking."""
+    modules = [own for key, own in sys.modules.items() if key.split(".")[0] == cu.__name__]
+    for holder in (Ranking, *modules):
+        for name, held in list(vars(holder).items()):
+            if held is original:
+                monkeypatch.setattr(holder, name, faulty(original))
 
 
 def warmer(at):
@@ -83,29 +76,23 @@ def losses_in_bits(step_losses):
     return found
 
 
-# What is wrong: how and where it is planted, and the canary that has to notice.
+# What is wrong: where and how, and the canary that has to notice.
 FAULTS = {
-    "T + 1e-3 in the ranking": (of_ranking("at"), None, warmer, "rows_with_ties"),
-    "a rank that is off by one": (of_ranking("rank"), None, off_by_one, "rows_by_end"),
-    "no tie rule": (of_ranking("rank"), None, without_ties, "rows_in_bfloat16"),
-    "ties to the higher id": (of_ranking("rank"), None, higher_ids_first, "rows_in_bfloat16"),
-    "another end token": (
-        *(replace_everywhere, prompts.render, another_end),
-        "rows_by_policy_of_a_model",
-    ),
-    "diversity in bits": (replace_everywhere, metrics.diversity, in_bits, "measures_by_hand"),
-    "losses in bits": (
-        *(replace_everywhere, split.step_losses, losses_in_bits),
-        "losses_and_their_split",
-    ),
+    "T + 1e-3 in the ranking": (Ranking.at, warmer, "rows_with_ties"),
+    "a rank that is off by one": (Ranking.rank, off_by_one, "rows_by_end"),
+    "no tie rule": (Ranking.rank, without_ties, "rows_in_bfloat16"),
+    "ties to the higher id": (Ranking.rank, higher_ids_first, "rows_in_bfloat16"),
+    "another end token": (prompts.render, another_end, "rows_by_policy_of_a_model"),
+    "diversity in bits": (metrics.diversity, in_bits, "measures_by_hand"),
+    "losses in bits": (split.step_losses, losses_in_bits, "losses_and_their_split"),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_caught(fault, canaries, changes, request, monkeypatch):
-    plant, original, faulty, name = FAULTS[fault]
+    original, faulty, name = FAULTS[fault]
     canary = canaries.CANARIES[name]
-    plant(monkeypatch, original, faulty)
+    replace_everywhere(monkeypatch, original, faulty)
     with torch.inference_mode():
         found = canary.compute(request.getfixturevalue)
     assert changes(canary, found), f"{name} does not notice: {fault}"

@@ -15,7 +15,6 @@ from calib_utils.results import comparison
 # A cutoff under which some answers of a random model survive.
 RULES, TEMPERATURES = ["none", "min_p=1e-12"], [0.7, 1.0]
 TASKS = ["rng-1", "planet", "month"]
-KEY = ["rule", "parameter", "temperature"]
 
 
 @pytest.fixture(scope="module")

@@ -76,12 +76,8 @@ def test_settings_share_their_random_numbers_and_seeds_do_not(tiny):
     assert one[0] == one[1] == one[2] != one[3]
 
 
-def request_of(model, folder, **policies):
-    return request_for(model, LETTERS, results_dir=folder, **policies)
-
-
 def test_draws_are_kept_with_what_they_are_of(tiny, tmp_path):
-    request = request_of(tiny("llama", chat=True), tmp_path)
+    request = request_for(tiny("llama", chat=True), LETTERS, results_dir=tmp_path)
     table = draws.kept(request, SETTINGS)
     path = draws.path_of(request.folder)
     assert list(table) == list(draws.COLUMNS) and len(table) == len(SETTINGS) * draws.N_DRAWS
@@ -110,7 +106,7 @@ def test_draws_are_kept_with_what_they_are_of(tiny, tmp_path):
     ],
 )
 def test_broken_draws_name_themselves_and_the_remedy(tiny, tmp_path, spoil, why):
-    request = request_of(tiny("llama", chat=True), tmp_path)
+    request = request_for(tiny("llama", chat=True), LETTERS, results_dir=tmp_path)
     draws.kept(request, SETTINGS[:2])
     path = draws.path_of(request.folder)
     table, record = draws.read(path)

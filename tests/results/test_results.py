@@ -48,11 +48,11 @@ def stored(template, model, tmp_path):
 
 
 @pytest.fixture
-def no_model(monkeypatch):
-    def explode(*args, **kwargs):
-        raise AssertionError("the model ran")
-
-    monkeypatch.setattr(scoring, "score", explode)
+def passes(monkeypatch):
+    """Grows with every pass of a model over a task."""
+    ran, real = [], scoring.score
+    monkeypatch.setattr(scoring, "score", lambda *a, **k: ran.append(1) or real(*a, **k))
+    return ran
 
 
 @pytest.mark.parametrize("several", [{"policies": {"end": "line"}}, {"aliases": {"zo": ["Zo"]}}])
@@ -67,7 +67,7 @@ def test_a_cutoff_may_keep_every_answer_and_drop_a_way_to_write_it(stored, sever
     lower.check("here", {**found.record, **several})
 
 
-def test_stored_rows_are_the_computed_rows_to_the_last_bit(model, stored, tmp_path, no_model):
+def test_stored_rows_are_the_computed_rows_to_the_last_bit(model, stored, tmp_path, passes):
     again = cu.evaluate(model, TASK, RULES, [0.5, 2.0], results_dir=tmp_path)
     assert list(again.columns) == storage.COLUMNS
     on_disk = pd.read_csv(stored / "settings.csv")
@@ -75,6 +75,7 @@ def test_stored_rows_are_the_computed_rows_to_the_last_bit(model, stored, tmp_pa
     table = cu.evaluate(model, TASK, ["top_p=0.99", "none"], [2.0, 0.5], results_dir=tmp_path)
     assert table.rule.tolist() == ["top_p", "top_p", "none", "none"], "the order asked for"
     assert table.temperature.tolist() == [2.0, 0.5, 2.0, 0.5]
+    assert not passes
 
 
 def test_storing_does_not_change_what_is_returned(model, tmp_path):
@@ -85,12 +86,13 @@ def test_storing_does_not_change_what_is_returned(model, tmp_path):
 
 
 def test_answer_probabilities_are_reused_and_add_up_to_the_validity(
-    model, stored, tmp_path, no_model
+    model, stored, tmp_path, passes
 ):
     answers = cu.answer_probabilities(model, TASK, [1.0], results_dir=tmp_path)
     table = cu.evaluate(model, TASK, ["none"], [1.0], results_dir=tmp_path)
     assert answers.answer.tolist() == list(TASK.answers)
     assert np.exp(answers.log_p).sum() == pytest.approx(table.validity[0], rel=1e-12)
+    assert not passes
 
 
 def test_only_missing_settings_are_measured(model, stored, tmp_path, monkeypatch):
@@ -106,13 +108,13 @@ def test_only_missing_settings_are_measured(model, stored, tmp_path, monkeypatch
     assert set(kept.answers.temperature) == {0.5, 1.0}
 
 
-def test_rows_of_an_older_convention_are_measured_again(model, stored, tmp_path, monkeypatch):
+def test_rows_of_an_older_convention_are_measured_again(
+    model, stored, tmp_path, monkeypatch, passes
+):
     monkeypatch.setitem(conventions.CURRENT, "rows", 2)
-    ran, real = [], scoring.score
-    monkeypatch.setattr(scoring, "score", lambda *a, **k: ran.append(1) or real(*a, **k))
     for _ in range(2):
         cu.evaluate(model, TASK, ["none"], [0.5], results_dir=tmp_path)
-        assert ran == [1] and storage.read(stored).record["convention"] == 2
+        assert passes == [1] and storage.read(stored).record["convention"] == 2
 
 
 @pytest.mark.parametrize("name", conventions.FOLDERS)
@@ -320,17 +322,14 @@ def assert_same_tables(one, other):
         pd.testing.assert_frame_equal(getattr(one, name), getattr(other, name))
 
 
-def test_details_store_all_tables_in_one_pass(model, tmp_path, monkeypatch):
-    passes, real = [], scoring.score
-    monkeypatch.setattr(scoring, "score", lambda *a, **k: passes.append(1) or real(*a, **k))
+def test_details_store_all_tables_in_one_pass(model, tmp_path, passes):
     options = {"answer_temperatures": [1.0], "details": True, "results_dir": tmp_path}
     first = cu.evaluate(model, TASK, DETAILED, [0.5, 2.0], **options)
     assert passes == [1]
     stored = cu.stored_measurement(model, TASK, tmp_path)
     assert not any(getattr(stored, name).empty for name in TABLES)
-    assert set(stored.record["files"]) == {
-        *("settings.csv", "answers.parquet", "losses.parquet", "frontier.parquet")
-    }
+    bulk = {f"{name}.parquet" for name in ("answers", "losses", "frontier")}
+    assert set(stored.record["files"]) == {"settings.csv", *bulk}
     rank_cutoffs = {"none", "top_k", "top_k=200+top_p=0.99@llama.cpp"}
     assert set(stored.losses.rule) == rank_cutoffs
     second = cu.evaluate(model, TASK, DETAILED, [0.5, 2.0], **options)
@@ -367,12 +366,11 @@ def test_details_of_a_validity_that_underflows_are_stored(model, tmp_path):
     pd.testing.assert_frame_equal(found, again)
 
 
-def test_a_place_that_cannot_be_written_is_named_before_the_model_runs(
-    model, tmp_path, monkeypatch, no_model
-):
+def test_a_place_that_cannot_be_written_is_named_before_the_model_runs(model, tmp_path, passes):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(ResultsError, match="writable results_dir"):
         cu.evaluate(model, TASK, results_dir=tmp_path / "file")
+    assert not passes
 
 
 def test_a_full_disk_leaves_the_old_rows(stored, monkeypatch):
@@ -458,7 +456,9 @@ def test_recomputing_a_folder_gives_its_rows_and_says_so(tiny_folder, tmp_path):
     assert not check.recompute(folder).iloc[0].same
 
 
-def test_the_order_of_segmentations_does_not_make_rows_foreign(model, tmp_path, monkeypatch):
+def test_the_order_of_segmentations_does_not_make_rows_foreign(
+    model, tmp_path, monkeypatch, passes
+):
     """Tokens of equal text come out of a vocabulary in another order in another process."""
     asked = {"tokenizations": "all", "results_dir": tmp_path}
     first = cu.evaluate(model, TASK, ["none"], **asked)
@@ -468,10 +468,9 @@ def test_the_order_of_segmentations_does_not_make_rows_foreign(model, tmp_path, 
     def turned(*args):
         prompt = real(*args)
         own = prompt.sequences
-        return replace(
-            prompt, sequences=replace(own, symbols=own.symbols[::-1], answer=own.answer[::-1])
-        )
+        own = replace(own, symbols=own.symbols[::-1], answer=own.answer[::-1])
+        return replace(prompt, sequences=own)
 
     monkeypatch.setattr(prompts, "render", turned)
-    monkeypatch.setattr(scoring, "score", lambda *a, **k: pytest.fail("the model ran"))
     assert cu.evaluate(model, TASK, ["none"], **asked).equals(first)
+    assert passes == [1]
