@@ -3,7 +3,10 @@
 import json
 import multiprocessing
 import os
+import re
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -197,6 +200,32 @@ def test_a_page_records_what_it_read(project, mine, write_notebook):
     assert why(mine) == []
     stored(store, task="rng-2")  # which the page looked for
     assert why(mine) == ["rows of mine/rng-2 changed"]
+
+
+@pytest.mark.full
+def test_a_rename_a_moved_module_and_a_reworded_docstring_make_nothing_stale(tmp_path):
+    """Of the committed pages and the rows that they read, in a project of its own."""
+    root, small = paths.project_root(), "smollm2-135m-instruct"
+    project = tmp_path / "project"
+    skip = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(root / "calib_utils", project / "calib_utils", ignore=skip)
+    for name in ("data", "notebooks", "_config.yml"):
+        (project / name).symlink_to(root / name)
+    for name in (f"results/{small}", "panel"):
+        shutil.copytree(root / "book" / name, project / "book" / name)
+    package = project / "calib_utils"
+    for path in package.rglob("*.py"):
+        source = path.read_text(encoding="utf-8")
+        source = re.sub(r"\buntouched\b", "without_a_cutoff", source)
+        source = source.replace("calib_utils.results.measure", "calib_utils.results.one_pass")
+        path.write_text(source.replace('"""One ', '"""Surely one '), encoding="utf-8")
+    (package / "results" / "measure.py").rename(package / "results" / "one_pass.py")
+    command = [sys.executable, "-m", "calib_utils", "run", "--model", small]
+    own = {**os.environ, "PYTHONPATH": str(project)}
+    done = subprocess.run(command, cwd=project, env=own, capture_output=True, text=True)
+    said = [line for line in done.stderr.splitlines() if " on " in line]
+    assert len(said) == len([*notebooks.notebook_names(), *notebooks.panel_names()])
+    assert not [line for line in said if not line.endswith(": current")]
 
 
 def test_weights_are_told_without_a_network(tiny_folder, hub, tmp_path):
