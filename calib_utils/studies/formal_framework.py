@@ -27,7 +27,7 @@ from calib_utils.models.loading import Model
 from calib_utils.results import conventions, evaluation, records
 from calib_utils.results.evaluation import evaluate, keys, render_prompt
 from calib_utils.results.measure import Measurement, Settings, measure, untouched
-from calib_utils.results.storage import KEY
+from calib_utils.results.storage import KEY, NUMBERS
 from calib_utils.studies import errata, reporting
 from calib_utils.studies.controlled_tasks import CURVE_TEMPERATURES
 from calib_utils.studies.reporting import AGREEMENT, CLAIM, HYPOTHESIS, KINDS, OURS, able, stacked
@@ -38,7 +38,6 @@ FOLDER = conventions.FRAMEWORK
 TASKS = ("us-states", "rng-2", "rng-3", "rng-3-sum-at-most-10")
 QUICK_TASKS = ("us-states", "rng-2")
 SIZES = (1, 2, 5, 8, 10, 11, 12, 15, 20, 50, 100, 500)
-NUMBERS = ("validity", "diversity", "sequence_precision", "sequence_recall")
 _RANKS = ("rank", "gap", "sorted_gap", "log_p")
 _AGAIN = "delete it and run 01_formal_framework"
 
