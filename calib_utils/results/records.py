@@ -120,6 +120,8 @@ def require_unchanged(folder: Path, hashes: Mapping[str, str], kind: str) -> Non
 # Tables. The largest stored has 34,221 rows; a file of a few bytes may claim a billion.
 
 _MOST_ROWS, _MOST_BYTES = 2_000_000, 1 << 28
+# What readers of Parquet files make of a spoilt one, whose metadata may hold anything.
+_BROKEN = (OSError, ValueError, KeyError, TypeError, RecursionError, pa.ArrowException)
 _IS_KIND = {
     str: lambda column: all(isinstance(value, str) for value in column),
     int: pd.api.types.is_integer_dtype,
@@ -188,7 +190,7 @@ def read(path: Path, kind: str, needed: Iterable[str], remedy: str) -> tuple[pd.
         if missing := sorted({*conventions.IDENTITY[kind], *needed} - set(record)):
             raise ValueError(f"its record lacks {missing}")
         return table.to_pandas(), record
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, pa.ArrowException) as error:
+    except _BROKEN as error:
         why = f"{type(error).__name__}: {error}"
         raise ResultsError(f"{path} holds no {kind} ({why}): {remedy}") from error
 
@@ -289,11 +291,13 @@ def read_completions(folder: str | Path) -> pd.DataFrame:
     try:
         require_unchanged(folder, hashes, TEXTS)
         tables = [read_parquet(folder / name) for name in hashes]
-    except (OSError, pa.ArrowException) as error:
+        if "sweep" in record and not all(table.schema.equals(SCHEMA) for table in tables):
+            raise ValueError("it has other columns than this version")
+        return pd.concat([table.to_pandas() for table in tables], ignore_index=True)
+    except ResultsError:
+        raise
+    except _BROKEN as error:
         raise ResultsError(f"{folder} is unreadable ({error}): delete it") from error
-    if "sweep" in record and not all(table.schema.equals(SCHEMA) for table in tables):
-        raise ResultsError(f"{folder} has other columns than this version: delete it")
-    return pd.concat([table.to_pandas() for table in tables], ignore_index=True)
 
 
 def _write_record(folder: Path, record: dict) -> None:

@@ -240,6 +240,17 @@ def test_damaged_completions_are_the_same_or_a_named_error(swept, place, data, c
         pd.testing.assert_frame_equal(found, whole)
 
 
+def test_spoilt_metadata_of_completions_is_a_named_error(swept, place):
+    """What pandas notes in a Parquet file is read only when rows become a table."""
+    copy = copied(swept[0], place)
+    file, record = copy / "one@0.parquet", records.read_record(copy)
+    file.write_bytes(file.read_bytes().replace(b"numpy_type", b"numpy_typo"))
+    record["files"] = {file.name: sha256_of_file(file)}
+    (copy / "provenance.json").write_text(json.dumps(record))
+    with pytest.raises(ResultsError, match=r"unreadable.*numpy_type"):
+        records.read_completions(copy)
+
+
 # GGUF
 
 
