@@ -31,7 +31,7 @@ def page() -> str:
 
 def _scoring(r: dict) -> list[str]:
     lines = [
-        f"## ln p of {r['n_answers']:,} answers: {r['task']} on {r['model']}",
+        f"## ln p of {r['n_answers']:,} answers: {r['task']} on {r['model']}, {r['machine_cpu']}",
         "",
         f"Ours: {r['ours_wall_s']:.2f} s for {r['n_nodes']:,} nodes; its forward passes alone, "
         f"timed apart, {r['ours_forward_wall_s']:.2f} s. The matrix products of the "

@@ -98,12 +98,11 @@ class Ranking:
                 limit = self.negated[:, :1] - _UNDERFLOW * temperature
                 nonzero = torch.searchsorted(self.negated, limit)[:, 0].tolist()
             for row, gap, n in zip(mass, self.sorted_gap, nonzero, strict=True):
-                torch.div(gap[:n], temperature, out=row[:n])
-                row[:n].exp_()
-                row[n:] = 0.0
+                torch.mul(gap[:n], 1 / temperature, out=row[:n]).exp_()
+                if n < len(row):
+                    row[n:] = 0.0
         else:
-            torch.div(self.sorted_gap, temperature, out=mass)
-            mass.exp_()
+            torch.mul(self.sorted_gap, 1 / temperature, out=mass).exp_()
         return Step(self, temperature, _Sums(self._mass))
 
     def running(self, mass: "_Sums") -> torch.Tensor:

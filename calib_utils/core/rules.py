@@ -194,8 +194,8 @@ class Typical(NumberedRule):
     """Keeps the tokens whose surprisal is nearest to the entropy, with mass of at least `mass`.
 
     Locally typical sampling (Meister et al. 2023). What it keeps need not begin at the top of the
-    ranking, so the paper's result on rank cutoffs does not cover it. A setting takes about 2.7
-    times as long as one of top-p: it needs the entropy and a running sum of all tokens.
+    ranking, so the paper's result on rank cutoffs does not cover it. A setting takes about
+    twice as long as one of top-p: it needs the entropy and a running sum of all tokens.
     """
 
     mass: float
