@@ -6,7 +6,6 @@ out, at every node of a trie with its own prefix. Knows nothing of models.
 
 import copy
 import math
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
 
@@ -271,15 +270,19 @@ def check_temperatures(temperatures: Sequence[float] | float) -> list[float]:
     values = list(temperatures) if isinstance(temperatures, Iterable) else [temperatures]
     if not values:
         raise InvalidRequestError("no temperatures given: pass at least 1.0")
+    found = []
     for value in values:
         if not is_number(value):
             raise InvalidRequestError(f"temperature {value!r} is not a number: such as 1.0")
-        if not _COLDEST <= value <= sys.float_info.max:
+        try:
+            found.append(float(value))
+        except OverflowError:
+            found.append(math.inf)
+        if not _COLDEST <= found[-1] < math.inf:
             raise InvalidRequestError(
-                f"temperature {value!r:.40}: must be a finite number, at least {_COLDEST:g} "
+                f"temperature {found[-1]}: must be a finite number, at least {_COLDEST:g} "
                 "(greedy decoding is the limit T -> 0; use a small one such as 0.01)"
             )
-    found = list(map(float, values))
     if len(set(found)) < len(found):
         raise InvalidRequestError(f"temperatures {found} repeat a value: remove it")
     return found
