@@ -20,7 +20,6 @@ import numpy as np
 import pandas as pd
 
 from calib_utils import files
-from calib_utils.book import notebooks
 from calib_utils.core.processors import parse_rule
 from calib_utils.core.prompts import Policies, exact_text
 from calib_utils.core.rules import NoCutoff
@@ -549,7 +548,13 @@ def _at_hand(record: dict) -> bool:
     name = loading.recorded_name(record)
     if name in EMBEDDED:
         return weights.gguf_path(EMBEDDED[name]).is_file()
-    return notebooks.identity(name, record["revision"]).weights_sha256 is not None
+    if Path(name).exists():
+        return True
+    try:
+        folder = weights.hub_folder(name, record["revision"], local_only=True)
+    except CalibUtilsError:
+        return False
+    return any(folder.glob("*.safetensors"))
 
 
 def _walk(folder: Path, in_model: bool = False) -> Iterator[Checked]:

@@ -96,7 +96,9 @@ class Batch:
             ) from error
         self.size = tried // 2
 
-    def each(self, items: Sequence | np.ndarray, work: Callable) -> Iterator:
+    def each(
+        self, items: Sequence | np.ndarray, work: Callable, what: str = "one node"
+    ) -> Iterator:
         """What `work` gives for some of the items at a time, fewer where memory runs out."""
         start = 0
         while start < len(items):
@@ -104,7 +106,7 @@ class Batch:
             try:
                 found = [work(part)]
             except RuntimeError as error:
-                self.shrink(error, len(part))
+                self.shrink(error, len(part), what)
                 continue
             start += len(part)
             yield found.pop()  # and keeps no logits alive

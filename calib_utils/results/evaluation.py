@@ -65,7 +65,7 @@ class Request:
         """
         if losses or frontier:
             require_one_sequence(self.prompt.trie)
-        have = self._stored()
+        have = before = self._stored()
         # A name has to say what the sampler does for its rows to be stored.
         known = np.array([is_known(sampler) for sampler, _ in settings], dtype=bool)
         absent = ~known | _absent(settings, have.settings)
@@ -82,13 +82,16 @@ class Request:
             if self.folder is not None:
                 storage.require_writable(self.folder)
             new, record = self._measure(todo, todo_answers, losses, todo_frontier)
-            have = _joined(have, new)
+            have = _joined(before, new)
             passing = {sampler.name for sampler, _ in compress(settings, ~known)}
             own = {n: t[~t.rule.isin(passing)] for n, t in vars(new).items() if "rule" in t}
             new = replace(new, **own)
             if self.folder is not None and not (new.settings.empty and new.frontier.empty):
-                # Asked for again: another run may have added some.
-                storage.write(self.folder, lambda: _joined(self._stored(), new), record)
+
+                def beside_what_is_stored_now() -> Tables:  # another run may have added some
+                    return _joined(_joined(self._stored(), before), new)
+
+                storage.write(self.folder, beside_what_is_stored_now, record)
         wanted = keys(settings)
         answers = [have.answers[have.answers.temperature == t] for t in answer_temperatures]
         return Tables(

@@ -89,15 +89,14 @@ def measure(
 
 def _add(windows: "_Windows", nodes: np.ndarray, logits: torch.Tensor) -> None:
     """In parts where memory runs out: what a ranking takes is known roughly."""
-    batch, start = scoring.Batch(len(nodes), logits.device), 0
-    while start < len(nodes):
-        part = slice(start, start + batch.size)
-        try:
-            windows.add(nodes[part], logits[part])
-        except RuntimeError as error:
-            batch.shrink(error, len(nodes[part]), "the ranking of one node")
-            continue
-        start = part.stop
+
+    def add(rows: range) -> None:
+        part = slice(rows.start, rows.stop)
+        windows.add(nodes[part], logits[part])
+
+    batch = scoring.Batch(len(nodes), logits.device)
+    for _ in batch.each(range(len(nodes)), add, "the ranking of one node"):
+        pass
 
 
 def _regrouped(stream: Stream, most: int) -> Stream:

@@ -1,5 +1,9 @@
-"""The environment files agree and check what they install; the build of torch is the machine's."""
+"""The environment files agree, check what they install, and leave the torch build to the machine.
 
+The lock's hashes are tried on a wheel made here, by pip with the options of `make env`.
+"""
+
+import hashlib
 import json
 import os
 import re
@@ -7,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 
 import pytest
 import yaml
@@ -47,8 +52,6 @@ def test_the_hashed_lock_pins_the_same_versions_and_everything_but_torch():
     assert f"TORCH := {next(iter(torch.specifier)).version}\n" in MAKEFILE
     assert "+" not in str(torch.specifier), "the build is left to the machine"
     assert not [pin for pin in LOCK if pin.name.startswith(("nvidia", "cuda", "triton"))]
-    (install,) = re.findall("pip install .* -r requirements.lock", MAKEFILE)
-    assert {"--require-hashes", "--no-deps", "--only-binary"} <= set(install.split())
 
 
 def test_environment_yml_installs_the_project_with_the_locked_versions():
@@ -58,6 +61,40 @@ def test_environment_yml_installs_the_project_with_the_locked_versions():
     assert pip == "pip"
     assert with_pip["pip"] == ["-c constraints.txt", "-e .[book,test]"]
     assert "--extra book --extra test" in MAKEFILE
+
+
+def _install(tmp_path, digest):
+    """pip, with the options of `make env`, on a wheel made here and a lock that names `digest`."""
+    wheel = tmp_path / "onefile-1.0-py3-none-any.whl"
+    if not wheel.is_file():
+        with zipfile.ZipFile(wheel, "w") as archive:
+            info = "onefile-1.0.dist-info"
+            archive.writestr("onefile.py", "")
+            archive.writestr(
+                f"{info}/METADATA", "Metadata-Version: 2.1\nName: onefile\nVersion: 1.0\n"
+            )
+            archive.writestr(
+                f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+            )
+            names = ["onefile.py", *(f"{info}/{name}" for name in ("METADATA", "WHEEL", "RECORD"))]
+            archive.writestr(f"{info}/RECORD", "".join(f"{name},,\n" for name in names))
+    lock = tmp_path / "requirements.lock"
+    digest = digest or hashlib.sha256(wheel.read_bytes()).hexdigest()
+    lock.write_text(f"onefile==1.0 \\\n    --hash=sha256:{digest}\n")
+    options = re.search(r"pip install (--.*--require-hashes.*) -r requirements.lock", MAKEFILE)
+    command = [sys.executable, "-m", "pip", "--isolated", "install", *options[1].split()]
+    command += ["--no-index", "--find-links", tmp_path, "--target", tmp_path / "to", "-r", lock]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_a_file_that_is_not_the_locked_one_is_not_installed(tmp_path):
+    spoilt = _install(tmp_path, "0" * 64)
+    assert spoilt.returncode
+    assert "DO NOT MATCH THE HASHES" in spoilt.stderr
+    assert not (tmp_path / "to").exists()
+    right = _install(tmp_path, None)
+    assert right.returncode == 0, right.stderr
+    assert (tmp_path / "to" / "onefile.py").is_file()
 
 
 def test_one_version_everywhere():

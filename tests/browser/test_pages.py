@@ -197,3 +197,10 @@ def test_the_pages_follow_the_theme_of_the_system(opened, pages):
     assert text < ground - 80
     page.emulate_media(color_scheme="dark")
     page.wait_for_function(f"(([text, ground]) => text > ground + 80)(({shade})())")
+
+
+def test_formulas_are_set_without_the_network(opened):
+    page = opened("intro")
+    page.wait_for_selector("mjx-container mjx-math")
+    page.wait_for_function(build.FORMULAS_SET)
+    assert page.locator(".math.notranslate").count() == page.locator("mjx-container").count()

@@ -1,7 +1,8 @@
-"""Ranks and the cutoffs of Table 3 against a stable sort and float64 brute force.
+"""Ranks and cutoffs against a stable sort, the transformers warpers, and float64 brute force.
 
-Cases where the cumulative mass comes within 1e-6 of p are left out: rounding decides those. What
-transformers gives is in `test_samplers`.
+Where they may differ, on purpose: transformers' top-k keeps every token tied with the k-th, ours
+the k of lowest id; its top-p breaks ties at the crossing in no stated order, ours by id. Cases
+where the cumulative mass comes within 1e-6 of p are left out: rounding decides those.
 """
 
 import math
@@ -11,6 +12,12 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from transformers.generation.logits_process import (
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 import calib_utils as cu
 from calib_utils.core.processors import check_rules, check_temperatures
@@ -124,6 +131,51 @@ def test_every_rule_is_its_definition(logits, rule, temperature):
     np.testing.assert_allclose(np.exp(log_p), p, rtol=1e-9, atol=1e-300)
 
 
+def by_transformers(logits, warper, temperature):
+    scores = TemperatureLogitsWarper(temperature)(None, torch.from_numpy(logits).double())
+    return (warper(None, scores) if warper else scores).log_softmax(-1).numpy()
+
+
+def assert_same_up_to_ties(logits, rule, warper, temperature):
+    _, kept, log_p = by_project(logits, rule, temperature)
+    expected = by_transformers(logits, warper, temperature)
+    ours, theirs = kept & np.isfinite(logits), np.isfinite(expected)
+    for node in range(len(logits)):
+        differing = ours[node] != theirs[node]
+        lowest = logits[node][ours[node]].min()
+        assert (logits[node][differing] == lowest).all(), "only ties at the cut may differ"
+        if not differing.any():
+            finite = ours[node]
+            np.testing.assert_allclose(log_p[node][finite], expected[node][finite], atol=1e-9)
+    return ours, theirs
+
+
+WARPERS = {
+    "none": (st.just(cu.NoCutoff()), lambda rule: None),
+    "top_k": (top_k, lambda rule: TopKLogitsWarper(rule.k)),
+    "top_p": (top_p, lambda rule: TopPLogitsWarper(rule.p)),
+    "min_p": (min_p, lambda rule: MinPLogitsWarper(rule.min_p)),
+}
+
+
+@pytest.mark.parametrize("family", WARPERS)
+@given(logit_batches, st.data(), temperatures)
+def test_a_rule_is_the_transformers_warper_but_for_ties_at_the_cut(
+    family, logits, data, temperature
+):
+    rules, warper = WARPERS[family]
+    rule = data.draw(rules)
+    assume(not undecided(logits, rule, temperature))
+    ours, theirs = assert_same_up_to_ties(logits, rule, warper(rule), temperature)
+    if family in ("none", "min_p"):
+        assert (ours == theirs).all()
+    elif family == "top_p":
+        assert (ours.sum(1) == theirs.sum(1)).all()
+    else:
+        assert (ours <= theirs).all(), "transformers keeps all tied with the k-th"
+        assert (ours.sum(1) <= rule.k).all(), "we the lowest ids"
+
+
 @given(logit_batches, temperatures)
 def test_leaving_out_the_sort_changes_nothing_without_a_cutoff(logits, temperature):
     found = []
@@ -208,6 +260,13 @@ def test_numbers_from_numpy_are_numbers():
     assert cu.TopP(np.float32(0.5)) == cu.TopP(0.5)
 
 
+# What is kept, as a set
+
+FEWER = settings(max_examples=20)
+
+
+# Parameters
+
 WHOLE = f"k must be a whole number, from 1 to {2**63 - 1}"
 SHARE, BELOW_1 = "must be above 0 and at most 1", "must be above 0 and below 1"
 
@@ -240,7 +299,7 @@ def test_a_rule_keeps_a_window_that_does_not_begin_at_the_top_where_it_is():
     assert (found.start.tolist(), found.stop.tolist()) == ([2], [5])
 
 
-@settings(max_examples=20)
+@FEWER
 @given(logit_batches, any_rule, temperatures, st.integers(-64, 64))
 def test_adding_a_constant_to_all_logits_changes_nothing(logits, rule, temperature, constant):
     logits = np.round(logits * 64) / 64  # so that the sum is exact in float32
@@ -250,7 +309,7 @@ def test_adding_a_constant_to_all_logits_changes_nothing(logits, rule, temperatu
     np.testing.assert_array_equal(log_p, moved_log_p)
 
 
-@settings(max_examples=20)
+@FEWER
 @given(logit_batches, any_rule, temperatures, st.randoms(use_true_random=False))
 def test_token_ids_decide_nothing_but_ties(logits, rule, temperature, random):
     assume(not undecided(logits, rule, temperature))

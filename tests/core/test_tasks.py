@@ -81,6 +81,11 @@ def test_a_task_file_is_read_as_written(write_task):
     assert cu.get_task(write_task(record)) == cu.Task("été", "Say é:", ["é", "ü x"])
 
 
+def test_a_task_file_with_one_string_of_answers_is_not_split_into_letters(write_task):
+    with pytest.raises(InvalidTaskError, match="Ohio"):
+        cu.get_task(write_task({"name": "one", "prompt": "p", "answers": "Ohio"}))
+
+
 # A module of answers, as a user may write one.
 MODULE = """
 import itertools
@@ -156,7 +161,11 @@ def test_a_file_may_have_a_system_message_aliases_and_an_end(task_file):
         ("answers: {regex: 'a*'}", InvalidTaskError, "infinitely many"),
         ("answers: {regexp: 'a'}", InvalidTaskError, "a .txt file with one a line"),
         ("answers: missing.txt", InvalidTaskError, "No such file"),
-        ("answers: {enumerator: 'own_codes:endless'}", InvalidTaskError, "200,001 answers, more"),
+        (
+            "answers: {enumerator: 'own_codes:endless'}",
+            InvalidTaskError,
+            "200,001 answers, more than",
+        ),
         ("answers: {enumerator: 'no_such_module:f'}", UnknownNameError, "no_such_module"),
         ("answers: [a1]\naliases: {b1: [B1]}", UnknownNameError, "answer with aliases 'b1'"),
         ("answers: [a1]\naliases: {a1: A1}", InvalidTaskError, "give a list for every answer"),

@@ -25,7 +25,10 @@ def trie_of(answers, ends=(END,)):
 
 
 def prefixes(trie):
-    return [tuple(trie.prefix(node)) for node in range(trie.n_nodes)]
+    found = [()]
+    for node in range(1, trie.n_nodes):
+        found.append((*found[trie.node_parent[node]], int(trie.node_symbol[node])))
+    return found
 
 
 def diversity_of(trie, edge_log_p):
@@ -96,6 +99,7 @@ def test_nodes_counts_and_branching_agree_with_enumeration(answers, ends):
         assert trie.node_count[node] == len({a[:-1] for a in below})
         assert trie.node_branching[node] == len(following)
         assert trie.valid_symbols(node) == following
+        assert trie.prefix(node) == list(prefix)
         assert trie.node_depth[node] == len(prefix)
         assert trie.node_parent[node] < node
 
@@ -132,6 +136,11 @@ def test_a_trie_of_letters():
     assert [trie.valid_symbols(node) for node in range(4)] == [[1], [0, 2, 3], [0], [0]]
 
 
+def test_a_trie_of_no_answers_is_refused_by_name():
+    with pytest.raises(cu.CalibUtilsError, match="give at least one"):
+        cu.trie_of_strings([])
+
+
 @pytest.mark.parametrize(
     ("symbols", "answer", "ends", "message"),
     [
@@ -146,8 +155,6 @@ def test_a_trie_of_letters():
 def test_ambiguous_sequences_are_refused(symbols, answer, ends, message):
     with pytest.raises(TokenizationError, match=re.escape(message)):
         build_trie(Sequences(symbols, answer, ends, len(set(answer))))
-    with pytest.raises(TokenizationError, match="give at least one"):
-        cu.trie_of_strings([])
 
 
 def test_a_sequence_without_its_answer_or_an_answer_without_its_sequence_is_refused():

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import calib_utils as cu
 from calib_utils.errors import InvalidRequestError, ModelFormatError, OutOfMemoryError
-from calib_utils.models import generation
+from calib_utils.models import generation, scoring
 from calib_utils.models.generation import Continuations
 
 PROMPT = tuple(range(40, 60))  # longer than the tiny models' windows
@@ -106,10 +106,11 @@ def test_rows_that_ended_are_not_forwarded(tiny, monkeypatch, gpu_pace):
         return forward(network, ids, *args, **kwargs)
 
     monkeypatch.setattr(generation, "forward", counting)
+    monkeypatch.setattr(scoring, "forward", counting)  # of the prompt
     found = complete(model, PROMPT, prefixes, 30, ends)
-    assert rows[0] == 20
-    # After the prompt, of each row its prefix and every token but the last.
-    assert sum(rows) == sum(len(completion.token_ids) for completion in found)
+    assert rows[:2] == [1, 20]
+    # The prompt; then of each row its prefix and every token but the last.
+    assert sum(rows) == 1 + sum(len(completion.token_ids) for completion in found)
     assert rows[-1] < 20
 
     rows.clear()
@@ -117,7 +118,7 @@ def test_rows_that_ended_are_not_forwarded(tiny, monkeypatch, gpu_pace):
     assert [f.token_ids for f in complete(model, PROMPT, prefixes, 30, ends)] == [
         f.token_ids for f in found
     ]
-    groups = [set(rows[at : at + 8]) for at in range(0, len(rows), 8)]
+    groups = [set(rows[at : at + 8]) for at in range(1, len(rows), 8)]
     assert all(len(group) == 1 for group in groups), "rows leave after each eighth step alone"
     sizes = [group.pop() for group in groups]
     assert all(b in (a, min(b, 0.75 * a)) for a, b in itertools.pairwise(sizes)), "in groups"
@@ -277,25 +278,30 @@ def test_a_draw_inverts_the_distribution_function(logits, u):
 
 
 def limited(monkeypatch, rows, message="DefaultCPUAllocator: can't allocate memory"):
-    forward = generation.forward
+    """Refuses calls of more rows; gives the rows of each call, a list that grows."""
+    forward, asked = generation.forward, []
 
     def small(network, ids, *args, **kwargs):
+        asked.append(len(ids))
         if len(ids) > rows:
             raise RuntimeError(message)
         return forward(network, ids, *args, **kwargs)
 
     monkeypatch.setattr(generation, "forward", small)
+    return asked
 
 
 def test_the_batch_halves_where_memory_is_short(tiny, monkeypatch):
     model, seen = tiny(), []
     expected = complete(model, PROMPT, PREFIXES, 5, ())
-    limited(monkeypatch, rows=1)
+    asked = limited(monkeypatch, rows=1)
     tree = Continuations(model, PROMPT, 8)
     found = tree.complete(PREFIXES, 5, advance=seen.append)
     assert [f.token_ids for f in found] == [e.token_ids for e in expected]
     assert sum(seen) == len(PREFIXES)
+    asked.clear()
     assert (tree.candidates(PREFIXES, [0])[:, 0] == [e.token_ids[0] for e in expected]).all()
+    assert max(asked) == 1, "what did not fit is not tried again"
 
 
 @pytest.mark.parametrize(
