@@ -40,13 +40,14 @@ from calib_utils.results.conventions import (
     LABELS,
     LEVERS,
     LOGITS,
+    ORIGINS,
     ROWS,
     STEPS,
     TEXTS,
 )
 from calib_utils.results.evaluation import keys, request_for
 from calib_utils.results.storage import KEY
-from calib_utils.studies import formal_framework, levers, logit_shape
+from calib_utils.studies import formal_framework, levers, logit_shape, origins
 
 TEXT_TOLERANCE = 1e-3  # nats a token, in float32
 _ROWS_AGAIN = "`reproduce --update` measures them again"
@@ -464,14 +465,17 @@ class Checked:
 def check(folder: str | Path) -> list[Checked]:
     """Looks at everything below a results folder, a model's folder, or one stored measurement.
 
-    Nothing at all is a fault as well.
+    Beside a results folder also at the models trained for chapter 09. Nothing is a fault as well.
     """
     root = Path(folder)
     if not os.path.isdir(root):  # also of a name that is too long for one
         what = "there is no such folder: give a results folder, by default data/results"
         return [Checked(root, "other", (Fault(what),))]
     what = "nothing is stored here: run `python -m calib_utils run --model NAME` first"
-    return list(_walk(root.resolve())) or [Checked(root, "other", (Fault(what),))]
+    found = list(_walk(root := root.resolve())) or [Checked(root, "other", (Fault(what),))]
+    if (trained := root.parent / origins.PLACE / origins.RECORD).is_file():
+        found.append(_looked_at(trained.parent, ORIGINS))
+    return found
 
 
 def as_table(found: list[Checked], root: Path) -> pd.DataFrame:
@@ -491,8 +495,8 @@ def recompute_some(
 ) -> list[Checked]:
     """Computes some stored tables again, each whole, and scores some stored texts.
 
-    Left out are what was at fault already, replies, which are stored without token ids, and texts
-    in half precision.
+    Left out are what was at fault already, replies, which are stored without token ids, texts in
+    half precision, and the models trained for chapter 09, which take minutes each.
 
     Args:
         n: tables, and as many texts, for each model, drawn over its folders.
@@ -504,7 +508,9 @@ def recompute_some(
         model is not here.
     """
     places: dict[tuple[str, str], list[Path]] = {}
-    for one in (one for one in found if one.verdict != ERROR):
+    for one in found:
+        if one.verdict == ERROR or one.kind == ORIGINS:
+            continue
         model, kind = one.folder.parents[one.kind == TEXTS], _kind_of(one.folder)
         own = [one.folder] if kind in (ROWS, TEXTS) else stored(model.parent, model.name, kind)
         for path in own:
@@ -584,12 +590,13 @@ def _stray(entry: Path) -> str:
     return "" if entry.is_dir() else "is not a results folder: delete it, or move it out"
 
 
-def _looked_at(folder: Path) -> Checked:
-    kind = TEXTS if folder.parent.name == TEXTS else folder.name
-    kind = kind if kind in conventions.FOLDERS else TABLE
+def _looked_at(folder: Path, kind: str = "") -> Checked:
+    name = TEXTS if folder.parent.name == TEXTS else folder.name
+    kind = kind or (name if name in conventions.FOLDERS else TABLE)
+    look = {TABLE: _table_faults, TEXTS: _text_faults, ORIGINS: _trained_faults}
     faults = []
     try:
-        faults.extend({TABLE: _table_faults, TEXTS: _text_faults}.get(kind, _kept_faults)(folder))
+        faults.extend(look.get(kind, _kept_faults)(folder))
     except CalibUtilsError as error:
         faults.append(Fault(str(error)))
     except Exception as error:  # a hostile record may hold anything
@@ -720,6 +727,11 @@ def _kept_faults(folder: Path) -> Iterator[Fault]:
             yield from (Fault(f"{path.name} {what}: {anew}") for what in wrong)
         except ResultsError as error:
             yield Fault(str(error))
+
+
+def _trained_faults(folder: Path) -> tuple[()]:
+    origins.stored(folder)  # raises what is wrong
+    return ()
 
 
 def _study_faults(path: Path, table: pd.DataFrame, record: Mapping) -> Iterator[str]:

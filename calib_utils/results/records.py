@@ -121,7 +121,7 @@ def require_unchanged(folder: Path, hashes: Mapping[str, str], kind: str) -> Non
 
 _MOST_ROWS, _MOST_BYTES = 2_000_000, 1 << 28
 # What readers of Parquet files make of a spoilt one, whose metadata may hold anything.
-_BROKEN = (OSError, ValueError, KeyError, TypeError, RecursionError, pa.ArrowException)
+BROKEN = (OSError, ValueError, KeyError, TypeError, RecursionError, pa.ArrowException)
 _IS_KIND = {
     str: lambda column: all(isinstance(value, str) for value in column),
     int: pd.api.types.is_integer_dtype,
@@ -190,7 +190,7 @@ def read(path: Path, kind: str, needed: Iterable[str], remedy: str) -> tuple[pd.
         if missing := sorted({*conventions.IDENTITY[kind], *needed} - set(record)):
             raise ValueError(f"its record lacks {missing}")
         return table.to_pandas(), record
-    except _BROKEN as error:
+    except BROKEN as error:
         why = f"{type(error).__name__}: {error}"
         raise ResultsError(f"{path} holds no {kind} ({why}): {remedy}") from error
 
@@ -296,7 +296,7 @@ def read_completions(folder: str | Path) -> pd.DataFrame:
         return pd.concat([table.to_pandas() for table in tables], ignore_index=True)
     except ResultsError:
         raise
-    except _BROKEN as error:
+    except BROKEN as error:
         raise ResultsError(f"{folder} is unreadable ({error}): delete it") from error
 
 

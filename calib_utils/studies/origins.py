@@ -29,7 +29,7 @@ from calib_utils.core.metrics import DECIDES, cluster_interval
 from calib_utils.core.tasks import Task
 from calib_utils.errors import ResultsError
 from calib_utils.models.loading import Model, load_model
-from calib_utils.results import conventions
+from calib_utils.results import conventions, records
 from calib_utils.results.evaluation import adaptive_frontier, evaluate, split
 from calib_utils.studies.reporting import NOT_DECIDED, OURS, Finding, decided, mean_text, table_of
 from calib_utils.theory.theorems import diversity_bound
@@ -326,7 +326,7 @@ SEEDS = range(10)
 _STEPS = {"pretrained": 1600, "fine-tuned": 100, "preferences": 150, "reward": 150}
 _TEMPERATURES = (0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.3)
 _PRECISION = 0.8
-PLACE = "origins"
+PLACE, RECORD = "origins", "record.json"
 TABLES = ("losses", "strings", "course")
 _SEEN = (1 / 16, 1 / 8, 1 / 4, 1 / 2)  # shares of pretraining that `course` shows
 
@@ -456,13 +456,13 @@ def results(
         anew: remove all tables first. A killed run goes on where it is not asked for again.
 
     Raises:
-        ResultsError: tables of another convention; `anew` replaces them.
+        ResultsError: as `stored`; `anew` replaces them.
     """
     folder = Path(results_dir).parent / PLACE
     if not anew and not folder.is_dir():
         own = paths.default_results_dir().parent / PLACE
         folder = own if own.is_dir() else folder
-    record = folder / "record.json"
+    record = folder / RECORD
     if anew:
         shutil.rmtree(folder, ignore_errors=True)
     if not record.is_file():
@@ -472,10 +472,7 @@ def results(
         }
         files.keep(record, f"{json.dumps(about, indent=1)}\n".encode())
     paths.note_read(record)
-    if not conventions.is_current(conventions.ORIGINS, files.json_of(record)):
-        raise ResultsError(
-            f"{folder} is of an older convention of this study: run 09_origins with -p anew=True"
-        )
+    _require_current(folder)
     missing = [seed for seed in seeds if not (folder / f"seed-{seed}").is_dir()]
     if missing:
         from tqdm.auto import tqdm
@@ -485,19 +482,56 @@ def results(
             jobs = [workers.submit(_keep, folder, seed, short) for seed in missing]
             for job in tqdm(as_completed(jobs), total=len(jobs), desc="training", unit="seed"):
                 job.result()
-    folders = [folder / f"seed-{seed}" for seed in seeds]
-    return {
-        name: pd.concat(
-            [pd.read_parquet(one / f"{name}.parquet") for one in folders], ignore_index=True
-        )
-        for name in TABLES
-    }
+    return stored(folder, seeds)
+
+
+_ANEW = "run 09_origins with -p anew=True"
+
+
+def _require_current(folder: Path) -> None:
+    if not conventions.is_current(conventions.ORIGINS, files.json_of(folder / RECORD)):
+        raise ResultsError(f"{folder} is of an older convention of this study: {_ANEW}")
+
+
+def stored(folder: Path, seeds: Iterable[int] = SEEDS) -> dict[str, pd.DataFrame]:
+    """The tables of these seeds; needs neither model nor training.
+
+    Raises:
+        ResultsError: tables of another convention, one that is missing or unreadable, or numbers
+            that cannot be.
+    """
+    try:
+        _require_current(folder)
+        found = {
+            name: pd.concat(
+                [
+                    records.read_parquet(folder / f"seed-{seed}" / f"{name}.parquet").to_pandas()
+                    for seed in seeds
+                ],
+                ignore_index=True,
+            )
+            for name in TABLES
+        }
+        for name, table in found.items():
+            shares = table[["validity", "diversity"]]
+            if not ((shares >= 0) & (shares <= 1)).all(axis=None):
+                raise ValueError(f"{name}: a validity or diversity is no share of 1")
+        for name in ("losses", "course"):
+            table = found[name]
+            left = table[[*PARTS, "size"]].sum(axis=1) - table.total
+            if not left.abs().max() <= _ROUNDING:
+                raise ValueError(f"{name}: the parts of a loss do not add up")
+        return found
+    except records.BROKEN as error:
+        why = f"{type(error).__name__}: {error}"
+        raise ResultsError(f"{folder} cannot be read ({why}): {_ANEW}") from error
 
 
 # Tables and claims: seeds are the clusters
 
 PARTS = ("order", "shape")
 _LITTLE = 0.05  # nats
+_ROUNDING = 1e-9  # nats, of a sum in float64
 _OF_ALL = ["corpus", "scale", "stage"]
 
 

@@ -15,7 +15,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from scipy.special import log_softmax
 
 from calib_utils.core import prompts
 from calib_utils.core.prompts import Policies, Prompt
@@ -58,10 +57,6 @@ class Law(ABC):
     @abstractmethod
     def logits(self, node: Node) -> np.ndarray:
         """ln p of every token up to a constant, -inf for what is impossible: float64 [vocab]."""
-
-    def valid_log_p(self, node: Node, temperature: float = 1.0) -> np.ndarray:
-        """ln p of the valid tokens at a temperature, in nats: float64 [valid]."""
-        return log_softmax(self.logits(node) / temperature)[node.symbols]
 
     def require_fits(self, node: Node) -> None:
         """Raises InvalidRequestError at a node on which the law is not defined."""

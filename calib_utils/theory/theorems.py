@@ -283,12 +283,6 @@ def least_loss_by_search(eps: float, most: int) -> tuple[float, int]:
     return float(losses.min()), int(losses.argmin()) + 2
 
 
-def product_law(sharpness, branching: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """(Val, Div) of the geometric model itself, all steps of one sharpness z = lambda v / T > 0."""
-    z = np.asarray(sharpness, dtype=float)
-    return (-np.expm1(-z)) ** len(branching), bound_at(z, branching)
-
-
 def at_validity(validity, branching: Sequence[int]) -> np.ndarray:
     """Div of the geometric model with equally sharp steps whose validity is this one."""
     return bound_at(-np.log1p(-(np.asarray(validity) ** (1 / len(branching)))), branching)

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.special import log_softmax
 from transformers import LogitsProcessorList
 from transformers.generation.logits_process import (
     NoRepeatNGramLogitsProcessor,
@@ -699,7 +700,6 @@ def geometric_model(get):
         "bound at": theorems.bound_at(60.0, branching),
         "least": theorems.least_loss([1.0, 0.5, 1e-6, 0.0]),
         "searched": theorems.least_loss_by_search(0.01, 40),
-        "product": theorems.product_law(np.array([0.1, 1.0, 30.0]), branching),
         "at validity": [theorems.at_validity(val, branching) for val in (0.2, 0.9)],
         "heads": records(heads.drop(columns="miss")),
         "hypotheses": records(theorems.hypotheses(heads).drop(columns="median miss")),
@@ -730,7 +730,9 @@ def known_laws(get):
             nodes = [laws.Node((), np.array([3, 5, 9]), np.array([1, 4, 2]), 40)]
         found[name] = {
             "logits": [law.logits(node)[:25] for node in nodes],
-            "ln p": [law.valid_log_p(node, t) for node in nodes for t in (0.5, 1.0)],
+            "ln p": [
+                log_softmax(law.logits(node) / t)[node.symbols] for node in nodes for t in (0.5, 1)
+            ],
         }
     return found
 

@@ -366,9 +366,10 @@ def test_an_answer_that_merges_with_the_prompt_is_refused(tokenizer_of):
 
 
 @pytest.mark.parametrize("field", ["end", "tokenizations", "surface"])
-def test_unknown_policies_are_refused(field):
-    with pytest.raises(InvalidTaskError, match=f"{field}='loose' does not exist: choose from"):
-        Policies(**{field: "loose"})
+@pytest.mark.parametrize("value", ["loose", "", None])
+def test_unknown_policies_are_refused(field, value):
+    with pytest.raises(InvalidTaskError, match=f"{field}={value!r} does not exist: choose from"):
+        Policies(**{field: value})
 
 
 def test_only_policies_other_than_the_defaults_show_in_a_folder_name():

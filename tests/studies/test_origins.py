@@ -1,10 +1,14 @@
 """The world of origins, its corpora, the training of its models, and what is said of them."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from calib_utils import paths
+from calib_utils.book import check
 from calib_utils.errors import ResultsError
 from calib_utils.studies import origins
 
@@ -109,6 +113,44 @@ def test_tables_of_another_convention_are_refused(tmp_path):
     record.write_text('{"convention": 0}')
     with pytest.raises(ResultsError, match="anew=True"):
         origins.results(tmp_path / "results")
+
+
+def unreadable(folder):
+    (folder / "seed-1" / "losses.parquet").write_bytes(b"PAR1")
+
+
+def missing(folder):
+    (folder / "seed-2" / "course.parquet").unlink()
+
+
+def changed(column):
+    def change(folder):
+        path = folder / "seed-3" / "losses.parquet"
+        table = pd.read_parquet(path)
+        table.loc[5, column] += 1
+        table.to_parquet(path, index=False)
+
+    return change
+
+
+SPOILT = {
+    "unreadable": (unreadable, "ArrowInvalid"),
+    "missing": (missing, "course.parquet"),
+    "validity": (changed("validity"), "no share of 1"),
+    "total": (changed("total"), "do not add up"),
+}
+
+
+@pytest.mark.parametrize("spoil, said", SPOILT.values(), ids=SPOILT)
+def test_spoilt_tables_are_told_with_the_remedy(spoil, said, tmp_path):
+    shutil.copytree(paths.default_results_dir().parent / "origins", tmp_path / "origins")
+    (tmp_path / "results").mkdir()
+    assert check.check(tmp_path / "results")[-1].verdict == "ok"
+    spoil(tmp_path / "origins")
+    with pytest.raises(ResultsError, match=f"{said}.*anew=True"):
+        origins.results(tmp_path / "results")
+    (fault,) = check.check(tmp_path / "results")[-1].faults
+    assert said in fault.what
 
 
 @pytest.mark.full

@@ -235,7 +235,8 @@ def test_entropy_at_its_ends():
 
 @pytest.mark.parametrize("v", [2, 5, 50])
 def test_one_step_attains_the_bound(v):
-    val, div = theorems.product_law(np.array([0.1, 1.0, 8.0]), [v])
+    z = np.array([0.1, 1.0, 8.0])  # Def. F.1: a step keeps 1 - exp(-z)
+    val, div = -np.expm1(-z), theorems.bound_at(z, [v])
     assert div == pytest.approx(theorems.diversity_bound(val, [v]), abs=1e-12)
     assert div == pytest.approx(theorems.at_validity(val, [v]), abs=1e-12)
 
