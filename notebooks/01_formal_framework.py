@@ -250,7 +250,7 @@ page.fold(calibration, "Order and shape calibration (Def. D.1) by step", floor=1
 # {term}`tail` dominates because it contains so many tokens.
 
 # %%
-step = figures.step_data(page.model, "us-states")
+step = figures.step_data(page.model, "us-states", page.end)
 
 # %% mystnb={"figure": {"caption": "One step, the first token of a US state. Upper: tokens by rank, probability on a logarithmic axis. Lower: the mass of each group as temperature rises (lines), with the masses that the authors published for Llama-3.1-8B-Instruct (dots; compare the paper's Fig. 1).", "name": "fig-head-tail"}, "image": {"alt": "Bars of token probability by rank in three groups, and the probability of each group against temperature."}}
 figure = figures.head_and_tail(step, study.published_masses())

@@ -184,7 +184,7 @@ def seconds(size: ModelSize) -> float:
     as much as the others do on average.
     """
     table = pd.read_csv(paths.package_data("panel", "seconds.csv"))
-    scale = max(1.0, size.active / registry.get_checkpoint(_TIMED).active)
+    scale = max(1.0, size.active / registry.find(_TIMED).active)
     timed = table[table.model == _TIMED]
     return timed.cpu_s.mean() * scale * len(notebooks.notebook_names())
 

@@ -249,7 +249,9 @@ def get_task(name: Task | str | Path) -> Task:
             raise InvalidTaskError(
                 f"task {text!r}: {whole.name} has {len(whole.answers)} answers; take from 1 to that"
             )
-        return Task(text, whole.prompt, sorted(whole.answers, key=len)[:n])
+        few = sorted(whole.answers, key=len)[:n]
+        aliases = {answer: more for answer, more in whole.aliases if answer in few}
+        return Task(text, whole.prompt, few, whole.system, aliases, whole.end)
     if text == "us-states":
         states = paths.package_data("tasks", "us-states.txt").read_text(encoding="utf-8")
         return Task(text, _STATES_PROMPT, tuple(states.splitlines()))
@@ -475,7 +477,8 @@ def predicate_answers(
     if not all(type(n) is int for n in lengths) or not 1 <= least <= most:
         raise InvalidTaskError(f"lengths {lengths!r}: give the least, from 1, and the largest")
     # The exact size of a large bound would itself take long to write.
-    asked = sum(len(symbols) ** n for n in range(least, min(most, 64) + 1))
+    some = range(least, min(most, least + 64) + 1)
+    asked = max(most - least + 1, sum(len(symbols) ** min(n, 64) for n in some))
     if asked > MAX_ASKED:
         raise InvalidTaskError(
             f"{len(symbols)} symbols at lengths {least} to {most} make {asked:,} strings"

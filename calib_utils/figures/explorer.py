@@ -117,31 +117,21 @@ class StepData:
         return float(np.exp(-np.array(gaps) / temperature - self.log_partition(temperature)).sum())
 
 
-def step_data(model: Model | str, task: Task | str, prefix: str = "", end: str = "eos") -> StepData:
-    """Reads the logits after `prefix`, the beginning of an answer, and keeps what a figure needs.
-
-    Raises:
-        InvalidRequestError: no valid answer continues `prefix`, or it ends inside a token.
-        ModelFormatError: NaN or infinite logits.
-    """
-    model, task = load_model(model), get_task(task)
-    prompt = render_prompt(model, task, end=end)
-    answers, n_ends = prompt.sequences.symbols, bool(prompt.end_ids)  # an end is left to choose
-    texts = []
-    for path in sorted({a[:n] for a in answers for n in range(len(a) + n_ends)}, key=len):
-        texts.append(_text_after(model.tokenizer, prompt, path))
-        if texts[-1] == prefix:
-            return _step(model, task, prompt, path, prefix)
-    raise InvalidRequestError(
-        f"prefix {prefix!r} is not the beginning of an answer of task {task.name!r}, cut between "
-        f"two tokens: take '' for the first step, or one like {', '.join(map(repr, texts[1:6]))}"
-    )
+def step_data(model: Model | str, task: Task | str, end: str = "eos") -> StepData:
+    """The first step of a task that leaves a choice, as `steps_along` has it."""
+    task = get_task(task)
+    return steps_along(model, task, task.answers[0], end)[0]
 
 
 def steps_along(
     model: Model | str, task: Task | str, answer: str, end: str = "eos"
 ) -> list[StepData]:
-    """The first steps of an answer of the task, at most three, that have several valid tokens."""
+    """The first steps of an answer of the task, at most three, that have several valid tokens.
+
+    Raises:
+        InvalidRequestError: no answer of the task.
+        ModelFormatError: NaN or infinite logits.
+    """
     model, task = load_model(model), get_task(task)
     if answer not in task.answers:
         raise InvalidRequestError(

@@ -35,8 +35,8 @@ def start_of(model: Model, prompt: OpenPrompt, end: str = "eos") -> Start:
     A text is closed by the end of turn or of text, with `end="line"` by a line break as well, and
     by whatever the model's own generation settings stop at.
     """
-    # `prompts.render` wants a task with an answer; what the answer is makes no difference here.
-    rendered = prompts.render(model.tokenizer, Task(prompt.id, prompt.prompt, ["x"]), Policies(end))
+    # `prompts.render` wants a task with an answer; what they are called makes no difference.
+    rendered = prompts.render(model.tokenizer, Task("open", prompt.prompt, ["x"]), Policies(end))
     return Start(rendered.ids, tuple(sorted({*rendered.end_ids, *own_end_ids(model)})))
 
 

@@ -4,7 +4,6 @@ Safetensors or GGUF only. Knows torch models and tokenizers, and which models ar
 their chat template. Knows nothing of tasks.
 """
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -177,10 +176,14 @@ def load_model(
     if chat not in (None, True, False):
         raise InvalidRequestError(f"chat={chat!r}: give True, False, or None for the default")
     if isinstance(name, Model):
-        if chat not in (None, name.chat):
-            raise InvalidRequestError(
-                f"chat={chat} comes too late for a loaded model: load {name.name!r} with it"
-            )
+        asked = {"chat": (chat, None), "revision": (revision, None), "dtype": (dtype, "float32")}
+        asked |= {"device": (device, "auto"), "device_map": (device_map, None)}
+        for what, (value, default) in asked.items():
+            # `device` may be the name of a `device_map`.
+            if value not in (default, getattr(name, what), name.device_map):
+                raise InvalidRequestError(
+                    f"{what}={value} comes too late for a loaded model: load {name.name!r} with it"
+                )
         return name
     check_name(name, revision)
     text, path = str(name), Path(name).expanduser()
@@ -260,14 +263,17 @@ def check_name(name: str | Path, revision: str | None = None) -> None:
 
 def generation_settings(folder: Path) -> dict:
     """End tokens and the model's own sampling settings, if it comes with any."""
-    path = folder / "generation_config.json"
+    return _json(folder / "generation_config.json")
+
+
+def _json(path: Path, kind: type = dict):
+    """What is in a JSON file of a model folder; empty where there is none."""
     try:
-        found = files.json_of(path)
-        if not isinstance(found, dict):
-            raise ValueError("not an object")
+        if not isinstance(found := files.json_of(path), kind):
+            raise ValueError(f"no {kind.__name__}")
         return found
     except FileNotFoundError:
-        return {}
+        return kind()
     except (OSError, ValueError, RecursionError) as error:
         raise ModelFormatError(
             f"{path} cannot be read ({type(error).__name__}: {error}): restore or delete it"
@@ -406,7 +412,7 @@ def load_embedder(name: str | Path = DEFAULT_ENCODER) -> Embedder:
 
 def _pooling(folder: Path) -> str:
     """The pooling that the folder's own files ask for."""
-    modules = _json(folder / "modules.json") or []
+    modules = _json(folder / "modules.json", list)
     types = {module["type"].rsplit(".", 1)[-1]: module["path"] for module in modules}
     if extra := set(types) - _PARTS:
         raise ModelFormatError(
@@ -435,7 +441,3 @@ def _pool(hidden, mask, pooling: str):
     place = torch.arange(mask.shape[1], device=mask.device) * mask
     at = place.argmax(dim=1) if pooling == "last" else mask.argmax(dim=1)  # the last or first 1
     return hidden[torch.arange(len(hidden), device=hidden.device), at]
-
-
-def _json(path: Path):
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import cache
 
 from calib_utils import paths
-from calib_utils.errors import UnknownNameError
 
 
 @dataclass(frozen=True)
@@ -164,17 +163,6 @@ def stage_by_name(key: str) -> tuple[str, str] | None:
     return stage, f"its name says {last[1]!r}"
 
 
-def get_checkpoint(name: str) -> Checkpoint:
-    """As `find`.
-
-    Raises:
-        UnknownNameError: none of the panel.
-    """
-    if (found := find(name)) is None:
-        raise UnknownNameError("checkpoint", str(name), [one.name for one in checkpoints()])
-    return found
-
-
 def pairs() -> list[tuple[Checkpoint, Checkpoint]]:
     """The panel's pairs (base, post-trained), in the panel's order."""
-    return [(get_checkpoint(one.base), one) for one in checkpoints() if one.base]
+    return [(find(one.base), one) for one in checkpoints() if one.base]

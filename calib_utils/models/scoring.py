@@ -444,7 +444,8 @@ def logits_after(model: Model, prompt: Prompt, path: Sequence[int]) -> np.ndarra
         ModelFormatError: NaN or infinite logits.
     """
     if path:  # a trie of this one path: nothing else has to be forwarded
-        trie = build_trie(Sequences((tuple(path),), (0,), prompt.end_ids, 1))
+        # With a symbol behind it, so that its end is a node under every policy of ends.
+        trie = build_trie(Sequences(((*path, 0),), (0,), (), 1))
         prompt = replace(prompt, trie=trie)
     scored = score(model, prompt)
     logits = next(batch for nodes, batch in scored if nodes[-1] == len(path))

@@ -39,7 +39,7 @@ CURRENT = {
     # 1 (2026-11-28): ranks from 0, factors as in Thm. E.1.
     FRAMEWORK: 1,
     # Labels of texts by a list or by a checker of grammar.
-    # 1 (2026-11-28): the rules that `gazetteer` and `language` state.
+    # 1 (2026-11-28): the rules of `openended.lists`, `forms` and `verifiers`.
     LABELS: 1,
     # The 2,000 highest logits of the queries of chapter 06, in falling order.
     # 1 (2026-11-28): float32, at the first token of the answer.
@@ -121,7 +121,10 @@ def environment(device: str) -> dict:
 
 def _commit() -> dict:
     def git(*arguments: str) -> str:
-        options = {"capture_output": True, "text": True, "cwd": Path(__file__).parents[1]}
+        package = Path(__file__).parents[1]
+        # Of an installed package, a repository above is somebody else's.
+        own = {**os.environ, "GIT_CEILING_DIRECTORIES": str(package.parents[1])}
+        options = {"capture_output": True, "text": True, "cwd": package, "env": own}
         done = subprocess.run(["git", *arguments], **options)
         return done.stdout.strip() if done.returncode == 0 else ""
 

@@ -86,7 +86,7 @@ def _draw_freely(model: Model, prompt: Prompt, n: int, length: int, temperature:
     ends = torch.tensor(prompt.end_ids, dtype=torch.int64)
     going, row = torch.arange(n), torch.zeros(n, dtype=torch.int64)
     for step in range(length):
-        below = torch.softmax(logits.double().cpu() / temperature, dim=-1).cumsum(-1)
+        below = torch.softmax(logits.cpu().double() / temperature, dim=-1).cumsum(-1)
         heights = torch.rand(len(going), generator=generator, dtype=torch.float64)
         tokens = torch.empty_like(row)
         for one in row.unique():

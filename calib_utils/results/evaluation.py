@@ -172,7 +172,7 @@ class Request:
 
 def _require_room(model: Model, prompt: Prompt) -> None:
     """Refuses a prompt that the network cannot take, which torch calls an index out of range."""
-    largest = max(chain(prompt.ids, *prompt.sequences.symbols))
+    largest = max(chain(prompt.ids, prompt.end_ids, *prompt.sequences.symbols))
     known = model.network.get_input_embeddings().weight.shape[0]
     if largest >= known:
         raise ModelFormatError(
@@ -283,7 +283,7 @@ def evaluate(
             store new ones. Without it everything is computed now and nothing is kept.
 
     Returns:
-        One row per (rule, temperature) with the columns of `results.COLUMNS`: validity and
+        One row per (rule, temperature) with the columns of `storage.COLUMNS`: validity and
         diversity (Def. 3.1), sequence precision and recall (Def. 4.1), |V| and trie nodes.
 
     Raises:

@@ -16,7 +16,6 @@ from calib_utils.core.processors import Processors
 from calib_utils.core.prompts import Prompt
 from calib_utils.core.rules import NoCutoff, Rule, Sampler
 from calib_utils.core.split import Steps, TokenTable
-from calib_utils.core.tries import Trie
 from calib_utils.models import scoring
 from calib_utils.models.loading import Model
 
@@ -48,7 +47,7 @@ class Measurement:
     sequence_recall: np.ndarray
     answer_log_p: np.ndarray
     edge_log_p: np.ndarray
-    steps: Steps | None
+    steps: Steps
 
 
 def measure(
@@ -84,7 +83,20 @@ def measure(
     edge_log_p[:, is_rule] = steps.edge_log_p(slice(None))
     edge_uniform[:, is_rule] = steps.edge_uniform_log_p(slice(None))
     edge_log_p[:, ~is_rule], edge_uniform[:, ~is_rule] = dense.edges()
-    return summarise(trie, settings, edge_log_p, edge_uniform, steps)
+    answer_log_p, uniform_log_p = (
+        metrics.answer_log_probability(trie, metrics.sequence_log_probability(trie, table))
+        for table in (edge_log_p, edge_uniform)
+    )
+    return Measurement(
+        tuple(settings),
+        metrics.validity(answer_log_p),
+        metrics.diversity(answer_log_p),
+        metrics.sequence_precision(uniform_log_p),
+        metrics.sequence_recall(uniform_log_p),
+        answer_log_p,
+        edge_log_p,
+        steps,
+    )
 
 
 def _add(windows: "_Windows", nodes: np.ndarray, logits: torch.Tensor) -> None:
@@ -133,35 +145,6 @@ def _ranked_at_once(logits: torch.Tensor, most: int) -> int:
         return max(1, min(most, _RANKED_LOGITS // n_vocab))
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _UNKNOWN_FREE
     return max(1, int(_SHARE * free / (_RANKED_BYTES * n_vocab)))
-
-
-def summarise(
-    trie: Trie,
-    settings: Settings,
-    edge_log_p: np.ndarray,
-    edge_uniform: np.ndarray,
-    steps: Steps | None = None,
-) -> Measurement:
-    """From steps to sequences to answers.
-
-    Args:
-        edge_log_p: [edge, setting], ln p(symbol | prefix) under the sampler.
-        edge_uniform: [edge, setting], the same for the sampler uniform in the retained set.
-    """
-    answer_log_p, uniform_log_p = (
-        metrics.answer_log_probability(trie, metrics.sequence_log_probability(trie, table))
-        for table in (edge_log_p, edge_uniform)
-    )
-    return Measurement(
-        tuple(settings),
-        metrics.validity(answer_log_p),
-        metrics.diversity(answer_log_p),
-        metrics.sequence_precision(uniform_log_p),
-        metrics.sequence_recall(uniform_log_p),
-        answer_log_p,
-        edge_log_p,
-        steps,
-    )
 
 
 def untouched(temperatures: list[float]) -> Settings:
@@ -245,6 +228,7 @@ class _Dense:
     def add(self, nodes: np.ndarray, logits: torch.Tensor) -> None:
         if not self._settings:
             return
+        logits = logits.cpu() if logits.device.type == "mps" else logits  # which has no float64
         depth = self._prompt.trie.node_depth[nodes]
         for level in np.unique(depth):  # prefixes of one length make rows of one call
             rows = np.flatnonzero(depth == level)

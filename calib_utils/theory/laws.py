@@ -78,8 +78,8 @@ class UniformOverV(Law):
 class UniformOverG(Law):
     """Uniform over the valid next tokens: a perfect order, no invalid mass, N is ignored.
 
-    Known, at every temperature: Val = 1 and Div = the structural ceiling (`structure`), which is 1
-    only where siblings have equal N.
+    Known, at every temperature: Val = 1 and Div = the structural ceiling (`structural_facts`),
+    which is 1 only where siblings have equal N.
     """
 
     def logits(self, node: Node) -> np.ndarray:
@@ -324,16 +324,13 @@ N_FILLERS = 100
 _END, _UNKNOWN = "<|end|>", "<|unknown|>"
 # The message as it is: a chat template makes answers begin without a space.
 _TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-_SPACE = "\u2581"  # SentencePiece's, so that `vocabulary` can read the tokens' text
+_SPACE = "\u2581"  # SentencePiece's, so that `prompts.Vocabulary` can read the tokens' text
 
 
 @dataclass(frozen=True)
 class ReferenceModel(Model):
     """A model that follows a law on one task. Build it with `reference_model`."""
 
-    law: Law = field(kw_only=True)
-    task: Task = field(kw_only=True)
-    end: str = field(kw_only=True)
     # In place of what `Model` reads from its folder.
     tokenizer: object = field(kw_only=True, repr=False, compare=False)
     network: torch.nn.Module = field(kw_only=True, repr=False, compare=False)
@@ -382,9 +379,6 @@ def reference_model(law: Law, task: Task | str, tokenizer=None, end: str = "eos"
         revision=None,
         dtype="float32",
         device="cpu",
-        law=law,
-        task=task,
-        end=end,
         tokenizer=tokenizer,
         network=_Network(law, task, prompt, stop, n_vocab),
     )
@@ -438,9 +432,6 @@ class _Network(torch.nn.Module):
         self._child = {(node, symbol): child for node, symbol, child in edges if child >= 0}
 
     def get_input_embeddings(self):
-        return self._embeddings
-
-    def get_output_embeddings(self):
         return self._embeddings
 
     def forward(self, input_ids, use_cache=False, logits_to_keep=0):

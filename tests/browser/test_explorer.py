@@ -110,7 +110,11 @@ def copy_assets(static):
 def write_figures(folder, model, task, prefixes):
     """(page with a figure per prefix, N by valid token, logits [1, vocab] of the first one)."""
     copy_assets(folder / "_static")
-    steps = [explorer.step_data(model, task, prefix) for prefix in prefixes]
+    steps = []
+    for prefix in prefixes:
+        answer = next(a for a in cu.get_task(task).answers if a.startswith(prefix))
+        along = explorer.steps_along(model, task, answer)
+        steps += [step for step in along if step.prefix == prefix]
     body = "".join(explorer.explorer(step, reporting.source_of(model)).data for step in steps)
     page = folder / "index.html"
     page.write_text(PAGE.format(body=body), encoding="utf-8")
