@@ -23,7 +23,7 @@ COMMIT := $(shell git rev-parse HEAD 2>/dev/null || echo none)
 .PHONY: help env fetch forecast run panel workflow workflow-env book pages pdf release test test-full check reproduce sync lock licences determinism canaries mutation bench vllm clean
 
 help:  ## This list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 env: $(VENV)/.complete  ## An environment of its own in .venv
 
@@ -127,10 +127,10 @@ licences: env  ## The installed packages with their licences
 	$(BIN)/python -m pip install --quiet pip-licenses
 	$(BIN)/pip-licenses --order=license --format=markdown
 
-# Ours to run at will, not part of the tests: see benchmarks/mutation.py.
 canaries: env  ## Golden values of the canaries, where a convention was bumped or one is new
 	CANARIES=rewrite $(BIN)/python -m pytest tests/canaries/test_canaries.py -q
 
+# Ours to run at will, not part of the tests: see benchmarks/mutation.py.
 mutation: env  ## Deliberate faults in the numeric modules against the canaries (hours)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[mutation]'
 	$(BIN)/python benchmarks/mutation.py

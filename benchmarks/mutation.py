@@ -55,6 +55,9 @@ def run(modules: list[str], scratch: Path) -> dict[str, dict]:
                 command, cwd=scratch, env=os.environ | own, check=True, stdout=sys.stderr
             )
     found = [json.loads(line) for line in (scratch / "states.jsonl").read_text().splitlines()]
+    have = {one["name"].split(".")[-2] for one in found}
+    if missing := {*modules} - have:
+        sys.exit(f"{scratch} is of {sorted(have)}, not {sorted(missing)}: give another --scratch")
     return {
         module: _record([one for one in found if one["name"].split(".")[-2] == module])
         for module in modules
@@ -119,7 +122,7 @@ def page() -> str:
         "argument. Each change is tried against the canaries alone, those without a model: golden",
         "values in `tests/canaries`. A change that none of them notices is listed below with the",
         "reason. mutmut leaves decorated functions, so properties, and constants outside functions",
-        "alone.",
+        "alone. A record is of the commit in the table; modules may have changed since.",
         "",
         "| module | changes | noticed | no end in time | not noticed | mutmut | commit | date |",
         "|---|---|---|---|---|---|---|---|",
@@ -130,7 +133,7 @@ def page() -> str:
             f"| `{module}` | {r['mutants']} | {killed} | {late} | {len(r['survivors'])} | "
             f"{r['mutmut']} | `{r['commit']}` | {r['date']} |"
         )
-    lines += ["", "## Changes that no test notices"]
+    lines += ["", "## Changes that no canary notices"]
     for module, r in record.items():
         for survivor in r["survivors"]:
             reason = why(module, survivor, reasons) or "not explained yet"

@@ -1,4 +1,4 @@
-"""Writes the book's speed page from the records in `benchmarks/results`: numbers, never typed."""
+"""Writes the book's speed page from the records in `benchmarks/results`."""
 
 import json
 from pathlib import Path

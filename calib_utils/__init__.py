@@ -47,8 +47,9 @@ def __getattr__(name: str):
     if not name.startswith("_"):
         try:
             return import_module(f"calib_utils.{name}")
-        except ModuleNotFoundError:
-            pass
+        except ModuleNotFoundError as error:
+            if error.name != f"calib_utils.{name}":
+                raise  # a room that needs a package which is not installed
     raise AttributeError(f"module 'calib_utils' has no attribute {name!r}")
 
 

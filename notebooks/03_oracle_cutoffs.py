@@ -34,7 +34,7 @@ revision = ""  # hub commit or tag; empty: the default branch
 dtype = "float32"  # of the forward pass
 device = "auto"  # cuda, mps or cpu
 chat = None  # True, False: with or without the chat template; None: by the model's stage
-seed = 0  # not used here: nothing is drawn
+seed = 0  # not used here: the explorer's draws have their own
 results_dir = ""  # where rows are stored and reused; empty: data/results of this checkout
 quick = False  # three small tasks only
 end = ""  # what closes an answer: eos, line or none; empty: line for a base model, else eos
@@ -257,7 +257,7 @@ page.show_findings(found)
 
 # %% tags=["remove-cell"]
 page.glue_verdicts(found)
-page.glue_each(study.key_numbers(table, points, plain, decoders))
+page.glue_each(study.key_numbers(table, points, decoders))
 
 # %% [markdown]
 # ## Check it yourself

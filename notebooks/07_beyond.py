@@ -53,7 +53,8 @@ page = cu.open_page(model, results_dir=store, **options)
 asked = study.questions(page.model, quick)
 n_replies = study.QUICK_REPLIES if quick else study.N_REPLIES
 replies = study.ask_all(page.model, asked, n_replies, seed, page.store)
-asked_when = page.when_written([f"repeats-{question.label}" for question in asked])
+kept = [study.kept_as(f"repeats-{q.label}", n_replies, study.N_REPLIES, seed) for q in asked]
+asked_when = page.when_written(kept)
 
 # %% mystnb={"figure": {"caption": "Replies to \"Name a random city in the world\" at temperature 1: a bar for each of the most frequent, the others together, and (open bar) how many of the same number of further replies would be new (compare the paper's Fig. 11).", "name": "fig-beyond-city"}, "image": {"alt": "Bars of the most frequent replies to the question for a random city."}}
 first = study.summarise(replies.text[replies.question == asked[0].label])
@@ -117,7 +118,8 @@ page.show(table) if endpoint_url else print(study.NOT_ASKED)
 # %%
 n_programs = study.QUICK_PROGRAMS if quick else study.N_PROGRAMS
 programs = study.draw_programs(page.model, n_programs, seed, quick=quick, results_dir=page.store)
-drawn_when = page.when_written(["programs"])
+kept = study.kept_as("programs-quick" if quick else "programs", n_programs, study.N_PROGRAMS, seed)
+drawn_when = page.when_written([kept])
 why_not = study.why_not(programs)
 page.show(study.pass_table(programs)) if len(programs) else print(why_not)
 

@@ -24,7 +24,7 @@ from calib_utils.core.processors import parse_rule
 from calib_utils.core.prompts import Policies, exact_text
 from calib_utils.core.rules import NoCutoff
 from calib_utils.core.tasks import OpenPrompt, get_task
-from calib_utils.errors import CalibUtilsError, ResultsError, UnknownNameError
+from calib_utils.errors import CalibUtilsError, InvalidRequestError, ResultsError, UnknownNameError
 from calib_utils.figures import explorer
 from calib_utils.models import loading, weights
 from calib_utils.models.generation import Continuations, start_of
@@ -473,8 +473,13 @@ def check(folder: str | Path) -> list[Checked]:
         return [Checked(root, "other", (Fault(what),))]
     what = "nothing is stored here: run `python -m calib_utils run --model NAME` first"
     found = list(_walk(root := root.resolve())) or [Checked(root, "other", (Fault(what),))]
-    if (trained := root.parent / origins.PLACE / origins.RECORD).is_file():
-        found.append(_looked_at(trained.parent, ORIGINS))
+    try:
+        records.own_models(root)
+    except InvalidRequestError as error:
+        found.append(Checked(root / records.OWN_MODELS, "other", (Fault(str(error)),)))
+    trained = root.parent / origins.PLACE
+    if any(trained.glob("seed-*")) or (trained / origins.RECORD).is_file():
+        found.append(_looked_at(trained, ORIGINS))
     return found
 
 
@@ -568,7 +573,8 @@ def _walk(folder: Path, in_model: bool = False) -> Iterator[Checked]:
     if (folder / storage.RECORD).is_file():
         yield _looked_at(folder)
         return
-    below = [entry for entry in sorted(folder.iterdir()) if entry.name != files.LOCK]
+    known = (files.LOCK, records.OWN_MODELS)
+    below = [entry for entry in sorted(folder.iterdir()) if entry.name not in known]
     in_model |= folder.name == TEXTS or any(
         entry.name in conventions.FOLDERS or (entry / storage.RECORD).is_file() for entry in below
     )

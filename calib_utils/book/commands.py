@@ -621,6 +621,10 @@ def _run(options) -> int:
     from calib_utils.book import build
 
     parts = _jobs(options)
+    if not parts and options.panel is not True:
+        raise InvalidRequestError(
+            "no notebook is left to run: --no-panel and quick=True leave out those about all models"
+        )
     if options.dry_run:
         for name, why in _reasons(options, parts).items():
             print(f"{name}: {'; '.join(why) or 'current'}", flush=True)
@@ -644,8 +648,13 @@ def _jobs(options) -> dict[Path, dict]:
     if quick := any(pair.replace(" ", "") == "quick=True" for pair in options.parameter):
         _apart(options)
     options.book_dir = Path(options.book_dir or paths.book_dir()).resolve()
+    names = options.notebook or [*notebooks.notebook_names(), *notebooks.panel_names()]
+    known = {key for name in names for key in notebooks.parameters_of(name)}
+    for key, equals, _ in (pair.partition("=") for pair in options.parameter):
+        if equals and key not in known:
+            raise NotebookParameterError(str(UnknownNameError("parameter", key, known)))
     jobs, panel_jobs = {}, {}
-    for name in options.notebook or [*notebooks.notebook_names(), *notebooks.panel_names()]:
+    for name in names:
         about_all = notebooks.is_about_all(name)
         if options.panel in (None, about_all) and not (quick and about_all):
             (panel_jobs if about_all else jobs)[name] = _parameters(options, name)

@@ -26,7 +26,7 @@ _NOT_LOADED = ("model.visual.", "visual.", "mtp.")
 _STATE_BYTES = 4  # recurrent states stay float32
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _TIMED = "smollm2-135m-instruct"  # the one model for which every timed notebook was run
-SPREAD = 3  # times of the other embedded models are within this factor of those scaled from it
+SPREAD = 3  # times of the one other model that was timed, in three notebooks, are within it
 _BASE_BYTES = 0.55e9  # Python, torch and transformers, measured before any weights
 # Memory beside the model was 2 to 4 times the logits of a batch (benchmarks/results/scaling.json).
 _LOGIT_COPIES = 4
@@ -177,7 +177,7 @@ def memory(size: ModelSize, dtype: str = "float32", device: str = "cpu") -> floa
 
 
 def seconds(size: ModelSize) -> float:
-    """CPU seconds of all notebooks about a model; the truth is within `SPREAD` of it.
+    """CPU seconds of all notebooks about a model; where it was tried, within `SPREAD` of the truth.
 
     Those of one small model, scaled by the parameters that a token passes through; what is smaller
     takes as long, since rankings, tables and figures stay. A notebook that was never timed counts
@@ -206,7 +206,7 @@ def resources(names: Iterable[str], dtype: str = "float32", gpu_gb: float = 0.0)
         size, key = size_of(name), notebooks.identity(name).key
         needed = memory(size, dtype, "cuda" if gpu_gb else "cpu") * _MARGIN
         # A loader holds the weights in main memory before they go to the device.
-        held = size.weight_bytes(dtype) * _MARGIN + _DRIVER_BYTES if gpu_gb else needed
+        held = size.weight_bytes(dtype) * _MARGIN if gpu_gb else needed
         gpus = math.ceil(needed / (gpu_gb * 1e9)) if gpu_gb else 0
         row = {"model": name, "key": key, "gpus": gpus}
         row["mem_mb"] = math.ceil((held + _DRIVER_BYTES) / 1e6)
@@ -281,10 +281,12 @@ def report(size: ModelSize, dtype: str, device: str, there: float | None = None)
         device: as `load_model` takes it; one that is not here only with `there`.
         there: bytes of memory of the machine that it is for; by default those of this one.
     """
+    from huggingface_hub import constants
+
     here, device = there or _memory_here(device), device if there else resolve_device(device)
     needed = memory(size, dtype, device)
     place = "there" if there else "here"
-    cache = paths.cache_dir()
+    cache = paths.cache_dir() if size.name in EMBEDDED else Path(constants.HF_HUB_CACHE)
     free = shutil.disk_usage(next(p for p in (cache, *cache.parents) if p.exists())).free
     active = f", {size.active / 1e9:.3g} B active" if size.active < size.parameters else ""
     disk = f"{_gb(size.disk_bytes)} to fetch or convert unless it is cached; {_gb(free)} free"

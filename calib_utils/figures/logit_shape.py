@@ -78,6 +78,7 @@ def published_dots(table: pd.DataFrame) -> Figure:
         ("mse", "MSE", (0.001, 0.01, 0.1, 1)),
         ("c", "breakpoint c", (2, 5, 10, 20, 50, 100)),
     )
+    table = table[table["query"].isin(_MARKERS)]  # one's own question has no published fit
     models = list(dict.fromkeys(table.model))
     published = table[table.whose != "here"].model.nunique()
     figure, axes = plt.subplots(1, 3, figsize=(6.8, 1.4 + 0.34 * len(models)), sharey=True)
@@ -112,7 +113,7 @@ def held_out_ratios(queries: pd.DataFrame, pooled: pd.DataFrame) -> Axes:
     for place, family in enumerate(rows):
         own = queries[queries.family == family]
         for query, ratio in zip(own["query"], own.ratio, strict=True):
-            style = {"color": _COLOURS[query], "marker": _MARKERS[query], "s": 26}
+            style = {"color": _COLOURS.get(query), "marker": _MARKERS.get(query, "o"), "s": 26}
             ax.scatter(ratio, place + 0.22, label=query if place == 0 else None, **style)
         whole = pooled[pooled.family == family].iloc[0]
         ax.plot([whole.low, whole.high], [place - 0.12] * 2, color=INK, linewidth=2)

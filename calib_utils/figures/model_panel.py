@@ -12,10 +12,10 @@ from calib_utils.figures.logit_shape import published_dots as published_dots
 from calib_utils.figures.oracle_cutoffs import better_oracles, frontiers, split_bars
 from calib_utils.models.registry import human_name
 from calib_utils.studies.order_calibration import JUDGES, LISTS, TEXTS
+from calib_utils.studies.reporting import TESTABLE
 
 _MARKERS = {"post-trained": "o", "base": "s"}
 _ROWS = {"area": "area", "recall_at": "recall at precision .8"}
-_SHOWS = 0.05  # least of the best validity of a panel: below it all settings lie in the corner
 
 
 def against_size(order: pd.DataFrame, pairs: list, published: pd.DataFrame) -> Figure:
@@ -79,7 +79,7 @@ def against_size(order: pd.DataFrame, pairs: list, published: pd.DataFrame) -> F
 def frontier_panels(table: pd.DataFrame, models: list[str], tasks: list[str]) -> Figure:
     """Frontiers of every model and task where there is something to see, by task (Fig. 9)."""
     best = table.groupby(["model", "task"]).validity.max()
-    shown = [(m, t) for t in tasks for m in models if best.get((m, t), 0) >= _SHOWS]
+    shown = [(m, t) for t in tasks for m in models if best.get((m, t), 0) >= TESTABLE]
     figure, axes = panels(len(shown), 4, 1.8, "validity", "diversity")
     for ax, (model, task) in zip(axes, shown, strict=False):
         own = table[(table.model == model) & (table.task == task)]

@@ -14,12 +14,12 @@ from calib_utils.core.rules import rule_name
 from calib_utils.figures import CAUSES, INK, explorer, name_lines, panels, rule_style, unit_square
 from calib_utils.figures import source_line as source_line
 from calib_utils.figures import use_style as use_style
-from calib_utils.studies.oracle_cutoffs import draws, frontier_points
+from calib_utils.studies.oracle_cutoffs import ALONE, draws, frontier_points
 from calib_utils.studies.reporting import Page
 
 # What only heat moves: drawn whole, with arrows; of the others the best settings are enough.
 _PATHS = ("oracle_size", "none")
-_SHORT = {"T = 1 alone": "T = 1", "temperature": "best T", "any rule": "best rule"}
+_SHORT = {ALONE: "T = 1", "temperature": "best T", "any rule": "best rule"}
 
 
 def first_step(page: Page, tasks: Iterable[str], task: str) -> HTML:

@@ -291,7 +291,7 @@ def _leaves(tree: Continuations, sweep: Sweep, end_ids) -> dict[tuple[int, ...],
 
 _TREE = ["prompt_id", "category", "seed"]
 _CANDIDATE = [*_TREE, "depth", "node", "rank"]
-COLUMNS = [*_CANDIDATE, "token_id", "log_p", "valid", "weight", "n_leaves", "n_unlabelled"]
+COLUMNS = [*_CANDIDATE, "token_id", "valid", "weight", "n_unlabelled"]
 
 
 def unique_texts(completions: pd.DataFrame) -> pd.DataFrame:
@@ -327,17 +327,13 @@ def node_table(
     """
     leaves = _judged_leaves(completions, labels, min_share)
     # A row per forced token of every leaf.
-    steps = leaves.assign(rank=leaves.path, token_id=leaves.path_ids, log_p=leaves.path_log_p)
-    steps = steps.explode(["rank", "token_id", "log_p"])
-    steps = steps.astype({"rank": int, "token_id": int, "log_p": float})
+    steps = leaves.assign(rank=leaves.path, token_id=leaves.path_ids)
+    steps = steps.explode(["rank", "token_id"]).astype({"rank": int, "token_id": int})
     steps["depth"] = steps.groupby(level=0).cumcount() + 1
     steps["node"] = [path[: d - 1] for path, d in zip(steps.path, steps.depth, strict=True)]
     table = steps.groupby(_CANDIDATE, sort=True).agg(
         token_id=("token_id", "first"),
-        # Not a key: leaves of one candidate may differ in the last bit, from batch to batch.
-        log_p=("log_p", "first"),
         weight=("is_valid", "sum"),
-        n_leaves=("is_valid", "size"),
         n_unlabelled=("unknown", "sum"),
     )
     table = table.reset_index().assign(valid=table.weight.to_numpy() > 0)
@@ -363,7 +359,6 @@ def _judged_leaves(completions, labels, min_share) -> pd.DataFrame:
     rows["missing"] = rows.valid.isna().astype(int)
     leaves = rows.groupby([*_TREE, "path"], sort=False).agg(
         path_ids=("path_ids", "first"),
-        path_log_p=("path_log_p", "first"),
         yes=("yes", "sum"),
         missing=("missing", "sum"),
         n=("yes", "size"),

@@ -282,11 +282,9 @@ def _held_out(own: pd.DataFrame) -> float:
     return float(np.where(none, np.nan, wide[1, best, np.arange(n_prompts)]).mean())
 
 
-_GRIDS: dict[str, list[cutoffs.Rule]] = {
-    "top_k": [cutoffs.TopK(k) for k in cutoffs.TABLE3_TOP_K],
-    "min_p": [cutoffs.MinP(p) for p in cutoffs.TABLE3_MIN_P],
-    "top_p": [cutoffs.TopP(p) for p in cutoffs.TABLE3_TOP_P],
-    "none": [cutoffs.NoCutoff()],
+STRATEGIES = ("top_k", "min_p", "top_p", "none")
+_GRIDS = {
+    name: [rule for rule in cutoffs.table3_rules() if rule.name == name] for name in STRATEGIES
 }
 
 

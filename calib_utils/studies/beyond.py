@@ -213,7 +213,7 @@ def ask(
     # Part of the identity of stored replies, though all are drawn without cutoff.
     request = {"n": n, "settings": "plain", **drawn, "max_tokens": REPLY_TOKENS}
     request["own_settings"] = programs.own_settings(model)
-    name = _kept_as(f"repeats-{question.label}", n, N_REPLIES, seed)
+    name = kept_as(f"repeats-{question.label}", n, N_REPLIES, seed)
     return records.kept(
         records.folder_of(results_dir, model.key, name),
         programs.record_of(model, prompts, request),
@@ -236,8 +236,10 @@ def ask_endpoint(url: str, model: str, n: int) -> pd.DataFrame:
     """
     if not url:
         return pd.DataFrame(columns=["question", "draw", "text"])
-    replies = Endpoint(url, model, options={"temperature": 1.0}).replies([CITY_PROMPT] * n)
+    replies = list(Endpoint(url, model, options={"temperature": 1.0}).replies([CITY_PROMPT] * n))
     rows = [(at, reply.text) for at, reply in replies if isinstance(reply, Reply)]
+    if replies and not rows:
+        raise replies[0][1]  # the request itself is wrong
     return pd.DataFrame(rows, columns=["draw", "text"]).assign(question=model)
 
 
@@ -262,11 +264,11 @@ def draw_programs(
         max_tokens=QUICK_TOKENS if quick else PROGRAM_TOKENS,
         seed=seed,
         results_dir=results_dir,
-        name=_kept_as("programs-quick" if quick else "programs", n, N_PROGRAMS, seed),
+        name=kept_as("programs-quick" if quick else "programs", n, N_PROGRAMS, seed),
     )
 
 
-def _kept_as(name: str, n: int, usual: int, seed: int) -> str:
+def kept_as(name: str, n: int, usual: int, seed: int) -> str:
     """The name with a number of draws and a seed that are not the usual ones."""
     return name + f"-n{n}" * (n != usual) + f"-seed{seed}" * (seed != 0)
 

@@ -17,11 +17,10 @@ from calib_utils.core.metrics import DECIDES, as_text
 from calib_utils.errors import ResultsError
 from calib_utils.models.registry import find, pairs
 from calib_utils.openended import precision_recall
-from calib_utils.openended.table1 import LEVEL
 from calib_utils.results import conventions, records, storage
 from calib_utils.results.storage import COLUMNS, LOSS_COLUMNS
 from calib_utils.studies import logit_shape, oracle_cutoffs, order_calibration, reporting
-from calib_utils.studies.oracle_cutoffs import TASKS
+from calib_utils.studies.oracle_cutoffs import ALONE, TASKS
 from calib_utils.studies.order_calibration import EXACT, JUDGES
 from calib_utils.studies.reporting import NOT_DECIDED, NOT_REPRODUCED, REPRODUCED, decided, voted
 
@@ -29,7 +28,6 @@ from calib_utils.studies.reporting import NOT_DECIDED, NOT_REPRODUCED, REPRODUCE
 SHOWN_TASKS = ("us-states", "rng-2", "rng-3", "rng-3-sum-at-most-10")
 ORACLE = "oracle_size"
 PARTS = ("total", "order", "shape", "size")
-ALONE = "T = 1 alone"
 SIZE, STAGE = "size", "stage"
 _SUFFIXES = ("", "@end=line")  # the study of cutoffs asks chat models and base models so
 _FACTS = ("name", "panel", "family", "stage", "dtype", "parameters", "active")
@@ -47,7 +45,7 @@ _TASK_MEASURES = {
     "shape": "shape part at T = 1, nats",
 }
 _RISES = "The area under the frontier rises with size"
-_KEEPS = f"At precision {LEVEL:g} less than half of the valid tokens are kept"
+_KEEPS = f"At precision {precision_recall.LEVEL:g} less than half of the valid tokens are kept"
 _FOURTH, _FIFTH = "Sec. 4, Fig. 4 and 8", "Sec. 5, Fig. 9"
 _SIDE = {REPRODUCED: 1.0, NOT_REPRODUCED: -1.0, NOT_DECIDED: 0.0}
 _PAIRED = ["by", "minus", "model", "measure", "difference", "low", "high", "over", "n"]
@@ -172,7 +170,7 @@ def _logits_of(results_dir: Path, key: str) -> pd.DataFrame | None:
 def sources(panel: Panel) -> pd.DataFrame:
     """What each number of a model comes from: which studies are stored of it."""
     table = panel.models[["model", "family", "stage", "parameters", "dtype"]].copy()
-    table["parameters"] = [f"{n / 1e9:.2g} B" for n in table.parameters]
+    table["parameters"] = ["?" if pd.isna(n) else f"{n / 1e9:.2g} B" for n in table.parameters]
     rows = panel.settings.groupby("model")
     table["tasks"] = table.model.map(rows.task.nunique()).fillna(0).astype(int)
     table["answers end"] = table.model.map(rows.end.first())

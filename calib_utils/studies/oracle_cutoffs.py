@@ -45,6 +45,7 @@ PRODUCT = "the best Val × Div"
 COMPARED_BY = (*_BY, PRODUCT)
 # Close to (1, 1): within a twentieth of it in validity, and of the structural ceiling in diversity.
 _CLOSE = 0.95
+ALONE = "T = 1 alone"  # the decoder without a cutoff
 _HAS_BOTH = 0.9  # validity and diversity of a setting that has both
 _BOTH = ["validity", "diversity"]
 _GRID = {"rules": table3_rules(), "temperatures": TABLE3_TEMPERATURES}
@@ -115,7 +116,7 @@ def operating_points(table: pd.DataFrame, losses: pd.DataFrame, level: float = L
     for _, group in parts[parts.total.notna()].groupby("task", sort=False):
         enough = group[group.validity >= level]
         choices = {
-            "T = 1 alone": group[(group.rule == "none") & (group.temperature == 1)],
+            ALONE: group[(group.rule == "none") & (group.temperature == 1)],
             f"temperature, Val ≥ {level:g}": enough[enough.rule == "none"],
             f"any rule, Val ≥ {level:g}": enough[enough.rule != OracleSize.name],
             f"oracle size, Val ≥ {level:g}": enough[enough.rule == "oracle_size"],
@@ -258,19 +259,16 @@ def rules_above(beside: pd.DataFrame) -> str:
 
 
 def key_numbers(
-    table: pd.DataFrame, points: pd.DataFrame, plain: pd.DataFrame, decoders: pd.DataFrame
+    table: pd.DataFrame, points: pd.DataFrame, decoders: pd.DataFrame
 ) -> dict[str, str]:
-    """What the book's prose quotes: the states' best oracle point, how their loss at T = 1 splits
-    and the first step's share of the lost diversity (of `plain`, the `step_losses` there), on how
-    many tasks some rule beats the oracle, and which."""
+    """What the book's prose quotes: the states' best oracle point, how their loss at T = 1 splits,
+    on how many tasks some rule beats the oracle, and which."""
     best = points.set_index("task").loc["us-states"]
     told = {f"oracle_{name}_us-states": f"{best[name]:.2g}" for name in ("validity", "diversity")}
     point = f"reaches validity {best.validity:.2g} and diversity {best.diversity:.2g}"
     told["oracle_point"] = point if best.validity > 0 else "gives no valid answer"
     told["ceiling_us-states"] = f"{best.ceiling:.3g}"
-    lost = plain[plain.task == "us-states"].set_index("step").diversity_loss
-    told["first_step_share"] = f"{lost[1] / lost.sum():.0%}" if lost.sum() > 0 else "nan"
-    alone = decoders[(decoders.task == "us-states") & (decoders.decoder == "T = 1 alone")]
+    alone = decoders[(decoders.task == "us-states") & (decoders.decoder == ALONE)]
     for part in ("total", "order", "shape", "size"):
         told[f"{part}_us-states"] = f"{alone[part].sum(min_count=1):.2g}"
     done, _ = able(table)

@@ -169,38 +169,15 @@ def glue_number(key: str, value: float | int | str, form: str = "{:.2f}") -> Non
 def glue_verdicts(found: pd.DataFrame) -> None:
     """Stores the verdicts for the prose of other pages, each kind of statement apart.
 
-    Counts of the paper's claims by verdict; of the other kinds their tally in words, by the kind's
-    name; `headline`; and `verdicts`, every statement with its kind and verdict, as JSON.
+    Counts of the paper's claims by verdict; and `verdicts`, every statement with its kind and
+    verdict, as JSON.
     """
     own = found[found.kind == CLAIM]
     glue_number("claims", int((own.verdict != EXCLUDED).sum()), "{}")
     for verdict in (*VERDICTS, EXCLUDED):
         glue_number(verdict.replace(" ", "_"), int((own.verdict == verdict).sum()), "{}")
-    for kind in (HYPOTHESIS, THEOREM, OURS):
-        glue_number(kind.replace(" ", "_"), tally(found, kind) or "none")
-    glue_number("headline", headline(found))
     said = found[["claim", "kind", "verdict"]].to_dict("records")
     glue_number("verdicts", json.dumps(said, ensure_ascii=False))
-
-
-def tally(found: pd.DataFrame, kind: str) -> str:
-    """How many statements of a kind have each verdict, in words; empty without any."""
-    own = found.verdict[found.kind == kind]
-    words = [*KINDS[kind][1:], EXCLUDED]
-    return ", ".join(f"{word} {n}" for word in words if (n := (own == word).sum()))
-
-
-def headline(found: pd.DataFrame) -> str:
-    """A chapter's verdicts in words: how many of each kind, and the statements that fail."""
-    told = []
-    for kind, words in KINDS.items():
-        own = found[found.kind == kind]
-        if len(own):
-            failed = "; ".join(f"“{claim}”" for claim in own.claim[own.verdict == words.no])
-            failed = f" {words.no.capitalize()}: {failed}." * bool(failed)
-            several = words.several.capitalize()
-            told.append(f"{several} ({len(own)}): {tally(found, kind)}.{failed}")
-    return " ".join(told)
 
 
 def show(

@@ -331,6 +331,9 @@ _SPACE = "\u2581"  # SentencePiece's, so that `prompts.Vocabulary` can read the 
 class ReferenceModel(Model):
     """A model that follows a law on one task. Build it with `reference_model`."""
 
+    law: Law = field(kw_only=True)
+    task: Task = field(kw_only=True)
+    end: str = field(kw_only=True)
     # In place of what `Model` reads from its folder.
     tokenizer: object = field(kw_only=True, repr=False, compare=False)
     network: torch.nn.Module = field(kw_only=True, repr=False, compare=False)
@@ -379,6 +382,9 @@ def reference_model(law: Law, task: Task | str, tokenizer=None, end: str = "eos"
         revision=None,
         dtype="float32",
         device="cpu",
+        law=law,
+        task=task,
+        end=end,
         tokenizer=tokenizer,
         network=_Network(law, task, prompt, stop, n_vocab),
     )

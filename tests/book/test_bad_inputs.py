@@ -78,6 +78,13 @@ COMMANDS = {
     "parameter of no text": (
         [*RUN, "-p", "model=\udcff"], "NotebookParameter", r"\udcff", "--model"
     ),
+    "no parameter of any page about all": (
+        ["run", "--notebook", "09_origins", "-p", "anwe=True"], "NotebookParameter", "anwe", "anew"
+    ),
+    "a quick run of pages about all": (
+        ["run", "--notebook", "05_model_panel", "-p", "quick=True"], "InvalidRequest", "quick=True",
+        "leave out"
+    ),
     "rows in a long name": (["reproduce", "--results-dir", LONG], "OS", "aaa", "another place"),
     "models in a long name": (["models", "--results-dir", LONG], "OS", "aaa", "another place"),
     "pages in a long name": (

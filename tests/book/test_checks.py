@@ -452,6 +452,21 @@ def test_what_no_model_gives_is_refused(world, what):
         replace(tables, **change(tables)).check("here", tables.record)
 
 
+def test_a_product_of_many_steps_may_underflow(world):
+    tables = storage.read(world / KEY / "rng-1")
+    none = {"validity": 0.0, "diversity": np.nan, "sequence_precision": 0.0}
+    table = tables.settings.iloc[[0]].assign(**none, sequence_recall=1.0)
+    assert not list(storage.setting_faults(table, tables.record))
+
+
+def test_what_users_say_of_their_models_is_no_stray_file(world):
+    (world / records.OWN_MODELS).write_text(f"{KEY}:\n  family: Mine\n")
+    assert not findings(world)
+    (world / records.OWN_MODELS).write_text(f"{KEY}:\n  colour: red\n")
+    (said,) = findings(world)
+    assert "'colour'" in said and "family" in said
+
+
 def test_differences_are_of_logarithms_and_of_rows():
     row = {"rule": "none", "parameter": np.nan, "temperature": 1.0}
     one = pd.DataFrame([row | {"validity": 1e-9, "diversity": 0.5}])

@@ -207,6 +207,11 @@ def test_a_template_that_is_not_there_cannot_be_asked_for(tiny_folder, tiny):
         cu.render_prompt(model, TASK)
     with pytest.raises(InvalidRequestError, match="chat=True comes too late"):
         cu.load_model(tiny("llama"), chat=True)
+    for late in ({"dtype": "bfloat16"}, {"revision": "main"}, {"device": "sequential"}):
+        (named,) = late
+        with pytest.raises(InvalidRequestError, match=f"{named}=.* comes too late"):
+            cu.load_model(tiny("llama"), **late)
+    assert cu.load_model(tiny("llama"), dtype="float32", device="cpu") is tiny("llama")
     with pytest.raises(InvalidRequestError, match="chat='yes': give True, False"):
         cu.load_model(tiny_folder("llama"), chat="yes")
 

@@ -283,3 +283,14 @@ def test_only_finite_lists_are_tasks():
     with pytest.raises(UnknownNameError, match="Did you mean 'planet'"):
         list_table("planets")
     assert len(cu.get_task("planet-shortest-3").answers) == 3
+
+
+def test_the_shortest_of_a_file_keep_what_it_says_beside_answers(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(
+        "name: mine\nprompt: Say one.\nsystem: Be brief.\nend: line\nanswers: [abc, a]\n"
+        "aliases: {a: [A], abc: [ABC]}\n"
+    )
+    few = cu.get_task("mine.yaml-shortest-1")
+    assert (few.answers, few.system, few.end) == (("a",), "Be brief.", "line")
+    assert dict(few.aliases) == {"a": ("A",)}

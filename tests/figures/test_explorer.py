@@ -162,6 +162,8 @@ def test_only_steps_that_leave_a_choice_count(tiny, small_task):
     for step in steps:
         assert sum(token.n_answers > 0 for token in step.tokens) > 1
         assert sum(token.n_answers for token in step.tokens) > 1
+    along = (explorer.steps_along(model, "rng-2", "4,7", end) for end in ("none", "eos"))
+    assert next(along) == next(along)
     with pytest.raises(cu.CalibUtilsError, match="'2,2' is no answer of task 'small'"):
         explorer.steps_along(model, small_task, "2,2")
 

@@ -182,6 +182,12 @@ def test_the_folder_says_what_the_loaded_model_would(tiny, architecture):
     assert generation.vocabulary_size(model) == size
 
 
+def test_an_open_prompt_may_be_called_what_no_task_may(tiny):
+    named = (OpenPrompt(name, "story", "Tell a story.") for name in ("labels", "one"))
+    starts = [generation.start_of(tiny(chat=True), prompt) for prompt in named]
+    assert starts[0] == starts[1]
+
+
 @pytest.mark.parametrize("content", ['{"eos_token_id": [9, 4]}', '{"eos_token_id": 9}'])
 def test_end_tokens_are_those_of_the_generation_settings(tiny_folder, tmp_path, content):
     folder = shutil.copytree(tiny_folder(), tmp_path / "model")
@@ -511,7 +517,7 @@ def plain_nodes(table, labels, min_share):
         if bool(worst) != bool(best):
             dropped += 1
             continue
-        found[path] = bool(worst), worst, len(leaves), best - worst
+        found[path] = bool(worst), worst, best - worst
     return found, dropped
 
 
@@ -531,22 +537,13 @@ def test_node_table_by_brute_force(depth, ranks, rule, seed):
     assert found.attrs["dropped"] == dropped
     assert list(found.columns) == sweeps.COLUMNS
     rows = {
-        (*row.node, row.rank): (row.valid, row.weight, row.n_leaves, row.n_unlabelled)
+        (*row.node, row.rank): (row.valid, row.weight, row.n_unlabelled)
         for row in found.itertuples()
     }
     assert rows == expected
     for row in found.itertuples():
         assert row.depth == len(row.node) + 1
-        assert (row.token_id, row.log_p) == (100 + 7 * row.rank, -1.0 - row.rank)
-
-
-def test_rounding_between_batches_does_not_split_a_candidate():
-    table, labels = synthetic(2, (0, 1, 2), 0, np.random.default_rng(0))
-    table["path_log_p"] = [np.add(p, 1e-7 * i).tolist() for i, p in enumerate(table.path_log_p)]
-    labels["valid"] = True
-    found = sweeps.node_table(table, labels)
-    assert not found.duplicated(["node", "rank"]).any()
-    assert found[found.depth == 1].n_leaves.tolist() == [3, 3, 1]
+        assert row.token_id == 100 + 7 * row.rank
 
 
 def test_labels_of_any_boolean_kind_and_all_missing():
@@ -574,5 +571,5 @@ def test_identical_completions_are_judged_once(tiny):
     assert len(texts) < len(table)
     # Labels of the merged texts reach every completion.
     found = sweeps.node_table(table, texts.assign(valid=True))
-    assert (found.weight == found.n_leaves).all()
+    assert (found.weight == 1).all()  # a leaf each
     assert found.valid.all() and len(found) == 2 * len(RANKS)

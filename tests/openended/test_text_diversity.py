@@ -151,6 +151,14 @@ def encoder_folder(tmp_path, tokenizer_of):
     return make
 
 
+@pytest.mark.parametrize("content", ["{", "{}", "[1"])
+def test_a_spoilt_list_of_modules_is_a_named_error(encoder_folder, content):
+    folder = encoder_folder("pooling_mode_mean_tokens")
+    (folder / "modules.json").write_text(content)
+    with pytest.raises(ModelFormatError, match=r"modules\.json.*restore or delete it"):
+        load_embedder(folder)
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize(
     ("switch", "pooling"),

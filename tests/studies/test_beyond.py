@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 import calib_utils as cu
 from calib_utils import paths
 from calib_utils.book import notebooks
-from calib_utils.errors import InvalidRequestError, ResultsError
+from calib_utils.errors import InvalidRequestError, RefusedRequestError, ResultsError
 from calib_utils.figures import beyond as figures
 from calib_utils.models import generation
 from calib_utils.models.registry import CORE
 from calib_utils.openended import programs, sandbox
 from calib_utils.results import records
-from calib_utils.studies import beyond, reporting
+from calib_utils.studies import beyond
 from calib_utils.studies.beyond import Question, findings
 from calib_utils.studies.reporting import (
     EXCLUDED,
@@ -142,7 +142,7 @@ def test_an_endpoint_is_asked_and_its_refusals_left_out():
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
             asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            if len(asked) == 1:
+            if len(asked) == 1 or asked[-1]["model"] == "none":
                 return self.send_error(400)
             choice = {"message": {"content": "Valparaíso, Chile"}, "finish_reason": "stop"}
             body = json.dumps({"choices": [choice]}).encode()
@@ -158,8 +158,10 @@ def test_an_endpoint_is_asked_and_its_refusals_left_out():
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/v1"
         replies = beyond.ask_endpoint(url, "far/away", 6)
+        assert len(replies) == 5 and len(asked) == 6
+        with pytest.raises(RefusedRequestError, match="400"):
+            beyond.ask_endpoint(url, "none", 2)
         server.shutdown()
-    assert len(replies) == 5 and len(asked) == 6
     assert {request["temperature"] for request in asked} == {1.0}
     assert asked[0]["messages"][0]["content"] == beyond.CITY_PROMPT
     table = beyond.answers_table(replies, [Question("far/away", "", "city")])
@@ -433,7 +435,8 @@ def test_a_page_tells_what_the_stored_texts_hold(name, glued, monkeypatch):
     told = beyond.headline(replies, asked, table)
     numbers = glued(name, "07_beyond")
     assert told.items() <= numbers.items()
-    assert numbers["headline"] == reporting.headline(found)
+    said = found[["claim", "kind", "verdict"]].to_dict("records")
+    assert json.loads(numbers["verdicts"]) == said
     assert (len(replies), len(table)) == (200 * len(asked), 0 if table.empty else 240)
 
 

@@ -72,12 +72,11 @@ def test_the_prose_quotes_what_the_tables_hold(scale, point, beaten):
     table.validity *= scale
     facts = pd.DataFrame({"task": ["us-states"], "uniform_over_g": [0.95]})
     points = oracle_cutoffs.oracle_table(table, facts, {"us-states": pd.DataFrame(HULL)})
-    plain = pd.DataFrame({"task": "us-states", "step": [1, 2], "diversity_loss": [0.9, 0.3]})
     alone = {"task": ["us-states"], "decoder": ["T = 1 alone"]}
     decoders = pd.DataFrame(alone).assign(total=2.0, order=0.5, shape=1.2, size=0.3)
-    told = oracle_cutoffs.key_numbers(table, points, plain, decoders)
+    told = oracle_cutoffs.key_numbers(table, points, decoders)
     assert (told["oracle_point"], told["beaten"]) == (point, beaten)
-    assert (told["first_step_share"], told["shape_us-states"]) == ("75%", "1.2")
+    assert told["shape_us-states"] == "1.2"
 
 
 def test_the_oracle_is_compared_where_somebody_would_use_it():
