@@ -281,12 +281,10 @@ def report(size: ModelSize, dtype: str, device: str, there: float | None = None)
         device: as `load_model` takes it; one that is not here only with `there`.
         there: bytes of memory of the machine that it is for; by default those of this one.
     """
-    from huggingface_hub import constants
-
     here, device = there or _memory_here(device), device if there else resolve_device(device)
     needed = memory(size, dtype, device)
     place = "there" if there else "here"
-    cache = paths.cache_dir() if size.name in EMBEDDED else Path(constants.HF_HUB_CACHE)
+    cache = paths.cache_dir() if size.name in EMBEDDED else weights.hub_cache()
     free = shutil.disk_usage(next(p for p in (cache, *cache.parents) if p.exists())).free
     active = f", {size.active / 1e9:.3g} B active" if size.active < size.parameters else ""
     disk = f"{_gb(size.disk_bytes)} to fetch or convert unless it is cached; {_gb(free)} free"

@@ -205,6 +205,13 @@ def _limit(request) -> None:
     request.extensions["timeout"] = {name: given.get(name) or _HUB_SECONDS for name in parts}
 
 
+def hub_cache() -> Path:
+    """Where files of the hub are kept; `HF_HOME` moves it."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
 def _require_hub() -> None:
     """One quick question first: the hub client retries a dead connection for half a minute."""
     from huggingface_hub import constants

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from calib_utils import files
+from calib_utils import files, paths
 from calib_utils.core.tasks import OpenPrompt
 from calib_utils.errors import JudgeError, ResultsError, UnknownNameError
 from calib_utils.openended import lists
@@ -222,7 +222,9 @@ def _named(name: str) -> str:
 @cache
 def known_prompts() -> dict[str, str]:
     """The prompts that a program decides, each with its list or form."""
-    return {prompt.prompt: prompt.verifier for prompt in open_prompts() if prompt.verifier}
+    table = pd.read_csv(paths.package_data("tasks", "gazetteer", "prompts.csv"))
+    own = {prompt.prompt: prompt.verifier for prompt in open_prompts() if prompt.verifier}
+    return own | dict(zip(table["prompt"], table["kind"], strict=True))
 
 
 # Grammar alone, by Harper: an offline checker of English made of rules, which knows no meaning. Two

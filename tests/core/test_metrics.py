@@ -11,10 +11,8 @@ from hypothesis import strategies as st
 
 import calib_utils as cu
 from calib_utils.core import metrics
-from calib_utils.core.rules import NoCutoff
 from calib_utils.core.tries import Sequences, build_trie
 from calib_utils.errors import InvalidRequestError
-from calib_utils.results.measure import summarise
 
 END = 9
 log = np.log
@@ -67,10 +65,15 @@ def test_sequence_precision_is_not_validity_under_the_truncated_model():
     p_root, kept = {1: 0.7, 3: 0.1}, 3
     own = [p_root.get(s, 1.0) for s in trie.edge_symbol.tolist()]
     uniform = [1 / kept if s in p_root else 1.0 for s in trie.edge_symbol.tolist()]
-    found = summarise(trie, [(NoCutoff(), 1.0)], log(own)[:, None], log(uniform)[:, None])
-    assert found.sequence_precision[0] == pytest.approx(2 / 3)
-    assert found.validity[0] == pytest.approx(0.8)
-    assert found.sequence_recall[0] == 1
+    own, uniform = (
+        metrics.answer_log_probability(
+            trie, metrics.sequence_log_probability(trie, log(p)[:, None])
+        )
+        for p in (own, uniform)
+    )
+    assert metrics.sequence_precision(uniform)[0] == pytest.approx(2 / 3)
+    assert metrics.validity(own)[0] == pytest.approx(0.8)
+    assert metrics.sequence_recall(uniform)[0] == 1
 
 
 def test_recall_is_the_share_of_answers_that_survive():
