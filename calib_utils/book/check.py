@@ -453,7 +453,7 @@ class Checked:
     """A folder that was looked at."""
 
     folder: Path
-    kind: str  # "table", a name of `conventions.FOLDERS`, or "other"
+    kind: str  # "table", a name of `conventions.FOLDERS`, "origins", or "other"
     faults: tuple[Fault, ...]
 
     @property
@@ -573,8 +573,9 @@ def _walk(folder: Path, in_model: bool = False) -> Iterator[Checked]:
     if (folder / storage.RECORD).is_file():
         yield _looked_at(folder)
         return
-    known = (files.LOCK, records.OWN_MODELS)
-    below = [entry for entry in sorted(folder.iterdir()) if entry.name not in known]
+    below = [entry for entry in sorted(folder.iterdir()) if entry.name != files.LOCK]
+    if not in_model:
+        below = [entry for entry in below if entry.name != records.OWN_MODELS or _odd(entry)]
     in_model |= folder.name == TEXTS or any(
         entry.name in conventions.FOLDERS or (entry / storage.RECORD).is_file() for entry in below
     )
@@ -585,6 +586,10 @@ def _walk(folder: Path, in_model: bool = False) -> Iterator[Checked]:
             yield _looked_at(entry)
         else:
             yield from _walk(entry, in_model=True)
+
+
+def _odd(entry: Path) -> bool:
+    return entry.is_symlink() or not entry.is_file()
 
 
 def _stray(entry: Path) -> str:
@@ -735,9 +740,13 @@ def _kept_faults(folder: Path) -> Iterator[Fault]:
             yield Fault(str(error))
 
 
-def _trained_faults(folder: Path) -> tuple[()]:
-    origins.stored(folder)  # raises what is wrong
-    return ()
+def _trained_faults(folder: Path) -> Iterator[Fault]:
+    there = [seed for seed in origins.SEEDS if (folder / f"seed-{seed}").is_dir()]
+    if len(there) < len(origins.SEEDS):
+        missing = sorted({*origins.SEEDS} - {*there})
+        yield Fault(f"seeds {missing} are not trained: run 09_origins, which goes on", NOTE)
+    if there:
+        origins.stored(folder, there)  # raises what is wrong
 
 
 def _study_faults(path: Path, table: pd.DataFrame, record: Mapping) -> Iterator[str]:

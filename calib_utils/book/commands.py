@@ -621,9 +621,9 @@ def _run(options) -> int:
     from calib_utils.book import build
 
     parts = _jobs(options)
-    if not parts and options.panel is not True:
+    if not parts and options.panel is None:
         raise InvalidRequestError(
-            "no notebook is left to run: --no-panel and quick=True leave out those about all models"
+            "no notebook is left to run: leave out quick=True, which tells nothing of all models"
         )
     if options.dry_run:
         for name, why in _reasons(options, parts).items():

@@ -294,8 +294,8 @@ def report(size: ModelSize, dtype: str, device: str, there: float | None = None)
         f"({size.source})",
         f"  memory      {_gb(needed)} at most" + (f"; {place} {_gb(here)}" if here else ""),
         f"  disk        {disk}",
-        f"  CPU time    {_clock(seconds(size))} for all notebooks, within a factor of {SPREAD} "
-        f"either way; scaled from {_TIMED} by parameters",
+        f"  CPU time    {_clock(seconds(size))} for all notebooks, scaled from {_TIMED} by "
+        f"parameters; the one other model that was timed was within a factor of {SPREAD}",
     ]
     if here and needed > here:
         lines.append(

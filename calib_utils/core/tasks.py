@@ -480,10 +480,10 @@ def predicate_answers(
     some = range(least, min(most, least + 64) + 1)
     asked = max(most - least + 1, sum(len(symbols) ** min(n, 64) for n in some))
     if asked > MAX_ASKED:
+        more = " and more" * (most > 64 and len(symbols) > 1)
         raise InvalidTaskError(
-            f"{len(symbols)} symbols at lengths {least} to {most} make {asked:,} strings"
-            f"{' and more' if most > 64 else ''}, and at most {MAX_ASKED:,} are tried: bound the "
-            "length, or name an enumerator"
+            f"{len(symbols)} symbols at lengths {least} to {most} make {asked:,} strings{more}, "
+            f"and at most {MAX_ASKED:,} are tried: bound the length, or name an enumerator"
         )
     found = []
     for n in range(least, most + 1):

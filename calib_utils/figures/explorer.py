@@ -118,9 +118,15 @@ class StepData:
 
 
 def step_data(model: Model | str, task: Task | str, end: str = "eos") -> StepData:
-    """The first step of a task that leaves a choice, as `steps_along` has it."""
+    """The first step of a task that leaves a choice, as `steps_along` has it.
+
+    Raises:
+        InvalidRequestError: no step of the first answer does.
+    """
     task = get_task(task)
-    return steps_along(model, task, task.answers[0], end)[0]
+    if not (steps := steps_along(model, task, task.answers[0], end)):
+        raise InvalidRequestError(f"task {task.name!r} leaves no choice: give it more answers")
+    return steps[0]
 
 
 def steps_along(

@@ -157,7 +157,8 @@ def load_model(
     device_map: str | dict | None = None,
     chat: bool | None = None,
 ) -> Model:
-    """A model by embedded name, hub id, local folder or GGUF file; a loaded one is returned as is.
+    """A model by embedded name, hub id, local folder or GGUF file; a loaded one is returned as is,
+    and refused with another setting than its own, unless that is the default.
 
     Args:
         name: see `calib_utils.models.registry.EMBEDDED` for the embedded names.
@@ -177,10 +178,10 @@ def load_model(
         raise InvalidRequestError(f"chat={chat!r}: give True, False, or None for the default")
     if isinstance(name, Model):
         asked = {"chat": (chat, None), "revision": (revision, None), "dtype": (dtype, "float32")}
-        asked |= {"device": (device, "auto"), "device_map": (device_map, None)}
+        place = "device_map" if device in DEVICE_MAPS else "device"
+        asked |= {"device_map": (device_map, None), place: (device, "auto")}
         for what, (value, default) in asked.items():
-            # `device` may be the name of a `device_map`.
-            if value not in (default, getattr(name, what), name.device_map):
+            if value not in (default, getattr(name, what)):
                 raise InvalidRequestError(
                     f"{what}={value} comes too late for a loaded model: load {name.name!r} with it"
                 )

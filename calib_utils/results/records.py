@@ -367,7 +367,7 @@ def own_models(results_dir: str | Path) -> dict[str, dict]:
     try:
         found = files.written_by_hand(path) or {}
         rows = [(key, name, own[name]) for key, own in found.items() for name in own]
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, LookupError, RecursionError) as error:
         raise InvalidRequestError(
             f"{path} cannot be read ({error}): give a model's folder, and below it lines such as "
             "'family: Mine'"

@@ -54,6 +54,7 @@ _SLACK = 1e-9
 # tokens. bfloat16 has eight bits, and kernels round apart: .25 was seen without a cutoff, and 2.8
 # where a cutoff keeps few tokens.
 TOLERANCE = {"float32": 1e-3, "float16": 0.1, "bfloat16": 0.5}
+_LONG = 60  # steps after which a share of 262,144 tokens a step may be less than any double
 _LEAST = 1e-300  # the logarithm of a probability below is rounding
 # A cutoff by probability that ends among thousands of unlikely tokens keeps some more or less by
 # the last digits: 9e-4 was seen, so a tenth of a difference counts.
@@ -200,9 +201,10 @@ def setting_faults(table: pd.DataFrame, record: Mapping) -> Iterator[str]:
     n_reached = table.sequence_recall * table.n_answers
     good = (n_reached - n_reached.round()).abs() < 1e-6
     yield from _first(table, good, "sequence_recall must be a share of whole answers")
-    # Both are products over steps, which may underflow.
+    # Both are products over steps: of few, they do not underflow.
     nothing = (table[["sequence_precision", "validity"]] == 0).all(axis=1)
-    good = nothing | (table.sequence_recall > 0)
+    long = table.n_nodes >= _LONG if "n_nodes" in table else True
+    good = np.where(table.sequence_recall > 0, (table.sequence_precision > 0) | long, nothing)
     yield from _first(table, good, "what is valid with some probability must be reachable")
     good = ~(table.diversity > table.sequence_recall + _SLACK)
     yield from _first(table, good, "diversity is above the share of answers that are reachable")

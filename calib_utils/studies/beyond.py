@@ -231,8 +231,9 @@ def ask_all(model: Model, asked: Sequence[Question], *args, **options) -> pd.Dat
 def ask_endpoint(url: str, model: str, n: int) -> pd.DataFrame:
     """Replies to Fig. 11's question of a model behind an OpenAI-compatible server at temperature 1.
 
-    Nothing is kept: running again asks, and costs, again. What the server refuses is left out; an
-    EndpointError where it cannot be used. No rows where `url` is empty.
+    Nothing is kept: running again asks, and costs, again. What the server refuses is left out,
+    unless it refuses all: then, and where it cannot be used, an EndpointError. No rows where `url`
+    is empty.
     """
     if not url:
         return pd.DataFrame(columns=["question", "draw", "text"])

@@ -465,7 +465,7 @@ def results(
     record = folder / RECORD
     if anew:
         shutil.rmtree(folder, ignore_errors=True)
-    if not record.is_file():
+    if not record.is_file() and not any(folder.glob("seed-*")):
         about = {
             "convention": conventions.CURRENT[conventions.ORIGINS],
             "environment": conventions.environment("cpu"),
@@ -489,8 +489,16 @@ _ANEW = "run 09_origins with -p anew=True"
 
 
 def _require_current(folder: Path) -> None:
-    if not conventions.is_current(conventions.ORIGINS, files.json_of(folder / RECORD)):
+    try:
+        current = conventions.is_current(conventions.ORIGINS, files.json_of(folder / RECORD))
+    except (*records.BROKEN, AttributeError) as error:
+        raise _unreadable(folder / RECORD, error) from error
+    if not current:
         raise ResultsError(f"{folder} is of an older convention of this study: {_ANEW}")
+
+
+def _unreadable(path: Path, error: Exception) -> ResultsError:
+    return ResultsError(f"{path} cannot be read ({type(error).__name__}: {error}): {_ANEW}")
 
 
 def stored(folder: Path, seeds: Iterable[int] = SEEDS) -> dict[str, pd.DataFrame]:
@@ -500,16 +508,14 @@ def stored(folder: Path, seeds: Iterable[int] = SEEDS) -> dict[str, pd.DataFrame
         ResultsError: tables of another convention, one that is missing or unreadable, or numbers
             that cannot be.
     """
+    _require_current(folder)
+
+    def read(seed: int, name: str) -> pd.DataFrame:
+        return records.read_parquet(folder / f"seed-{seed}" / f"{name}.parquet").to_pandas()
+
     try:
-        _require_current(folder)
         found = {
-            name: pd.concat(
-                [
-                    records.read_parquet(folder / f"seed-{seed}" / f"{name}.parquet").to_pandas()
-                    for seed in seeds
-                ],
-                ignore_index=True,
-            )
+            name: pd.concat([read(seed, name) for seed in seeds], ignore_index=True)
             for name in TABLES
         }
         for name, table in found.items():
@@ -523,8 +529,7 @@ def stored(folder: Path, seeds: Iterable[int] = SEEDS) -> dict[str, pd.DataFrame
                 raise ValueError(f"{name}: the parts of a loss do not add up")
         return found
     except records.BROKEN as error:
-        why = f"{type(error).__name__}: {error}"
-        raise ResultsError(f"{folder} cannot be read ({why}): {_ANEW}") from error
+        raise _unreadable(folder, error) from error
 
 
 # Tables and claims: seeds are the clusters

@@ -428,6 +428,7 @@ IMPOSSIBLE = {
     "valid and not reachable": (
         settings_of(sequence_recall=0.0, sequence_precision=0.0), "must be reachable"
     ),
+    "reachable and never drawn": (settings_of(sequence_precision=0.0), "must be reachable"),
     "text for a number": (settings_of(n_nodes="11"), "n_nodes .* is no int"),
     "a number for a name": (settings_of(rule=5), "rule .* is no str"),
     "one column more": (settings_of(extra=1), "extra"),
@@ -456,7 +457,8 @@ def test_a_product_of_many_steps_may_underflow(world):
     tables = storage.read(world / KEY / "rng-1")
     none = {"validity": 0.0, "diversity": np.nan, "sequence_precision": 0.0}
     table = tables.settings.iloc[[0]].assign(**none, sequence_recall=1.0)
-    assert not list(storage.setting_faults(table, tables.record))
+    assert not list(storage.setting_faults(table.assign(n_nodes=100), tables.record))
+    assert list(storage.setting_faults(table, tables.record))
 
 
 def test_what_users_say_of_their_models_is_no_stray_file(world):

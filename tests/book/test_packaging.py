@@ -108,7 +108,9 @@ def test_one_version_everywhere():
 
 def test_the_workflow_pins_its_actions_and_releases_what_make_release_makes():
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "book.yml").read_text())
-    assert "bash .ci/run" in str(workflow)
+    assert "bash .ci/run" in str(workflow)  # whose tests build the pages that are published
+    recipe = re.search(r"^test: .*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert "$(CU) book" in recipe[1]
     assert re.search(r"^ *exec make test$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
     steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
     assert all(re.search(r"@v\d+", step["uses"]) for step in steps if "uses" in step)

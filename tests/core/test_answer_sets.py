@@ -68,7 +68,7 @@ def test_symbols_of_several_letters_give_each_string_once():
         ((bool, "abcdefghijklmnopqrstuvwxyz", (1, 6)), "make 321,272,406 strings, and at most"),
         ((bool, "ab", (1, 10**9)), "strings and more, and at most"),
         ((bool, "ab", (65, 65)), "strings and more, and at most"),
-        ((bool, "a", (1, 10**9)), "make 1,000,000,000 strings"),
+        ((bool, "a", (1, 10**9)), "make 1,000,000,000 strings, and"),
         ((bool, "ab", (3, 2)), r"lengths \(3, 2\): give the least"),
         ((bool, "ab", (0, 2)), "the least, from 1"),
         ((bool, "", (1, 2)), "alphabet"),

@@ -207,7 +207,7 @@ def test_a_template_that_is_not_there_cannot_be_asked_for(tiny_folder, tiny):
         cu.render_prompt(model, TASK)
     with pytest.raises(InvalidRequestError, match="chat=True comes too late"):
         cu.load_model(tiny("llama"), chat=True)
-    for late in ({"dtype": "bfloat16"}, {"revision": "main"}, {"device": "sequential"}):
+    for late in ({"dtype": "bfloat16"}, {"revision": "main"}, {"device_map": "balanced"}):
         (named,) = late
         with pytest.raises(InvalidRequestError, match=f"{named}=.* comes too late"):
             cu.load_model(tiny("llama"), **late)

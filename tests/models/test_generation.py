@@ -189,7 +189,10 @@ def test_what_is_not_scored_is_completed_alike(tiny):
     model = tiny()
     scored = complete(model, PROMPT, PREFIXES, MAX_TOKENS)
     found = Continuations(model, PROMPT, scored=False).complete(PREFIXES, MAX_TOKENS)
-    assert [replace(one, prefix_log_p=()) for one in scored] == found
+    for one, other in zip(scored, found, strict=True):
+        # Products of other sizes differ in the last digits of float32, on some kernels.
+        assert other == replace(one, prefix_log_p=(), log_p=other.log_p)
+        assert other.log_p == pytest.approx(one.log_p, abs=1e-5)
 
 
 @pytest.mark.usefixtures("pace")

@@ -116,6 +116,7 @@ def test_models_of_ones_own_have_what_is_said_of_them(tmp_path):
         ("mine: {parameters: many}", "parameters = 'many' is not a number"),
         ("mine: {stage: tuned}", "stage 'tuned' is not base or post-trained"),
         ("mine: 3", "cannot be read"),
+        ("mine: [5]", "cannot be read"),
         ("[", "cannot be read"),
     ],
 )

@@ -133,7 +133,15 @@ def changed(column):
     return change
 
 
+def another_record(text):
+    return lambda folder: (folder / "record.json").write_text(text)
+
+
 SPOILT = {
+    "no record": (lambda folder: (folder / "record.json").unlink(), "record.json cannot be read"),
+    "half a record": (another_record("{"), "record.json cannot be read"),
+    "a list for a record": (another_record("[]"), "record.json cannot be read"),
+    "another convention": (another_record('{"convention": 0}'), "of an older convention"),
     "unreadable": (unreadable, "ArrowInvalid"),
     "missing": (missing, "course.parquet"),
     "validity": (changed("validity"), "no share of 1"),
@@ -151,6 +159,14 @@ def test_spoilt_tables_are_told_with_the_remedy(spoil, said, tmp_path):
         origins.results(tmp_path / "results")
     (fault,) = check.check(tmp_path / "results")[-1].faults
     assert said in fault.what
+
+
+def test_what_a_killed_training_left_is_a_note(tmp_path):
+    shutil.copytree(paths.default_results_dir().parent / "origins", tmp_path / "origins")
+    (tmp_path / "results").mkdir()
+    shutil.rmtree(tmp_path / "origins" / "seed-4")
+    (fault,) = check.check(tmp_path / "results")[-1].faults
+    assert fault.level == check.NOTE and "seeds [4]" in fault.what
 
 
 @pytest.mark.full
