@@ -574,8 +574,9 @@ def _walk(folder: Path, in_model: bool = False) -> Iterator[Checked]:
         yield _looked_at(folder)
         return
     below = [entry for entry in sorted(folder.iterdir()) if entry.name != files.LOCK]
-    if not in_model:
-        below = [entry for entry in below if entry.name != records.OWN_MODELS or _odd(entry)]
+    own = folder / records.OWN_MODELS
+    if not in_model and own.is_file() and not own.is_symlink():
+        below.remove(own)
     in_model |= folder.name == TEXTS or any(
         entry.name in conventions.FOLDERS or (entry / storage.RECORD).is_file() for entry in below
     )
@@ -586,10 +587,6 @@ def _walk(folder: Path, in_model: bool = False) -> Iterator[Checked]:
             yield _looked_at(entry)
         else:
             yield from _walk(entry, in_model=True)
-
-
-def _odd(entry: Path) -> bool:
-    return entry.is_symlink() or not entry.is_file()
 
 
 def _stray(entry: Path) -> str:

@@ -203,7 +203,7 @@ def setting_faults(table: pd.DataFrame, record: Mapping) -> Iterator[str]:
     yield from _first(table, good, "sequence_recall must be a share of whole answers")
     # Both are products over steps: of few, they do not underflow.
     nothing = (table[["sequence_precision", "validity"]] == 0).all(axis=1)
-    long = table.n_nodes >= _LONG if "n_nodes" in table else True
+    long = "n_nodes" in table and table.n_nodes >= _LONG  # studies without it are of few
     good = np.where(table.sequence_recall > 0, (table.sequence_precision > 0) | long, nothing)
     yield from _first(table, good, "what is valid with some probability must be reachable")
     good = ~(table.diversity > table.sequence_recall + _SLACK)

@@ -472,11 +472,11 @@ def results(
         }
         files.keep(record, f"{json.dumps(about, indent=1)}\n".encode())
     paths.note_read(record)
-    _require_current(folder)
     missing = [seed for seed in seeds if not (folder / f"seed-{seed}").is_dir()]
     if missing:
         from tqdm.auto import tqdm
 
+        _require_current(folder)  # before minutes of training
         spawn = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
         with ProcessPoolExecutor(min(os.cpu_count() or 1, len(missing)), spawn) as workers:
             jobs = [workers.submit(_keep, folder, seed, short) for seed in missing]
